@@ -1,0 +1,41 @@
+# The commands to learn. LANDING=<folder> names another folder of photographs, one sub-folder per label.
+
+PYTHON := $(or $(PYTHON),$(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3))
+BIN := .venv/bin
+
+ifdef LANDING
+export IMAGE_ASSETS_LANDING := $(LANDING)
+endif
+
+.PHONY: help install demo dev test check check-data doctor
+.DEFAULT_GOAL := help
+
+help: ## the commands
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: ## set everything up in .venv; does nothing where nothing changed
+	@$(PYTHON) -m scripts.install
+
+demo: install ## materialize the whole graph on sample images, or on LANDING=<folder>
+	@$(BIN)/python -m scripts.demo
+
+dev: install ## the Dagster and MLflow UIs, with the sensors running
+	@$(BIN)/python -m scripts.dev
+
+check: install ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: check ## the checks, then every test that this machine can run, kind by kind
+	$(BIN)/pytest -m "not spark and not training and not path and not gpu"
+	$(BIN)/pytest -m spark
+	$(BIN)/pytest -m training
+	$(BIN)/pytest -m path
+
+check-data: install ## every asset check on the tables as they are; fails when one of severity ERROR does
+	@$(BIN)/python -m scripts.check_data
+
+doctor: install ## try each part of the set-up: ok or failed, and the remedy
+	@$(BIN)/python -m scripts.doctor

@@ -1,0 +1,125 @@
+"""What the machine itself must have, and the command that installs what is missing.
+
+Standard library and old syntax only: whatever Python 3 runs this must get far enough to say that it is the wrong one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+JAVA_VERSIONS = (17, 21)
+DISK_GIGABYTES = 12
+MANAGERS = {
+    "apt-get": "sudo apt-get install",
+    "dnf": "sudo dnf install",
+    "brew": "brew install",
+}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something the machine lacks: what was found, what was expected, what to do."""
+
+    what: str
+    packages: tuple[str, str, str] | None = None  # as apt-get, dnf and brew call it
+    remedy: str = ""
+
+
+def find_java() -> str | None:
+    """The `java` that Spark would start: the one in JAVA_HOME, else the one on the PATH."""
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        return shutil.which(str(Path(home) / "bin" / "java"))
+    return shutil.which("java")
+
+
+def java_version(java: str) -> str:
+    """What this `java` says its version is; empty when it does not say."""
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "([^"]+)"', answer.stderr + answer.stdout)
+    return found.group(1) if found else ""
+
+
+def missing_java() -> Missing | None:
+    """Spark 4.0 runs on Java 17 and 21."""
+    java = find_java()
+    packages = ("openjdk-17-jre-headless", "java-21-openjdk-headless", "openjdk@21")
+    if java is None:
+        where = f"JAVA_HOME={os.environ['JAVA_HOME']}" if os.environ.get("JAVA_HOME") else "the PATH"
+        return Missing(f"Java 17 or 21: no java in {where}", packages)
+    version = java_version(java)
+    if version.split(".")[0] in map(str, JAVA_VERSIONS):
+        return None
+    remedy = "Or let JAVA_HOME name a Java 17 or 21 that is installed already."
+    return Missing(f"Java 17 or 21: {java} is {version or 'no working Java'}", packages, remedy)
+
+
+def missing_python() -> Missing | None:
+    """Python 3.11, able to make virtual environments."""
+    packages = ("python3.11 python3.11-venv python3.11-dev", "python3.11 python3.11-devel", "python@3.11")
+    remedy = "A Python 3.11 that is not on the PATH can be named: make install PYTHON=<path>"
+    if sys.version_info[:2] != (3, 11):
+        return Missing(f"Python 3.11: {sys.executable} is {sys.version.split()[0]}", packages, remedy)
+    if importlib.util.find_spec("ensurepip") is None:
+        return Missing(f"Python's venv: {sys.executable} has no ensurepip", packages, remedy)
+    return None
+
+
+def missing_compiler() -> Missing | None:
+    """A compiler for C++17, with its standard library and Python's headers."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
+    packages = ("g++ python3.11-dev", "gcc-c++ python3.11-devel", "gcc")
+    if compiler is None:
+        return Missing("C++ compiler (Horovod is built with it): no g++, and CXX names none", packages)
+    source = "#include <optional>\n#include <Python.h>\nint main() {}\n"
+    include = f"-I{sysconfig.get_path('include')}"
+    command = [compiler, "-std=c++17", "-fsyntax-only", include, "-x", "c++", "-"]
+    answer = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    if answer.returncode == 0:
+        return None
+    said = next((line for line in answer.stderr.splitlines() if "error" in line), f"exit code {answer.returncode}")
+    return Missing(f"C++17 compiler with Python's headers: {compiler} says {said.strip()}", packages)
+
+
+def missing_disk(folder: Path) -> Missing | None:
+    """Room for the packages, most of them torch's and TensorFlow's."""
+    free = shutil.disk_usage(folder).free / 1e9
+    if free >= DISK_GIGABYTES:
+        return None
+    return Missing(
+        f"disk: {free:.1f} GB are free in {folder}, {DISK_GIGABYTES} GB are needed", remedy="Make room there."
+    )
+
+
+def missing_access(folder: Path) -> Missing | None:
+    """A folder that can be written to; tried, because permissions alone do not tell."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        remedy = "Give yourself write access to it, or work in another folder (caches: set XDG_CACHE_HOME)."
+        return Missing(f"a writable folder: {folder} is not ({error.strerror})", remedy=remedy)
+
+
+def to_message(missing: list[Missing]) -> str:
+    """Everything that is missing and what to do about it, in one text."""
+    lines = ["Missing on this machine:", *(f"  - {one.what}" for one in missing)]
+    packages = [one.packages for one in missing if one.packages]
+    if packages:
+        here = [manager for manager in MANAGERS if shutil.which(manager)] or list(MANAGERS)
+        lines.append("To install it:")
+        for manager in here:
+            names = dict.fromkeys(" ".join(names[list(MANAGERS).index(manager)] for names in packages).split())
+            lines.append(f"    {MANAGERS[manager]} {' '.join(names)}")
+    lines += [f"  {one.remedy}" for one in missing if one.remedy]
+    return "\n".join(lines)

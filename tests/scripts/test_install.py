@@ -1,0 +1,103 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.prerequisites import Missing, missing_access, missing_compiler, to_message
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return file
+
+
+def install(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "CXX")}
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.install"],
+        cwd=ROOT,
+        env={**environment, "PATH": str(path), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def own_root(tmp_path: Path) -> Path:
+    """A copy of what the installer reads, where nothing is installed yet."""
+    for name in ("requirements", "scripts"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for file in (ROOT / name).iterdir():
+            if file.is_file():
+                (tmp_path / "root" / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "root" / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    return tmp_path / "root"
+
+
+def test_no_java_is_named_with_the_commands_that_install_it(tmp_path: Path) -> None:
+    answer = install(tmp_path)
+    assert answer.returncode == 1
+    assert "Java 17 or 21: no java in the PATH" in answer.stderr
+    assert "apt-get install openjdk-17-jre-headless" in answer.stderr
+    assert "brew install openjdk@21" in answer.stderr
+
+
+def test_another_java_is_named_with_its_version(tmp_path: Path) -> None:
+    java = program(tmp_path, "java", "echo 'openjdk version \"11.0.2\" 2019-01-15' >&2")
+    answer = install(tmp_path)
+    assert answer.returncode == 1
+    assert f"{java} is 11.0.2" in answer.stderr
+
+
+def test_java_home_comes_before_the_path(tmp_path: Path) -> None:
+    program(tmp_path / "path", "java", "echo 'openjdk version \"17.0.1\"' >&2")
+    answer = install(tmp_path / "path", JAVA_HOME=str(tmp_path / "nowhere"))
+    assert answer.returncode == 1
+    assert f"no java in JAVA_HOME={tmp_path / 'nowhere'}" in answer.stderr
+
+
+def test_everything_missing_is_said_at_once_and_nothing_is_made(tmp_path: Path, own_root: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    program(tmp_path / "empty", "apt-get", "exit 1")
+    answer = subprocess.run(
+        [sys.executable, "-m", "scripts.install"],
+        cwd=own_root,
+        env={"PATH": str(tmp_path / "empty"), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "no java" in answer.stderr
+    assert "C++ compiler" in answer.stderr
+    assert "sudo apt-get install openjdk-17-jre-headless g++ python3.11-dev" in answer.stderr
+    assert "dnf" not in answer.stderr
+    assert not (own_root / ".venv").exists()
+
+
+def test_a_compiler_that_cannot_compile_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = program(tmp_path, "broken", "echo 'fatal error: no such header' >&2; exit 1")
+    monkeypatch.setenv("CXX", str(compiler))
+    missing = missing_compiler()
+    assert missing is not None
+    assert "no such header" in missing.what
+
+
+def test_a_folder_that_cannot_be_made_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    missing = missing_access(tmp_path / "file" / "folder")
+    assert missing is not None
+    assert "Not a directory" in missing.what
+
+
+def test_packages_wanted_twice_are_named_once() -> None:
+    message = to_message([Missing("one", ("g++ make", "gcc", "gcc")), Missing("two", ("make", "gcc", "gcc"))])
+    assert message.count("make") == message.count("install g++ make")
