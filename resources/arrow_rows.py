@@ -1,0 +1,39 @@
+"""Spark rows through plain Python functions, in Arrow batches of bounded size (runs in each executor)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+
+BATCH_BYTES = 32 * 1024**2
+BATCH_ROWS = 1024
+
+Row = dict[str, Any]  # one row of any table, by column
+
+
+def map_rows(rows: DataFrame, by: Callable[[Row], Iterable[Row]], columns: StructType) -> DataFrame:
+    """The rows that `by` makes of each row, none or several; batches stay far below Arrow's limit of 2 GiB."""
+
+    def apply(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        schema = to_arrow_schema(columns)
+        for made in bounded(new for batch in batches for row in batch.to_pylist() for new in by(row)):
+            yield pa.RecordBatch.from_pylist(made, schema)
+
+    return rows.mapInArrow(apply, columns)  # pyright: ignore[reportArgumentType] - pyarrow has no types
+
+
+def bounded(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in lists of at most BATCH_ROWS rows and about BATCH_BYTES bytes of content."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += sum(len(value) for value in row.values() if isinstance(value, bytes))
+        if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

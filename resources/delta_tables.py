@@ -1,0 +1,275 @@
+"""Delta tables named by asset: create, read, append, merge, follow, compact."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import dagster as dg
+from dagster_pyspark import PySparkResource
+from fsspec.core import url_to_fs
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
+
+Metadata = dg.MetadataValue | str | int | float
+
+SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}  # operations that change none
+SMALL_FILES = 32  # compaction pays from this many small files on
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's promise: its name, the columns that tell its rows apart, and all columns in order."""
+
+    name: str
+    keys: tuple[str, ...]
+    columns: StructType
+
+    @property
+    def statistics_columns(self) -> list[str]:
+        """The columns worth statistics in the log: not image bytes, not nested ones."""
+        return [
+            field.name
+            for field in self.columns
+            if not isinstance(field.dataType, BinaryType | ArrayType | MapType | StructType)
+        ]
+
+    @property
+    def column_schema(self) -> dg.TableSchema:
+        """The columns as Dagster's UI shows them."""
+        return dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=field.name,
+                    type=field.dataType.simpleString(),
+                    description=(field.metadata or {}).get("comment"),
+                    constraints=dg.TableColumnConstraints(nullable=field.name not in self.keys),
+                )
+                for field in self.columns
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A table at one moment."""
+
+    rows: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a materialization did to a table."""
+
+    before: Snapshot
+    after: Snapshot
+
+    @property
+    def rows_added(self) -> int:
+        """Rows that were not there before; negative when rows left."""
+        return self.after.rows - self.before.rows
+
+
+def changes_rows(commit: Mapping[str, Any]) -> bool:
+    """Whether a commit of a table's history changed its rows; an overwrite by no rows does, an append of none not."""
+    nothing_appended = (commit["operationParameters"] or {}).get("mode") == "Append" and (
+        commit["operationMetrics"] or {}
+    ).get("numOutputRows") == "0"
+    return commit["operation"] not in SAME_ROWS and not nothing_appended
+
+
+class DeltaTables(dg.ConfigurableResource):
+    """The Delta tables of one home, each named by its asset."""
+
+    pyspark: dg.ResourceDependency[PySparkResource]
+    root: str
+    checkpoints: str
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session that reads and writes the tables."""
+        return self.pyspark.spark_session
+
+    def uri(self, table: Table) -> str:
+        """Where the table lies, for any Delta reader."""
+        return f"{self.root}/{table.name}"
+
+    def create(self, table: Table) -> None:
+        """Make the table, empty, where it does not exist yet."""
+        from delta.tables import DeltaTable
+
+        if not DeltaTable.isDeltaTable(self.spark, self.uri(table)):
+            (
+                DeltaTable.createIfNotExists(self.spark)
+                .location(self.uri(table))
+                .addColumns(table.columns)
+                .property("delta.dataSkippingStatsColumns", ",".join(table.statistics_columns))
+                .execute()
+            )
+
+    def read(self, table: Table, version: int | None = None) -> DataFrame:
+        """The table's rows, as they are now or as they were at a Delta version."""
+        self.create(table)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.uri(table))
+
+    def version(self, table: Table) -> int:
+        """The table's newest Delta version."""
+        return self._history(table, limit=1)[0]["version"]
+
+    def last_change(self, table: Table) -> int:
+        """The newest Delta version that changed rows; compaction, settings and empty batches change none."""
+        return next(commit["version"] for commit in self._history(table) if changes_rows(commit))
+
+    def snapshot(self, table: Table) -> Snapshot:
+        """How many rows the table has, from its log, and at which version."""
+        return Snapshot(rows=self.read(table).count(), version=self.version(table))
+
+    def change_since(self, before: Snapshot, table: Table) -> Change:
+        """What became of the table since the snapshot."""
+        return Change(before=before, after=self.snapshot(table))
+
+    def newest(self, table: Table, change: Change) -> DataFrame:
+        """The rows in the files that the change wrote; any rows where it wrote none."""
+        files = set(self.read(table).inputFiles())
+        if change.rows_added:
+            files -= set(self.read(table, change.before.version).inputFiles())
+        return self.spark.read.schema(table.columns).parquet(*sorted(files)) if files else self.read(table)
+
+    def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
+        """Add rows; a repeated transaction (writer, number) adds none."""
+        self.create(table)
+        writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("append")
+        if transaction:
+            writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
+        writer.save(self.uri(table))
+
+    def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
+        """Put these rows in place of all others, in one commit with a note: readers see old rows or new ones."""
+        self.create(table)
+        writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("overwrite")
+        writer.option("userMetadata", note).save(self.uri(table))
+
+    def last_note(self, table: Table) -> str | None:
+        """The note of the newest commit that changed rows."""
+        last = self.last_change(table)
+        return next(commit["userMetadata"] for commit in self._history(table) if commit["version"] == last)
+
+    def merge(self, rows: DataFrame, table: Table) -> None:
+        """Update the rows whose keys are there, insert the others; nothing is committed for no rows."""
+        from delta.tables import DeltaTable
+
+        self.create(table)
+        rows = rows.select(table.columns.fieldNames()).cache()
+        try:
+            if rows.isEmpty():
+                return
+            same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+            (
+                DeltaTable.forPath(self.spark, self.uri(table))
+                .alias("old")
+                .merge(rows.alias("new"), same_keys)
+                .whenMatchedUpdateAll()
+                .whenNotMatchedInsertAll()
+                .execute()
+            )
+        finally:
+            rows.unpersist()
+
+    def for_each_batch(
+        self, upstream: Table, columns: list[str], checkpoint: str, act: Callable[[DataFrame, tuple[str, int]], None]
+    ) -> None:
+        """Hand what `upstream` got since last time to `act`, in batches, with a transaction to write under.
+
+        The checkpoint remembers what was handed over; a batch that was cut off is handed over again,
+        with the same rows and the same transaction. The writer's name holds the checkpoint's own id,
+        so that a checkpoint that starts again never repeats a number that was used.
+        """
+        self.create(upstream)
+        location = f"{self.checkpoints}/{checkpoint}"
+        stream = (
+            self.spark.readStream.format("delta")
+            .option("maxBytesPerTrigger", "512m")
+            .load(self.uri(upstream))
+            .select(columns)
+        )
+
+        def act_on(batch: DataFrame, number: int) -> None:
+            query = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
+            act(batch, (f"{checkpoint}/{query}", number))
+
+        query = (
+            stream.writeStream.foreachBatch(act_on)
+            .option("checkpointLocation", location)
+            .trigger(availableNow=True)
+            .start()
+        )
+        query.awaitTermination()
+
+    def follow(
+        self,
+        upstream: Table,
+        columns: list[str],
+        into: Table,
+        *,
+        by: Callable[[DataFrame], DataFrame],
+        only: Mapping[str, object] | None = None,
+    ) -> Change:
+        """Append to `into` what `by` makes of the rows that `upstream` got since last time.
+
+        `only` names a part of the table that follows by itself, by the values of some of its keys: a new
+        value starts at upstream's first row.
+        """
+        only = only or {}
+        checkpoint = "/".join([into.name, *map(str, only.values())])
+        before = self.snapshot(into)
+        known = None
+        if not self._is_followed(checkpoint):
+            # Without its checkpoint the stream starts from the first row: what is there already is left out.
+            there = reduce(lambda rows, key: rows.where(F.col(key) == F.lit(only[key])), only, self.read(into))
+            known = there.select([key for key in into.keys if key not in only])
+
+        def append_batch(batch: DataFrame, transaction: tuple[str, int]) -> None:
+            if known is not None:
+                batch = batch.join(known, on=known.columns, how="left_anti")
+            self.append(by(batch), into, transaction=transaction)
+
+        self.for_each_batch(upstream, columns, checkpoint, append_batch)
+        self.compact(into)
+        return self.change_since(before, into)
+
+    def compact(self, table: Table) -> None:
+        """Join small files into larger ones, when there are enough of them, with the session's codec."""
+        from delta.tables import DeltaTable
+
+        detail = DeltaTable.forPath(self.spark, self.uri(table)).detail().first()
+        small_files = int(self.spark.conf.get("spark.databricks.delta.optimize.minFileSize") or 0)
+        if detail and detail["numFiles"] >= SMALL_FILES and detail["sizeInBytes"] / detail["numFiles"] < small_files:
+            DeltaTable.forPath(self.spark, self.uri(table)).optimize().executeCompaction()
+
+    def materialized(self, table: Table, change: Change, **metadata: Metadata) -> dg.MaterializeResult:
+        """A materialization's answer to Dagster: rows, version, and what the asset adds to it."""
+        return dg.MaterializeResult(
+            asset_key=table.name,
+            metadata={
+                "dagster/row_count": change.after.rows,
+                "rows_added": change.rows_added,
+                "delta_version": change.after.version,
+                **metadata,
+            },
+        )
+
+    def _history(self, table: Table, limit: int | None = None) -> list[dict]:
+        from delta.tables import DeltaTable
+
+        history = DeltaTable.forPath(self.spark, self.uri(table)).history(limit)
+        columns = history.select("version", "operation", "operationParameters", "operationMetrics", "userMetadata")
+        return [row.asDict() for row in columns.orderBy(F.desc("version")).collect()]
+
+    def _is_followed(self, checkpoint: str) -> bool:
+        system, path = url_to_fs(f"{self.checkpoints}/{checkpoint}/metadata")
+        return system.exists(path)

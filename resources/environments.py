@@ -1,0 +1,101 @@
+"""Every setting that differs between machines, read in one place.
+
+| variable | default | what it says |
+|---|---|---|
+| `IMAGE_ASSETS_HOME` | `.image_assets` in the working folder | where everything that is kept lies |
+| `IMAGE_ASSETS_LANDING` | the folder this home was made for, else `landing` in the home | where image files land |
+| `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | where MLflow tracks runs and keeps the registry |
+| `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark cluster |
+| `IMAGE_ASSETS_PROCESSES` | `2` | Horovod processes a training runs on |
+| `IMAGE_ASSETS_BACKBONE` | `auto` | `auto`, `imagenet`, `none`, or a folder with weight files |
+| `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from resources.backbone import Backbone
+from resources.delta_tables import DeltaTables
+from resources.horovod_runner import HorovodRunner
+from resources.image_folder import ImageFolder
+from resources.inference_device import InferenceDevice
+from resources.mlflow_tracking import MlflowTracking
+from resources.model_registry import ModelRegistry
+from resources.petastorm_cache import PetastormCaches
+from resources.spark_session import spark_session
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment variables say, checked."""
+
+    home: Path
+    landing: Path
+    tracking_uri: str
+    spark_master: str
+    processes: int
+    backbone: str
+    device: str
+
+    @property
+    def dagster_home(self) -> Path:
+        """Where Dagster keeps its runs, events and schedules."""
+        return self.home / "dagster"
+
+    @property
+    def remembered_landing(self) -> Path:
+        """The file in which a home keeps the landing folder that it was made for."""
+        return self.home / "landing_folder"
+
+
+def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
+    """The settings; a ValueError says which variable is wrong and what it should be."""
+    home = Path(variables.get("IMAGE_ASSETS_HOME") or ".image_assets").absolute()
+    remembered = home / "landing_folder"
+    landing = variables.get("IMAGE_ASSETS_LANDING") or (
+        remembered.read_text().strip() if remembered.is_file() else home / "landing"
+    )
+    processes = variables.get("IMAGE_ASSETS_PROCESSES") or "2"
+    if not processes.isdecimal() or int(processes) < 1:
+        raise ValueError(f"IMAGE_ASSETS_PROCESSES is {processes!r}: expected a number from 1, such as 2")
+    device = variables.get("IMAGE_ASSETS_DEVICE") or "auto"
+    if device not in DEVICES:
+        raise ValueError(f"IMAGE_ASSETS_DEVICE is {device!r}: expected one of {', '.join(DEVICES)}")
+    backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
+    if backbone not in ("auto", "imagenet", "none"):
+        backbone = str(Path(backbone).absolute())
+    return Settings(
+        home=home,
+        landing=Path(landing).absolute(),
+        tracking_uri=variables.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
+        processes=int(processes),
+        backbone=backbone,
+        device=device,
+    )
+
+
+def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+    """The resources of a machine that keeps everything in the home folder."""
+    spark = spark_session(settings.spark_master, scratch=str(settings.home / "spark"))
+    return {
+        "pyspark": spark,
+        "delta_tables": DeltaTables(
+            pyspark=spark, root=str(settings.home / "tables"), checkpoints=str(settings.home / "checkpoints")
+        ),
+        "image_folder": ImageFolder(root=str(settings.landing)),
+        "petastorm_caches": PetastormCaches(root=str(settings.home / "caches")),
+        "horovod": HorovodRunner(processes=settings.processes),
+        "backbone": Backbone(source=settings.backbone),
+        "inference_device": InferenceDevice(choice=settings.device),
+        "mlflow_tracking": MlflowTracking(
+            tracking_uri=settings.tracking_uri, artifact_url=(settings.home / "mlartifacts").as_uri()
+        ),
+        "model_registry": ModelRegistry(tracking_uri=settings.tracking_uri),
+    }

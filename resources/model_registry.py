@@ -1,0 +1,213 @@
+"""Registered models: versions, stages, aliases."""
+
+import socket
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+import dagster as dg
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from pyspark.sql import Column, SparkSession
+    from pyspark.sql.types import StructType
+
+SERVING_STAGE = "Production"
+STAGES = ("None", "Staging", SERVING_STAGE, "Archived")
+ALIASES = {"Staging": "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
+ANSWER_SECONDS = 5
+VERSIONS_PER_PAGE = 100
+SQLITE = "sqlite:///"
+
+
+class RegistryUnavailable(RuntimeError):
+    """The registry does not answer."""
+
+
+class UnclearServingVersion(RuntimeError):
+    """The registry names several versions where one can serve."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of the registered model."""
+
+    version: int
+    stage: str
+    aliases: tuple[str, ...]
+    mlflow_run_id: str
+    uri: str
+    tags: dict[str, str]
+
+
+class ModelRegistry(dg.ConfigurableResource):
+    """The versions of one registered model, as the MLflow model registry keeps them.
+
+    **The stage decides which version serves.** Promoting here moves the stage and then the alias `production`, so that
+    both name the same version. When they differ, because somebody moved one of them in MLflow or a promotion was
+    killed between the two, the version in stage Production serves, and `disagreement` reports the alias; promoting
+    either version brings them together. When somebody put several versions into Production, the alias decides.
+    """
+
+    tracking_uri: str = Field(description="Where the registry's API answers, or `sqlite:///` and a file.")
+    name: str = Field(default="image_classifier", description="The registered model.")
+
+    def register(self, model_uri: str, mlflow_run_id: str, tags: Mapping[str, str]) -> ModelVersion:
+        """A new version for a logged model. It appears with all its tags, `mlflow_run_id` among them, or not at all."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)  # register_model knows no other way to be told
+        registered = mlflow.register_model(model_uri, self.name, tags={**tags, "mlflow_run_id": mlflow_run_id})
+        return self.version(int(registered.version))
+
+    def versions(self) -> list[ModelVersion]:
+        """Every version that was not deleted, oldest first; RegistryUnavailable when there is no answer."""
+        self._require_answer()
+        store = Path(self.tracking_uri.removeprefix(SQLITE))
+        # MLflow would create the store, and whoever only looks in should leave no trace.
+        if self.tracking_uri.startswith(SQLITE) and not store.exists():
+            return []
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._listed(self._client())
+        except MlflowException as error:
+            raise RegistryUnavailable(f"the model registry at {self._address} gave no list: {error}") from error
+
+    def version(self, number: int) -> ModelVersion:
+        """The version of this number; a ValueError names the versions there are."""
+        versions = {version.version: version for version in self.versions()}
+        if number not in versions:
+            existing = ", ".join(map(str, versions)) or "none yet: train a model first"
+            raise ValueError(f"{self.name} has no version {number}; its versions: {existing}")
+        return versions[number]
+
+    def with_tag(self, key: str, value: str) -> ModelVersion | None:
+        """The newest version with this tag, in whatever stage; None when no version has it."""
+        return next((version for version in reversed(self.versions()) if version.tags.get(key) == value), None)
+
+    def serving(self) -> ModelVersion | None:
+        """The version in stage Production; None when there is none, UnclearServingVersion when it cannot be told."""
+        return serving_version(self.versions())
+
+    def promote(self, number: int, stage: str) -> ModelVersion:
+        """Move a version to a stage, with the stage's alias; the version that was there is archived.
+
+        The stage and the archiving are one transaction, the alias follows. A kill between the two leaves a registry
+        in which the new version serves; the same promotion again moves the alias as well.
+        """
+        if stage not in STAGES:
+            raise ValueError(f"there is no stage {stage!r}; the stages: {', '.join(STAGES)}")
+        aliases = self.version(number).aliases
+        client = self._client()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # stages are deprecated, and part of what we promise
+            client.transition_model_version_stage(
+                self.name, str(number), stage, archive_existing_versions=stage in ALIASES
+            )
+        if stage in ALIASES:
+            client.set_registered_model_alias(self.name, ALIASES[stage], str(number))
+        for left in set(aliases) & set(ALIASES.values()) - {ALIASES.get(stage)}:
+            client.delete_registered_model_alias(self.name, left)
+        return self.version(number)
+
+    def stages(self) -> dict[int, str]:
+        """The stage of each version."""
+        return {version.version: version.stage for version in self.versions()}
+
+    def state(self) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+        """Number, stage and aliases of each version: equal as long as nobody moved anything."""
+        return tuple((version.version, version.stage, version.aliases) for version in self.versions())
+
+    def scoring_udf(
+        self, spark: "SparkSession", version: ModelVersion, result: "StructType", device: str
+    ) -> "Callable[[Column], Column]":
+        """A column function: a struct of `content` and `path` in, what the version answers out."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)  # spark_udf knows no other way to be told
+        config = {"device": device}
+        udf = mlflow.pyfunc.spark_udf(spark, version.uri, result_type=result, env_manager="local", model_config=config)
+        return cast("Callable[[Column], Column]", udf)
+
+    @property
+    def _address(self) -> str:
+        """The tracking URI without the password that it may hold."""
+        parts = urlsplit(self.tracking_uri)
+        return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}" if parts.hostname else self.tracking_uri
+
+    def _client(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def _require_answer(self) -> None:
+        """Knock first: MLflow itself tries for minutes before it gives up, longer than a sensor's tick may take."""
+        parts = urlsplit(self.tracking_uri)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        if not parts.hostname or not port:
+            return
+        try:
+            socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise RegistryUnavailable(
+                f"the model registry at {self._address} does not answer ({error}): "
+                "start it, or correct the tracking URI"
+            ) from error
+
+    def _listed(self, client: "MlflowClient") -> list[ModelVersion]:
+        filter_string = f"name = '{self.name}'"
+        models = client.search_registered_models(filter_string)
+        aliases = models[0].aliases if models else {}
+        found, token = [], None
+        while models:
+            page = client.search_model_versions(filter_string, VERSIONS_PER_PAGE, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                break
+        return sorted(
+            (
+                ModelVersion(
+                    version=int(version.version),
+                    stage=version.current_stage,
+                    aliases=tuple(sorted(alias for alias, at in aliases.items() if int(at) == int(version.version))),
+                    mlflow_run_id=version.tags.get("mlflow_run_id") or version.run_id or "",
+                    uri=f"models:/{self.name}/{version.version}",
+                    tags=dict(version.tags),
+                )
+                for version in found
+            ),
+            key=lambda version: version.version,
+        )
+
+
+def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """The version in stage Production; among several, the one with its alias."""
+    serving = [version for version in versions if version.stage == SERVING_STAGE]
+    if len(serving) > 1:
+        numbers = ", ".join(str(version.version) for version in serving)
+        serving = [version for version in serving if ALIASES[SERVING_STAGE] in version.aliases]
+        if not serving:
+            raise UnclearServingVersion(
+                f"versions {numbers} are all in stage {SERVING_STAGE} and none has the alias {ALIASES[SERVING_STAGE]}: "
+                "promote the one that is meant to serve"
+            )
+    return serving[0] if serving else None
+
+
+def disagreement(versions: Sequence[ModelVersion]) -> str | None:
+    """What to tell a person when stage Production and its alias name different versions; None when they agree."""
+    alias = ALIASES[SERVING_STAGE]
+    serving = serving_version(versions)
+    aliased = next((version for version in versions if alias in version.aliases), None)
+    if serving == aliased:
+        return None
+    return (
+        f"stage {SERVING_STAGE} names version {serving.version if serving else 'none'}, alias {alias} names version "
+        f"{aliased.version if aliased else 'none'}: the stage is followed; promote the version that is meant to serve"
+    )

@@ -1,0 +1,54 @@
+"""dagster-pyspark's session, with Delta switched on."""
+
+import os
+import sys
+from pathlib import Path
+
+import dagster as dg
+from dagster_pyspark import PySparkResource
+
+MEBIBYTE = 1024 * 1024
+
+
+class DeltaSpark(PySparkResource):
+    """dagster-pyspark's session, whose Python workers are this environment's Python unless told otherwise."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Start the session; Spark takes the workers' Python from the environment only."""
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        if self.spark_config["spark.master"].startswith("local"):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        super().setup_for_execution(context)
+
+
+def spark_session(master: str, *, scratch: str) -> DeltaSpark:
+    """The Spark session on `master`; `scratch` is a local folder for Spark's warehouse and temporary files."""
+    settings = {
+        "spark.master": master,
+        "spark.app.name": "image_assets",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.warehouse.dir": f"{scratch}/warehouse",
+        # Images are compressed already. The session's codec is also the one that compaction writes with.
+        "spark.sql.parquet.compression.codec": "uncompressed",
+        # Many small files a task: with Spark's 4 MB a file, a task would take a handful of images.
+        "spark.sql.files.openCostInBytes": str(64 * 1024),
+        # An Arrow batch holds image bytes: 10,000 images, Spark's default, would pass the limit of 2 GiB, and so would
+        # 128 large ones without a limit in bytes.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "128",
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * MEBIBYTE),
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.databricks.delta.snapshotPartitions": "4",
+        "spark.databricks.delta.optimize.minFileSize": str(48 * MEBIBYTE),
+        "spark.databricks.delta.optimize.maxFileSize": str(192 * MEBIBYTE),
+        "spark.sql.streaming.metricsEnabled": "false",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.memory": "3g",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}",
+    }
+    if master.startswith("local"):
+        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    return DeltaSpark(spark_config=settings)
