@@ -1,0 +1,13 @@
+"""The data's path, from image files to predictions.
+
+    landing folder ──▶ image_files (ledger)            data
+                 └──▶ raw_images ─▶ featured_images ─▶ grayscale_images
+                           │             │   └─▶ image_splits ─▶ training_cache · validation_cache
+                           └▶ image_samples                              │
+                                                         tensorflow_model · torch_model        models
+                                                                         │  (registry versions, stages)
+                                                                  model_evaluations
+                 featured_images ──────────────────▶ image_predictions ─▶ current_predictions      predictions
+
+Each asset is a file of the folder that is its group; each table's columns are in `schemas.py`.
+"""

@@ -1,0 +1,120 @@
+"""Checks of the data group: keys, losses, layout, splits."""
+
+import dagster as dg
+from pyspark.sql import functions as F
+
+from image_assets.data.judging import CURRENT, QUARANTINED
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GRAYSCALE_IMAGES,
+    IMAGE_FILES,
+    IMAGE_SPLITS,
+    RAW_IMAGES,
+)
+from image_assets.split_caches import existing_cache
+from image_assets.split_rows import split_rows, training_labels
+from resources.delta_tables import DeltaTables, Table
+from resources.horovod_runner import HorovodRunner
+from resources.parquet_footers import codecs, row_groups
+from resources.petastorm_cache import ROW_GROUP_BYTES, PetastormCaches
+
+SPLITS = ("training", "validation", "test")
+QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
+ROW_GROUP_ROWS = 4  # a row group of so few rows is as small as its images allow
+
+
+def keys_unique(table: Table) -> dg.AssetChecksDefinition:
+    """The check that no two rows of the table have the same keys."""
+
+    @dg.asset_check(asset=table.name, name="keys_unique", description=f"One row for each {', '.join(table.keys)}.")
+    def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+        repeated = delta_tables.read(table).groupBy(*table.keys).count().where("count > 1").count()
+        return dg.AssetCheckResult(passed=repeated == 0, metadata={"repeated_keys": repeated})
+
+    return check
+
+
+def content_uncompressed(table: Table) -> dg.AssetChecksDefinition:
+    """The check that image bytes, compressed already, are not compressed again."""
+
+    @dg.asset_check(
+        asset=table.name, name="content_uncompressed", description="Image bytes are stored as they are, by the footers."
+    )
+    def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+        found = codecs(delta_tables.read(table).inputFiles(), "content")
+        return dg.AssetCheckResult(
+            passed=found <= {"UNCOMPRESSED"}, metadata={"codecs": ", ".join(sorted(found)) or "none"}
+        )
+
+    return check
+
+
+def row_groups_small(split: str) -> dg.AssetChecksDefinition:
+    """The check that a cache has small row groups, and some for every rank."""
+
+    @dg.asset_check(
+        asset=f"{split}_cache", name="row_groups_small", description="Row groups near 1 MB, at least one for each rank."
+    )
+    def check(
+        delta_tables: DeltaTables, petastorm_caches: PetastormCaches, horovod: HorovodRunner
+    ) -> dg.AssetCheckResult:
+        labels = training_labels(delta_tables)
+        cache = existing_cache(delta_tables, petastorm_caches, split, labels, horovod.processes)
+        groups = row_groups(cache.files)
+        large = [size for rows, size in groups if size > 2 * ROW_GROUP_BYTES and rows > ROW_GROUP_ROWS]
+        passed = not large and len(groups) >= horovod.processes
+        return dg.AssetCheckResult(passed=passed, metadata={"row_groups": len(groups), "too_large": len(large)})
+
+    return check
+
+
+key_checks = [
+    keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
+]
+codec_checks = [content_uncompressed(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)]
+row_group_checks = [row_groups_small(split) for split in ("training", "validation")]
+
+
+@dg.asset_check(asset="grayscale_images", description="Every current file is a row of each image table.")
+def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The ledger against the tables."""
+    current = delta_tables.read(IMAGE_FILES).where(F.col("state") == CURRENT).select("path", "image_id").cache()
+    lost = {
+        table.name: current.join(delta_tables.read(table), on=["path", "image_id"], how="left_anti").count()
+        for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
+    }
+    unlisted = delta_tables.read(RAW_IMAGES).join(delta_tables.read(IMAGE_FILES), on="path", how="left_anti").count()
+    current.unpersist()
+    metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
+    return dg.AssetCheckResult(passed=not any(metadata.values()), metadata=metadata)
+
+
+@dg.asset_check(asset="image_files", description="Few files are quarantined; many look like a broken upload.")
+def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The share of quarantined files, by reason."""
+    states = delta_tables.read(IMAGE_FILES).groupBy("state", "reason").count().collect()
+    reasons = {f"quarantined_{row['reason']}": row["count"] for row in states if row["state"] == QUARANTINED}
+    share = sum(reasons.values()) / max(1, sum(row["count"] for row in states))
+    return dg.AssetCheckResult(
+        passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
+    )
+
+
+@dg.asset_check(asset="image_splits", description="Every label has images in training, validation and test.")
+def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The labels that a split lacks."""
+    present = {split: {row["label"] for row in split_rows(delta_tables, split).collect()} for split in SPLITS}
+    labels = set().union(*present.values())
+    lacking = {f"lacking_in_{split}": ", ".join(sorted(labels - present[split])) or "none" for split in SPLITS}
+    passed = bool(labels) and all(labels == found for found in present.values())
+    advice = "add images of the labels named here: about seven a label are enough to have some in every split"
+    return dg.AssetCheckResult(passed=passed, metadata=lacking, description=None if passed else advice)
+
+
+@dg.asset_check(asset="image_splits", blocking=True, description="No group of near duplicates is in two splits.")
+def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The groups that leak from one split into another."""
+    splits = delta_tables.read(IMAGE_SPLITS).where("split IS NOT NULL").groupBy("duplicate_group")
+    torn = splits.agg(F.countDistinct("split").alias("splits")).where("splits > 1").select("duplicate_group")
+    found = [row["duplicate_group"] for row in torn.limit(10).collect()]
+    return dg.AssetCheckResult(passed=not found, metadata={"groups": ", ".join(found) or "none"})

@@ -1,0 +1,87 @@
+"""What can be read off each image: label, size, mode, format, perceptual hash."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from image_assets.contact_sheets import sheet_of_new
+from image_assets.data.image_files import record
+from image_assets.data.judging import CURRENT, QUARANTINED
+from image_assets.pixels import UnreadableImage, to_features
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
+from resources.arrow_rows import Row, map_rows
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+
+FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "decode_warning")
+JUDGED = StructType(
+    [FEATURED_IMAGES.columns[name] for name in ("path", "image_id", *FEATURES)]
+    + [IMAGE_FILES.columns[name] for name in ("reason", "message")]
+)
+
+
+def with_features(images: DataFrame) -> DataFrame:
+    """Features of each image by its path and image_id, or the reason why its pixels cannot be decoded."""
+
+    def features(image: Row) -> Iterator[Row]:
+        judged = {"path": image["path"], "image_id": image["image_id"]}
+        try:
+            found = to_features(image["content"])
+            yield {**judged, **{name: getattr(found, name) for name in FEATURES}}
+        except UnreadableImage as unreadable:
+            yield {**judged, "reason": unreadable.reason, "message": str(unreadable)}
+
+    return map_rows(images.select("path", "image_id", "content"), features, JUDGED)
+
+
+def to_label(landing: str) -> Column:
+    """The first sub-folder below the landing folder; null for a file directly in it or outside of it."""
+    below = F.when(F.col("path").startswith(f"{landing}/"), F.expr("path").substr(len(landing) + 2, 1 << 20))
+    parts = F.split(below, "/")
+    return F.when(F.size(parts) > 1, parts[0])
+
+
+def label_numbers(new: list[str], numbered: dict[str, int]) -> dict[str, int]:
+    """Every label's number: those that have one keep it, new ones get the next, in alphabetical order."""
+    first = max(numbered.values(), default=-1) + 1
+    unnumbered = sorted(set(new) - set(numbered))
+    return numbered | {label: number for number, label in enumerate(unnumbered, first)}
+
+
+def with_labels(images: DataFrame, featured: DataFrame, landing: str) -> DataFrame:
+    """The images with label and label_index; `featured` tells the numbers that labels have already."""
+    labelled = images.withColumn("label", to_label(landing))
+    new = [row["label"] for row in labelled.select("label").distinct().dropna().collect()]
+    known = featured.where("label IS NOT NULL").select("label", "label_index").distinct().collect()
+    numbers = label_numbers(new, {row["label"]: row["label_index"] for row in known})
+    if not numbers:
+        return labelled.withColumn("label_index", F.lit(None).cast("int"))
+    pairs = [F.lit(value) for pair in numbers.items() for value in pair]
+    return labelled.withColumn("label_index", F.element_at(F.create_map(*pairs), F.col("label")))
+
+
+def quarantine(delta_tables: DeltaTables, judged: DataFrame) -> None:
+    """Record in the ledger what could not be decoded, where the file still is that image, unchanged."""
+    unreadable = judged.where("reason IS NOT NULL").select("path", "image_id", "reason", "message")
+    current = delta_tables.read(IMAGE_FILES).where(F.col("state") == CURRENT)
+    current = current.select("path", "image_id", "length", "modification_time")
+    rows = unreadable.join(current, on=["path", "image_id"], how="inner")
+    record(delta_tables, rows.withColumn("state", F.lit(QUARANTINED)))
+
+
+@dg.asset(deps=["raw_images"], kinds={"pyspark", "deltalake", "pillow"}, pool="image_files")
+def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
+    """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
+
+    def with_all(images: DataFrame) -> DataFrame:
+        judged = with_features(images).cache()
+        quarantine(delta_tables, judged)
+        readable = F.broadcast(judged.where("reason IS NULL").drop("reason", "message"))
+        labelled = with_labels(images, delta_tables.read(FEATURED_IMAGES), image_folder.path)
+        return labelled.join(readable, on=["path", "image_id"], how="inner")
+
+    change = delta_tables.follow(RAW_IMAGES, RAW_IMAGES.columns.fieldNames(), FEATURED_IMAGES, by=with_all)
+    return delta_tables.materialized(FEATURED_IMAGES, change, **sheet_of_new(delta_tables, FEATURED_IMAGES, change))

@@ -1,0 +1,184 @@
+"""The columns of every table, in the order of the path."""
+
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from resources.delta_tables import Table
+
+
+def _column(name: str, of: DataType, comment: str) -> StructField:
+    return StructField(name, of, nullable=True, metadata={"comment": comment})
+
+
+PATH = _column(
+    "path", StringType(), "The file: `file:` and its absolute path; `%` and bytes that are no UTF-8 as `%XX`."
+)
+IMAGE_ID = _column("image_id", StringType(), "SHA-256 of the image's content, hexadecimal.")
+MODIFICATION_TIME = _column("modification_time", TimestampType(), "When the file was last modified, UTC.")
+LENGTH = _column("length", LongType(), "The file's size in bytes.")
+CONTENT = _column("content", BinaryType(), "The image file's bytes.")
+LABEL = _column("label", StringType(), "The sub-folder of the landing folder; null directly in it.")
+LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
+MODEL_VERSION = _column("model_version", IntegerType(), "The registered model version that says so.")
+FRAMEWORK = _column("framework", StringType(), "What the version was trained in: tensorflow or torch.")
+
+IMAGE_FILES = Table(
+    "image_files",
+    keys=("path",),
+    columns=StructType(
+        [
+            PATH,
+            _column("state", StringType(), "current, pending, quarantined or missing."),
+            _column("reason", StringType(), "Why it is quarantined or pending, in one word."),
+            _column("message", StringType(), "Why, in a sentence."),
+            IMAGE_ID,
+            LENGTH,
+            MODIFICATION_TIME,
+            _column("attempts", IntegerType(), "How often the file was judged."),
+            _column("first_seen", TimestampType(), "When a listing first found the file."),
+            _column("last_seen", TimestampType(), "When a listing last found the file changed, or gone."),
+        ]
+    ),
+)
+
+RAW_IMAGES = Table(
+    "raw_images",
+    keys=("path", "image_id"),
+    columns=StructType([PATH, MODIFICATION_TIME, LENGTH, IMAGE_ID, CONTENT]),
+)
+
+IMAGE_SAMPLES = Table(
+    "image_samples",
+    keys=("path",),
+    columns=StructType(
+        [
+            PATH,
+            IMAGE_ID,
+            LABEL,
+            _column("height", IntegerType(), "Pixels from top to bottom, as Spark's image source decodes them."),
+            _column("width", IntegerType(), "Pixels from left to right."),
+            _column("channels", IntegerType(), "Values for each pixel."),
+            _column("mode", IntegerType(), "OpenCV's number for the pixels' type."),
+            _column("data", BinaryType(), "Pixels row by row, blue, green, red; null where Spark cannot decode."),
+            _column("thumbnail", BinaryType(), "A small JPEG to look at."),
+        ]
+    ),
+)
+
+FEATURED_IMAGES = Table(
+    "featured_images",
+    keys=("path", "image_id"),
+    columns=StructType(
+        [
+            PATH,
+            IMAGE_ID,
+            LABEL,
+            LABEL_INDEX,
+            _column("width", IntegerType(), "Pixels from left to right, as stored."),
+            _column("height", IntegerType(), "Pixels from top to bottom, as stored."),
+            _column("mode", StringType(), "Pillow's name for the pixels' kind, such as RGB."),
+            _column("format", StringType(), "The file format, such as JPEG."),
+            _column("orientation", IntegerType(), "EXIF orientation, 1 to 8; 1 is upright."),
+            _column(
+                "perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal; near duplicates differ little."
+            ),
+            _column("decode_warning", StringType(), "What the strict decoder objected to, where another one read it."),
+            LENGTH,
+            MODIFICATION_TIME,
+            CONTENT,
+        ]
+    ),
+)
+
+GRAYSCALE_IMAGES = Table(
+    "grayscale_images",
+    keys=("path", "image_id"),
+    columns=StructType(
+        [PATH, IMAGE_ID, LABEL, LABEL_INDEX, _column("content", BinaryType(), "The gray pixels as a lossless PNG.")]
+    ),
+)
+
+IMAGE_SPLITS = Table(
+    "image_splits",
+    keys=("path", "image_id"),
+    columns=StructType(
+        [
+            PATH,
+            IMAGE_ID,
+            LABEL,
+            LABEL_INDEX,
+            _column("perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal."),
+            _column("duplicate_group", StringType(), "The same for near duplicates: the first member's image_id."),
+            _column("split", StringType(), "training, validation or test; null when set aside."),
+            _column("reason", StringType(), "Why an image is set aside."),
+        ]
+    ),
+)
+
+MODEL_EVALUATIONS = Table(
+    "model_evaluations",
+    keys=("model_version", "split"),
+    columns=StructType(
+        [
+            MODEL_VERSION,
+            _column("split", StringType(), "The split that was asked about: test."),
+            FRAMEWORK,
+            _column("images", LongType(), "How many images were asked about."),
+            _column("accuracy", DoubleType(), "Share of right answers."),
+            _column("labels", ArrayType(StringType()), "The labels, in the order of the figures."),
+            _column("precision", ArrayType(DoubleType()), "For each label: right among those so predicted."),
+            _column("recall", ArrayType(DoubleType()), "For each label: right among those so labelled."),
+            _column(
+                "confusion_matrix", ArrayType(ArrayType(LongType())), "Images by true label (rows) and prediction."
+            ),
+            _column("rows_digest", StringType(), "Digest of the images asked about; the same images, the same digest."),
+            _column("evaluated_at", TimestampType(), "When, UTC."),
+        ]
+    ),
+)
+
+_ANSWER = [
+    _column("label", StringType(), "The predicted label; null where the model could not read the image."),
+    _column("probability", FloatType(), "How sure the model is, 0 to 1."),
+    _column("probabilities", ArrayType(FloatType()), "The same for every label, in the order of the model's labels."),
+    _column("model_name", StringType(), "The registered model."),
+    MODEL_VERSION,
+    FRAMEWORK,
+    _column("device", StringType(), "Where it was computed: cpu or cuda."),
+    _column("predicted_at", TimestampType(), "When, UTC."),
+]
+
+IMAGE_PREDICTIONS = Table(
+    "image_predictions",
+    keys=("path", "image_id", "model_version"),
+    columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
+)
+
+CURRENT_PREDICTIONS = Table(
+    "current_predictions",
+    keys=("path",),
+    columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
+)
+
+TABLES = (
+    IMAGE_FILES,
+    RAW_IMAGES,
+    IMAGE_SAMPLES,
+    FEATURED_IMAGES,
+    GRAYSCALE_IMAGES,
+    IMAGE_SPLITS,
+    MODEL_EVALUATIONS,
+    IMAGE_PREDICTIONS,
+    CURRENT_PREDICTIONS,
+)
