@@ -1,0 +1,68 @@
+"""A trained model, logged to MLflow as the image classifier that every model becomes."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image_assets.models.run_models import log_to_run
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+NAME = "image_classifier"
+FRAMEWORKS = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch", "torchvision")}
+PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "simplejpeg")
+
+
+def log_classifier(
+    *, model_uri: str, labels: Sequence[str], framework: str, tracking_uri: str, mlflow_run_id: str
+) -> str:
+    """Log the classifier around a model that is in MLflow in its own flavor; the classifier's URI.
+
+    Neither framework is imported. What is stored is code, not a pickled object.
+    """
+    from mlflow import pyfunc
+
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # With an example, MLflow would load model and framework here to try it.
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        told = Path(folder) / "classifier.json"
+        told.write_text(json.dumps({"framework": framework, "labels": list(labels)}, ensure_ascii=False))
+        return log_to_run(
+            NAME,
+            pyfunc,
+            tracking_uri=tracking_uri,
+            mlflow_run_id=mlflow_run_id,
+            python_model=str(here / "image_classifier.py"),
+            artifacts={"model": model_uri, "pixels": str(here.parent / "pixels.py"), "classifier": str(told)},
+            model_config={"device": "auto"},
+            signature=_signature(),
+            pip_requirements=[f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework])],
+        )
+
+
+def _signature() -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    return ModelSignature(
+        Schema(
+            [
+                ColSpec(DataType.binary, "content", required=False),
+                ColSpec(DataType.string, "path", required=False),
+            ]
+        ),
+        Schema(
+            [
+                ColSpec(DataType.string, "label"),
+                ColSpec(DataType.double, "probability"),
+                ColSpec(Array(DataType.double), "probabilities"),
+            ]
+        ),
+    )

@@ -1,0 +1,18 @@
+"""What a training brings back from each Horovod rank."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One rank's account of a training: plain values, so that it travels from the rank to the driver."""
+
+    rank: int
+    size: int
+    model_uri: str | None  # the MLflow model in its own flavor, which rank 0 logs; None on the other ranks
+    backbone: str  # what was really used: folder, imagenet or untrained
+    # Per epoch, averaged over the ranks: epoch, loss, accuracy, validation_loss, validation_accuracy.
+    history: tuple[dict[str, float], ...]
+    steps: int  # per epoch, equal on all ranks
+    images_per_second: float  # of this rank, while it embedded its images
+    weights_digest: str  # SHA-256 of the head's weights, equal on all ranks
