@@ -1,0 +1,54 @@
+"""Everything Dagster loads: assets, checks, jobs, sensors, resources."""
+
+import dagster as dg
+
+from image_assets.data import (
+    data_checks,
+    featured_images,
+    grayscale_images,
+    image_samples,
+    image_splits,
+    petastorm_caches,
+    raw_images,
+)
+from image_assets.jobs import JOBS
+from image_assets.models import model_evaluations, tensorflow_model, torch_model
+from image_assets.predictions import current_predictions, image_predictions, prediction_checks
+from image_assets.schemas import TABLES
+from resources.environments import local, read_settings
+from sensors.new_images import new_images
+from sensors.stage_changes import stage_changes
+
+# Each folder is a group. The files are named: loading a whole folder would import what only workers need.
+GROUPS = {
+    "data": [raw_images, image_samples, featured_images, grayscale_images, image_splits, petastorm_caches],
+    "models": [tensorflow_model, torch_model, model_evaluations],
+    "predictions": [image_predictions, current_predictions],
+}
+
+resources = local(read_settings())
+tables = {table.name: table for table in TABLES}
+
+
+def described(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """The asset with its table's address and columns, as the UI shows them before anything is materialized."""
+    table = tables.get(spec.key.to_user_string())
+    if table is None:
+        return spec
+    metadata = {"dagster/uri": resources["delta_tables"].uri(table), "dagster/column_schema": table.column_schema}
+    return spec.merge_attributes(metadata=metadata)
+
+
+defs = dg.Definitions(
+    assets=[
+        asset.map_asset_specs(described)
+        for group, files in GROUPS.items()
+        for asset in dg.load_assets_from_modules(files, group_name=group)
+        if isinstance(asset, dg.AssetsDefinition)
+    ],
+    asset_checks=dg.load_asset_checks_from_modules([data_checks, prediction_checks]),
+    jobs=JOBS,
+    sensors=[new_images, stage_changes],
+    resources=resources,
+    executor=dg.in_process_executor,  # one Spark session for a run, not one for each step
+)

@@ -1,0 +1,35 @@
+"""The jobs: named selections of the path."""
+
+import dagster as dg
+
+from image_assets.models.promote_model import promote_model
+
+CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
+PREDICTIONS = dg.AssetSelection.groups("predictions")
+
+ingest_images = dg.define_asset_job(
+    "ingest_images",
+    selection=(dg.AssetSelection.groups("data") - CACHES) | PREDICTIONS,
+    description="Take new and changed files through the tables, and predict them by the version that serves.",
+)
+train_models = dg.define_asset_job(
+    "train_models",
+    selection=dg.AssetSelection.assets("image_splits") | CACHES | dg.AssetSelection.groups("models"),
+    description="Train both frameworks on the images as they are now, register and evaluate what changed.",
+)
+predict_images = dg.define_asset_job(
+    "predict_images",
+    selection=PREDICTIONS,
+    description="Let the version that serves predict the images that it has not predicted.",
+)
+check_assets = dg.define_asset_job(
+    "check_assets",
+    selection=dg.AssetSelection.all_asset_checks(),
+    description="Evaluate every asset check; nothing is materialized.",
+)
+whole_path = dg.define_asset_job(
+    "whole_path",
+    selection=dg.AssetSelection.all(),
+    description="Everything, from the landing folder to predictions: what `make demo` runs.",
+)
+JOBS = (whole_path, ingest_images, train_models, predict_images, promote_model, check_assets)

@@ -1,0 +1,159 @@
+"""A model version that begins to serve leads to a run of predict_images."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from mlflow import MlflowClient
+
+from resources.mlflow_tracking import create_store
+from resources.model_registry import ModelRegistry
+from sensors.attempts import ATTEMPTS
+from sensors.stage_changes import stage_changes
+
+
+@dg.op
+def predict(context: dg.OpExecutionContext) -> None:
+    if context.run.tags.get("fails"):
+        raise ValueError("no images")
+
+
+@dg.job
+def predict_images() -> None:
+    predict()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
+    """A registry with two versions, none of which serves."""
+    empty = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
+    create_store(f"sqlite:///{empty}")
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    registry = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.create_registered_model(registry.name)
+    for framework in ("tensorflow", "torch"):
+        client.create_model_version(registry.name, (tmp_path / framework).as_uri())
+    return registry
+
+
+class Daemon:
+    """What Dagster's daemon does with a sensor: keeps its cursor, never launches a run key twice."""
+
+    def __init__(self) -> None:
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.cursor: str | None = None
+        self.run_keys: list[str] = []
+
+    def tick(self, registry: ModelRegistry) -> dg.SensorResult | dg.SkipReason:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            sensor_name="stage_changes",
+            resources={"model_registry": registry},
+        )
+        answer = stage_changes(context)
+        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
+        if isinstance(answer, dg.SensorResult):
+            self.cursor = answer.cursor
+        return answer
+
+    def launched(self, registry: ModelRegistry, *, fails: bool = False) -> list[str]:
+        """The model versions that a tick launched runs for."""
+        answer = self.tick(registry)
+        requests = (answer.run_requests or []) if isinstance(answer, dg.SensorResult) else []
+        fresh = [request for request in requests if request.run_key not in self.run_keys]
+        for request in fresh:
+            assert request.run_key
+            self.run_keys.append(request.run_key)
+            tags = {"dagster/run_key": request.run_key, "dagster/sensor_name": "stage_changes", **request.tags}
+            predict_images.execute_in_process(
+                instance=self.instance, tags={**tags, **({"fails": "yes"} if fails else {})}, raise_on_error=False
+            )
+        return [request.tags["image_assets/model_version"] for request in fresh]
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+def reason(answer: dg.SensorResult | dg.SkipReason) -> str:
+    skip = answer.skip_reason if isinstance(answer, dg.SensorResult) else answer
+    return (skip.skip_message if isinstance(skip, dg.SkipReason) else skip) or ""
+
+
+def test_each_change_of_the_serving_version_is_one_run_also_when_a_version_returns(
+    registry: ModelRegistry, daemon: Daemon
+) -> None:
+    assert daemon.launched(registry) == []
+    launched = []
+    for version in (1, 2, 1, 2):
+        registry.promote(version, "Production")
+        launched += [daemon.launched(registry), daemon.launched(registry)]
+    assert launched == [["1"], [], ["2"], [], ["1"], [], ["2"], []]
+    assert len(daemon.cursor or "") < 100
+
+
+def test_a_version_that_serves_on_the_first_tick_is_predicted(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(2, "Production")
+    answer = daemon.tick(registry)
+    assert isinstance(answer, dg.SensorResult)
+    request = (answer.run_requests or [])[0]
+    assert request.tags == {"image_assets/model_version": "2", "image_assets/stage": "Production"}
+
+
+def test_a_version_that_serves_again_after_none_did_is_predicted_again(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    registry.promote(1, "Archived")
+    assert reason(daemon.tick(registry)) == "no version of image_classifier is in stage Production"
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+
+
+def test_a_failed_run_is_tried_again_a_few_times(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    launched = [daemon.launched(registry, fails=True) for _ in range(ATTEMPTS + 2)]
+    assert launched == [["1"]] * ATTEMPTS + [[], []]
+    assert f"{ATTEMPTS} runs for this failed" in reason(daemon.tick(registry))
+    registry.promote(2, "Production")
+    assert daemon.launched(registry) == ["2"]
+
+
+def test_a_change_during_a_run_waits_for_its_end(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    run = daemon.instance.create_run_for_job(predict_images, status=dg.DagsterRunStatus.STARTED)
+    assert f"waiting for run {run.run_id}" in reason(daemon.tick(registry))
+    daemon.instance.report_run_failed(run)
+    assert daemon.launched(registry) == ["1"]
+
+
+def test_a_registry_that_is_down_is_said_and_the_cursor_kept(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    daemon.launched(registry)
+    cursor = daemon.cursor
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        down = ModelRegistry(tracking_uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
+    answer = daemon.tick(down)
+    assert "does not answer" in reason(answer)
+    assert daemon.cursor == cursor
+    assert daemon.launched(registry) == []
+
+
+def test_an_alias_that_was_moved_alone_is_reported(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    daemon.launched(registry)
+    MlflowClient(registry.tracking_uri, registry.tracking_uri).set_registered_model_alias(
+        registry.name, "production", "2"
+    )
+    assert "alias production names version 2: the stage is followed" in reason(daemon.tick(registry))
+
+
+def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry) -> None:
+    definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources={"model_registry": registry})
+    dg.Definitions.validate_loadable(definitions)
+    assert stage_changes.default_status is dg.DefaultSensorStatus.RUNNING

@@ -1,0 +1,82 @@
+"""The graph as Dagster loads it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from definitions import defs
+from image_assets.schemas import TABLES
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("tensorflow", "torch", "horovod", "petastorm")
+# asset: what it is made from
+EDGES = {
+    "image_files": [],
+    "raw_images": [],
+    "image_samples": ["image_files", "raw_images"],
+    "featured_images": ["raw_images"],
+    "grayscale_images": ["featured_images"],
+    "image_splits": ["featured_images"],
+    "training_cache": ["featured_images", "image_files", "image_splits"],
+    "validation_cache": ["featured_images", "image_files", "image_splits"],
+    "tensorflow_model": ["training_cache", "validation_cache"],
+    "torch_model": ["training_cache", "validation_cache"],
+    "model_evaluations": ["image_splits", "tensorflow_model", "torch_model"],
+    "image_predictions": ["featured_images", "model_evaluations"],
+    "current_predictions": ["image_files", "image_predictions"],
+}
+GROUPS = {"data": 8, "models": 3, "predictions": 2}
+CHECKS = {
+    "keys_unique",
+    "content_uncompressed",
+    "row_groups_small",
+    "no_file_lost",
+    "few_quarantined",
+    "labels_in_every_split",
+    "groups_in_one_split",
+    "probabilities_sum_to_one",
+    "every_file_predicted",
+}
+
+
+def test_the_graph_is_the_recorded_one() -> None:
+    graph = defs.resolve_asset_graph()
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    edges = {node.key.to_user_string(): sorted(key.to_user_string() for key in node.parent_keys) for node in nodes}
+    assert edges == EDGES
+    groups = [node.group_name for node in nodes]
+    assert {group: groups.count(group) for group in set(groups)} == GROUPS
+    assert {key.name for key in graph.asset_check_keys} == CHECKS
+
+
+def test_every_asset_says_what_it_is() -> None:
+    graph = defs.resolve_asset_graph()
+    tables = {table.name for table in TABLES}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.kinds, key
+        if key.to_user_string() in tables:
+            assert {"dagster/uri", "dagster/column_schema"} <= set(node.metadata), key
+
+
+def test_jobs_and_sensors_are_there() -> None:
+    repository = defs.get_repository_def()
+    expected = {"whole_path", "ingest_images", "train_models", "predict_images", "promote_model", "check_assets"}
+    assert expected <= set(repository.job_names)
+    assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes"}
+    assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)
+
+
+def test_loading_imports_no_framework() -> None:
+    program = f"import definitions, json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout) == []
+
+
+def test_the_workspace_loads() -> None:
+    dagster = Path(sys.executable).with_name("dagster")
+    command = [str(dagster), "definitions", "validate", "-w", "workspace.yaml"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
