@@ -1,0 +1,79 @@
+"""The home folder, made ready before anything runs in it."""
+
+import os
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+from resources.environments import Settings, read_settings
+from scripts.sample_images import write_sample_images
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def prepared_home() -> Settings:
+    """The settings, with their home folder made ready; a clear message and an end when something is wrong."""
+    try:
+        settings = read_settings()
+        prepare(settings)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    return settings
+
+
+def quiet() -> None:
+    """Silence what libraries say that a person can do nothing about."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+    warnings.filterwarnings("ignore", message=".*input example was not provided")  # images would be kept a second time
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home's folders, remember its landing folder, lay Dagster's settings in their place."""
+    try:
+        settings.dagster_home.mkdir(parents=True, exist_ok=True)
+        (settings.home / "mlartifacts").mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"the home folder {settings.home} cannot be written ({error.strerror}): "
+            "name another one by IMAGE_ASSETS_HOME"
+        ) from error
+    remember_landing(settings)
+    template, current = ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml"
+    if not current.is_file() or current.read_bytes() != template.read_bytes():
+        shutil.copyfile(template, current)
+
+
+def remember_landing(settings: Settings) -> None:
+    """Bind the home to its landing folder: tables of one folder are not mixed with another's by mistake.
+
+    A home of sample images gives way to photographs: it is moved aside. ValueError for any other change.
+    """
+    remembered = settings.remembered_landing
+    before = Path(remembered.read_text().strip()) if remembered.is_file() else settings.landing
+    if before != settings.landing:
+        if before != settings.home / "landing":
+            raise ValueError(
+                f"{settings.home} holds the tables of {before}, not of {settings.landing}: name another home by "
+                f"IMAGE_ASSETS_HOME, or delete {remembered} if the same files have moved"
+            )
+        aside = settings.home.with_name(f"{settings.home.name}-samples-{time.strftime('%Y%m%d-%H%M%S')}")
+        settings.home.rename(aside)
+        settings.dagster_home.mkdir(parents=True)
+        (settings.home / "mlartifacts").mkdir()
+        print(f"The tables of the sample images were moved to {aside}", flush=True)
+    remembered.write_text(f"{settings.landing}\n")
+
+
+def write_samples_if_new(settings: Settings) -> None:
+    """Generated sample images for a home that no folder of photographs was named for."""
+    landing = settings.home / "landing"
+    if settings.landing == landing and not landing.exists():
+        print(f"Writing sample images to {landing}", flush=True)
+        write_sample_images(landing)

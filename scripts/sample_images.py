@@ -1,0 +1,178 @@
+"""Sample images for trying everything without photographs of one's own: `python -m scripts.sample_images FOLDER`.
+
+Five labels of drawn pictures, colorful and noisy like photographs. Among them two broken files, a picture that
+comes twice (the second time smaller and coarser), and three pictures without a label.
+"""
+
+import argparse
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from image_assets.pixels import to_features
+
+LEAST_DISTANCE = 8  # bits between the perceptual hashes of two different pictures
+SIZES = ((240, 180), (270, 200), (300, 225), (320, 240), (360, 270), (225, 300))
+UNLABELLED = ("checkers", "circles", "triangles")
+COPIED = "circles"
+
+
+def stripes(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Parallel bars across the whole picture."""
+    across, _ = _turned_grid(rng, size, rng.uniform(0, np.pi))
+    return _to_mask(np.sin(across))
+
+
+def checkers(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Squares in turn light and dark."""
+    across, along = _turned_grid(rng, size, rng.uniform(0, np.pi / 2))
+    return _to_mask(np.sin(across) * np.sin(along))
+
+
+def circles(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """One to three large rings."""
+    mask = Image.new("L", size)
+    for _ in range(rng.integers(1, 4)):
+        radius = rng.uniform(0.18, 0.4) * min(size)
+        x, y = rng.uniform(0.25, 0.75, 2) * size
+        box = (x - radius, y - radius, x + radius, y + radius)
+        ImageDraw.Draw(mask).ellipse(box, outline=255, width=int(radius * rng.uniform(0.15, 0.4)))
+    return mask
+
+
+def triangles(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """One to three large filled triangles."""
+    mask = Image.new("L", size)
+    for _ in range(rng.integers(1, 4)):
+        radius = rng.uniform(0.25, 0.45) * min(size)
+        center = rng.uniform(0.3, 0.7, 2) * size
+        angles = rng.uniform(0, 2 * np.pi) + np.arange(3) * 2 * np.pi / 3 + rng.uniform(-0.25, 0.25, 3)
+        corners = center + radius * np.stack((np.cos(angles), np.sin(angles)), axis=1)
+        ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in corners], fill=255)
+    return mask
+
+
+def spots(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Many small discs."""
+    mask = Image.new("L", size)
+    for _ in range(rng.integers(40, 90)):
+        radius = rng.uniform(0.02, 0.05) * min(size)
+        x, y = rng.uniform(0, 1, 2) * size
+        ImageDraw.Draw(mask).ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return mask
+
+
+PATTERNS: tuple[Callable[[np.random.Generator, tuple[int, int]], Image.Image], ...] = (
+    checkers,
+    circles,
+    spots,
+    stripes,
+    triangles,
+)
+
+
+def write_sample_images(folder: Path, *, per_label: int = 60, seed: int = 7) -> None:
+    """Write the sample images: the same bytes for the same seed; a file that is there already is left untouched."""
+    files = _unlike_pictures(per_label, seed)
+    original = files[f"{COPIED}/{COPIED}_000.jpg"]
+    files[f"{COPIED}/{COPIED}_000_copy.jpg"] = _smaller_copy(original)
+    half = files["stripes/stripes_000.jpg"]
+    files["stripes/cut_in_half.jpg"] = half[: len(half) // 2]
+    files["spots/not_an_image.jpg"] = b"This is a text file with the name of an image.\n"
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written again, a file would count as changed: its modification time is looked at.
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+
+
+def main() -> None:
+    """Write the sample images into the folder that the command line names."""
+    parser = argparse.ArgumentParser(description="Write sample images, one sub-folder per label.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per-label", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=7)
+    arguments = parser.parse_args()
+    write_sample_images(arguments.folder, per_label=arguments.per_label, seed=arguments.seed)
+    print(f"sample images: {arguments.folder.resolve()}")
+
+
+def _unlike_pictures(per_label: int, seed: int) -> dict[str, bytes]:
+    """Pictures by name, no two of them alike: what looks like an earlier one is drawn again."""
+    names = [(index, number) for index in range(len(PATTERNS)) for number in range(per_label)]
+    files: dict[str, bytes] = {}
+    hashes: list[int] = []
+    for index, number in names:
+        label = PATTERNS[index].__name__
+        kind = {3: "png", 7: "webp"}.get(number % 10, "jpg")
+        files[f"{label}/{label}_{number:03}.{kind}"] = _unlike_picture((seed, index, number), kind, hashes)
+    for number, label in enumerate(UNLABELLED):
+        index = [pattern.__name__ for pattern in PATTERNS].index(label)
+        files[f"unlabelled_{number}.jpg"] = _unlike_picture((seed, index, per_label + number), "jpg", hashes)
+    return files
+
+
+def _unlike_picture(entropy: tuple[int, int, int], kind: str, hashes: list[int]) -> bytes:
+    rng = np.random.default_rng(entropy)
+    while True:
+        content = _encoded(_drawn(rng, PATTERNS[entropy[1]]), kind)
+        perceptual_hash = int(to_features(content).perceptual_hash, 16)
+        if all((perceptual_hash ^ other).bit_count() >= LEAST_DISTANCE for other in hashes):
+            hashes.append(perceptual_hash)
+            return content
+
+
+def _drawn(
+    rng: np.random.Generator, pattern: Callable[[np.random.Generator, tuple[int, int]], Image.Image]
+) -> Image.Image:
+    """The pattern in one color before clouds of others, with blur, noise and uneven light."""
+    width, height = SIZES[rng.integers(len(SIZES))]
+    # Drawn at twice the size, so that edges come out smooth.
+    mask = pattern(rng, (2 * width, 2 * height)).resize((width, height), Image.Resampling.BOX)
+    mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
+    behind = _clouds(rng, width, height)
+    color = rng.uniform(0, 255, 3)
+    while abs(color.mean() - behind.mean()) < 60:
+        color = rng.uniform(0, 255, 3)
+    share = np.asarray(mask, np.float64)[:, :, None] / 255 * rng.uniform(0.75, 1)
+    pixels = behind * (1 - share) + color * share
+    light = np.linspace(1, rng.uniform(0.6, 1), width)[None, :, None]
+    noise = rng.normal(0, rng.uniform(2, 9), pixels.shape)
+    return Image.fromarray(np.clip(pixels * light + noise, 0, 255).astype(np.uint8))
+
+
+def _clouds(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    patches = rng.uniform(40, 215, 3) + rng.normal(0, 30, (4, 5, 3))
+    clouds = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
+    return np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC), np.float64)
+
+
+def _turned_grid(rng: np.random.Generator, size: tuple[int, int], angle: float) -> tuple[np.ndarray, np.ndarray]:
+    period = rng.uniform(0.08, 0.2) * min(size)
+    y, x = np.mgrid[: size[1], : size[0]] * (2 * np.pi / period)
+    across = x * np.cos(angle) + y * np.sin(angle) + rng.uniform(0, 2 * np.pi)
+    along = y * np.cos(angle) - x * np.sin(angle) + rng.uniform(0, 2 * np.pi)
+    return across, along
+
+
+def _to_mask(waves: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.where(waves > 0, 255, 0).astype(np.uint8))
+
+
+def _encoded(picture: Image.Image, kind: str, quality: int = 88) -> bytes:
+    content = BytesIO()
+    picture.save(content, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[kind], quality=quality)
+    return content.getvalue()
+
+
+def _smaller_copy(content: bytes) -> bytes:
+    with Image.open(BytesIO(content)) as picture:
+        return _encoded(picture.resize((picture.width * 9 // 10, picture.height * 9 // 10)), "jpg", quality=70)
+
+
+if __name__ == "__main__":
+    main()

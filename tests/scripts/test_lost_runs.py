@@ -1,0 +1,44 @@
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from scripts.lost_runs import LAUNCHED_BY, end_lost_runs
+
+
+@dg.job
+def nothing() -> None:
+    """A job of no steps."""
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def started(instance: dg.DagsterInstance, path: Path) -> str:
+    tags = {LAUNCHED_BY: json.dumps({"host": "localhost", "socket": str(path)})}
+    return instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
+
+
+def test_a_run_whose_code_server_is_gone_is_recorded_as_failed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    dagster_run_id = started(instance, tmp_path / "gone")
+    assert end_lost_runs(instance) == [dagster_run_id]
+    assert instance.get_run_by_id(dagster_run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_whose_code_server_answers_goes_on(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        started(instance, tmp_path / "s")
+        assert end_lost_runs(instance) == []
+
+
+def test_a_run_inside_another_program_is_left_alone(instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+    assert end_lost_runs(instance) == []
