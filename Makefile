@@ -30,7 +30,7 @@ check: install ## formatting, lint, types, import rules
 
 test: check ## the checks, then every test that this machine can run, kind by kind
 	$(BIN)/pytest -m "not spark and not training and not path and not gpu"
-	$(BIN)/pytest -m spark
+	$(BIN)/pytest -m "spark and not training"
 	$(BIN)/pytest -m training
 	$(BIN)/pytest -m path
 

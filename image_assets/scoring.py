@@ -25,7 +25,9 @@ def with_answers(images: DataFrame, registry: ModelRegistry, version: ModelVersi
     with own_workers(spark, version.tags.get("framework", "")):
         answer = registry.scoring_udf(spark, version, ANSWER, device)(F.struct("content", "path"))
     answered = images.repartition(spark.sparkContext.defaultParallelism).withColumn("answer", answer)
-    return answered.drop("content").select("*", "answer.*").drop("answer")
+    answered = answered.drop("content").select("*", "answer.*").drop("answer")
+    # MLflow turns a null text of a struct into the text "None"; numbers stay null.
+    return answered.withColumn("label", F.when(F.col("probability").isNotNull(), F.col("label")))
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Settings:
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     """The settings; a ValueError says which variable is wrong and what it should be."""
-    home = Path(variables.get("IMAGE_ASSETS_HOME") or ".image_assets").absolute()
+    home = to_folder(variables.get("IMAGE_ASSETS_HOME") or ".image_assets")
     remembered = home / "landing_folder"
     landing = variables.get("IMAGE_ASSETS_LANDING") or (
         remembered.read_text().strip() if remembered.is_file() else home / "landing"
@@ -69,16 +69,21 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         raise ValueError(f"IMAGE_ASSETS_DEVICE is {device!r}: expected one of {', '.join(DEVICES)}")
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in ("auto", "imagenet", "none"):
-        backbone = str(Path(backbone).absolute())
+        backbone = str(to_folder(backbone))
     return Settings(
         home=home,
-        landing=Path(landing).absolute(),
+        landing=to_folder(landing),
         tracking_uri=variables.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
         processes=int(processes),
         backbone=backbone,
         device=device,
     )
+
+
+def to_folder(name: str | Path) -> Path:
+    """The folder's one absolute name: tables hold the paths of files, and the same file must have the same path."""
+    return Path(name).expanduser().resolve()
 
 
 def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:

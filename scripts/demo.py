@@ -32,7 +32,9 @@ def terminal(context: dg.InitLoggerContext) -> logging.Logger:
             return f"{time.strftime('%H:%M:%S')}  {meta.get('step_key') or '':<20} {text.splitlines()[0]}"
 
     def worth_showing(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.INFO or is_start(getattr(record, "dagster_meta", {}).get("dagster_event"))
+        meta = getattr(record, "dagster_meta", {})
+        said = record.levelno >= logging.WARNING or (record.levelno >= logging.INFO and meta.get("step_key"))
+        return bool(said) or is_start(meta.get("dagster_event"))
 
     logger = logging.Logger("image_assets.terminal", level=logging.DEBUG)
     handler = logging.StreamHandler(sys.stdout)
@@ -128,10 +130,10 @@ def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], 
 
 
 def remark(metadata: dict[str, object]) -> str:
-    """Whether a cache or a model was made or found."""
+    """Whether a cache or a model was found again, and what to know of a model."""
     if metadata.get("written") is False or metadata.get("trained") is False:
         return "found again: nothing changed"
-    return ""
+    return "untrained backbone: expect poor accuracy" if metadata.get("backbone") == "untrained" else ""
 
 
 def test_accuracy(evaluations: dict[str, object], version: object) -> str:

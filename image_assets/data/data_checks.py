@@ -58,8 +58,11 @@ def row_groups_small(split: str) -> dg.AssetChecksDefinition:
     def check(
         delta_tables: DeltaTables, petastorm_caches: PetastormCaches, horovod: HorovodRunner
     ) -> dg.AssetCheckResult:
-        labels = training_labels(delta_tables)
-        cache = existing_cache(delta_tables, petastorm_caches, split, labels, horovod.processes)
+        try:
+            labels = training_labels(delta_tables)
+            cache = existing_cache(delta_tables, petastorm_caches, split, labels, horovod.processes)
+        except (ValueError, FileNotFoundError) as nothing_yet:
+            return dg.AssetCheckResult(passed=False, description=str(nothing_yet))
         groups = row_groups(cache.files)
         large = [size for rows, size in groups if size > 2 * ROW_GROUP_BYTES and rows > ROW_GROUP_ROWS]
         passed = not large and len(groups) >= horovod.processes

@@ -41,7 +41,7 @@ def to_label(landing: str) -> Column:
     """The first sub-folder below the landing folder; null for a file directly in it or outside of it."""
     below = F.when(F.col("path").startswith(f"{landing}/"), F.expr("path").substr(len(landing) + 2, 1 << 20))
     parts = F.split(below, "/")
-    return F.when(F.size(parts) > 1, parts[0])
+    return F.when(F.size(parts) > 1, F.replace(parts[0], F.lit("%25"), F.lit("%")))  # as the folder is called
 
 
 def label_numbers(new: list[str], numbered: dict[str, int]) -> dict[str, int]:

@@ -5,12 +5,14 @@ was trained with: a version decodes images as it did then, and needs nothing of 
 """
 
 import ctypes
+import importlib
 import importlib.util
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -24,6 +26,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 BATCH_SIZE = 32
 SIDE_PIXELS = 224
 DEVICES = ("auto", "cpu", "cuda")
+TRITON = "triton._C.libtriton"  # torch's compiler, which cannot be loaded after TensorFlow
 
 
 class ImageClassifier(PythonModel):
@@ -108,10 +111,10 @@ def _module_of(file: str) -> ModuleType:
 
 
 def _torch_network(folder: str, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    if "tensorflow" in sys.modules and "torch" not in sys.modules:
-        raise RuntimeError(
-            "this process holds TensorFlow, and importing torch after it would crash the process: "
-            "import torch first, or load the model in a process of its own"
+    if "tensorflow" in sys.modules and TRITON not in sys.modules and importlib.util.find_spec("triton"):
+        raise ImportError(
+            "this process holds TensorFlow, and loading Triton, which torch needs, after it would crash the process: "
+            "load this version first, or in a process of its own"
         )
     import torch
     from mlflow import pytorch
@@ -145,12 +148,28 @@ def _keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, gibibyte)
 
 
-def _tensorflow_network(folder: str, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    if importlib.util.find_spec("torch"):
-        import torch  # noqa: F401 - imported after TensorFlow, for another version, it would crash the process
-    import tensorflow as tf
-    from mlflow import tensorflow
+@contextmanager
+def _startup_lines_dropped() -> Iterator[None]:
+    """Drop what TensorFlow's libraries write to stderr while they load: they do not know of any log level yet."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
+
+def _tensorflow_network(folder: str, device: str) -> Callable[[np.ndarray], np.ndarray]:
+    if importlib.util.find_spec("triton"):
+        importlib.import_module(TRITON)  # loaded after TensorFlow, for a version of torch, it would crash the process
+    with _startup_lines_dropped():
+        import tensorflow as tf
+        from mlflow import tensorflow
+
+        importlib.import_module("keras")
     if device == "auto":
         device = "cuda" if tf.config.list_physical_devices("GPU") else "cpu"
     if device == "cuda" and not tf.config.list_physical_devices("GPU"):

@@ -1,7 +1,5 @@
 """Tests of the Horovod runner, with real processes."""
 
-import os
-import sys
 import time
 from typing import Any
 
@@ -12,12 +10,6 @@ from resources.horovod_rank import Failure, failure_in
 from resources.horovod_runner import HorovodFailure, HorovodRunner, rank_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def spark() -> SparkSession:
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    return SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
 
 
 def test_a_failure_survives_its_way_through_a_line_of_output() -> None:

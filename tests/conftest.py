@@ -1,0 +1,119 @@
+"""What several tests share: Spark with Delta, an empty home, a landing folder."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from pyspark.sql import SparkSession
+
+from image_assets.data.featured_images import featured_images
+from image_assets.data.grayscale_images import grayscale_images
+from image_assets.data.image_samples import image_samples
+from image_assets.data.image_splits import image_splits
+from image_assets.data.raw_images import raw_images
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+from resources.spark_session import DeltaSpark, spark_session
+from tests.images import png, put
+
+# A few rows at a time: compiling queries and spreading them over tasks takes longer than it saves.
+SMALL_WORK = {
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+
+
+@pytest.fixture(scope="session")
+def delta_spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeltaSpark]:
+    """The project's own Spark session, on two cores."""
+    settings = spark_session("local[2]", scratch=str(tmp_path_factory.mktemp("spark"))).spark_config
+    java = f"{settings['spark.driver.extraJavaOptions']} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    session = DeltaSpark(spark_config={**settings, **SMALL_WORK, "spark.driver.extraJavaOptions": java})
+    session.setup_for_execution(dg.build_init_resource_context())
+    yield session
+    session.spark_session.stop()
+
+
+@pytest.fixture(scope="session")
+def spark(delta_spark: DeltaSpark) -> SparkSession:
+    return delta_spark.spark_session
+
+
+def tables_in(home: Path, session: DeltaSpark) -> DeltaTables:
+    return DeltaTables(pyspark=session, root=str(home / "tables"), checkpoints=str(home / "checkpoints"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty home, whose name has a space as many folders have."""
+    return tmp_path / "a home"
+
+
+@pytest.fixture
+def delta_tables(delta_spark: DeltaSpark, home: Path) -> DeltaTables:
+    """No table yet."""
+    return tables_in(home, delta_spark)
+
+
+@pytest.fixture
+def landing(home: Path) -> Path:
+    """An empty landing folder."""
+    folder = home / "landing"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def image_folder(landing: Path) -> ImageFolder:
+    """The landing folder, whose files are taken as whole at once."""
+    return ImageFolder(root=str(landing), settle_seconds=0)
+
+
+@pytest.fixture
+def eight_images(landing: Path) -> dict[str, bytes]:
+    """Four balls and four cubes in the landing folder: what is in each file."""
+    labels = ["ball"] * 4 + ["cube"] * 4
+    contents = {f"{label}/{label} {number}.png": png(number) for number, label in enumerate(labels)}
+    for name, content in contents.items():
+        put(landing, name, content)
+    return contents
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A home after a run of the data assets, to be read only."""
+
+    home: Path
+    run: dg.ExecuteInProcessResult
+
+
+@pytest.fixture(scope="session")
+def ingested(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    """Eight balls and eight cubes, gone through all tables by one Dagster run."""
+    home = tmp_path_factory.mktemp("ingested") / "a home"
+    for number in range(16):
+        label = ("ball", "cube")[number % 2]
+        put(home / "landing", f"{label}/{label} {number}.png", png(number))
+    run = dg.materialize(
+        [raw_images, featured_images, grayscale_images, image_samples, image_splits],
+        resources={
+            "delta_tables": tables_in(home, delta_spark),
+            "image_folder": ImageFolder(root=str(home / "landing"), settle_seconds=0),
+        },
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    return Ingested(home, run)
+
+
+@pytest.fixture
+def ingested_tables(ingested: Ingested, delta_spark: DeltaSpark, home: Path) -> DeltaTables:
+    """A copy of the tables of eight balls and eight cubes, to be changed."""
+    for folder in ("tables", "checkpoints"):
+        shutil.copytree(ingested.home / folder, home / folder)
+    return tables_in(home, delta_spark)

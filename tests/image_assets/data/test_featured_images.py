@@ -1,0 +1,65 @@
+"""What is read off an image is true, and a label keeps its number."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from pyspark.sql import SparkSession
+
+from image_assets.data.featured_images import featured_images, label_numbers, to_label
+from image_assets.data.image_files import read_known, record, to_decision
+from image_assets.data.judging import PENDING
+from image_assets.data.raw_images import ingest
+from image_assets.schemas import FEATURED_IMAGES
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+from tests.images import jpeg, put
+
+
+def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> None:
+    numbers = label_numbers(["cube", "ball"], {})
+    assert numbers == {"ball": 0, "cube": 1}
+    assert label_numbers(["cube", "apple", "zebra"], numbers) == {"ball": 0, "cube": 1, "apple": 2, "zebra": 3}
+    assert label_numbers([], {}) == {}
+
+
+@pytest.mark.spark
+def test_the_label_is_the_first_sub_folder_of_the_landing_folder(spark: SparkSession) -> None:
+    labels = {
+        "file:/photos/ball/a.png": "ball",
+        "file:/photos/ball/of 2024/a.png": "ball",
+        "file:/photos/a ball (red)/a.png": "a ball (red)",
+        "file:/photos/a.png": None,
+        "file:/photos of others/ball/a.png": None,
+        "file:/elsewhere/file:/photos/ball/a.png": None,
+    }
+    paths = spark.createDataFrame([(path,) for path in labels], "path string")
+    found = paths.select("path", to_label("file:/photos").alias("label")).collect()
+    assert {row.path: row.label for row in found} == labels
+
+
+@pytest.mark.spark
+def test_each_image_has_its_size_mode_format_and_hash(ingested_tables: DeltaTables) -> None:
+    rows = ingested_tables.read(FEATURED_IMAGES).collect()
+    assert {(row.width, row.height, row.mode, row.format, row.orientation) for row in rows} == {
+        (48, 32, "RGB", "PNG", 1)
+    }
+    assert {(row.label, row.label_index) for row in rows} == {("ball", 0), ("cube", 1)}
+    assert len({row.perceptual_hash for row in rows}) == len(rows) == 16
+    for row in rows:
+        assert bytes(row.content) == Path(row.path.removeprefix("file:")).read_bytes()
+        assert row.decode_warning is None
+
+
+@pytest.mark.spark
+def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
+    delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path
+) -> None:
+    put(landing, "a.jpg", jpeg(1)[:-200])
+    ingest(delta_tables, image_folder, dg.get_dagster_logger())
+    put(landing, "a.jpg", jpeg(1))
+    (file,) = image_folder.list_files()
+    record(delta_tables, [to_decision(file, PENDING, "being_written", "still growing", None)])
+    featured_images(delta_tables=delta_tables, image_folder=image_folder)
+    assert [known.state for known in read_known(delta_tables).values()] == [PENDING], "it is read by the next run"
+    assert delta_tables.read(FEATURED_IMAGES).count() == 0

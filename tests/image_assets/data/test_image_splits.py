@@ -1,0 +1,99 @@
+"""Near duplicates share a split, assignments stay, and every label is in every split."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from image_assets.data.image_splits import CONFLICT, SplitConfig, with_splits
+from image_assets.schemas import IMAGE_SPLITS
+
+COLUMNS = IMAGE_SPLITS.columns.fieldNames()
+SHARES = SplitConfig().shares
+NONE = pd.DataFrame(columns=COLUMNS)
+
+
+def images(labels: list[str], seed: int = 0, hashes: list[int] | None = None) -> pd.DataFrame:
+    """New images with these labels and random hashes, far from each other."""
+    chance = np.random.default_rng(seed)
+    numbers = hashes or [int(number) for number in chance.integers(0, 2**63, len(labels), dtype=np.int64)]
+    ids = [chance.bytes(32).hex() for _ in labels]
+    return pd.DataFrame(
+        {
+            "path": [f"file:/{label}/{image_id}.png" for label, image_id in zip(labels, ids, strict=True)],
+            "image_id": ids,
+            "label": labels,
+            "label_index": [sorted(set(labels)).index(label) for label in labels],
+            "perceptual_hash": [f"{number:016x}" for number in numbers],
+        }
+    )
+
+
+def assigned(new: pd.DataFrame, known: pd.DataFrame = NONE, seed: int = 0) -> pd.DataFrame:
+    return with_splits(new, known, SHARES, seed)[COLUMNS]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_twenty_images_of_each_label_are_in_every_split_in_about_the_shares(seed: int) -> None:
+    splits = assigned(images(["ball", "cube", "cone"] * 20, seed), seed=seed)
+    counts = splits.groupby(["label", "split"]).size().unstack(fill_value=0)
+    assert (counts["training"].between(13, 15)).all()
+    assert (counts[["validation", "test"]].min().min(), counts[["validation", "test"]].max().max()) >= (2, 2)
+    assert (counts[["validation", "test"]] <= 4).all(axis=None)
+    assert splits["reason"].isna().all()
+
+
+def test_shares_are_kept_when_images_come_one_by_one() -> None:
+    splits = NONE
+    for number in range(40):
+        new = images(["ball"], seed=number)
+        splits = new_known(splits, assigned(new, splits))
+    assert splits["split"].value_counts().to_dict() == {"training": 28, "validation": 6, "test": 6}
+
+
+def new_known(known: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([known, more], ignore_index=True) if len(known) else more
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_share_group_and_split(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    originals = [int(number) for number in chance.integers(0, 2**63, 30, dtype=np.int64)]
+    copies = [number ^ 0b1011 for number in originals]
+    splits = assigned(images(["ball", "cube"] * 30, seed, hashes=originals + copies))
+    first, second = splits.iloc[:30].reset_index(), splits.iloc[30:].reset_index()
+    assert (first["split"] == second["split"]).all()
+    assert (first["duplicate_group"] == second["duplicate_group"]).all()
+    assert splits["duplicate_group"].nunique() == 30
+    assert set(splits["duplicate_group"]) <= set(splits["image_id"]), "a group is named after one of its images"
+
+
+def test_an_assignment_does_not_depend_on_the_order_of_arrival_in_one_batch() -> None:
+    new = images(["ball", "cube"] * 20)
+    one = assigned(new).set_index("image_id").sort_index()
+    other = assigned(new.sample(frac=1, random_state=1)).set_index("image_id").sort_index()
+    assert one["split"].equals(other["split"])
+    assert not one["split"].equals(assigned(new, seed=1).set_index("image_id").sort_index()["split"])
+
+
+def test_a_new_near_duplicate_joins_the_split_of_its_group() -> None:
+    known = assigned(images(["ball"] * 20))
+    for _, image in known.iterrows():
+        copy = images(["ball"], seed=99, hashes=[int(image["perceptual_hash"], 16) ^ 0b11])
+        (row,) = assigned(copy, known).itertuples()
+        assert (row.split, row.duplicate_group) == (image["split"], image["duplicate_group"])
+
+
+def test_an_image_that_joins_groups_of_different_splits_is_set_aside_and_moves_none_of_them() -> None:
+    left, between, right = 0b1111 << 8, 0, 0b1111
+    apart = assigned(images(["ball", "ball"], hashes=[left, right]))
+    known = apart.assign(split=["training", "test"])
+    (row,) = assigned(images(["ball"], seed=7, hashes=[between]), known).itertuples()
+    assert (row.split, row.reason) == (None, CONFLICT)
+    known = new_known(known, assigned(images(["ball"], seed=7, hashes=[between]), known))
+    (later,) = assigned(images(["ball"], seed=8, hashes=[between ^ 1]), known).itertuples()
+    assert (later.split, later.reason) == (None, CONFLICT), "what joins them later would leak as well"
+
+
+def test_shares_are_scaled_to_one() -> None:
+    shares = SplitConfig(training=0.5, validation=0.25, test=0.5).shares
+    assert shares == pytest.approx({"training": 0.4, "validation": 0.2, "test": 0.4})

@@ -1,0 +1,114 @@
+"""From files to caches: what is new travels, what is not leaves everything as it was."""
+
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from image_assets.data.featured_images import featured_images
+from image_assets.data.grayscale_images import grayscale_images
+from image_assets.data.image_splits import SplitConfig, image_splits
+from image_assets.data.petastorm_caches import cache_split, materialized
+from image_assets.data.raw_images import ingest
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, Table
+from image_assets.split_rows import split_rows
+from resources.delta_tables import DeltaTables, Snapshot
+from resources.image_folder import ImageFolder
+from resources.petastorm_cache import Cache, PetastormCaches
+from tests.images import png, put
+
+pytestmark = pytest.mark.spark
+
+PATH = (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
+
+
+@pytest.fixture
+def caches(home: Path) -> PetastormCaches:
+    return PetastormCaches(root=str(home / "caches"))
+
+
+def run_path(delta_tables: DeltaTables, image_folder: ImageFolder) -> dict[str, Snapshot]:
+    """Every table of the data's path, brought up to the folder."""
+    ingest(delta_tables, image_folder, dg.get_dagster_logger())
+    featured_images(delta_tables=delta_tables, image_folder=image_folder)
+    grayscale_images(delta_tables=delta_tables)
+    image_splits(config=SplitConfig(), delta_tables=delta_tables)
+    return {table.name: delta_tables.snapshot(table) for table in PATH}
+
+
+def names(delta_tables: DeltaTables, table: Table) -> Counter[str]:
+    return Counter(Path(row.path).name for row in delta_tables.read(table).select("path").collect())
+
+
+def rows_of(cache: Cache) -> list[dict]:
+    return [row for file in cache.files for row in pq.read_table(file.removeprefix("file://")).to_pylist()]
+
+
+def test_exactly_what_is_new_travels_from_files_to_caches(
+    delta_tables: DeltaTables,
+    image_folder: ImageFolder,
+    caches: PetastormCaches,
+    landing: Path,
+    eight_images: dict[str, bytes],
+) -> None:
+    def cache() -> tuple[Cache, bool]:
+        return cache_split(delta_tables, caches, "training", ranks=2)
+
+    first = run_path(delta_tables, image_folder)
+    assert [snapshot.rows for snapshot in first.values()] == [8] * 5
+    written, was_written = cache()
+    assert was_written
+    in_training = {row.image_id: row.label_index for row in split_rows(delta_tables, "training").collect()}
+    assert {sha256(row["content"]).hexdigest(): row["label_index"] for row in rows_of(written)} == in_training
+    assert set(in_training.values()) == {0, 1}
+
+    assert run_path(delta_tables, image_folder) == first, "a second run adds no row and no Delta version"
+    assert cache() == (written, False)
+
+    put(landing, "no label.png", png(100))
+    third = run_path(delta_tables, image_folder)
+    assert [third[name].rows - first[name].rows for name in first] == [1, 1, 1, 1, 0], "it is in no split"
+    assert cache() == (written, False), "and changes no cache"
+
+    for number in (101, 102):  # a label that sorts before the others
+        put(landing, f"apple/apple {number}.png", png(number))
+    put(landing, "cube/cube 103.png", png(103))
+    fourth = run_path(delta_tables, image_folder)
+    assert [fourth[name].rows - third[name].rows for name in third] == [3] * 5
+    in_files = Counter(file.name for file in landing.rglob("*.png"))
+    for table in PATH[:-1]:
+        assert names(delta_tables, table) == in_files
+    assert names(delta_tables, IMAGE_SPLITS) == in_files - Counter(["no label.png"])
+    numbers = delta_tables.read(FEATURED_IMAGES).select("label", "label_index").distinct().collect()
+    assert {row.label: row.label_index for row in numbers} == {"ball": 0, "cube": 1, "apple": 2, None: None}
+    other, was_written = cache()
+    assert was_written
+    assert other.name != written.name
+
+
+def test_caches_are_named_by_rows_split_and_ranks(ingested_tables: DeltaTables, caches: PetastormCaches) -> None:
+    names = {
+        cache_split(ingested_tables, caches, split, ranks=ranks)[0].name
+        for split, ranks in [("training", 1), ("training", 2), ("validation", 2)]
+    }
+    assert len(names) == 3
+    again, was_written = cache_split(ingested_tables, caches, "training", ranks=2)
+    assert not was_written
+    metadata = materialized(again, was_written).metadata or {}
+    assert (metadata["dagster/row_count"], metadata["row_groups"]) == (again.rows, len(again.files))
+    Path(again.files[0].removeprefix("file://")).unlink()
+    assert cache_split(ingested_tables, caches, "training", ranks=2)[1], "what is not whole is written again"
+
+
+def test_too_few_images_or_labels_are_told_with_the_remedy(
+    ingested_tables: DeltaTables, caches: PetastormCaches
+) -> None:
+    with pytest.raises(ValueError, match=r"images cannot feed 50 processes: add images to the landing folder"):
+        cache_split(ingested_tables, caches, "validation", ranks=50)
+    balls = ingested_tables.read(IMAGE_FILES).where("path LIKE '%/ball/%'")
+    ingested_tables.overwrite(balls, IMAGE_FILES)
+    with pytest.raises(ValueError, match=r"1 label\(s\) to train on \(ball\).*at least two sub-folders"):
+        cache_split(ingested_tables, caches, "training", ranks=1)

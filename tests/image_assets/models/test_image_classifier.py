@@ -1,0 +1,140 @@
+"""Tests of the classifier that every model becomes, loaded as MLflow loads it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import mlflow
+import pandas as pd
+import pytest
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+
+from image_assets.models.logged_classifier import log_classifier
+from image_assets.scoring import own_workers
+
+Image = Callable[[int, int], bytes]
+ANSWER = "label string, probability double, probabilities array<double>"
+# In a process of its own: the frameworks do not share one.
+LOG = """
+import sys
+from importlib import import_module
+from pathlib import Path
+framework, tracking_uri, mlflow_run_id, file = sys.argv[1:]
+training = import_module(f"image_assets.models.{framework}_training")
+model, origin = training.build_model(labels=2, backbone="none", seed=0)
+assert origin == "untrained"
+Path(file).write_text(training.log_model(model, 2, tracking_uri, mlflow_run_id))
+"""
+# In a process of its own: with nothing of the project to import, and without the other framework.
+PREDICT = """
+import sys
+import mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2], model_config={"device": "cpu"})
+model.predict(pd.read_pickle(sys.argv[3])).to_pickle(sys.argv[3])
+assert not [module for module in sys.modules if module.startswith(("image_assets", "resources"))]
+"""
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "torch"])
+def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Where MLflow is, and the URI of an untrained classifier in it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tracking_uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = mlflow.MlflowClient(tracking_uri)
+    run = client.create_run(client.create_experiment("classifiers", (folder / "artifacts").as_uri()))
+    command = [sys.executable, "-c", LOG, request.param, tracking_uri, run.info.run_id, str(folder / "uri")]
+    subprocess.run(command, check=True)
+    uri = log_classifier(
+        model_uri=(folder / "uri").read_text(),
+        labels=["red", "blue"],
+        framework=request.param,
+        tracking_uri=tracking_uri,
+        mlflow_run_id=run.info.run_id,
+    )
+    return tracking_uri, uri
+
+
+@pytest.fixture
+def predict(classifier: tuple[str, str], tmp_path: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Ask the classifier, in a process that holds nothing of the project."""
+
+    def predictions(images: pd.DataFrame) -> pd.DataFrame:
+        file = tmp_path / "images.pickle"
+        images.to_pickle(file)
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        variables |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+        command = [sys.executable, "-P", "-c", PREDICT, *classifier, str(file)]
+        subprocess.run(command, check=True, cwd=tmp_path, env=variables)
+        return cast("pd.DataFrame", pd.read_pickle(file))
+
+    return predictions
+
+
+@pytest.mark.training
+def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
+    predict: Callable[[pd.DataFrame], pd.DataFrame], colored_image: Image, tmp_path: Path
+) -> None:
+    contents = [colored_image(number % 2, number) for number in range(10)]
+    names = [*(f"{number}.jpg".encode() for number in range(8)), b"50% \xff.jpg", "größe.jpg".encode()]
+    for name, content in zip(names, contents, strict=True):
+        (tmp_path / os.fsdecode(name)).write_bytes(content)
+    # As in the tables: only `%` and what is no UTF-8 is written as `%XX`.
+    paths = [*(f"{tmp_path}/{number}.jpg" for number in range(8)), f"file:{tmp_path}/50%25 %FF.jpg"]
+    paths.append(f"file:{tmp_path}/größe.jpg")
+    by_content = [*contents[:3], contents[3][:200], *contents[4:]]
+    images = pd.DataFrame(
+        {
+            "content": [*by_content, *[None] * 11],
+            "path": [*["file:/nowhere"] * 10, *paths, str(tmp_path)],
+        },
+        index=range(100, 121),
+    )
+
+    answers = predict(images)
+
+    assert answers.index.tolist() == images.index.tolist()
+    assert answers.columns.tolist() == ["label", "probability", "probabilities"]
+    unanswered = [103, 120]
+    assert answers.index[answers["label"].isna()].tolist() == unanswered
+    assert answers.index[answers["probability"].isna()].tolist() == unanswered
+    assert answers.index[answers["probabilities"].isna()].tolist() == unanswered
+    for label, probability, probabilities in answers.dropna().to_numpy():
+        assert sum(probabilities) == pytest.approx(1)
+        assert probability == max(probabilities)
+        assert label == ["red", "blue"][probabilities.index(probability)]
+    for number in (0, 1, 2, *range(4, 10)):  # the same image by content and by path
+        assert answers["probability"].iloc[number] == pytest.approx(answers["probability"].iloc[10 + number], abs=1e-5)
+
+
+@pytest.mark.training
+def test_no_images_are_answered_with_no_rows(predict: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    answers = predict(pd.DataFrame({"path": pd.Series([], dtype=object)}))
+
+    assert answers.columns.tolist() == ["label", "probability", "probabilities"]
+    assert len(answers) == 0
+
+
+@pytest.mark.spark
+@pytest.mark.training
+def test_spark_asks_by_struct(classifier: tuple[str, str], spark: SparkSession, colored_image: Image) -> None:
+    contents = [*(colored_image(number % 2, number) for number in range(9)), None]
+    rows = [(number, content, "file:/nowhere") for number, content in enumerate(contents)]
+    images = spark.createDataFrame(rows, "number int, content binary, path string")
+    mlflow.set_tracking_uri(classifier[0])
+    ask = mlflow.pyfunc.spark_udf(spark, classifier[1], env_manager="local", result_type=ANSWER)
+    with own_workers(spark, framework=classifier[1]):
+        answer = cast("Column", ask(F.struct("content", "path")))
+
+    answers = images.withColumn("answer", answer).select("number", "answer.*")
+
+    told = {row["number"]: row for row in answers.collect()}
+    assert len(told) == 10
+    assert {told[number]["label"] for number in range(9)} <= {"red", "blue"}
+    assert all(sum(told[number]["probabilities"]) == pytest.approx(1) for number in range(9))
+    assert told[9]["probability"] is None
+    assert told[9]["probabilities"] is None

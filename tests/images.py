@@ -1,0 +1,35 @@
+"""Small images made in code: the same number, the same bytes."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(number: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
+    """A pattern of color that looks like no other number's."""
+    patches = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
+
+
+def png(number: int, size: tuple[int, int] = (48, 32)) -> bytes:
+    """The picture, lossless."""
+    content = BytesIO()
+    picture(number, size).save(content, "PNG")
+    return content.getvalue()
+
+
+def jpeg(number: int, quality: int = 90) -> bytes:
+    """The picture as JPEG; another quality is a near duplicate."""
+    content = BytesIO()
+    picture(number).save(content, "JPEG", quality=quality)
+    return content.getvalue()
+
+
+def put(folder: Path, name: str, content: bytes) -> Path:
+    """The file below the folder, written."""
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file

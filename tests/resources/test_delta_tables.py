@@ -1,0 +1,135 @@
+"""Tables take rows once, follow each other from where they stopped, and stay readable by any Delta reader."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame
+from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
+
+from resources.delta_tables import SMALL_FILES, DeltaTables, Table
+from resources.parquet_footers import codecs
+
+pytestmark = pytest.mark.spark
+
+COLUMNS = StructType(
+    [StructField("name", StringType()), StructField("number", LongType()), StructField("content", BinaryType())]
+)
+FLOWERS = Table("flowers", keys=("name",), columns=COLUMNS)
+BOUQUETS = Table("bouquets", keys=("name",), columns=COLUMNS)
+FOLLOWED = COLUMNS.fieldNames()
+
+
+def flowers(delta_tables: DeltaTables, *names: str, number: int = 1) -> DataFrame:
+    rows = [(name, number, b"\x00" * 2000) for name in names]
+    return delta_tables.spark.createDataFrame(rows, COLUMNS).coalesce(1)
+
+
+def names(delta_tables: DeltaTables, table: Table) -> list[str]:
+    return sorted(row.name for row in delta_tables.read(table).select("name").collect())
+
+
+def follow(delta_tables: DeltaTables) -> int:
+    """Rows that bouquets get from flowers."""
+    return delta_tables.follow(FLOWERS, FOLLOWED, BOUQUETS, by=lambda rows: rows).rows_added
+
+
+def test_a_transaction_that_is_repeated_adds_no_row(delta_tables: DeltaTables) -> None:
+    for transaction in (("writer", 7), ("writer", 7), ("other writer", 7), ("writer", 8)):
+        delta_tables.append(flowers(delta_tables, "rose"), FLOWERS, transaction=transaction)
+    assert names(delta_tables, FLOWERS) == ["rose"] * 3
+
+
+def test_merging_updates_and_inserts_and_commits_nothing_for_no_rows(delta_tables: DeltaTables) -> None:
+    delta_tables.merge(flowers(delta_tables, "rose", "daisy"), FLOWERS)
+    before = delta_tables.snapshot(FLOWERS)
+    delta_tables.merge(flowers(delta_tables), FLOWERS)
+    assert delta_tables.snapshot(FLOWERS) == before
+    delta_tables.merge(flowers(delta_tables, "rose", "tulip", number=2), FLOWERS)
+    numbers = delta_tables.read(FLOWERS).select("name", "number").orderBy("name").collect()
+    assert numbers == [("daisy", 1), ("rose", 2), ("tulip", 2)]
+    assert delta_tables.change_since(before, FLOWERS).rows_added == 1
+    assert delta_tables.read(FLOWERS, version=before.version).count() == 2
+
+
+def test_a_table_follows_another_without_loss_or_repetition(delta_tables: DeltaTables, home: Path) -> None:
+    delta_tables.append(flowers(delta_tables, "rose", "daisy"), FLOWERS)
+    assert follow(delta_tables) == 2
+    before = delta_tables.snapshot(BOUQUETS)
+    assert follow(delta_tables) == 0
+    assert delta_tables.snapshot(BOUQUETS) == before, "nothing new is no new version"
+
+    delta_tables.append(flowers(delta_tables, "tulip"), FLOWERS)
+    assert follow(delta_tables) == 1
+    newest = max((home / "checkpoints" / "bouquets" / "commits").glob("[0-9]*"), key=lambda file: int(file.name))
+    newest.unlink()
+    newest.with_name(f".{newest.name}.crc").unlink()
+    assert follow(delta_tables) == 0, "cut off after its rows were appended, the batch is handed over again"
+
+    shutil.rmtree(home / "checkpoints" / "bouquets")
+    assert follow(delta_tables) == 0, "without its checkpoint it starts from the first row"
+    delta_tables.append(flowers(delta_tables, "lily"), FLOWERS)
+    assert follow(delta_tables) == 1, "numbers of batches begin again, and no row is taken for a repeated one"
+    assert names(delta_tables, BOUQUETS) == ["daisy", "lily", "rose", "tulip"]
+
+
+def test_a_part_of_a_table_follows_by_itself(delta_tables: DeltaTables, home: Path) -> None:
+    numbered = Table("numbered", keys=("name", "number"), columns=COLUMNS)
+
+    def follow_as(number: int) -> int:
+        return delta_tables.follow(
+            FLOWERS,
+            FOLLOWED,
+            numbered,
+            by=lambda rows: rows.selectExpr("name", f"bigint({number}) number", "content"),
+            only={"number": number},
+        ).rows_added
+
+    delta_tables.append(flowers(delta_tables, "rose", "daisy"), FLOWERS)
+    assert [follow_as(1), follow_as(2)] == [2, 2]
+    shutil.rmtree(home / "checkpoints" / "numbered" / "2")
+    assert [follow_as(2), follow_as(1)] == [0, 0]
+
+
+def test_compaction_changes_files_only_and_compresses_nothing(delta_tables: DeltaTables) -> None:
+    rows = delta_tables.spark.range(0, SMALL_FILES, 1, SMALL_FILES).selectExpr(
+        "string(id) name", "id number", "cast(repeat('x', 500) AS binary) content"
+    )
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    delta_tables.compact(FLOWERS)
+    assert delta_tables.version(FLOWERS) == 1, "a few files are left as they are"
+    delta_tables.append(rows, FLOWERS)
+    before, changed = names(delta_tables, FLOWERS), delta_tables.last_change(FLOWERS)
+    delta_tables.compact(FLOWERS)
+    files = delta_tables.read(FLOWERS).inputFiles()
+    assert len(files) < SMALL_FILES
+    assert codecs(files, "content") == {"UNCOMPRESSED"}
+    assert names(delta_tables, FLOWERS) == before
+    assert delta_tables.version(FLOWERS) > changed == delta_tables.last_change(FLOWERS)
+
+
+def test_the_last_change_is_the_last_that_changed_rows_and_has_its_note(delta_tables: DeltaTables) -> None:
+    delta_tables.overwrite(flowers(delta_tables, "rose", "daisy"), FLOWERS, note="of May")
+    delta_tables.append(flowers(delta_tables), FLOWERS)
+    assert (delta_tables.last_note(FLOWERS), delta_tables.last_change(FLOWERS)) == ("of May", 1)
+    delta_tables.overwrite(flowers(delta_tables), FLOWERS, note="of winter")
+    assert delta_tables.last_note(FLOWERS) == "of winter", "rows that leave are a change, also when none come"
+    assert names(delta_tables, FLOWERS) == []
+
+
+def test_the_newest_rows_are_those_that_a_change_brought(delta_tables: DeltaTables) -> None:
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    before = delta_tables.snapshot(FLOWERS)
+    delta_tables.append(flowers(delta_tables, "tulip", "lily"), FLOWERS)
+    change = delta_tables.change_since(before, FLOWERS)
+    assert sorted(row.name for row in delta_tables.newest(FLOWERS, change).collect()) == ["lily", "tulip"]
+    unchanged = delta_tables.change_since(change.after, FLOWERS)
+    assert delta_tables.newest(FLOWERS, unchanged).count() == 3
+
+
+def test_the_log_holds_no_statistics_of_image_bytes(delta_tables: DeltaTables) -> None:
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    actions = DeltaTable(delta_tables.uri(FLOWERS)).get_add_actions(flatten=True)
+    statistics = {name.removeprefix("min.") for name in actions.schema.names if name.startswith("min.")}
+    assert statistics == {"name", "number"}

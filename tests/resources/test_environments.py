@@ -1,0 +1,75 @@
+"""Settings come from variables, have defaults, and are refused with a reason."""
+
+from pathlib import Path
+
+import pytest
+
+from resources.environments import Settings, local, read_settings
+
+
+def settings_of(home: Path, **variables: str) -> Settings:
+    return read_settings({"IMAGE_ASSETS_HOME": str(home), **variables})
+
+
+def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings({})
+    assert settings == Settings(
+        home=tmp_path / ".image_assets",
+        landing=tmp_path / ".image_assets" / "landing",
+        tracking_uri=f"sqlite:///{tmp_path / '.image_assets' / 'mlflow.db'}",
+        spark_master="local[*]",
+        processes=2,
+        backbone="auto",
+        device="auto",
+    )
+
+
+def test_every_variable_is_heard(tmp_path: Path) -> None:
+    settings = settings_of(
+        tmp_path,
+        IMAGE_ASSETS_LANDING=str(tmp_path / "photos"),
+        MLFLOW_TRACKING_URI="http://mlflow:5000",
+        IMAGE_ASSETS_SPARK_MASTER="spark://spark:7077",
+        IMAGE_ASSETS_PROCESSES="4",
+        IMAGE_ASSETS_BACKBONE="none",
+        IMAGE_ASSETS_DEVICE="cuda",
+    )
+    assert settings == Settings(
+        tmp_path, tmp_path / "photos", "http://mlflow:5000", "spark://spark:7077", 4, "none", "cuda"
+    )
+
+
+def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+    names = ["IMAGE_ASSETS_LANDING", "MLFLOW_TRACKING_URI", "IMAGE_ASSETS_PROCESSES", "IMAGE_ASSETS_BACKBONE"]
+    assert settings_of(tmp_path, **dict.fromkeys(names, "")) == settings_of(tmp_path)
+
+
+def test_a_home_remembers_its_landing_folder_and_a_variable_overrules_it(tmp_path: Path) -> None:
+    settings_of(tmp_path).remembered_landing.write_text("/photos\n")
+    assert settings_of(tmp_path).landing == Path("/photos")
+    assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="/others").landing == Path("/others")
+
+
+def test_folders_are_absolute_wherever_a_process_works_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings({"IMAGE_ASSETS_HOME": "h", "IMAGE_ASSETS_LANDING": "l", "IMAGE_ASSETS_BACKBONE": "w"})
+    assert (settings.home, settings.landing) == (tmp_path / "h", tmp_path / "l")
+    assert settings.backbone == str(tmp_path / "w")
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_processes_is_refused_by_name(tmp_path: Path, processes: str) -> None:
+    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_PROCESSES is '{processes}': expected a number from 1"):
+        settings_of(tmp_path, IMAGE_ASSETS_PROCESSES=processes)
+
+
+def test_an_unknown_device_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="IMAGE_ASSETS_DEVICE is 'tpu': expected one of auto, cpu, cuda"):
+        settings_of(tmp_path, IMAGE_ASSETS_DEVICE="tpu")
+
+
+def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:
+    resources = local(settings_of(tmp_path / "home"))
+    assert resources["delta_tables"].root == str(tmp_path / "home" / "tables")
+    assert list(tmp_path.iterdir()) == []

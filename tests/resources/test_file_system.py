@@ -1,0 +1,106 @@
+"""Any name that a file may have survives in the tables; only regular files are opened."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from resources.file_system import FileChanged, ImageFile, fingerprint, list_files, read_content, to_name, to_path
+
+NAMES = [
+    pytest.param(b"plain.jpg", id="plain"),
+    pytest.param(b"with a space.jpg", id="space"),
+    pytest.param(b"%20.jpg", id="what looks like an escaped space"),
+    pytest.param(b"100%.jpg", id="percent"),
+    pytest.param(b"%25%0A.jpg", id="what looks like an escape"),
+    pytest.param(b"a#b?c=d&e.jpg", id="signs of an address"),
+    pytest.param(b"a:b;c,d'e\"f.jpg", id="punctuation"),
+    pytest.param(b"[1]{2}*\\.jpg", id="signs of a pattern"),
+    pytest.param("Blüte 😀.jpg".encode(), id="emoji"),
+    pytest.param(b"two\nlines\r\t.jpg", id="line breaks"),
+    pytest.param("\u2028\x85\x0b.jpg".encode(), id="other line breaks"),
+    pytest.param(b"\xe9t\xe9 \xff.jpg", id="no UTF-8"),
+    pytest.param("\ufeff\u202e\u0301.jpg".encode(), id="invisible signs"),
+]
+JANUARY = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_the_same_again_and_names_the_file_on_disk(name: bytes, tmp_path: Path) -> None:
+    file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
+    with open(file, "wb") as opened:  # noqa: PTH123 - pathlib takes no bytes
+        opened.write(b"content")
+    (listed,) = list_files(tmp_path)
+    assert listed.path == to_path(file)
+    assert to_name(listed.path) == file
+    assert read_content(listed.path, length=7) == b"content"
+    listed.path.encode()  # a table's text is UTF-8
+    assert not set(listed.path) & set("\n\r")
+
+
+def test_every_single_byte_of_a_name_survives() -> None:
+    names = [b"/a/" + bytes([byte]) + b".jpg" for byte in range(1, 256)]
+    assert [to_name(to_path(name)) for name in names] == names
+    assert len({to_path(name) for name in names}) == len(names)
+
+
+def test_readable_names_stay_readable() -> None:
+    assert to_path("/photos/Blüte 1#2?.jpg".encode()) == "file:/photos/Blüte 1#2?.jpg"
+    assert to_path(b"/photos/100%.jpg") == "file:/photos/100%25.jpg"
+
+
+def test_images_are_listed_by_suffix_in_any_depth_and_links_are_not_followed(tmp_path: Path) -> None:
+    landing, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    for file in (landing / "a.JPG", landing / "x" / "y" / "b.tiff", landing / "notes.txt", elsewhere / "c.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"1234")
+    (landing / "folder").symlink_to(elsewhere)
+    (landing / "link.png").symlink_to(elsewhere / "c.png")
+    (landing / "nowhere.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(landing / "pipe.png")
+    found = {Path(file.path).name: file for file in list_files(landing)}
+    assert {name: file.regular for name, file in found.items()} == {
+        "a.JPG": True,
+        "b.tiff": True,
+        "link.png": False,
+        "nowhere.png": False,
+        "pipe.png": False,
+    }
+    assert found["a.JPG"].length == 4
+
+
+def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
+    for place, nanoseconds in enumerate([1, 999, 1_000, 1_767_323_045_678_901_999, 4_000_000_000_999_999_999]):
+        file = tmp_path / f"{place}.png"
+        file.touch()
+        os.utime(file, ns=(nanoseconds, nanoseconds))
+        (listed,) = (listed for listed in list_files(tmp_path) if listed.path.endswith(file.name))
+        assert round(listed.modification_time.timestamp() * 1e6) == nanoseconds // 1000
+
+
+@pytest.mark.parametrize("change", [{"path": "file:/b"}, {"length": 2}, {"modification_time": JANUARY.replace(day=3)}])
+def test_the_fingerprint_changes_with_every_change_of_a_file(change: dict) -> None:
+    file, other = ImageFile("file:/a", JANUARY, 1, regular=True), ImageFile("file:/z", JANUARY, 1, regular=True)
+    assert fingerprint([file, other]) == fingerprint([other, file])
+    assert len({fingerprint(files) for files in ([file, other], [replace(file, **change), other], [other], [])}) == 4
+
+
+def test_a_file_of_another_length_than_listed_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"123")
+    path = to_path(os.fsencode(file))
+    with pytest.raises(FileChanged, match="4 bytes when listed and 3 when read"):
+        read_content(path, length=4)
+    with pytest.raises(FileChanged):
+        read_content(path, length=2)
+
+
+def test_links_and_pipes_are_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("link.png", "pipe.png"):
+        with pytest.raises(OSError, match=name):
+            read_content(to_path(os.fsencode(tmp_path / name)), length=1)
