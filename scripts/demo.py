@@ -158,9 +158,12 @@ def main() -> int:
     write_samples_if_new(settings)
     quiet()
     from definitions import defs, resources
+    from resources.backbone import WEIGHT_FILES
 
     try:
         resources["image_folder"].require_files()
+        for framework in WEIGHT_FILES:
+            resources["backbone"].identity(framework)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)

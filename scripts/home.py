@@ -57,7 +57,7 @@ def remember_landing(settings: Settings) -> None:
     """
     remembered = settings.remembered_landing
     before = Path(remembered.read_text().strip()) if remembered.is_file() else settings.landing
-    if before != settings.landing:
+    if before != settings.landing and (settings.home / "tables").is_dir():
         if before != settings.home / "landing":
             raise ValueError(
                 f"{settings.home} holds the tables of {before}, not of {settings.landing}: name another home by "
