@@ -5,7 +5,8 @@ from urllib.parse import unquote
 import dagster as dg
 
 from image_assets.pictures import contact_sheet, to_markdown
-from resources.delta_tables import Change, DeltaTables, Table
+from resources.delta_tables import DeltaTables
+from resources.tables import Change, Table
 
 SHOWN = 40  # images on a sheet
 

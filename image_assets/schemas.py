@@ -14,7 +14,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from resources.delta_tables import Table
+from resources.tables import Table
 
 
 def _column(name: str, of: DataType, comment: str) -> StructField:

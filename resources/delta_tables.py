@@ -1,7 +1,6 @@
 """Delta tables named by asset: create, read, append, merge, follow, compact."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -10,66 +9,13 @@ from dagster_pyspark import PySparkResource
 from fsspec.core import url_to_fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
+
+from resources.tables import Change, Snapshot, Table
 
 Metadata = dg.MetadataValue | str | int | float
 
 SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}  # operations that change none
 SMALL_FILES = 32  # compaction pays from this many small files on
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table's promise: its name, the columns that tell its rows apart, and all columns in order."""
-
-    name: str
-    keys: tuple[str, ...]
-    columns: StructType
-
-    @property
-    def statistics_columns(self) -> list[str]:
-        """The columns worth statistics in the log: not image bytes, not nested ones."""
-        return [
-            field.name
-            for field in self.columns
-            if not isinstance(field.dataType, BinaryType | ArrayType | MapType | StructType)
-        ]
-
-    @property
-    def column_schema(self) -> dg.TableSchema:
-        """The columns as Dagster's UI shows them."""
-        return dg.TableSchema(
-            columns=[
-                dg.TableColumn(
-                    name=field.name,
-                    type=field.dataType.simpleString(),
-                    description=(field.metadata or {}).get("comment"),
-                    constraints=dg.TableColumnConstraints(nullable=field.name not in self.keys),
-                )
-                for field in self.columns
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A table at one moment."""
-
-    rows: int
-    version: int
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a materialization did to a table."""
-
-    before: Snapshot
-    after: Snapshot
-
-    @property
-    def rows_added(self) -> int:
-        """Rows that were not there before; negative when rows left."""
-        return self.after.rows - self.before.rows
 
 
 def changes_rows(commit: Mapping[str, Any]) -> bool:

@@ -227,9 +227,8 @@ def test_promotion_and_rollback_move_the_predictions(
         assert set(shown["model_version"]) == {serving.version}
         assert len(shown) == files
         assert len(rows(settings, "image_predictions", ["path"])) - before == scored
-    assert mlflow.MlflowClient(settings.tracking_uri).get_model_version_by_alias(
-        registry.name, "production"
-    ).version == str(first.version)
+    client = mlflow.MlflowClient(settings.tracking_uri)
+    assert int(client.get_model_version_by_alias(registry.name, "production").version) == first.version
 
 
 def free_port() -> str:

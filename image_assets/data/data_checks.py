@@ -13,10 +13,11 @@ from image_assets.schemas import (
 )
 from image_assets.split_caches import existing_cache
 from image_assets.split_rows import split_rows, training_labels
-from resources.delta_tables import DeltaTables, Table
+from resources.delta_tables import DeltaTables
 from resources.horovod_runner import HorovodRunner
 from resources.parquet_footers import codecs, row_groups
 from resources.petastorm_cache import ROW_GROUP_BYTES, PetastormCaches
+from resources.tables import Table
 
 SPLITS = ("training", "validation", "test")
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file

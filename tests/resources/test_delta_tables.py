@@ -8,8 +8,9 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
 
-from resources.delta_tables import SMALL_FILES, DeltaTables, Table
+from resources.delta_tables import SMALL_FILES, DeltaTables
 from resources.parquet_footers import codecs
+from resources.tables import Table
 
 pytestmark = pytest.mark.spark
 

@@ -15,9 +15,10 @@ from image_assets.data.petastorm_caches import cache_split, materialized
 from image_assets.data.raw_images import ingest
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, Table
 from image_assets.split_rows import split_rows
-from resources.delta_tables import DeltaTables, Snapshot
+from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
 from resources.petastorm_cache import Cache, PetastormCaches
+from resources.tables import Snapshot
 from tests.images import png, put
 
 pytestmark = pytest.mark.spark

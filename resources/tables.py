@@ -1,0 +1,60 @@
+"""What a table promises, and what a materialization did to it."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's promise: its name, the columns that tell its rows apart, and all columns in order."""
+
+    name: str
+    keys: tuple[str, ...]
+    columns: StructType
+
+    @property
+    def statistics_columns(self) -> list[str]:
+        """The columns worth statistics in the log: not image bytes, not nested ones."""
+        return [
+            field.name
+            for field in self.columns
+            if not isinstance(field.dataType, BinaryType | ArrayType | MapType | StructType)
+        ]
+
+    @property
+    def column_schema(self) -> dg.TableSchema:
+        """The columns as Dagster's UI shows them."""
+        return dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=field.name,
+                    type=field.dataType.simpleString(),
+                    description=(field.metadata or {}).get("comment"),
+                    constraints=dg.TableColumnConstraints(nullable=field.name not in self.keys),
+                )
+                for field in self.columns
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A table at one moment."""
+
+    rows: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a materialization did to a table."""
+
+    before: Snapshot
+    after: Snapshot
+
+    @property
+    def rows_added(self) -> int:
+        """Rows that were not there before; negative when rows left."""
+        return self.after.rows - self.before.rows
