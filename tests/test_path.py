@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -183,6 +184,20 @@ def test_predictions_cover_every_current_file_also_those_without_a_label(setting
     assert len(unlabelled) == 2
     assert unlabelled <= set(predictions.index)
     assert not unlabelled & set(rows(settings, "image_splits", ["path"])["path"])
+
+
+def test_the_python_of_the_readme_runs(settings: Settings, landing: Path, tmp_path: Path) -> None:
+    (tmp_path / ".image_assets").mkdir()
+    for kept in settings.home.iterdir():
+        (tmp_path / ".image_assets" / kept.name).symlink_to(kept)
+    (tmp_path / ".image_assets" / "landing").symlink_to(landing)
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        command = [sys.executable, "-c", program]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr[-2000:]
+        assert "path" in answer.stdout or "label" in answer.stdout
 
 
 def test_the_same_command_again_adds_nothing_and_trains_nothing(settings: Settings, landing: Path) -> None:

@@ -73,14 +73,14 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
-    """A contact sheet of the surest wrong answers: what the image is, what it was taken for."""
+    """A contact sheet of the surest wrong answers: what it was taken for, and what it is."""
     surest_first = answers.sort_values("probability", ascending=False)
     wrong = surest_first[surest_first["true_label"] != surest_first["label"]]
     wrong = wrong.head(SHOWN_MISTAKES)
     keys = delta_tables.spark.createDataFrame(wrong[["path", "image_id"]].astype(str), "path string, image_id string")
     contents = {row["path"]: bytes(row["content"]) for row in with_content(delta_tables, keys).collect()}
     tiles = [
-        (contents[path], f"{true_label}, taken for {label} ({probability:.0%})")
+        (contents[path], f"{f'{label} {probability:.0%}' if label else 'no answer'}, is {true_label}")
         for path, true_label, label, probability in zip(
             wrong["path"], wrong["true_label"], wrong["label"], wrong["probability"], strict=True
         )
