@@ -6,6 +6,7 @@ import dagster as dg
 
 from scripts.demo import ON_TERMINAL, failures, table, terminal
 from scripts.home import prepared_home, quiet
+from scripts.lost_runs import end_lost_runs, process_tags
 
 
 def main() -> int:
@@ -16,7 +17,10 @@ def main() -> int:
 
     job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": terminal})).resolve_job_def("check_assets")
     with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(instance=instance, run_config=ON_TERMINAL, raise_on_error=False)
+        end_lost_runs(instance)
+        result = job.execute_in_process(
+            instance=instance, run_config=ON_TERMINAL, tags=process_tags(), raise_on_error=False
+        )
         checks = result.get_asset_check_evaluations()
         rows = [
             (

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import dagster as dg
 
 from scripts.home import prepared_home, quiet, write_samples_if_new
+from scripts.lost_runs import end_lost_runs, process_tags
 
 ON_TERMINAL = {"loggers": {"console": {}}}
 
@@ -169,7 +170,10 @@ def main() -> int:
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": terminal})).resolve_job_def("whole_path")
     with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(instance=instance, run_config=ON_TERMINAL, raise_on_error=False)
+        end_lost_runs(instance)
+        result = job.execute_in_process(
+            instance=instance, run_config=ON_TERMINAL, tags=process_tags(), raise_on_error=False
+        )
         if not result.success:
             print("\nThe path was not completed:", *failures(result), sep="\n  ", file=sys.stderr)
             return 1

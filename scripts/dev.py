@@ -157,8 +157,7 @@ def main() -> int:
         "PYTHONUNBUFFERED": "1",
     }
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for dagster_run_id in end_lost_runs(instance):
-            print(f"run {dagster_run_id} was lost when its process was killed: recorded as failed")
+        end_lost_runs(instance)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from scripts.lost_runs import LAUNCHED_BY, end_lost_runs
+from scripts.lost_runs import LAUNCHED_BY, RUN_BY, end_lost_runs, process_tags
 
 
 @dg.job
@@ -42,3 +42,13 @@ def test_a_run_whose_code_server_answers_goes_on(instance: dg.DagsterInstance, t
 def test_a_run_inside_another_program_is_left_alone(instance: dg.DagsterInstance) -> None:
     instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
     assert end_lost_runs(instance) == []
+
+
+def test_a_run_of_a_command_lasts_as_long_as_its_process(instance: dg.DagsterInstance) -> None:
+    here = process_tags()
+    machine, process, began = json.loads(here[RUN_BY])
+    instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=here)
+    assert end_lost_runs(instance) == []
+    ended = {RUN_BY: json.dumps([machine, process, began - 1000])}  # its number belongs to another process now
+    lost = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=ended)
+    assert end_lost_runs(instance) == [lost.run_id]
