@@ -3,15 +3,14 @@
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.current_files import current_files
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
-
-CURRENT = "current"
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
     """Path, image_id, label and label_index of the split's images whose files are there, unchanged."""
-    current = delta_tables.read(IMAGE_FILES).where(F.col("state") == CURRENT).select("path", "image_id")
+    current = current_files(delta_tables.read(IMAGE_FILES))
     assigned = delta_tables.read(IMAGE_SPLITS).where(F.col("split") == split)
     return assigned.join(current, on=["path", "image_id"], how="left_semi").select(
         "path", "image_id", "label", "label_index"

@@ -3,7 +3,8 @@
 import dagster as dg
 from pyspark.sql import functions as F
 
-from image_assets.data.judging import CURRENT, QUARANTINED
+from image_assets.current_files import current_files
+from image_assets.data.judging import QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -82,7 +83,7 @@ row_group_checks = [row_groups_small(split) for split in ("training", "validatio
 @dg.asset_check(asset="grayscale_images", description="Every current file is a row of each image table.")
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The ledger against the tables."""
-    current = delta_tables.read(IMAGE_FILES).where(F.col("state") == CURRENT).select("path", "image_id").cache()
+    current = current_files(delta_tables.read(IMAGE_FILES)).cache()
     lost = {
         table.name: current.join(delta_tables.read(table), on=["path", "image_id"], how="left_anti").count()
         for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from hashlib import sha256
 
+from image_assets.current_files import CURRENT
 from image_assets.pixels import UnreadableImage, to_features, to_header
 from resources.file_system import FileChanged, read_content
 
-CURRENT, PENDING, QUARANTINED, MISSING = "current", "pending", "quarantined", "missing"
+PENDING, QUARANTINED, MISSING = "pending", "quarantined", "missing"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.current_files import current_files
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta_tables import DeltaTables
@@ -15,7 +16,7 @@ SHOWN = 40
 
 def of_current_files(predictions: DataFrame, files: DataFrame, version: int | None) -> DataFrame:
     """The version's predictions for the files in state `current`, for their content as it is."""
-    current = files.where(F.col("state") == "current").select("path", "image_id")
+    current = current_files(files)
     return predictions.where(F.col("model_version") == F.lit(version)).join(
         current, on=["path", "image_id"], how="inner"
     )

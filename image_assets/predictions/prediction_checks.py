@@ -3,6 +3,7 @@
 import dagster as dg
 from pyspark.sql import functions as F
 
+from image_assets.current_files import current_files
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta_tables import DeltaTables
 from resources.model_registry import ModelRegistry
@@ -32,7 +33,7 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
     serving = model_registry.serving()
     version = serving.version if serving else None
     predictions = delta_tables.read(CURRENT_PREDICTIONS).where(F.col("model_version") == F.lit(version))
-    current = delta_tables.read(IMAGE_FILES).where(F.col("state") == "current").select("path", "image_id")
+    current = current_files(delta_tables.read(IMAGE_FILES))
     missing = current.join(predictions, on=["path", "image_id"], how="left_anti").count()
     return dg.AssetCheckResult(
         passed=missing == 0,
