@@ -3,10 +3,12 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 SCHEME = "file:"
@@ -69,14 +71,33 @@ def fingerprint(files: Iterable[ImageFile]) -> str:
     return sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
-def read_content(path: str, *, length: int) -> bytes:
-    """The file's bytes; FileChanged when there are more or fewer than listed, OSError when it is gone or a link."""
-    descriptor = os.open(to_name(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """The file, to be read; OSError when it is gone, no regular file, or anything on the way to it is a link.
+
+    Each folder is opened below the one before it: a folder that is put in place of another by a link, also after
+    the listing, leads nowhere.
+    """
+    *folders, name = to_name(path).split(b"/")[1:]
+    folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for below in folders:
+            outer, folder = folder, os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(outer)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
     with os.fdopen(descriptor, "rb") as file:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{path} is no regular file")
+        yield file
+
+
+def read_content(path: str, *, length: int) -> bytes:
+    """The file's bytes; FileChanged when there are more or fewer than listed, OSError as `opened` raises it."""
+    with opened(path) as file:
+        before = os.fstat(file.fileno())
         content = file.read()
-        if len(content) != length or os.fstat(descriptor).st_mtime_ns != before.st_mtime_ns:
+        if len(content) != length or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
             raise FileChanged(f"{path} had {length} bytes when listed and {len(content)} when read")
     return content

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from resources.file_system import FileChanged, ImageFile, fingerprint, list_files, read_content, to_name, to_path
+from tests.images import png, put
 
 NAMES = [
     pytest.param(b"plain.jpg", id="plain"),
@@ -104,3 +105,13 @@ def test_links_and_pipes_are_refused_without_waiting_for_a_writer(tmp_path: Path
     for name in ("link.png", "pipe.png"):
         with pytest.raises(OSError, match=name):
             read_content(to_path(os.fsencode(tmp_path / name)), length=1)
+
+
+def test_a_folder_that_became_a_link_leads_nowhere(tmp_path: Path) -> None:
+    file = put(tmp_path, "landing/cat/a.png", png(1))
+    path = to_path(os.fsencode(file))
+    assert read_content(path, length=len(png(1))) == png(1)
+    file.parent.rename(tmp_path / "elsewhere")
+    file.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="Not a directory|Too many levels"):
+        read_content(path, length=len(png(1)))
