@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from resources.tables import Change, Snapshot, Table
+from resources.thin_tables import ThinTables
 
 Metadata = dg.MetadataValue | str | int | float
 
@@ -37,6 +38,11 @@ class DeltaTables(dg.ConfigurableResource):
     def spark(self) -> SparkSession:
         """The session that reads and writes the tables."""
         return self.pyspark.spark_session
+
+    @property
+    def thin(self) -> ThinTables:
+        """The same tables, read without Spark."""
+        return ThinTables(root=self.root)
 
     def uri(self, table: Table) -> str:
         """Where the table lies, for any Delta reader."""

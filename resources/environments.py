@@ -9,6 +9,11 @@
 | `IMAGE_ASSETS_PROCESSES` | `2` | Horovod processes a training runs on |
 | `IMAGE_ASSETS_BACKBONE` | `auto` | `auto`, `imagenet`, `none`, or a folder with weight files |
 | `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
+| `IMAGE_ASSETS_INCLUDE` | image suffixes | patterns of file names to take in, separated by commas |
+| `IMAGE_ASSETS_EXCLUDE` | none | patterns of files and folders to leave out, separated by commas |
+| `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
+| `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | files above it are rows without content |
+| `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | files above it are quarantined |
 """
 
 import os
@@ -25,10 +30,14 @@ from resources.image_folder import ImageFolder
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import ModelRegistry
+from resources.object_storage import is_url
 from resources.petastorm_cache import PetastormCaches
 from resources.spark_session import spark_session
+from resources.thin_tables import ThinTables
 
 DEVICES = ("auto", "cpu", "cuda")
+MEGABYTE = 1024 * 1024
+MOST_CONTENT = 1900  # megabytes: neither Delta nor Arrow can carry 2 GiB in a row
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,17 @@ class Settings:
     """What the environment variables say, checked."""
 
     home: Path
-    landing: Path
+    landing: Path | str  # a URL stays as it is
     tracking_uri: str
     spark_master: str
     processes: int
     backbone: str
     device: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    settle_seconds: float
+    content_limit_megabytes: float
+    size_limit_megabytes: float
 
     @property
     def dagster_home(self) -> Path:
@@ -72,18 +86,59 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         backbone = str(to_folder(backbone))
     return Settings(
         home=home,
-        landing=to_folder(landing),
+        landing=to_landing(landing),
         tracking_uri=variables.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
         processes=int(processes),
         backbone=backbone,
         device=device,
+        include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
+        exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
+        settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),
+        content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", "512", most=MOST_CONTENT),
+        size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", "16384"),
     )
+
+
+def to_number(
+    variables: Mapping[str, str], name: str, default: str, *, least: float = 0.001, most: float = 1e9
+) -> float:
+    """The variable's number; a ValueError when it is none or out of bounds."""
+    said = variables.get(name) or default
+    try:
+        number = float(said)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise ValueError(f"{name} is {said!r}: expected a number from {least:g} to {most:g}, such as {default}")
+    return number
+
+
+def to_patterns(said: str | None) -> tuple[str, ...]:
+    """Patterns as a shell has them, such as `*.jpg, raw/*`."""
+    return tuple(pattern.strip() for pattern in (said or "").split(",") if pattern.strip())
+
+
+def to_landing(name: str | Path) -> Path | str:
+    """The landing folder: a URL as it is, a local one by its one absolute name."""
+    return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
 
 
 def to_folder(name: str | Path) -> Path:
     """The folder's one absolute name: tables hold the paths of files, and the same file must have the same path."""
     return Path(name).expanduser().resolve()
+
+
+def image_folder(settings: Settings) -> ImageFolder:
+    """The landing folder, with what is taken in of it."""
+    return ImageFolder(
+        root=str(settings.landing),
+        include=list(settings.include),
+        exclude=list(settings.exclude),
+        settle_seconds=settings.settle_seconds,
+        content_limit_bytes=int(settings.content_limit_megabytes * MEGABYTE),
+        size_limit_bytes=int(settings.size_limit_megabytes * MEGABYTE),
+    )
 
 
 def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
@@ -94,7 +149,8 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         "delta_tables": DeltaTables(
             pyspark=spark, root=str(settings.home / "tables"), checkpoints=str(settings.home / "checkpoints")
         ),
-        "image_folder": ImageFolder(root=str(settings.landing)),
+        "thin_tables": ThinTables(root=str(settings.home / "tables")),
+        "image_folder": image_folder(settings),
         "petastorm_caches": PetastormCaches(root=str(settings.home / "caches")),
         "horovod": HorovodRunner(processes=settings.processes),
         "backbone": Backbone(source=settings.backbone),

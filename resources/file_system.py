@@ -2,27 +2,18 @@
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
+from resources import object_storage
+from resources.image_file import ImageFile, escaped
+
 SCHEME = "file:"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One file as a listing finds it; `regular` is false for links, pipes and devices."""
-
-    path: str
-    modification_time: datetime
-    length: int
-    regular: bool
 
 
 class FileChanged(OSError):
@@ -34,8 +25,7 @@ def to_path(name: bytes) -> str:
 
     Only `%`, line breaks and bytes that are no UTF-8 are written as `%XX`; all else stays as it is.
     """
-    text = os.fsdecode(name.replace(b"%", b"%25").replace(b"\n", b"%0A").replace(b"\r", b"%0D"))
-    return SCHEME + "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+    return SCHEME + escaped(os.fsdecode(name))
 
 
 def to_name(path: str) -> bytes:
@@ -43,32 +33,52 @@ def to_name(path: str) -> bytes:
     return unquote_to_bytes(path.removeprefix(SCHEME))
 
 
-def list_files(root: Path) -> Iterator[ImageFile]:
-    """Every image file below `root`, by suffix; links are listed, never followed."""
-    folders = [os.fsencode(root)]
+def list_names(root: Path, wanted: Callable[[str], bool], passed_over: Callable[[str], bool]) -> dict[str, bool]:
+    """The paths of the wanted files below `root`, and for each whether it is a regular file; nothing is opened.
+
+    Links are listed, never followed: those that are called like an image, and those to folders.
+    `passed_over` leaves out a folder with all that is in it.
+    """
+    found: dict[str, bool] = {}
+    folders = [(str(root), to_path(os.fsencode(root)), "")]
     while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif os.fsdecode(entry.name).lower().endswith(SUFFIXES):
-                    yield to_image_file(entry.path, entry.stat(follow_symlinks=False))
+        folder, path, below = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            if not below:
+                raise
+            continue  # it went while its neighbours were listed
+        for entry in entries:
+            name = f"{below}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                if not passed_over(name):
+                    folders.append((entry.path, f"{path}/{escaped(entry.name)}", f"{name}/"))
+            elif wanted(name) or (not passed_over(name) and leads_to_folder(entry)):
+                found[f"{path}/{escaped(entry.name)}"] = entry.is_file(follow_symlinks=False)
+    return found
 
 
-def to_image_file(name: bytes, status: os.stat_result) -> ImageFile:
-    """What a listing says of one file; times in whole microseconds, as tables keep them."""
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a link to a folder; what is in there is never looked at."""
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def look_at(path: str) -> ImageFile | None:
+    """The file as it is now; None when it is gone. Times are in whole microseconds, as tables keep them."""
+    try:
+        status = os.lstat(to_name(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     return ImageFile(
-        path=to_path(name),
+        path=path,
         modification_time=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
         length=status.st_size,
         regular=stat.S_ISREG(status.st_mode),
     )
-
-
-def fingerprint(files: Iterable[ImageFile]) -> str:
-    """The files' state in one short string: it changes when any file comes, goes or changes."""
-    lines = sorted(f"{file.path}\t{file.modification_time.timestamp()}\t{file.length}" for file in files)
-    return sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 @contextmanager
@@ -78,6 +88,10 @@ def opened(path: str) -> Iterator[BinaryIO]:
     Each folder is opened below the one before it: a folder that is put in place of another by a link, also after
     the listing, leads nowhere.
     """
+    if object_storage.is_url(path):
+        with object_storage.opened(path) as file:
+            yield file
+        return
     *folders, name = to_name(path).split(b"/")[1:]
     folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -96,8 +110,16 @@ def opened(path: str) -> Iterator[BinaryIO]:
 def read_content(path: str, *, length: int) -> bytes:
     """The file's bytes; FileChanged when there are more or fewer than listed, OSError as `opened` raises it."""
     with opened(path) as file:
-        before = os.fstat(file.fileno())
+        before = state(file)
         content = file.read()
-        if len(content) != length or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
+        if len(content) != length or state(file) != before:
             raise FileChanged(f"{path} had {length} bytes when listed and {len(content)} when read")
     return content
+
+
+def state(file: BinaryIO) -> int | None:
+    """What changes when somebody writes to an opened file; None for an object, which is replaced as a whole."""
+    try:
+        return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None

@@ -1,47 +1,91 @@
 """The folder where image files land."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fnmatch import translate
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
-from resources.file_system import SUFFIXES, ImageFile, list_files, to_path
+from resources import object_storage
+from resources.file_system import SUFFIXES, list_names, look_at, to_path
+from resources.image_file import ImageFile
+from resources.object_storage import is_url
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names in the folder by path, whether each is a regular file, and the way to look at one of them.
+
+    On disk a look is a call for each file, so that only names cost nothing; object storage tells all with the names.
+    """
+
+    names: Mapping[str, bool]
+    look_at: Callable[[str], ImageFile | None]
 
 
 class ImageFolder(dg.ConfigurableResource):
     """The landing folder: one sub-folder for each label, photographs without a label directly in it."""
 
-    root: str
+    root: str = Field(description="A folder on disk, or a URL that fsspec takes.")
+    include: list[str] = Field(default=[], description="Patterns of names to take in; by default by suffix.")
+    exclude: list[str] = Field(default=[], description="Patterns of names and folders to leave out.")
     settle_seconds: float = Field(default=2.0, ge=0, description="A file this long unchanged is taken as whole.")
     content_limit_bytes: int = Field(
-        default=512 * 1024 * 1024, gt=0, description="Larger files are not carried in tables."
+        default=512 * MEBIBYTE, gt=0, description="Larger files are not carried in tables: their rows hold the path."
+    )
+    size_limit_bytes: int = Field(default=16 * 1024 * MEBIBYTE, gt=0, description="Larger files are quarantined.")
+    sweep_files: int = Field(
+        default=10_000, gt=0, description="How many known files a tick looks at again, for replaced ones."
+    )
+    sweep_bytes: int = Field(
+        default=16 * MEBIBYTE, gt=0, description="How much of them it also reads, for those replaced unnoticeably."
     )
 
     @property
     def path(self) -> str:
         """The folder, as the paths of its files begin."""
+        if is_url(self.root):
+            return object_storage.to_path(self.root)
         return to_path(str(Path(self.root)).encode("utf-8", "surrogateescape"))
 
-    def list_files(self) -> list[ImageFile]:
-        """Every image file in the folder; FileNotFoundError when there is no such folder."""
-        root = Path(self.root)
-        if not root.is_dir():
+    def list_names(self) -> Listing:
+        """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
+        passed_over = to_rule(self.exclude)
+        included = to_rule(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
+
+        def wanted(name: str) -> bool:
+            return included(name) and not passed_over(name)
+
+        if is_url(self.root):
+            objects = object_storage.list_objects(self.root, wanted, passed_over)
+            return Listing(dict.fromkeys(objects, True), objects.get)
+        if not Path(self.root).is_dir():
             raise FileNotFoundError(
                 f"the landing folder {self.root} does not exist: make it, with one sub-folder of photographs "
                 "for each label, or name another one by IMAGE_ASSETS_LANDING"
             )
-        return list(list_files(root))
+        return Listing(list_names(Path(self.root), wanted, passed_over), look_at)
+
+    def list_files(self) -> list[ImageFile]:
+        """Every image file in the folder, each looked at."""
+        listing = self.list_names()
+        return [file for path in listing.names if (file := listing.look_at(path))]
 
     def settled(self, files: Sequence[ImageFile], sleep: Callable[[float], None] = time.sleep) -> list[ImageFile]:
         """Those of the files that are no longer being written: as old as the settle period, or still after it."""
-        if len(self.old_enough(files)) == len(files):
+        old = set(self.old_enough(files))
+        if len(old) == len(files):
             return list(files)
         sleep(self.settle_seconds)
-        still = set(self.list_files())
-        return [file for file in files if file in still]
+        look_again = self.list_names().look_at
+        return [file for file in files if file in old or look_again(file.path) == file]
 
     def old_enough(self, files: Sequence[ImageFile]) -> list[ImageFile]:
         """Those of the files that nobody changed within the settle period; a time in the future tells nothing."""
@@ -51,8 +95,24 @@ class ImageFolder(dg.ConfigurableResource):
 
     def require_files(self) -> None:
         """FileNotFoundError when the folder holds no image file at all."""
-        if not self.list_files():
+        if not self.list_names().names:
+            expected = ", ".join(self.include) or f"files ending in {', '.join(SUFFIXES)}"
             raise FileNotFoundError(
-                f"the landing folder {self.root} holds no image file: expected files ending in {', '.join(SUFFIXES)}, "
+                f"the landing folder {self.root} holds no image file: expected {expected}, "
                 "in one sub-folder for each label"
             )
+
+
+def to_rule(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name, relative to the landing folder, matches one of the patterns, in either case of letters.
+
+    A pattern with a slash is matched with the whole of it, one without with the last part: of a file or a folder.
+    """
+    whole, last = (
+        re.compile("|".join(translate(pattern) for pattern in chosen) or r"(?!)", re.IGNORECASE)
+        for chosen in (
+            [pattern for pattern in patterns if "/" in pattern],
+            [pattern for pattern in patterns if "/" not in pattern],
+        )
+    )
+    return lambda name: bool(last.match(name.rpartition("/")[2]) or whole.match(name))

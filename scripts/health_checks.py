@@ -187,13 +187,15 @@ def home() -> Finding:
 
 def landing() -> Finding:
     """The folder where image files land."""
-    from resources.environments import read_settings
+    from resources.environments import image_folder, read_settings
 
     settings = read_settings()
-    if settings.landing.is_dir():
-        return Finding("ok", str(settings.landing))
-    named = os.environ.get("IMAGE_ASSETS_LANDING") or settings.remembered_landing.is_file()
-    return Finding("failed" if named else "none", f"{settings.landing} is not there")
+    try:
+        files = len(image_folder(settings).list_names().names)
+    except FileNotFoundError:
+        named = os.environ.get("IMAGE_ASSETS_LANDING") or settings.remembered_landing.is_file()
+        return Finding("failed" if named else "none", f"{settings.landing} is not there")
+    return Finding("ok", f"{settings.landing}, {files:,} image files")
 
 
 CHECKS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from resources.environments import Settings, read_settings
+from resources.environments import Settings, read_settings, to_landing
 from scripts.sample_images import write_sample_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ def remember_landing(settings: Settings) -> None:
     A home of sample images gives way to photographs: it is moved aside. ValueError for any other change.
     """
     remembered = settings.remembered_landing
-    before = Path(remembered.read_text().strip()) if remembered.is_file() else settings.landing
+    before = to_landing(remembered.read_text().strip()) if remembered.is_file() else settings.landing
     if before != settings.landing and (settings.home / "tables").is_dir():
         if before != settings.home / "landing":
             raise ValueError(

@@ -1,6 +1,7 @@
 """What a sensor asked for last, and whether to ask again."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -45,17 +46,19 @@ class Known:
 
     asked: Asked
     status: dg.DagsterRunStatus | None = None  # of the run that was asked for; None when there is none
-    active_run_id: str | None = None  # a run of the same job, whoever launched it
+    active_run_id: str | None = None  # a run of the same work, whoever launched it
 
 
-def to_known(instance: dg.DagsterInstance, *, sensor_name: str, job_name: str, cursor: str | None) -> Known:
+def to_known(instance: dg.DagsterInstance, *, sensor_name: str, job_names: Sequence[str], cursor: str | None) -> Known:
     """What the cursor and the instance know.
 
     A missing cursor was lost by a tick that died after its launch, or emptied by a person. The last run stands in for
     it; unless that run failed, in which case emptying the cursor is the way to start counting attempts afresh.
     """
     asked = Asked.from_text(cursor)
-    active = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=ACTIVE), limit=1)
+    active = [
+        run for name in job_names for run in instance.get_runs(dg.RunsFilter(job_name=name, statuses=ACTIVE), limit=1)
+    ]
     own = {SENSOR_TAG: sensor_name, **({RUN_KEY_TAG: str(asked)} if asked else {})}
     runs = instance.get_runs(dg.RunsFilter(tags=own), limit=1)
     status = runs[0].status if runs else None

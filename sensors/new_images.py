@@ -1,38 +1,72 @@
 """Image files landed → ingest_images."""
 
+from dataclasses import replace
+
 import dagster as dg
 
-from resources.file_system import fingerprint
+from image_assets.data.folder_changes import FolderChanges, folder_changes
+from image_assets.data.image_files import read_known
 from resources.image_folder import ImageFolder
+from resources.thin_tables import ThinTables
 from sensors.attempts import Asked, next_request, to_known
 
 JOB_NAME = "ingest_images"
-INGESTED = dg.AssetKey("image_files")
+# What else reads the landing folder: while one of these goes on, nothing is asked for.
+JOB_NAMES = (JOB_NAME, "whole_path", "replay_quarantine")
 
 
-def taken_in(instance: dg.DagsterInstance) -> str | None:
-    """The fingerprint of the folder when it was last ingested, whoever asked for it."""
-    event = instance.get_latest_materialization_event(INGESTED)
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    return str(metadata["folder_fingerprint"].value) if "folder_fingerprint" in metadata else None
+def to_part(cursor: str | None) -> tuple[int, str | None]:
+    """The part of the known files whose turn it is, and what was asked for last; the reverse of `to_cursor`."""
+    part, _, asked = (cursor or "").partition(" ")
+    return (int(part), asked) if part.isdecimal() else (0, cursor)
+
+
+def to_cursor(part: int, asked: Asked) -> str:
+    """What the next tick has to know."""
+    return f"{part} {asked}"
+
+
+def without_writing(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
+    """The changes without the files that somebody may still be writing."""
+    return replace(changes, to_read=tuple(image_folder.old_enough(changes.to_read)))
+
+
+def sentence(changes: FolderChanges, writing: int, root: str) -> str:
+    """What a tick saw."""
+    counts = {
+        "new or changed": len(changes.to_read),
+        "gone": len(changes.missing),
+        "no regular files": len(changes.irregular),
+        "being written": writing,
+    }
+    found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f"{changes.listed:,} files in {root}, {changes.looked_at:,} looked at: {found or 'all taken in'}"
+
+
+def to_request(asked: Asked, part: int) -> dg.RunRequest:
+    """A run that looks at the part in which the changes were found."""
+    config = {"ops": {"raw_images": {"config": {"part": part}}}}
+    return dg.RunRequest(run_key=str(asked), run_config=config)
 
 
 @dg.sensor(job_name=JOB_NAME, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
-def new_images(context: dg.SensorEvaluationContext, image_folder: ImageFolder) -> dg.SensorResult | dg.SkipReason:
+def new_images(
+    context: dg.SensorEvaluationContext, image_folder: ImageFolder, thin_tables: ThinTables
+) -> dg.SensorResult | dg.SkipReason:
     """Ingest when files land in the image folder, change or leave it, and again when that failed."""
+    part, asked = to_part(context.cursor)
     try:
-        files = image_folder.list_files()
+        found = folder_changes(image_folder, read_known(thin_tables), part)
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))
-    current = fingerprint(image_folder.old_enough(files))
-    ingested = taken_in(context.instance)
-    if not files and ingested is None:
-        return dg.SkipReason(f"{image_folder.root} holds no image file yet")
-    known = to_known(context.instance, sensor_name=context.sensor_name, job_name=JOB_NAME, cursor=context.cursor)
-    if current == ingested:
-        reason = f"nothing new among {len(files):,} files in {image_folder.root}"
-        return dg.SensorResult(skip_reason=reason, cursor=str(known.asked.forgotten()))
-    request = next_request(known, current)
+    changes = without_writing(found, image_folder)
+    said = sentence(changes, len(found.to_read) - len(changes.to_read), image_folder.root)
+    known = to_known(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=asked)
+    digest = changes.digest()
+    if not digest:
+        # The next tick looks at the next part. While something is to be done, the part stays: a run looks there.
+        return dg.SensorResult(skip_reason=said, cursor=to_cursor(part + 1, known.asked.forgotten()))
+    request = next_request(known, digest)
     if isinstance(request, Asked):
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=str(request))], cursor=str(request))
-    return dg.SkipReason(f"{len(files):,} files in {image_folder.root}; {request}")
+        return dg.SensorResult(run_requests=[to_request(request, part)], cursor=to_cursor(part, request))
+    return dg.SkipReason(f"{said}; {request}")

@@ -37,7 +37,7 @@ def stage_changes(
         serving = serving_version(versions)
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))
-    known = to_known(context.instance, sensor_name=context.sensor_name, job_name=JOB_NAME, cursor=context.cursor)
+    known = to_known(context.instance, sensor_name=context.sensor_name, job_names=[JOB_NAME], cursor=context.cursor)
     report = disagreement(versions)
     if serving is None:
         reason = report or f"no version of {model_registry.name} is in stage {SERVING_STAGE}"

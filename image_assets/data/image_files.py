@@ -1,25 +1,29 @@
 """Every file ever seen in the landing folder, and what became of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
 from resources.delta_tables import DeltaTables
-from resources.file_system import ImageFile
+from resources.image_file import ImageFile
+from resources.thin_tables import ThinTables
 
+NOT_REGULAR = "not_regular"  # a reason: such files are never opened
 DECISION = (
     "path string, state string, reason string, message string, image_id string, length long, "
     "modification_time timestamp"
 )
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What the ledger says of a file: enough to see whether the file is another one now."""
 
     state: str
@@ -27,6 +31,10 @@ class Known:
     image_id: str | None
     modified_microseconds: int
     length: int
+
+    def is_still(self, file: ImageFile) -> bool:
+        """Whether size and time of the file are what they were."""
+        return (self.length, self.modified_microseconds) == (file.length, to_microseconds(file.modification_time))
 
 
 @dataclass(frozen=True)
@@ -42,32 +50,6 @@ class Decision:
     modification_time: datetime | None = None
 
 
-@dataclass(frozen=True)
-class FolderChanges:
-    """How a listing differs from the ledger."""
-
-    to_read: tuple[ImageFile, ...]
-    irregular: tuple[ImageFile, ...]
-    missing: tuple[str, ...]
-
-
-def compare(listed: Iterable[ImageFile], known: Mapping[str, Known]) -> FolderChanges:
-    """The files that are new or other than the ledger says, those that are no regular files, those that are gone."""
-    to_read, irregular, seen = [], [], set()
-    for file in listed:
-        seen.add(file.path)
-        before = known.get(file.path)
-        same = before is not None and (
-            before.length == file.length
-            and before.modified_microseconds == to_microseconds(file.modification_time)
-            and before.state not in (PENDING, MISSING)
-        )
-        if not same:
-            (to_read if file.regular else irregular).append(file)
-    missing = [path for path, before in known.items() if path not in seen and before.state != MISSING]
-    return FolderChanges(tuple(to_read), tuple(irregular), tuple(missing))
-
-
 def to_microseconds(time: datetime) -> int:
     """Microseconds since 1970, exactly."""
     return round(time.timestamp() * 1e6)
@@ -78,11 +60,13 @@ def to_decision(file: ImageFile, state: str, reason: str | None, message: str | 
     return Decision(file.path, state, reason, message, image_id, file.length, file.modification_time)
 
 
-def read_known(delta_tables: DeltaTables) -> dict[str, Known]:
+def read_known(thin_tables: ThinTables) -> dict[str, Known]:
     """The ledger by path."""
-    columns = ["path", "state", "reason", "image_id", F.unix_micros("modification_time"), "length"]
-    rows = delta_tables.read(IMAGE_FILES).select(columns).collect()
-    return {row[0]: Known(*row[1:]) for row in rows}
+    rows = thin_tables.read(IMAGE_FILES, ["path", "state", "reason", "image_id", "modification_time", "length"])
+    times = pc.cast(pc.cast(rows["modification_time"], pa.timestamp("us")), pa.int64())
+    columns = [rows[name].to_pylist() for name in ("state", "reason", "image_id")]
+    facts = zip(*columns, times.to_pylist(), rows["length"].to_pylist(), strict=True)
+    return dict(zip(rows["path"].to_pylist(), map(Known._make, facts), strict=True))
 
 
 def with_history(decisions: DataFrame, ledger: DataFrame) -> DataFrame:

@@ -1,34 +1,39 @@
 """Each image file as it came, and the ledger of all files."""
 
+import time
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
+from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from image_assets.contact_sheets import sheet_of_new
-from image_assets.data.image_files import (
-    Decision,
-    FolderChanges,
-    Known,
-    compare,
-    read_known,
-    record,
-    to_decision,
-    to_microseconds,
-)
+from image_assets.data.folder_changes import FolderChanges, folder_changes
+from image_assets.data.image_files import NOT_REGULAR, Decision, Known, read_known, record, to_decision
 from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED, decoded, judge
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.arrow_rows import Row, map_rows
 from resources.delta_tables import DeltaTables
-from resources.file_system import ImageFile, fingerprint
+from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder
 
-CHUNK_BYTES = 1024**3  # read and committed together; a killed run repeats at most this much
+CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # read and committed together; a killed run repeats at most this much
 LISTED = "path string, modification_time timestamp, length long"
 JUDGED = StructType([StructField(name, StringType()) for name in ("path", "state", "image_id", "reason", "message")])
 THIN = ["path", "image_id", "length", "modification_time"]
+
+
+class IngestConfig(dg.Config):
+    """What a run looks at beside new files."""
+
+    part: int | None = Field(
+        default=None,
+        ge=0,
+        description="Which part of the known files is looked at again for replaced ones; all of them by default. "
+        "The sensor names the part in which it found something.",
+    )
 
 
 def with_content(files: DataFrame, limit_bytes: int) -> DataFrame:
@@ -53,13 +58,13 @@ def with_judgement(files: DataFrame, limit_bytes: int) -> DataFrame:
 
 
 def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
-    """The files in lists of about CHUNK_BYTES, so that each is one commit of bounded size."""
+    """The files in lists of about CHUNK_BYTES and at most CHUNK_FILES, so that each is one commit of bounded size."""
     chunk: list[ImageFile] = []
     size = 0
     for file in files:
         chunk.append(file)
         size += file.length
-        if size >= CHUNK_BYTES:
+        if size >= CHUNK_BYTES or len(chunk) >= CHUNK_FILES:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -98,15 +103,14 @@ def take_up(delta_tables: DeltaTables) -> None:
     delta_tables.for_each_batch(RAW_IMAGES, THIN, "image_files", make_current)
 
 
-def left_over(files: Sequence[ImageFile], known: dict[str, Known]) -> list[ImageFile]:
-    """The files that were read and got no row: not an image, gone, changed, or the same bytes as before."""
-    return [
-        file
-        for file in files
-        if (now := known.get(file.path)) is None
-        or (now.state, now.modified_microseconds, now.length)
-        != (CURRENT, to_microseconds(file.modification_time), file.length)
-    ]
+def left_over(files: Sequence[ImageFile], before: dict[str, Known], now: dict[str, Known]) -> list[ImageFile]:
+    """The files that were read and of which the ledger learned nothing: no image, gone, or bytes that came before."""
+
+    def is_recorded(file: ImageFile) -> bool:
+        known = now.get(file.path)
+        return known is not None and known != before.get(file.path) and known.state == CURRENT and known.is_still(file)
+
+    return [file for file in files if not is_recorded(file)]
 
 
 def decide(delta_tables: DeltaTables, files: Sequence[ImageFile], limit_bytes: int) -> None:
@@ -122,34 +126,36 @@ def decide(delta_tables: DeltaTables, files: Sequence[ImageFile], limit_bytes: i
     )
 
 
-def ingest(delta_tables: DeltaTables, image_folder: ImageFolder, log: dg.DagsterLogManager) -> str:
-    """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again.
-
-    Returns the fingerprint of what was taken in: files that are still being written are not part of it.
-    """
-    delta_tables.create(RAW_IMAGES)
+def read_in(delta_tables: DeltaTables, files: Sequence[ImageFile], known: dict[str, Known], limit_bytes: int) -> None:
+    """Read files into raw_images, and let the ledger say of each what became of it."""
+    append_new(delta_tables, files, known, limit_bytes)
     take_up(delta_tables)
-    known = read_known(delta_tables)
-    files = image_folder.list_files()
-    changes = compare(files, known)
+    unclear = left_over(files, known, read_known(delta_tables.thin))
+    if unclear:
+        decide(delta_tables, unclear, limit_bytes)
+
+
+def ingest(
+    delta_tables: DeltaTables, image_folder: ImageFolder, config: IngestConfig, log: dg.DagsterLogManager
+) -> FolderChanges:
+    """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again."""
+    delta_tables.create(RAW_IMAGES)
+    delta_tables.create(IMAGE_FILES)
+    take_up(delta_tables)
+    known = read_known(delta_tables.thin)
+    changes = folder_changes(image_folder, known, config.part)
     log.info(
-        f"{image_folder.root}: {len(files):,} files, {len(changes.to_read):,} new or changed, "
-        f"{len(changes.missing):,} gone"
+        f"{image_folder.root}: {changes.listed:,} files, {changes.looked_at:,} looked at, "
+        f"{len(changes.to_read):,} new or changed, {len(changes.missing):,} gone"
     )
     whole = image_folder.settled(changes.to_read)
     record(delta_tables, unread(changes, set(whole)))
-    limit_bytes = image_folder.content_limit_bytes
-    done = 0
+    done, started = 0, time.monotonic()
     for chunk in chunked(whole):
-        append_new(delta_tables, chunk, known, limit_bytes)
-        take_up(delta_tables)
-        decide_left_over = left_over(chunk, read_known(delta_tables))
-        if decide_left_over:
-            decide(delta_tables, decide_left_over, limit_bytes)
+        read_in(delta_tables, chunk, known, image_folder.content_limit_bytes)
         done += len(chunk)
-        log.info(f"read {done:,} of {len(whole):,} files")
-    writing = set(changes.to_read) - set(whole)
-    return fingerprint(file for file in files if file not in writing)
+        log.info(f"read {done:,} of {len(whole):,} files, {done / (time.monotonic() - started):,.0f} a second")
+    return changes
 
 
 def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
@@ -158,7 +164,7 @@ def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
     return [
         *(to_decision(file, PENDING, "being_written", "changed within the settle period", None) for file in writing),
         *(
-            to_decision(file, QUARANTINED, "not_regular", "a link, pipe or device: never opened", None)
+            to_decision(file, QUARANTINED, NOT_REGULAR, "a link, pipe or device: never opened", None)
             for file in changes.irregular
         ),
         *(Decision(path, MISSING) for path in changes.missing),
@@ -181,18 +187,18 @@ def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
     pool="image_files",
 )
 def raw_images(
-    context: dg.AssetExecutionContext, delta_tables: DeltaTables, image_folder: ImageFolder
+    context: dg.AssetExecutionContext, config: IngestConfig, delta_tables: DeltaTables, image_folder: ImageFolder
 ) -> Iterator[dg.MaterializeResult]:
     """The landing folder, listed and compared with the ledger; exactly the new and changed files are read."""
     files_before, images_before = delta_tables.snapshot(IMAGE_FILES), delta_tables.snapshot(RAW_IMAGES)
-    taken_in = ingest(delta_tables, image_folder, context.log)
+    changes = ingest(delta_tables, image_folder, config, context.log)
     delta_tables.compact(RAW_IMAGES)
     states = delta_tables.read(IMAGE_FILES).groupBy("state").count().collect()
     yield delta_tables.materialized(
         IMAGE_FILES,
         delta_tables.change_since(files_before, IMAGE_FILES),
         **{f"files_{row['state']}": row["count"] for row in states},
-        folder_fingerprint=taken_in,
+        files_listed=changes.listed,
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)
     yield delta_tables.materialized(RAW_IMAGES, change, **sheet_of_new(delta_tables, RAW_IMAGES, change))

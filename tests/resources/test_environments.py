@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.environments import Settings, local, read_settings
+from resources.environments import Settings, image_folder, local, read_settings
 
 
 def settings_of(home: Path, **variables: str) -> Settings:
@@ -22,6 +22,11 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         processes=2,
         backbone="auto",
         device="auto",
+        include=(),
+        exclude=(),
+        settle_seconds=2,
+        content_limit_megabytes=512,
+        size_limit_megabytes=16384,
     )
 
 
@@ -34,10 +39,48 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_PROCESSES="4",
         IMAGE_ASSETS_BACKBONE="none",
         IMAGE_ASSETS_DEVICE="cuda",
+        IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
+        IMAGE_ASSETS_EXCLUDE="thumbnails",
+        IMAGE_ASSETS_SETTLE_SECONDS="0.5",
+        IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
+        IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
     )
     assert settings == Settings(
-        tmp_path, tmp_path / "photos", "http://mlflow:5000", "spark://spark:7077", 4, "none", "cuda"
+        home=tmp_path,
+        landing=tmp_path / "photos",
+        tracking_uri="http://mlflow:5000",
+        spark_master="spark://spark:7077",
+        processes=4,
+        backbone="none",
+        device="cuda",
+        include=("*.jpg", "raw/*"),
+        exclude=("thumbnails",),
+        settle_seconds=0.5,
+        content_limit_megabytes=64,
+        size_limit_megabytes=2000,
     )
+    folder = image_folder(settings)
+    assert (folder.include, folder.exclude, folder.settle_seconds) == (["*.jpg", "raw/*"], ["thumbnails"], 0.5)
+    assert (folder.content_limit_bytes, folder.size_limit_bytes) == (64 * 1024**2, 2000 * 1024**2)
+
+
+def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="s3://photos/mine/").landing == "s3://photos/mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("IMAGE_ASSETS_SETTLE_SECONDS", "-1"),
+        ("IMAGE_ASSETS_SETTLE_SECONDS", "soon"),
+        ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "2048"),
+        ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "0"),
+        ("IMAGE_ASSETS_SIZE_LIMIT_MB", "nan"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{said}': expected a number from .* to "):
+        settings_of(tmp_path, **{name: said})
 
 
 def test_an_empty_variable_is_none(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Any name that a file may have survives in the tables; only regular files are opened."""
 
 import os
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from resources.file_system import FileChanged, ImageFile, fingerprint, list_files, read_content, to_name, to_path
+from resources.file_system import FileChanged, list_names, look_at, read_content, to_name, to_path
+from resources.image_folder import ImageFolder
 from tests.images import png, put
 
 NAMES = [
@@ -23,9 +22,13 @@ NAMES = [
     pytest.param(b"two\nlines\r\t.jpg", id="line breaks"),
     pytest.param("\u2028\x85\x0b.jpg".encode(), id="other line breaks"),
     pytest.param(b"\xe9t\xe9 \xff.jpg", id="no UTF-8"),
+    pytest.param(b"a" * 251 + b".jpg", id="255 bytes"),
+    pytest.param("\u00e9.jpg".encode(), id="composed"),
+    pytest.param("e\u0301.jpg".encode(), id="decomposed"),
+    pytest.param(b"_hidden from Spark.jpg", id="underscore"),
+    pytest.param(b".hidden.jpg", id="dot"),
     pytest.param("\ufeff\u202e\u0301.jpg".encode(), id="invisible signs"),
 ]
-JANUARY = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,12 +36,12 @@ def test_every_name_is_the_same_again_and_names_the_file_on_disk(name: bytes, tm
     file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
     with open(file, "wb") as opened:  # noqa: PTH123 - pathlib takes no bytes
         opened.write(b"content")
-    (listed,) = list_files(tmp_path)
-    assert listed.path == to_path(file)
-    assert to_name(listed.path) == file
-    assert read_content(listed.path, length=7) == b"content"
-    listed.path.encode()  # a table's text is UTF-8
-    assert not set(listed.path) & set("\n\r")
+    (path,) = list_names(tmp_path, lambda name: True, lambda name: False)
+    assert path == to_path(file)
+    assert to_name(path) == file
+    assert read_content(path, length=7) == b"content"
+    path.encode()  # a table's text is UTF-8
+    assert not set(path) & set("\n\r")
 
 
 def test_every_single_byte_of_a_name_survives() -> None:
@@ -61,15 +64,29 @@ def test_images_are_listed_by_suffix_in_any_depth_and_links_are_not_followed(tmp
     (landing / "link.png").symlink_to(elsewhere / "c.png")
     (landing / "nowhere.png").symlink_to(tmp_path / "nothing")
     os.mkfifo(landing / "pipe.png")
-    found = {Path(file.path).name: file for file in list_files(landing)}
-    assert {name: file.regular for name, file in found.items()} == {
+    (landing / "loop").symlink_to(landing / "loop")
+    found = {Path(path).name: regular for path, regular in ImageFolder(root=str(landing)).list_names().names.items()}
+    assert found == {
         "a.JPG": True,
         "b.tiff": True,
+        "folder": False,
         "link.png": False,
         "nowhere.png": False,
         "pipe.png": False,
     }
-    assert found["a.JPG"].length == 4
+    file = look_at(to_path(os.fsencode(landing / "a.JPG")))
+    assert file is not None
+    assert (file.length, file.regular) == (4, True)
+
+
+def test_a_look_at_what_is_gone_finds_nothing(tmp_path: Path) -> None:
+    file = put(tmp_path, "a/b.png", png(1))
+    path = to_path(os.fsencode(file))
+    file.unlink()
+    assert look_at(path) is None
+    file.parent.rmdir()
+    file.parent.touch()
+    assert look_at(path) is None
 
 
 def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
@@ -77,15 +94,9 @@ def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
         file = tmp_path / f"{place}.png"
         file.touch()
         os.utime(file, ns=(nanoseconds, nanoseconds))
-        (listed,) = (listed for listed in list_files(tmp_path) if listed.path.endswith(file.name))
+        listed = look_at(to_path(os.fsencode(file)))
+        assert listed is not None
         assert round(listed.modification_time.timestamp() * 1e6) == nanoseconds // 1000
-
-
-@pytest.mark.parametrize("change", [{"path": "file:/b"}, {"length": 2}, {"modification_time": JANUARY.replace(day=3)}])
-def test_the_fingerprint_changes_with_every_change_of_a_file(change: dict) -> None:
-    file, other = ImageFile("file:/a", JANUARY, 1, regular=True), ImageFile("file:/z", JANUARY, 1, regular=True)
-    assert fingerprint([file, other]) == fingerprint([other, file])
-    assert len({fingerprint(files) for files in ([file, other], [replace(file, **change), other], [other], [])}) == 4
 
 
 def test_a_file_of_another_length_than_listed_has_changed(tmp_path: Path) -> None:

@@ -78,3 +78,24 @@ def test_the_path_is_how_its_files_begin(tmp_path: Path) -> None:
     put(tmp_path, "100% mine/a.png", png(1))
     folder = ImageFolder(root=str(tmp_path / "100% mine"))
     assert [file.path for file in folder.list_files()] == [f"{folder.path}/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "taken"),
+    [
+        ([], [], ["a.JPG", "roses/b.png", "roses/raw/c.tif", "x/_d.jpg", "x/.e.jpg"]),
+        (["*.jpg"], [], ["a.JPG", "x/_d.jpg", "x/.e.jpg"]),
+        (["*.txt"], [], ["roses/notes.txt"]),
+        (["roses/*"], [], ["roses/b.png", "roses/notes.txt", "roses/raw/c.tif"]),
+        ([], ["raw"], ["a.JPG", "roses/b.png", "x/_d.jpg", "x/.e.jpg"]),
+        ([], ["roses/r*", ".*"], ["a.JPG", "roses/b.png", "x/_d.jpg"]),
+        (["*.png", "*.tif"], ["ROSES"], []),
+    ],
+)
+def test_patterns_say_what_is_taken_in(
+    tmp_path: Path, include: list[str], exclude: list[str], taken: list[str]
+) -> None:
+    for name in ("a.JPG", "roses/b.png", "roses/raw/c.tif", "roses/notes.txt", "x/_d.jpg", "x/.e.jpg"):
+        put(tmp_path, name, b"1")
+    folder = ImageFolder(root=str(tmp_path), include=include, exclude=exclude)
+    assert sorted(path.removeprefix(f"{folder.path}/") for path in folder.list_names().names) == sorted(taken)

@@ -31,7 +31,7 @@ def launch(instance: dg.DagsterInstance, asked: Asked, *, fails: bool = False) -
 
 
 def known_to(instance: dg.DagsterInstance, cursor: str | None) -> Known:
-    return to_known(instance, sensor_name="stage_changes", job_name="predict_images", cursor=cursor)
+    return to_known(instance, sensor_name="stage_changes", job_names=["predict_images"], cursor=cursor)
 
 
 @pytest.mark.parametrize("asked", [Asked(), Asked("3-a.b", 12, 2), Asked("one\ntwo", 1, 1)])

@@ -1,43 +1,62 @@
 """Files that land, change or leave are ingested once; a failed run is tried again."""
 
+import os
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
-from resources.file_system import fingerprint
+from image_assets.data.raw_images import IngestConfig
 from resources.image_folder import ImageFolder
+from resources.thin_tables import ThinTables
 from sensors.attempts import ATTEMPTS
 from sensors.new_images import new_images
 from tests.images import png, put
 
 
-class IngestConfig(dg.Config):
-    fails: bool = False
+def take_in(image_folder: ImageFolder, home: Path) -> None:
+    """Write what the ledger says when everything in the folder was taken in."""
+    files = image_folder.list_files()
+    columns = {
+        "path": pa.array([file.path for file in files], pa.string()),
+        "state": pa.array(["current"] * len(files), pa.string()),
+        "reason": pa.array([None] * len(files), pa.string()),
+        "image_id": pa.array([None] * len(files), pa.string()),
+        "length": pa.array([file.length for file in files], pa.int64()),
+        "modification_time": pa.array([file.modification_time for file in files], pa.timestamp("us", "UTC")),
+    }
+    write_deltalake(str(home / "image_files"), pa.table(columns), mode="overwrite")
 
 
-@dg.asset
-def image_files(config: IngestConfig, image_folder: ImageFolder) -> dg.MaterializeResult:
-    """Says what the asset of this name says of the folder."""
-    if config.fails:
+@dg.op
+def raw_images(context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder) -> None:
+    """Does to the ledger what the asset of this name does, but for failures on purpose."""
+    if context.run.tags.get("fails"):
         raise ValueError("no Spark")
-    return dg.MaterializeResult(metadata={"folder_fingerprint": fingerprint(image_folder.list_files())})
+    take_in(image_folder, Path(context.run.tags["home"]))
+
+
+@dg.job
+def ingest_images() -> None:
+    raw_images()
 
 
 DEFINITIONS = dg.Definitions(
-    assets=[image_files],
-    jobs=[dg.define_asset_job("ingest_images", selection="image_files")],
+    jobs=[ingest_images],
     sensors=[new_images],
-    resources={"image_folder": ImageFolder(root="/nowhere")},
+    resources={"image_folder": ImageFolder(root="/nowhere"), "thin_tables": ThinTables(root="/nowhere")},
 )
 
 
 class Daemon:
     """What Dagster's daemon does with the sensor: keeps its cursor, never launches a run key twice."""
 
-    def __init__(self, landing: Path, settle_seconds: float = 0) -> None:
+    def __init__(self, landing: Path, settle_seconds: float = 0, sweep_files: int = 10_000) -> None:
         self.instance = dg.DagsterInstance.ephemeral()
-        self.image_folder = ImageFolder(root=str(landing), settle_seconds=settle_seconds)
+        self.home = landing.parent / f"{landing.name} tables"
+        self.image_folder = ImageFolder(root=str(landing), settle_seconds=settle_seconds, sweep_files=sweep_files)
         self.cursor: str | None = None
         self.run_keys: list[str] = []
 
@@ -46,7 +65,7 @@ class Daemon:
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="new_images",
-            resources={"image_folder": self.image_folder},
+            resources={"image_folder": self.image_folder, "thin_tables": ThinTables(root=str(self.home))},
         )
         answer = new_images(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
@@ -54,13 +73,13 @@ class Daemon:
             self.cursor = answer.cursor
         return answer
 
-    def ingest(self, *, fails: bool = False, tags: dict[str, str] | None = None) -> None:
-        config = dg.RunConfig(ops={"image_files": IngestConfig(fails=fails)})
+    def ingest(self, *, fails: bool = False, tags: dict[str, str] | None = None, config: dict | None = None) -> None:
+        failing = {"fails": "yes"} if fails else {}
         DEFINITIONS.resolve_job_def("ingest_images").execute_in_process(
             instance=self.instance,
             run_config=config,
-            resources={"image_folder": self.image_folder},
-            tags=tags,
+            resources={"image_folder": self.image_folder, "thin_tables": ThinTables(root=str(self.home))},
+            tags={**(tags or {}), **failing, "home": str(self.home)},
             raise_on_error=False,
         )
 
@@ -68,11 +87,12 @@ class Daemon:
         """How many runs a tick launched."""
         answer = self.tick()
         requests = (answer.run_requests or []) if isinstance(answer, dg.SensorResult) else []
-        fresh = [request.run_key for request in requests if request.run_key not in self.run_keys]
-        for run_key in fresh:
-            assert run_key
-            self.run_keys.append(run_key)
-            self.ingest(fails=fails, tags={"dagster/run_key": run_key, "dagster/sensor_name": "new_images"})
+        fresh = [request for request in requests if request.run_key not in self.run_keys]
+        for request in fresh:
+            assert request.run_key
+            self.run_keys.append(request.run_key)
+            tags = {"dagster/run_key": request.run_key, "dagster/sensor_name": "new_images"}
+            self.ingest(fails=fails, tags=tags, config=request.run_config)
         return len(fresh)
 
 
@@ -100,7 +120,7 @@ def test_each_state_of_the_folder_is_ingested_once_also_when_it_returns(daemon: 
         extra.unlink()
         launched += [daemon.launched(), daemon.launched()]
     assert launched == [1, 0] * 5
-    assert reason(daemon.tick()).startswith("nothing new among 1 files")
+    assert reason(daemon.tick()).endswith("landing, 1 looked at: all taken in")
     assert len(daemon.cursor or "") < 100
 
 
@@ -111,7 +131,8 @@ def test_a_folder_that_is_emptied_is_ingested_and_one_that_was_always_empty_is_n
     (landing / "ball" / "a.png").unlink()
     assert [daemon.launched(), daemon.launched()] == [1, 0]
     unused = Daemon(landing)
-    assert reason(unused.tick()).endswith("holds no image file yet")
+    unused.home = landing.parent / "no tables"
+    assert reason(unused.tick()).startswith("0 files in")
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -149,10 +170,30 @@ def test_a_failure_is_followed_by_one_success(daemon: Daemon) -> None:
 
 def test_a_file_that_is_being_written_is_not_yet_a_change(landing: Path) -> None:
     daemon = Daemon(landing, settle_seconds=3600)
-    daemon.instance.report_runless_asset_event(
-        dg.AssetMaterialization("image_files", metadata={"folder_fingerprint": fingerprint([])})
-    )
-    assert reason(daemon.tick()).startswith("nothing new among 1 files")
+    assert reason(daemon.tick()).endswith("1 looked at: 1 being written")
+
+
+def test_a_replaced_file_is_found_when_its_part_is_looked_at_and_ingested_there(landing: Path) -> None:
+    for number in range(30):
+        put(landing, f"cube/{number}.png", png(number))
+    daemon = Daemon(landing, sweep_files=5)
+    assert daemon.launched() == 1
+    replaced = landing / "cube" / "7.png"
+    replaced.write_bytes(png(99))
+    launched = [daemon.launched(fails=True) for _ in range(9)]
+    assert sum(launched) == ATTEMPTS, "a failed run is tried again, whichever part is next"
+    assert f"1 new or changed; {ATTEMPTS} runs for this failed" in reason(daemon.tick())
+    os.utime(replaced)
+    assert [daemon.launched(), *(daemon.launched() for _ in range(8))] == [1] + [0] * 8
+
+
+def test_a_run_that_reads_the_folder_by_another_name_is_waited_for(daemon: Daemon) -> None:
+    @dg.job
+    def whole_path() -> None:
+        raw_images()
+
+    run = daemon.instance.create_run_for_job(whole_path, status=dg.DagsterRunStatus.STARTED)
+    assert f"waiting for run {run.run_id}" in reason(daemon.tick())
 
 
 def test_the_sensor_runs_by_default_and_its_job_exists() -> None:

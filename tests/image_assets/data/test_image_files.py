@@ -1,55 +1,15 @@
-"""The ledger: how a listing differs from it, and the history that it keeps."""
+"""The ledger: the history that it keeps."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from image_assets.data.image_files import Decision, Known, compare, read_known, record, to_microseconds
-from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.data.image_files import Decision, Known, read_known, record, to_microseconds
+from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
 from resources.delta_tables import DeltaTables
-from resources.file_system import ImageFile
 
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123457, UTC)
-FILE = ImageFile("file:/a.png", NOON, 10, regular=True)
-LEDGER = {"file:/a.png": Known(CURRENT, None, "1d", to_microseconds(NOON), 10)}
-
-
-@pytest.mark.parametrize("state", [CURRENT, QUARANTINED])
-def test_a_file_that_the_ledger_has_judged_is_not_read_again(state: str) -> None:
-    changes = compare([FILE], {FILE.path: replace(LEDGER[FILE.path], state=state)})
-    assert (changes.to_read, changes.irregular, changes.missing) == ((), (), ())
-
-
-@pytest.mark.parametrize("state", [PENDING, MISSING])
-def test_a_file_that_was_not_whole_or_not_there_is_read(state: str) -> None:
-    assert compare([FILE], {FILE.path: replace(LEDGER[FILE.path], state=state)}).to_read == (FILE,)
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        replace(FILE, path="file:/b.png"),
-        replace(FILE, length=11),
-        replace(FILE, modification_time=NOON + timedelta(microseconds=1)),
-        replace(FILE, modification_time=NOON - timedelta(days=400)),
-    ],
-    ids=["new", "longer", "a microsecond later", "older than before"],
-)
-def test_a_new_or_changed_file_is_read(file: ImageFile) -> None:
-    assert compare([file], LEDGER).to_read == (file,)
-
-
-def test_what_is_no_regular_file_is_never_to_be_read() -> None:
-    link = replace(FILE, length=11, regular=False)
-    changes = compare([link], LEDGER)
-    assert (changes.to_read, changes.irregular) == ((), (link,))
-
-
-def test_a_file_that_is_gone_is_missing_once() -> None:
-    assert compare([], LEDGER).missing == (FILE.path,)
-    assert compare([], {FILE.path: replace(LEDGER[FILE.path], state=MISSING)}).missing == ()
 
 
 def test_times_are_compared_in_whole_microseconds() -> None:
@@ -72,7 +32,7 @@ def test_the_ledger_keeps_what_a_decision_leaves_out_and_counts_the_attempts(del
     record(delta_tables, [Decision("file:/a.png", CURRENT, image_id="3f", length=11, modification_time=NOON)])
     (back,) = delta_tables.read(IMAGE_FILES).where("path = 'file:/a.png'").collect()
     assert (back.reason, back.message, back.attempts, back.first_seen) == (None, None, 2, seen.first_seen)
-    assert read_known(delta_tables) == {
+    assert read_known(delta_tables.thin) == {
         "file:/a.png": Known(CURRENT, None, "3f", to_microseconds(NOON), 11),
         "file:/b.png": Known(CURRENT, None, "2e", to_microseconds(NOON), 5),
     }

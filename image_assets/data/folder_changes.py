@@ -1,0 +1,106 @@
+"""How the landing folder differs from the ledger."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from math import ceil
+from zlib import crc32
+
+from image_assets.data.image_files import NOT_REGULAR, Known
+from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
+from resources.file_system import FileChanged, read_content
+from resources.image_file import ImageFile
+from resources.image_folder import ImageFolder, Listing
+
+
+@dataclass(frozen=True)
+class FolderChanges:
+    """How the folder differs from the ledger.
+
+    `listed` is how many files there are, `looked_at` of how many more than the name was asked.
+    """
+
+    listed: int
+    looked_at: int
+    to_read: tuple[ImageFile, ...]
+    irregular: tuple[ImageFile, ...]
+    missing: tuple[str, ...]
+
+    def digest(self) -> str:
+        """The changes in one short string; empty when there is none."""
+        lines = [f"{file.path}\t{file.modification_time.timestamp()}\t{file.length}" for file in self.to_read]
+        lines += [f"{file.path}\tirregular" for file in self.irregular] + [f"{path}\tgone" for path in self.missing]
+        return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] if lines else ""
+
+
+def folder_changes(image_folder: ImageFolder, known: Mapping[str, Known], part: int | None) -> FolderChanges:
+    """The files that are new or other than the ledger says, those that are no regular files, those that are gone.
+
+    Names are listed and compared with the ledger; what it does not know is looked at. Of what it knows, one part of
+    `sweep_files` names is looked at for another size or time, and `sweep_bytes` of content are read for what neither
+    tells. Counting the parts up goes round the whole folder. Without a part all sizes and times are looked at.
+    FileNotFoundError when there is no such folder.
+    """
+    listing = image_folder.list_names()
+    asked = list(to_look_at(listing, known, part, image_folder.sweep_files))
+    seen = [file for path in asked if (file := listing.look_at(path))]  # one that went meanwhile is missing next time
+    other = [file for file in seen if not is_settled(file, known.get(file.path))]
+    swept = [] if part is None else list(find_rewritten(listing, known, part, image_folder.sweep_bytes))
+    return FolderChanges(
+        listed=len(listing.names),
+        looked_at=len(asked),
+        to_read=tuple({file.path: file for file in [*other, *swept] if file.regular}.values()),
+        irregular=tuple(file for file in other if not file.regular),
+        missing=tuple(path for path in known.keys() - listing.names.keys() if known[path].state != MISSING),
+    )
+
+
+def is_settled(file: ImageFile, before: Known | None) -> bool:
+    """Whether the ledger has judged the file as it is: the same size, time and kind."""
+    return (
+        before is not None
+        and before.state not in (PENDING, MISSING)
+        and before.is_still(file)
+        and file.regular == (before.reason != NOT_REGULAR)
+    )
+
+
+def to_look_at(listing: Listing, known: Mapping[str, Known], part: int | None, sweep_files: int) -> Iterator[str]:
+    """The names that are unknown, unsettled or of another kind than before, and those whose turn it is."""
+    parts = 1 if part is None else ceil(len(known) / sweep_files)
+    for path, regular in listing.names.items():
+        before = known.get(path)
+        if (
+            before is None
+            or before.state in (PENDING, MISSING)
+            or regular == (before.reason == NOT_REGULAR)
+            or parts <= 1
+            or crc32(path.encode()) % parts == (part or 0) % parts
+        ):
+            yield path
+
+
+def find_rewritten(listing: Listing, known: Mapping[str, Known], part: int, sweep_bytes: int) -> Iterator[ImageFile]:
+    """The files whose turn it is to be read and whose content is not what it was, though size and time are.
+
+    Files above `sweep_bytes` are left to `make audit`.
+    """
+    judged = [
+        (path, before)
+        for path, before in known.items()
+        if before.state in (CURRENT, QUARANTINED) and before.image_id and before.length <= sweep_bytes
+    ]
+    parts = max(1, ceil(sum(before.length for _, before in judged) / sweep_bytes))
+    for path, before in judged:
+        if crc32(path.encode(), 1) % parts == part % parts:
+            file = listing.look_at(path) if listing.names.get(path) else None
+            if file and file.regular and before.is_still(file) and content_id(file) not in (before.image_id, None):
+                yield file
+
+
+def content_id(file: ImageFile) -> str | None:
+    """The image_id of what the file holds now; None where it cannot be read or is being written."""
+    try:
+        return sha256(read_content(file.path, length=file.length)).hexdigest()
+    except (FileChanged, OSError):
+        return None
