@@ -7,7 +7,7 @@ ifdef LANDING
 export IMAGE_ASSETS_LANDING := $(LANDING)
 endif
 
-.PHONY: help install demo dev test check check-data doctor
+.PHONY: help install demo dev test check check-data audit doctor
 .DEFAULT_GOAL := help
 
 help: ## the commands
@@ -36,6 +36,9 @@ test: check ## the checks, then every test that this machine can run, kind by ki
 
 check-data: install ## every asset check on the tables as they are; fails when one of severity ERROR does
 	@$(BIN)/python -m scripts.check_data
+
+audit: install ## read every file and row: is every table true to the landing folder?
+	@$(BIN)/python -m scripts.audit
 
 doctor: install ## try each part of the set-up: ok or failed, and the remedy
 	@$(BIN)/python -m scripts.doctor

@@ -1,0 +1,70 @@
+"""The audit finds nothing on a good set, and each fault where it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+from image_assets.data.audit import audit
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+from resources.tables import Table
+from tests.conftest import Ingested
+from tests.images import png, put
+
+pytestmark = pytest.mark.spark
+
+
+def broken(delta_tables: DeltaTables, landing: Path) -> dict[str, int]:
+    """The rules that are broken, and by how many."""
+    findings = audit(delta_tables, ImageFolder(root=str(landing), settle_seconds=0))
+    return {finding.rule: finding.broken for finding in findings if finding.broken}
+
+
+def delete(table: Table, condition: str) -> Callable[[DeltaTables], None]:
+    from delta.tables import DeltaTable
+
+    return lambda tables: DeltaTable.forPath(tables.spark, tables.uri(table)).delete(condition)
+
+
+def repeat(table: Table) -> Callable[[DeltaTables], None]:
+    return lambda tables: tables.append(tables.read(table).limit(1), table)
+
+
+def alter(tables: DeltaTables) -> None:
+    """A row whose content is not what its image_id says."""
+    row = tables.read(RAW_IMAGES).limit(1)
+    tables.append(row.withColumn("image_id", F.lit("0" * 64)), RAW_IMAGES)
+
+
+def test_a_good_set_breaks_nothing(ingested: Ingested, ingested_tables: DeltaTables) -> None:
+    assert broken(ingested_tables, ingested.home / "landing") == {}
+
+
+def test_each_fault_breaks_its_rules(ingested: Ingested, ingested_tables: DeltaTables) -> None:
+    repeat(FEATURED_IMAGES)(ingested_tables)
+    alter(ingested_tables)
+    delete(GRAYSCALE_IMAGES, "path LIKE '%ball 2.png'")(ingested_tables)
+    delete(RAW_IMAGES, "path LIKE '%ball 4.png'")(ingested_tables)
+    delete(IMAGE_FILES, "path LIKE '%ball 6.png'")(ingested_tables)
+    landing = ingested.home / "landing"
+    new, replaced = put(landing, "new.png", png(99)), landing / "ball" / "ball 0.png"
+    content = replaced.read_bytes()
+    try:
+        replaced.write_bytes(png(98))
+        found = broken(ingested_tables, landing)
+    finally:
+        new.unlink()
+        replaced.write_bytes(content)
+    assert found == {
+        "every file is in the ledger as it is": 3,  # new, replaced and forgotten
+        "featured_images: one row for each path, image_id": 1,
+        "raw_images: image_id and length are those of the content": 1,
+        "every current file holds the bytes that the ledger says": 1,
+        "raw_images: every current file is a row": 1,
+        "grayscale_images: every current file is a row": 1,
+        "raw_images: every row is a file of the ledger": 1,
+        "featured_images: every row is one of raw_images": 1,
+    }
