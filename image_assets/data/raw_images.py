@@ -187,6 +187,7 @@ def raw_images(
     files_before, images_before = delta_tables.snapshot(IMAGE_FILES), delta_tables.snapshot(RAW_IMAGES)
     taken_in = ingest(delta_tables, image_folder, context.log)
     delta_tables.compact(RAW_IMAGES)
+    delta_tables.compact(IMAGE_FILES)
     states = delta_tables.read(IMAGE_FILES).groupBy("state").count().collect()
     yield delta_tables.materialized(
         IMAGE_FILES,
