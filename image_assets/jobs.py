@@ -3,6 +3,7 @@
 import dagster as dg
 
 from image_assets.models.promote_model import promote_model
+from image_assets.optimize_tables import optimize_tables
 
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
@@ -32,4 +33,4 @@ whole_path = dg.define_asset_job(
     selection=dg.AssetSelection.all(),
     description="Everything, from the landing folder to predictions: what `make demo` runs.",
 )
-JOBS = (whole_path, ingest_images, train_models, predict_images, promote_model, check_assets)
+JOBS = (whole_path, ingest_images, train_models, predict_images, promote_model, optimize_tables, check_assets)

@@ -10,13 +10,16 @@ from fsspec.core import url_to_fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from resources.compaction import Compaction, FileSizes, advise
+from resources.delta_log import STATISTICS_PROPERTY, table_files
+from resources.parquet_layout import parquet_settings, session_settings
 from resources.tables import Change, Snapshot, Table
 from resources.thin_tables import ThinTables
 
 Metadata = dg.MetadataValue | str | int | float
 
+FILE_SIZES = FileSizes()
 SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}  # operations that change none
-SMALL_FILES = 32  # compaction pays from this many small files on
 
 
 def changes_rows(commit: Mapping[str, Any]) -> bool:
@@ -57,7 +60,7 @@ class DeltaTables(dg.ConfigurableResource):
                 DeltaTable.createIfNotExists(self.spark)
                 .location(self.uri(table))
                 .addColumns(table.columns)
-                .property("delta.dataSkippingStatsColumns", ",".join(table.statistics_columns))
+                .property(STATISTICS_PROPERTY, ",".join(table.statistics_columns))
                 .execute()
             )
 
@@ -98,13 +101,15 @@ class DeltaTables(dg.ConfigurableResource):
         writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("append")
         if transaction:
             writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
-        writer.save(self.uri(table))
+        with session_settings(rows.sparkSession, parquet_settings(table)):
+            writer.save(self.uri(table))
 
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
         """Put these rows in place of all others, in one commit with a note: readers see old rows or new ones."""
         self.create(table)
         writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("overwrite")
-        writer.option("userMetadata", note).save(self.uri(table))
+        with session_settings(rows.sparkSession, parquet_settings(table)):
+            writer.option("userMetadata", note).save(self.uri(table))
 
     def last_note(self, table: Table) -> str | None:
         """The note of the newest commit that changed rows."""
@@ -121,14 +126,15 @@ class DeltaTables(dg.ConfigurableResource):
             if rows.isEmpty():
                 return
             same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-            (
+            merge = (
                 DeltaTable.forPath(self.spark, self.uri(table))
                 .alias("old")
                 .merge(rows.alias("new"), same_keys)
                 .whenMatchedUpdateAll()
                 .whenNotMatchedInsertAll()
-                .execute()
             )
+            with session_settings(self.spark, parquet_settings(table)):
+                merge.execute()
         finally:
             rows.unpersist()
 
@@ -194,13 +200,22 @@ class DeltaTables(dg.ConfigurableResource):
         self.compact(into)
         return self.change_since(before, into)
 
-    def compact(self, table: Table) -> None:
-        """Join small files into larger ones, when there are enough of them, with the session's codec."""
+    def compaction(self, table: Table, limits: FileSizes = FILE_SIZES) -> Compaction:
+        """What compacting the table would do, from its log alone."""
+        return advise([file.size_bytes for file in table_files(self.uri(table)).files], limits)
+
+    def compact(self, table: Table, limits: FileSizes = FILE_SIZES) -> None:
+        """Join small files into larger ones, where it pays; the rows stay as they are."""
         from delta.tables import DeltaTable
 
-        detail = DeltaTable.forPath(self.spark, self.uri(table)).detail().first()
-        small_files = int(self.spark.conf.get("spark.databricks.delta.optimize.minFileSize") or 0)
-        if detail and detail["numFiles"] >= SMALL_FILES and detail["sizeInBytes"] / detail["numFiles"] < small_files:
+        compaction = self.compaction(table, limits)
+        if not compaction.pays:
+            return
+        sizes = {
+            "spark.databricks.delta.optimize.minFileSize": str(compaction.below_bytes),
+            "spark.databricks.delta.optimize.maxFileSize": str(limits.maximum_bytes),
+        }
+        with session_settings(self.spark, parquet_settings(table) | sizes):
             DeltaTable.forPath(self.spark, self.uri(table)).optimize().executeCompaction()
 
     def materialized(self, table: Table, change: Change, **metadata: Metadata) -> dg.MaterializeResult:

@@ -1,38 +1,56 @@
-"""What the footers of a table's Parquet files say: how they are compressed, how large their row groups are."""
+"""What the footers of a table's Parquet files say: how columns are written, how large row groups are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 
-def read_footer(file: str) -> pq.FileMetaData:
-    """The footer of one Parquet file, by its URL."""
+@dataclass(frozen=True)
+class ColumnChunk:
+    """How a column is written in a row group."""
+
+    column: str
+    codec: str
+    dictionary: bool
+    statistics: bool
+
+
+def open_parquet(file: str) -> pq.ParquetFile:
+    """One Parquet file, by its URL."""
     parts = urlsplit(file)
     if parts.scheme in ("", "file"):
-        return pq.read_metadata(unquote(parts.path))
+        return pq.ParquetFile(unquote(parts.path))
     filesystem, path = pafs.FileSystem.from_uri(file)
-    return pq.read_metadata(path, filesystem=filesystem)
+    return pq.ParquetFile(path, filesystem=filesystem)
+
+
+def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
+    """What the footers say of every row group of the files."""
+    for file in files:
+        with open_parquet(file) as parquet:
+            for place in range(parquet.num_row_groups):
+                yield parquet.metadata.row_group(place)
+
+
+def column_chunks(files: Iterable[str]) -> set[ColumnChunk]:
+    """The ways in which columns are written in any row group of the files; a nested column is its outermost name."""
+    chunks = (group.column(place) for group in row_group_metadata(files) for place in range(group.num_columns))
+    return {
+        ColumnChunk(
+            chunk.path_in_schema.split(".")[0], chunk.compression, chunk.has_dictionary_page, chunk.is_stats_set
+        )
+        for chunk in chunks
+    }
 
 
 def codecs(files: Iterable[str], column: str) -> set[str]:
     """The codecs that the column is written with in any row group of the files."""
-    found = set()
-    for file in files:
-        footer = read_footer(file)
-        for group in range(footer.num_row_groups):
-            row_group = footer.row_group(group)
-            found |= {
-                row_group.column(place).compression
-                for place in range(row_group.num_columns)
-                if row_group.column(place).path_in_schema == column
-            }
-    return found
+    return {chunk.codec for chunk in column_chunks(files) if chunk.column == column}
 
 
 def row_groups(files: Iterable[str]) -> list[tuple[int, int]]:
     """Rows and bytes of every row group of the files."""
-    footers = [read_footer(file) for file in files]
-    groups = [footer.row_group(place) for footer in footers for place in range(footer.num_row_groups)]
-    return [(group.num_rows, group.total_byte_size) for group in groups]
+    return [(group.num_rows, group.total_byte_size) for group in row_group_metadata(files)]

@@ -7,6 +7,8 @@ from pathlib import Path
 import dagster as dg
 from dagster_pyspark import PySparkResource
 
+from resources.compaction import FileSizes
+
 MEBIBYTE = 1024 * 1024
 
 
@@ -29,7 +31,7 @@ def spark_session(master: str, *, scratch: str) -> DeltaSpark:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.warehouse.dir": f"{scratch}/warehouse",
-        # Images are compressed already. The session's codec is also the one that compaction writes with.
+        # What is not written through DeltaTables, which sets a codec for each table, holds images too.
         "spark.sql.parquet.compression.codec": "uncompressed",
         # Many small files a task: with Spark's 4 MB a file, a task would take a handful of images.
         "spark.sql.files.openCostInBytes": str(64 * 1024),
@@ -41,8 +43,8 @@ def spark_session(master: str, *, scratch: str) -> DeltaSpark:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "8",
         "spark.databricks.delta.snapshotPartitions": "4",
-        "spark.databricks.delta.optimize.minFileSize": str(48 * MEBIBYTE),
-        "spark.databricks.delta.optimize.maxFileSize": str(192 * MEBIBYTE),
+        "spark.databricks.delta.optimize.minFileSize": str(FileSizes.minimum_bytes),
+        "spark.databricks.delta.optimize.maxFileSize": str(FileSizes.maximum_bytes),
         "spark.sql.streaming.metricsEnabled": "false",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -24,6 +24,16 @@ class Table:
         ]
 
     @property
+    def binary_columns(self) -> list[str]:
+        """The columns that hold images."""
+        return [field.name for field in self.columns if isinstance(field.dataType, BinaryType)]
+
+    @property
+    def codec(self) -> str:
+        """What the table's files are compressed with: nothing where they hold images, compressed already."""
+        return "uncompressed" if self.binary_columns else "zstd"
+
+    @property
     def column_schema(self) -> dg.TableSchema:
         """The columns as Dagster's UI shows them."""
         return dg.TableSchema(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
+
 from definitions import defs
 from image_assets.schemas import TABLES
 
@@ -29,7 +31,7 @@ EDGES = {
 GROUPS = {"data": 8, "models": 3, "predictions": 2}
 CHECKS = {
     "keys_unique",
-    "content_uncompressed",
+    "layout",
     "row_groups_small",
     "no_file_lost",
     "few_quarantined",
@@ -48,6 +50,8 @@ def test_the_graph_is_the_recorded_one() -> None:
     groups = [node.group_name for node in nodes]
     assert {group: groups.count(group) for group in set(groups)} == GROUPS
     assert {key.name for key in graph.asset_check_keys} == CHECKS
+    checked = {key.asset_key.to_user_string() for key in graph.asset_check_keys if key.name == "layout"}
+    assert checked == {table.name for table in TABLES}
 
 
 def test_every_asset_says_what_it_is() -> None:
@@ -63,10 +67,18 @@ def test_every_asset_says_what_it_is() -> None:
 
 def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
-    expected = {"whole_path", "ingest_images", "train_models", "predict_images", "promote_model", "check_assets"}
-    assert expected <= set(repository.job_names)
+    expected = {"whole_path", "ingest_images", "train_models", "predict_images", "check_assets"}
+    assert expected | {"promote_model", "optimize_tables"} <= set(repository.job_names)
     assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes"}
     assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)
+
+
+def test_a_table_is_optimized_under_the_pool_that_its_asset_writes_under() -> None:
+    ops = defs.resolve_job_def("optimize_tables").all_node_defs
+    pools = {op.name.removeprefix("optimize_"): op.pool for op in ops if isinstance(op, dg.OpDefinition)}
+    graph = defs.resolve_asset_graph()
+    for table in TABLES:
+        assert {pools[table.name]} == graph.get(dg.AssetKey(table.name)).pools, table.name
 
 
 def test_loading_imports_no_framework() -> None:

@@ -1,4 +1,4 @@
-"""Checks of the data group: keys, losses, layout, splits."""
+"""Checks of the data group: keys, losses, splits."""
 
 import dagster as dg
 from pyspark.sql import functions as F
@@ -16,7 +16,7 @@ from image_assets.split_caches import existing_cache
 from image_assets.split_rows import split_rows, training_labels
 from resources.delta_tables import DeltaTables
 from resources.horovod_runner import HorovodRunner
-from resources.parquet_footers import codecs, row_groups
+from resources.parquet_footers import row_groups
 from resources.petastorm_cache import ROW_GROUP_BYTES, PetastormCaches
 from resources.tables import Table
 
@@ -32,21 +32,6 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         repeated = delta_tables.read(table).groupBy(*table.keys).count().where("count > 1").count()
         return dg.AssetCheckResult(passed=repeated == 0, metadata={"repeated_keys": repeated})
-
-    return check
-
-
-def content_uncompressed(table: Table) -> dg.AssetChecksDefinition:
-    """The check that image bytes, compressed already, are not compressed again."""
-
-    @dg.asset_check(
-        asset=table.name, name="content_uncompressed", description="Image bytes are stored as they are, by the footers."
-    )
-    def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        found = codecs(delta_tables.read(table).inputFiles(), "content")
-        return dg.AssetCheckResult(
-            passed=found <= {"UNCOMPRESSED"}, metadata={"codecs": ", ".join(sorted(found)) or "none"}
-        )
 
     return check
 
@@ -76,7 +61,6 @@ def row_groups_small(split: str) -> dg.AssetChecksDefinition:
 key_checks = [
     keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 ]
-codec_checks = [content_uncompressed(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)]
 row_group_checks = [row_groups_small(split) for split in ("training", "validation")]
 
 

@@ -193,6 +193,7 @@ def raw_images(
     files_before, images_before = delta_tables.snapshot(IMAGE_FILES), delta_tables.snapshot(RAW_IMAGES)
     changes = ingest(delta_tables, image_folder, config, context.log)
     delta_tables.compact(RAW_IMAGES)
+    delta_tables.compact(IMAGE_FILES)
     states = delta_tables.read(IMAGE_FILES).groupBy("state").count().collect()
     yield delta_tables.materialized(
         IMAGE_FILES,

@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
 
-from resources.delta_tables import SMALL_FILES, DeltaTables
+from resources.compaction import SMALL_FILES, FileSizes
+from resources.delta_log import table_files
+from resources.delta_tables import DeltaTables
 from resources.parquet_footers import codecs
 from resources.tables import Table
 
@@ -134,3 +137,37 @@ def test_the_log_holds_no_statistics_of_image_bytes(delta_tables: DeltaTables) -
     actions = DeltaTable(delta_tables.uri(FLOWERS)).get_add_actions(flatten=True)
     statistics = {name.removeprefix("min.") for name in actions.schema.names if name.startswith("min.")}
     assert statistics == {"name", "number"}
+
+
+def test_many_small_appends_rewrite_few_bytes(delta_tables: DeltaTables) -> None:
+    table = Table("seeds", keys=("name",), columns=StructType(COLUMNS.fields[:2]))
+    delta_tables.create(table)
+    appended = 0
+    for number in range(100):
+        write_deltalake(delta_tables.uri(table), pa.table({"name": ["poppy"], "number": [number]}), mode="append")
+        appended += table_files(delta_tables.uri(table)).files[0].size_bytes
+        delta_tables.compact(table)
+    history = delta_tables.spark.sql(f"DESCRIBE HISTORY delta.`{delta_tables.uri(table)}`").where(
+        "operation = 'OPTIMIZE'"
+    )
+    rewritten = [int(row["operationMetrics"]["numRemovedBytes"]) for row in history.collect()]
+    assert len(rewritten) == 3
+    assert sum(rewritten) <= appended, "each byte once: rewriting the table each time would be twice as much"
+    assert len(table_files(delta_tables.uri(table)).files) < SMALL_FILES
+    assert sorted(row.number for row in delta_tables.read(table).collect()) == list(range(100))
+
+
+def test_large_files_are_not_rewritten_for_small_ones(delta_tables: DeltaTables) -> None:
+    limits = FileSizes(minimum_bytes=50_000, maximum_bytes=200_000)
+    for name in ("rose", "tulip", "lily"):
+        delta_tables.append(flowers(delta_tables, *[name] * 40), FLOWERS)
+    large = set(table_files(delta_tables.uri(FLOWERS)).files)
+    delta_tables.append(flowers(delta_tables, *["daisy"] * 5), FLOWERS)
+    delta_tables.compact(FLOWERS, limits)
+    assert delta_tables.version(FLOWERS) == 4, "a few small files are left as they are"
+    small = delta_tables.spark.range(0, SMALL_FILES, 1, SMALL_FILES)
+    delta_tables.append(small.selectExpr("string(id) name", "id number", "cast('x' AS binary) content"), FLOWERS)
+    delta_tables.compact(FLOWERS, limits)
+    files = set(table_files(delta_tables.uri(FLOWERS)).files)
+    assert large < files
+    assert len(files) == len(large) + 2, "the daisies, far larger than the others, wait as well"

@@ -7,7 +7,6 @@ import pytest
 from pyspark.sql import functions as F
 
 from image_assets.data.data_checks import (
-    content_uncompressed,
     few_quarantined,
     groups_in_one_split,
     keys_unique,
@@ -61,7 +60,6 @@ def test_the_checks_pass_on_a_good_set(ingested_tables: DeltaTables, home: Path)
         )
         assert small.passed
     checks = [keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)]
-    checks += [content_uncompressed(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)]
     checks += [no_file_lost, few_quarantined, labels_in_every_split, groups_in_one_split]
     for check in checks:
         assert answer(check, delta_tables=ingested_tables).passed, check.check_key
@@ -71,13 +69,6 @@ def test_a_repeated_key_is_found(ingested_tables: DeltaTables) -> None:
     ingested_tables.append(ingested_tables.read(IMAGE_SPLITS).limit(2), IMAGE_SPLITS)
     result = answer(keys_unique(IMAGE_SPLITS), delta_tables=ingested_tables)
     assert (result.passed, result.metadata["repeated_keys"].value) == (False, 2)
-
-
-def test_compressed_content_is_found(ingested_tables: DeltaTables) -> None:
-    rows = ingested_tables.read(RAW_IMAGES).limit(1)
-    rows.write.format("delta").mode("append").option("compression", "snappy").save(ingested_tables.uri(RAW_IMAGES))
-    result = answer(content_uncompressed(RAW_IMAGES), delta_tables=ingested_tables)
-    assert (result.passed, result.metadata["codecs"].value) == (False, "SNAPPY, UNCOMPRESSED")
 
 
 def test_a_lost_row_is_found(ingested_tables: DeltaTables) -> None:

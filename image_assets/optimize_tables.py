@@ -1,0 +1,150 @@
+"""Small files joined into larger ones, where it pays, and what compressing would save."""
+
+from dataclasses import astuple, dataclass, fields
+
+import dagster as dg
+from pydantic import Field
+
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, RAW_IMAGES, TABLES
+from resources.compaction import MEBIBYTE, FileSizes
+from resources.delta_log import TableFiles, table_files
+from resources.delta_tables import DeltaTables
+from resources.recompression import Saving, savings
+from resources.tables import Table
+
+# The pools of those assets that share one; another table's pool has its name.
+POOLS = {RAW_IMAGES.name: "image_files", FEATURED_IMAGES.name: "image_files", IMAGE_PREDICTIONS.name: "gpu"}
+
+
+class OptimizeConfig(dg.Config):
+    """Which tables are looked at, and what is worth compacting."""
+
+    tables: list[str] = Field(default=[table.name for table in TABLES], description="Names of the tables to look at.")
+    dry_run: bool = Field(default=False, description="Say what would be done, and do nothing.")
+    minimum_file_mb: int = Field(
+        default=FileSizes.minimum_bytes // MEBIBYTE, gt=0, description="Smaller files are joined, where it pays."
+    )
+    maximum_file_mb: int = Field(
+        default=FileSizes.maximum_bytes // MEBIBYTE, gt=0, description="Files are joined up to this size."
+    )
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What was done to a table: a row of the report."""
+
+    table: str
+    done: str
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    bytes_rewritten: int
+    zstd_would_save: str
+
+
+def optimize(delta_tables: DeltaTables, table: Table, config: OptimizeConfig) -> tuple[Optimized, list[Saving]]:
+    """Compact the table if it pays; what was done, and what zstd would save of each column."""
+    limits = FileSizes(config.minimum_file_mb * MEBIBYTE, config.maximum_file_mb * MEBIBYTE)
+    uri = delta_tables.uri(table)
+    before = table_files(uri)
+    compaction = delta_tables.compaction(table, limits)
+    if compaction.pays and not config.dry_run:
+        delta_tables.compact(table, limits)
+    after = table_files(uri)
+    found = savings([file.url for file in after.files])
+    row = Optimized(
+        table=table.name,
+        done=what_is_done(before, pays=compaction.pays, dry_run=config.dry_run),
+        files_before=len(before.files),
+        files_after=len(after.files),
+        bytes_before=before.size_bytes,
+        bytes_after=after.size_bytes,
+        bytes_rewritten=compaction.rewritten_bytes,
+        zstd_would_save=in_words(found),
+    )
+    return row, found
+
+
+def what_is_done(before: TableFiles, *, pays: bool, dry_run: bool) -> str:
+    """One or two words for the report."""
+    if not before.files:
+        return "nothing there"
+    if not pays:
+        return "does not pay"
+    return "would pay" if dry_run else "compacted"
+
+
+def in_words(found: list[Saving]) -> str:
+    """The columns of which zstd would save anything, and how much of them."""
+    worth = [saving for saving in found if round(saving.share, 2) > 0]
+    return ", ".join(f"{saving.share:.0%} of {saving.column} ({saving.codec.lower()})" for saving in worth) or "nothing"
+
+
+def records(rows: list[Optimized]) -> dg.TableMetadataValue:
+    """The rows as Dagster's UI shows a table."""
+    names = [field.name for field in fields(Optimized)]
+    return dg.MetadataValue.table(
+        [dg.TableRecord(dict(zip(names, astuple(row), strict=True))) for row in rows],
+        schema=dg.TableSchema(
+            [dg.TableColumn(field.name, "string" if field.type is str else "int") for field in fields(Optimized)]
+        ),
+    )
+
+
+def to_markdown(row: Optimized, found: list[Saving]) -> str:
+    """The row in a sentence, and every column beside what zstd would save of it."""
+    lines = [
+        f"**{row.table}**: {row.done}; {row.files_before:,} files of {row.bytes_before:,} bytes before, "
+        f"{row.files_after:,} of {row.bytes_after:,} after.",
+        "",
+        "| column | codec | zstd would save |",
+        "|---|---|---|",
+        *(f"| {saving.column} | {saving.codec.lower()} | {saving.share:.0%} |" for saving in found),
+        "",
+        "Told by a sample of the rows.",
+    ]
+    return "\n".join(lines)
+
+
+def optimize_op(table: Table) -> dg.OpDefinition:
+    """The op that optimizes one table, while nobody else writes to it."""
+
+    @dg.op(
+        name=f"optimize_{table.name}",
+        description=f"Compact {table.name} where it pays.",
+        pool=POOLS.get(table.name, table.name),
+    )
+    def op(context: dg.OpExecutionContext, config: OptimizeConfig, delta_tables: DeltaTables) -> list[Optimized]:
+        if table.name not in config.tables:
+            return []
+        row, found = optimize(delta_tables, table, config)
+        report = dg.MetadataValue.md(to_markdown(row, found))
+        context.add_output_metadata({"optimized": records([row]), "report": report})
+        return [row]
+
+    return op
+
+
+@dg.op
+def report_optimized(context: dg.OpExecutionContext, optimized: list[list[Optimized]]) -> None:
+    """What was done to every table, in one table."""
+    context.add_output_metadata({"optimized": records([row for rows in optimized for row in rows])})
+
+
+@dg.config_mapping
+def every_op(config: OptimizeConfig) -> dg.RunConfig:
+    """The same config for the op of every table."""
+    if unknown := set(config.tables) - {table.name for table in TABLES}:
+        known = ", ".join(table.name for table in TABLES)
+        raise ValueError(f"there is no table {', '.join(sorted(unknown))}: expected some of {known}")
+    return dg.RunConfig(ops={f"optimize_{table.name}": config for table in TABLES})
+
+
+OPS = [optimize_op(table) for table in TABLES]
+
+
+@dg.job(config=every_op)
+def optimize_tables() -> None:
+    """Join small files of every table into larger ones, where it pays, and say what compressing would save."""
+    report_optimized([op() for op in OPS])
