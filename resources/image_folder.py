@@ -17,8 +17,13 @@ class ImageFolder(dg.ConfigurableResource):
     root: str
     settle_seconds: float = Field(default=2.0, ge=0, description="A file this long unchanged is taken as whole.")
     content_limit_bytes: int = Field(
-        default=512 * 1024 * 1024, gt=0, description="Larger files are not carried in tables."
+        default=512 * 1024**2, gt=0, description="Of larger files the tables hold the path only, no content."
     )
+    size_limit_bytes: int = Field(default=16 * 1024**3, gt=0, description="Larger files are quarantined.")
+    decode_seconds: float = Field(
+        default=10, gt=0, description="Time to decode an image, and 1 s for each 16 MB of it."
+    )
+    decode_memory_bytes: int = Field(default=1024**3, gt=0, description="Memory to decode an image in.")
 
     @property
     def path(self) -> str:

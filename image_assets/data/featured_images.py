@@ -1,6 +1,6 @@
 """What can be read off each image: label, size, mode, format, perceptual hash."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 from pyspark.sql import Column, DataFrame
@@ -9,10 +9,11 @@ from pyspark.sql.types import StructType
 
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.image_files import record
-from image_assets.data.judging import CURRENT, QUARANTINED
-from image_assets.pixels import UnreadableImage, to_features
+from image_assets.data.judging import CURRENT, QUARANTINED, Limits, decoded
+from image_assets.data.raw_images import to_limits
+from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
-from resources.arrow_rows import Row, map_rows
+from resources.arrow_rows import Row, map_partitions
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
 
@@ -23,18 +24,18 @@ JUDGED = StructType(
 )
 
 
-def with_features(images: DataFrame) -> DataFrame:
+def with_features(images: DataFrame, limits: Limits) -> DataFrame:
     """Features of each image by its path and image_id, or the reason why its pixels cannot be decoded."""
 
-    def features(image: Row) -> Iterator[Row]:
-        judged = {"path": image["path"], "image_id": image["image_id"]}
-        try:
-            found = to_features(image["content"])
-            yield {**judged, **{name: getattr(found, name) for name in FEATURES}}
-        except UnreadableImage as unreadable:
-            yield {**judged, "reason": unreadable.reason, "message": str(unreadable)}
+    def features(partition: Iterable[Row]) -> Iterator[Row]:
+        with GuardedProcess(decoded, memory_bytes=limits.memory_bytes) as guarded:
+            for image in partition:
+                found = guarded.answer(image, seconds=limits.seconds_for(image["length"]))
+                names = ("reason", "message") if isinstance(found, Failure) else FEATURES
+                judged = {name: getattr(found, name) for name in names}
+                yield {"path": image["path"], "image_id": image["image_id"], **judged}
 
-    return map_rows(images.select("path", "image_id", "content"), features, JUDGED)
+    return map_partitions(images.select("path", "image_id", "length", "content"), features, JUDGED)
 
 
 def to_label(landing: str) -> Column:
@@ -77,7 +78,7 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
     """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
 
     def with_all(images: DataFrame) -> DataFrame:
-        judged = with_features(images).cache()
+        judged = with_features(images, to_limits(image_folder)).cache()
         quarantine(delta_tables, judged)
         readable = F.broadcast(judged.where("reason IS NULL").drop("reason", "message"))
         labelled = with_labels(images, delta_tables.read(FEATURED_IMAGES), image_folder.path)

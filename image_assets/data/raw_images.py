@@ -1,6 +1,6 @@
 """Each image file as it came, and the ledger of all files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 from pyspark.sql import DataFrame
@@ -18,9 +18,10 @@ from image_assets.data.image_files import (
     to_decision,
     to_microseconds,
 )
-from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED, decoded, judge
+from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED, Limits, decoded, judge
+from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.arrow_rows import Row, map_rows
+from resources.arrow_rows import Row, map_partitions, map_rows
 from resources.delta_tables import DeltaTables
 from resources.file_system import ImageFile, fingerprint
 from resources.image_folder import ImageFolder
@@ -31,25 +32,43 @@ JUDGED = StructType([StructField(name, StringType()) for name in ("path", "state
 THIN = ["path", "image_id", "length", "modification_time"]
 
 
-def with_content(files: DataFrame, limit_bytes: int) -> DataFrame:
-    """Rows of raw_images for those listed files whose header is an image's."""
+def to_limits(image_folder: ImageFolder) -> Limits:
+    """What the landing folder's settings say of each file."""
+    return Limits(
+        content_bytes=image_folder.content_limit_bytes,
+        size_bytes=image_folder.size_limit_bytes,
+        seconds=image_folder.decode_seconds,
+        memory_bytes=image_folder.decode_memory_bytes,
+    )
+
+
+def with_content(files: DataFrame, limits: Limits) -> DataFrame:
+    """Rows of raw_images for those listed files that begin like an image; content is null above its limit."""
 
     def read(file: Row) -> Iterator[Row]:
-        judgement = judge(file["path"], file["length"], limit_bytes)
-        if judgement.content is not None:
+        judgement = judge(file["path"], file["length"], limits)
+        if judgement.state == CURRENT:
             yield {**file, "image_id": judgement.image_id, "content": judgement.content}
 
     return map_rows(files, read, RAW_IMAGES.columns)
 
 
-def with_judgement(files: DataFrame, limit_bytes: int) -> DataFrame:
+def with_judgement(files: DataFrame, limits: Limits) -> DataFrame:
     """What a whole look says of each listed file, without its bytes."""
 
-    def look(file: Row) -> Iterator[Row]:
-        judgement = decoded(judge(file["path"], file["length"], limit_bytes))
-        yield {"path": file["path"], **{name: getattr(judgement, name) for name in JUDGED.fieldNames()[1:]}}
+    def look(listed: Iterable[Row]) -> Iterator[Row]:
+        with GuardedProcess(decoded, memory_bytes=limits.memory_bytes) as guarded:
+            for file in listed:
+                judgement = judge(file["path"], file["length"], limits)
+                said = {name: getattr(judgement, name) for name in JUDGED.fieldNames()[1:]}
+                if judgement.state == CURRENT:
+                    image = {**file, "content": judgement.content}
+                    found = guarded.answer(image, seconds=limits.seconds_for(file["length"]))
+                    if isinstance(found, Failure):
+                        said |= {"state": QUARANTINED, "reason": found.reason, "message": found.message}
+                yield {"path": file["path"], **said}
 
-    return map_rows(files, look, JUDGED)
+    return map_partitions(files, look, JUDGED)
 
 
 def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
@@ -73,11 +92,9 @@ def listed(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
     return delta_tables.spark.createDataFrame(rows, LISTED).repartition(tasks)
 
 
-def append_new(
-    delta_tables: DeltaTables, files: Sequence[ImageFile], known: dict[str, Known], limit_bytes: int
-) -> None:
+def append_new(delta_tables: DeltaTables, files: Sequence[ImageFile], known: dict[str, Known], limits: Limits) -> None:
     """Read files into raw_images; content that came before under the same path is not added again."""
-    images = with_content(listed(delta_tables, files), limit_bytes)
+    images = with_content(listed(delta_tables, files), limits)
     seen_before = [(file.path,) for file in files if file.path in known]
     if seen_before:
         paths = F.broadcast(delta_tables.spark.createDataFrame(seen_before, "path string"))
@@ -109,13 +126,13 @@ def left_over(files: Sequence[ImageFile], known: dict[str, Known]) -> list[Image
     ]
 
 
-def decide(delta_tables: DeltaTables, files: Sequence[ImageFile], limit_bytes: int) -> None:
+def decide(delta_tables: DeltaTables, files: Sequence[ImageFile], limits: Limits) -> None:
     """Look again at the files that got no row, and record why.
 
     Bytes that have a row already go no further along the path, so their pixels are judged here.
     """
     by_path = {file.path: file for file in files}
-    judged = with_judgement(listed(delta_tables, files), limit_bytes).collect()
+    judged = with_judgement(listed(delta_tables, files), limits).collect()
     record(
         delta_tables,
         [to_decision(by_path[row.path], row.state, row.reason, row.message, row.image_id) for row in judged],
@@ -138,14 +155,14 @@ def ingest(delta_tables: DeltaTables, image_folder: ImageFolder, log: dg.Dagster
     )
     whole = image_folder.settled(changes.to_read)
     record(delta_tables, unread(changes, set(whole)))
-    limit_bytes = image_folder.content_limit_bytes
+    limits = to_limits(image_folder)
     done = 0
     for chunk in chunked(whole):
-        append_new(delta_tables, chunk, known, limit_bytes)
+        append_new(delta_tables, chunk, known, limits)
         take_up(delta_tables)
         decide_left_over = left_over(chunk, read_known(delta_tables))
         if decide_left_over:
-            decide(delta_tables, decide_left_over, limit_bytes)
+            decide(delta_tables, decide_left_over, limits)
         done += len(chunk)
         log.info(f"read {done:,} of {len(whole):,} files")
     writing = set(changes.to_read) - set(whole)
