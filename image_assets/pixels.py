@@ -3,22 +3,57 @@
 This file stands alone: it is also stored beside every model version and loaded from there.
 """
 
+import os
 import struct
 import zlib
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageFile
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# How a file of each format begins; WebP's form behind the length of its container is looked at as well.
+SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"RIFF": "WEBP",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+SIGNATURE_BYTES = 12
+# Called by themselves: Image.open tries one after the other, and tells of none why it failed.
+OPENERS = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+FORMATS = tuple(OPENERS)
 MAX_PIXELS = 50_000_000
 
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # What Pillow raises of broken files: its own answers, and its parsers running out of bytes or into nonsense.
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error)
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
+    *(AttributeError, AssertionError, RuntimeError, struct.error, zlib.error),
+)
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -31,7 +66,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-Reason = Literal["empty", "not_an_image", "too_many_pixels", "undecodable"]
+Reason = Literal["empty", "not_an_image", "too_many_pixels", "undecodable", "decompression_bomb"]
 
 
 class UnreadableImage(ValueError):
@@ -67,24 +102,54 @@ class Features(Header):
     decode_warning: str | None
 
 
+def format_of(start: bytes) -> str | None:
+    """The format of a file that begins so, by its first SIGNATURE_BYTES; None when it is none that is taken in."""
+    found = next((name for signature, name in SIGNATURES.items() if start.startswith(signature)), None)
+    return None if found == "WEBP" and start[8:12] != b"WEBP" else found
+
+
 def to_header(content: bytes) -> Header:
     """The image's header; no pixel is decoded."""
-    with _opened(content) as image:
+    with _opened(BytesIO(content)) as image:
         return _header(image)
 
 
 def to_features(content: bytes) -> Features:
     """The image's header and perceptual hash, after a strict decode of the whole image."""
-    import imagehash
-
     header, gray, warning = _decoded(content, "L")
     # The hash looks at 32 x 32 pixels: turning those is cheaper than turning the image, and comes to the same.
     gray = _upright(gray.resize((32, 32), Image.Resampling.LANCZOS), header)
-    return Features(
-        **asdict(header),
-        perceptual_hash=str(imagehash.phash(gray)),
-        decode_warning=warning or _checksum_warning(content),
-    )
+    return Features(**asdict(header), perceptual_hash=_hash(gray), decode_warning=warning or _checksum_warning(content))
+
+
+def to_file_features(file: BinaryIO) -> Features:
+    """The same of an open file, however large: its pixels are scaled while they are decoded."""
+    with _opened(file, max_pixels=None) as image:
+        header = _header(image)
+    with Image.open(BytesIO(to_smaller(file, 512))) as small:
+        return Features(**asdict(header), perceptual_hash=_hash(small.convert("L")), decode_warning=None)
+
+
+def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
+    """The upright image of an open file as PNG, scaled to fit in a square while it is decoded, in little memory."""
+    with _opened(file, max_pixels=None) as image:
+        header = _header(image)
+    if header.format == "BMP":  # which libvips does not read
+        return _smaller_bmp(file, side_pixels)
+    # One thread: each takes address space of its own, which a guarded process bounds.
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")
+    import pyvips
+
+    file.seek(0)
+    try:
+        source = pyvips.Source.new_from_descriptor(file.fileno())
+        small = pyvips.Image.thumbnail_source(
+            source, side_pixels, height=side_pixels, size="down", fail_on="error"
+        ).colourspace("srgb")
+        small = small.flatten(background=[255, 255, 255]) if small.hasalpha() else small
+        return small.write_to_buffer(".png", compression=1, strip=True)
+    except pyvips.Error as error:
+        raise _undecodable(header, error) from error
 
 
 def to_pixels(content: bytes, side_pixels: int) -> np.ndarray:
@@ -109,23 +174,54 @@ def to_thumbnail(content: bytes, side_pixels: int) -> bytes:
     return thumbnail.getvalue()
 
 
-def _opened(content: bytes) -> ImageFile.ImageFile:
-    if not content:
+def _opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.ImageFile:
+    """The image with its header read, by the decoder of the format that the file begins like."""
+    file.seek(0)
+    start = file.read(SIGNATURE_BYTES)
+    file.seek(0)
+    name = format_of(start)
+    if not start:
         raise UnreadableImage("0 bytes: expected an image; copy the file again", "empty")
-    too_many = f"expected at most {MAX_PIXELS:,} pixels; make the image smaller"
+    if name is None:
+        message = f"it begins with {start[:8]!r}: expected one of {', '.join(FORMATS)}; convert the file"
+        raise UnreadableImage(message, "not_an_image")
     try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
+        image = OPENERS[name](file, "")
     except BOMBS as error:
-        raise UnreadableImage(f"{error}: {too_many}", "too_many_pixels") from error
+        message = f"{_words(error)}: expected at most {MAX_PIXELS:,} pixels; make the image smaller"
+        raise UnreadableImage(message, "too_many_pixels") from error
     except BROKEN as error:
-        if content.startswith(SIGNATURES):
-            message = f"{len(content):,} bytes begin like an image, but its header is broken: copy the file again"
-            raise UnreadableImage(message, "undecodable") from error
-        message = f"{len(content):,} bytes beginning with {bytes(content[:8])!r}: expected one of {', '.join(FORMATS)}"
-        raise UnreadableImage(message, "not_an_image") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(f"{image.width} x {image.height} pixels: {too_many}", "too_many_pixels")
+        message = f"it begins like a {name}, but its header is broken ({_words(error)})"
+        raise UnreadableImage(f"{message}: {_remedy(error)}", _reason(error)) from error
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        message = f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}; make the image smaller"
+        raise UnreadableImage(message, "too_many_pixels")
     return image
+
+
+def _undecodable(header: Header, error: Exception | str) -> UnreadableImage:
+    message = f"{header.format} of {header.width} x {header.height} cannot be decoded whole ({_words(error)})"
+    return UnreadableImage(f"{message}: {_remedy(error)}", _reason(error))
+
+
+def _words(error: Exception | str) -> str:
+    """A library's own words, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _reason(error: Exception | str) -> Reason:
+    # Pillow names its limits on what texts and color profiles of a PNG inflate to, and says so in no other way.
+    return "decompression_bomb" if "MAX_TEXT" in str(error) else "undecodable"
+
+
+def _remedy(error: Exception | str) -> str:
+    return "save the image without its texts" if _reason(error) == "decompression_bomb" else "copy the file again"
+
+
+def _hash(gray: Image.Image) -> str:
+    import imagehash
+
+    return str(imagehash.phash(gray))
 
 
 def _header(image: ImageFile.ImageFile) -> Header:
@@ -150,7 +246,7 @@ def _decoded(
 
     A JPEG may come at a fraction of its size, with no side below `least_side_pixels`.
     """
-    with _opened(content) as image:
+    with _opened(BytesIO(content)) as image:
         header = _header(image)
         warning = None
         if header.format == "JPEG":
@@ -165,10 +261,7 @@ def _decoded(
             image.load()
             return header, _in_mode(image, mode), warning
         except (*BROKEN, *BOMBS) as error:
-            message = (
-                f"{header.format} of {header.width} x {header.height} cannot be decoded whole ({warning or error})"
-            )
-            raise UnreadableImage(f"{message}: copy the file again", "undecodable") from error
+            raise _undecodable(header, warning or error) from error
 
 
 def _strictly_decoded(content: bytes, header: Header, mode: str, least_side_pixels: int) -> Image.Image:
@@ -205,6 +298,44 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint((values - values.min()) * (255 / span)).astype(np.uint8))
 
 
+def _smaller_bmp(file: BinaryIO, side_pixels: int) -> bytes:
+    """A BMP's pixels in bands of rows, each made smaller by itself; a compressed one is decoded whole."""
+    with _opened(file, max_pixels=None) as image:
+        header = _header(image)
+        factor = max(1, max(image.size) // side_pixels)
+        try:
+            small = _reduced_bmp(image, file, factor) if image.tile[0].codec_name == "raw" else image.reduce(factor)
+            small = _in_mode(small, "RGB")
+        except BROKEN as error:
+            raise _undecodable(header, error) from error
+    small.thumbnail((side_pixels, side_pixels))
+    content = BytesIO()
+    small.save(content, "PNG", compress_level=1)
+    return content.getvalue()
+
+
+def _reduced_bmp(image: ImageFile.ImageFile, file: BinaryIO, factor: int) -> Image.Image:
+    """Uncompressed pixels at a whole fraction of their size; rows stand from below, but for direction 1."""
+    offset = image.tile[0].offset
+    raw_mode, stride, direction = cast("tuple[str, int, int]", image.tile[0].args)
+    small = Image.new(image.mode, (-(-image.width // factor), -(-image.height // factor)))
+    if image.mode == "P" and image.palette is not None:
+        kind, colors = image.palette.getdata()
+        small.putpalette(colors, kind)
+    file.seek(offset)
+    for top in range(0, image.height, factor):
+        rows = min(factor, image.height - top)
+        pixels = file.read(stride * rows)
+        band = Image.frombytes(image.mode, (image.width, rows), pixels, "raw", raw_mode, stride, direction)
+        band = (
+            band.resize((small.width, 1), Image.Resampling.NEAREST)
+            if image.mode == "P"
+            else band.reduce((factor, rows))
+        )
+        small.paste(band, (0, top // factor if direction == 1 else small.height - 1 - top // factor))
+    return small
+
+
 def _upright(image: Image.Image, header: Header) -> Image.Image:
     # Pillow itself turns a TIFF, and no other format, while it decodes.
     turn = TURNS.get(header.orientation) if header.format != "TIFF" else None
@@ -214,7 +345,7 @@ def _upright(image: Image.Image, header: Header) -> Image.Image:
 def _checksum_warning(content: bytes) -> str | None:
     """What a PNG's checksums object to: its decoder does not look at them."""
     try:
-        _opened(content).verify()
+        _opened(BytesIO(content)).verify()
     except BROKEN as error:
         return str(error)
     return None

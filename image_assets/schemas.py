@@ -27,7 +27,7 @@ PATH = _column(
 IMAGE_ID = _column("image_id", StringType(), "SHA-256 of the image's content, hexadecimal.")
 MODIFICATION_TIME = _column("modification_time", TimestampType(), "When the file was last modified, UTC.")
 LENGTH = _column("length", LongType(), "The file's size in bytes.")
-CONTENT = _column("content", BinaryType(), "The image file's bytes.")
+CONTENT = _column("content", BinaryType(), "The image file's bytes; null above the content limit: path only.")
 LABEL = _column("label", StringType(), "The sub-folder of the landing folder; null directly in it.")
 LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
 MODEL_VERSION = _column("model_version", IntegerType(), "The registered model version that says so.")
@@ -105,7 +105,18 @@ GRAYSCALE_IMAGES = Table(
     "grayscale_images",
     keys=("path", "image_id"),
     columns=StructType(
-        [PATH, IMAGE_ID, LABEL, LABEL_INDEX, _column("content", BinaryType(), "The gray pixels as a lossless PNG.")]
+        [
+            PATH,
+            IMAGE_ID,
+            LABEL,
+            LABEL_INDEX,
+            _column(
+                "content",
+                BinaryType(),
+                "The gray pixels as a lossless PNG; of an image without content in featured_images scaled down to "
+                "fit in 2048 x 2048, or null where its file is gone.",
+            ),
+        ]
     ),
 )
 

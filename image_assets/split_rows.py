@@ -18,8 +18,11 @@ def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
 
 
 def with_content(delta_tables: DeltaTables, rows: DataFrame) -> DataFrame:
-    """The rows with the images' content; the rows are broadcast, so that no content is shuffled."""
-    content = delta_tables.read(FEATURED_IMAGES).select("path", "image_id", "content")
+    """The rows with the images' content; the rows are broadcast, so that no content is shuffled.
+
+    Images above the content limit, of which the tables hold the path only, are left out.
+    """
+    content = delta_tables.read(FEATURED_IMAGES).select("path", "image_id", "content").where("content IS NOT NULL")
     return content.join(F.broadcast(rows), on=["path", "image_id"], how="inner")
 
 

@@ -15,11 +15,16 @@ Row = dict[str, Any]  # one row of any table, by column
 
 
 def map_rows(rows: DataFrame, by: Callable[[Row], Iterable[Row]], columns: StructType) -> DataFrame:
-    """The rows that `by` makes of each row, none or several; batches stay far below Arrow's limit of 2 GiB."""
+    """The rows that `by` makes of each row, none or several."""
+    return map_partitions(rows, lambda partition: (new for row in partition for new in by(row)), columns)
+
+
+def map_partitions(rows: DataFrame, by: Callable[[Iterable[Row]], Iterable[Row]], columns: StructType) -> DataFrame:
+    """The rows that `by` makes of each task's rows; batches stay far below Arrow's limit of 2 GiB."""
 
     def apply(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         schema = to_arrow_schema(columns)
-        for made in bounded(new for batch in batches for row in batch.to_pylist() for new in by(row)):
+        for made in bounded(by(row for batch in batches for row in batch.to_pylist())):
             yield pa.RecordBatch.from_pylist(made, schema)
 
     return rows.mapInArrow(apply, columns)  # pyright: ignore[reportArgumentType] - pyarrow has no types

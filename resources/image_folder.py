@@ -47,6 +47,10 @@ class ImageFolder(dg.ConfigurableResource):
     sweep_bytes: int = Field(
         default=16 * MEBIBYTE, gt=0, description="How much of them it also reads, for those replaced unnoticeably."
     )
+    decode_seconds: float = Field(
+        default=10, gt=0, description="Time to decode an image, and 1 s for each 16 MB of it."
+    )
+    decode_memory_bytes: int = Field(default=1024 * MEBIBYTE, gt=0, description="Memory to decode an image in.")
 
     @property
     def path(self) -> str:

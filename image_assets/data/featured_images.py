@@ -1,6 +1,6 @@
 """What can be read off each image: label, size, mode, format, perceptual hash."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 from pyspark.sql import Column, DataFrame
@@ -9,12 +9,14 @@ from pyspark.sql.types import StructType
 
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.image_files import record
-from image_assets.data.judging import CURRENT, QUARANTINED
-from image_assets.pixels import UnreadableImage, to_features
+from image_assets.data.judging import CURRENT, QUARANTINED, Limits, decoded
+from image_assets.data.limits import to_limits
+from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
-from resources.arrow_rows import Row, map_rows
+from resources.arrow_rows import Row, map_partitions
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
+from resources.tables import Change
 
 FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "decode_warning")
 JUDGED = StructType(
@@ -23,18 +25,18 @@ JUDGED = StructType(
 )
 
 
-def with_features(images: DataFrame) -> DataFrame:
+def with_features(images: DataFrame, limits: Limits) -> DataFrame:
     """Features of each image by its path and image_id, or the reason why its pixels cannot be decoded."""
 
-    def features(image: Row) -> Iterator[Row]:
-        judged = {"path": image["path"], "image_id": image["image_id"]}
-        try:
-            found = to_features(image["content"])
-            yield {**judged, **{name: getattr(found, name) for name in FEATURES}}
-        except UnreadableImage as unreadable:
-            yield {**judged, "reason": unreadable.reason, "message": str(unreadable)}
+    def features(partition: Iterable[Row]) -> Iterator[Row]:
+        with GuardedProcess(decoded, memory_bytes=limits.memory_bytes) as guarded:
+            for image in partition:
+                found = guarded.answer(image, seconds=limits.seconds_for(image["length"]))
+                names = ("reason", "message") if isinstance(found, Failure) else FEATURES
+                judged = {name: getattr(found, name) for name in names}
+                yield {"path": image["path"], "image_id": image["image_id"], **judged}
 
-    return map_rows(images.select("path", "image_id", "content"), features, JUDGED)
+    return map_partitions(images.select("path", "image_id", "length", "content"), features, JUDGED)
 
 
 def to_label(landing: str) -> Column:
@@ -72,16 +74,42 @@ def quarantine(delta_tables: DeltaTables, judged: DataFrame) -> None:
     record(delta_tables, rows.withColumn("state", F.lit(QUARANTINED)))
 
 
+def featured(delta_tables: DeltaTables, image_folder: ImageFolder, images: DataFrame) -> DataFrame:
+    """Rows of featured_images for those rows of raw_images that can be decoded; the ledger learns of the others."""
+    judged = with_features(images, to_limits(image_folder)).cache()
+    quarantine(delta_tables, judged)
+    readable = F.broadcast(judged.where("reason IS NULL").drop("reason", "message"))
+    labelled = with_labels(images, delta_tables.read(FEATURED_IMAGES), image_folder.path)
+    return labelled.join(readable, on=["path", "image_id"], how="inner")
+
+
+def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> Change:
+    """Append what raw_images got since last time."""
+    columns = RAW_IMAGES.columns.fieldNames()
+    return delta_tables.follow(
+        RAW_IMAGES, columns, FEATURED_IMAGES, by=lambda images: featured(delta_tables, image_folder, images)
+    )
+
+
+def take_in_again(delta_tables: DeltaTables, image_folder: ImageFolder, images: Mapping[str, str | None]) -> None:
+    """Append the rows of raw_images, by path and image_id, that were followed before and could not be decoded then."""
+    keys = delta_tables.spark.createDataFrame(list(images.items()), "path string, image_id string")
+
+    def lacking() -> DataFrame:
+        rows = delta_tables.read(RAW_IMAGES).join(F.broadcast(keys), on=["path", "image_id"], how="left_semi")
+        there = delta_tables.read(FEATURED_IMAGES).select("path", "image_id").join(keys, on="path", how="left_semi")
+        return rows.join(F.broadcast(there), on=["path", "image_id"], how="left_anti")
+
+    if not images or lacking().select("path").isEmpty():
+        return
+    follow_raw_images(delta_tables, image_folder)  # what it has not come to yet comes by itself
+    again = lacking()
+    if not again.select("path").isEmpty():
+        delta_tables.append(featured(delta_tables, image_folder, again), FEATURED_IMAGES)
+
+
 @dg.asset(deps=["raw_images"], kinds={"pyspark", "deltalake", "pillow"}, pool="image_files")
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
-
-    def with_all(images: DataFrame) -> DataFrame:
-        judged = with_features(images).cache()
-        quarantine(delta_tables, judged)
-        readable = F.broadcast(judged.where("reason IS NULL").drop("reason", "message"))
-        labelled = with_labels(images, delta_tables.read(FEATURED_IMAGES), image_folder.path)
-        return labelled.join(readable, on=["path", "image_id"], how="inner")
-
-    change = delta_tables.follow(RAW_IMAGES, RAW_IMAGES.columns.fieldNames(), FEATURED_IMAGES, by=with_all)
+    change = follow_raw_images(delta_tables, image_folder)
     return delta_tables.materialized(FEATURED_IMAGES, change, **sheet_of_new(delta_tables, FEATURED_IMAGES, change))

@@ -1,18 +1,46 @@
-"""The first look at a file, before it becomes a row (runs in each executor)."""
+"""The first look at a file, before it becomes a row, and the whole look, which decodes it (runs in each executor)."""
 
+import os
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from io import BufferedReader
+from typing import cast
 
 from image_assets.current_files import CURRENT
-from image_assets.pixels import UnreadableImage, to_features, to_header
-from resources.file_system import FileChanged, read_content
+from image_assets.guarded_process import Failure
+from image_assets.pixels import (
+    FORMATS,
+    SIGNATURE_BYTES,
+    Features,
+    UnreadableImage,
+    format_of,
+    to_features,
+    to_file_features,
+)
+from resources.arrow_rows import Row
+from resources.file_system import FileChanged, opened, read_content
 
 PENDING, QUARANTINED, MISSING = "pending", "quarantined", "missing"
+BYTES_PER_SECOND = 16 * 1024**2  # the time limit grows with the file: reading and decoding go at least this fast
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a file is taken in: its bytes in tables, at all, and what decoding it may take."""
+
+    content_bytes: int = 512 * 1024**2
+    size_bytes: int = 16 * 1024**3
+    seconds: float = 10
+    memory_bytes: int = 1024**3
+
+    def seconds_for(self, length: int) -> float:
+        """The time limit for a file of this length."""
+        return self.seconds + length / BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What becomes of a file: its bytes when it may be an image, else why not."""
+    """What becomes of a file: its bytes when it may be an image (none above the content limit), else why not."""
 
     state: str
     content: bytes | None = None
@@ -21,33 +49,56 @@ class Judgement:
     message: str | None = None
 
 
-def judge(path: str, length: int, limit_bytes: int) -> Judgement:
-    """Look at a file in the order size, reading, header; its pixels are not decoded yet."""
-    if length > limit_bytes:
-        message = f"{length:,} bytes: more than the content limit of {limit_bytes:,}"
+def judge(path: str, length: int, limits: Limits) -> Judgement:
+    """Look at a file in the order size, reading, first bytes; no decoder sees it yet."""
+    if length > limits.size_bytes:
+        message = f"{length:,} bytes: expected at most {limits.size_bytes:,}; make the file smaller or raise the limit"
         return Judgement(QUARANTINED, reason="too_large", message=message)
     try:
-        content = read_content(path, length=length)
+        if length > limits.content_bytes:
+            content, (start, image_id) = None, streamed(path, length=length)
+        else:
+            content = read_content(path, length=length)
+            start, image_id = content[:SIGNATURE_BYTES], sha256(content).hexdigest()
     except FileChanged as changed:
         return Judgement(PENDING, reason="changed", message=str(changed))
     except FileNotFoundError:
         return Judgement(MISSING)
     except OSError as error:
-        return Judgement(QUARANTINED, reason="unreadable_file", message=str(error))
-    image_id = sha256(content).hexdigest()
-    try:
-        to_header(content)
-    except UnreadableImage as unreadable:
-        return Judgement(QUARANTINED, image_id=image_id, reason=unreadable.reason, message=str(unreadable))
+        message = f"{error}: expected a file that can be read; check its folder's links and permissions"
+        return Judgement(QUARANTINED, reason="unreadable_file", message=message)
+    if not length:
+        message = "0 bytes: expected an image; copy the file again"
+        return Judgement(QUARANTINED, image_id=image_id, reason="empty", message=message)
+    if format_of(start) is None:
+        message = f"{length:,} bytes beginning with {start[:8]!r}: expected one of {', '.join(FORMATS)}"
+        return Judgement(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{message}; convert the file")
     return Judgement(CURRENT, content, image_id)
 
 
-def decoded(judgement: Judgement) -> Judgement:
-    """The judgement after a whole decode, which is where a file with an image's header may still fail."""
-    if judgement.content is None:
-        return judgement
+def streamed(path: str, *, length: int) -> tuple[bytes, str]:
+    """A file's first bytes and its SHA-256, read in blocks; FileChanged and OSError as `read_content` raises them."""
+    with opened(path) as file:
+        before = os.fstat(file.fileno())
+        start = file.read(SIGNATURE_BYTES)
+        file.seek(0)
+        image_id = file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+        if file.tell() != length or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
+            raise FileChanged(f"{path} had {length} bytes when listed and {file.tell()} when read")
+    return start, image_id
+
+
+def decoded(image: Row) -> Features | Failure:
+    """The whole look at a row's content or, where it has none, at the file of its path; to be run guarded."""
     try:
-        to_features(judgement.content)
+        if image["content"] is not None:
+            return to_features(image["content"])
+        with opened(image["path"]) as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != image["length"]:
+                raise FileChanged(f"the file has {found:,} bytes, its row {image['length']:,}")
+            return to_file_features(file)
     except UnreadableImage as unreadable:
-        return Judgement(QUARANTINED, image_id=judgement.image_id, reason=unreadable.reason, message=str(unreadable))
-    return judgement
+        return Failure(unreadable.reason, str(unreadable))
+    except OSError as error:
+        return Failure("unreadable_file", f"{error}: expected the file as it was listed; copy it again")

@@ -25,6 +25,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 BATCH_SIZE = 32
 SIDE_PIXELS = 224
+MOST_BYTES = 512 * 1024**2  # a larger file is not read: its row gets nulls
 DEVICES = ("auto", "cpu", "cuda")
 TRITON = "triton._C.libtriton"  # torch's compiler, which cannot be loaded after TensorFlow
 
@@ -90,11 +91,13 @@ def _is_null(value: Any) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """A file's bytes; a `file:` path holds `%` and bytes that are no UTF-8 as `%XX`, a plain one stands as it is."""
+    """A file's bytes, at most MOST_BYTES; a `file:` path holds `%` and bytes that are no UTF-8 as `%XX`."""
     scheme = "file:"
     file = Path(os.fsdecode(unquote_to_bytes(path[len(scheme) :])) if path.startswith(scheme) else path)
     if not file.is_file():  # reading a pipe would wait for ever
         raise FileNotFoundError(f"{path} is no file")
+    if file.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path} has more than {MOST_BYTES:,} bytes: make the image smaller")
     return file.read_bytes()
 
 

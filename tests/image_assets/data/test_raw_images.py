@@ -12,7 +12,9 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.folder_changes import FolderChanges
 from image_assets.data.image_files import read_known
 from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
-from image_assets.data.raw_images import IngestConfig, append_new, ingest
+from image_assets.data.limits import to_limits
+from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.data.reading import append_new
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.file_system import to_name
@@ -112,7 +114,7 @@ ROWS = {name: 1 for name in LIVES} | {"replaced.jpg": 2, "truncated.jpg": 2, "br
 def test_whatever_becomes_of_a_file_the_ledger_tells_it_and_no_bytes_are_added_twice(
     delta_tables: DeltaTables, landing: Path, tmp_path: Path
 ) -> None:
-    image_folder = ImageFolder(root=str(landing), settle_seconds=0, content_limit_bytes=100_000)
+    image_folder = ImageFolder(root=str(landing), settle_seconds=0, size_limit_bytes=100_000)
     elsewhere = put(tmp_path, "elsewhere.jpg", jpeg(3))
     for run in range(4):
         for name, (actions, _) in LIVES.items():
@@ -167,7 +169,7 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
     delta_tables: DeltaTables, image_folder: ImageFolder, eight_images: dict[str, bytes]
 ) -> None:
     delta_tables.create(RAW_IMAGES)
-    append_new(delta_tables, image_folder.list_files()[:5], {}, image_folder.content_limit_bytes)
+    append_new(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder))
     assert read_known(delta_tables.thin) == {}
     take_in(delta_tables, image_folder)
     assert image_ids(delta_tables) == sorted(
