@@ -8,10 +8,18 @@ from image_assets.optimize_tables import optimize_tables
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
 
+FOLLOWING = (dg.AssetSelection.groups("data") - CACHES) | PREDICTIONS
+
 ingest_images = dg.define_asset_job(
     "ingest_images",
-    selection=(dg.AssetSelection.groups("data") - CACHES) | PREDICTIONS,
+    selection=FOLLOWING,
     description="Take new and changed files through the tables, and predict them by the version that serves.",
+)
+replay_quarantine = dg.define_asset_job(
+    "replay_quarantine",
+    selection=FOLLOWING,
+    config={"ops": {"raw_images": {"config": {"replay_reason": "*"}}}},
+    description="Judge quarantined files again, by reason or path; replayed_files holds what came of it.",
 )
 train_models = dg.define_asset_job(
     "train_models",
@@ -33,4 +41,13 @@ whole_path = dg.define_asset_job(
     selection=dg.AssetSelection.all(),
     description="Everything, from the landing folder to predictions: what `make demo` runs.",
 )
-JOBS = (whole_path, ingest_images, train_models, predict_images, promote_model, optimize_tables, check_assets)
+JOBS = (
+    whole_path,
+    ingest_images,
+    replay_quarantine,
+    train_models,
+    predict_images,
+    promote_model,
+    optimize_tables,
+    check_assets,
+)

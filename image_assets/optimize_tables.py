@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass, fields
 import dagster as dg
 from pydantic import Field
 
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, RAW_IMAGES, TABLES
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, RAW_IMAGES, REPLAYED_FILES, TABLES
 from resources.compaction import MEBIBYTE, FileSizes
 from resources.delta_log import TableFiles, table_files
 from resources.delta_tables import DeltaTables
@@ -13,7 +13,8 @@ from resources.recompression import Saving, savings
 from resources.tables import Table
 
 # The pools of those assets that share one; another table's pool has its name.
-POOLS = {RAW_IMAGES.name: "image_files", FEATURED_IMAGES.name: "image_files", IMAGE_PREDICTIONS.name: "gpu"}
+WITH_LEDGER = (REPLAYED_FILES, RAW_IMAGES, FEATURED_IMAGES)
+POOLS = {table.name: "image_files" for table in WITH_LEDGER} | {IMAGE_PREDICTIONS.name: "gpu"}
 
 
 class OptimizeConfig(dg.Config):

@@ -52,6 +52,23 @@ IMAGE_FILES = Table(
     ),
 )
 
+REPLAYED_FILES = Table(
+    "replayed_files",
+    keys=("path", "replayed_at"),
+    columns=StructType(
+        [
+            PATH,
+            _column("reason_before", StringType(), "Why it was quarantined, in one word."),
+            _column("message_before", StringType(), "Why, in a sentence."),
+            _column("state", StringType(), "What it is now: current, or quarantined again."),
+            _column("reason", StringType(), "Why it is quarantined now, in one word."),
+            _column("message", StringType(), "Why, in a sentence."),
+            _column("attempts", IntegerType(), "How often the file was judged, this time included."),
+            _column("replayed_at", TimestampType(), "When, UTC."),
+        ]
+    ),
+)
+
 RAW_IMAGES = Table(
     "raw_images",
     keys=("path", "image_id"),
@@ -184,6 +201,7 @@ CURRENT_PREDICTIONS = Table(
 
 TABLES = (
     IMAGE_FILES,
+    REPLAYED_FILES,
     RAW_IMAGES,
     IMAGE_SAMPLES,
     FEATURED_IMAGES,

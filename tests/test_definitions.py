@@ -16,6 +16,7 @@ HEAVY = ("tensorflow", "torch", "horovod", "petastorm")
 EDGES = {
     "image_files": [],
     "raw_images": [],
+    "replayed_files": [],
     "image_samples": ["image_files", "raw_images"],
     "featured_images": ["raw_images"],
     "grayscale_images": ["featured_images"],
@@ -28,7 +29,7 @@ EDGES = {
     "image_predictions": ["featured_images", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
 }
-GROUPS = {"data": 8, "models": 3, "predictions": 2}
+GROUPS = {"data": 9, "models": 3, "predictions": 2}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -67,7 +68,7 @@ def test_every_asset_says_what_it_is() -> None:
 
 def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
-    expected = {"whole_path", "ingest_images", "train_models", "predict_images", "check_assets"}
+    expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
     assert expected | {"promote_model", "optimize_tables"} <= set(repository.job_names)
     assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes"}
     assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)

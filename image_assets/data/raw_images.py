@@ -11,10 +11,12 @@ from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import NOT_REGULAR, Decision, read_known, record, to_decision
 from image_assets.data.judging import MISSING, PENDING, QUARANTINED
 from image_assets.data.reading import chunked, read_in, take_up
-from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
+from image_assets.data.replay import replay
+from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta_tables import DeltaTables
 from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder
+from resources.tables import Snapshot
 
 
 class IngestConfig(dg.Config):
@@ -25,6 +27,12 @@ class IngestConfig(dg.Config):
         ge=0,
         description="Which part of the known files is looked at again for replaced ones; all of them by default. "
         "The sensor names the part in which it found something.",
+    )
+    replay_reason: str = Field(
+        default="", description="Judge quarantined files again whose reason matches this pattern; `*` for every reason."
+    )
+    replay_path: str = Field(
+        default="", description="… and whose path below the landing folder matches this one, such as `roses/*`."
     )
 
 
@@ -64,12 +72,34 @@ def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
     ]
 
 
+def replayed(delta_tables: DeltaTables, before: Snapshot) -> dg.MaterializeResult:
+    """What came of the files that were judged again."""
+    change = delta_tables.change_since(before, REPLAYED_FILES)
+    rows = delta_tables.newest(REPLAYED_FILES, change).groupBy("reason_before", "state", "reason").count().collect()
+    return delta_tables.materialized(
+        REPLAYED_FILES,
+        change,
+        outcome=dg.MetadataValue.table(
+            [
+                dg.TableRecord({name: row[name] for name in ("reason_before", "state", "reason", "count")})
+                for row in rows
+            ]
+        ),
+    )
+
+
 @dg.multi_asset(
     specs=[
         dg.AssetSpec(
             "image_files",
             description="Every file ever seen in the landing folder: current, pending, quarantined (and why), missing.",
             kinds={"pyspark", "deltalake"},
+        ),
+        dg.AssetSpec(
+            "replayed_files",
+            description="Quarantined files that were judged again on request, and what came of it.",
+            kinds={"pyspark", "deltalake"},
+            skippable=True,
         ),
         dg.AssetSpec(
             "raw_images",
@@ -85,6 +115,10 @@ def raw_images(
     """The landing folder, listed and compared with the ledger; exactly the new and changed files are read."""
     files_before, images_before = delta_tables.snapshot(IMAGE_FILES), delta_tables.snapshot(RAW_IMAGES)
     changes = ingest(delta_tables, image_folder, config, context.log)
+    if config.replay_reason or config.replay_path:
+        before = delta_tables.snapshot(REPLAYED_FILES)
+        replay(delta_tables, image_folder, reason=config.replay_reason, path=config.replay_path)
+        yield replayed(delta_tables, before)
     delta_tables.compact(RAW_IMAGES)
     delta_tables.compact(IMAGE_FILES)
     states = delta_tables.read(IMAGE_FILES).groupBy("state").count().collect()

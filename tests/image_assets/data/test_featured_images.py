@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from image_assets.data.featured_images import featured_images, label_numbers, to_label
 from image_assets.data.image_files import read_known, record, to_decision
 from image_assets.data.judging import PENDING
-from image_assets.data.raw_images import ingest
+from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
@@ -56,10 +56,10 @@ def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
     delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path
 ) -> None:
     put(landing, "a.jpg", jpeg(1)[:-200])
-    ingest(delta_tables, image_folder, dg.get_dagster_logger())
+    ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     put(landing, "a.jpg", jpeg(1))
     (file,) = image_folder.list_files()
     record(delta_tables, [to_decision(file, PENDING, "being_written", "still growing", None)])
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
-    assert [known.state for known in read_known(delta_tables).values()] == [PENDING], "it is read by the next run"
+    assert [known.state for known in read_known(delta_tables.thin).values()] == [PENDING], "it is read by the next run"
     assert delta_tables.read(FEATURED_IMAGES).count() == 0
