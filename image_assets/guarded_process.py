@@ -113,7 +113,8 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
         except EOFError:
             os._exit(0)  # without the caller's exit handlers
         # The item comes twice, as received and unpacked; neither counts as memory that decoding takes.
-        resource.setrlimit(resource.RLIMIT_AS, (at_start + 2 * len(received) + memory_bytes, most))
+        bound = at_start + 2 * len(received) + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
         answer = _answer(function, received, memory_bytes)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         pipe.send(answer)

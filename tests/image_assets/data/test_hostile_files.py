@@ -30,7 +30,7 @@ from tests.images import jpeg, picture, png, put
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "flowers_original"
 MEMORY_BYTES = 160 * 1024**2
-SECONDS = 3
+SECONDS = 6
 
 
 def saved(image: Image.Image, name: str, **options: object) -> bytes:
@@ -132,7 +132,7 @@ CASES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "wrong suffix.gif": (lambda: png(18), None),
     "ten thousand frames.gif": (lambda: gif_of_frames(10_000), None),
     "a thousand scans.jpg": (lambda: jpeg_of_scans(64, 1_000), None),
-    "large, many scans.jpg": (lambda: jpeg_of_scans(5_000, 10_000), "timeout"),
+    "large, many scans.jpg": (lambda: jpeg_of_scans(5_000, 50_000), "timeout"),
     "more memory than allowed.png": (lambda: black_png(7_000, 7_000), "out_of_memory"),
     "164 million pixels.png": (lambda: black_png(12_800, 12_800), "too_many_pixels"),
     "901 million pixels.png": (lambda: black_png(30_016, 30_016), "too_many_pixels"),
