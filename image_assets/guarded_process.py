@@ -5,7 +5,9 @@ is under way. The pipe adds a few percent to decoding a photograph; a general po
 """
 
 import ctypes
+import faulthandler
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -101,37 +103,41 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
     callers_end.close()
     _end_with(caller)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()  # the caller tells of a crash
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    at_start = _address_space()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
     while True:
         try:
-            item = pipe.recv()
+            received = pipe.recv_bytes()
         except EOFError:
             os._exit(0)  # without the caller's exit handlers
-        pipe.send(_answer(function, item, memory_bytes))
+        # The item comes twice, as received and unpacked; neither counts as memory that decoding takes.
+        bound = at_start + 2 * len(received) + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
+        answer = _answer(function, received, memory_bytes)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        pipe.send(answer)
 
 
-def _end_with(caller: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != caller:  # it had ended before
-        os._exit(0)
-
-
-def _answer(function: Callable, item: object, memory_bytes: int) -> object:
+def _answer(function: Callable, received: bytes, memory_bytes: int) -> object:
     """The function's answer, a Failure, or the exception that it raised."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
     try:
-        # The bound is on what decoding adds to what the process, with the item in it, takes already.
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + memory_bytes, most))
-        return function(item)
+        return function(pickle.loads(received))
     except MemoryError:
         needed = f"decoding needs more than {memory_bytes:,} bytes of memory"
         return Failure("out_of_memory", f"{needed}: make the image smaller")
     except Exception as error:  # noqa: BLE001 - it rises in the caller
         error.add_note("".join(traceback.format_exception(error)))
         return error
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _end_with(caller: int) -> None:
+    """Let this process end when the caller does, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != caller:  # it had ended before
+        os._exit(0)
 
 
 def _address_space() -> int:

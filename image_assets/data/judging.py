@@ -6,6 +6,8 @@ from hashlib import file_digest, sha256
 from io import BufferedReader
 from typing import cast
 
+import imagehash  # noqa: F401 - loaded once here, not again by each guarded process that hashes an image
+
 from image_assets.current_files import CURRENT
 from image_assets.guarded_process import Failure
 from image_assets.pixels import (
