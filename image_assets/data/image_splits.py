@@ -1,6 +1,6 @@
 """Which images are for training, for validation and for the test, near duplicates together."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from hashlib import sha256
 
 import dagster as dg
@@ -8,12 +8,15 @@ import pandas as pd
 from pydantic import Field
 from pyspark.sql import DataFrame
 
-from image_assets.data.near_duplicates import to_groups, to_numbers
+from image_assets.data.near_duplicates import to_new_groups
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
 
 THIN = ["path", "image_id", "label", "label_index", "perceptual_hash"]
+KNOWN = ["label", "perceptual_hash", "duplicate_group", "split"]
 CONFLICT = "near duplicate of images in different splits"
+
+Assignment = tuple[str, str | None, str | None]  # duplicate_group, split, reason
 
 
 class SplitConfig(dg.Config):
@@ -34,40 +37,50 @@ class SplitConfig(dg.Config):
 def with_splits(new: pd.DataFrame, known: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.DataFrame:
     """The new images with `duplicate_group`, `split` and `reason`.
 
-    Both frames hold a row for each image with the columns of image_splits, `new` without the last three.
-    A group is assigned as a whole, to the split that its label lacks most; the order of the groups is
-    shuffled by the seed and each group's own id, so that it does not depend on who arrived together.
+    Both frames hold a row for each image: `known` with the columns KNOWN of image_splits, `new` with all but the last
+    three. Only groups that hold a new image are decided, each as a whole.
     """
-    images = pd.concat([known, new], ignore_index=True)
-    images["component"] = to_groups(to_numbers(images["perceptual_hash"].tolist()))
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, split in known[["label", "split"]].dropna().itertuples(index=False):
-        counts[label][split] += 1
-    fresh = images.iloc[len(known) :]
-    joined = images.iloc[: len(known)].groupby("component")
+    known_groups, new_groups = to_new_groups(known["perceptual_hash"], new["perceptual_hash"])
+    joined = known.assign(group=known_groups)[known_groups >= 0]
+    fresh = new.assign(group=new_groups)
+    decided = joined_groups(joined)
+    counts = Counter(known.groupby(["label", "split"]).size().to_dict())
+    decided |= fresh_groups(fresh[~fresh["group"].isin(decided)], counts, shares, seed)
+    columns = ["duplicate_group", "split", "reason"]
+    return new.assign(**dict(zip(columns, zip(*(decided[group] for group in new_groups), strict=True), strict=True)))
+
+
+def joined_groups(known: pd.DataFrame) -> dict[int, Assignment]:
+    """What becomes of images that join known ones, by `group`: their split, or none where they differ."""
     decided = {}
-    for component, members in joined:
+    for group, members in known.groupby("group"):
         splits = set(members["split"])
         split = splits.pop() if len(splits) == 1 else None
-        decided[component] = (members["duplicate_group"].min(), split, None if split else CONFLICT)
-    groups = fresh[~fresh["component"].isin(decided.keys())].groupby("component")
-    named = sorted(
-        ((members["image_id"].min(), component, members) for component, members in groups),
-        key=lambda group: sha256(f"{seed}/{group[0]}".encode()).digest(),
-    )
-    for name, component, members in named:
-        label = members["label"].mode()[0]
-        total = counts[label].total() + len(members)
-        split = max(shares, key=lambda option: shares[option] * total - counts[label][option])
-        counts[label][split] += len(members)
-        decided[component] = (name, split, None)
-    answers = [decided[component] for component in fresh["component"]]
-    return new.assign(
-        **{
-            column: [answer[place] for answer in answers]
-            for place, column in enumerate(["duplicate_group", "split", "reason"])
-        }
-    )
+        decided[group] = (members["duplicate_group"].min(), split, None if split else CONFLICT)
+    return decided
+
+
+def fresh_groups(
+    images: pd.DataFrame, counts: Counter[tuple[str, str]], shares: dict[str, float], seed: int
+) -> dict[int, Assignment]:
+    """What becomes of images that join none, by `group`; `counts` are the known images by label and split.
+
+    A group goes to the split that its most frequent label lacks most; the order of the groups is shuffled by the seed
+    and each group's own id, so that it does not depend on who arrived together.
+    """
+    by_label = images.groupby(["group", "label"], as_index=False).agg(images=("path", "size"))
+    labels = by_label.sort_values(["images", "label"], ascending=[False, True]).drop_duplicates("group")
+    # The first in order, not the lowest: pandas looks for the lowest text group by group, in Python.
+    in_order = images.sort_values("image_id")
+    groups = in_order.groupby("group").agg(name=("image_id", "first"), images=("path", "size"))
+    groups["label"] = labels.set_index("group")["label"]
+    counts, decided = counts.copy(), {}
+    for row in sorted(groups.itertuples(), key=lambda group: sha256(f"{seed}/{group.name}".encode()).digest()):
+        total = sum(counts[row.label, split] for split in shares) + row.images
+        split = max(shares, key=lambda option: shares[option] * total - counts[row.label, option])
+        counts[row.label, split] += row.images
+        decided[row.Index] = (row.name, split, None)
+    return decided
 
 
 @dg.asset(deps=["featured_images"], kinds={"pyspark", "deltalake"}, pool="image_splits")
@@ -76,8 +89,10 @@ def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.Materiali
 
     def assigned(images: DataFrame) -> DataFrame:
         new = images.where("label IS NOT NULL").orderBy("path", "image_id").toPandas()
-        known = delta_tables.read(IMAGE_SPLITS).toPandas()
-        rows = with_splits(new, known, config.shares, config.seed) if len(new) else known.iloc[:0]
+        if not len(new):
+            return delta_tables.read(IMAGE_SPLITS).limit(0)
+        known = delta_tables.read(IMAGE_SPLITS).select(KNOWN).toPandas()
+        rows = with_splits(new, known, config.shares, config.seed)
         return delta_tables.spark.createDataFrame(rows.astype(object).where(rows.notna(), None), IMAGE_SPLITS.columns)
 
     change = delta_tables.follow(FEATURED_IMAGES, THIN, IMAGE_SPLITS, by=assigned)

@@ -1,5 +1,7 @@
 """Near duplicates share a split, assignments stay, and every label is in every split."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,6 +94,23 @@ def test_an_image_that_joins_groups_of_different_splits_is_set_aside_and_moves_n
     known = new_known(known, assigned(images(["ball"], seed=7, hashes=[between]), known))
     (later,) = assigned(images(["ball"], seed=8, hashes=[between ^ 1]), known).itertuples()
     assert (later.split, later.reason) == (None, CONFLICT), "what joins them later would leak as well"
+
+
+def test_images_without_a_hash_are_groups_of_their_own() -> None:
+    unhashed = images(["ball"] * 4).assign(perceptual_hash=None)
+    known = new_known(assigned(images(["ball"] * 2)), assigned(unhashed))
+    splits = new_known(known, assigned(images(["ball"] * 4, seed=1).assign(perceptual_hash=None), known))
+    assert splits["duplicate_group"].equals(splits["image_id"])
+    assert splits["split"].notna().all()
+
+
+def test_100_new_images_among_100000_are_decided_in_seconds() -> None:
+    known = images(["ball", "cube"] * 50_000)
+    known = known.assign(duplicate_group=known["image_id"], split="training", reason=None)[COLUMNS]
+    started = time.monotonic()
+    splits = assigned(images(["ball", "cube"] * 50, seed=1), known)
+    assert time.monotonic() - started < 3
+    assert set(splits["split"]) == {"validation", "test"}, "what the labels lack"
 
 
 def test_shares_are_scaled_to_one() -> None:

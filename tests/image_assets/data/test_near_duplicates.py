@@ -3,9 +3,10 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from image_assets.data.near_duplicates import BITS, DISTANCE, to_groups, to_numbers
+from image_assets.data.near_duplicates import BITS, DISTANCE, reached, to_groups, to_new_groups, to_numbers
 
 
 def random_hashes(count: int, seed: int) -> np.ndarray:
@@ -43,6 +44,25 @@ def test_groups_are_those_of_all_pairs(seed: int) -> None:
     expected = partition(groups_by_all_pairs(hashes))
     assert partition(to_groups(hashes).tolist()) == expected
     assert 30 < len(expected) < 290, "neighbours were planted, and not all in one chain"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reached_are_the_groups_of_the_marked(seed: int) -> None:
+    hashes = with_neighbours(random_hashes(120, seed), 180, seed)
+    start = np.random.default_rng(seed).random(len(hashes)) < 0.05
+    groups = np.array(groups_by_all_pairs(hashes))
+    expected = np.isin(groups, groups[start])
+    assert reached(hashes, start).tolist() == expected.tolist()
+    assert start.sum() < expected.sum() < len(hashes)
+    assert not reached(hashes, np.zeros(len(hashes), bool)).any()
+
+
+def test_only_known_images_in_a_new_ones_group_have_a_group() -> None:
+    known, new = to_new_groups(
+        pd.Series(["ffffffffffffffff", "0000000000000001", None]), pd.Series(["0000000000000003", None, None])
+    )
+    assert (known[0], known[1], known[2]) == (-1, new[0], -1)
+    assert len(set(new)) == 3
 
 
 @pytest.mark.parametrize("bits", [range(4), range(60, 64), (0, 21, 42, 63), (12, 13, 25, 26), (11, 24, 37, 50)])
