@@ -2,19 +2,12 @@
 
 import dagster as dg
 
+from image_assets.news import taken_in
 from resources.file_system import fingerprint
 from resources.image_folder import ImageFolder
 from sensors.attempts import Asked, next_request, to_known
 
 JOB_NAME = "ingest_images"
-INGESTED = dg.AssetKey("image_files")
-
-
-def taken_in(instance: dg.DagsterInstance) -> str | None:
-    """The fingerprint of the folder when it was last ingested, whoever asked for it."""
-    event = instance.get_latest_materialization_event(INGESTED)
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    return str(metadata["folder_fingerprint"].value) if "folder_fingerprint" in metadata else None
 
 
 @dg.sensor(job_name=JOB_NAME, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)

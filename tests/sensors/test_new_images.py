@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from image_assets.continuous import TRIGGER_TAG
 from resources.file_system import fingerprint
 from resources.image_folder import ImageFolder
 from sensors.attempts import ATTEMPTS
@@ -134,6 +135,16 @@ def test_nothing_is_asked_for_while_a_run_goes_on(daemon: Daemon) -> None:
     assert f"waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert daemon.launched() == 1
+
+
+def test_nothing_is_asked_for_while_a_continuous_run_goes_on(daemon: Daemon, landing: Path) -> None:
+    job = DEFINITIONS.resolve_job_def("ingest_images")
+    run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={TRIGGER_TAG: "30 seconds"})
+    put(landing, "cube/b.png", png(2))
+    assert daemon.launched() == 0
+    assert f"run {run.run_id} goes on, looks every 30 seconds" in reason(daemon.tick())
+    daemon.instance.report_run_canceled(run)
+    assert [daemon.launched(), daemon.launched()] == [1, 0]
 
 
 def test_a_failed_run_is_tried_again_a_few_times_and_then_waits_for_a_change(daemon: Daemon, landing: Path) -> None:
