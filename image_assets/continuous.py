@@ -71,6 +71,11 @@ def many_passes(
     job_context: PlanExecutionContext, execution_plan: ExecutionPlan, *, trigger: str, news: News
 ) -> Iterator[dg.DagsterEvent]:
     """A pass, and another one whenever a look finds something new, until a step fails or the run is cancelled."""
+    if {step.key for step in execution_plan.steps} != set(execution_plan.step_keys_to_execute):
+        raise dg.DagsterInvariantViolationError(
+            f"a continuous run repeats all steps of its job, and was asked for {execution_plan.step_keys_to_execute}: "
+            f"launch the job instead of re-executing a part of it, or choose the trigger {AVAILABLE_NOW}"
+        )
     job_context.instance.add_run_tags(job_context.run_id, {TRIGGER_TAG: trigger})
     job_context.log.info(
         f"continuous: a first pass now, then a look every {trigger} and a pass when there is something new. "

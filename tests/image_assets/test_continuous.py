@@ -22,7 +22,7 @@ from image_assets.news import NotNow, Ready
 from tests.images import png, put
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 SOON_SECONDS = 10  # a cancelled run ends within
 CANCELED, FAILURE, SUCCESS = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
 POOLS = "concurrency: {pools: {default_limit: 1, granularity: op}}\ntelemetry: {enabled: false}\n"
@@ -209,7 +209,7 @@ def test_a_run_that_waits_for_a_pool_takes_no_time_and_can_be_cancelled(
     assert going.stop(signal.SIGTERM) is CANCELED
     info = instance.event_log_storage.get_concurrency_info("letters")
     assert [slot.run_id for slot in info.claimed_slots] == ["another run"]
-    assert info.pending_steps == []
+    assert {step.run_id for step in info.pending_steps} <= {"another run"}
 
 
 def test_a_run_that_dagster_was_told_is_over_ends_before_its_next_pass(going: Going, tmp_path: Path) -> None:
