@@ -14,7 +14,7 @@ import dagster as dg
 import psutil
 import pytest
 from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run_iterator
+from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 from deltalake import DeltaTable
 
 from image_assets.continuous import continuous_executor, interval_seconds
@@ -162,6 +162,21 @@ def test_one_pass_has_the_events_of_the_in_process_executor(tmp_path: Path, inst
     assert in_process[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
     assert outline(run_here(to_job(tmp_path), instance)) == outline(in_process)
     assert outline(run_here(to_job(tmp_path), instance, "available_now")) == outline(in_process)
+
+
+def test_the_launchpad_begins_with_one_pass(tmp_path: Path) -> None:
+    fields = to_job(tmp_path).run_config_schema.run_config_schema_type.fields  # pyright: ignore[reportAttributeAccessIssue]
+    assert fields["execution"].default_value == {"config": {"trigger": "available_now"}}
+
+
+def test_a_part_of_a_job_is_not_repeated(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    job = to_job(tmp_path)
+    config = {"execution": {"config": {"trigger": "1 second"}}}
+    plan = create_execution_plan(InMemoryJob(job), config, step_keys_to_execute=["answers"])
+    dagster_run = instance.create_run_for_job(job, execution_plan=plan, run_config=config)
+    events = list(execute_run_iterator(InMemoryJob(job), dagster_run, instance))
+    assert events[-1].event_type is dg.DagsterEventType.RUN_FAILURE
+    assert not (tmp_path / "kept").exists()
 
 
 def test_an_unknown_trigger_fails_the_run_before_any_step(tmp_path: Path, instance: dg.DagsterInstance) -> None:
