@@ -1,7 +1,7 @@
 """A process that a hostile file may take down: what runs in it has a time limit and a memory bound.
 
 Items go one by one through a pipe: which of them crashed or hung is known without a second try, and no more than one
-is under way. The pipe adds a few percent to decoding a photograph; a general pool of processes adds a fifth.
+is under way, which no general pool of processes tells of a chunk of items.
 """
 
 import ctypes

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
+from image_assets.continuous import continuous_executor
 from image_assets.models.promote_model import promote_model
+from image_assets.news import news_of_files, news_to_predict
 from image_assets.optimize_tables import optimize_tables
 
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
@@ -14,6 +16,7 @@ ingest_images = dg.define_asset_job(
     "ingest_images",
     selection=FOLLOWING,
     description="Take new and changed files through the tables, and predict them by the version that serves.",
+    executor_def=continuous_executor(news_of_files),
 )
 replay_quarantine = dg.define_asset_job(
     "replay_quarantine",
@@ -30,6 +33,7 @@ predict_images = dg.define_asset_job(
     "predict_images",
     selection=PREDICTIONS,
     description="Let the version that serves predict the images that it has not predicted.",
+    executor_def=continuous_executor(news_to_predict),
 )
 check_assets = dg.define_asset_job(
     "check_assets",

@@ -166,7 +166,10 @@ class DeltaTables(dg.ConfigurableResource):
             .trigger(availableNow=True)
             .start()
         )
-        query.awaitTermination()
+        try:
+            query.awaitTermination()
+        finally:
+            query.stop()  # Spark would go on writing for a run that was interrupted, when another may have the pool
 
     def follow(
         self,

@@ -7,6 +7,8 @@ from typing import Self
 
 import dagster as dg
 
+from image_assets.continuous import TRIGGER_TAG
+
 ATTEMPTS = 3
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 # A run in the state NOT_STARTED may have been left by a tick that died before it launched it: it keeps nobody waiting.
@@ -47,6 +49,7 @@ class Known:
     asked: Asked
     status: dg.DagsterRunStatus | None = None  # of the run that was asked for; None when there is none
     active_run_id: str | None = None  # a run of the same work, whoever launched it
+    active_trigger: str | None = None  # how often that run makes a pass; None when it makes one
 
 
 def to_known(instance: dg.DagsterInstance, *, sensor_name: str, job_names: Sequence[str], cursor: str | None) -> Known:
@@ -66,12 +69,15 @@ def to_known(instance: dg.DagsterInstance, *, sensor_name: str, job_names: Seque
         asked = (Asked.from_text(runs[0].tags.get(RUN_KEY_TAG)) if runs else None) or Asked()
         if status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
             asked = asked.forgotten()
-    return Known(asked, status, active[0].run_id if active else None)
+    run_id, trigger = (active[0].run_id, active[0].tags.get(TRIGGER_TAG)) if active else (None, None)
+    return Known(asked, status, run_id, trigger)
 
 
 def next_request(known: Known, digest: str) -> Asked | str:
     """What to ask for now, or in words why nothing."""
     asked = known.asked
+    if known.active_trigger:
+        return f"run {known.active_run_id} goes on, looks every {known.active_trigger} and takes in what is new"
     if known.active_run_id:
         return f"waiting for run {known.active_run_id} to end; if its process is dead, terminate it in Dagster"
     if digest != asked.digest:

@@ -1,10 +1,8 @@
 """Image files landed → ingest_images."""
 
-from dataclasses import replace
-
 import dagster as dg
 
-from image_assets.data.folder_changes import FolderChanges, folder_changes
+from image_assets.data.folder_changes import folder_changes, without_writing
 from image_assets.data.image_files import read_known
 from resources.image_folder import ImageFolder
 from resources.thin_tables import ThinTables
@@ -26,23 +24,6 @@ def to_cursor(part: int, asked: Asked) -> str:
     return f"{part} {asked}"
 
 
-def without_writing(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
-    """The changes without the files that somebody may still be writing."""
-    return replace(changes, to_read=tuple(image_folder.old_enough(changes.to_read)))
-
-
-def sentence(changes: FolderChanges, writing: int, root: str) -> str:
-    """What a tick saw."""
-    counts = {
-        "new or changed": len(changes.to_read),
-        "gone": len(changes.missing),
-        "no regular files": len(changes.irregular),
-        "being written": writing,
-    }
-    found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    return f"{changes.listed:,} files in {root}, {changes.looked_at:,} looked at: {found or 'all taken in'}"
-
-
 def to_request(asked: Asked, part: int) -> dg.RunRequest:
     """A run that looks at the part in which the changes were found."""
     config = {"ops": {"raw_images": {"config": {"part": part}}}}
@@ -60,7 +41,7 @@ def new_images(
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))
     changes = without_writing(found, image_folder)
-    said = sentence(changes, len(found.to_read) - len(changes.to_read), image_folder.root)
+    said = f"{image_folder.root}: {changes}"
     known = to_known(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=asked)
     digest = changes.digest()
     if not digest:

@@ -1,7 +1,7 @@
 """How the landing folder differs from the ledger."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from zlib import crc32
@@ -25,12 +25,29 @@ class FolderChanges:
     to_read: tuple[ImageFile, ...]
     irregular: tuple[ImageFile, ...]
     missing: tuple[str, ...]
+    writing: int = 0  # files that somebody may still be writing, which are none of the others
+
+    def __str__(self) -> str:
+        counts = {
+            "new or changed": len(self.to_read),
+            "gone": len(self.missing),
+            "no regular files": len(self.irregular),
+            "being written": self.writing,
+        }
+        found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"{self.listed:,} files, {self.looked_at:,} looked at: {found or 'all taken in'}"
 
     def digest(self) -> str:
         """The changes in one short string; empty when there is none."""
         lines = [f"{file.path}\t{file.modification_time.timestamp()}\t{file.length}" for file in self.to_read]
         lines += [f"{file.path}\tirregular" for file in self.irregular] + [f"{path}\tgone" for path in self.missing]
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] if lines else ""
+
+
+def without_writing(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
+    """The changes less the files that somebody may still be writing."""
+    whole = tuple(image_folder.old_enough(changes.to_read))
+    return replace(changes, to_read=whole, writing=len(changes.to_read) - len(whole))
 
 
 def folder_changes(image_folder: ImageFolder, known: Mapping[str, Known], part: int | None) -> FolderChanges:

@@ -6,7 +6,8 @@ from hashlib import file_digest, sha256
 from io import BufferedReader
 from typing import cast
 
-import imagehash  # noqa: F401 - loaded once here, not again by each guarded process that hashes an image
+import imagehash  # noqa: F401 - loaded once here, not again by each guarded process, within its memory bound
+import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
 
 from image_assets.current_files import CURRENT
 from image_assets.guarded_process import Failure

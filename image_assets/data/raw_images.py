@@ -45,10 +45,7 @@ def ingest(
     take_up(delta_tables)
     known = read_known(delta_tables.thin)
     changes = folder_changes(image_folder, known, config.part)
-    log.info(
-        f"{image_folder.root}: {changes.listed:,} files, {changes.looked_at:,} looked at, "
-        f"{len(changes.to_read):,} new or changed, {len(changes.missing):,} gone"
-    )
+    log.info(f"{image_folder.root}: {changes}")
     whole = image_folder.settled(changes.to_read)
     record(delta_tables, unread(changes, set(whole)))
     done, started = 0, time.monotonic()

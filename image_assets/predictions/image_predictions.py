@@ -32,10 +32,18 @@ def image_predictions(
 ) -> dg.MaterializeResult:
     """Label and probability for every image, one row per image and model version; only what is missing is scored."""
     version = model_registry.serving()
+    delta_tables.create(FEATURED_IMAGES)
+    images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
     if version is None:
         before = delta_tables.snapshot(IMAGE_PREDICTIONS)
         change = delta_tables.change_since(before, IMAGE_PREDICTIONS)
-        return delta_tables.materialized(IMAGE_PREDICTIONS, change, serving_version="none: promote a model version")
+        return delta_tables.materialized(
+            IMAGE_PREDICTIONS,
+            change,
+            serving_version="none",
+            featured_images_version=images_version,
+            remedy="promote a model version",
+        )
     device = inference_device.resolve(delta_tables.spark)
     change = delta_tables.follow(
         FEATURED_IMAGES,
@@ -48,6 +56,7 @@ def image_predictions(
         IMAGE_PREDICTIONS,
         change,
         serving_version=str(version.version),
+        featured_images_version=images_version,
         framework=version.tags.get("framework", "unknown"),
         device=device,
     )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from image_assets.continuous import TRIGGER_TAG
 from image_assets.data.raw_images import IngestConfig
 from resources.image_folder import ImageFolder
 from resources.thin_tables import ThinTables
@@ -120,7 +121,7 @@ def test_each_state_of_the_folder_is_ingested_once_also_when_it_returns(daemon: 
         extra.unlink()
         launched += [daemon.launched(), daemon.launched()]
     assert launched == [1, 0] * 5
-    assert reason(daemon.tick()).endswith("landing, 1 looked at: all taken in")
+    assert reason(daemon.tick()).endswith("landing: 1 files, 1 looked at: all taken in")
     assert len(daemon.cursor or "") < 100
 
 
@@ -132,7 +133,7 @@ def test_a_folder_that_is_emptied_is_ingested_and_one_that_was_always_empty_is_n
     assert [daemon.launched(), daemon.launched()] == [1, 0]
     unused = Daemon(landing)
     unused.home = landing.parent / "no tables"
-    assert reason(unused.tick()).startswith("0 files in")
+    assert "landing: 0 files" in reason(unused.tick())
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -155,6 +156,16 @@ def test_nothing_is_asked_for_while_a_run_goes_on(daemon: Daemon) -> None:
     assert f"waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert daemon.launched() == 1
+
+
+def test_nothing_is_asked_for_while_a_continuous_run_goes_on(daemon: Daemon, landing: Path) -> None:
+    job = DEFINITIONS.resolve_job_def("ingest_images")
+    run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={TRIGGER_TAG: "30 seconds"})
+    put(landing, "cube/b.png", png(2))
+    assert daemon.launched() == 0
+    assert f"run {run.run_id} goes on, looks every 30 seconds" in reason(daemon.tick())
+    daemon.instance.report_run_canceled(run)
+    assert [daemon.launched(), daemon.launched()] == [1, 0]
 
 
 def test_a_failed_run_is_tried_again_a_few_times_and_then_waits_for_a_change(daemon: Daemon, landing: Path) -> None:

@@ -13,7 +13,7 @@ from image_assets.data.replay import quarantined, replay
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
-from tests.images import jpeg, png, put
+from tests.images import png, put
 
 KNOWN = {
     "file:/photos/roses/a 50%25.jpg": Known(QUARANTINED, "too_large", None, 0, 1),
@@ -41,27 +41,32 @@ def test_reason_and_path_choose_among_the_quarantined_files(reason: str, path: s
 
 @pytest.mark.spark
 def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: DeltaTables, landing: Path) -> None:
-    large, slow = put(landing, "large.png", png(1) + bytes(50_000)), put(landing, "slow.jpg", jpeg(2))
+    large, wide = (
+        put(landing, "large.png", png(1) + bytes(10_000_000)),
+        put(landing, "many pixels.png", png(2, (3000, 3000))),
+    )
     put(landing, "text.jpg", b"a text")
-    strict = ImageFolder(root=str(landing), settle_seconds=0, size_limit_bytes=50_000, decode_memory_bytes=1)
+    strict = ImageFolder(
+        root=str(landing), settle_seconds=0, size_limit_bytes=len(png(2, (3000, 3000))), decode_memory_bytes=1_000_000
+    )
     ingest(delta_tables, strict, IngestConfig(), dg.get_dagster_logger())
     featured_images(delta_tables=delta_tables, image_folder=strict)
-    assert reasons(delta_tables) == {large.name: "too_large", slow.name: "out_of_memory", "text.jpg": "not_an_image"}
+    assert reasons(delta_tables) == {large.name: "too_large", wide.name: "out_of_memory", "text.jpg": "not_an_image"}
 
     usual = ImageFolder(root=str(landing), settle_seconds=0)
     for _ in range(2):
         replay(delta_tables, usual, reason="*", path="")
         featured_images(delta_tables=delta_tables, image_folder=usual)
-    assert reasons(delta_tables) == {large.name: None, slow.name: None, "text.jpg": "not_an_image"}
+    assert reasons(delta_tables) == {large.name: None, wide.name: None, "text.jpg": "not_an_image"}
     for table in (RAW_IMAGES, FEATURED_IMAGES):
         paths = [row.path for row in delta_tables.read(table).select("path").collect()]
-        assert sorted(Path(path).name for path in paths) == [large.name, slow.name]
+        assert sorted(Path(path).name for path in paths) == [large.name, wide.name]
     replayed = delta_tables.read(REPLAYED_FILES).collect()
     assert sorted(
         (Path(row.path).name, row.reason_before, row.state, row.reason, row.attempts) for row in replayed
     ) == [
         ("large.png", "too_large", CURRENT, None, 3),
-        ("slow.jpg", "out_of_memory", CURRENT, None, 3),
+        ("many pixels.png", "out_of_memory", CURRENT, None, 3),
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 2),
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 3),
     ]

@@ -1,0 +1,60 @@
+"""What another pass of a continuous run would find, told from what the last one said, without a pass."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import dagster as dg
+
+from image_assets.data.folder_changes import folder_changes, without_writing
+from image_assets.data.image_files import read_known
+from image_assets.schemas import FEATURED_IMAGES
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+from resources.model_registry import ModelRegistry, RegistryUnavailable, UnclearServingVersion
+
+
+class NotNow(RuntimeError):
+    """Nobody can look at the moment; later perhaps."""
+
+
+class Ready(Protocol):
+    """The resources of a run, set up."""
+
+    delta_tables: DeltaTables
+    image_folder: ImageFolder
+    model_registry: ModelRegistry
+
+
+News = Callable[[dg.DagsterInstance, Ready], str]  # in words; empty when there is none
+
+
+def last_said(instance: dg.DagsterInstance, asset: str) -> Mapping[str, object]:
+    """The metadata of the asset's last materialization, whichever run it was in."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    return {name: value.value for name, value in metadata.items()}
+
+
+def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:
+    """Whether files landed, changed or left since they were last ingested."""
+    try:
+        found = folder_changes(ready.image_folder, read_known(ready.delta_tables.thin), part=None)
+    except FileNotFoundError as error:
+        raise NotNow(str(error)) from error
+    changes = without_writing(found, ready.image_folder)
+    return str(changes) if changes.digest() else ""
+
+
+def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
+    """Whether another version serves, or featured_images has other rows, than when predictions were last made."""
+    try:
+        serving = ready.model_registry.serving()
+    except (RegistryUnavailable, UnclearServingVersion) as error:
+        raise NotNow(str(error)) from error
+    before = last_said(instance, "image_predictions")
+    if before.get("serving_version") != (str(serving.version) if serving else "none"):
+        return f"version {serving.version} serves" if serving else "no version serves"
+    if serving is None:
+        return ""
+    images = ready.delta_tables.last_change(FEATURED_IMAGES)
+    return "" if before.get("featured_images_version") == images else "featured_images has new rows"

@@ -1,0 +1,64 @@
+"""A run that was killed anywhere is simply run again: the tables end as if nothing had happened."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from image_assets.data.audit import audit
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+from resources.spark_session import DeltaSpark
+from tests.conftest import tables_in
+from tests.image_assets.data.data_run import POINTS, contents, run_data
+from tests.images import jpeg, png, put
+
+pytestmark = pytest.mark.spark
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, delta_spark: DeltaSpark) -> Path:
+    """A landing folder, and two homes that follow it: one is killed now and then, the other is not."""
+    folder = tmp_path_factory.mktemp("place")
+    for number in range(6):
+        put(folder, f"landing/{('ball', 'cube')[number % 2]}/{number}.png", png(number))
+    for home in ("killed", "undisturbed"):
+        run_data(tables_of(folder, home, delta_spark), image_folder(folder))
+    return folder
+
+
+def tables_of(place: Path, home: str, session: DeltaSpark) -> DeltaTables:
+    return tables_in(place / home, session)
+
+
+def image_folder(place: Path) -> ImageFolder:
+    return ImageFolder(root=str(place / "landing"), settle_seconds=0)
+
+
+def change(landing: Path, number: int) -> None:
+    """Something new, something replaced, something broken, something gone."""
+    put(landing, f"ball/new {number}.jpg", jpeg(100 + number))
+    put(landing, f"cube/broken {number}.jpg", jpeg(200 + number)[:-300])
+    put(landing, "cube/1.png", png(300 + number, size=(50 + number, 40)))
+    (landing / "ball" / f"new {number - 1}.jpg").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta_spark: DeltaSpark, point: str) -> None:
+    change(place / "landing", POINTS.index(point))
+    command = [sys.executable, "-m", "tests.image_assets.data.data_run", place / "killed", place / "landing", point]
+    killed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
+    )
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    if point in ("before the commit", "in a merge", "in a compaction"):
+        assert killed.stdout.splitlines()[-1] == "not committed"
+    again, undisturbed = (tables_of(place, home, delta_spark) for home in ("killed", "undisturbed"))
+    for tables in (again, undisturbed):
+        run_data(tables, image_folder(place))
+    assert contents(again) == contents(undisturbed)
+    if point == POINTS[-1]:
+        assert [finding for finding in audit(again, image_folder(place)) if finding.broken] == []

@@ -1,0 +1,303 @@
+"""One pass is Dagster's in-process executor; many are made when there is news, and end when they are told to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import create_execution_plan, execute_run_iterator
+from deltalake import DeltaTable
+
+from image_assets.continuous import continuous_executor, interval_seconds
+from image_assets.news import NotNow, Ready
+from tests.images import png, put
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 300
+SOON_SECONDS = 10  # a cancelled run ends within
+CANCELED, FAILURE, SUCCESS = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
+POOLS = "concurrency: {pools: {default_limit: 1, granularity: op}}\ntelemetry: {enabled: false}\n"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "seconds"),
+    [
+        ("available_now", None),
+        ("1 second", 1),
+        ("10 seconds", 10),
+        ("1.5 minutes", 90),
+        (" 2 hours ", 7200),
+    ],
+)
+def test_a_trigger_is_written_as_spark_writes_it(trigger: str, seconds: float | None) -> None:
+    assert interval_seconds(trigger) == seconds
+
+
+@pytest.mark.parametrize("trigger", ["", "10", "0 seconds", "-1 seconds", "10 s", "availableNow", "5 days"])
+def test_another_trigger_is_refused_with_what_it_may_be(trigger: str) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match="expected available_now, .* such as 10 seconds"):
+        interval_seconds(trigger)
+
+
+def to_job(folder: Path, executor: dg.ExecutorDefinition | None = None) -> dg.JobDefinition:
+    """Two assets that keep count of their materializations. Files in the folder say what happens to them."""
+
+    def news(instance: dg.DagsterInstance, ready: Ready) -> str:
+        if (folder / "down").exists():
+            raise NotNow("nobody answers")
+        if not (folder / "letter").exists():
+            return ""
+        (folder / "letter").unlink()
+        return "a letter came"
+
+    @dg.asset(pool="letters")
+    def letters() -> dg.MaterializeResult:
+        with (folder / "kept").open("a") as kept:
+            kept.write("letter\n")
+        return dg.MaterializeResult(metadata={"rows_added": 1})
+
+    @dg.asset(pool="answers", deps=[letters])
+    def answers() -> dg.MaterializeResult:
+        if (folder / "broken").exists():
+            raise ValueError("no ink")
+        while (folder / "slow").exists():
+            time.sleep(0.1)
+        return dg.MaterializeResult(metadata={"rows_added": 0})
+
+    job = dg.define_asset_job("write", executor_def=executor or continuous_executor(news))
+    return dg.Definitions(assets=[letters, answers], jobs=[job]).resolve_job_def("write")
+
+
+def run_here(job: dg.JobDefinition, instance: dg.DagsterInstance, trigger: str | None = None) -> list[dg.DagsterEvent]:
+    """Run the job in this process, as Dagster runs a job whose run was launched; its events."""
+    config = {"execution": {"config": {"trigger": trigger}}} if trigger else {}
+    dagster_run = instance.create_run_for_job(job, run_config=config)
+    return list(execute_run_iterator(InMemoryJob(job), dagster_run, instance))
+
+
+def to_instance(folder: Path) -> dg.DagsterInstance:
+    """The Dagster instance of a folder, whose pools have one slot."""
+    put(folder, "dagster.yaml", POOLS.encode())
+    return dg.DagsterInstance.from_config(str(folder))
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with to_instance(tmp_path) as instance:
+        yield instance
+
+
+@dataclass(frozen=True)
+class Going:
+    """A run in a process of its own, the only one of its instance."""
+
+    instance: dg.DagsterInstance
+    process: subprocess.Popen[bytes]
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Look again until it is so; the log, when it takes too long."""
+        since = time.monotonic()
+        while not condition():
+            if time.monotonic() - since > PATIENCE_SECONDS or self.process.poll() is not None:
+                pytest.fail(f"{what}: not seen in\n" + "\n".join(self.said()[-30:]))
+            time.sleep(0.1)
+
+    def run_id(self) -> str:
+        return self.instance.get_run_records(limit=1)[0].dagster_run.run_id
+
+    def said(self) -> list[str]:
+        """What the event log says, line by line."""
+        return [entry.user_message for run in self.instance.get_runs() for entry in self.instance.all_logs(run.run_id)]
+
+    def says(self, words: str) -> bool:
+        return any(words in line for line in self.said())
+
+    def passes(self) -> list[str]:
+        return [line for line in self.said() if line.startswith("pass ")]
+
+    def stop(self, by: signal.Signals) -> dg.DagsterRunStatus:
+        """Send the signal; how the run ended, and soon."""
+        since = time.monotonic()
+        self.process.send_signal(by)
+        self.process.wait(PATIENCE_SECONDS)
+        assert time.monotonic() - since < SOON_SECONDS
+        dagster_run = self.instance.get_run_by_id(self.run_id())
+        assert dagster_run is not None
+        return dagster_run.status
+
+    def claimed_pools(self) -> set[str]:
+        storage = self.instance.event_log_storage
+        return {
+            pool.name for pool in storage.get_pool_limits() if storage.get_concurrency_info(pool.name).claimed_slots
+        }
+
+
+@pytest.fixture
+def going(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Going]:
+    """The job of `to_job`, which looks every second."""
+    program = (
+        "from pathlib import Path; from tests.image_assets.test_continuous import *; "
+        f"folder = Path({str(tmp_path)!r}); run_here(to_job(folder), to_instance(folder), '1 second')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
+    yield Going(instance, process)
+    process.kill()
+    process.wait()
+
+
+def test_one_pass_has_the_events_of_the_in_process_executor(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    def outline(events: list[dg.DagsterEvent]) -> list[tuple[str, str | None]]:
+        return [(event.event_type_value, event.step_key) for event in events]
+
+    in_process = run_here(to_job(tmp_path, dg.in_process_executor), instance)
+    assert in_process[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
+    assert outline(run_here(to_job(tmp_path), instance)) == outline(in_process)
+    assert outline(run_here(to_job(tmp_path), instance, "available_now")) == outline(in_process)
+
+
+def test_the_launchpad_begins_with_one_pass(tmp_path: Path) -> None:
+    fields = to_job(tmp_path).run_config_schema.run_config_schema_type.fields  # pyright: ignore[reportAttributeAccessIssue]
+    assert fields["execution"].default_value == {"config": {"trigger": "available_now"}}
+
+
+def test_a_part_of_a_job_is_not_repeated(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    job = to_job(tmp_path)
+    config = {"execution": {"config": {"trigger": "1 second"}}}
+    plan = create_execution_plan(InMemoryJob(job), config, step_keys_to_execute=["answers"])
+    dagster_run = instance.create_run_for_job(job, execution_plan=plan, run_config=config)
+    events = list(execute_run_iterator(InMemoryJob(job), dagster_run, instance))
+    assert events[-1].event_type is dg.DagsterEventType.RUN_FAILURE
+    assert not (tmp_path / "kept").exists()
+
+
+def test_an_unknown_trigger_fails_the_run_before_any_step(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    events = run_here(to_job(tmp_path), instance, "soon")
+    assert [event.event_type for event in events] == [dg.DagsterEventType.RUN_FAILURE]
+    error = events[0].job_failure_data.error
+    assert error is not None
+    assert "trigger is 'soon'" in error.message
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_pass_is_made_for_news_and_none_without(going: Going, tmp_path: Path, by: signal.Signals) -> None:
+    going.wait_for(going.passes, "a first pass")
+    events = len(going.said())
+    time.sleep(3)
+    assert len(going.said()) == events
+    (tmp_path / "letter").touch()
+    going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
+    assert going.passes()[1].startswith("pass 2 (a letter came): letters +1, in ")
+    assert going.claimed_pools() == set()
+    assert going.stop(by) is CANCELED
+    assert (tmp_path / "kept").read_text().count("letter") == 2
+
+
+def test_a_step_that_is_cancelled_gives_its_pool_back(going: Going, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    going.wait_for(lambda: going.claimed_pools() == {"answers"}, "the step of answers")
+    assert going.stop(signal.SIGTERM) is CANCELED
+    assert going.claimed_pools() == set()
+    (tmp_path / "slow").unlink()
+    assert run_here(to_job(tmp_path), going.instance)[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
+
+
+def test_a_run_that_waits_for_a_pool_takes_no_time_and_can_be_cancelled(
+    tmp_path: Path, instance: dg.DagsterInstance, request: pytest.FixtureRequest
+) -> None:
+    instance.event_log_storage.initialize_concurrency_limit_to_default("letters")
+    assert instance.event_log_storage.claim_concurrency_slot("letters", "another run", "letters").is_claimed
+    going: Going = request.getfixturevalue("going")
+    going.wait_for(lambda: going.says("blocked by limit for pool letters"), "waiting for the pool")
+    process = psutil.Process(going.process.pid)
+    before = process.cpu_times().user
+    time.sleep(4)
+    assert process.cpu_times().user - before < 2
+    assert going.stop(signal.SIGTERM) is CANCELED
+    info = instance.event_log_storage.get_concurrency_info("letters")
+    assert [slot.run_id for slot in info.claimed_slots] == ["another run"]
+    assert {step.run_id for step in info.pending_steps} <= {"another run"}
+
+
+def test_a_run_that_dagster_was_told_is_over_ends_before_its_next_pass(going: Going, tmp_path: Path) -> None:
+    going.wait_for(going.passes, "a first pass")
+    (tmp_path / "letter").touch()
+    going.instance.report_run_canceled(going.instance.get_runs()[0])
+    going.process.wait(PATIENCE_SECONDS)
+    assert len(going.passes()) == 1
+
+
+def test_a_failing_step_fails_the_run(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    (tmp_path / "broken").touch()
+    events = run_here(to_job(tmp_path), instance, "1 second")
+    assert events[-1].event_type is dg.DagsterEventType.RUN_FAILURE
+    assert [event.step_key for event in events if event.is_step_failure] == ["answers"]
+
+
+def test_where_nobody_can_look_it_is_said_once_and_tried_again(going: Going, tmp_path: Path) -> None:
+    (tmp_path / "down").touch()
+    going.wait_for(lambda: going.says("nobody answers"), "a warning")
+    time.sleep(2.5)
+    assert sum("nobody answers" in line for line in going.said()) == 1
+    (tmp_path / "letter").touch()
+    (tmp_path / "down").unlink()
+    going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home of the real graph, without a model."""
+
+    folder: Path
+
+    def execute(self, *more: str) -> subprocess.Popen[bytes]:
+        """ingest_images, in a process of its own."""
+        environment = {
+            **os.environ,
+            "IMAGE_ASSETS_HOME": str(self.folder),
+            "IMAGE_ASSETS_SPARK_MASTER": "local[2]",
+            "DAGSTER_HOME": str(self.folder / "dagster"),
+        }
+        command = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "definitions"]
+        with (self.folder / "log").open("a") as log:
+            return subprocess.Popen(
+                [*command, "-j", "ingest_images", *more], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+
+    def paths(self, table: str) -> Counter[str]:
+        return Counter(DeltaTable(str(self.folder / "tables" / table)).to_pandas(columns=["path"])["path"])
+
+
+@pytest.mark.spark
+def test_the_tables_follow_the_folder_through_passes_a_cancelled_step_and_another_run(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    files = [put(tmp_path / "landing", f"ball/{number}.png", png(number)) for number in range(8)]
+    config = put(tmp_path, "run.yaml", b"execution: {config: {trigger: 1 second}}")
+    with to_instance(tmp_path / "dagster") as instance:
+        going = Going(instance, home.execute("-c", str(config)))
+        try:
+            going.wait_for(lambda: instance.get_runs() and going.passes(), "a first pass")
+            files.append(put(tmp_path / "landing", "ball/8.png", png(8)))
+            going.wait_for(lambda: len(going.passes()) == 2, "a pass for the new file")
+            assert "featured_images +1" in going.passes()[1]
+            assert sum(home.paths("featured_images").values()) == 9
+            files += [put(tmp_path / "landing", f"cube/{number}.png", png(number)) for number in range(9, 60)]
+            going.wait_for(lambda: going.claimed_pools() == {"featured_images"}, "a step at work")
+            assert going.stop(signal.SIGTERM) is CANCELED
+            assert going.claimed_pools() == set()
+        finally:
+            going.process.kill()
+            going.process.wait()
+        assert home.execute().wait(PATIENCE_SECONDS) == 0
+        assert instance.get_runs()[0].status is SUCCESS
+    expected = Counter(f"file:{file}" for file in files)
+    for table in ("image_files", "raw_images", "featured_images", "grayscale_images"):
+        assert home.paths(table) == expected, table
