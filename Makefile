@@ -7,7 +7,7 @@ ifdef LANDING
 export IMAGE_ASSETS_LANDING := $(LANDING)
 endif
 
-.PHONY: help install demo dev test check check-data doctor
+.PHONY: help install demo dev test check check-data doctor bench
 .DEFAULT_GOAL := help
 
 help: ## the commands
@@ -39,3 +39,7 @@ check-data: install ## every asset check on the tables as they are; fails when o
 
 doctor: install ## try each part of the set-up: ok or failed, and the remedy
 	@$(BIN)/python -m scripts.doctor
+
+bench: install ## measure: ONLY=<benchmark> SIZE=<images> REPEATS=<runs> PHOTOGRAPHS=<folder>
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(SIZE),--size $(SIZE)) \
+		$(if $(REPEATS),--repeats $(REPEATS)) $(if $(PHOTOGRAPHS),--photographs $(abspath $(PHOTOGRAPHS)))
