@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from benchmarks.parts import timed_parts
 from benchmarks.task import Task, read_task, timed
 
 TARGETS = {
@@ -68,8 +69,9 @@ def main() -> None:
     prepare(task)
     start_spark()
     selection = dg.AssetSelection.assets(*TARGETS[task.benchmark]).without_checks()
-    with timed(), dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, timed() as told, timed_parts() as parts:
         materialized(selection, instance)
+        told["parts"] = parts
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from benchmarks.results import (
     Spread,
     extrapolated,
     good,
+    median_parts,
     parts_by_size,
     peak_megabytes,
     rates,
@@ -92,6 +93,14 @@ def contest_table(found: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
+def own_parts(found: dict[str, Any]) -> str:
+    """Where our own time goes, the longest part first."""
+    parts = median_parts(found["runs"][OURS], "parts")
+    by_cost = sorted(parts, key=lambda name: -parts[name])
+    rows = [[f"`{name}`", f"{parts[name]:.1f}"] for name in by_cost if parts[name] >= WORTH_SHOWING]
+    return markdown(["where our time goes", "s"], rows) if rows else ""
+
+
 def to_cell(error: str) -> str:
     """The last line of what went wrong, as a cell may hold it."""
     return error.strip().splitlines()[-1].replace("|", "/")[:160]
@@ -166,9 +175,9 @@ def report(results: dict[str, dict[str, Any]]) -> str:
                 f"## {title}",
                 f"{found['count']:,} photographs of {size:.0f} KB on average, {repeats} runs each.",
             ]
-            parts.append(contest_table(found))
+            parts += [contest_table(found), own_parts(found)]
     if found := results.get("following"):
         parts += [f"## Following: {found['new']} new files", following_tables(found)]
     if found := results.get("sensor"):
         parts += ["## The sensor `new_images`", sensor_table(found)]
-    return "\n\n".join([*parts, "## Measured on", conditions()])
+    return "\n\n".join(part for part in [*parts, "## Measured on", conditions()] if part)

@@ -73,12 +73,15 @@ def peak_megabytes(runs: list[dict], role: str = "together") -> float:
 
 def parts_by_size(found: dict[str, Any], kind: str) -> dict[str, dict[int, float]]:
     """Median seconds of every step or part, by the size of the tables."""
-    by_size = {int(size): [run["answer"][kind] for run in good(runs)] for size, runs in found["runs"].items()}
-    names = {name: None for taken in by_size.values() for parts in taken for name in parts}
-    return {
-        name: {size: median(parts.get(name, 0.0) for parts in taken) for size, taken in by_size.items() if taken}
-        for name in names
-    }
+    by_size = {int(size): median_parts(runs, kind) for size, runs in found["runs"].items() if good(runs)}
+    names = {name: None for parts in by_size.values() for name in parts}
+    return {name: {size: parts.get(name, 0.0) for size, parts in by_size.items()} for name in names}
+
+
+def median_parts(runs: list[dict], kind: str) -> dict[str, float]:
+    """Median seconds of every step or part; what a run did not do took it no time."""
+    taken = [run["answer"].get(kind, {}) for run in good(runs)]
+    return {name: median(parts.get(name, 0.0) for parts in taken) for name in {name for one in taken for name in one}}
 
 
 def slope(by_size: dict[int, float], more: int = 100_000) -> float:

@@ -21,7 +21,7 @@ def run(work_seconds: float, error: str | None = None, **answer: object) -> dict
 def ingested() -> dict:
     """Three contestants with figures, one without."""
     runs = {
-        OURS: [run(1), run(2), run(4)],
+        OURS: [run(seconds, parts={"append raw_images": seconds / 2}) for seconds in (1, 2, 4)],
         RECIPE: [run(8), run(8), run(9)],
         "Daft": [run(4), run(4), run(4)],
         "Ray Data": [run(0, error="Traceback\nnot installed: no wheel | none")],
@@ -68,6 +68,7 @@ def test_the_page_keeps_what_is_around_the_figures(ingested: dict, followed: dic
     assert page.startswith("before\n")
     assert page.endswith("\nafter\n")
     assert "old" not in page
+    assert "| `append raw_images` | 1.0 |" in page
     assert with_figures(page, figures) == page
     with pytest.raises(ValueError, match="lacks the lines"):
         with_figures("no markers", figures)
