@@ -23,19 +23,26 @@ def ingest(task: Task) -> None:
     images.write_deltalake(task.target, mode="overwrite")
 
 
+@daft.cls(use_process=True, max_concurrency=2)
+class InGray:
+    """A function for a batch, in two processes."""
+
+    def __init__(self, kernel: str) -> None:
+        self.to_gray = to_gray(kernel)
+
+    @daft.method.batch(return_dtype=DataType.binary(), batch_size=BATCH_ROWS)
+    def of(self, contents: Series) -> list[bytes]:
+        """The images in gray."""
+        return [self.to_gray(content) for content in contents.to_pylist()]
+
+
 def grayscale(task: Task) -> None:
-    """By Daft's own image functions, or by a function for a batch in two processes."""
+    """By Daft's own image functions, or by a function for a batch."""
     images = daft.read_deltalake(f"{task.source}/tables/featured_images").select("path", "label", "content")
     if task.kernel == "native":
         gray = encode_image(decode_image(col("content"), mode="L"), "PNG")
     else:
-        kernel = to_gray(task.kernel)
-
-        @daft.func.batch(return_dtype=DataType.binary(), use_process=True, max_concurrency=2, batch_size=BATCH_ROWS)
-        def in_gray(contents: Series) -> list[bytes]:
-            return [kernel(content) for content in contents.to_pylist()]
-
-        gray = in_gray(col("content"))
+        gray = InGray(task.kernel).of(col("content"))
     images.with_column("content", gray).write_deltalake(task.target, mode="overwrite")
 
 
