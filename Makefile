@@ -7,7 +7,7 @@ ifdef LANDING
 export IMAGE_ASSETS_LANDING := $(LANDING)
 endif
 
-.PHONY: help install demo dev test check check-data audit doctor
+.PHONY: help install demo dev test check check-data audit doctor bench
 .DEFAULT_GOAL := help
 
 help: ## the commands
@@ -42,3 +42,7 @@ audit: install ## read every file and row: is every table true to the landing fo
 
 doctor: install ## try each part of the set-up: ok or failed, and the remedy
 	@$(BIN)/python -m scripts.doctor
+
+bench: install ## measure: ONLY=<benchmark> SIZE=<images> REPEATS=<runs> PHOTOGRAPHS=<folder>
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(SIZE),--size $(SIZE)) \
+		$(if $(REPEATS),--repeats $(REPEATS)) $(if $(PHOTOGRAPHS),--photographs $(abspath $(PHOTOGRAPHS)))

@@ -1,9 +1,11 @@
 """Quarantined files are judged again on request; what is an image by then gets its rows."""
 
+from io import BytesIO
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import Known, read_known
@@ -42,13 +44,11 @@ def test_reason_and_path_choose_among_the_quarantined_files(reason: str, path: s
 @pytest.mark.spark
 def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: DeltaTables, landing: Path) -> None:
     large, wide = (
-        put(landing, "large.png", png(1) + bytes(10_000_000)),
-        put(landing, "many pixels.png", png(2, (3000, 3000))),
+        put(landing, "large.png", png(1) + bytes(50_000)),
+        put(landing, "many pixels.png", blank()),
     )
     put(landing, "text.jpg", b"a text")
-    strict = ImageFolder(
-        root=str(landing), settle_seconds=0, size_limit_bytes=len(png(2, (3000, 3000))), decode_memory_bytes=1_000_000
-    )
+    strict = ImageFolder(root=str(landing), settle_seconds=0, size_limit_bytes=50_000, decode_memory_bytes=1_000_000)
     ingest(delta_tables, strict, IngestConfig(), dg.get_dagster_logger())
     featured_images(delta_tables=delta_tables, image_folder=strict)
     assert reasons(delta_tables) == {large.name: "too_large", wide.name: "out_of_memory", "text.jpg": "not_an_image"}
@@ -74,3 +74,10 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
 
 def reasons(delta_tables: DeltaTables) -> dict[str, str | None]:
     return {Path(path).name: known.reason for path, known in read_known(delta_tables.thin).items()}
+
+
+def blank() -> bytes:
+    """Few bytes of many pixels."""
+    content = BytesIO()
+    Image.new("RGB", (3000, 3000)).save(content, "PNG")
+    return content.getvalue()

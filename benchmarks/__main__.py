@@ -1,0 +1,68 @@
+"""What `make bench` runs: every benchmark, or one of them; then the page with its picture."""
+
+import argparse
+import time
+from pathlib import Path
+
+from benchmarks.contest import CONTESTANTS, contest
+from benchmarks.figure import draw
+from benchmarks.following import following
+from benchmarks.measurement import ROOT
+from benchmarks.photographs import Photographs
+from benchmarks.report import report
+from benchmarks.results import RESULTS, read_results, save
+from benchmarks.sensor import sensor
+
+SIZES = {"ingest": 10_000, "featured": 3_000, "grayscale": 3_000, "following": 100_000, "sensor": 100_000}
+PAGE = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
+
+
+def with_figures(page: str, figures: str) -> str:
+    """The page with other figures between its markers; ValueError where it has none."""
+    before, found, rest = page.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise ValueError(f"{PAGE.name} lacks the lines {BEGIN} and {END}: put them where the figures belong")
+    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+
+
+def write_page(page: Path) -> str:
+    """The page and its picture, made of what every benchmark found last."""
+    results = read_results()
+    figures = report(results)
+    page.write_text(with_figures(page.read_text(), figures))
+    draw(results, page.with_suffix(".png"))
+    return figures
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", choices=[*SIZES, "page"], help="one benchmark; `page` writes the page again")
+    parser.add_argument("--size", type=int, help="how many images, in place of the benchmark's own number")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
+    parser.add_argument("--photographs", help="a folder of photographs, in place of generated ones")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, keep, write."""
+    asked = arguments()
+    photographs = Photographs(source=asked.photographs)
+    for benchmark, size in SIZES.items():
+        if asked.only in (None, benchmark):
+            started = time.monotonic()
+            count = asked.size or size
+            if benchmark in CONTESTANTS:
+                found = contest(benchmark, photographs, count, asked.repeats)
+            else:
+                found = {"following": following, "sensor": sensor}[benchmark](count, asked.repeats)
+            save(benchmark, found)
+            print(f"{benchmark}: done in {time.monotonic() - started:.0f} s\n", flush=True)
+    print(write_page(PAGE))
+    print(f"\nResults {RESULTS}, page {PAGE}, picture {PAGE.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

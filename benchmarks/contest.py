@@ -1,0 +1,99 @@
+"""The same work by everybody: one process each, one after the other, again and again."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.homes import home_of
+from benchmarks.measurement import Run, measured
+from benchmarks.outputs import WrongOutput, require_features, require_gray, require_ingested
+from benchmarks.peers.environments import PEERS, PeerMissing, python_of
+from benchmarks.photographs import CACHE, Photographs, landing_of
+
+OURS = "image-assets"
+RECIPE = "common recipe"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who does the work, by which function for an image, and where its table is then."""
+
+    name: str
+    module: str
+    kernel: str = ""
+    table: str = "."
+
+    @property
+    def command(self) -> list[str]:
+        """The program; PeerMissing where its environment cannot be made."""
+        peer = self.module.removeprefix("benchmarks.peers.").removesuffix("_peer")
+        python = str(python_of(peer)) if peer in PEERS else sys.executable
+        return [python, "-m", self.module]
+
+
+def peers(*kernels: str) -> Iterator[Contestant]:
+    """Each peer with each of the functions for an image."""
+    names = {"daft": "Daft", "ray": "Ray Data", "datasets": "Hugging Face datasets"}
+    said = {"own": ", our function", "pillow": ", Pillow", "": ""}
+    for peer, name in names.items():
+        for kernel in kernels:
+            yield Contestant(f"{name}{said[kernel]}", f"benchmarks.peers.{peer}_peer", kernel)
+
+
+CONTESTANTS = {
+    "ingest": (
+        Contestant(OURS, "benchmarks.ours", table="tables/raw_images"),
+        Contestant(RECIPE, "benchmarks.recipe"),
+        *peers(""),
+    ),
+    "featured": (
+        Contestant(OURS, "benchmarks.ours", table="tables/featured_images"),
+        Contestant(RECIPE, "benchmarks.recipe"),
+    ),
+    "grayscale": (
+        Contestant(OURS, "benchmarks.ours", "own", table="tables/grayscale_images"),
+        Contestant(RECIPE, "benchmarks.recipe", "pillow"),
+        Contestant("Daft, its own image functions", "benchmarks.peers.daft_peer", "native"),
+        *peers("own", "pillow"),
+    ),
+}
+
+
+def contest(benchmark: str, photographs: Photographs, count: int, repeats: int) -> dict:
+    """Every contestant's runs on so many photographs, interleaved; the outputs are checked and thrown away."""
+    if benchmark == "ingest":
+        source = landing = landing_of(photographs, count)
+    else:
+        source, landing = home_of(photographs, count)
+    runs: dict[str, list[dict]] = {contestant.name: [] for contestant in CONTESTANTS[benchmark]}
+    for repeat in range(repeats):
+        for contestant in CONTESTANTS[benchmark]:
+            run = one_run(benchmark, contestant, source, landing)
+            runs[contestant.name].append(asdict(run))
+            told = run.error or f"{count / run.answer['work_seconds']:,.0f} images a second"
+            print(f"{benchmark} {repeat + 1}/{repeats}  {contestant.name}: {told}", flush=True)
+    return {"count": count, "bytes": sum(file.stat().st_size for file in landing.rglob("*.jpg")), "runs": runs}
+
+
+def one_run(benchmark: str, contestant: Contestant, source: Path, landing: Path) -> Run:
+    """One run, in an empty folder; the error says what kept it from counting."""
+    target = CACHE / "output"
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    require: dict[str, Callable[[Path], None]] = {
+        "ingest": lambda output: require_ingested(output, landing),
+        "featured": lambda output: require_features(output, landing),
+        "grayscale": lambda output: require_gray(output, landing, contestant.kernel),
+    }
+    try:
+        command = [*contestant.command, benchmark, str(source), str(target), contestant.kernel]
+        run = measured(command, {"HF_HOME": str(target / "cache"), "HF_HUB_OFFLINE": "1"})
+        if not run.error:
+            require[benchmark](target / contestant.table)
+        return run
+    except (PeerMissing, WrongOutput) as error:
+        return Run(0.0, error=str(error))
+    finally:
+        shutil.rmtree(target, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""Homes of so many images, gone through the data assets: kept for as long as the code that made them is the same."""
+
+import shutil
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import dagster as dg
+
+from benchmarks.measurement import ROOT, measured
+from benchmarks.ours import materialized, start_spark, use_home
+from benchmarks.photographs import CACHE, Photographs, landing_of
+from benchmarks.task import read_task, timed
+
+HOMES = CACHE / "homes"
+KEPT_CODE = ("image_assets/*.py", "image_assets/data/*.py", "resources/*.py")
+
+
+def code_digest() -> str:
+    """What decides what is in a home's tables, in one short string."""
+    files = sorted(file for pattern in KEPT_CODE for file in ROOT.glob(pattern))
+    return sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:10]
+
+
+def home_of(photographs: Photographs, count: int) -> tuple[Path, Path]:
+    """A home whose tables hold so many photographs, and its landing folder; not to be changed."""
+    landing = landing_of(photographs, count)
+    home = HOMES / f"{photographs.folder.name}-{count}-{code_digest()}"
+    finished = home.with_suffix(".finished")
+    if not finished.exists():
+        for old in HOMES.glob(f"{photographs.folder.name}-{count}-*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        run = measured([sys.executable, "-m", "benchmarks.homes", "build", str(landing), str(home), ""])
+        if run.error:
+            raise RuntimeError(f"the home of {count:,} images could not be made: {run.error}")
+        finished.touch()
+    return home, landing
+
+
+def data_assets() -> dg.AssetSelection:
+    """The assets of the data group that follow the landing folder, with their checks: caches are for a training."""
+    from image_assets.jobs import CACHES
+
+    return dg.AssetSelection.groups("data") - CACHES
+
+
+def main() -> None:
+    """Build a home."""
+    task = read_task()
+    home = Path(task.target)
+    use_home(home, Path(task.source))
+    from resources.environments import read_settings
+    from scripts.home import prepare
+
+    prepare(read_settings())
+    start_spark()
+    with timed(), dg.DagsterInstance.local_temp(str(home / "dagster")) as instance:
+        materialized(data_assets(), instance)
+
+
+if __name__ == "__main__":
+    main()

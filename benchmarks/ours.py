@@ -1,0 +1,78 @@
+"""The same work by this project: its own assets, materialized in a home."""
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import dagster as dg
+
+from benchmarks.parts import timed_parts
+from benchmarks.task import Task, read_task, timed
+
+TARGETS = {
+    "ingest": ("image_files", "raw_images"),
+    "featured": ("featured_images",),
+    "grayscale": ("grayscale_images",),
+}
+
+
+def copied_home(source: Path, target: Path, without: Collection[str] = ()) -> None:
+    """A home to change: Parquet files, which nobody changes, are shared with the first one."""
+
+    def copy(file: str, to: str) -> None:
+        if file.endswith(".parquet") and "_delta_log" not in file:
+            os.link(file, to)
+        else:
+            shutil.copy2(file, to)
+
+    shutil.copytree(source, target, copy_function=copy, ignore=lambda _, names: set(without) & set(names))
+
+
+def use_home(home: Path, landing: Path) -> None:
+    """Let the definitions, which are loaded after this, speak of this home."""
+    os.environ |= {
+        "IMAGE_ASSETS_HOME": str(home),
+        "IMAGE_ASSETS_LANDING": str(landing),
+        "IMAGE_ASSETS_SPARK_MASTER": "local[2]",
+    }
+
+
+def start_spark() -> None:
+    """Start the session that the assets find afterwards."""
+    from definitions import resources
+
+    resources["pyspark"].setup_for_execution(dg.build_init_resource_context())
+
+
+def materialized(selection: dg.AssetSelection, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """One Dagster run of some of the assets, with the project's resources."""
+    from definitions import defs, resources
+
+    everything = [*(defs.assets or ()), *(defs.asset_checks or ())]
+    return dg.materialize(everything, selection=selection, resources=resources, instance=instance)
+
+
+def prepare(task: Task) -> None:
+    """The home to work in: an empty one for a landing folder, else a copy of one, without what is to be made."""
+    source, target = Path(task.source), Path(task.target)
+    if task.benchmark == "ingest":
+        use_home(target, source)
+    else:
+        copied_home(source, target, without=TARGETS[task.benchmark])
+        use_home(target, Path((source / "landing_folder").read_text().strip()))
+
+
+def main() -> None:
+    """Do the task."""
+    task = read_task()
+    prepare(task)
+    start_spark()
+    selection = dg.AssetSelection.assets(*TARGETS[task.benchmark]).without_checks()
+    with dg.DagsterInstance.ephemeral() as instance, timed() as told, timed_parts() as parts:
+        materialized(selection, instance)
+        told["parts"] = parts
+
+
+if __name__ == "__main__":
+    main()

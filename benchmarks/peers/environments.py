@@ -1,0 +1,34 @@
+"""The peers' environments, one each: their pins would not go together. Made on first use, then kept."""
+
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from benchmarks.photographs import CACHE
+
+KERNEL = ("pillow==13.0.0", "simplejpeg==1.9.0", "isal==1.9.1", "numpy==2.3.4", "deltalake==1.6.6")
+PEERS = {
+    "daft": ("daft==0.7.26", "pyiceberg==0.11.1", *KERNEL),
+    "ray": ("ray[data]==2.60.0", *KERNEL),
+    "datasets": ("datasets==5.2.0", *KERNEL),
+}
+INSTALL = ("-m", "pip", "install", "--quiet", "--only-binary", ":all:")
+
+
+class PeerMissing(RuntimeError):
+    """A peer that cannot be installed here: its column says so, the others are measured."""
+
+
+def python_of(peer: str) -> Path:
+    """The Python of a peer's environment; PeerMissing says why there is none."""
+    pins = PEERS[peer]
+    folder = CACHE / "peers" / f"{peer}-{sha256(' '.join(pins).encode()).hexdigest()[:8]}"
+    python, finished = folder / "bin" / "python", folder / "finished"
+    if not finished.exists():
+        for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [str(python), *INSTALL, *pins]):
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+            if made.returncode:
+                raise PeerMissing(f"not installed: {(made.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        finished.touch()
+    return python

@@ -1,0 +1,183 @@
+"""The figures as Markdown tables: ratios first, then what they are made of."""
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import psutil
+
+from benchmarks.contest import OURS, RECIPE
+from benchmarks.measurement import CORES
+from benchmarks.peers.environments import PEERS
+from benchmarks.results import (
+    Spread,
+    extrapolated,
+    good,
+    median_parts,
+    parts_by_size,
+    peak_megabytes,
+    rates,
+    slope,
+    start_seconds,
+    work_seconds,
+)
+
+WORTH_SHOWING = 0.1  # seconds: parts that never take as long are left out
+TITLES = {
+    "ingest": "Ingest: files to `raw_images` and the ledger",
+    "featured": "Features: `raw_images` to `featured_images`",
+    "grayscale": "Gray: `featured_images` to `grayscale_images`",
+}
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What the page begins with: what is compared, the ratio, what was aimed at."""
+    rows = []
+    for benchmark, least, least_of_peers in (("ingest", "3", "1"), ("grayscale", "5", "1.3"), ("featured", "", "")):
+        if benchmark in results and OURS in (rate := rates(results[benchmark])):
+            ours = rate.pop(OURS).median
+            if recipe := rate.pop(RECIPE, None):
+                rows.append((f"{benchmark}: images a second, times the recipe's", f"{ours / recipe.median:.1f}", least))
+            if rate:
+                best = max(rate, key=lambda name: rate[name].median)
+                said = f"{benchmark}: images a second, times the best peer's ({best})"
+                rows.append((said, f"{ours / rate[best].median:.2f}", least_of_peers))
+    if "following" in results:
+        rows += following_ratios(results["following"])
+    return rows
+
+
+def following_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """How the cost of new files grows with the tables, and what making the tables anew would cost."""
+    seconds = {int(size): work_seconds(runs).median for size, runs in found["runs"].items() if good(runs)}
+    if len(seconds) < 2:
+        return []
+    smallest, largest = min(seconds), max(seconds)
+    recipe = {int(size): work_seconds(runs).median for size, runs in found["recipe"].items() if good(runs)}
+    grown = f"following: seconds for {found['new']} files into {largest:,} images, times those into {smallest:,}"
+    rows = [(grown, f"{seconds[largest] / seconds[smallest]:.2f}", "at most 1.3")]
+    if len(recipe) == 2:
+        anew = f"following: the recipe's making of {largest:,} images anew (from {max(recipe):,}), times ours"
+        rows.append((anew, f"{extrapolated(recipe, largest) / seconds[largest]:.0f}", "45"))
+    return rows
+
+
+def contest_table(found: dict[str, Any]) -> str:
+    """Every contestant: images a second, start-up, total, processor time, memory; or why there is no figure."""
+    rate = rates(found)
+    recipe = rate.get(RECIPE)
+    head = ["", "images a second", "times the recipe", "start and stop, s", "in all, s", "CPU s / 1,000", "peak MB"]
+    rows = []
+    for name, runs in found["runs"].items():
+        if name not in rate:
+            rows.append([name, to_cell(runs[0]["error"]), *[""] * 5])
+            continue
+        rows.append(
+            [
+                name,
+                f"{rate[name]:,.0f}",
+                f"{rate[name].median / recipe.median:.1f}" if recipe else "",
+                f"{start_seconds(runs):.1f}",
+                f"{Spread.of([run['seconds'] for run in good(runs)]):.1f}",
+                f"{Spread.of([run['cpu_seconds'] for run in good(runs)]).median / found['count'] * 1000:.1f}",
+                f"{peak_megabytes(runs):,.0f}",
+            ]
+        )
+    return markdown(head, rows)
+
+
+def own_parts(found: dict[str, Any]) -> str:
+    """Where our own time goes, the longest part first."""
+    parts = median_parts(found["runs"][OURS], "parts")
+    by_cost = sorted(parts, key=lambda name: -parts[name])
+    rows = [[f"`{name}`", f"{parts[name]:.1f}"] for name in by_cost if parts[name] >= WORTH_SHOWING]
+    return markdown(["where our time goes", "s"], rows) if rows else ""
+
+
+def to_cell(error: str) -> str:
+    """The last line of what went wrong, as a cell may hold it."""
+    return error.strip().splitlines()[-1].replace("|", "/")[:160]
+
+
+def following_tables(found: dict[str, Any]) -> str:
+    """The run as a whole, every step, every part and the memory, by the size of the tables."""
+    sizes = [int(size) for size, runs in found["runs"].items() if good(runs)]
+    head = ["", *(f"into {size:,}" for size in sizes), "s per 100,000 more"]
+    runs = {size: found["runs"][str(size)] for size in sizes}
+    whole = {size: work_seconds(runs[size]) for size in sizes}
+    middle = {size: spread.median for size, spread in whole.items()}
+    rows = [["**the run, s**", *(f"{whole[size]:.1f}" for size in sizes), f"{slope(middle):+.1f}"]]
+    rows.append(["start and stop, s", *(f"{start_seconds(runs[size]):.1f}" for size in sizes), ""])
+    tables = [markdown(head, rows)]
+    for kind, title in (("steps", "step or check, s"), ("parts", "part, s")):
+        shown = {name: by for name, by in parts_by_size(found, kind).items() if max(by.values()) >= WORTH_SHOWING}
+        by_cost = sorted(shown, key=lambda name: -shown[name][max(sizes)])
+        cells = [
+            [f"`{name}`", *(f"{shown[name][size]:.1f}" for size in sizes), f"{slope(shown[name]):+.1f}"]
+            for name in by_cost
+        ]
+        tables.append(markdown([title, *head[1:]], cells))
+    memory = [
+        [role, *(f"{peak_megabytes(runs[size], role):,.0f}" for size in sizes)]
+        for role in ("driver", "java", "workers", "together")
+    ]
+    tables.append(markdown(["peak memory, MB", *head[1:-1]], memory))
+    recipe = [
+        [f"{int(size):,} images anew", f"{work_seconds(runs):.1f} s"]
+        for size, runs in found["recipe"].items()
+        if good(runs)
+    ]
+    tables.append(markdown(["common recipe", ""], recipe))
+    return "\n\n".join(tables)
+
+
+def sensor_table(found: dict[str, Any]) -> str:
+    """A tick by the number of files: milliseconds and the bytes of its cursor."""
+    head = ["files", "nothing new, ms", f"{found['new']} new, ms", "first tick, ms", "cursor, bytes"]
+    rows = []
+    for size, runs in found["runs"].items():
+        said = [run["answer"] for run in good(runs)]
+        if said:
+            quiet, new = (Spread.of([tick for one in said for tick in one[kind]]) for kind in ("quiet", "new"))
+            first = Spread.of([one["first"] for one in said])
+            cursor = max(one["cursor_bytes"] for one in said)
+            rows.append([f"{int(size):,}", f"{quiet:,.0f}", f"{new:,.0f}", f"{first.median:,.0f}", f"{cursor}"])
+    return markdown(head, rows)
+
+
+def conditions() -> str:
+    """On what it was measured."""
+    names = ("pyspark", "delta-spark", "dagster", "pyarrow", "pillow", "simplejpeg", "isal")
+    ours = ", ".join(f"{name} {version(name)}" for name in names)
+    peers = ", ".join(pins[0] for pins in PEERS.values())
+    memory = psutil.virtual_memory().total / 1024**3
+    return (
+        f"{CORES} cores ({platform.machine()}), {memory:.0f} GiB of memory, Python {platform.python_version()}; "
+        f"{ours}; {peers}."
+    )
+
+
+def report(results: dict[str, dict[str, Any]]) -> str:
+    """All that is between the page's markers."""
+    parts = ["## Ratios", markdown(["", "found", "aimed at"], ratios(results)), "![the figures](benchmarks.png)"]
+    for benchmark, title in TITLES.items():
+        if found := results.get(benchmark):
+            size = found["bytes"] / found["count"] / 1000
+            repeats = max(len(runs) for runs in found["runs"].values())
+            parts += [
+                f"## {title}",
+                f"{found['count']:,} photographs of {size:.0f} KB on average, {repeats} runs each.",
+            ]
+            parts += [contest_table(found), own_parts(found)]
+    if found := results.get("following"):
+        parts += [f"## Following: {found['new']} new files", following_tables(found)]
+    if found := results.get("sensor"):
+        parts += ["## The sensor `new_images`", sensor_table(found)]
+    return "\n\n".join(part for part in [*parts, "## Measured on", conditions()] if part)

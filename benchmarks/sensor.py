@@ -1,0 +1,85 @@
+"""One tick of the sensor new_images: how long it takes, how much it remembers."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from benchmarks.following import NEW, sizes_up_to
+from benchmarks.homes import home_of
+from benchmarks.measurement import measured
+from benchmarks.ours import use_home
+from benchmarks.photographs import SMALL, number_of, remove_beyond, write
+from benchmarks.task import read_task, timed
+
+TICKS = 5
+
+
+def sensor(count: int, repeats: int) -> dict:
+    """Ticks at every size, with nothing new and with a hundred new files."""
+    runs: dict[str, list[dict]] = {}
+    for size in sizes_up_to(count):
+        home, landing = home_of(SMALL, size)
+        for repeat in range(repeats):
+            remove_beyond(landing, size)
+            run = measured([sys.executable, "-m", "benchmarks.sensor", "sensor", str(landing), str(home), ""])
+            remove_beyond(landing, size)
+            runs.setdefault(str(size), []).append(asdict(run))
+            print(f"sensor {repeat + 1}/{repeats}  {size:,} files: {run.error or run.answer}", flush=True)
+    return {"count": count, "new": NEW, "runs": runs}
+
+
+class Daemon:
+    """What Dagster's daemon does at each tick: resources, the sensor's answer, its cursor."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: str | None = None
+
+    def tick(self) -> tuple[float, dg.SensorResult | dg.SkipReason]:
+        """Milliseconds and the answer."""
+        from definitions import resources
+        from sensors.new_images import new_images
+
+        needed = {name: resources[name] for name in new_images.required_resource_keys}
+        started = time.perf_counter()
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, sensor_name=new_images.name, resources=needed
+        )
+        answer = new_images(context)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
+        if isinstance(answer, dg.SensorResult):
+            self.cursor = answer.cursor
+        return milliseconds, answer
+
+
+def requests(answer: dg.SensorResult | dg.SkipReason) -> int:
+    """How many runs a tick asked for."""
+    return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
+
+
+def main() -> None:
+    """Tick with nothing new, add files, tick again."""
+    task = read_task()
+    home, landing = Path(task.target), Path(task.source)
+    use_home(home, landing)
+    with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as told:
+        daemon = Daemon(instance)
+        quiet = [daemon.tick() for _ in range(1 + TICKS)]
+        count = number_of(landing)
+        write(SMALL, landing, range(count, count + NEW))
+        new = [daemon.tick() for _ in range(TICKS)]
+        told |= {
+            "first": quiet[0][0],
+            "quiet": [milliseconds for milliseconds, _ in quiet[1:]],
+            "new": [milliseconds for milliseconds, _ in new],
+            "asked": [sum(requests(answer) for _, answer in ticks) for ticks in (quiet, new)],
+            "cursor_bytes": len((daemon.cursor or "").encode()),
+        }
+
+
+if __name__ == "__main__":
+    main()

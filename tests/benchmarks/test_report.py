@@ -1,0 +1,79 @@
+"""The figures of a benchmark as tables: medians, ratios, slopes, and what failed."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import BEGIN, END, with_figures
+from benchmarks.contest import OURS, RECIPE
+from benchmarks.figure import draw
+from benchmarks.report import contest_table, ratios, report
+from benchmarks.results import Spread, extrapolated, rates, slope
+
+
+def run(work_seconds: float, error: str | None = None, **answer: object) -> dict:
+    peak = {"driver": 1 << 20, "together": 3 << 20}
+    answer = {"work_seconds": work_seconds, **answer}
+    return {"seconds": work_seconds + 2, "cpu_seconds": 4.0, "peak_bytes": peak, "answer": answer, "error": error}
+
+
+@pytest.fixture
+def ingested() -> dict:
+    """Three contestants with figures, one without."""
+    runs = {
+        OURS: [run(seconds, parts={"append raw_images": seconds / 2}) for seconds in (1, 2, 4)],
+        RECIPE: [run(8), run(8), run(9)],
+        "Daft": [run(4), run(4), run(4)],
+        "Ray Data": [run(0, error="Traceback\nnot installed: no wheel | none")],
+    }
+    return {"count": 1000, "bytes": 58_000_000, "runs": runs}
+
+
+@pytest.fixture
+def followed() -> dict:
+    """Two sizes, one step that grows and one that does not."""
+    runs = {
+        str(size): [run(seconds, steps={"raw_images": seconds - 1, "image_splits": 1.0}, parts={"compact": 0.01})]
+        for size, seconds in ((1000, 5.0), (101_000, 6.0))
+    }
+    return {"count": 101_000, "new": 100, "runs": runs, "recipe": {"1000": [run(10)], "5000": [run(30)]}}
+
+
+def test_figures_are_medians_with_their_spread(ingested: dict) -> None:
+    assert rates(ingested)[OURS] == Spread(500, 250, 1000)
+    assert f"{Spread(1.25, 1, 2):.1f}" == "1.2 (1.0 to 2.0)"
+
+
+def test_a_table_has_a_row_for_everybody_and_says_who_could_not_run(ingested: dict) -> None:
+    table = contest_table(ingested).splitlines()
+    assert len(table) == 2 + 4
+    assert table[2].startswith(f"| {OURS} | 500 (250 to 1,000) | 4.0 | 2.0 |")
+    assert "| Ray Data | not installed: no wheel / none |" in table[5]
+
+
+def test_ratios_are_to_the_recipe_and_to_the_best_peer(ingested: dict, followed: dict) -> None:
+    found = [ratio for _, ratio, _ in ratios({"ingest": ingested, "following": followed})]
+    # Recipe anew: 30 s at 5,000 and 5 s for each 1,000 more: 510 s at 101,000, against our 6 s.
+    assert found == ["4.0", "2.00", "1.20", "85"]
+
+
+def test_a_slope_is_what_so_many_more_images_cost() -> None:
+    assert slope({1_000: 5.0, 10_000: 0.0, 101_000: 6.0}) == pytest.approx(1.0)
+    assert extrapolated({1_000: 10.0, 5_000: 30.0}, 100_000) == pytest.approx(505.0)
+
+
+def test_the_page_keeps_what_is_around_the_figures(ingested: dict, followed: dict) -> None:
+    figures = report({"ingest": ingested, "following": followed})
+    page = with_figures(f"before\n{BEGIN}\nold\n{END}\nafter\n", figures)
+    assert page.startswith("before\n")
+    assert page.endswith("\nafter\n")
+    assert "old" not in page
+    assert "| `append raw_images` | 1.0 |" in page
+    assert with_figures(page, figures) == page
+    with pytest.raises(ValueError, match="lacks the lines"):
+        with_figures("no markers", figures)
+
+
+def test_the_picture_is_drawn(ingested: dict, followed: dict, tmp_path: Path) -> None:
+    draw({"ingest": ingested, "following": followed}, tmp_path / "figures.png")
+    assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
