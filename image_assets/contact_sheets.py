@@ -6,6 +6,7 @@ import dagster as dg
 
 from image_assets.pictures import contact_sheet, to_markdown
 from resources.delta_tables import DeltaTables
+from resources.file_system import read_content
 from resources.tables import Change, Table
 
 SHOWN = 40  # images on a sheet
@@ -25,3 +26,11 @@ def sheet_of_new(delta_tables: DeltaTables, table: Table, change: Change) -> dic
 def to_caption(path: str, label: str | None) -> str:
     """What stands below a picture: its label, else its file's name."""
     return label or unquote(path.rpartition("/")[2])
+
+
+def content_or_nothing(path: str, length: int) -> bytes:
+    """A file's bytes; none when it is gone or another one than listed: an empty place on the sheet."""
+    try:
+        return read_content(path, length=length)
+    except OSError:
+        return b""

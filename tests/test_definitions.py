@@ -14,7 +14,7 @@ HEAVY = ("tensorflow", "torch", "horovod", "petastorm")
 EDGES = {
     "image_files": [],
     "raw_images": [],
-    "image_samples": ["image_files", "raw_images"],
+    "image_samples": ["featured_images", "image_files", "image_splits", "raw_images"],
     "featured_images": ["raw_images"],
     "grayscale_images": ["featured_images"],
     "image_splits": ["featured_images"],
@@ -33,6 +33,7 @@ CHECKS = {
     "row_groups_small",
     "no_file_lost",
     "few_quarantined",
+    "label_conflicts",
     "labels_in_every_split",
     "groups_in_one_split",
     "probabilities_sum_to_one",

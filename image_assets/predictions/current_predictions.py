@@ -4,11 +4,11 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.contact_sheets import content_or_nothing
 from image_assets.current_files import current_files
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta_tables import DeltaTables
-from resources.file_system import read_content
 from resources.model_registry import ModelRegistry
 
 SHOWN = 40
@@ -26,13 +26,11 @@ def look(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the least certain predictions."""
     least_certain = delta_tables.read(CURRENT_PREDICTIONS).orderBy("probability", "path").limit(SHOWN)
     sizes = delta_tables.read(IMAGE_FILES).select("path", "length")
-    tiles = []
-    for row in least_certain.join(sizes, on="path", how="inner").orderBy("probability", "path").collect():
-        try:
-            content = read_content(row["path"], length=row["length"])
-        except OSError:  # gone since the folder was listed: an empty place on the sheet
-            content = b""
-        tiles.append((content, f"{row['label'] or 'no answer'} {row['probability'] or 0:.0%}"))
+    shown = least_certain.join(sizes, on="path", how="inner").orderBy("probability", "path").collect()
+    tiles = [
+        (content_or_nothing(row["path"], row["length"]), f"{row['label'] or 'no answer'} {row['probability'] or 0:.0%}")
+        for row in shown
+    ]
     if not tiles:
         return {}
     return {"least_certain": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "the least certain predictions"))}
