@@ -95,6 +95,79 @@ def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> 
     return _to_png(figure)
 
 
+def distributions(
+    *,
+    labels: Mapping[str, int],
+    formats: Mapping[str, int],
+    sizes: Mapping[tuple[float, float], int],
+    lengths: Mapping[float, int],
+) -> bytes:
+    """How many images there are of each label, format, size (width, height) and length in bytes, as PNG.
+
+    Above 30 labels their bars hold no names: they would not be legible.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.4), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplot_mosaic([["sizes", "sizes", "lengths"], ["labels", "labels", "formats"]])
+    _draw_sizes(axes["sizes"], sizes)
+    _draw_lengths(axes["lengths"], lengths)
+    _draw_counts(axes["labels"], labels, "images of each label")
+    _draw_counts(axes["formats"], formats, "formats")
+    for each in axes.values():
+        each.spines[["top", "right"]].set_visible(False)
+        each.set_axisbelow(True)
+        each.grid(axis="y", alpha=0.3)
+    return _to_png(figure)
+
+
+def _draw_sizes(axes: "Axes", sizes: Mapping[tuple[float, float], int]) -> None:
+    most = max(sizes.values(), default=1)
+    areas = [20 + 280 * count / most for count in sizes.values()]
+    widths, heights = [width for width, _ in sizes], [height for _, height in sizes]
+    axes.scatter(widths, heights, areas, color=COLORS[""], alpha=0.5, linewidths=0)
+    axes.set(title="width and height", xlabel="pixels wide", ylabel="pixels high")
+    _set_doublings(axes, "x", widths)
+    _set_doublings(axes, "y", heights)
+
+
+def _draw_lengths(axes: "Axes", lengths: Mapping[float, int]) -> None:
+    starts = list(lengths)
+    axes.bar(starts, list(lengths.values()), width=[0.16 * start for start in starts], color=COLORS[""])
+    axes.set(title="file sizes", xlabel="bytes")
+    _set_doublings(axes, "x", starts)
+
+
+def _set_doublings(axes: "Axes", name: str, values: Sequence[float]) -> None:
+    """A logarithmic axis from below the lowest to above the highest value, with a few round numbers on it."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    axis = getattr(axes, f"{name}axis")
+    getattr(axes, f"set_{name}scale")("log", base=2)
+    getattr(axes, f"set_{name}lim")(low / 2, high * 2)
+    axis.set_major_locator(LogLocator(base=2, numticks=6))
+    axis.set_major_formatter(EngFormatter(sep="", places=0))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _draw_counts(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    axes.bar(range(len(names)), [counts[name] for name in names], color=COLORS[""])
+    axes.set_xlim(-0.5 - (len(names) < 4), len(names) - 0.5 + (len(names) < 4))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(title=title)
+    if len(names) > 30:
+        axes.set(xlabel=f"{len(names)} labels, the most frequent first")
+        return
+    short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+    axes.set_xticks(
+        range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False
+    )
+
+
 def _to_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int, columns: int) -> Image.Image:
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)

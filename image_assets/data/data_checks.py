@@ -1,9 +1,10 @@
-"""Checks of the data group: keys, losses, splits."""
+"""Checks of the data group: keys, losses, labels, splits."""
 
 import dagster as dg
 from pyspark.sql import functions as F
 
 from image_assets.current_files import current_files
+from image_assets.data.exploration import current_images, groups_of_several, to_table, total_and_largest
 from image_assets.data.judging import QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
@@ -86,6 +87,26 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     share = sum(reasons.values()) / max(1, sum(row["count"] for row in states))
     return dg.AssetCheckResult(
         passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
+    )
+
+
+@dg.asset_check(asset="featured_images", description="No image is there under two labels.")
+def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """Current files with the same image under different labels; near duplicates that differ are listed only."""
+    images = current_images(delta_tables)
+    same, found = total_and_largest(groups_of_several(images, "image_id", "label"))
+    near, alike = total_and_largest(groups_of_several(images, "duplicate_group", "image_id", "label"))
+    advice = "delete the files named here from the folders of the labels that are wrong"
+    return dg.AssetCheckResult(
+        passed=same == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "images": same,
+            "files": to_table(found),
+            "near_duplicate_groups": near,
+            "near_duplicates": to_table(alike),
+        },
+        description=advice if same else None,
     )
 
 

@@ -11,6 +11,7 @@ from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.image_files import record
 from image_assets.data.judging import CURRENT, QUARANTINED, Limits, decoded
 from image_assets.data.limits import to_limits
+from image_assets.data.quarantine_sheets import quarantine_look
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.arrow_rows import Row, map_partitions
@@ -112,4 +113,5 @@ def take_in_again(delta_tables: DeltaTables, image_folder: ImageFolder, images: 
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
-    return delta_tables.materialized(FEATURED_IMAGES, change, **sheet_of_new(delta_tables, FEATURED_IMAGES, change))
+    looks = {**sheet_of_new(delta_tables, FEATURED_IMAGES, change), **quarantine_look(delta_tables)}
+    return delta_tables.materialized(FEATURED_IMAGES, change, **looks)

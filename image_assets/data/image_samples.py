@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from image_assets.contact_sheets import to_caption
+from image_assets.data.exploration import current_images, distribution_figure, duplicates
 from image_assets.data.featured_images import to_label
 from image_assets.data.judging import CURRENT
 from image_assets.pictures import contact_sheet, to_markdown
@@ -65,9 +66,16 @@ def spark_pixels(delta_tables: DeltaTables, paths: list[str]) -> DataFrame:
     return images.withColumnRenamed("nChannels", "channels").select(to_our_path("origin").alias("path"), *PIXELS)
 
 
-@dg.asset(deps=["raw_images", "image_files"], kinds={"pyspark", "deltalake"}, pool="image_samples")
+@dg.asset(
+    deps=["raw_images", "image_files", "featured_images", "image_splits"],
+    kinds={"pyspark", "deltalake"},
+    pool="image_samples",
+)
 def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
-    """A few images of each label to explore: Spark's `image` source (height, width, mode, pixels) and thumbnails."""
+    """A few images of each label to explore: Spark's `image` source (height, width, mode, pixels) and thumbnails.
+
+    Beside it stands what all current images are like: a figure of labels, formats and sizes, and duplicates.
+    """
     before = delta_tables.snapshot(IMAGE_SAMPLES)
     files = sampled(delta_tables.read(IMAGE_FILES), image_folder.path).cache()
     wanted = {(row["path"], row["image_id"]) for row in files.collect()}
@@ -80,4 +88,7 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
     shown = delta_tables.read(IMAGE_SAMPLES).orderBy("label", "path").select("path", "label", "thumbnail").collect()
     tiles = [(bytes(row["thumbnail"] or b""), to_caption(row["path"], row["label"])) for row in shown]
     look = {"images": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "a sample of each label"))} if tiles else {}
+    images = current_images(delta_tables).cache()
+    look |= distribution_figure(images) | duplicates(images)
+    images.unpersist()
     return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **look)

@@ -1,6 +1,7 @@
 """Which images are for training, for validation and for the test, near duplicates together."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from hashlib import sha256
 
 import dagster as dg
@@ -40,46 +41,53 @@ def with_splits(new: pd.DataFrame, known: pd.DataFrame, shares: dict[str, float]
     Both frames hold a row for each image: `known` with the columns KNOWN of image_splits, `new` with all but the last
     three. Only groups that hold a new image are decided, each as a whole.
     """
-    known_groups, new_groups = to_new_groups(known["perceptual_hash"], new["perceptual_hash"])
-    joined = known.assign(group=known_groups)[known_groups >= 0]
-    fresh = new.assign(group=new_groups)
-    decided = joined_groups(joined)
-    counts = Counter(known.groupby(["label", "split"]).size().to_dict())
-    decided |= fresh_groups(fresh[~fresh["group"].isin(decided)], counts, shares, seed)
-    columns = ["duplicate_group", "split", "reason"]
-    return new.assign(**dict(zip(columns, zip(*(decided[group] for group in new_groups), strict=True), strict=True)))
+    known_groups, new_groups = to_new_groups(known["perceptual_hash"].tolist(), new["perceptual_hash"].tolist())
+    joined = known[known_groups >= 0]
+    named = zip(known_groups[known_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
+    decided = joined_groups(named)
+    fresh = [
+        image
+        for image in zip(new_groups.tolist(), new["image_id"], new["label"], strict=True)
+        if image[0] not in decided
+    ]
+    counts = Counter(known[["label", "split"]].dropna().itertuples(index=False, name=None))
+    decided |= fresh_groups(fresh, counts, shares, seed)
+    answers = zip(*(decided[group] for group in new_groups.tolist()), strict=True)
+    return new.assign(**dict(zip(["duplicate_group", "split", "reason"], map(list, answers), strict=True)))
 
 
-def joined_groups(known: pd.DataFrame) -> dict[int, Assignment]:
-    """What becomes of images that join known ones, by `group`: their split, or none where they differ."""
+def joined_groups(known: Iterable[tuple[int, str, str | None]]) -> dict[int, Assignment]:
+    """What becomes of images that join known ones (group, duplicate_group, split): their split, or none of several."""
+    members: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
+    for group, name, split in known:
+        members[group].append((name, split))
     decided = {}
-    for group, members in known.groupby("group"):
-        splits = set(members["split"])
+    for group, of_group in members.items():
+        splits = {split for _, split in of_group}
         split = splits.pop() if len(splits) == 1 else None
-        decided[group] = (members["duplicate_group"].min(), split, None if split else CONFLICT)
+        decided[group] = (min(name for name, _ in of_group), split, None if split else CONFLICT)
     return decided
 
 
 def fresh_groups(
-    images: pd.DataFrame, counts: Counter[tuple[str, str]], shares: dict[str, float], seed: int
+    images: Iterable[tuple[int, str, str]], counts: Counter[tuple[str, str]], shares: dict[str, float], seed: int
 ) -> dict[int, Assignment]:
-    """What becomes of images that join none, by `group`; `counts` are the known images by label and split.
+    """What becomes of images that join none (group, image_id, label); `counts` are the known ones by label and split.
 
     A group goes to the split that its most frequent label lacks most; the order of the groups is shuffled by the seed
     and each group's own id, so that it does not depend on who arrived together.
     """
-    by_label = images.groupby(["group", "label"], as_index=False).agg(images=("path", "size"))
-    labels = by_label.sort_values(["images", "label"], ascending=[False, True]).drop_duplicates("group")
-    # The first in order, not the lowest: pandas looks for the lowest text group by group, in Python.
-    in_order = images.sort_values("image_id")
-    groups = in_order.groupby("group").agg(name=("image_id", "first"), images=("path", "size"))
-    groups["label"] = labels.set_index("group")["label"]
+    members: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for group, image_id, label in images:
+        members[group].append((image_id, label))
+    named = [(min(of_group)[0], group, Counter(label for _, label in of_group)) for group, of_group in members.items()]
     counts, decided = counts.copy(), {}
-    for row in sorted(groups.itertuples(), key=lambda group: sha256(f"{seed}/{group.name}".encode()).digest()):
-        total = sum(counts[row.label, split] for split in shares) + row.images
-        split = max(shares, key=lambda option: shares[option] * total - counts[row.label, option])
-        counts[row.label, split] += row.images
-        decided[row.Index] = (row.name, split, None)
+    for name, group, labels in sorted(named, key=lambda each: sha256(f"{seed}/{each[0]}".encode()).digest()):
+        label = min(labels, key=lambda one: (-labels[one], one))
+        total = sum(counts[label, split] for split in shares) + labels.total()
+        split = max(shares, key=lambda option: shares[option] * total - counts[label, option])
+        counts[label, split] += labels.total()
+        decided[group] = (name, split, None)
     return decided
 
 

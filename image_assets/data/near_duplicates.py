@@ -1,7 +1,8 @@
 """Images that look the same, found by their perceptual hashes."""
 
+from collections.abc import Sequence
+
 import numpy as np
-import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -44,14 +45,15 @@ def reached(hashes: np.ndarray, start: np.ndarray) -> np.ndarray:
     return found
 
 
-def to_new_groups(known: pd.Series, new: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def to_new_groups(known: Sequence[str | None], new: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
     """Group numbers for known and new hexadecimal hashes; -1 for a known one that is in no new one's group.
 
     An image without a hash is a group of its own.
     """
-    texts = pd.concat([known, new], ignore_index=True)
-    is_new, hashed = np.arange(len(texts)) >= len(known), texts.notna().to_numpy()
-    hashes = to_numbers(texts[hashed].tolist())
+    texts = [*known, *new]
+    is_new = np.arange(len(texts)) >= len(known)
+    hashed = np.array([text is not None for text in texts], dtype=bool)
+    hashes = to_numbers([text for text in texts if text is not None])
     within = reached(hashes, is_new[hashed])
     groups = np.full(len(texts), -1)
     groups[np.flatnonzero(hashed)[within]] = to_groups(hashes[within])

@@ -10,6 +10,7 @@ from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import NOT_REGULAR, Decision, read_known, record, to_decision
 from image_assets.data.judging import MISSING, PENDING, QUARANTINED
+from image_assets.data.quarantine_sheets import quarantine_look
 from image_assets.data.reading import chunked, read_in, take_up
 from image_assets.data.replay import replay
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
@@ -124,6 +125,7 @@ def raw_images(
         delta_tables.change_since(files_before, IMAGE_FILES),
         **{f"files_{row['state']}": row["count"] for row in states},
         files_listed=changes.listed,
+        **quarantine_look(delta_tables),
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)
     yield delta_tables.materialized(RAW_IMAGES, change, **sheet_of_new(delta_tables, RAW_IMAGES, change))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_assets.pictures import confusion_matrix, contact_sheet, learning_curves, to_markdown
+from image_assets.pictures import confusion_matrix, contact_sheet, distributions, learning_curves, to_markdown
 
 EPOCH = {"epoch": 1.0, "loss": 1.2, "accuracy": 0.5, "validation_loss": 1.4, "validation_accuracy": 0.4}
 
@@ -106,3 +106,18 @@ def test_a_confusion_matrix_of_any_size_is_a_png_that_fits(labels: int) -> None:
 
 def test_labels_without_images_and_math_in_names_can_be_drawn() -> None:
     assert opened(confusion_matrix([[0, 0], [0, 3]], ["$x_{$", "b"])).format == "PNG"
+
+
+@pytest.mark.parametrize("labels", [0, 1, 5, 200])
+def test_distributions_of_any_number_of_labels_are_a_png_that_fits(labels: int) -> None:
+    counts = {f"a long name of $label {number}": 1 + number**2 for number in range(labels)}
+    sizes = {(2.0**width, 2.0**height): width for width in range(5, 14) for height in range(5, 14)}
+    picture = distributions(
+        labels=counts,
+        formats={"JPEG": 3} if labels else {},
+        sizes=sizes if labels else {},
+        lengths={2.0**power: power for power in range(10, 28)} if labels else {},
+    )
+    assert opened(picture).format == "PNG"
+    assert opened(picture).width < 1000
+    assert len(picture) <= 100_000

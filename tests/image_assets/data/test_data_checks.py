@@ -4,12 +4,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_assets.data.data_checks import (
     few_quarantined,
     groups_in_one_split,
     keys_unique,
+    label_conflicts,
     labels_in_every_split,
     no_file_lost,
     row_groups_small,
@@ -60,7 +62,7 @@ def test_the_checks_pass_on_a_good_set(ingested_tables: DeltaTables, home: Path)
         )
         assert small.passed
     checks = [keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)]
-    checks += [no_file_lost, few_quarantined, labels_in_every_split, groups_in_one_split]
+    checks += [no_file_lost, few_quarantined, label_conflicts, labels_in_every_split, groups_in_one_split]
     for check in checks:
         assert answer(check, delta_tables=ingested_tables).passed, check.check_key
 
@@ -93,6 +95,46 @@ def test_many_quarantined_files_are_a_warning_with_their_reasons(ingested_tables
     result = answer(few_quarantined, delta_tables=ingested_tables)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert result.metadata["quarantined_empty"].value == 2
+
+
+def test_an_image_under_two_labels_is_a_warning_until_one_of_its_files_is_gone(ingested_tables: DeltaTables) -> None:
+    image = ingested_tables.read(FEATURED_IMAGES).where("label = 'ball'").orderBy("path").limit(1)
+    ball = image.collect()[0]
+    add_current(ingested_tables, image, path="file:/cone/one.png", label="cone")
+    result = answer(label_conflicts, delta_tables=ingested_tables)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (result.metadata["images"].value, result.metadata["near_duplicate_groups"].value) == (1, 0)
+    (record,) = result.metadata["files"].records
+    assert set(str(record.data["paths"]).splitlines()) == {ball.path, "file:/cone/one.png"}
+    gone = ingested_tables.read(IMAGE_FILES).where(F.col("path") == ball.path).withColumn("state", F.lit("missing"))
+    ingested_tables.merge(gone, IMAGE_FILES)
+    assert answer(label_conflicts, delta_tables=ingested_tables).passed
+
+
+def test_the_same_image_twice_under_one_label_or_none_is_no_conflict(ingested_tables: DeltaTables) -> None:
+    image = ingested_tables.read(FEATURED_IMAGES).orderBy("path").limit(1)
+    add_current(ingested_tables, image, path="file:/again.png", label=image.collect()[0].label)
+    add_current(ingested_tables, image, path="file:/unlabelled.png", label=None)
+    assert answer(label_conflicts, delta_tables=ingested_tables).passed
+
+
+def test_near_duplicates_under_two_labels_are_listed_and_no_conflict(ingested_tables: DeltaTables) -> None:
+    splits = ingested_tables.read(IMAGE_SPLITS)
+    ball, cube = (splits.where(f"label = '{label}'").orderBy("path").first() for label in ("ball", "cube"))
+    assert ball is not None
+    assert cube is not None
+    group = F.when(F.col("path") == cube.path, ball.duplicate_group).otherwise(F.col("duplicate_group"))
+    ingested_tables.overwrite(splits.withColumn("duplicate_group", group), IMAGE_SPLITS)
+    result = answer(label_conflicts, delta_tables=ingested_tables)
+    assert (result.passed, result.metadata["near_duplicate_groups"].value) == (True, 1)
+
+
+def add_current(delta_tables: DeltaTables, image: DataFrame, path: str, label: str | None) -> None:
+    """One more current file with the image's content."""
+    copy = image.withColumn("path", F.lit(path)).withColumn("label", F.lit(label))
+    files = delta_tables.read(IMAGE_FILES).join(image.select("image_id"), on="image_id", how="left_semi").limit(1)
+    delta_tables.append(copy, FEATURED_IMAGES)
+    delta_tables.merge(files.withColumn("path", F.lit(path)), IMAGE_FILES)
 
 
 def test_a_label_that_a_split_lacks_is_named(ingested_tables: DeltaTables) -> None:

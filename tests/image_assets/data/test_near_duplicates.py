@@ -3,7 +3,6 @@
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from image_assets.data.near_duplicates import BITS, DISTANCE, reached, to_groups, to_new_groups, to_numbers
@@ -58,9 +57,7 @@ def test_reached_are_the_groups_of_the_marked(seed: int) -> None:
 
 
 def test_only_known_images_in_a_new_ones_group_have_a_group() -> None:
-    known, new = to_new_groups(
-        pd.Series(["ffffffffffffffff", "0000000000000001", None]), pd.Series(["0000000000000003", None, None])
-    )
+    known, new = to_new_groups(["ffffffffffffffff", "0000000000000001", None], ["0000000000000003", None, None])
     assert (known[0], known[1], known[2]) == (-1, new[0], -1)
     assert len(set(new)) == 3
 

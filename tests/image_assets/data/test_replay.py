@@ -44,11 +44,11 @@ def test_reason_and_path_choose_among_the_quarantined_files(reason: str, path: s
 @pytest.mark.spark
 def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: DeltaTables, landing: Path) -> None:
     large, wide = (
-        put(landing, "large.png", png(1) + bytes(50_000)),
+        put(landing, "large.png", png(1) + bytes(2_000_000)),
         put(landing, "many pixels.png", blank()),
     )
     put(landing, "text.jpg", b"a text")
-    strict = ImageFolder(root=str(landing), settle_seconds=0, size_limit_bytes=50_000, decode_memory_bytes=1_000_000)
+    strict = ImageFolder(root=str(landing), settle_seconds=0, size_limit_bytes=1_000_000, decode_memory_bytes=1_000_000)
     ingest(delta_tables, strict, IngestConfig(), dg.get_dagster_logger())
     featured_images(delta_tables=delta_tables, image_folder=strict)
     assert reasons(delta_tables) == {large.name: "too_large", wide.name: "out_of_memory", "text.jpg": "not_an_image"}
@@ -79,5 +79,5 @@ def reasons(delta_tables: DeltaTables) -> dict[str, str | None]:
 def blank() -> bytes:
     """Few bytes of many pixels."""
     content = BytesIO()
-    Image.new("RGB", (3000, 3000)).save(content, "PNG")
+    Image.new("RGB", (7000, 7000)).save(content, "PNG")
     return content.getvalue()

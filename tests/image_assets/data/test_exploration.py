@@ -1,0 +1,67 @@
+"""Distributions and duplicates are those of the files that are there, and nothing of them is collected as a whole."""
+
+import dagster as dg
+import pytest
+from pyspark.sql import functions as F
+
+from image_assets.data.exploration import (
+    MEMBERS,
+    current_images,
+    distribution_figure,
+    duplicates,
+    groups_of_several,
+)
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
+from resources.delta_tables import DeltaTables
+from tests.conftest import Ingested
+
+pytestmark = pytest.mark.spark
+
+IMAGES = "path string, image_id string, label string, duplicate_group string, length long"
+
+
+def test_groups_are_those_in_which_each_named_column_differs(delta_tables: DeltaTables) -> None:
+    rows = [(f"file:/{number}", "same", "ball", "one", 10) for number in range(MEMBERS + 2)]
+    rows += [("file:/a", "a", "ball", "two", 10), ("file:/b", "b", "cube", "two", 10), ("file:/c", "c", None, None, 10)]
+    images = delta_tables.spark.createDataFrame(rows, IMAGES)
+    (exact,) = groups_of_several(images, "image_id", "path").collect()
+    assert (exact.group, exact.files, len(exact.members)) == ("same", MEMBERS + 2, MEMBERS)
+    (near,) = groups_of_several(images, "duplicate_group", "image_id").collect()
+    assert (near.group, [member.path for member in near.members]) == ("two", ["file:/a", "file:/b"])
+    assert groups_of_several(images, "image_id", "label").count() == 0
+
+
+def test_only_current_files_count_also_without_content(ingested_tables: DeltaTables) -> None:
+    gone = ingested_tables.read(IMAGE_FILES).orderBy("path").limit(3).withColumn("state", F.lit("missing"))
+    ingested_tables.merge(gone, IMAGE_FILES)
+    path_only = ingested_tables.read(FEATURED_IMAGES).withColumn("content", F.lit(None).cast("binary"))
+    ingested_tables.overwrite(path_only.withColumn("perceptual_hash", F.lit(None).cast("string")), FEATURED_IMAGES)
+    images = current_images(ingested_tables)
+    assert images.count() == 13
+    found = distribution_figure(images) | duplicates(images)
+    assert str(found["distributions"].value).startswith("13 images, 2 labels")
+    assert (found["exact_duplicate_groups"].value, found["near_duplicate_groups"].value) == (0, 0)
+
+
+def test_duplicates_are_counted_listed_and_shown(ingested_tables: DeltaTables) -> None:
+    images = current_images(ingested_tables)
+    twice = images.unionAll(images.limit(1).withColumn("path", F.lit("file:/gone.png")))
+    found = duplicates(twice)
+    assert found["exact_duplicate_groups"].value == 1
+    table = found["exact_duplicates"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [record.data["files"] for record in table.records] == [2]
+    assert "](data:image/jpeg;base64," in str(found["duplicates"].value)
+
+
+def test_nothing_is_there_to_explore(delta_tables: DeltaTables) -> None:
+    images = current_images(delta_tables)
+    assert distribution_figure(images) == {}
+    assert "duplicates" not in duplicates(images)
+
+
+def test_the_sample_says_what_the_images_are_like(ingested: Ingested) -> None:
+    events = ingested.run.get_asset_materialization_events()
+    (metadata,) = (e.materialization.metadata for e in events if e.asset_key == dg.AssetKey("image_samples"))
+    assert str(metadata["distributions"].value).startswith("16 images, 2 labels")
+    assert metadata["exact_duplicate_groups"].value == 0
