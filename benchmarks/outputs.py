@@ -13,7 +13,7 @@ from benchmarks.photographs import files_in, number_of
 from benchmarks.task import to_sha256
 
 SEEN = 200  # images whose pixels are compared, evenly spread
-NATIVE_TOLERANCE = 8.0  # mean difference of gray values where a peer weighs the colors in a way of its own
+NATIVE_TOLERANCE = 8.0  # mean difference of gray values where a peer turns colors gray in a way of its own
 
 
 class WrongOutput(ValueError):

@@ -41,7 +41,7 @@ SMALL = Photographs(small=True)  # what large tables are made of
 
 
 def to_noise(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture whose detail falls off with its frequency, as a photograph's does (1/f noise), with some grain."""
+    """A picture whose detail falls off with its frequency, as a photograph's does, with some grain."""
     width, height = size
     random = np.random.default_rng(seed)
     frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])

@@ -1,5 +1,6 @@
 """There is news when what a job takes in is not what it last took in, whichever run that was."""
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -56,9 +57,11 @@ def test_a_folder_that_is_away_is_no_news(delta_tables: DeltaTables) -> None:
         news_of_files(dg.DagsterInstance.ephemeral(), away)
 
 
-def test_a_registry_that_is_down_is_no_news(tmp_path: Path) -> None:
-    registry = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path}")
-    with pytest.raises(NotNow):
+def test_a_registry_that_is_down_is_no_news() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        registry = ModelRegistry(tracking_uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
+    with pytest.raises(NotNow, match="does not answer"):
         news_to_predict(dg.DagsterInstance.ephemeral(), ready(model_registry=registry))
 
 

@@ -33,7 +33,7 @@ from tests.images import jpeg, png
 pytestmark = pytest.mark.spark
 
 SOAK = int(os.environ.get("IMAGE_ASSETS_SOAK", "0"))
-LIVES, STEPS = (SOAK, 40) if SOAK else (2, 14)
+LIVES, STEPS = (SOAK, 40) if SOAK else (2, 12)
 NAMES = ("ball/a.png", "ball/_b.jpg", "cube/c %20#?.png", "cube/two\nlines.jpg", "no label 😀.jpg")
 PHOTOGRAPHS = (png(1), png(2), jpeg(3), jpeg(4))
 OTHERS = {b"a text": "not_an_image", b"": "empty", jpeg(5)[:-200]: "undecodable", jpeg(6)[:400]: "undecodable"}
