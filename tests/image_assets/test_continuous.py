@@ -1,12 +1,12 @@
 """One pass is Dagster's in-process executor; many are made when there is news, and end when they are told to."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,16 @@ from dagster._core.execution.api import create_execution_plan, execute_run_itera
 from deltalake import DeltaTable
 
 from image_assets.continuous import continuous_executor, interval_seconds
-from image_assets.news import NotNow, Ready
+from image_assets.data.featured_images import featured_images
+from image_assets.data.raw_images import raw_images
+from image_assets.news import NotNow, Ready, news_of_files
+from resources.environments import local, read_settings
 from tests.images import png, put
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300
 SOON_SECONDS = 10  # a cancelled run ends within
-CANCELED, FAILURE, SUCCESS = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
+CANCELED = dg.DagsterRunStatus.CANCELED
 POOLS = "concurrency: {pools: {default_limit: 1, granularity: op}}\ntelemetry: {enabled: false}\n"
 
 
@@ -96,6 +99,20 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+@contextmanager
+def apart(job: str, folder: Path, trigger: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own that runs the job; killed when it is still there at the end of the block."""
+    program = (
+        f"from pathlib import Path; from {__name__} import *; "
+        f"run_here({job}, to_instance(Path({str(folder)!r})), {trigger!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @dataclass(frozen=True)
 class Going:
     """A run in a process of its own, the only one of its instance."""
@@ -134,24 +151,18 @@ class Going:
         assert dagster_run is not None
         return dagster_run.status
 
-    def claimed_pools(self) -> set[str]:
+    def steps_at_work(self) -> set[str]:
+        """The steps that have a pool."""
         storage = self.instance.event_log_storage
-        return {
-            pool.name for pool in storage.get_pool_limits() if storage.get_concurrency_info(pool.name).claimed_slots
-        }
+        pools = [storage.get_concurrency_info(pool.name) for pool in storage.get_pool_limits()]
+        return {slot.step_key for pool in pools for slot in pool.claimed_slots}
 
 
 @pytest.fixture
 def going(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Going]:
     """The job of `to_job`, which looks every second."""
-    program = (
-        "from pathlib import Path; from tests.image_assets.test_continuous import *; "
-        f"folder = Path({str(tmp_path)!r}); run_here(to_job(folder), to_instance(folder), '1 second')"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
-    yield Going(instance, process)
-    process.kill()
-    process.wait()
+    with apart(f"to_job(Path({str(tmp_path)!r}))", tmp_path, "1 second") as process:
+        yield Going(instance, process)
 
 
 def test_one_pass_has_the_events_of_the_in_process_executor(tmp_path: Path, instance: dg.DagsterInstance) -> None:
@@ -196,16 +207,16 @@ def test_a_pass_is_made_for_news_and_none_without(going: Going, tmp_path: Path, 
     (tmp_path / "letter").touch()
     going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
     assert going.passes()[1].startswith("pass 2 (a letter came): letters +1, in ")
-    assert going.claimed_pools() == set()
+    assert going.steps_at_work() == set()
     assert going.stop(by) is CANCELED
     assert (tmp_path / "kept").read_text().count("letter") == 2
 
 
 def test_a_step_that_is_cancelled_gives_its_pool_back(going: Going, tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
-    going.wait_for(lambda: going.claimed_pools() == {"answers"}, "the step of answers")
+    going.wait_for(lambda: going.steps_at_work() == {"answers"}, "the step of answers")
     assert going.stop(signal.SIGTERM) is CANCELED
-    assert going.claimed_pools() == set()
+    assert going.steps_at_work() == set()
     (tmp_path / "slow").unlink()
     assert run_here(to_job(tmp_path), going.instance)[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
 
@@ -252,52 +263,39 @@ def test_where_nobody_can_look_it_is_said_once_and_tried_again(going: Going, tmp
     going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
 
 
-@dataclass(frozen=True)
-class Home:
-    """A home of the real graph, without a model."""
-
-    folder: Path
-
-    def execute(self, *more: str) -> subprocess.Popen[bytes]:
-        """ingest_images, in a process of its own."""
-        environment = {
-            **os.environ,
-            "IMAGE_ASSETS_HOME": str(self.folder),
-            "IMAGE_ASSETS_SPARK_MASTER": "local[2]",
-            "DAGSTER_HOME": str(self.folder / "dagster"),
-        }
-        command = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "definitions"]
-        with (self.folder / "log").open("a") as log:
-            return subprocess.Popen(
-                [*command, "-j", "ingest_images", *more], cwd=ROOT, env=environment, stdout=log, stderr=log
-            )
-
-    def paths(self, table: str) -> Counter[str]:
-        return Counter(DeltaTable(str(self.folder / "tables" / table)).to_pandas(columns=["path"])["path"])
+def to_tables_job() -> dg.JobDefinition:
+    """The first tables of ingest_images, on the home that the environment names."""
+    return dg.Definitions(
+        assets=[raw_images, featured_images],
+        jobs=[dg.define_asset_job("ingest_images", executor_def=continuous_executor(news_of_files))],
+        resources=local(read_settings()),
+    ).resolve_job_def("ingest_images")
 
 
 @pytest.mark.spark
-def test_the_tables_follow_the_folder_through_passes_a_cancelled_step_and_another_run(tmp_path: Path) -> None:
-    home = Home(tmp_path)
+def test_the_tables_follow_the_folder_through_passes_a_cancelled_step_and_another_run(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(table: str) -> Counter[str]:
+        return Counter(DeltaTable(str(tmp_path / "tables" / table)).to_pandas(columns=["path"])["path"])
+
+    monkeypatch.setenv("IMAGE_ASSETS_HOME", str(tmp_path))
+    monkeypatch.setenv("IMAGE_ASSETS_SPARK_MASTER", "local[2]")
     files = [put(tmp_path / "landing", f"ball/{number}.png", png(number)) for number in range(8)]
-    config = put(tmp_path, "run.yaml", b"execution: {config: {trigger: 1 second}}")
-    with to_instance(tmp_path / "dagster") as instance:
-        going = Going(instance, home.execute("-c", str(config)))
-        try:
-            going.wait_for(lambda: instance.get_runs() and going.passes(), "a first pass")
-            files.append(put(tmp_path / "landing", "ball/8.png", png(8)))
-            going.wait_for(lambda: len(going.passes()) == 2, "a pass for the new file")
-            assert "featured_images +1" in going.passes()[1]
-            assert sum(home.paths("featured_images").values()) == 9
-            files += [put(tmp_path / "landing", f"cube/{number}.png", png(number)) for number in range(9, 60)]
-            going.wait_for(lambda: going.claimed_pools() == {"featured_images"}, "a step at work")
-            assert going.stop(signal.SIGTERM) is CANCELED
-            assert going.claimed_pools() == set()
-        finally:
-            going.process.kill()
-            going.process.wait()
-        assert home.execute().wait(PATIENCE_SECONDS) == 0
-        assert instance.get_runs()[0].status is SUCCESS
+    with apart("to_tables_job()", tmp_path, "1 second") as process:
+        going = Going(instance, process)
+        going.wait_for(going.passes, "a first pass")
+        files.append(put(tmp_path / "landing", "ball/8.png", png(8)))
+        going.wait_for(lambda: len(going.passes()) == 2, "a pass for the new file")
+        assert "featured_images +1" in going.passes()[1]
+        assert len(rows("featured_images")) == 9
+        files += [put(tmp_path / "landing", f"cube/{number}.png", png(number)) for number in range(9, 60)]
+        going.wait_for(lambda: going.steps_at_work() == {"featured_images"}, "a step at work")
+        assert going.stop(signal.SIGTERM) is CANCELED
+        assert going.steps_at_work() == set()
+    with apart("to_tables_job()", tmp_path) as process:
+        assert process.wait(PATIENCE_SECONDS) == 0
+    assert instance.get_runs()[0].status is dg.DagsterRunStatus.SUCCESS
     expected = Counter(f"file:{file}" for file in files)
-    for table in ("image_files", "raw_images", "featured_images", "grayscale_images"):
-        assert home.paths(table) == expected, table
+    for table in ("image_files", "raw_images", "featured_images"):
+        assert rows(table) == expected, table
