@@ -43,6 +43,7 @@ def ingest(
     """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again."""
     delta_tables.create(RAW_IMAGES)
     delta_tables.create(IMAGE_FILES)
+    delta_tables.create(REPLAYED_FILES)
     take_up(delta_tables)
     known = read_known(delta_tables.thin)
     changes = folder_changes(image_folder, known, config.part)

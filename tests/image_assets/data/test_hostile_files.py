@@ -266,7 +266,7 @@ def test_damaged_photographs_fail_no_run_and_change_no_good_row(delta_spark: Del
         for number in range(damages):
             put(landing, f"bad/{number}.jpg", damaged(photographs[number % len(photographs)], random))
         delta_tables = run_through(delta_spark, tmp_path / home, ImageFolder(root=str(landing), settle_seconds=0))
-        known = read_known(delta_tables)
+        known = read_known(delta_tables.thin)
         assert len(known) == 50 + damages
         true = {"undecodable", "not_an_image", "empty", "too_many_pixels", "out_of_memory", "timeout"}
         assert {one.state for one in known.values()} <= {CURRENT, "quarantined"}
@@ -306,7 +306,7 @@ def test_above_the_content_limit_rows_hold_the_path_and_features_are_read_from_i
         image_folder = ImageFolder(root=str(landing), settle_seconds=0, content_limit_bytes=limit)
         delta_tables = run_through(delta_spark, tmp_path / home, image_folder)
         found[home] = {row.image_id: row for row in delta_tables.read(FEATURED_IMAGES).collect()}
-        known = {Path(path).name: one for path, one in read_known(delta_tables).items()}
+        known = {Path(path).name: one for path, one in read_known(delta_tables.thin).items()}
         assert known["cut short.jpg"].reason == "undecodable"
         assert known["many pixels.png"].reason == (None if limit == 1 else "too_many_pixels")
     assert all(row.content is None for row in delta_tables.read(RAW_IMAGES).collect())

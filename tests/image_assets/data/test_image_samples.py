@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from image_assets.data.image_samples import PER_LABEL, image_samples
-from image_assets.data.raw_images import ingest
+from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import IMAGE_FILES, IMAGE_SAMPLES
 from resources.delta_tables import DeltaTables
 from resources.file_system import to_name
@@ -28,7 +28,7 @@ def test_pixels_and_thumbnails_are_those_of_the_files_also_under_odd_names(
     names = READABLE + THUMBNAIL_ONLY
     for number, name in enumerate(names):
         put(landing, name, png(number))
-    ingest(delta_tables, image_folder, dg.get_dagster_logger())
+    ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     image_samples(delta_tables=delta_tables, image_folder=image_folder)
     rows = {Path(to_name(row.path).decode()).name: row for row in delta_tables.read(IMAGE_SAMPLES).collect()}
     assert set(rows) == set(names)
@@ -46,7 +46,7 @@ def test_pixels_and_thumbnails_are_those_of_the_files_also_under_odd_names(
     assert delta_tables.snapshot(IMAGE_SAMPLES) == before, "the same files are the same sample"
     for name in names:
         (landing / name).unlink()
-    ingest(delta_tables, image_folder, dg.get_dagster_logger())
+    ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     image_samples(delta_tables=delta_tables, image_folder=image_folder)
     assert delta_tables.read(IMAGE_SAMPLES).count() == 0
 

@@ -12,7 +12,7 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_splits import SplitConfig, image_splits
 from image_assets.data.petastorm_caches import cache_split, materialized
-from image_assets.data.raw_images import ingest
+from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, Table
 from image_assets.split_rows import split_rows
 from resources.delta_tables import DeltaTables
@@ -33,7 +33,7 @@ def caches(home: Path) -> PetastormCaches:
 
 def run_path(delta_tables: DeltaTables, image_folder: ImageFolder) -> dict[str, Snapshot]:
     """Every table of the data's path, brought up to the folder."""
-    ingest(delta_tables, image_folder, dg.get_dagster_logger())
+    ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
     grayscale_images(delta_tables=delta_tables)
     image_splits(config=SplitConfig(), delta_tables=delta_tables)
