@@ -55,6 +55,8 @@ BROKEN = (
     *(AttributeError, AssertionError, RuntimeError, struct.error, zlib.error),
 )
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what a whole file ends with
+END_BYTES = 64 * 1024  # and how much may follow it
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -136,6 +138,7 @@ def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
         header = _header(image)
     if header.format == "BMP":  # which libvips does not read
         return _smaller_bmp(file, side_pixels)
+    _require_end(file, header)
     # One thread: each takes address space of its own, which a guarded process bounds.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")
     import pyvips
@@ -150,6 +153,14 @@ def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
         return small.write_to_buffer(".png", compression=1, strip=True)
     except pyvips.Error as error:
         raise _undecodable(header, error) from error
+
+
+def _require_end(file: BinaryIO, header: Header) -> None:
+    """Refuse a file that was cut off, which libvips would fill up with gray."""
+    end = ENDS.get(header.format)
+    file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+    if end and end not in file.read():
+        raise _undecodable(header, f"it does not end with {end!r}: it was cut off")
 
 
 def to_pixels(content: bytes, side_pixels: int) -> np.ndarray:
