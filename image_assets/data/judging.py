@@ -21,7 +21,7 @@ from image_assets.pixels import (
     to_file_features,
 )
 from resources.arrow_rows import Row
-from resources.file_system import FileChanged, opened, read_content
+from resources.file_system import FileChanged, opened, read_content, state
 
 PENDING, QUARANTINED, MISSING = "pending", "quarantined", "missing"
 BYTES_PER_SECOND = 16 * 1024**2  # the time limit grows with the file: reading and decoding go at least this fast
@@ -82,11 +82,11 @@ def judge(path: str, length: int, limits: Limits) -> Judgement:
 def streamed(path: str, *, length: int) -> tuple[bytes, str]:
     """A file's first bytes and its SHA-256, read in blocks; FileChanged and OSError as `read_content` raises them."""
     with opened(path) as file:
-        before = os.fstat(file.fileno())
+        before = state(file)
         start = file.read(SIGNATURE_BYTES)
         file.seek(0)
         image_id = file_digest(cast("BufferedReader", file), "sha256").hexdigest()
-        if file.tell() != length or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
+        if file.tell() != length or state(file) != before:
             raise FileChanged(f"{path} had {length} bytes when listed and {file.tell()} when read")
     return start, image_id
 
