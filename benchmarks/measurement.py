@@ -73,7 +73,8 @@ class Watch(threading.Thread):
 def environment(answer: str, more: Mapping[str, str]) -> dict[str, str]:
     """The variables of a run: this folder's modules, one thread for each process that computes."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IMAGE_ASSETS_")}
+    dropped = ("IMAGE_ASSETS_", "PYTHONDONTWRITEBYTECODE")  # modules compiled at every start are no figure of anybody
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**kept, **threads, "PYTHONPATH": str(ROOT), "BENCHMARK_ANSWER": answer, **more}
 
 

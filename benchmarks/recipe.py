@@ -1,5 +1,7 @@
 """The common recipe, as it is taught: no handicap, no improvement."""
 
+import os
+import sys
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,6 +18,7 @@ CODEC = "spark.sql.parquet.compression.codec"
 
 def delta_session() -> SparkSession:
     """Spark's default settings but for Delta, the master and the driver's memory."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     logging = Path(__file__).resolve().parent.parent / "resources" / "log4j2.properties"
     settings = {
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -30,6 +33,11 @@ def delta_session() -> SparkSession:
     for name, value in settings.items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
+
+
+def start_workers(spark: SparkSession) -> None:
+    """Start the executors' Python processes, which a session does not do by itself before its first work."""
+    spark.sparkContext.parallelize(range(2), 2).map(str).collect()
 
 
 def write(images: DataFrame, target: str) -> None:
@@ -86,6 +94,7 @@ def main() -> None:
     """Do one step, or all of them one after the other: `whole_path`."""
     task = read_task()
     spark = delta_session()
+    start_workers(spark)
     with timed():
         if task.benchmark == "ingest":
             ingest(spark, task.source, task.target)

@@ -21,11 +21,11 @@ MEMORY_BYTES = 1024**3
 def sheet_of_new(delta_tables: DeltaTables, table: Table, change: Change) -> dict[str, dg.MetadataValue]:
     """Metadata with a contact sheet of the rows that the change brought; nothing for an empty table."""
     columns = [name for name in ("path", "label", "content") if name in table.columns.fieldNames()]
-    rows = delta_tables.newest(table, change).select(columns).limit(SHOWN).collect()
+    rows = delta_tables.thin.newest(table, change.before, columns, SHOWN)
     if not rows:
         return {}
     looks = thumbnails((row["path"], row["content"]) for row in rows)
-    images = [(look, to_caption(row["path"], row.asDict().get("label"))) for look, row in zip(looks, rows, strict=True)]
+    images = [(look, to_caption(row["path"], row.get("label"))) for look, row in zip(looks, rows, strict=True)]
     title = f"{len(rows)} of {change.rows_added or change.after.rows:,} {'new ' if change.rows_added else ''}images"
     return {"images": dg.MetadataValue.md(to_markdown(contact_sheet(images), title))}
 

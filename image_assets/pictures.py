@@ -4,8 +4,8 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import distribution
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -242,10 +242,9 @@ def _cut(line: str, width_pixels: int) -> str:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    # Pillow's own font has Latin letters only.
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 11)
+    # Pillow's own font has Latin letters only. Matplotlib's is found without loading it, which takes most of a second.
+    font = distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf")
+    return ImageFont.truetype(str(font), 11)
 
 
 def _nothing() -> Image.Image:

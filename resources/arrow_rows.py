@@ -1,6 +1,7 @@
 """Spark rows through plain Python functions, in Arrow batches of bounded size (runs in each executor)."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,13 @@ BATCH_BYTES = 32 * 1024**2
 BATCH_ROWS = 1024
 
 Row = dict[str, Any]  # one row of any table, by column
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row that goes another way than those beside it."""
+
+    row: Row
 
 
 def map_rows(rows: DataFrame, by: Callable[[Row], Iterable[Row]], columns: StructType) -> DataFrame:
@@ -30,15 +38,24 @@ def map_partitions(rows: DataFrame, by: Callable[[Iterable[Row]], Iterable[Row]]
     return rows.mapInArrow(apply, columns)  # pyright: ignore[reportArgumentType] - pyarrow has no types
 
 
-def bounded(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows in lists of at most BATCH_ROWS rows and about BATCH_BYTES bytes of content."""
+def bounded(rows: Iterable[Row], content_bytes: int = BATCH_BYTES) -> Iterator[list[Row]]:
+    """The rows in lists of at most BATCH_ROWS rows and about so many bytes of content."""
     batch: list[Row] = []
     size = 0
     for row in rows:
         batch.append(row)
         size += sum(len(value) for value in row.values() if isinstance(value, bytes))
-        if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+        if len(batch) >= BATCH_ROWS or size >= content_bytes:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def kept(rows: Iterable[Row | SetAside], aside: list[Row]) -> Iterator[Row]:
+    """The rows, while those that are set aside are added to the list."""
+    for row in rows:
+        if isinstance(row, SetAside):
+            aside.append(row.row)
+        else:
+            yield row

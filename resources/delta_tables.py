@@ -1,6 +1,8 @@
 """Delta tables named by asset: create, read, append, merge, follow, compact."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -9,12 +11,16 @@ from dagster_pyspark import PySparkResource
 from fsspec.core import url_to_fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
+from resources.arrow_rows import Row, SetAside, kept, map_partitions
 from resources.compaction import Compaction, FileSizes, advise
-from resources.delta_log import STATISTICS_PROPERTY, table_files
-from resources.parquet_layout import parquet_settings, session_settings
+from resources.delta_log import table_files
+from resources.parquet_files import WrittenFile, write_files
+from resources.parquet_layout import file_layout, parquet_settings, session_settings
+from resources.spark_session import cached
 from resources.tables import Change, Snapshot, Table
-from resources.thin_tables import ThinTables
+from resources.thin_tables import RECENT_COMMITS, ThinTables
 
 Metadata = dg.MetadataValue | str | int | float
 
@@ -24,10 +30,18 @@ SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}  # o
 
 def changes_rows(commit: Mapping[str, Any]) -> bool:
     """Whether a commit of a table's history changed its rows; an overwrite by no rows does, an append of none not."""
-    nothing_appended = (commit["operationParameters"] or {}).get("mode") == "Append" and (
-        commit["operationMetrics"] or {}
-    ).get("numOutputRows") == "0"
+    nothing_appended = commit.get("operationParameters", {}).get("mode") == "Append" and (
+        commit.get("operationMetrics", {}).get("numOutputRows") == "0"
+    )
     return commit["operation"] not in SAME_ROWS and not nothing_appended
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files that tasks wrote, and the rows that they set aside."""
+
+    files: list[WrittenFile]
+    aside: list[Row]
 
 
 class DeltaTables(dg.ConfigurableResource):
@@ -49,20 +63,11 @@ class DeltaTables(dg.ConfigurableResource):
 
     def uri(self, table: Table) -> str:
         """Where the table lies, for any Delta reader."""
-        return f"{self.root}/{table.name}"
+        return self.thin.uri(table)
 
     def create(self, table: Table) -> None:
         """Make the table, empty, where it does not exist yet."""
-        from delta.tables import DeltaTable
-
-        if not DeltaTable.isDeltaTable(self.spark, self.uri(table)):
-            (
-                DeltaTable.createIfNotExists(self.spark)
-                .location(self.uri(table))
-                .addColumns(table.columns)
-                .property(STATISTICS_PROPERTY, ",".join(table.statistics_columns))
-                .execute()
-            )
+        self.thin.create(table)
 
     def read(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, as they are now or as they were at a Delta version."""
@@ -74,26 +79,19 @@ class DeltaTables(dg.ConfigurableResource):
 
     def version(self, table: Table) -> int:
         """The table's newest Delta version."""
-        return self._history(table, limit=1)[0]["version"]
+        return self.thin.snapshot(table).version
 
     def last_change(self, table: Table) -> int:
         """The newest Delta version that changed rows; compaction, settings and empty batches change none."""
-        return next(commit["version"] for commit in self._history(table) if changes_rows(commit))
+        return self._last_commit(table)["version"]
 
     def snapshot(self, table: Table) -> Snapshot:
         """How many rows the table has, from its log, and at which version."""
-        return Snapshot(rows=self.read(table).count(), version=self.version(table))
+        return self.thin.snapshot(table)
 
     def change_since(self, before: Snapshot, table: Table) -> Change:
         """What became of the table since the snapshot."""
         return Change(before=before, after=self.snapshot(table))
-
-    def newest(self, table: Table, change: Change) -> DataFrame:
-        """The rows in the files that the change wrote; any rows where it wrote none."""
-        files = set(self.read(table).inputFiles())
-        if change.rows_added:
-            files -= set(self.read(table, change.before.version).inputFiles())
-        return self.spark.read.schema(table.columns).parquet(*sorted(files)) if files else self.read(table)
 
     def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
         """Add rows; a repeated transaction (writer, number) adds none."""
@@ -104,6 +102,29 @@ class DeltaTables(dg.ConfigurableResource):
         with session_settings(rows.sparkSession, parquet_settings(table)):
             writer.save(self.uri(table))
 
+    def write_by_tasks(
+        self, rows: DataFrame, table: Table, by: Callable[[Iterable[Row]], Iterable[Row | SetAside]]
+    ) -> Written:
+        """Let each task write what `by` makes of its rows into the table's folder; nothing is committed yet.
+
+        No image travels to a writer of Spark's. The rows that `by` sets aside come back.
+        """
+        self.create(table)
+        folder, layout = self.uri(table), file_layout(table)
+
+        def write(partition: Iterable[Row]) -> Iterator[Row]:
+            aside: list[Row] = []
+            for file in write_files(kept(by(partition), aside), folder, layout):
+                yield {"file": json.dumps(vars(file)), "aside": None}
+            for row in aside:
+                yield {"file": None, "aside": json.dumps(row)}
+
+        done = map_partitions(rows, write, StructType().add("file", "string").add("aside", "string")).collect()
+        return Written(
+            files=[WrittenFile(**json.loads(row["file"])) for row in done if row["file"]],
+            aside=[json.loads(row["aside"]) for row in done if row["aside"]],
+        )
+
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
         """Put these rows in place of all others, in one commit with a note: readers see old rows or new ones."""
         self.create(table)
@@ -113,16 +134,14 @@ class DeltaTables(dg.ConfigurableResource):
 
     def last_note(self, table: Table) -> str | None:
         """The note of the newest commit that changed rows."""
-        last = self.last_change(table)
-        return next(commit["userMetadata"] for commit in self._history(table) if commit["version"] == last)
+        return self._last_commit(table).get("userMetadata")
 
     def merge(self, rows: DataFrame, table: Table) -> None:
         """Update the rows whose keys are there, insert the others; nothing is committed for no rows."""
         from delta.tables import DeltaTable
 
         self.create(table)
-        rows = rows.select(table.columns.fieldNames()).cache()
-        try:
+        with cached(rows.select(table.columns.fieldNames())) as rows:
             if rows.isEmpty():
                 return
             same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
@@ -135,8 +154,6 @@ class DeltaTables(dg.ConfigurableResource):
             )
             with session_settings(self.spark, parquet_settings(table)):
                 merge.execute()
-        finally:
-            rows.unpersist()
 
     def for_each_batch(
         self, upstream: Table, columns: list[str], checkpoint: str, act: Callable[[DataFrame, tuple[str, int]], None]
@@ -177,10 +194,10 @@ class DeltaTables(dg.ConfigurableResource):
         columns: list[str],
         into: Table,
         *,
-        by: Callable[[DataFrame], DataFrame],
+        by: Callable[[DataFrame], DataFrame | Sequence[WrittenFile]],
         only: Mapping[str, object] | None = None,
     ) -> Change:
-        """Append to `into` what `by` makes of the rows that `upstream` got since last time.
+        """Append to `into` what `by` makes of the rows that `upstream` got since last time: rows, or files of rows.
 
         `only` names a part of the table that follows by itself, by the values of some of its keys: a new
         value starts at upstream's first row.
@@ -197,7 +214,11 @@ class DeltaTables(dg.ConfigurableResource):
         def append_batch(batch: DataFrame, transaction: tuple[str, int]) -> None:
             if known is not None:
                 batch = batch.join(known, on=known.columns, how="left_anti")
-            self.append(by(batch), into, transaction=transaction)
+            made = by(batch)
+            if isinstance(made, DataFrame):
+                self.append(made, into, transaction=transaction)
+            else:
+                self.thin.append_files(into, made, transaction=transaction)
 
         self.for_each_batch(upstream, columns, checkpoint, append_batch)
         self.compact(into)
@@ -233,12 +254,12 @@ class DeltaTables(dg.ConfigurableResource):
             },
         )
 
-    def _history(self, table: Table, limit: int | None = None) -> list[dict]:
-        from delta.tables import DeltaTable
-
-        history = DeltaTable.forPath(self.spark, self.uri(table)).history(limit)
-        columns = history.select("version", "operation", "operationParameters", "operationMetrics", "userMetadata")
-        return [row.asDict() for row in columns.orderBy(F.desc("version")).collect()]
+    def _last_commit(self, table: Table) -> dict[str, Any]:
+        for limit in (RECENT_COMMITS, None):
+            commits = self.thin.history(table, limit)
+            if found := next(filter(changes_rows, commits), None):
+                return found
+        return commits[-1]  # what changed rows is so long ago that the log no longer tells
 
     def _is_followed(self, checkpoint: str) -> bool:
         system, path = url_to_fs(f"{self.checkpoints}/{checkpoint}/metadata")

@@ -1,10 +1,12 @@
-"""How a table's Parquet files are written: the session's settings, for a while."""
+"""How a table's Parquet files are written: the session's settings, for a while, or a writer's own."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
 
+from resources.parquet_files import FileLayout
 from resources.tables import Table
 
 ROW_GROUP_BYTES = 32 * 1024 * 1024
@@ -28,6 +30,11 @@ def parquet_settings(table: Table) -> dict[str, str]:
         settings[f"parquet.enable.dictionary#{column}"] = "false"  # no image is there twice
         settings[f"parquet.column.statistics.enabled#{column}"] = "false"  # nobody asks for images between two others
     return settings
+
+
+def file_layout(table: Table) -> FileLayout:
+    """The same, for files that are written without Spark's writer."""
+    return FileLayout(to_arrow_schema(table.columns), table.codec, tuple(table.statistics_columns))
 
 
 @contextmanager

@@ -2,14 +2,31 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 from dagster_pyspark import PySparkResource
+from pyspark.sql import DataFrame
 
 from resources.compaction import FileSizes
 
 MEBIBYTE = 1024 * 1024
+
+
+@contextmanager
+def cached(rows: DataFrame) -> Iterator[DataFrame]:
+    """The rows, computed once while the block lasts.
+
+    Rows that stay cached are given again to whoever reads the same table, also after delta-rs changed it: Spark does
+    not notice.
+    """
+    rows = rows.cache()
+    try:
+        yield rows
+    finally:
+        rows.unpersist()
 
 
 class DeltaSpark(PySparkResource):
@@ -40,6 +57,8 @@ def spark_session(master: str, *, scratch: str) -> DeltaSpark:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "128",
         "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * MEBIBYTE),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Memory that one batch frees serves the next one: with the default pool the kernel gives new pages each time.
+        "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL": "mimalloc",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "8",
         "spark.databricks.delta.snapshotPartitions": "4",

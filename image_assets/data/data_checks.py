@@ -19,6 +19,7 @@ from resources.delta_tables import DeltaTables
 from resources.horovod_runner import HorovodRunner
 from resources.parquet_footers import row_groups
 from resources.petastorm_cache import ROW_GROUP_BYTES, PetastormCaches
+from resources.spark_session import cached
 from resources.tables import Table
 
 SPLITS = ("training", "validation", "test")
@@ -68,13 +69,12 @@ row_group_checks = [row_groups_small(split) for split in ("training", "validatio
 @dg.asset_check(asset="grayscale_images", description="Every current file is a row of each image table.")
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The ledger against the tables."""
-    current = current_files(delta_tables.read(IMAGE_FILES)).cache()
-    lost = {
-        table.name: current.join(delta_tables.read(table), on=["path", "image_id"], how="left_anti").count()
-        for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
-    }
+    with cached(current_files(delta_tables.read(IMAGE_FILES))) as current:
+        lost = {
+            table.name: current.join(delta_tables.read(table), on=["path", "image_id"], how="left_anti").count()
+            for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
+        }
     unlisted = delta_tables.read(RAW_IMAGES).join(delta_tables.read(IMAGE_FILES), on="path", how="left_anti").count()
-    current.unpersist()
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
     return dg.AssetCheckResult(passed=not any(metadata.values()), metadata=metadata)
 

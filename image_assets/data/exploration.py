@@ -10,6 +10,7 @@ from image_assets.current_files import current_files
 from image_assets.pictures import contact_sheet, distributions, to_markdown
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
+from resources.spark_session import cached
 
 LISTED = 20  # groups in a table
 SHOWN = 8  # groups on a contact sheet, one a row
@@ -41,11 +42,8 @@ def groups_of_several(images: DataFrame, by: str, *differing: str) -> DataFrame:
 
 def total_and_largest(groups: DataFrame) -> tuple[int, list[SparkRow]]:
     """How many groups there are, and those with the most files."""
-    groups = groups.cache()
-    try:
+    with cached(groups):
         return groups.count(), groups.orderBy(F.desc("files"), "group").limit(LISTED).collect()
-    finally:
-        groups.unpersist()
 
 
 def to_table(groups: list[SparkRow]) -> dg.TableMetadataValue:

@@ -1,26 +1,30 @@
 """Every file ever seen in the landing folder, and what became of it."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
-from image_assets.schemas import IMAGE_FILES
-from resources.delta_tables import DeltaTables
+from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.image_file import ImageFile
 from resources.thin_tables import ThinTables
 
 NOT_REGULAR = "not_regular"  # a reason: such files are never opened
-DECISION = (
-    "path string, state string, reason string, message string, image_id string, length long, "
-    "modification_time timestamp"
-)
+# What becomes of a row of the ledger by a decision: what that leaves out stays as it was.
+KEEPING_HISTORY = {
+    "state": "new.state",
+    **{
+        name: f"CASE WHEN new.state = '{MISSING}' THEN old.{name} ELSE new.{name} END" for name in ("reason", "message")
+    },
+    **{name: f"coalesce(new.{name}, old.{name})" for name in ("image_id", "length", "modification_time")},
+    "attempts": "old.attempts + new.attempts",
+    "last_seen": "new.last_seen",
+}
 
 
 class Known(NamedTuple):
@@ -39,7 +43,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a run says of a file, in the order of `DECISION`; what it leaves out stays as it was."""
+    """What a run says of a file; what it leaves out stays as it was."""
 
     path: str
     state: str
@@ -69,29 +73,28 @@ def read_known(thin_tables: ThinTables) -> dict[str, Known]:
     return dict(zip(rows["path"].to_pylist(), map(Known._make, facts), strict=True))
 
 
-def with_history(decisions: DataFrame, ledger: DataFrame) -> DataFrame:
-    """Ledger rows for the decisions: what a decision leaves out, and the history, come from the ledger."""
-    old = ledger.select("path", *(F.col(name).alias(f"old_{name}") for name in IMAGE_FILES.columns.fieldNames()[1:]))
-    judged = F.col("state").isin(CURRENT, QUARANTINED).cast("int")
-    gone = F.col("state") == MISSING
-    return decisions.join(old, on="path", how="left").select(
-        "path",
-        "state",
-        F.when(gone, F.col("old_reason")).otherwise(F.col("reason")).alias("reason"),
-        F.when(gone, F.col("old_message")).otherwise(F.col("message")).alias("message"),
-        F.coalesce("image_id", "old_image_id").alias("image_id"),
-        F.coalesce("length", "old_length").alias("length"),
-        F.coalesce("modification_time", "old_modification_time").alias("modification_time"),
-        (F.coalesce("old_attempts", F.lit(0)) + judged).alias("attempts"),
-        F.coalesce("old_first_seen", F.current_timestamp()).alias("first_seen"),
-        F.current_timestamp().alias("last_seen"),
-    )
+def record(thin_tables: ThinTables, decisions: Sequence[Decision], raw_images_version: int | None = None) -> None:
+    """Merge decisions into the ledger, in one commit; none, and nothing is written.
+
+    The commit also says up to which Delta version of raw_images the ledger speaks of its rows.
+    """
+    if not decisions:
+        return
+    now = datetime.now(UTC)
+    rows = [
+        {
+            **vars(decision),
+            "attempts": int(decision.state in (CURRENT, QUARANTINED)),
+            "first_seen": now,
+            "last_seen": now,
+        }
+        for decision in decisions
+    ]
+    transaction = None if raw_images_version is None else (RAW_IMAGES.name, raw_images_version)
+    schema = to_arrow_schema(IMAGE_FILES.columns)
+    thin_tables.merge(pa.Table.from_pylist(rows, schema), IMAGE_FILES, updates=KEEPING_HISTORY, transaction=transaction)
 
 
-def record(delta_tables: DeltaTables, decisions: DataFrame | Sequence[Decision]) -> None:
-    """Merge decisions into the ledger; none, and nothing is written."""
-    if not isinstance(decisions, DataFrame):
-        if not decisions:
-            return
-        decisions = delta_tables.spark.createDataFrame([astuple(decision) for decision in decisions], DECISION)
-    delta_tables.merge(with_history(decisions, delta_tables.read(IMAGE_FILES)), IMAGE_FILES)
+def recorded_version(thin_tables: ThinTables) -> int:
+    """Up to which Delta version of raw_images the ledger speaks of its rows."""
+    return thin_tables.transaction(IMAGE_FILES, RAW_IMAGES.name) or 0

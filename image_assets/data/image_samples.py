@@ -20,6 +20,7 @@ from resources.arrow_rows import Row, map_rows
 from resources.delta_tables import DeltaTables
 from resources.file_system import SCHEME, read_content, to_name, to_path
 from resources.image_folder import ImageFolder
+from resources.spark_session import cached
 
 PER_LABEL = 8
 LARGEST_BYTES = 2_000_000  # a photograph's pixels take about twenty times the bytes of its file
@@ -77,18 +78,16 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
     Beside it stands what all current images are like: a figure of labels, formats and sizes, and duplicates.
     """
     before = delta_tables.snapshot(IMAGE_SAMPLES)
-    files = sampled(delta_tables.read(IMAGE_FILES), image_folder.path).cache()
-    wanted = {(row["path"], row["image_id"]) for row in files.collect()}
-    there = {
-        (row["path"], row["image_id"]) for row in delta_tables.read(IMAGE_SAMPLES).select("path", "image_id").collect()
-    }
-    if wanted != there:
+    files = sampled(delta_tables.read(IMAGE_FILES), image_folder.path)
+    wanted = {(row["path"], row["image_id"]): row for row in files.collect()}
+    there = delta_tables.thin.read(IMAGE_SAMPLES, ["path", "image_id"])
+    if set(wanted) != set(zip(there["path"].to_pylist(), there["image_id"].to_pylist(), strict=True)):
         pixels = spark_pixels(delta_tables, [path for path, _ in wanted])
-        delta_tables.overwrite(with_thumbnails(files).join(pixels, on="path", how="left"), IMAGE_SAMPLES)
+        sample = delta_tables.spark.createDataFrame(list(wanted.values()), files.schema)
+        delta_tables.overwrite(with_thumbnails(sample).join(pixels, on="path", how="left"), IMAGE_SAMPLES)
     shown = delta_tables.read(IMAGE_SAMPLES).orderBy("label", "path").select("path", "label", "thumbnail").collect()
     tiles = [(bytes(row["thumbnail"] or b""), to_caption(row["path"], row["label"])) for row in shown]
     look = {"images": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "a sample of each label"))} if tiles else {}
-    images = current_images(delta_tables).cache()
-    look |= distribution_figure(images) | duplicates(images)
-    images.unpersist()
+    with cached(current_images(delta_tables)) as images:
+        look |= distribution_figure(images) | duplicates(images)
     return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **look)

@@ -1,26 +1,12 @@
-"""The first look at a file, before it becomes a row, and the whole look, which decodes it (runs in each executor)."""
+"""The first look at a file, before it becomes a row (runs in each executor)."""
 
-import os
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from io import BufferedReader
 from typing import cast
 
-import imagehash  # noqa: F401 - loaded once here, not again by each guarded process, within its memory bound
-import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
-
 from image_assets.current_files import CURRENT
-from image_assets.guarded_process import Failure
-from image_assets.pixels import (
-    FORMATS,
-    SIGNATURE_BYTES,
-    Features,
-    UnreadableImage,
-    format_of,
-    to_features,
-    to_file_features,
-)
-from resources.arrow_rows import Row
+from image_assets.pixels import FORMATS, SIGNATURE_BYTES, format_of
 from resources.file_system import FileChanged, opened, read_content, state
 
 PENDING, QUARANTINED, MISSING = "pending", "quarantined", "missing"
@@ -89,19 +75,3 @@ def streamed(path: str, *, length: int) -> tuple[bytes, str]:
         if file.tell() != length or state(file) != before:
             raise FileChanged(f"{path} had {length} bytes when listed and {file.tell()} when read")
     return start, image_id
-
-
-def decoded(image: Row) -> Features | Failure:
-    """The whole look at a row's content or, where it has none, at the file of its path; to be run guarded."""
-    try:
-        if image["content"] is not None:
-            return to_features(image["content"])
-        with opened(image["path"]) as file:
-            found = os.fstat(file.fileno()).st_size
-            if found != image["length"]:
-                raise FileChanged(f"the file has {found:,} bytes, its row {image['length']:,}")
-            return to_file_features(file)
-    except UnreadableImage as unreadable:
-        return Failure(unreadable.reason, str(unreadable))
-    except OSError as error:
-        return Failure("unreadable_file", f"{error}: expected the file as it was listed; copy it again")

@@ -1,6 +1,7 @@
 """Each image file as it came, and the ledger of all files."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import dagster as dg
@@ -41,15 +42,13 @@ def ingest(
     delta_tables: DeltaTables, image_folder: ImageFolder, config: IngestConfig, log: dg.DagsterLogManager
 ) -> FolderChanges:
     """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again."""
-    delta_tables.create(RAW_IMAGES)
-    delta_tables.create(IMAGE_FILES)
     delta_tables.create(REPLAYED_FILES)
-    take_up(delta_tables)
+    take_up(delta_tables.thin)
     known = read_known(delta_tables.thin)
     changes = folder_changes(image_folder, known, config.part)
     log.info(f"{image_folder.root}: {changes}")
     whole = image_folder.settled(changes.to_read)
-    record(delta_tables, unread(changes, set(whole)))
+    record(delta_tables.thin, unread(changes, set(whole)))
     done, started = 0, time.monotonic()
     for chunk in chunked(whole):
         read_in(delta_tables, image_folder, chunk, known)
@@ -71,17 +70,19 @@ def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
     ]
 
 
-def replayed(delta_tables: DeltaTables, before: Snapshot) -> dg.MaterializeResult:
+def replayed(delta_tables: DeltaTables, before: Snapshot, files: int) -> dg.MaterializeResult:
     """What came of the files that were judged again."""
     change = delta_tables.change_since(before, REPLAYED_FILES)
-    rows = delta_tables.newest(REPLAYED_FILES, change).groupBy("reason_before", "state", "reason").count().collect()
+    columns = ("reason_before", "state", "reason")
+    rows = delta_tables.thin.newest(REPLAYED_FILES, before, columns, files)
+    counts = Counter(tuple(row[name] for name in columns) for row in rows)
     return delta_tables.materialized(
         REPLAYED_FILES,
         change,
         outcome=dg.MetadataValue.table(
             [
-                dg.TableRecord({name: row[name] for name in ("reason_before", "state", "reason", "count")})
-                for row in rows
+                dg.TableRecord({**dict(zip(columns, outcome, strict=True)), "count": count})
+                for outcome, count in counts.most_common()
             ]
         ),
     )
@@ -116,17 +117,17 @@ def raw_images(
     changes = ingest(delta_tables, image_folder, config, context.log)
     if config.replay_reason or config.replay_path:
         before = delta_tables.snapshot(REPLAYED_FILES)
-        replay(delta_tables, image_folder, reason=config.replay_reason, path=config.replay_path)
-        yield replayed(delta_tables, before)
+        files = replay(delta_tables, image_folder, reason=config.replay_reason, path=config.replay_path)
+        yield replayed(delta_tables, before, files)
     delta_tables.compact(RAW_IMAGES)
     delta_tables.compact(IMAGE_FILES)
-    states = delta_tables.read(IMAGE_FILES).groupBy("state").count().collect()
+    states = Counter(delta_tables.thin.read(IMAGE_FILES, ["state"])["state"].to_pylist())
     yield delta_tables.materialized(
         IMAGE_FILES,
         delta_tables.change_since(files_before, IMAGE_FILES),
-        **{f"files_{row['state']}": row["count"] for row in states},
+        **{f"files_{state}": count for state, count in sorted(states.items())},
         files_listed=changes.listed,
-        **quarantine_look(delta_tables),
+        **quarantine_look(delta_tables.thin),
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)
     yield delta_tables.materialized(RAW_IMAGES, change, **sheet_of_new(delta_tables, RAW_IMAGES, change))

@@ -1,21 +1,28 @@
 """Listed files read into raw_images, and what the ledger says of each."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from image_assets.data.decoding import decoded
 from image_assets.data.featured_images import take_in_again
-from image_assets.data.image_files import Known, read_known, record, to_decision
-from image_assets.data.judging import CURRENT, QUARANTINED, Limits, decoded, judge
+from image_assets.data.image_files import Decision, Known, record, recorded_version, to_decision
+from image_assets.data.judging import CURRENT, QUARANTINED, Judgement, Limits, judge
 from image_assets.data.limits import to_limits
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import RAW_IMAGES
-from resources.arrow_rows import Row, map_partitions, map_rows
+from resources.arrow_rows import Row, map_partitions
 from resources.delta_tables import DeltaTables
 from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder
+from resources.parquet_files import WrittenFile, write_files
+from resources.parquet_layout import file_layout
+from resources.thin_tables import ThinTables
 
 CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # read and committed together; a killed run repeats at most this much
 LISTED = "path string, modification_time timestamp, length long"
@@ -23,26 +30,90 @@ JUDGED = StructType([StructField(name, StringType()) for name in ("path", "state
 THIN = ["path", "image_id", "length", "modification_time"]
 
 
+class FirstLook(NamedTuple):
+    """What reading files found: of each a judgement, which of them got a row, and the version of raw_images then."""
+
+    judgements: dict[str, Judgement]
+    added: set[str]
+    raw_images_version: int
+
+
 def read_in(
-    delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], known: dict[str, Known]
+    delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], known: Mapping[str, Known]
 ) -> None:
     """Read files into raw_images, and let the ledger say of each what became of it."""
-    append_new(delta_tables, files, known, to_limits(image_folder))
-    take_up(delta_tables)
-    unclear = left_over(files, known, read_known(delta_tables.thin))
-    if unclear:
-        decide(delta_tables, image_folder, unclear)
+    look = append_new(delta_tables, files, known, to_limits(image_folder))
+    again = [file for file in files if look.judgements[file.path].state == CURRENT and file.path not in look.added]
+    record(
+        delta_tables.thin,
+        [to_judged(file, look.judgements[file.path]) for file in files if file not in again],
+        look.raw_images_version,
+    )
+    if again:
+        decide(delta_tables, image_folder, again, look.raw_images_version)
 
 
-def with_content(files: DataFrame, limits: Limits) -> DataFrame:
-    """Rows of raw_images for those listed files that begin like an image; content is null above its limit."""
+def append_new(
+    delta_tables: DeltaTables, files: Sequence[ImageFile], known: Mapping[str, Known], limits: Limits
+) -> FirstLook:
+    """Read files into raw_images, in one commit; content that came before under the same path is not added again.
 
-    def read(file: Row) -> Iterator[Row]:
-        judgement = judge(file["path"], file["length"], limits)
-        if judgement.state == CURRENT:
-            yield {**file, "image_id": judgement.image_id, "content": judgement.content}
+    Each task writes the images that it reads into the table's folder, so that no image travels between processes.
+    """
+    delta_tables.create(RAW_IMAGES)
+    folder, layout = delta_tables.uri(RAW_IMAGES), file_layout(RAW_IMAGES)
+    seen = seen_before(delta_tables.thin, [file.path for file in files if file.path in known])
 
-    return map_rows(files, read, RAW_IMAGES.columns)
+    def look(parts: Iterable[list[ImageFile]]) -> Iterator[tuple[list[WrittenFile], set[str], dict[str, Judgement]]]:
+        for part in parts:
+            added: set[str] = set()
+            judgements: dict[str, Judgement] = {}
+            yield list(write_files(images(part, added, judgements), folder, layout)), added, judgements
+
+    def images(files: list[ImageFile], added: set[str], judgements: dict[str, Judgement]) -> Iterator[Row]:
+        for file in files:
+            judgement = judge(file.path, file.length, limits)
+            judgements[file.path] = replace(judgement, content=None)
+            if judgement.state == CURRENT and judgement.image_id not in seen.get(file.path, ()):
+                added.add(file.path)
+                yield {
+                    "path": file.path,
+                    "modification_time": file.modification_time,
+                    "length": file.length,
+                    "image_id": judgement.image_id,
+                    "content": judgement.content,
+                }
+
+    executors = delta_tables.spark.sparkContext
+    parts = balanced(files, executors.defaultParallelism)
+    found = executors.parallelize(parts, len(parts)).mapPartitions(look).collect()
+    written = [file for files_of_part, _, _ in found for file in files_of_part]
+    return FirstLook(
+        judgements={path: judgement for _, _, judgements in found for path, judgement in judgements.items()},
+        added={path for _, added, _ in found for path in added},
+        raw_images_version=delta_tables.thin.append_files(RAW_IMAGES, written),
+    )
+
+
+def seen_before(thin_tables: ThinTables, paths: Sequence[str]) -> dict[str, set[str]]:
+    """The image_ids that have a row of raw_images under each of the paths."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    if paths:
+        rows = thin_tables.read(RAW_IMAGES, ["path", "image_id"], pc.field("path").isin(paths))
+        for row in rows.to_pylist():
+            seen[row["path"]].add(row["image_id"])
+    return dict(seen)
+
+
+def balanced(files: Sequence[ImageFile], parts: int) -> list[list[ImageFile]]:
+    """The files, in their order, in at most so many lists of about as many bytes each."""
+    total = sum(file.length + 1 for file in files)
+    lists: dict[int, list[ImageFile]] = defaultdict(list)
+    before = 0
+    for file in files:
+        lists[before * parts // total].append(file)
+        before += file.length + 1
+    return list(lists.values())
 
 
 def with_judgement(files: DataFrame, limits: Limits) -> DataFrame:
@@ -84,40 +155,16 @@ def listed(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
     return delta_tables.spark.createDataFrame(rows, LISTED).repartition(tasks)
 
 
-def append_new(delta_tables: DeltaTables, files: Sequence[ImageFile], known: dict[str, Known], limits: Limits) -> None:
-    """Read files into raw_images; content that came before under the same path is not added again."""
-    images = with_content(listed(delta_tables, files), limits)
-    seen_before = [(file.path,) for file in files if file.path in known]
-    if seen_before:
-        paths = F.broadcast(delta_tables.spark.createDataFrame(seen_before, "path string"))
-        keys = delta_tables.read(RAW_IMAGES).select("path", "image_id").join(paths, on="path", how="left_semi")
-        images = images.join(F.broadcast(keys), on=["path", "image_id"], how="left_anti")
-    delta_tables.append(images, RAW_IMAGES)
+def take_up(thin_tables: ThinTables) -> None:
+    """Let the ledger learn of the rows that raw_images got from a run which was cut off before the ledger's commit."""
+    version = thin_tables.snapshot(RAW_IMAGES).version
+    rows = thin_tables.added_since(RAW_IMAGES, recorded_version(thin_tables), THIN).to_pylist()
+    record(thin_tables, [Decision(state=CURRENT, **row) for row in rows], version)
 
 
-def take_up(delta_tables: DeltaTables) -> None:
-    """Let the ledger follow raw_images: what got a row there is current."""
-
-    def make_current(batch: DataFrame, _: tuple[str, int]) -> None:
-        newest = F.max_by(F.struct("image_id", "length", "modification_time"), "modification_time").alias("newest")
-        none = F.lit(None).cast("string")
-        images = batch.groupBy("path").agg(newest).select("path", "newest.*")
-        record(delta_tables, images.withColumns({"state": F.lit(CURRENT), "reason": none, "message": none}))
-
-    delta_tables.for_each_batch(RAW_IMAGES, THIN, "image_files", make_current)
-
-
-def left_over(files: Sequence[ImageFile], before: dict[str, Known], now: dict[str, Known]) -> list[ImageFile]:
-    """The files that were read and of which the ledger learned nothing: no image, gone, or bytes that came before."""
-
-    def is_recorded(file: ImageFile) -> bool:
-        known = now.get(file.path)
-        return known is not None and known != before.get(file.path) and known.state == CURRENT and known.is_still(file)
-
-    return [file for file in files if not is_recorded(file)]
-
-
-def decide(delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile]) -> None:
+def decide(
+    delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], raw_images_version: int
+) -> None:
     """Take a whole look at the files, and record what it says.
 
     Bytes that have a row already go no further along the path by themselves. Where they are an image after all, as
@@ -127,6 +174,12 @@ def decide(delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence
     judged = with_judgement(listed(delta_tables, files), to_limits(image_folder)).collect()
     take_in_again(delta_tables, image_folder, {row.path: row.image_id for row in judged if row.state == CURRENT})
     record(
-        delta_tables,
+        delta_tables.thin,
         [to_decision(by_path[row.path], row.state, row.reason, row.message, row.image_id) for row in judged],
+        raw_images_version,
     )
+
+
+def to_judged(file: ImageFile, judgement: Judgement) -> Decision:
+    """What a first look says of a file."""
+    return to_decision(file, judgement.state, judgement.reason, judgement.message, judgement.image_id)

@@ -1,20 +1,21 @@
 """Quarantined files judged again, and a table of what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from typing import Any
 from urllib.parse import unquote
 
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
 from image_assets.data.image_files import Known, read_known
 from image_assets.data.judging import QUARANTINED
 from image_assets.data.limits import to_limits
-from image_assets.data.reading import append_new, chunked, decide, take_up
+from image_assets.data.reading import append_new, chunked, decide
 from image_assets.schemas import IMAGE_FILES, REPLAYED_FILES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
-
-BEFORE = "path string, reason_before string, message_before string"
+from resources.thin_tables import ThinTables
 
 
 def quarantined(known: Mapping[str, Known], landing: str, *, reason: str, path: str) -> list[str]:
@@ -36,19 +37,20 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
     chosen = quarantined(known, image_folder.path, reason=reason, path=path)
     if not chosen:
         return 0
-    rows = delta_tables.read(IMAGE_FILES).join(
-        F.broadcast(delta_tables.spark.createDataFrame([(name,) for name in chosen], "path string")), on="path"
-    )
-    before = delta_tables.spark.createDataFrame(
-        [tuple(row) for row in rows.select("path", "reason", "message").collect()], BEFORE
-    )
+    before = said_of(delta_tables.thin, chosen)
     look_at = image_folder.list_names().look_at
     files = [file for name in chosen if (file := look_at(name)) and file.regular]
     for chunk in chunked(files):
-        append_new(delta_tables, chunk, known, to_limits(image_folder))
-        take_up(delta_tables)
-        decide(delta_tables, image_folder, chunk)
-    now = delta_tables.read(IMAGE_FILES).select("path", "state", "reason", "message", "attempts")
-    replayed = before.join(now, on="path", how="inner").withColumn("replayed_at", F.current_timestamp())
-    delta_tables.append(replayed, REPLAYED_FILES)
+        look = append_new(delta_tables, chunk, known, to_limits(image_folder))
+        decide(delta_tables, image_folder, chunk, look.raw_images_version)
+    now, time = said_of(delta_tables.thin, chosen), datetime.now(UTC)
+    rows = [(path, before[path]["reason"], before[path]["message"], *said.values(), time) for path, said in now.items()]
+    delta_tables.append(delta_tables.spark.createDataFrame(rows, REPLAYED_FILES.columns), REPLAYED_FILES)
     return len(chosen)
+
+
+def said_of(thin_tables: ThinTables, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the ledger says of the files, by path: state, reason, message, attempts."""
+    columns = ["path", "state", "reason", "message", "attempts"]
+    rows = thin_tables.read(IMAGE_FILES, columns, pc.field("path").isin(paths)).to_pylist()
+    return {row.pop("path"): row for row in rows}

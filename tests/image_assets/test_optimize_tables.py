@@ -7,7 +7,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from image_assets.optimize_tables import optimize_tables
-from image_assets.schemas import GRAYSCALE_IMAGES, IMAGE_FILES, TABLES
+from image_assets.schemas import GRAYSCALE_IMAGES, IMAGE_FILES, MODEL_EVALUATIONS, TABLES
 from resources.compaction import SMALL_FILES
 from resources.delta_log import table_files
 from resources.delta_tables import DeltaTables
@@ -58,7 +58,7 @@ def test_what_is_reported_is_what_was_done_to_the_tables(ingested_tables: DeltaT
     assert "content" not in str(compacted["zstd_would_save"])
     assert report["image_splits"]["done"] == "does not pay"
     assert report["model_evaluations"]["done"] == "nothing there", "it does not exist, and is not made"
-    assert not table_files(ingested_tables.uri(TABLES[6])).files
+    assert not table_files(ingested_tables.uri(MODEL_EVALUATIONS)).files
 
 
 def test_what_zstd_would_save_is_told(ingested_tables: DeltaTables) -> None:

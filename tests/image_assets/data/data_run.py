@@ -8,20 +8,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from pyspark.sql import DataFrame
+import pyarrow as pa
 
 from image_assets.data.featured_images import follow_raw_images
-from image_assets.data.grayscale_images import TRIMMED, with_gray_content
+from image_assets.data.grayscale_images import follow_featured_images
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder, Listing
+from resources.parquet_files import WrittenFile
 from resources.spark_session import spark_session
 from resources.tables import Table
+from resources.thin_tables import ThinTables
 
 POINTS = ("after listing", "after reading", "before the commit", "after the commit", "in a merge", "in a compaction")
 
@@ -30,7 +33,7 @@ def run_data(delta_tables: DeltaTables, image_folder: ImageFolder, config: Inges
     """What the assets raw_images, featured_images and grayscale_images do."""
     ingest(delta_tables, image_folder, config or IngestConfig(), dg.get_dagster_logger())
     follow_raw_images(delta_tables, image_folder)
-    delta_tables.follow(FEATURED_IMAGES, TRIMMED, GRAYSCALE_IMAGES, by=with_gray_content)
+    follow_featured_images(delta_tables)
 
 
 def contents(delta_tables: DeltaTables) -> dict[str, list[tuple]]:
@@ -60,18 +63,16 @@ def kill() -> None:
 
 
 def kill_when_written(folder: Path) -> None:
-    """Kill once new data files are closed and nothing of them is committed yet."""
+    """Kill as soon as a new data file is there; what is printed tells whether it was committed already."""
+    folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob("*.parquet"))
-    commits = len(list((folder / "_delta_log").glob("*.json")))
+    commits = set(folder.glob("_delta_log/*.json"))
 
     def watch() -> None:
-        while True:
-            new = set(folder.glob("*.parquet")) - before
-            if new and all(file.with_name(f".{file.name}.crc").exists() for file in new):
-                committed = len(list((folder / "_delta_log").glob("*.json"))) - commits
-                os.write(1, b"committed" if committed else b"not committed")
-                kill()
-            time.sleep(0.001)
+        while not set(folder.glob("*.parquet")) - before:
+            pass
+        os.write(1, b"committed" if set(folder.glob("_delta_log/*.json")) - commits else b"not committed")
+        kill()
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -87,27 +88,36 @@ class KilledFolder(ImageFolder):
         return listing
 
 
-class KilledTables(DeltaTables):
+class KilledThinTables(ThinTables):
     """Tables whose writer ends at the point."""
 
     point: str
 
-    def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
-        """Add rows, or end before, while or after they are added."""
-        if table is RAW_IMAGES and self.point == "after reading":
-            rows.collect()
-            kill()
+    def append_files(self, table: Table, files: Sequence[WrittenFile], **more: Any) -> int:
+        """Commit files, or end before or after it."""
         if table is RAW_IMAGES and self.point == "before the commit":
-            kill_when_written(Path(self.uri(table)))
-        super().append(rows, table, transaction=transaction)
+            kill()
+        version = super().append_files(table, files, **more)
         if table is RAW_IMAGES and self.point == "after the commit":
             kill()
+        return version
 
-    def merge(self, rows: DataFrame, table: Table) -> None:
+    def merge(self, rows: pa.Table, table: Table, **more: Any) -> None:
         """Merge rows, or end while they are merged."""
         if self.point == "in a merge":
             kill_when_written(Path(self.uri(table)))
-        super().merge(rows, table)
+        super().merge(rows, table, **more)
+
+
+class KilledTables(DeltaTables):
+    """The same, with Spark."""
+
+    point: str
+
+    @property
+    def thin(self) -> ThinTables:
+        """Tables whose writer ends at the point."""
+        return KilledThinTables(root=self.root, point=self.point)
 
 
 def main(home: str, landing: str, point: str) -> None:
@@ -116,6 +126,8 @@ def main(home: str, landing: str, point: str) -> None:
     session.setup_for_execution(dg.build_init_resource_context())
     folder: Callable[..., ImageFolder] = KilledFolder if point == "after listing" else ImageFolder
     tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
+    if point == "after reading":
+        kill_when_written(Path(tables.uri(RAW_IMAGES)))
     run_data(tables, folder(root=landing, settle_seconds=0))
     if point == "in a compaction":
         kill_when_written(Path(tables.uri(RAW_IMAGES)))

@@ -59,7 +59,7 @@ def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     put(landing, "a.jpg", jpeg(1))
     (file,) = image_folder.list_files()
-    record(delta_tables, [to_decision(file, PENDING, "being_written", "still growing", None)])
+    record(delta_tables.thin, [to_decision(file, PENDING, "being_written", "still growing", None)])
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
     assert [known.state for known in read_known(delta_tables.thin).values()] == [PENDING], "it is read by the next run"
     assert delta_tables.read(FEATURED_IMAGES).count() == 0

@@ -54,7 +54,7 @@ def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta
         command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
     )
     assert killed.returncode == -9, killed.stderr[-2000:]
-    if point in ("before the commit", "in a merge", "in a compaction"):
+    if point in ("after reading", "in a merge", "in a compaction"):
         assert killed.stdout.splitlines()[-1] == "not committed"
     again, undisturbed = (tables_of(place, home, delta_spark) for home in ("killed", "undisturbed"))
     for tables in (again, undisturbed):

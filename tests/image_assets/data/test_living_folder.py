@@ -5,15 +5,18 @@
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from pyspark.errors import StreamingQueryException
-from pyspark.sql import DataFrame
 
 from image_assets.data.audit import audit
 from image_assets.data.image_files import read_known
@@ -24,8 +27,10 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES,
 from resources.delta_tables import DeltaTables
 from resources.file_system import to_name
 from resources.image_folder import ImageFolder
+from resources.parquet_files import WrittenFile
 from resources.spark_session import DeltaSpark
 from resources.tables import Table
+from resources.thin_tables import ThinTables
 from tests.conftest import tables_in
 from tests.image_assets.data.data_run import compact_now, contents, run_data
 from tests.images import jpeg, png
@@ -43,30 +48,48 @@ class Stopped(Exception):
     """The end of a run, wherever it was."""
 
 
-class StoppedTables(DeltaTables):
-    """Tables whose writer ends before or after the write of this number."""
+class Countdown:
+    """The writes that are left, and whether the last one is made."""
 
-    writes_left: int
-    after: bool
+    def __init__(self, writes: int, *, after: bool) -> None:
+        self.left, self.after = writes, after
 
-    def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
-        """Add rows, or end."""
-        self.count(last=False)
-        super().append(rows, table, transaction=transaction)
-        self.count(last=True)
-
-    def merge(self, rows: DataFrame, table: Table) -> None:
-        """Merge rows, or end."""
-        self.count(last=False)
-        super().merge(rows, table)
-        self.count(last=True)
-
-    def count(self, *, last: bool) -> None:
-        """One write less; the end when none is left."""
-        if last:
-            object.__setattr__(self, "writes_left", self.writes_left - 1)
-        if self.writes_left <= 0 and last == self.after:
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """One write, or the end before or after it."""
+        if self.left <= 1 and not self.after:
             raise Stopped
+        yield
+        self.left -= 1
+        if self.left <= 0 and self.after:
+            raise Stopped
+
+
+class StoppedThinTables(ThinTables):
+    """Tables whose writer ends when the countdown does."""
+
+    countdown: Any
+
+    def append_files(self, table: Table, files: Sequence[WrittenFile], **more: Any) -> int:
+        """Commit files, or end."""
+        with self.countdown.write():
+            return super().append_files(table, files, **more)
+
+    def merge(self, rows: pa.Table, table: Table, **more: Any) -> None:
+        """Merge rows, or end."""
+        with self.countdown.write():
+            super().merge(rows, table, **more)
+
+
+class StoppedTables(DeltaTables):
+    """The same, with Spark."""
+
+    countdown: Any
+
+    @property
+    def thin(self) -> ThinTables:
+        """Tables whose writer ends when the countdown does."""
+        return StoppedThinTables(root=self.root, countdown=self.countdown)
 
 
 class LivingFolder(RuleBasedStateMachine):
@@ -151,8 +174,7 @@ class LivingFolder(RuleBasedStateMachine):
             pyspark=self.session,
             root=self.tables.root,
             checkpoints=self.tables.checkpoints,
-            writes_left=writes,
-            after=after,
+            countdown=Countdown(writes, after=after),
         )
         self.had |= set(self.files.items())
         try:

@@ -147,6 +147,7 @@ def test_a_file_that_is_being_written_is_pending_and_then_taken_in_once(
         while not whole.wait(0.05):
             file.touch()
 
+    file.touch()
     writer = threading.Thread(target=keep_touching)
     writer.start()
     try:

@@ -65,7 +65,7 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
     assert sorted(
         (Path(row.path).name, row.reason_before, row.state, row.reason, row.attempts) for row in replayed
     ) == [
-        ("large.png", "too_large", CURRENT, None, 3),
+        ("large.png", "too_large", CURRENT, None, 2),
         ("many pixels.png", "out_of_memory", CURRENT, None, 3),
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 2),
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 3),

@@ -1,0 +1,130 @@
+"""Tables without Spark: rows committed by what their files say, merged, and followed by version."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType, TimestampType
+
+from resources import parquet_files
+from resources.delta_log import table_files
+from resources.parquet_files import write_files
+from resources.parquet_footers import codecs, column_chunks
+from resources.parquet_layout import file_layout
+from resources.tables import Snapshot, Table
+from resources.thin_tables import ThinTables
+
+FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
+SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field) for field in FIELDS]))
+NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, UTC)
+ADDING = {"number": "old.number + new.number"}
+
+
+@pytest.fixture
+def thin_tables(tmp_path: Path) -> ThinTables:
+    return ThinTables(root=str(tmp_path / "a home"))
+
+
+def shell(name: str | None, number: int | None = 1, content: bytes | None = b"\x00" * 500) -> dict:
+    return {"name": name, "number": number, "seen": NOON, "content": content}
+
+
+def add(thin_tables: ThinTables, *rows: dict) -> int:
+    thin_tables.create(SHELLS)
+    files = list(write_files(rows, thin_tables.uri(SHELLS), file_layout(SHELLS)))
+    return thin_tables.append_files(SHELLS, files)
+
+
+def names(thin_tables: ThinTables) -> list[str]:
+    return sorted(thin_tables.read(SHELLS, ["name"])["name"].to_pylist())
+
+
+def test_rows_come_with_the_commit_of_their_files_and_not_before(thin_tables: ThinTables) -> None:
+    thin_tables.create(SHELLS)
+    files = list(write_files([shell("cowrie"), shell("whelk")], thin_tables.uri(SHELLS), file_layout(SHELLS)))
+    assert thin_tables.snapshot(SHELLS) == Snapshot(rows=0, version=0)
+    assert thin_tables.append_files(SHELLS, files) == 1
+    assert thin_tables.snapshot(SHELLS) == Snapshot(rows=2, version=1)
+    assert thin_tables.read(SHELLS, ["name", "seen", "content"]).to_pylist() == [
+        {"name": name, "seen": NOON, "content": b"\x00" * 500} for name in ("cowrie", "whelk")
+    ]
+    assert list(write_files([], thin_tables.uri(SHELLS), file_layout(SHELLS))) == []
+    assert thin_tables.append_files(SHELLS, []) == 1, "no file, no commit"
+
+
+def test_a_transaction_that_is_repeated_adds_no_row(thin_tables: ThinTables) -> None:
+    thin_tables.create(SHELLS)
+    for transaction in (("writer", 0), ("writer", 0), ("other writer", 0), ("writer", 1), ("writer", 0)):
+        files = list(write_files([shell("cowrie")], thin_tables.uri(SHELLS), file_layout(SHELLS)))
+        thin_tables.append_files(SHELLS, files, transaction=transaction)
+    assert names(thin_tables) == ["cowrie"] * 3
+
+
+def test_the_log_says_of_each_file_what_any_reader_skips_it_by(thin_tables: ThinTables) -> None:
+    add(thin_tables, shell("whelk", 7), shell("cowrie", None), shell(None, 3, None))
+    log = DeltaTable(thin_tables.uri(SHELLS)).get_add_actions(flatten=True)
+    said = {name: log[name].to_pylist()[0] for name in log.schema.names}
+    assert (said["num_records"], said["min.name"], said["max.name"]) == (3, "cowrie", "whelk")
+    assert (said["min.number"], said["max.number"]) == (3, 7)
+    assert (said["null_count.name"], said["null_count.number"], said["null_count.seen"]) == (1, 1, 0)
+    assert said["min.seen"] <= NOON <= said["max.seen"], "milliseconds, rounded outwards"
+    assert not {name for name in said if name.endswith(".content")}
+
+
+def test_image_bytes_are_written_as_they_are_in_row_groups_and_files_of_bounded_size(
+    thin_tables: ThinTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_files, "ROW_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(parquet_files, "FILE_BYTES", 400_000)
+    add(thin_tables, *(shell(f"{number:03}", content=os.urandom(10_000)) for number in range(100)))
+    files = [file.url for file in table_files(thin_tables.uri(SHELLS)).files]
+    assert len(files) == 3
+    assert codecs(files, "content") == {"UNCOMPRESSED"}
+    (content,) = (chunk for chunk in column_chunks(files) if chunk.column == "content")
+    assert (content.dictionary, content.statistics) == (False, False)
+    assert names(thin_tables) == [f"{number:03}" for number in range(100)]
+
+
+def test_a_merge_inserts_updates_and_is_one_transaction(thin_tables: ThinTables) -> None:
+    rows = pa.Table.from_pylist([shell("cowrie"), shell("whelk")])
+    thin_tables.merge(rows, SHELLS, updates=ADDING)
+    assert thin_tables.transaction(SHELLS, "flowers") is None
+    thin_tables.merge(rows.slice(1), SHELLS, updates=ADDING, transaction=("flowers", 7))
+    assert thin_tables.transaction(SHELLS, "flowers") == 7
+    found = thin_tables.read(SHELLS, ["name", "number"], pc.field("number") > 1).to_pylist()
+    assert found == [{"name": "whelk", "number": 2}]
+    assert names(thin_tables) == ["cowrie", "whelk"]
+
+
+def test_what_a_merge_writes_can_be_read_by_the_arrow_that_petastorm_needs(thin_tables: ThinTables) -> None:
+    for _ in range(2):
+        thin_tables.merge(pa.Table.from_pylist([shell("cowrie")]), SHELLS, updates=ADDING)
+    for file in Path(thin_tables.uri(SHELLS)).glob("*.parquet"):
+        assert pq.read_schema(file).field("name").type == pa.string()
+
+
+def test_the_rows_that_came_since_a_version_are_those_of_appends(thin_tables: ThinTables) -> None:
+    first = add(thin_tables, shell("cowrie"))
+    add(thin_tables, shell("whelk"), shell("limpet"))
+    DeltaTable(thin_tables.uri(SHELLS)).optimize.compact()
+    since = [sorted(thin_tables.added_since(SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
+    assert since == [["cowrie", "limpet", "whelk"], ["limpet", "whelk"], [], []]
+    assert first == 1
+
+
+def test_a_process_that_read_a_table_ends_as_it_should(thin_tables: ThinTables) -> None:
+    add(thin_tables, *(shell(f"{number}") for number in range(1000)))
+    program = (
+        "from tests.resources.test_thin_tables import *; "
+        f"ThinTables(root={thin_tables.root!r}).read(SHELLS, ['name', 'number', 'seen'])"
+    )
+    for _ in range(3):
+        ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
