@@ -13,6 +13,7 @@ from pyspark.sql.classic.dataframe import DataFrame
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
 from resources.tables import Table
+from resources.thin_tables import ThinTables
 
 BROUGHT = ("collect", "toPandas", "count", "isEmpty")  # what makes Spark compute and bring rows to the driver
 
@@ -56,7 +57,7 @@ def public_methods(of: type) -> list[str]:
 def timed_parts() -> Iterator[dict[str, float]]:
     """Time what the resources do inside; only here, and put back afterwards."""
     clock = Clock()
-    methods = [(of, name) for of in (DeltaTables, ImageFolder) for name in public_methods(of)]
+    methods = [(of, name) for of in (DeltaTables, ThinTables, ImageFolder) for name in public_methods(of)]
     methods += [(DataFrame, name) for name in BROUGHT]
     before = {(of, name): vars(of)[name] for of, name in methods}
     try:

@@ -29,12 +29,12 @@ class TableFiles:
         return sum(file.size_bytes for file in self.files)
 
 
-def table_files(uri: str) -> TableFiles:
-    """What the log of the table at `uri` says; no files where no table is yet."""
+def table_files(uri: str, version: int | None = None) -> TableFiles:
+    """What the log of the table at `uri` says, now or at a version; no files where no table is yet."""
     if not DeltaTable.is_deltatable(uri):
         return TableFiles()
     root = uri if "://" in uri else Path(uri).absolute().as_uri()
-    table = DeltaTable(uri)
+    table = DeltaTable(uri, version=version)
     actions = table.get_add_actions()
     columns = [actions[name].to_pylist() for name in ("path", "size_bytes", "modification_time")]
     newest_first = sorted(zip(*columns, strict=True), key=lambda file: file[2], reverse=True)

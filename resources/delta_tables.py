@@ -1,7 +1,6 @@
 """Delta tables named by asset: create, read, append, merge, follow, compact."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -11,16 +10,16 @@ from dagster_pyspark import PySparkResource
 from fsspec.core import url_to_fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
-from resources.arrow_rows import Row, SetAside, kept, map_partitions
+from resources.arrow_rows import Row, SetAside
 from resources.compaction import Compaction, FileSizes, advise
 from resources.delta_log import table_files
-from resources.parquet_files import WrittenFile, write_files
+from resources.new_rows import NewRows, Task
+from resources.parquet_files import WrittenFile
 from resources.parquet_layout import file_layout, parquet_settings, session_settings
 from resources.spark_session import cached
 from resources.tables import Change, Snapshot, Table
-from resources.thin_tables import RECENT_COMMITS, ThinTables
+from resources.thin_tables import FILES, RECENT_COMMITS, ThinTables
 
 Metadata = dg.MetadataValue | str | int | float
 
@@ -33,7 +32,7 @@ def changes_rows(commit: Mapping[str, Any]) -> bool:
     nothing_appended = commit.get("operationParameters", {}).get("mode") == "Append" and (
         commit.get("operationMetrics", {}).get("numOutputRows") == "0"
     )
-    return commit["operation"] not in SAME_ROWS and not nothing_appended
+    return commit["operation"] not in SAME_ROWS and not nothing_appended and commit.get(FILES) != "0"
 
 
 @dataclass(frozen=True)
@@ -103,27 +102,39 @@ class DeltaTables(dg.ConfigurableResource):
             writer.save(self.uri(table))
 
     def write_by_tasks(
-        self, rows: DataFrame, table: Table, by: Callable[[Iterable[Row]], Iterable[Row | SetAside]]
+        self,
+        new: NewRows,
+        columns: Sequence[str],
+        into: Table,
+        *,
+        by: Callable[[Iterable[Row]], Iterable[Row | SetAside]],
     ) -> Written:
-        """Let each task write what `by` makes of its rows into the table's folder; nothing is committed yet.
+        """Let tasks write what `by` makes of new rows into the table's folder; nothing is committed yet.
 
-        No image travels to a writer of Spark's. The rows that `by` sets aside come back.
+        Each task reads its part of the files and writes files of its own: no image travels between processes. The rows
+        that `by` sets aside come back.
         """
-        self.create(table)
-        folder, layout = self.uri(table), file_layout(table)
-
-        def write(partition: Iterable[Row]) -> Iterator[Row]:
-            aside: list[Row] = []
-            for file in write_files(kept(by(partition), aside), folder, layout):
-                yield {"file": json.dumps(vars(file)), "aside": None}
-            for row in aside:
-                yield {"file": None, "aside": json.dumps(row)}
-
-        done = map_partitions(rows, write, StructType().add("file", "string").add("aside", "string")).collect()
+        self.create(into)
+        executors = self.spark.sparkContext
+        parts = executors.defaultParallelism
+        task = Task(new, tuple(columns), by, self.uri(into), file_layout(into), parts)
+        done = executors.parallelize(range(parts), parts).mapPartitions(task).collect()
         return Written(
-            files=[WrittenFile(**json.loads(row["file"])) for row in done if row["file"]],
-            aside=[json.loads(row["aside"]) for row in done if row["aside"]],
+            files=[file for files, _ in done for file in files], aside=[row for _, aside in done for row in aside]
         )
+
+    def follow_by_tasks(
+        self, upstream: Table, into: Table, *, by: Callable[[NewRows], Sequence[WrittenFile]]
+    ) -> Change:
+        """Append to `into` the files that `by` makes of the rows that `upstream` got since last time.
+
+        Each batch is one commit, which also says how far `into` follows: a run that was cut off is simply run again.
+        """
+        before = self.snapshot(into)
+        for new in self.thin.new_rows(upstream, into):
+            self.thin.append_files(into, by(new), follows=(upstream, new.version))
+        self.compact(into)
+        return self.change_since(before, into)
 
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
         """Put these rows in place of all others, in one commit with a note: readers see old rows or new ones."""
@@ -194,10 +205,10 @@ class DeltaTables(dg.ConfigurableResource):
         columns: list[str],
         into: Table,
         *,
-        by: Callable[[DataFrame], DataFrame | Sequence[WrittenFile]],
+        by: Callable[[DataFrame], DataFrame],
         only: Mapping[str, object] | None = None,
     ) -> Change:
-        """Append to `into` what `by` makes of the rows that `upstream` got since last time: rows, or files of rows.
+        """Append to `into` what `by` makes of the rows that `upstream` got since last time.
 
         `only` names a part of the table that follows by itself, by the values of some of its keys: a new
         value starts at upstream's first row.
@@ -214,11 +225,7 @@ class DeltaTables(dg.ConfigurableResource):
         def append_batch(batch: DataFrame, transaction: tuple[str, int]) -> None:
             if known is not None:
                 batch = batch.join(known, on=known.columns, how="left_anti")
-            made = by(batch)
-            if isinstance(made, DataFrame):
-                self.append(made, into, transaction=transaction)
-            else:
-                self.thin.append_files(into, made, transaction=transaction)
+            self.append(by(batch), into, transaction=transaction)
 
         self.for_each_batch(upstream, columns, checkpoint, append_batch)
         self.compact(into)

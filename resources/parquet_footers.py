@@ -18,13 +18,24 @@ class ColumnChunk:
     statistics: bool
 
 
-def open_parquet(file: str) -> pq.ParquetFile:
-    """One Parquet file, by its URL."""
+def located(file: str) -> tuple[pafs.FileSystem, str]:
+    """Where a file lies, by its URL or path."""
     parts = urlsplit(file)
     if parts.scheme in ("", "file"):
-        return pq.ParquetFile(unquote(parts.path))
-    filesystem, path = pafs.FileSystem.from_uri(file)
-    return pq.ParquetFile(path, filesystem=filesystem)
+        return pafs.LocalFileSystem(), unquote(parts.path)
+    return pafs.FileSystem.from_uri(file)
+
+
+def open_parquet(file: str) -> pq.ParquetFile:
+    """One Parquet file, by its URL."""
+    system, path = located(file)
+    return pq.ParquetFile(path, filesystem=system)
+
+
+def exists(file: str) -> bool:
+    """Whether the file is still there."""
+    system, path = located(file)
+    return system.get_file_info(path).type == pafs.FileType.File
 
 
 def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:

@@ -4,7 +4,7 @@ A sensor has a second, and Spark takes six to start; a merge of a few rows takes
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -15,13 +15,17 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from resources.delta_log import STATISTICS_PROPERTY
+from resources.delta_log import STATISTICS_PROPERTY, DataFile, table_files
+from resources.new_rows import Key, NewRows
 from resources.parquet_files import WrittenFile
-from resources.parquet_footers import open_parquet
+from resources.parquet_footers import exists, open_parquet
 from resources.tables import Snapshot, Table
 
 WRITTEN = "WRITE"  # the operation of a commit that adds rows
-WRITER, NUMBER = "writer", "transaction"  # what a commit of files says of whose it is
+UPSTREAM, VERSION, FILES = "upstream", "upstreamVersion", "filesAdded"  # what a commit of files says
+BATCH_BYTES = 512 * 1024**2
+
+Added = list[tuple[int | None, list[DataFile]]]  # files by the version that brought them
 RECENT_COMMITS = 32  # what is asked for is most often among them
 
 
@@ -85,40 +89,83 @@ class ThinTables(dg.ConfigurableResource):
         """The number of the writer's newest transaction in the table."""
         return self._open(table).transaction_version(writer)
 
-    def added_since(self, table: Table, version: int, columns: Sequence[str]) -> pa.Table:
-        """The columns of the rows that commits after the version added; compaction adds none."""
+    def added_since(self, table: Table, version: int, columns: Sequence[str]) -> pa.Table | None:
+        """The columns of the rows that commits after the version added; None where the log no longer tells."""
+        found = self._added_files(table, version)
+        if found is None:
+            return None
+        return NewRows(tuple(file.url for _, files in found for file in files), None).read(columns)
+
+    def new_rows(self, upstream: Table, into: Table, batch_bytes: int = BATCH_BYTES) -> Iterator[NewRows]:
+        """What `upstream` got since `into` followed it, in batches of about so many bytes, oldest first.
+
+        Where no commit of `into` says how far it follows, or the log no longer tells what came since, all rows are
+        handed over but for those that `into` has by its keys.
+        """
+        log = self._open(upstream)
+        position = self.followed_version(upstream, into)
+        found = self._added_files(upstream, position or 0)
+        skipped: frozenset = frozenset()
+        if found is None or (found and position is None):
+            keys = self.read(into, into.keys)
+            skipped = frozenset(zip(*(keys[name].to_pylist() for name in into.keys), strict=True))
+        if found is None:
+            files = table_files(self.uri(upstream), log.version()).files
+            found = [*((None, [file]) for file in files[:-1]), *((log.version(), [file]) for file in files[-1:])]
+        batch: list[DataFile] = []
+        for version, files in found:
+            batch += files
+            if version == found[-1][0] or sum(file.size_bytes for file in batch) >= batch_bytes:
+                yield NewRows(tuple(file.url for file in batch), version, into.keys, skipped)
+                batch = []
+
+    def all_rows(self, upstream: Table, into: Table, wanted: Iterable[Key]) -> NewRows:
+        """The rows of `upstream` with these keys that `into` lacks, wherever they lie."""
+        there = self.read(into, into.keys, pc.field(into.keys[0]).isin([key[0] for key in wanted]))
+        skipped = frozenset(zip(*(there[name].to_pylist() for name in into.keys), strict=True))
+        files = tuple(file.url for file in table_files(self.uri(upstream)).files)
+        return NewRows(files, None, into.keys, skipped, frozenset(wanted))
+
+    def followed_version(self, upstream: Table, into: Table) -> int | None:
+        """Up to which version of `upstream` the commits of `into` say that it follows."""
+        for limit in (RECENT_COMMITS, None):
+            for commit in self.history(into, limit):
+                if commit.get(UPSTREAM) == upstream.name:
+                    return int(commit[VERSION])
+        return None
+
+    def _added_files(self, table: Table, after: int) -> Added | None:
+        """The files that each later version added with new rows; None when the log or a file is gone."""
         log = self._open(table)
-        files: set[str] = set()
-        if log.version() > version:
-            for commit in log.history(log.version() - version):
-                if commit["operation"] == WRITTEN:
-                    now, before = (DeltaTable(self.uri(table), version=commit["version"] - back) for back in (0, 1))
-                    files |= set(now.file_uris()) - set(before.file_uris())
-        rows = [to_arrow_schema(table.columns).empty_table().select(columns)]
-        for file in sorted(files):
-            with open_parquet(file) as parquet:
-                rows.append(parquet.read(list(columns), use_threads=False).cast(rows[0].schema))
-        return pa.concat_tables(rows)
+        commits = log.history(log.version() - after) if log.version() > after else []
+        if len(commits) < log.version() - after:
+            return None
+        found: Added = []
+        for version in sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN):
+            now, before = (set(table_files(self.uri(table), version - back).files) for back in (0, 1))
+            found.append((version, sorted(now - before, key=lambda file: file.url)))
+        gone = any(not exists(file.url) for _, files in found for file in files)
+        return None if gone else found
 
     def append_files(
-        self, table: Table, files: Sequence[WrittenFile], *, transaction: tuple[str, int] | None = None
+        self, table: Table, files: Sequence[WrittenFile], *, follows: tuple[Table, int | None] | None = None
     ) -> int:
         """Add the rows of files that lie in the table's folder, in one commit; the table's version then.
 
-        No files, no commit; a repeated transaction (writer, number) adds none.
+        The commit says up to which version of an upstream the table follows now. No files and no such version: no
+        commit.
         """
         log = self._open(table)
-        if not files or (transaction and self._is_committed(table, *transaction)):
+        upstream, version = follows or (None, None)
+        if not files and version is None:
             return log.version()
         now = time.time_ns() // 10**6
+        said = {UPSTREAM: upstream.name, VERSION: str(version)} if upstream and version is not None else {}
         log.create_write_transaction(
             [AddAction(file.name, file.size_bytes, {}, now, True, file.statistics) for file in files],
             mode="append",
             schema=log.schema(),
-            # Its own field for this is left out by delta-rs 1.5 where files are committed.
-            commit_properties=CommitProperties({WRITER: transaction[0], NUMBER: str(transaction[1])})
-            if transaction
-            else None,
+            commit_properties=CommitProperties({**said, FILES: str(len(files))}),
         )
         return self._open(table).version()
 
@@ -135,13 +182,6 @@ class ThinTables(dg.ConfigurableResource):
             commit_properties=CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None),
         )
         merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
-
-    def _is_committed(self, table: Table, writer: str, number: int) -> bool:
-        for limit in (RECENT_COMMITS, None):
-            for commit in self.history(table, limit):
-                if commit.get(WRITER) == writer:
-                    return int(commit[NUMBER]) >= number
-        return False
 
     def _open(self, table: Table) -> DeltaTable:
         self.create(table)

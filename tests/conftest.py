@@ -114,6 +114,5 @@ def ingested(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def ingested_tables(ingested: Ingested, delta_spark: DeltaSpark, home: Path) -> DeltaTables:
     """A copy of the tables of eight balls and eight cubes, to be changed."""
-    for folder in ("tables", "checkpoints"):
-        shutil.copytree(ingested.home / folder, home / folder)
+    shutil.copytree(ingested.home / "tables", home / "tables")
     return tables_in(home, delta_spark)

@@ -10,7 +10,7 @@ from benchmarks.photographs import CACHE
 KERNEL = ("pillow==13.0.0", "simplejpeg==1.9.0", "isal==1.9.1", "numpy==2.3.4", "deltalake==1.6.6")
 PEERS = {
     "daft": ("daft==0.7.26", "pyiceberg==0.11.1", *KERNEL),
-    "ray": ("ray[data]==2.60.0", "aiohttp==3.13.2", *KERNEL),
+    "ray": ("ray[data]==2.60.0", "aiohttp==3.14.5", *KERNEL),
     "datasets": ("datasets==5.2.0", *KERNEL),
 }
 INSTALL = ("-m", "pip", "install", "--quiet", "--only-binary", ":all:")

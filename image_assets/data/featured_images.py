@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.decoding import decoded
@@ -14,10 +12,12 @@ from image_assets.data.judging import CURRENT, QUARANTINED
 from image_assets.data.limits import to_limits
 from image_assets.data.quarantine_sheets import quarantine_look
 from image_assets.guarded_process import Failure, GuardedProcess
+from image_assets.labels import to_label
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES
 from resources.arrow_rows import Row, SetAside
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
+from resources.new_rows import NewRows
 from resources.parquet_files import WrittenFile
 from resources.tables import Change
 from resources.thin_tables import ThinTables
@@ -25,29 +25,11 @@ from resources.thin_tables import ThinTables
 FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "decode_warning")
 
 
-def to_label(landing: str) -> Column:
-    """The first sub-folder below the landing folder; null for a file directly in it or outside of it."""
-    below = F.when(F.col("path").startswith(f"{landing}/"), F.expr("path").substr(len(landing) + 2, 1 << 20))
-    parts = F.split(below, "/")
-    return F.when(F.size(parts) > 1, F.replace(parts[0], F.lit("%25"), F.lit("%")))  # as the folder is called
-
-
-def label_numbers(new: list[str], numbered: dict[str, int]) -> dict[str, int]:
+def label_numbers(new: Iterable[str], numbered: dict[str, int]) -> dict[str, int]:
     """Every label's number: those that have one keep it, new ones get the next, in alphabetical order."""
     first = max(numbered.values(), default=-1) + 1
     unnumbered = sorted(set(new) - set(numbered))
     return numbered | {label: number for number, label in enumerate(unnumbered, first)}
-
-
-def with_labels(images: DataFrame, numbered: dict[str, int], landing: str) -> DataFrame:
-    """The images with label and label_index; `numbered` tells the numbers that labels have already."""
-    labelled = images.withColumn("label", to_label(landing))
-    new = [row["label"] for row in labelled.select("label").distinct().dropna().collect()]
-    numbers = label_numbers(new, numbered)
-    if not numbers:
-        return labelled.withColumn("label_index", F.lit(None).cast("int"))
-    pairs = [F.lit(value) for pair in numbers.items() for value in pair]
-    return labelled.withColumn("label_index", F.element_at(F.create_map(*pairs), F.col("label")))
 
 
 def known_labels(thin_tables: ThinTables) -> dict[str, int]:
@@ -70,49 +52,45 @@ def quarantine(thin_tables: ThinTables, unreadable: Sequence[Row]) -> None:
     )
 
 
-def featured(delta_tables: DeltaTables, image_folder: ImageFolder, images: DataFrame) -> list[WrittenFile]:
+def featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows) -> list[WrittenFile]:
     """Files of featured_images for those rows of raw_images that can be decoded; the ledger learns of the others."""
-    limits = to_limits(image_folder)
+    limits, landing = to_limits(image_folder), image_folder.path
+    labels = {label for path in new.read(["path"])["path"].to_pylist() if (label := to_label(path, landing))}
+    numbers = label_numbers(labels, known_labels(delta_tables.thin))
 
-    def with_features(partition: Iterable[Row]) -> Iterator[Row | SetAside]:
+    def with_features(images: Iterable[Row]) -> Iterator[Row | SetAside]:
         with GuardedProcess(decoded, memory_bytes=limits.memory_bytes) as guarded:
-            for image in partition:
+            for image in images:
                 found = guarded.answer(image, seconds=limits.seconds_for(image["length"]))
                 if isinstance(found, Failure):
                     said = {"reason": found.reason, "message": found.message}
                     yield SetAside({"path": image["path"], "image_id": image["image_id"], **said})
                 else:
-                    yield {**image, **{name: getattr(found, name) for name in FEATURES}}
+                    label = to_label(image["path"], landing)
+                    features = {name: getattr(found, name) for name in FEATURES}
+                    yield {**image, "label": label, "label_index": numbers[label] if label else None, **features}
 
-    labelled = with_labels(images, known_labels(delta_tables.thin), image_folder.path)
-    written = delta_tables.write_by_tasks(labelled, FEATURED_IMAGES, with_features)
+    columns = RAW_IMAGES.columns.fieldNames()
+    written = delta_tables.write_by_tasks(new, columns, FEATURED_IMAGES, by=with_features)
     quarantine(delta_tables.thin, written.aside)
     return written.files
 
 
 def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> Change:
     """Append what raw_images got since last time."""
-    columns = RAW_IMAGES.columns.fieldNames()
-    return delta_tables.follow(
-        RAW_IMAGES, columns, FEATURED_IMAGES, by=lambda images: featured(delta_tables, image_folder, images)
+    return delta_tables.follow_by_tasks(
+        RAW_IMAGES, FEATURED_IMAGES, by=lambda new: featured(delta_tables, image_folder, new)
     )
 
 
-def take_in_again(delta_tables: DeltaTables, image_folder: ImageFolder, images: Mapping[str, str | None]) -> None:
+def take_in_again(delta_tables: DeltaTables, image_folder: ImageFolder, images: Mapping[str, str]) -> None:
     """Append the rows of raw_images, by path and image_id, that were followed before and could not be decoded then."""
-    keys = delta_tables.spark.createDataFrame(list(images.items()), "path string, image_id string")
-
-    def lacking() -> DataFrame:
-        rows = delta_tables.read(RAW_IMAGES).join(F.broadcast(keys), on=["path", "image_id"], how="left_semi")
-        there = delta_tables.read(FEATURED_IMAGES).select("path", "image_id").join(keys, on="path", how="left_semi")
-        return rows.join(F.broadcast(there), on=["path", "image_id"], how="left_anti")
-
-    if not images or lacking().select("path").isEmpty():
+    if not images:
         return
     follow_raw_images(delta_tables, image_folder)  # what it has not come to yet comes by itself
-    again = lacking()
-    if not again.select("path").isEmpty():
-        delta_tables.thin.append_files(FEATURED_IMAGES, featured(delta_tables, image_folder, again))
+    lacking = delta_tables.thin.all_rows(RAW_IMAGES, FEATURED_IMAGES, images.items())
+    files = featured(delta_tables, image_folder, lacking)
+    delta_tables.thin.append_files(FEATURED_IMAGES, files)
 
 
 @dg.asset(deps=["raw_images"], kinds={"pyspark", "deltalake", "pillow"}, pool="image_files")

@@ -1,12 +1,12 @@
 """The images in gray."""
 
 import dagster as dg
-from pyspark.sql import DataFrame
 
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.gray_pixels import in_gray
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
 from resources.delta_tables import DeltaTables
+from resources.new_rows import NewRows
 from resources.parquet_files import WrittenFile
 from resources.tables import Change
 
@@ -16,10 +16,10 @@ TRIMMED = [*GRAYSCALE_IMAGES.columns.fieldNames(), "length"]  # what a worker ha
 def follow_featured_images(delta_tables: DeltaTables) -> Change:
     """Append what featured_images got since last time."""
 
-    def gray_files(images: DataFrame) -> list[WrittenFile]:
-        return delta_tables.write_by_tasks(images, GRAYSCALE_IMAGES, in_gray).files
+    def gray_files(new: NewRows) -> list[WrittenFile]:
+        return delta_tables.write_by_tasks(new, TRIMMED, GRAYSCALE_IMAGES, by=in_gray).files
 
-    return delta_tables.follow(FEATURED_IMAGES, TRIMMED, GRAYSCALE_IMAGES, by=gray_files)
+    return delta_tables.follow_by_tasks(FEATURED_IMAGES, GRAYSCALE_IMAGES, by=gray_files)
 
 
 @dg.asset(deps=["featured_images"], kinds={"pyspark", "deltalake", "pillow"}, pool="grayscale_images")

@@ -1,18 +1,20 @@
 """A sample of the images to explore: Spark's own pixels, and thumbnails to look at."""
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 import dagster as dg
-from pyspark.sql import DataFrame, Window
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from image_assets.contact_sheets import to_caption
 from image_assets.data.exploration import current_images, distribution_figure, duplicates
-from image_assets.data.featured_images import to_label
 from image_assets.data.judging import CURRENT
+from image_assets.labels import to_label
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.pixels import UnreadableImage, to_thumbnail
 from image_assets.schemas import IMAGE_FILES, IMAGE_SAMPLES
@@ -28,19 +30,18 @@ THUMBNAIL_PIXELS = 96
 PIXELS = ("height", "width", "channels", "mode", "data")
 # Spark's image source takes such names for patterns or addresses; such files keep their thumbnail only.
 UNCLEAR = re.compile(r"[%*?\[\]{}\\:]")
+SAMPLED = "path string, image_id string, label string, length long"
 THUMBNAILS = StructType([IMAGE_SAMPLES.columns[name] for name in ("path", "image_id", "label", "thumbnail")])
 
 
-def sampled(files: DataFrame, landing: str) -> DataFrame:
-    """A few current files of each label, the same ones as long as they are there."""
-    by_chance = Window.partitionBy("label").orderBy("image_id", "path")
-    return (
-        files.where((F.col("state") == CURRENT) & (F.col("length") <= LARGEST_BYTES))
-        .withColumn("label", to_label(landing))
-        .withColumn("place", F.row_number().over(by_chance))
-        .where(F.col("place") <= PER_LABEL)
-        .select("path", "image_id", "label", "length")
-    )
+def sampled(files: Iterable[Row], landing: str) -> list[Row]:
+    """A few current files of each label (path, image_id, label, length), the same ones as long as they are there."""
+    of_label: dict[str | None, list[Row]] = defaultdict(list)
+    for file in sorted(files, key=lambda file: (file["image_id"], file["path"])):
+        label = to_label(file["path"], landing)
+        if len(of_label[label]) < PER_LABEL:
+            of_label[label].append({**file, "label": label})
+    return [file for label in of_label.values() for file in label]
 
 
 def with_thumbnails(files: DataFrame) -> DataFrame:
@@ -78,13 +79,18 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
     Beside it stands what all current images are like: a figure of labels, formats and sizes, and duplicates.
     """
     before = delta_tables.snapshot(IMAGE_SAMPLES)
-    files = sampled(delta_tables.read(IMAGE_FILES), image_folder.path)
-    wanted = {(row["path"], row["image_id"]): row for row in files.collect()}
-    there = delta_tables.thin.read(IMAGE_SAMPLES, ["path", "image_id"])
-    if set(wanted) != set(zip(there["path"].to_pylist(), there["image_id"].to_pylist(), strict=True)):
-        pixels = spark_pixels(delta_tables, [path for path, _ in wanted])
-        sample = delta_tables.spark.createDataFrame(list(wanted.values()), files.schema)
-        delta_tables.overwrite(with_thumbnails(sample).join(pixels, on="path", how="left"), IMAGE_SAMPLES)
+    files = delta_tables.thin.read(
+        IMAGE_FILES,
+        ["path", "image_id", "length"],
+        (pc.field("state") == CURRENT) & (pc.field("length") <= LARGEST_BYTES),
+    )
+    sample = sampled(files.to_pylist(), image_folder.path)
+    there = delta_tables.thin.read(IMAGE_SAMPLES, ["path", "image_id"]).to_pylist()
+    if {(row["path"], row["image_id"]) for row in sample} != {(row["path"], row["image_id"]) for row in there}:
+        pixels = spark_pixels(delta_tables, [row["path"] for row in sample])
+        rows = [(row["path"], row["image_id"], row["label"], row["length"]) for row in sample]
+        thumbnails = with_thumbnails(delta_tables.spark.createDataFrame(rows, SAMPLED))
+        delta_tables.overwrite(thumbnails.join(pixels, on="path", how="left"), IMAGE_SAMPLES)
     shown = delta_tables.read(IMAGE_SAMPLES).orderBy("label", "path").select("path", "label", "thumbnail").collect()
     tiles = [(bytes(row["thumbnail"] or b""), to_caption(row["path"], row["label"])) for row in shown]
     look = {"images": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "a sample of each label"))} if tiles else {}

@@ -7,11 +7,13 @@ from hashlib import sha256
 import dagster as dg
 import pandas as pd
 from pydantic import Field
-from pyspark.sql import DataFrame
 
 from image_assets.data.near_duplicates import to_new_groups
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
+from resources.new_rows import NewRows
+from resources.parquet_files import WrittenFile, write_files
+from resources.parquet_layout import file_layout
 
 THIN = ["path", "image_id", "label", "label_index", "perceptual_hash"]
 KNOWN = ["label", "perceptual_hash", "duplicate_group", "split"]
@@ -95,16 +97,17 @@ def fresh_groups(
 def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
     """Training, validation or test for each labelled image; near duplicates always share a split."""
 
-    def assigned(images: DataFrame) -> DataFrame:
-        new = images.where("label IS NOT NULL").orderBy("path", "image_id").toPandas()
-        if not len(new):
-            return delta_tables.read(IMAGE_SPLITS).limit(0)
-        known = delta_tables.read(IMAGE_SPLITS).select(KNOWN).toPandas()
-        rows = with_splits(new, known, config.shares, config.seed)
-        return delta_tables.spark.createDataFrame(rows.astype(object).where(rows.notna(), None), IMAGE_SPLITS.columns)
+    def assigned(new: NewRows) -> list[WrittenFile]:
+        images = new.read(THIN).to_pandas()
+        images = images[images["label"].notna()].sort_values(["path", "image_id"], ignore_index=True)
+        if not len(images):
+            return []
+        known = delta_tables.thin.read(IMAGE_SPLITS, KNOWN).to_pandas()
+        rows = with_splits(images, known, config.shares, config.seed)
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 
-    change = delta_tables.follow(FEATURED_IMAGES, THIN, IMAGE_SPLITS, by=assigned)
-    splits = delta_tables.read(IMAGE_SPLITS).groupBy("split").count().collect()
-    return delta_tables.materialized(
-        IMAGE_SPLITS, change, **{f"images_{row['split'] or 'set_aside'}": row["count"] for row in splits}
-    )
+    change = delta_tables.follow_by_tasks(FEATURED_IMAGES, IMAGE_SPLITS, by=assigned)
+    splits = Counter(delta_tables.thin.read(IMAGE_SPLITS, ["split"])["split"].to_pylist())
+    images = {f"images_{split or 'set_aside'}": count for split, count in splits.most_common()}
+    return delta_tables.materialized(IMAGE_SPLITS, change, **images)

@@ -15,7 +15,7 @@ from image_assets.data.image_files import Decision, Known, record, recorded_vers
 from image_assets.data.judging import CURRENT, QUARANTINED, Judgement, Limits, judge
 from image_assets.data.limits import to_limits
 from image_assets.guarded_process import Failure, GuardedProcess
-from image_assets.schemas import RAW_IMAGES
+from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.arrow_rows import Row, map_partitions
 from resources.delta_tables import DeltaTables
 from resources.image_file import ImageFile
@@ -158,8 +158,11 @@ def listed(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
 def take_up(thin_tables: ThinTables) -> None:
     """Let the ledger learn of the rows that raw_images got from a run which was cut off before the ledger's commit."""
     version = thin_tables.snapshot(RAW_IMAGES).version
-    rows = thin_tables.added_since(RAW_IMAGES, recorded_version(thin_tables), THIN).to_pylist()
-    record(thin_tables, [Decision(state=CURRENT, **row) for row in rows], version)
+    rows = thin_tables.added_since(RAW_IMAGES, recorded_version(thin_tables), THIN)
+    if rows is None:
+        known = thin_tables.read(IMAGE_FILES, ["path"])["path"]
+        rows = thin_tables.read(RAW_IMAGES, THIN, ~pc.field("path").isin(known))
+    record(thin_tables, [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version)
 
 
 def decide(

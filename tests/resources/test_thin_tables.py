@@ -23,6 +23,7 @@ from resources.thin_tables import ThinTables
 
 FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
 SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field) for field in FIELDS]))
+NECKLACES = Table("necklaces", keys=("name",), columns=SHELLS.columns)
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, UTC)
 ADDING = {"number": "old.number + new.number"}
 
@@ -59,12 +60,65 @@ def test_rows_come_with_the_commit_of_their_files_and_not_before(thin_tables: Th
     assert thin_tables.append_files(SHELLS, []) == 1, "no file, no commit"
 
 
-def test_a_transaction_that_is_repeated_adds_no_row(thin_tables: ThinTables) -> None:
-    thin_tables.create(SHELLS)
-    for transaction in (("writer", 0), ("writer", 0), ("other writer", 0), ("writer", 1), ("writer", 0)):
-        files = list(write_files([shell("cowrie")], thin_tables.uri(SHELLS), file_layout(SHELLS)))
-        thin_tables.append_files(SHELLS, files, transaction=transaction)
-    assert names(thin_tables) == ["cowrie"] * 3
+def follow(thin_tables: ThinTables, batch_bytes: int = 1 << 30, stop_before_commit: bool = False) -> list[list[str]]:
+    """The names in each batch that necklaces get from shells; they are committed."""
+    batches = []
+    for new in thin_tables.new_rows(SHELLS, NECKLACES, batch_bytes):
+        rows = new.read(["name", "number", "seen", "content"]).to_pylist()
+        batches.append(sorted(row["name"] for row in rows))
+        if stop_before_commit:
+            break
+        files = list(write_files(rows, thin_tables.uri(NECKLACES), file_layout(NECKLACES)))
+        thin_tables.append_files(NECKLACES, files, follows=(SHELLS, new.version))
+    return batches
+
+
+def test_a_table_follows_from_where_its_last_commit_says(thin_tables: ThinTables) -> None:
+    assert follow(thin_tables) == []
+    add(thin_tables, shell("cowrie"))
+    add(thin_tables, shell("whelk"))
+    assert follow(thin_tables, stop_before_commit=True) == [["cowrie", "whelk"]]
+    assert follow(thin_tables, batch_bytes=1) == [["cowrie"], ["whelk"]], "what was not committed comes again"
+    assert follow(thin_tables) == []
+    DeltaTable(thin_tables.uri(SHELLS)).optimize.compact()
+    assert follow(thin_tables) == [], "compaction brings no row"
+    add(thin_tables, shell("limpet"))
+    DeltaTable(thin_tables.uri(SHELLS)).optimize.compact()
+    assert follow(thin_tables) == [["limpet"]]
+
+
+@pytest.mark.parametrize("lost", ["log", "files", "position"])
+def test_without_a_log_or_files_or_its_position_a_table_gets_what_it_lacks(thin_tables: ThinTables, lost: str) -> None:
+    for name in ("cowrie", "whelk"):
+        add(thin_tables, shell(name))
+    follow(thin_tables)
+    for name in ("limpet", "conch"):
+        add(thin_tables, shell(name))
+    shells = DeltaTable(thin_tables.uri(SHELLS))
+    if lost == "log":
+        shells.create_checkpoint()
+        for number in range(4):
+            Path(thin_tables.uri(SHELLS), "_delta_log", f"{number:020}.json").unlink()
+    elif lost == "files":
+        shells.optimize.compact()
+        DeltaTable(thin_tables.uri(SHELLS)).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    else:
+        for commit in Path(thin_tables.uri(NECKLACES), "_delta_log").glob("*.json"):
+            commit.write_text(commit.read_text().replace('"upstream"', '"forgotten"'))
+    assert sorted(sum(follow(thin_tables), [])) == ["conch", "limpet"]
+    assert follow(thin_tables) == []
+    assert sorted(thin_tables.read(NECKLACES, ["name"])["name"].to_pylist()) == ["conch", "cowrie", "limpet", "whelk"]
+
+
+def test_some_rows_are_read_by_their_keys(thin_tables: ThinTables) -> None:
+    add(thin_tables, *(shell(name, number) for number, name in enumerate(("cowrie", "whelk", "limpet"))))
+    wanted = [("whelk",), ("limpet",)]
+    new = thin_tables.all_rows(SHELLS, NECKLACES, wanted)
+    assert [list(new.rows(["name", "number"], part, 2)) for part in (0, 1)] == [
+        [{"name": "whelk", "number": 1}, {"name": "limpet", "number": 2}],
+        [],
+    ]
+    assert thin_tables.all_rows(SHELLS, SHELLS, wanted).read(["name"]).num_rows == 0, "none that are there"
 
 
 def test_the_log_says_of_each_file_what_any_reader_skips_it_by(thin_tables: ThinTables) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from pyspark.sql import SparkSession
 
-from image_assets.data.featured_images import featured_images, label_numbers, to_label
+from image_assets.data.featured_images import featured_images, label_numbers
 from image_assets.data.image_files import read_known, record, to_decision
 from image_assets.data.judging import PENDING
 from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.labels import to_label
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
@@ -23,8 +23,7 @@ def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> N
     assert label_numbers([], {}) == {}
 
 
-@pytest.mark.spark
-def test_the_label_is_the_first_sub_folder_of_the_landing_folder(spark: SparkSession) -> None:
+def test_the_label_is_the_first_sub_folder_of_the_landing_folder() -> None:
     labels = {
         "file:/photos/ball/a.png": "ball",
         "file:/photos/ball/of 2024/a.png": "ball",
@@ -33,9 +32,7 @@ def test_the_label_is_the_first_sub_folder_of_the_landing_folder(spark: SparkSes
         "file:/photos of others/ball/a.png": None,
         "file:/elsewhere/file:/photos/ball/a.png": None,
     }
-    paths = spark.createDataFrame([(path,) for path in labels], "path string")
-    found = paths.select("path", to_label("file:/photos").alias("label")).collect()
-    assert {row.path: row.label for row in found} == labels
+    assert {path: to_label(path, "file:/photos") for path in labels} == labels
 
 
 @pytest.mark.spark
