@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster_pyspark import PySparkResource
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from resources.compaction import FileSizes
 
@@ -37,7 +37,11 @@ class DeltaSpark(PySparkResource):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if self.spark_config["spark.master"].startswith("local"):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        super().setup_for_execution(context)
+        session = SparkSession.getActiveSession()
+        if session and all(session.conf.get(name, None) == value for name, value in self.spark_config.items()):
+            self._spark_session = session  # as it is: setting each value again takes a third of a second
+        else:
+            super().setup_for_execution(context)
 
 
 def spark_session(master: str, *, scratch: str) -> DeltaSpark:

@@ -14,7 +14,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from image_assets.current_files import current_files
 from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import read_known
-from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,

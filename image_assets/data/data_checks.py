@@ -1,11 +1,13 @@
 """Checks of the data group: keys, losses, labels, splits."""
 
-import dagster as dg
-from pyspark.sql import functions as F
+from collections import Counter
 
-from image_assets.current_files import current_files
-from image_assets.data.exploration import current_images, groups_of_several, to_table, total_and_largest
-from image_assets.data.judging import QUARANTINED
+import dagster as dg
+import pandas as pd
+
+from image_assets.current_files import KEYS, current_keys
+from image_assets.data.exploration import current_images, groups_of_several, to_table
+from image_assets.file_states import QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -14,12 +16,11 @@ from image_assets.schemas import (
     RAW_IMAGES,
 )
 from image_assets.split_caches import existing_cache
-from image_assets.split_rows import split_rows, training_labels
+from image_assets.split_rows import training_labels
 from resources.delta_tables import DeltaTables
 from resources.horovod_runner import HorovodRunner
 from resources.parquet_footers import row_groups
 from resources.petastorm_cache import ROW_GROUP_BYTES, PetastormCaches
-from resources.spark_session import cached
 from resources.tables import Table
 
 SPLITS = ("training", "validation", "test")
@@ -32,7 +33,8 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
 
     @dg.asset_check(asset=table.name, name="keys_unique", description=f"One row for each {', '.join(table.keys)}.")
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        repeated = delta_tables.read(table).groupBy(*table.keys).count().where("count > 1").count()
+        rows = delta_tables.thin.read(table, table.keys).to_pandas()
+        repeated = len(rows[rows.duplicated(keep=False)].drop_duplicates())
         return dg.AssetCheckResult(passed=repeated == 0, metadata={"repeated_keys": repeated})
 
     return check
@@ -60,6 +62,11 @@ def row_groups_small(split: str) -> dg.AssetChecksDefinition:
     return check
 
 
+def keys(rows: pd.DataFrame) -> set[tuple[str, str]]:
+    """Path and image_id of each row."""
+    return set(zip(rows["path"], rows["image_id"], strict=True))
+
+
 key_checks = [
     keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 ]
@@ -69,12 +76,14 @@ row_group_checks = [row_groups_small(split) for split in ("training", "validatio
 @dg.asset_check(asset="grayscale_images", description="Every current file is a row of each image table.")
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The ledger against the tables."""
-    with cached(current_files(delta_tables.read(IMAGE_FILES))) as current:
-        lost = {
-            table.name: current.join(delta_tables.read(table), on=["path", "image_id"], how="left_anti").count()
-            for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
-        }
-    unlisted = delta_tables.read(RAW_IMAGES).join(delta_tables.read(IMAGE_FILES), on="path", how="left_anti").count()
+    thin = delta_tables.thin
+    current, listed = keys(current_keys(thin)), set(thin.read(IMAGE_FILES, ["path"])["path"].to_pylist())
+    rows = {
+        table.name: keys(thin.read(table, KEYS).to_pandas())
+        for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
+    }
+    lost = {name: len(current - there) for name, there in rows.items()}
+    unlisted = sum(path not in listed for path, _ in rows[RAW_IMAGES.name])
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
     return dg.AssetCheckResult(passed=not any(metadata.values()), metadata=metadata)
 
@@ -82,9 +91,10 @@ def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(asset="image_files", description="Few files are quarantined; many look like a broken upload.")
 def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The share of quarantined files, by reason."""
-    states = delta_tables.read(IMAGE_FILES).groupBy("state", "reason").count().collect()
-    reasons = {f"quarantined_{row['reason']}": row["count"] for row in states if row["state"] == QUARANTINED}
-    share = sum(reasons.values()) / max(1, sum(row["count"] for row in states))
+    files = delta_tables.thin.read(IMAGE_FILES, ["state", "reason"]).to_pylist()
+    counts = Counter(file["reason"] for file in files if file["state"] == QUARANTINED)
+    reasons = {f"quarantined_{reason}": count for reason, count in counts.most_common()}
+    share = counts.total() / max(1, len(files))
     return dg.AssetCheckResult(
         passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
     )
@@ -93,18 +103,18 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(asset="featured_images", description="No image is there under two labels.")
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Current files with the same image under different labels; near duplicates that differ are listed only."""
-    images = current_images(delta_tables)
-    same, found = total_and_largest(groups_of_several(images, "image_id", "label"))
-    near, alike = total_and_largest(groups_of_several(images, "duplicate_group", "image_id", "label"))
+    images = current_images(delta_tables.thin)
+    same = groups_of_several(images, "image_id", "label")
+    near = groups_of_several(images, "duplicate_group", "image_id", "label")
     advice = "delete the files named here from the folders of the labels that are wrong"
     return dg.AssetCheckResult(
-        passed=same == 0,
+        passed=not same,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "images": same,
-            "files": to_table(found),
-            "near_duplicate_groups": near,
-            "near_duplicates": to_table(alike),
+            "images": len(same),
+            "files": to_table(same),
+            "near_duplicate_groups": len(near),
+            "near_duplicates": to_table(near),
         },
         description=advice if same else None,
     )
@@ -113,7 +123,9 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(asset="image_splits", description="Every label has images in training, validation and test.")
 def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The labels that a split lacks."""
-    present = {split: {row["label"] for row in split_rows(delta_tables, split).collect()} for split in SPLITS}
+    assigned = delta_tables.thin.read(IMAGE_SPLITS, [*KEYS, "label", "split"]).to_pandas()
+    rows = assigned.merge(current_keys(delta_tables.thin), on=KEYS)
+    present = {split: set(rows["label"][rows["split"] == split]) for split in SPLITS}
     labels = set().union(*present.values())
     lacking = {f"lacking_in_{split}": ", ".join(sorted(labels - present[split])) or "none" for split in SPLITS}
     passed = bool(labels) and all(labels == found for found in present.values())
@@ -124,7 +136,6 @@ def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(asset="image_splits", blocking=True, description="No group of near duplicates is in two splits.")
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups that leak from one split into another."""
-    splits = delta_tables.read(IMAGE_SPLITS).where("split IS NOT NULL").groupBy("duplicate_group")
-    torn = splits.agg(F.countDistinct("split").alias("splits")).where("splits > 1").select("duplicate_group")
-    found = [row["duplicate_group"] for row in torn.limit(10).collect()]
+    assigned = delta_tables.thin.read(IMAGE_SPLITS, ["duplicate_group", "split"]).to_pandas().dropna().drop_duplicates()
+    found = sorted(set(assigned["duplicate_group"][assigned["duplicate_group"].duplicated()]))[:10]
     return dg.AssetCheckResult(passed=not found, metadata={"groups": ", ".join(found) or "none"})

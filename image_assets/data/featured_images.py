@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.decoding import decoded
 from image_assets.data.image_files import Decision, read_known, record
-from image_assets.data.judging import CURRENT, QUARANTINED
 from image_assets.data.limits import to_limits
 from image_assets.data.quarantine_sheets import quarantine_look
+from image_assets.file_states import CURRENT, QUARANTINED
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.labels import to_label
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES

@@ -7,7 +7,7 @@ from math import ceil
 from zlib import crc32
 
 from image_assets.data.image_files import NOT_REGULAR, Known
-from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
 from resources.file_system import FileChanged, read_content
 from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder, Listing

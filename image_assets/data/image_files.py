@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
+from image_assets.file_states import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.image_file import ImageFile
 from resources.thin_tables import ThinTables

@@ -13,7 +13,7 @@ from pyspark.sql.types import StructType
 
 from image_assets.contact_sheets import to_caption
 from image_assets.data.exploration import current_images, distribution_figure, duplicates
-from image_assets.data.judging import CURRENT
+from image_assets.file_states import CURRENT
 from image_assets.labels import to_label
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.pixels import UnreadableImage, to_thumbnail
@@ -22,7 +22,6 @@ from resources.arrow_rows import Row, map_rows
 from resources.delta_tables import DeltaTables
 from resources.file_system import SCHEME, read_content, to_name, to_path
 from resources.image_folder import ImageFolder
-from resources.spark_session import cached
 
 PER_LABEL = 8
 LARGEST_BYTES = 2_000_000  # a photograph's pixels take about twenty times the bytes of its file
@@ -91,9 +90,10 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
         rows = [(row["path"], row["image_id"], row["label"], row["length"]) for row in sample]
         thumbnails = with_thumbnails(delta_tables.spark.createDataFrame(rows, SAMPLED))
         delta_tables.overwrite(thumbnails.join(pixels, on="path", how="left"), IMAGE_SAMPLES)
-    shown = delta_tables.read(IMAGE_SAMPLES).orderBy("label", "path").select("path", "label", "thumbnail").collect()
-    tiles = [(bytes(row["thumbnail"] or b""), to_caption(row["path"], row["label"])) for row in shown]
+    shown = delta_tables.thin.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
+    shown.sort(key=lambda row: (row["label"] or "", row["path"]))
+    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
     look = {"images": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "a sample of each label"))} if tiles else {}
-    with cached(current_images(delta_tables)) as images:
-        look |= distribution_figure(images) | duplicates(images)
+    images = current_images(delta_tables.thin)
+    look |= distribution_figure(images) | duplicates(images)
     return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **look)

@@ -5,11 +5,10 @@ from hashlib import file_digest, sha256
 from io import BufferedReader
 from typing import cast
 
-from image_assets.current_files import CURRENT
+from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.pixels import FORMATS, SIGNATURE_BYTES, format_of
 from resources.file_system import FileChanged, opened, read_content, state
 
-PENDING, QUARANTINED, MISSING = "pending", "quarantined", "missing"
 BYTES_PER_SECOND = 16 * 1024**2  # the time limit grows with the file: reading and decoding go at least this fast
 
 

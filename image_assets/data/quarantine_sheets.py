@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow.compute as pc
 from PIL import Image, ImageFile
 
-from image_assets.data.judging import QUARANTINED
+from image_assets.file_states import QUARANTINED
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.pixels import BOMBS, BROKEN, FORMATS

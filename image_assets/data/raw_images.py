@@ -10,10 +10,10 @@ from pydantic import Field
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import NOT_REGULAR, Decision, read_known, record, to_decision
-from image_assets.data.judging import MISSING, PENDING, QUARANTINED
 from image_assets.data.quarantine_sheets import quarantine_look
 from image_assets.data.reading import chunked, read_in, take_up
 from image_assets.data.replay import replay
+from image_assets.file_states import MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta_tables import DeltaTables
 from resources.image_file import ImageFile

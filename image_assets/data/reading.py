@@ -12,8 +12,9 @@ from pyspark.sql.types import StringType, StructField, StructType
 from image_assets.data.decoding import decoded
 from image_assets.data.featured_images import take_in_again
 from image_assets.data.image_files import Decision, Known, record, recorded_version, to_decision
-from image_assets.data.judging import CURRENT, QUARANTINED, Judgement, Limits, judge
+from image_assets.data.judging import Judgement, Limits, judge
 from image_assets.data.limits import to_limits
+from image_assets.file_states import CURRENT, QUARANTINED
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.arrow_rows import Row, map_partitions

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 import pyarrow.compute as pc
 
 from image_assets.data.image_files import Known, read_known
-from image_assets.data.judging import QUARANTINED
 from image_assets.data.limits import to_limits
 from image_assets.data.reading import append_new, chunked, decide
+from image_assets.file_states import QUARANTINED
 from image_assets.schemas import IMAGE_FILES, REPLAYED_FILES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder

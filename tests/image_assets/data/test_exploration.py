@@ -1,11 +1,13 @@
-"""Distributions and duplicates are those of the files that are there, and nothing of them is collected as a whole."""
+"""Distributions and duplicates are those of the files that are there."""
 
 import dagster as dg
+import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
 from image_assets.data.exploration import (
     MEMBERS,
+    Group,
     current_images,
     distribution_figure,
     duplicates,
@@ -17,18 +19,17 @@ from tests.conftest import Ingested
 
 pytestmark = pytest.mark.spark
 
-IMAGES = "path string, image_id string, label string, duplicate_group string, length long"
+IMAGES = ["path", "image_id", "label", "duplicate_group"]
 
 
-def test_groups_are_those_in_which_each_named_column_differs(delta_tables: DeltaTables) -> None:
-    rows = [(f"file:/{number}", "same", "ball", "one", 10) for number in range(MEMBERS + 2)]
-    rows += [("file:/a", "a", "ball", "two", 10), ("file:/b", "b", "cube", "two", 10), ("file:/c", "c", None, None, 10)]
-    images = delta_tables.spark.createDataFrame(rows, IMAGES)
-    (exact,) = groups_of_several(images, "image_id", "path").collect()
-    assert (exact.group, exact.files, len(exact.members)) == ("same", MEMBERS + 2, MEMBERS)
-    (near,) = groups_of_several(images, "duplicate_group", "image_id").collect()
-    assert (near.group, [member.path for member in near.members]) == ("two", ["file:/a", "file:/b"])
-    assert groups_of_several(images, "image_id", "label").count() == 0
+def test_groups_are_those_in_which_each_named_column_differs() -> None:
+    rows: list[tuple] = [(f"file:/{number}", "same", "ball", "one") for number in range(MEMBERS + 2)]
+    rows += [("file:/b", "b", "cube", "two"), ("file:/a", "a", "ball", "two"), ("file:/c", "c", None, None)]
+    images = pd.DataFrame(rows, columns=IMAGES)
+    (exact,) = groups_of_several(images, "image_id", "path")
+    assert (exact.name, exact.files, len(exact.paths)) == ("same", MEMBERS + 2, MEMBERS)
+    assert groups_of_several(images, "duplicate_group", "image_id") == [Group("two", 2, ["file:/a", "file:/b"])]
+    assert groups_of_several(images, "image_id", "label") == []
 
 
 def test_only_current_files_count_also_without_content(ingested_tables: DeltaTables) -> None:
@@ -36,16 +37,16 @@ def test_only_current_files_count_also_without_content(ingested_tables: DeltaTab
     ingested_tables.merge(gone, IMAGE_FILES)
     path_only = ingested_tables.read(FEATURED_IMAGES).withColumn("content", F.lit(None).cast("binary"))
     ingested_tables.overwrite(path_only.withColumn("perceptual_hash", F.lit(None).cast("string")), FEATURED_IMAGES)
-    images = current_images(ingested_tables)
-    assert images.count() == 13
+    images = current_images(ingested_tables.thin)
+    assert len(images) == 13
     found = distribution_figure(images) | duplicates(images)
     assert str(found["distributions"].value).startswith("13 images, 2 labels")
     assert (found["exact_duplicate_groups"].value, found["near_duplicate_groups"].value) == (0, 0)
 
 
 def test_duplicates_are_counted_listed_and_shown(ingested_tables: DeltaTables) -> None:
-    images = current_images(ingested_tables)
-    twice = images.unionAll(images.limit(1).withColumn("path", F.lit("file:/gone.png")))
+    images = current_images(ingested_tables.thin)
+    twice = pd.concat([images, images[:1].assign(path="file:/gone.png")])
     found = duplicates(twice)
     assert found["exact_duplicate_groups"].value == 1
     table = found["exact_duplicates"]
@@ -55,7 +56,7 @@ def test_duplicates_are_counted_listed_and_shown(ingested_tables: DeltaTables) -
 
 
 def test_nothing_is_there_to_explore(delta_tables: DeltaTables) -> None:
-    images = current_images(delta_tables)
+    images = current_images(delta_tables.thin)
     assert distribution_figure(images) == {}
     assert "duplicates" not in duplicates(images)
 

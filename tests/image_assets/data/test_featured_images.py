@@ -7,8 +7,8 @@ import pytest
 
 from image_assets.data.featured_images import featured_images, label_numbers
 from image_assets.data.image_files import read_known, record, to_decision
-from image_assets.data.judging import PENDING
 from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.file_states import PENDING
 from image_assets.labels import to_label
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables

@@ -9,7 +9,7 @@ import pytest
 
 from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import NOT_REGULAR, Known, to_microseconds
-from image_assets.data.judging import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
 from resources.image_folder import ImageFolder
 from tests.images import png, put
 

@@ -18,8 +18,9 @@ from image_assets.data.decoding import decoded
 from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_files import read_known
-from image_assets.data.judging import CURRENT, Limits, judge
+from image_assets.data.judging import Limits, judge
 from image_assets.data.raw_images import raw_images
+from image_assets.file_states import CURRENT
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta_tables import DeltaTables

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from image_assets.data.image_files import Decision, Known, read_known, record, to_microseconds
-from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
+from image_assets.file_states import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
 from resources.tables import Snapshot
 from resources.thin_tables import ThinTables

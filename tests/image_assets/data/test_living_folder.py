@@ -20,9 +20,9 @@ from pyspark.errors import StreamingQueryException
 
 from image_assets.data.audit import audit
 from image_assets.data.image_files import read_known
-from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig
 from image_assets.data.replay import replay
+from image_assets.file_states import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.file_system import to_name

@@ -9,9 +9,9 @@ from PIL import Image
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import Known, read_known
-from image_assets.data.judging import CURRENT, MISSING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.data.replay import quarantined, replay
+from image_assets.file_states import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
