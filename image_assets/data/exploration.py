@@ -43,7 +43,7 @@ def groups_of_several(images: pd.DataFrame, by: str, *differing: str) -> list[Gr
     groups = [
         Group(str(name), len(members), sorted(members["path"])[:MEMBERS])
         for name, members in several.groupby(by)
-        if all(len(set(members[column].dropna())) > 1 for column in differing)
+        if all(len(set(members[column]) - {None}) > 1 for column in differing)
     ]
     return sorted(groups, key=lambda group: (-group.files, group.name))
 
