@@ -112,6 +112,8 @@ def to_rule(patterns: Sequence[str]) -> Callable[[str], bool]:
 
     A pattern with a slash is matched with the whole of it, one without with the last part: of a file or a folder.
     """
+    if not patterns:
+        return lambda _: False
     whole, last = (
         re.compile("|".join(translate(pattern) for pattern in chosen) or r"(?!)", re.IGNORECASE)
         for chosen in (

@@ -178,7 +178,7 @@ class ThinTables(dg.ConfigurableResource):
             " AND ".join(f"old.{key} = new.{key}" for key in table.keys),
             source_alias="new",
             target_alias="old",
-            writer_properties=WriterProperties(compression="ZSTD"),
+            writer_properties=WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD"),
             commit_properties=CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None),
         )
         merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()

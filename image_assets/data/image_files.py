@@ -95,6 +95,6 @@ def record(thin_tables: ThinTables, decisions: Sequence[Decision], raw_images_ve
     thin_tables.merge(pa.Table.from_pylist(rows, schema), IMAGE_FILES, updates=KEEPING_HISTORY, transaction=transaction)
 
 
-def recorded_version(thin_tables: ThinTables) -> int:
+def recorded_version(thin_tables: ThinTables) -> int | None:
     """Up to which Delta version of raw_images the ledger speaks of its rows."""
-    return thin_tables.transaction(IMAGE_FILES, RAW_IMAGES.name) or 0
+    return thin_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)

@@ -43,12 +43,12 @@ def ingest(
 ) -> FolderChanges:
     """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again."""
     delta_tables.create(REPLAYED_FILES)
-    take_up(delta_tables.thin)
+    version = take_up(delta_tables.thin)
     known = read_known(delta_tables.thin)
     changes = folder_changes(image_folder, known, config.part)
     log.info(f"{image_folder.root}: {changes}")
     whole = image_folder.settled(changes.to_read)
-    record(delta_tables.thin, unread(changes, set(whole)))
+    record(delta_tables.thin, unread(changes, set(whole)), version)
     done, started = 0, time.monotonic()
     for chunk in chunked(whole):
         read_in(delta_tables, image_folder, chunk, known)

@@ -156,14 +156,20 @@ def listed(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
     return delta_tables.spark.createDataFrame(rows, LISTED).repartition(tasks)
 
 
-def take_up(thin_tables: ThinTables) -> None:
-    """Let the ledger learn of the rows that raw_images got from a run which was cut off before the ledger's commit."""
-    version = thin_tables.snapshot(RAW_IMAGES).version
-    rows = thin_tables.added_since(RAW_IMAGES, recorded_version(thin_tables), THIN)
+def take_up(thin_tables: ThinTables) -> int:
+    """Let the ledger learn of the rows that raw_images got from a run which was cut off before the ledger's commit.
+
+    The version of raw_images that the ledger speaks of then.
+    """
+    version, recorded = thin_tables.snapshot(RAW_IMAGES).version, recorded_version(thin_tables)
+    if recorded is None and thin_tables.snapshot(IMAGE_FILES).rows:
+        return version  # of before commits said it
+    rows = thin_tables.added_since(RAW_IMAGES, recorded or 0, THIN)
     if rows is None:
         known = thin_tables.read(IMAGE_FILES, ["path"])["path"]
         rows = thin_tables.read(RAW_IMAGES, THIN, ~pc.field("path").isin(known))
     record(thin_tables, [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version)
+    return version
 
 
 def decide(

@@ -179,6 +179,18 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
     assert set(states(delta_tables).values()) == {(CURRENT, None)}
 
 
+def test_a_ledger_that_does_not_say_what_it_speaks_of_is_left_as_it_is(
+    delta_tables: DeltaTables, image_folder: ImageFolder, eight_images: dict[str, bytes]
+) -> None:
+    take_in(delta_tables, image_folder)
+    for commit in Path(delta_tables.uri(IMAGE_FILES), "_delta_log").glob("*.json"):
+        lines = commit.read_text().splitlines()
+        commit.write_text("\n".join(line for line in lines if not line.startswith('{"txn"')))
+    before = states(delta_tables)
+    assert take_in(delta_tables, image_folder).digest() == ""
+    assert states(delta_tables) == before
+
+
 def test_bytes_replaced_under_the_same_size_and_time_are_found_by_the_sweep_also_when_they_return(
     delta_tables: DeltaTables, landing: Path
 ) -> None:
