@@ -10,6 +10,8 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from resources.spark_session import cached
+
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
@@ -64,27 +66,27 @@ class PetastormCaches(dg.ConfigurableResource):
         """
         # Ranges of a random number: files of about equal size and none empty, however few the rows; round robin, which
         # begins anywhere for each partition of its input, would leave some empty.
-        rows = rows.withColumn(PLACE, F.rand(seed=0)).cache()
-        count = rows.count()
-        if count < ranks:
-            raise ValueError(
-                f"{count} images cannot feed {ranks} processes: add images to the landing folder, "
-                "or set IMAGE_ASSETS_PROCESSES to a lower number"
+        with cached(rows.withColumn(PLACE, F.rand(seed=0))) as rows:
+            count = rows.count()
+            if count < ranks:
+                raise ValueError(
+                    f"{count} images cannot feed {ranks} processes: add images to the landing folder, "
+                    "or set IMAGE_ASSETS_PROCESSES to a lower number"
+                )
+            folder = Path(self.root) / name
+            shutil.rmtree(folder, ignore_errors=True)
+            (
+                rows.repartitionByRange(min(count, ROW_GROUPS_PER_RANK * ranks), PLACE)
+                .drop(PLACE)
+                .write.option("compression", "uncompressed")
+                .option("parquet.block.size", ROW_GROUP_BYTES)
+                # Parquet looks at a row group's size after this many rows; its default of 100 lets groups grow far
+                # larger.
+                .option("parquet.page.size.row.check.min", 4)
+                .option("parquet.page.size.row.check.max", 32)
+                .option("parquet.enable.dictionary", "false")
+                .parquet(to_url(folder))
             )
-        folder = Path(self.root) / name
-        shutil.rmtree(folder, ignore_errors=True)
-        (
-            rows.repartitionByRange(min(count, ROW_GROUPS_PER_RANK * ranks), PLACE)
-            .drop(PLACE)
-            .write.option("compression", "uncompressed")
-            .option("parquet.block.size", ROW_GROUP_BYTES)
-            # Parquet looks at a row group's size after this many rows; its default of 100 lets groups grow far larger.
-            .option("parquet.page.size.row.check.min", 4)
-            .option("parquet.page.size.row.check.max", 32)
-            .option("parquet.enable.dictionary", "false")
-            .parquet(to_url(folder))
-        )
-        rows.unpersist()
         files = {file.name: file.stat().st_size for file in sorted(folder.glob("part-*.parquet"))}
         (folder / MANIFEST).write_text(json.dumps({"rows": count, "files": files}))
         cache = self.find(name)

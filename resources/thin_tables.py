@@ -66,6 +66,11 @@ class ThinTables(dg.ConfigurableResource):
         # Threads that read a delta-rs file system are still at work when Python ends, and abort it (pyarrow 14).
         return log.to_pyarrow_dataset().scanner(columns=list(columns), filter=where, use_threads=False).to_table()
 
+    def read_keys(self, table: Table, where: pc.Expression | None = None) -> frozenset[Key]:
+        """The keys of all rows, or of some, in the order of the table's keys."""
+        rows = self.read(table, table.keys, where)
+        return frozenset(zip(*(rows[name].to_pylist() for name in table.keys), strict=True))
+
     def newest_files(self, table: Table, before: Snapshot) -> list[str]:
         """The files that came since the snapshot; all of them where no row came."""
         log = self._open(table)
@@ -105,10 +110,9 @@ class ThinTables(dg.ConfigurableResource):
         log = self._open(upstream)
         position = self.followed_version(upstream, into)
         found = self._added_files(upstream, position or 0)
-        skipped: frozenset = frozenset()
+        skipped: frozenset[Key] = frozenset()
         if found is None or (found and position is None):
-            keys = self.read(into, into.keys)
-            skipped = frozenset(zip(*(keys[name].to_pylist() for name in into.keys), strict=True))
+            skipped = self.read_keys(into)
         if found is None:
             files = table_files(self.uri(upstream), log.version()).files
             found = [*((None, [file]) for file in files[:-1]), *((log.version(), [file]) for file in files[-1:])]
@@ -121,8 +125,7 @@ class ThinTables(dg.ConfigurableResource):
 
     def all_rows(self, upstream: Table, into: Table, wanted: Iterable[Key]) -> NewRows:
         """The rows of `upstream` with these keys that `into` lacks, wherever they lie."""
-        there = self.read(into, into.keys, pc.field(into.keys[0]).isin([key[0] for key in wanted]))
-        skipped = frozenset(zip(*(there[name].to_pylist() for name in into.keys), strict=True))
+        skipped = self.read_keys(into, pc.field(into.keys[0]).isin([key[0] for key in wanted]))
         files = tuple(file.url for file in table_files(self.uri(upstream)).files)
         return NewRows(files, None, into.keys, skipped, frozenset(wanted))
 
@@ -184,5 +187,8 @@ class ThinTables(dg.ConfigurableResource):
         merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
 
     def _open(self, table: Table) -> DeltaTable:
-        self.create(table)
-        return DeltaTable(self.uri(table))
+        try:
+            return DeltaTable(self.uri(table))
+        except TableNotFoundError:
+            self.create(table)
+            return DeltaTable(self.uri(table))

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import dagster as dg
-import pandas as pd
+import pyarrow.compute as pc
 
 from image_assets.current_files import KEYS, current_keys
 from image_assets.data.exploration import current_images, groups_of_several, to_table
@@ -62,11 +62,6 @@ def row_groups_small(split: str) -> dg.AssetChecksDefinition:
     return check
 
 
-def keys(rows: pd.DataFrame) -> set[tuple[str, str]]:
-    """Path and image_id of each row."""
-    return set(zip(rows["path"], rows["image_id"], strict=True))
-
-
 key_checks = [
     keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 ]
@@ -77,13 +72,11 @@ row_group_checks = [row_groups_small(split) for split in ("training", "validatio
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The ledger against the tables."""
     thin = delta_tables.thin
-    current, listed = keys(current_keys(thin)), set(thin.read(IMAGE_FILES, ["path"])["path"].to_pylist())
-    rows = {
-        table.name: keys(thin.read(table, KEYS).to_pandas())
-        for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
-    }
+    current = set(current_keys(thin).itertuples(index=False, name=None))
+    rows = {table.name: thin.read_keys(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)}
     lost = {name: len(current - there) for name, there in rows.items()}
-    unlisted = sum(path not in listed for path, _ in rows[RAW_IMAGES.name])
+    listed = thin.read_keys(IMAGE_FILES)
+    unlisted = sum((path,) not in listed for path, _ in rows[RAW_IMAGES.name])
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
     return dg.AssetCheckResult(passed=not any(metadata.values()), metadata=metadata)
 
@@ -91,10 +84,10 @@ def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(asset="image_files", description="Few files are quarantined; many look like a broken upload.")
 def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The share of quarantined files, by reason."""
-    files = delta_tables.thin.read(IMAGE_FILES, ["state", "reason"]).to_pylist()
-    counts = Counter(file["reason"] for file in files if file["state"] == QUARANTINED)
+    thin = delta_tables.thin
+    counts = Counter(thin.read(IMAGE_FILES, ["reason"], pc.field("state") == QUARANTINED)["reason"].to_pylist())
     reasons = {f"quarantined_{reason}": count for reason, count in counts.most_common()}
-    share = counts.total() / max(1, len(files))
+    share = counts.total() / max(1, thin.snapshot(IMAGE_FILES).rows)
     return dg.AssetCheckResult(
         passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
     )

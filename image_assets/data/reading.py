@@ -44,12 +44,15 @@ def read_in(
 ) -> None:
     """Read files into raw_images, and let the ledger say of each what became of it."""
     look = append_new(delta_tables, files, known, to_limits(image_folder))
-    again = [file for file in files if look.judgements[file.path].state == CURRENT and file.path not in look.added]
-    record(
-        delta_tables.thin,
-        [to_judged(file, look.judgements[file.path]) for file in files if file not in again],
-        look.raw_images_version,
-    )
+    decided: list[Decision] = []
+    again: list[ImageFile] = []  # images that have their row already
+    for file in files:
+        judgement = look.judgements[file.path]
+        if judgement.state == CURRENT and file.path not in look.added:
+            again.append(file)
+        else:
+            decided.append(to_decision(file, judgement.state, judgement.reason, judgement.message, judgement.image_id))
+    record(delta_tables.thin, decided, look.raw_images_version)
     if again:
         decide(delta_tables, image_folder, again, look.raw_images_version)
 
@@ -188,8 +191,3 @@ def decide(
         [to_decision(by_path[row.path], row.state, row.reason, row.message, row.image_id) for row in judged],
         raw_images_version,
     )
-
-
-def to_judged(file: ImageFile, judgement: Judgement) -> Decision:
-    """What a first look says of a file."""
-    return to_decision(file, judgement.state, judgement.reason, judgement.message, judgement.image_id)
