@@ -2,8 +2,13 @@
 
 import os
 import re
+import signal
+import socket
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import cast
@@ -31,6 +36,7 @@ TRIGGER_TAG = "image_assets/trigger"
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 POOL_SECONDS = 1.0  # between two tries to get a pool that another run holds
 INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def interval_seconds(trigger: str) -> float | None:
@@ -133,6 +139,33 @@ def require_going_on(job_context: PlanExecutionContext) -> None:
         raise dg.DagsterExecutionInterruptedError("Dagster says that this run is over")
 
 
+@contextmanager
+def signals_noted() -> Iterator[Callable[[], bool]]:
+    """Whether a signal that stops came during the block.
+
+    What a signal raises may come out of a library's code as another error: then only the signal tells why.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals reach the main thread only
+        return
+    noted: set[int] = set()
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+
+        def stop_asked() -> bool:
+            with suppress(BlockingIOError):
+                noted.update(receiver.recv(4096))
+            return not STOP_SIGNALS.isdisjoint(noted)
+
+        try:
+            yield stop_asked
+        finally:
+            signal.set_wakeup_fd(before)
+
+
 class ContinuousExecutor(InProcessExecutor):
     """Dagster's in-process executor around one pass or many: resources are set up once for all of them."""
 
@@ -171,18 +204,18 @@ class ContinuousExecutor(InProcessExecutor):
     ) -> Iterator[dg.DagsterEvent]:
         """The passes. However they end, no pool stays claimed, and a signal to a continuous run cancels it."""
         instance, run_id = job_context.instance, job_context.run_id
-        try:
-            # pyspark has put a handler of its own in Dagster's place, which interrupts also where nothing is safe.
-            with capture_interrupts():
-                yield from self.passes(job_context, execution_plan)
-        except INTERRUPTS:
-            dagster_run = instance.get_run_by_id(run_id)
-            if self.continuous and dagster_run and dagster_run.status is dg.DagsterRunStatus.STARTED:
-                # Dagster takes a signal that nobody announced for a crash. Here it is how one stops.
-                instance.report_run_canceling(dagster_run, "A signal asks this continuous run to end.")
-            raise
-        finally:
-            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+        with signals_noted() as stop_asked:
+            try:
+                # pyspark has put a handler of its own in Dagster's place, which interrupts also where nothing is safe.
+                with capture_interrupts():
+                    yield from self.passes(job_context, execution_plan)
+            finally:
+                dagster_run = instance.get_run_by_id(run_id)
+                asked = self.continuous and (stop_asked() or isinstance(sys.exception(), INTERRUPTS))
+                if asked and dagster_run and dagster_run.status is dg.DagsterRunStatus.STARTED:
+                    # Dagster takes a signal that nobody announced for a crash. Here it is how one stops.
+                    instance.report_run_canceling(dagster_run, "A signal asks this continuous run to end.")
+                instance.event_log_storage.free_concurrency_slots_for_run(run_id)
 
 
 def continuous_executor(news: News) -> dg.ExecutorDefinition:

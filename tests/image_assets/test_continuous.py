@@ -72,8 +72,11 @@ def to_job(folder: Path, executor: dg.ExecutorDefinition | None = None) -> dg.Jo
     def answers() -> dg.MaterializeResult:
         if (folder / "broken").exists():
             raise ValueError("no ink")
-        while (folder / "slow").exists():
-            time.sleep(0.1)
+        try:
+            while (folder / "slow").exists():
+                time.sleep(0.1)
+        except dg.DagsterExecutionInterruptedError as interrupt:
+            raise (OSError("the pen broke") if (folder / "fragile").exists() else interrupt) from None
         return dg.MaterializeResult(metadata={"rows_added": 0})
 
     job = dg.define_asset_job("write", executor_def=executor or continuous_executor(news))
@@ -219,6 +222,14 @@ def test_a_step_that_is_cancelled_gives_its_pool_back(going: Going, tmp_path: Pa
     assert going.steps_at_work() == set()
     (tmp_path / "slow").unlink()
     assert run_here(to_job(tmp_path), going.instance)[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
+
+
+def test_a_signal_cancels_also_where_a_library_makes_another_error_of_it(going: Going, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    (tmp_path / "fragile").touch()
+    going.wait_for(lambda: going.steps_at_work() == {"answers"}, "the step of answers")
+    assert going.stop(signal.SIGTERM) is CANCELED
+    assert going.says("Failed steps: ['answers']")
 
 
 def test_a_run_that_waits_for_a_pool_takes_no_time_and_can_be_cancelled(
