@@ -251,8 +251,8 @@ def test_a_run_that_waits_for_a_pool_takes_no_time_and_can_be_cancelled(
 
 def test_a_run_that_dagster_was_told_is_over_ends_before_its_next_pass(going: Going, tmp_path: Path) -> None:
     going.wait_for(going.passes, "a first pass")
-    (tmp_path / "letter").touch()
     going.instance.report_run_canceled(going.instance.get_runs()[0])
+    (tmp_path / "letter").touch()
     going.process.wait(PATIENCE_SECONDS)
     assert len(going.passes()) == 1
 
