@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
+from pyarrow.dataset import ParquetFragmentScanOptions
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta_log import STATISTICS_PROPERTY, DataFile, table_files
@@ -64,7 +65,8 @@ class ThinTables(dg.ConfigurableResource):
         except TableNotFoundError:
             return to_arrow_schema(table.columns).empty_table().select(columns)
         # Threads that read a delta-rs file system are still at work when Python ends, and abort it (pyarrow 14).
-        return log.to_pyarrow_dataset().scanner(columns=list(columns), filter=where, use_threads=False).to_table()
+        unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
+        return log.to_pyarrow_dataset().scanner(columns=list(columns), filter=where, **unthreaded).to_table()
 
     def read_keys(self, table: Table, where: pc.Expression | None = None) -> frozenset[Key]:
         """The keys of all rows, or of some, in the order of the table's keys."""
