@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import cast
@@ -141,29 +141,37 @@ def require_going_on(job_context: PlanExecutionContext) -> None:
 
 @contextmanager
 def signals_noted() -> Iterator[Callable[[], bool]]:
-    """Whether a signal that stops came during the block.
+    """A function that says whether a signal that stops came during the block since it was last asked.
 
     What a signal raises may come out of a library's code as another error: then only the signal tells why.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals reach the main thread only
         return
-    noted: set[int] = set()
     receiver, sender = socket.socketpair()
     with receiver, sender:
         receiver.setblocking(False)
         sender.setblocking(False)
         before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-
-        def stop_asked() -> bool:
-            with suppress(BlockingIOError):
-                noted.update(receiver.recv(4096))
-            return not STOP_SIGNALS.isdisjoint(noted)
-
         try:
-            yield stop_asked
+            yield partial(stop_signal_in, receiver)
         finally:
             signal.set_wakeup_fd(before)
+
+
+def stop_signal_in(receiver: socket.socket) -> bool:
+    """Whether one of the signals that were noted and not read yet is to stop the run."""
+    try:
+        return not STOP_SIGNALS.isdisjoint(receiver.recv(4096))
+    except BlockingIOError:  # none was noted
+        return False
+
+
+def announce_cancellation(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Tell Dagster that the run is being cancelled: it takes a signal that nobody announced for a crash."""
+    dagster_run = instance.get_run_by_id(run_id)
+    if dagster_run and dagster_run.status is dg.DagsterRunStatus.STARTED:
+        instance.report_run_canceling(dagster_run, "A signal asks this continuous run to end.")
 
 
 class ContinuousExecutor(InProcessExecutor):
@@ -204,18 +212,16 @@ class ContinuousExecutor(InProcessExecutor):
     ) -> Iterator[dg.DagsterEvent]:
         """The passes. However they end, no pool stays claimed, and a signal to a continuous run cancels it."""
         instance, run_id = job_context.instance, job_context.run_id
-        with signals_noted() as stop_asked:
-            try:
-                # pyspark has put a handler of its own in Dagster's place, which interrupts also where nothing is safe.
-                with capture_interrupts():
+        try:
+            # pyspark has put a handler of its own in Dagster's place, which interrupts also where nothing is safe.
+            with signals_noted() as stop_asked, capture_interrupts():
+                try:
                     yield from self.passes(job_context, execution_plan)
-            finally:
-                dagster_run = instance.get_run_by_id(run_id)
-                asked = self.continuous and (stop_asked() or isinstance(sys.exception(), INTERRUPTS))
-                if asked and dagster_run and dagster_run.status is dg.DagsterRunStatus.STARTED:
-                    # Dagster takes a signal that nobody announced for a crash. Here it is how one stops.
-                    instance.report_run_canceling(dagster_run, "A signal asks this continuous run to end.")
-                instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+                finally:
+                    if self.continuous and (stop_asked() or isinstance(sys.exception(), INTERRUPTS)):
+                        announce_cancellation(instance, run_id)
+        finally:
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
 
 
 def continuous_executor(news: News) -> dg.ExecutorDefinition:
