@@ -1,13 +1,8 @@
 """One pass is Dagster's in-process executor; many are made when there is news, and end when they are told to."""
 
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -15,20 +10,12 @@ import psutil
 import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import create_execution_plan, execute_run_iterator
-from deltalake import DeltaTable
 
 from image_assets.continuous import continuous_executor, interval_seconds
-from image_assets.data.featured_images import featured_images
-from image_assets.data.raw_images import raw_images
-from image_assets.news import NotNow, Ready, news_of_files
-from resources.environments import local, read_settings
-from tests.images import png, put
+from image_assets.news import NotNow, Ready
+from tests.image_assets.runs_apart import PATIENCE_SECONDS, Going, apart, run_here, to_instance
 
-ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 300
-SOON_SECONDS = 60  # a cancelled run ends within, also on a busy machine
 CANCELED = dg.DagsterRunStatus.CANCELED
-POOLS = "concurrency: {pools: {default_limit: 1, granularity: op}}\ntelemetry: {enabled: false}\n"
 
 
 @pytest.mark.parametrize(
@@ -83,88 +70,16 @@ def to_job(folder: Path, executor: dg.ExecutorDefinition | None = None) -> dg.Jo
     return dg.Definitions(assets=[letters, answers], jobs=[job]).resolve_job_def("write")
 
 
-def run_here(job: dg.JobDefinition, instance: dg.DagsterInstance, trigger: str | None = None) -> list[dg.DagsterEvent]:
-    """Run the job in this process, as Dagster runs a job whose run was launched; its events."""
-    config = {"execution": {"config": {"trigger": trigger}}} if trigger else {}
-    dagster_run = instance.create_run_for_job(job, run_config=config)
-    return list(execute_run_iterator(InMemoryJob(job), dagster_run, instance))
-
-
-def to_instance(folder: Path) -> dg.DagsterInstance:
-    """The Dagster instance of a folder, whose pools have one slot."""
-    put(folder, "dagster.yaml", POOLS.encode())
-    return dg.DagsterInstance.from_config(str(folder))
-
-
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     with to_instance(tmp_path) as instance:
         yield instance
 
 
-@contextmanager
-def apart(job: str, folder: Path, trigger: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own that runs the job; killed when it is still there at the end of the block."""
-    program = (
-        f"from pathlib import Path; from {__name__} import *; "
-        f"run_here({job}, to_instance(Path({str(folder)!r})), {trigger!r})"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@dataclass(frozen=True)
-class Going:
-    """A run in a process of its own, the only one of its instance."""
-
-    instance: dg.DagsterInstance
-    process: subprocess.Popen[bytes]
-
-    def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Look again until it is so; the log, when it takes too long."""
-        since = time.monotonic()
-        while not condition():
-            if time.monotonic() - since > PATIENCE_SECONDS or self.process.poll() is not None:
-                pytest.fail(f"{what}: not seen in\n" + "\n".join(self.said()[-30:]))
-            time.sleep(0.1)
-
-    def run_id(self) -> str:
-        return self.instance.get_run_records(limit=1)[0].dagster_run.run_id
-
-    def said(self) -> list[str]:
-        """What the event log says, line by line."""
-        return [entry.user_message for run in self.instance.get_runs() for entry in self.instance.all_logs(run.run_id)]
-
-    def says(self, words: str) -> bool:
-        return any(words in line for line in self.said())
-
-    def passes(self) -> list[str]:
-        return [line for line in self.said() if line.startswith("pass ")]
-
-    def stop(self, by: signal.Signals) -> dg.DagsterRunStatus:
-        """Send the signal; how the run ended, and soon."""
-        since = time.monotonic()
-        self.process.send_signal(by)
-        self.process.wait(PATIENCE_SECONDS)
-        assert time.monotonic() - since < SOON_SECONDS
-        dagster_run = self.instance.get_run_by_id(self.run_id())
-        assert dagster_run is not None
-        return dagster_run.status
-
-    def steps_at_work(self) -> set[str]:
-        """The steps that have a pool."""
-        storage = self.instance.event_log_storage
-        pools = [storage.get_concurrency_info(pool.name) for pool in storage.get_pool_limits()]
-        return {slot.step_key for pool in pools for slot in pool.claimed_slots}
-
-
 @pytest.fixture
 def going(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Going]:
     """The job of `to_job`, which looks every second."""
-    with apart(f"to_job(Path({str(tmp_path)!r}))", tmp_path, "1 second") as process:
+    with apart(__name__, f"to_job(Path({str(tmp_path)!r}))", tmp_path, "1 second") as process:
         yield Going(instance, process)
 
 
@@ -272,41 +187,3 @@ def test_where_nobody_can_look_it_is_said_once_and_tried_again(going: Going, tmp
     (tmp_path / "letter").touch()
     (tmp_path / "down").unlink()
     going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
-
-
-def to_tables_job() -> dg.JobDefinition:
-    """The first tables of ingest_images, on the home that the environment names."""
-    return dg.Definitions(
-        assets=[raw_images, featured_images],
-        jobs=[dg.define_asset_job("ingest_images", executor_def=continuous_executor(news_of_files))],
-        resources=local(read_settings()),
-    ).resolve_job_def("ingest_images")
-
-
-@pytest.mark.spark
-def test_the_tables_follow_the_folder_through_passes_a_cancelled_step_and_another_run(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def rows(table: str) -> Counter[str]:
-        return Counter(DeltaTable(str(tmp_path / "tables" / table)).to_pandas(columns=["path"])["path"])
-
-    monkeypatch.setenv("IMAGE_ASSETS_HOME", str(tmp_path))
-    monkeypatch.setenv("IMAGE_ASSETS_SPARK_MASTER", "local[2]")
-    files = [put(tmp_path / "landing", f"ball/{number}.png", png(number)) for number in range(8)]
-    with apart("to_tables_job()", tmp_path, "1 second") as process:
-        going = Going(instance, process)
-        going.wait_for(going.passes, "a first pass")
-        files.append(put(tmp_path / "landing", "ball/8.png", png(8)))
-        going.wait_for(lambda: len(going.passes()) == 2, "a pass for the new file")
-        assert "featured_images +1" in going.passes()[1]
-        assert len(rows("featured_images")) == 9
-        files += [put(tmp_path / "landing", f"cube/{number}.png", png(number)) for number in range(9, 60)]
-        going.wait_for(lambda: going.steps_at_work() == {"featured_images"}, "a step at work")
-        assert going.stop(signal.SIGTERM) is CANCELED
-        assert going.steps_at_work() == set()
-    with apart("to_tables_job()", tmp_path) as process:
-        assert process.wait(PATIENCE_SECONDS) == 0
-    assert instance.get_runs()[0].status is dg.DagsterRunStatus.SUCCESS
-    expected = Counter(f"file:{file}" for file in files)
-    for table in ("image_files", "raw_images", "featured_images"):
-        assert rows(table) == expected, table
