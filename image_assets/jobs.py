@@ -6,6 +6,7 @@ from image_assets.continuous import continuous_executor
 from image_assets.models.promote_model import promote_model
 from image_assets.news import news_of_files, news_to_predict
 from image_assets.optimize_tables import optimize_tables
+from image_assets.vacuum_tables import vacuum_tables
 
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
@@ -53,5 +54,6 @@ JOBS = (
     predict_images,
     promote_model,
     optimize_tables,
+    vacuum_tables,
     check_assets,
 )

@@ -1,20 +1,17 @@
 """Small files joined into larger ones, where it pays, and what compressing would save."""
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 
 import dagster as dg
 from pydantic import Field
 
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, RAW_IMAGES, REPLAYED_FILES, TABLES
+from image_assets.schemas import TABLES
+from image_assets.table_jobs import for_every_op, pool, records
 from resources.compaction import MEBIBYTE, FileSizes
 from resources.delta_log import TableFiles, table_files
 from resources.delta_tables import DeltaTables
 from resources.recompression import Saving, savings
 from resources.tables import Table
-
-# The pools of those assets that share one; another table's pool has its name.
-WITH_LEDGER = (REPLAYED_FILES, RAW_IMAGES, FEATURED_IMAGES)
-POOLS = {table.name: "image_files" for table in WITH_LEDGER} | {IMAGE_PREDICTIONS.name: "gpu"}
 
 
 class OptimizeConfig(dg.Config):
@@ -82,17 +79,6 @@ def in_words(found: list[Saving]) -> str:
     return ", ".join(f"{saving.share:.0%} of {saving.column} ({saving.codec.lower()})" for saving in worth) or "nothing"
 
 
-def records(rows: list[Optimized]) -> dg.TableMetadataValue:
-    """The rows as Dagster's UI shows a table."""
-    names = [field.name for field in fields(Optimized)]
-    return dg.MetadataValue.table(
-        [dg.TableRecord(dict(zip(names, astuple(row), strict=True))) for row in rows],
-        schema=dg.TableSchema(
-            [dg.TableColumn(field.name, "string" if field.type is str else "int") for field in fields(Optimized)]
-        ),
-    )
-
-
 def to_markdown(row: Optimized, found: list[Saving]) -> str:
     """The row in a sentence, and every column beside what zstd would save of it."""
     lines = [
@@ -114,14 +100,14 @@ def optimize_op(table: Table) -> dg.OpDefinition:
     @dg.op(
         name=f"optimize_{table.name}",
         description=f"Compact {table.name} where it pays.",
-        pool=POOLS.get(table.name, table.name),
+        pool=pool(table),
     )
     def op(context: dg.OpExecutionContext, config: OptimizeConfig, delta_tables: DeltaTables) -> list[Optimized]:
         if table.name not in config.tables:
             return []
         row, found = optimize(delta_tables, table, config)
         report = dg.MetadataValue.md(to_markdown(row, found))
-        context.add_output_metadata({"optimized": records([row]), "report": report})
+        context.add_output_metadata({"optimized": records([row], Optimized), "report": report})
         return [row]
 
     return op
@@ -130,16 +116,13 @@ def optimize_op(table: Table) -> dg.OpDefinition:
 @dg.op
 def report_optimized(context: dg.OpExecutionContext, optimized: list[list[Optimized]]) -> None:
     """What was done to every table, in one table."""
-    context.add_output_metadata({"optimized": records([row for rows in optimized for row in rows])})
+    context.add_output_metadata({"optimized": records([row for rows in optimized for row in rows], Optimized)})
 
 
 @dg.config_mapping
 def every_op(config: OptimizeConfig) -> dg.RunConfig:
     """The same config for the op of every table."""
-    if unknown := set(config.tables) - {table.name for table in TABLES}:
-        known = ", ".join(table.name for table in TABLES)
-        raise ValueError(f"there is no table {', '.join(sorted(unknown))}: expected some of {known}")
-    return dg.RunConfig(ops={f"optimize_{table.name}": config for table in TABLES})
+    return for_every_op("optimize", config)
 
 
 OPS = [optimize_op(table) for table in TABLES]

@@ -4,8 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from resources.parquet_footers import exists
 
 STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
+RETENTION_PROPERTY = "delta.logRetentionDuration"
+# Versions whose log entries are gone cannot be read, whatever files are there; Delta's default is 30 days.
+LOG_RETENTION = "interval 730 days"
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,27 @@ def table_files(uri: str, version: int | None = None) -> TableFiles:
         tuple(DataFile(f"{root}/{path}", size) for path, size, _ in newest_first),
         table.metadata().configuration.get(STATISTICS_PROPERTY) or "",
     )
+
+
+def keep_log(log: DeltaTable) -> None:
+    """Let the log of a table that was made without a retention of its own live as long as that of a new one."""
+    if RETENTION_PROPERTY in log.metadata().configuration:
+        return
+    try:
+        log.alter.set_table_properties({RETENTION_PROPERTY: LOG_RETENTION})
+    except CommitFailedError:  # where another process has said so meanwhile, all is well
+        log.update_incremental()
+        if RETENTION_PROPERTY not in log.metadata().configuration:
+            raise
+
+
+def why_unreadable(uri: str, version: int) -> str:
+    """Why a version of the table at `uri` cannot be read any longer; empty when it can."""
+    if not DeltaTable.is_deltatable(uri):
+        return "there is no such table"
+    try:
+        files = table_files(uri, version).files
+    except DeltaError:
+        return "its log does not hold the version"
+    gone = sum(not exists(file.url) for file in files)
+    return f"{gone} of its {len(files)} files are gone" if gone else ""

@@ -7,24 +7,26 @@ from typing import Any
 
 import dagster as dg
 from dagster_pyspark import PySparkResource
-from fsspec.core import url_to_fs
+from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from resources.arrow_rows import Row, SetAside
 from resources.compaction import Compaction, FileSizes, advise
-from resources.delta_log import table_files
+from resources.delta_log import table_files, why_unreadable
 from resources.new_rows import NewRows, Task
 from resources.parquet_files import WrittenFile
 from resources.parquet_layout import file_layout, parquet_settings, session_settings
 from resources.spark_session import cached
+from resources.stream_position import StreamPosition, forget_stream, stream_position
 from resources.tables import Change, Snapshot, Table
 from resources.thin_tables import FILES, RECENT_COMMITS, ThinTables
 
 Metadata = dg.MetadataValue | str | int | float
 
 FILE_SIZES = FileSizes()
-SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}  # operations that change none
+# Operations that change none; columns are added by delta-rs, or by Spark.
+SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "ADD COLUMNS"}
 
 
 def changes_rows(commit: Mapping[str, Any]) -> bool:
@@ -49,6 +51,13 @@ class DeltaTables(dg.ConfigurableResource):
     pyspark: dg.ResourceDependency[PySparkResource]
     root: str
     checkpoints: str
+    pinned: dict[str, int] | None = Field(
+        default=None, description="Tables, and the Delta versions at which they are read; nothing is written then."
+    )
+
+    def as_of(self, versions: Mapping[str, int]) -> "DeltaTables":
+        """The tables as they were at these Delta versions, by name: to be read only, and no others."""
+        return DeltaTables(pyspark=self.pyspark, root=self.root, checkpoints=self.checkpoints, pinned=dict(versions))
 
     @property
     def spark(self) -> SparkSession:
@@ -58,19 +67,22 @@ class DeltaTables(dg.ConfigurableResource):
     @property
     def thin(self) -> ThinTables:
         """The same tables, read without Spark."""
-        return ThinTables(root=self.root)
+        return ThinTables(root=self.root, pinned=self.pinned)
 
     def uri(self, table: Table) -> str:
         """Where the table lies, for any Delta reader."""
         return self.thin.uri(table)
 
     def create(self, table: Table) -> None:
-        """Make the table, empty, where it does not exist yet."""
+        """Make the table, empty, where it does not exist yet; one that was made with fewer columns gets the others."""
         self.thin.create(table)
 
     def read(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, as they are now or as they were at a Delta version."""
-        self.create(table)
+        pinned = self.thin.version_to_read(table)
+        if pinned is None:
+            self.create(table)
+        version = pinned if version is None else version
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
@@ -199,6 +211,10 @@ class DeltaTables(dg.ConfigurableResource):
         finally:
             query.stop()  # Spark would go on writing for a run that was interrupted, when another may have the pool
 
+    def stream_position(self, checkpoint: str) -> StreamPosition | None:
+        """Where the stream of this checkpoint goes on; None where it does not."""
+        return stream_position(f"{self.checkpoints}/{checkpoint}")
+
     def follow(
         self,
         upstream: Table,
@@ -211,14 +227,15 @@ class DeltaTables(dg.ConfigurableResource):
         """Append to `into` what `by` makes of the rows that `upstream` got since last time.
 
         `only` names a part of the table that follows by itself, by the values of some of its keys: a new
-        value starts at upstream's first row.
+        value starts at upstream's first row. So does a stream that needs files or log entries which are gone.
         """
         only = only or {}
         checkpoint = "/".join([into.name, *map(str, only.values())])
         before = self.snapshot(into)
         known = None
-        if not self._is_followed(checkpoint):
-            # Without its checkpoint the stream starts from the first row: what is there already is left out.
+        if not self._can_go_on(upstream, checkpoint):
+            forget_stream(f"{self.checkpoints}/{checkpoint}")
+            # The stream starts from the first row: what is there already is left out.
             there = reduce(lambda rows, key: rows.where(F.col(key) == F.lit(only[key])), only, self.read(into))
             known = there.select([key for key in into.keys if key not in only])
 
@@ -239,6 +256,7 @@ class DeltaTables(dg.ConfigurableResource):
         """Join small files into larger ones, where it pays; the rows stay as they are."""
         from delta.tables import DeltaTable
 
+        self.thin.require_writable()
         compaction = self.compaction(table, limits)
         if not compaction.pays:
             return
@@ -268,6 +286,8 @@ class DeltaTables(dg.ConfigurableResource):
                 return found
         return commits[-1]  # what changed rows is so long ago that the log no longer tells
 
-    def _is_followed(self, checkpoint: str) -> bool:
-        system, path = url_to_fs(f"{self.checkpoints}/{checkpoint}/metadata")
-        return system.exists(path)
+    def _can_go_on(self, upstream: Table, checkpoint: str) -> bool:
+        position = self.stream_position(checkpoint)
+        if position is None or not self.thin.tells_since(upstream, position.version - 1):
+            return False
+        return not position.whole or not why_unreadable(self.uri(upstream), position.version)

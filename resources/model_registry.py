@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 SERVING_STAGE = "Production"
-STAGES = ("None", "Staging", SERVING_STAGE, "Archived")
+ARCHIVED_STAGE = "Archived"
+STAGES = ("None", "Staging", SERVING_STAGE, ARCHIVED_STAGE)
 ALIASES = {"Staging": "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
 ANSWER_SECONDS = 5
 VERSIONS_PER_PAGE = 100
@@ -42,6 +43,11 @@ class ModelVersion:
     mlflow_run_id: str
     uri: str
     tags: dict[str, str]
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still be asked for: it is not archived, or an alias names it."""
+        return self.stage != ARCHIVED_STAGE or bool(self.aliases)
 
 
 class ModelRegistry(dg.ConfigurableResource):

@@ -34,7 +34,8 @@ class NewRows:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """The columns of all rows, without tasks: for thin ones."""
         parts = list(self.tables(columns, 0, 1))
-        return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.null()) for name in columns})
+        none = pa.table({name: pa.nulls(0) for name in columns})
+        return pa.concat_tables([none, *parts], promote_options="default")
 
     def rows(self, columns: Sequence[str], part: int, of: int) -> Iterator[Row]:
         """The columns of the rows of one of so many parts, a row group after the other."""
@@ -58,6 +59,9 @@ class NewRows:
             if not any(chosen):
                 return None
         rows = parquet.read_row_group(group, list(columns), use_threads=False)
+        for name in columns:
+            if name not in rows.column_names:  # the file is older than the column
+                rows = rows.append_column(name, pa.nulls(len(rows)))
         return rows if chosen is None else rows.filter(pa.array(chosen))
 
     def _is_chosen(self, key: Key) -> bool:

@@ -38,6 +38,13 @@ def exists(file: str) -> bool:
     return system.get_file_info(path).type == pafs.FileType.File
 
 
+def file_sizes(folder: str) -> dict[str, int]:
+    """The names of the files directly in a folder, and their sizes in bytes."""
+    system, path = located(folder)
+    found = system.get_file_info(pafs.FileSelector(path))
+    return {file.base_name: file.size for file in found if file.type == pafs.FileType.File}
+
+
 def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
     """What the footers say of every row group of the files."""
     for file in files:

@@ -10,13 +10,15 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions
+from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from resources.delta_log import STATISTICS_PROPERTY, DataFile, table_files
+from resources.delta_columns import add_columns, make
+from resources.delta_log import DataFile, keep_log, table_files
 from resources.new_rows import Key, NewRows
 from resources.parquet_files import WrittenFile
 from resources.parquet_footers import exists, open_parquet
@@ -34,24 +36,46 @@ class ThinTables(dg.ConfigurableResource):
     """The Delta tables of one home; image bytes are left to Spark, but for a few rows to look at."""
 
     root: str
+    pinned: dict[str, int] | None = Field(
+        default=None, description="Tables, and the Delta versions at which they are read; nothing is written then."
+    )
 
     def uri(self, table: Table) -> str:
         """Where the table lies, for any Delta reader."""
         return f"{self.root}/{table.name}"
 
+    def version_to_read(self, table: Table) -> int | None:
+        """The Delta version that the table is pinned at; None for the newest."""
+        if self.pinned is None:
+            return None
+        if table.name not in self.pinned:
+            raise ValueError(f"{table.name} is not pinned at a Delta version: {', '.join(self.pinned) or 'none'} are")
+        return self.pinned[table.name]
+
+    def require_writable(self) -> None:
+        """PermissionError where tables are pinned at versions of before."""
+        if self.pinned is not None:
+            raise PermissionError(f"tables pinned at Delta versions are only read: {self.pinned}")
+
     def create(self, table: Table) -> None:
-        """Make the table, empty, where it does not exist yet."""
-        if not DeltaTable.is_deltatable(self.uri(table)):
-            DeltaTable.create(
-                self.uri(table),
-                schema=Schema.from_json(table.columns.json()),
-                mode="ignore",
-                configuration={STATISTICS_PROPERTY: ",".join(table.statistics_columns)},
-            )
+        """Make the table, empty, where it does not exist yet.
+
+        One that was made with fewer columns gets the others, and its log is kept as long as that of a new one.
+        """
+        self.require_writable()
+        try:
+            log = DeltaTable(self.uri(table), without_files=True)
+        except TableNotFoundError:
+            make(self.uri(table), table)
+        else:
+            keep_log(log)
+            add_columns(log, table)
 
     def history(self, table: Table, limit: int | None = None) -> list[dict[str, Any]]:
         """The newest commits, newest first."""
-        return self._open(table).history(limit)
+        log = self._open(table)
+        commits = log.history(limit if self.pinned is None else None)  # it also tells what came after its version
+        return [commit for commit in commits if commit["version"] <= log.version()][:limit]
 
     def snapshot(self, table: Table) -> Snapshot:
         """How many rows the table has, and at which version, from its log."""
@@ -59,14 +83,20 @@ class ThinTables(dg.ConfigurableResource):
         return Snapshot(rows=log.count(), version=log.version())
 
     def read(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
-        """The columns of all rows as they are now, or of some; no rows where there is no table yet."""
+        """The columns of all rows as they are now, or of some; no rows where there is no table yet.
+
+        A column that the table was made without is null.
+        """
         try:
-            log = DeltaTable(self.uri(table))
+            log = DeltaTable(self.uri(table), version=self.version_to_read(table))
         except TableNotFoundError:
+            if self.pinned is not None:
+                raise
             return to_arrow_schema(table.columns).empty_table().select(columns)
+        promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
         # Threads that read a delta-rs file system are still at work when Python ends, and abort it (pyarrow 14).
         unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
-        return log.to_pyarrow_dataset().scanner(columns=list(columns), filter=where, **unthreaded).to_table()
+        return promised.scanner(columns=list(columns), filter=where, **unthreaded).to_table()
 
     def read_keys(self, table: Table, where: pc.Expression | None = None) -> frozenset[Key]:
         """The keys of all rows, or of some, in the order of the table's keys."""
@@ -87,7 +117,7 @@ class ThinTables(dg.ConfigurableResource):
         for file in self.newest_files(table, before):
             with open_parquet(file) as parquet:
                 for batch in parquet.iter_batches(limit, columns=list(columns), use_threads=False):
-                    rows += batch.to_pylist()
+                    rows += [{**dict.fromkeys(columns), **row} for row in batch.to_pylist()]
                     if len(rows) >= limit:
                         return rows[:limit]
         return rows
@@ -128,7 +158,7 @@ class ThinTables(dg.ConfigurableResource):
     def all_rows(self, upstream: Table, into: Table, wanted: Iterable[Key]) -> NewRows:
         """The rows of `upstream` with these keys that `into` lacks, wherever they lie."""
         skipped = self.read_keys(into, pc.field(into.keys[0]).isin([key[0] for key in wanted]))
-        files = tuple(file.url for file in table_files(self.uri(upstream)).files)
+        files = tuple(file.url for file in table_files(self.uri(upstream), self.version_to_read(upstream)).files)
         return NewRows(files, None, into.keys, skipped, frozenset(wanted))
 
     def followed_version(self, upstream: Table, into: Table) -> int | None:
@@ -139,14 +169,25 @@ class ThinTables(dg.ConfigurableResource):
                     return int(commit[VERSION])
         return None
 
-    def _added_files(self, table: Table, after: int) -> Added | None:
-        """The files that each later version added with new rows; None when the log or a file is gone."""
+    def versions_with_new_rows(self, table: Table, after: int) -> list[int] | None:
+        """The later versions that added rows, oldest first; None when the log no longer tells."""
         log = self._open(table)
         commits = log.history(log.version() - after) if log.version() > after else []
         if len(commits) < log.version() - after:
             return None
+        return sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN)
+
+    def tells_since(self, table: Table, version: int) -> bool:
+        """Whether log and files still tell which rows later versions added."""
+        return self._added_files(table, version) is not None
+
+    def _added_files(self, table: Table, after: int) -> Added | None:
+        """The files that each later version added with new rows; None when the log or a file is gone."""
+        versions = self.versions_with_new_rows(table, after)
+        if versions is None:
+            return None
         found: Added = []
-        for version in sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN):
+        for version in versions:
             now, before = (set(table_files(self.uri(table), version - back).files) for back in (0, 1))
             found.append((version, sorted(now - before, key=lambda file: file.url)))
         gone = any(not exists(file.url) for _, files in found for file in files)
@@ -160,7 +201,7 @@ class ThinTables(dg.ConfigurableResource):
         The commit says up to which version of an upstream the table follows now. No files and no such version: no
         commit.
         """
-        log = self._open(table)
+        log = self._open_to_write(table)
         upstream, version = follows or (None, None)
         if not files and version is None:
             return log.version()
@@ -178,7 +219,7 @@ class ThinTables(dg.ConfigurableResource):
         self, rows: pa.Table, table: Table, *, updates: Mapping[str, str], transaction: tuple[str, int] | None = None
     ) -> None:
         """Insert the rows whose keys are new; where they are there, update by expressions of `old` and `new`."""
-        merge = self._open(table).merge(
+        merge = self._open_to_write(table).merge(
             rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
             " AND ".join(f"old.{key} = new.{key}" for key in table.keys),
             source_alias="new",
@@ -190,7 +231,14 @@ class ThinTables(dg.ConfigurableResource):
 
     def _open(self, table: Table) -> DeltaTable:
         try:
-            return DeltaTable(self.uri(table))
+            return DeltaTable(self.uri(table), version=self.version_to_read(table))
         except TableNotFoundError:
+            if self.pinned is not None:
+                raise
             self.create(table)
             return DeltaTable(self.uri(table))
+
+    def _open_to_write(self, table: Table) -> DeltaTable:
+        self.require_writable()
+        log = self._open(table)
+        return self._open(table) if add_columns(log, table) else log

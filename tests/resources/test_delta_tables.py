@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
 
@@ -17,6 +18,7 @@ from resources.delta_tables import DeltaTables
 from resources.new_rows import NewRows
 from resources.parquet_files import WrittenFile
 from resources.parquet_footers import codecs
+from resources.stream_position import StreamPosition
 from resources.tables import Table
 
 pytestmark = pytest.mark.spark
@@ -82,6 +84,51 @@ def test_a_table_follows_another_without_loss_or_repetition(delta_tables: DeltaT
     assert names(delta_tables, BOUQUETS) == ["daisy", "lily", "rose", "tulip"]
 
 
+def test_a_stream_whose_files_are_gone_compares_rows_by_their_keys(delta_tables: DeltaTables, home: Path) -> None:
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    assert delta_tables.stream_position("bouquets") is None
+    assert follow(delta_tables) == 1
+    position = delta_tables.stream_position("bouquets")
+    assert position == StreamPosition(version=delta_tables.version(FLOWERS) + 1, whole=False)
+    for name in ("daisy", "tulip"):
+        delta_tables.append(flowers(delta_tables, name), FLOWERS)
+    log = DeltaTable(delta_tables.uri(FLOWERS))
+    log.optimize.compact()
+    log.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    assert follow(delta_tables) == 2
+    assert follow(delta_tables) == 0
+    assert names(delta_tables, BOUQUETS) == ["daisy", "rose", "tulip"]
+
+
+def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: DeltaTables) -> None:
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    before, changed = delta_tables.snapshot(FLOWERS), delta_tables.last_change(FLOWERS)
+    delta_tables.append(flowers(delta_tables, "daisy"), FLOWERS)
+    pinned = delta_tables.as_of({"flowers": before.version})
+    assert names(pinned, FLOWERS) == ["rose"]
+    assert pinned.thin.read_keys(FLOWERS) == {("rose",)}
+    assert (pinned.version(FLOWERS), pinned.snapshot(FLOWERS)) == (before.version, before)
+    assert pinned.last_change(FLOWERS) == changed
+    assert names(delta_tables, FLOWERS) == ["daisy", "rose"]
+    for write in (
+        lambda: pinned.append(flowers(delta_tables, "lily"), FLOWERS),
+        lambda: pinned.overwrite(flowers(delta_tables, "lily"), FLOWERS),
+        lambda: pinned.merge(flowers(delta_tables, "lily"), FLOWERS),
+        lambda: pinned.compact(FLOWERS),
+        lambda: pinned.create(BOUQUETS),
+        lambda: pinned.thin.append_files(FLOWERS, []),
+        lambda: pinned.thin.merge(pinned.thin.read(FLOWERS, FOLLOWED), FLOWERS, updates={}),
+    ):
+        with pytest.raises(PermissionError, match=r"only read: \{'flowers': 1\}"):
+            write()
+    for read in (pinned.read, pinned.version, lambda table: pinned.thin.read(table, FOLLOWED)):
+        with pytest.raises(ValueError, match="bouquets is not pinned at a Delta version: flowers are"):
+            read(BOUQUETS)
+    with pytest.raises(DeltaError):
+        delta_tables.as_of({"flowers": 99}).thin.read(FLOWERS, FOLLOWED)
+    assert delta_tables.version(FLOWERS) == before.version + 1
+
+
 def test_tasks_write_rows_themselves_and_set_others_aside(delta_tables: DeltaTables) -> None:
     aside = []
 
@@ -107,6 +154,38 @@ def test_tasks_write_rows_themselves_and_set_others_aside(delta_tables: DeltaTab
     assert follow_by_tasks() == 1
     assert names(delta_tables, BOUQUETS) == ["daisy", "lily", "tulip"]
     assert codecs(delta_tables.read(BOUQUETS).inputFiles(), "content") == {"UNCOMPRESSED"}
+
+
+def test_tables_that_were_made_with_fewer_columns_are_followed_read_and_written(delta_tables: DeltaTables) -> None:
+    of_old = [Table(table.name, ("name",), StructType(COLUMNS.fields[:1])) for table in (FLOWERS, BOUQUETS)]
+    rose = delta_tables.spark.createDataFrame([("rose",)], "name string")
+    delta_tables.append(rose, of_old[0])
+    delta_tables.follow(of_old[0], ["name"], of_old[1], by=lambda rows: rows)
+    changed = delta_tables.last_change(BOUQUETS)
+    delta_tables.append(flowers(delta_tables, "daisy", number=2), FLOWERS)
+    delta_tables.create(BOUQUETS)
+    assert delta_tables.last_change(BOUQUETS) == changed, "a column more changes no row"
+    assert follow(delta_tables) == 1
+    delta_tables.merge(flowers(delta_tables, "rose", number=3), BOUQUETS)
+    found = {
+        table: sorted(delta_tables.read(table).select("name", "number").collect()) for table in (FLOWERS, BOUQUETS)
+    }
+    assert found == {FLOWERS: [("daisy", 2), ("rose", None)], BOUQUETS: [("daisy", 2), ("rose", 3)]}
+
+
+def test_tasks_follow_tables_that_were_made_with_fewer_columns(delta_tables: DeltaTables) -> None:
+    of_old = [Table(table.name, ("name",), StructType(COLUMNS.fields[:1])) for table in (FLOWERS, BOUQUETS)]
+    delta_tables.append(delta_tables.spark.createDataFrame([("rose",)], "name string"), of_old[0])
+    delta_tables.create(of_old[1])
+
+    def pick(new: NewRows) -> list[WrittenFile]:
+        assert new.read(FOLLOWED).num_rows == 2
+        return delta_tables.write_by_tasks(new, FOLLOWED, BOUQUETS, by=lambda rows: rows).files
+
+    delta_tables.append(flowers(delta_tables, "daisy"), FLOWERS)
+    assert delta_tables.follow_by_tasks(FLOWERS, BOUQUETS, by=pick).rows_added == 2
+    rows = delta_tables.read(BOUQUETS).select("name", "number").collect()
+    assert sorted(rows) == [("daisy", 1), ("rose", None)]
 
 
 def test_a_part_of_a_table_follows_by_itself(delta_tables: DeltaTables, home: Path) -> None:

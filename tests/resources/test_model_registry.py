@@ -10,7 +10,6 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from resources.mlflow_tracking import create_store
 from resources.model_registry import (
     VERSIONS_PER_PAGE,
     ModelRegistry,
@@ -36,13 +35,11 @@ set_model(Classifier())
 
 
 @pytest.fixture(scope="session")
-def store_with_a_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def store_with_a_model(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, str, str]:
     """A store with one logged model, its URI and its run. MLflow takes seconds to make one, so the tests copy it."""
     folder = tmp_path_factory.mktemp("store_with_a_model")
     (folder / "classifier.py").write_text(dedent(CLASSIFIER))
-    empty = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
-    create_store(f"sqlite:///{empty}")
-    shutil.copy(empty, folder / "mlflow.db")
+    shutil.copy(empty_store, folder / "mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("image_assets", (folder / "artifacts").as_uri()))
     with mlflow.start_run() as run:

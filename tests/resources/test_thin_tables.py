@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType, TimestampType
 
 from resources import parquet_files
-from resources.delta_log import table_files
+from resources.delta_log import RETENTION_PROPERTY, table_files, why_unreadable
 from resources.parquet_files import write_files
 from resources.parquet_footers import codecs, column_chunks
 from resources.parquet_layout import file_layout
@@ -171,6 +173,102 @@ def test_the_rows_that_came_since_a_version_are_those_of_appends(thin_tables: Th
     since = [sorted(thin_tables.added_since(SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
     assert since == [["cowrie", "limpet", "whelk"], ["limpet", "whelk"], [], []]
     assert first == 1
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_versions_stay_readable_though_logs_are_cleaned_up(thin_tables: ThinTables, made_before: bool) -> None:
+    if made_before:
+        DeltaTable.create(thin_tables.uri(SHELLS), schema=Schema.from_json(SHELLS.columns.json()))
+        thin_tables.create(SHELLS)
+    first = add(thin_tables, shell("cowrie"))
+    add(thin_tables, shell("whelk"))
+    log = DeltaTable(thin_tables.uri(SHELLS))
+    log.create_checkpoint()
+    add(thin_tables, shell("limpet"))
+    long_ago = time.time() - 700 * 24 * 3600
+    for entry in Path(thin_tables.uri(SHELLS), "_delta_log").iterdir():
+        os.utime(entry, (long_ago, long_ago))
+    DeltaTable(thin_tables.uri(SHELLS)).cleanup_metadata()
+    assert why_unreadable(thin_tables.uri(SHELLS), first) == ""
+    assert DeltaTable(thin_tables.uri(SHELLS), version=first).to_pyarrow_table()["name"].to_pylist() == ["cowrie"]
+
+
+def test_how_long_a_person_wants_a_log_to_live_stays(thin_tables: ThinTables) -> None:
+    theirs = {RETENTION_PROPERTY: "interval 9000 days"}
+    DeltaTable.create(thin_tables.uri(SHELLS), Schema.from_json(SHELLS.columns.json()), configuration=theirs)
+    for _ in range(2):
+        thin_tables.create(SHELLS)
+    assert DeltaTable(thin_tables.uri(SHELLS)).metadata().configuration == theirs
+    assert thin_tables.snapshot(SHELLS).version == 0, "and there is no commit for nothing"
+
+
+def test_why_a_version_cannot_be_read_is_told(thin_tables: ThinTables) -> None:
+    uri = thin_tables.uri(SHELLS)
+    assert why_unreadable(uri, 0) == "there is no such table"
+    add(thin_tables, shell("cowrie"))
+    version = add(thin_tables, shell("whelk"))
+    assert why_unreadable(uri, version) == ""
+    assert why_unreadable(uri, version + 1) == "its log does not hold the version"
+    next(Path(uri).glob("*.parquet")).unlink()
+    assert why_unreadable(uri, version) == "1 of its 2 files are gone"
+
+
+@pytest.fixture
+def older(thin_tables: ThinTables) -> ThinTables:
+    """A table of shells that was made when they had a name and nothing else, with one row."""
+    of_old = Table("shells", keys=("name",), columns=StructType(SHELLS.columns.fields[:1]))
+    thin_tables.create(of_old)
+    files = list(write_files([{"name": "cowrie"}], thin_tables.uri(of_old), file_layout(of_old)))
+    thin_tables.append_files(of_old, files)
+    return thin_tables
+
+
+def columns(thin_tables: ThinTables) -> list[str]:
+    return [field.name for field in DeltaTable(thin_tables.uri(SHELLS)).schema().fields]
+
+
+def test_a_table_that_was_made_with_fewer_columns_gets_the_others_once(older: ThinTables) -> None:
+    for _ in range(3):
+        older.create(SHELLS)
+        assert columns(older) == SHELLS.columns.fieldNames()
+    assert [commit["operation"] for commit in older.history(SHELLS)[:3]] == ["SET TBLPROPERTIES", "ADD COLUMN", "WRITE"]
+    assert table_files(older.uri(SHELLS)).statistics_columns == "name,number,seen"
+    assert older.read(SHELLS, ["name", "content"]).to_pylist() == [{"name": "cowrie", "content": None}]
+
+
+def test_a_column_that_a_table_lacks_is_read_as_null_and_reading_adds_none(older: ThinTables) -> None:
+    version = older.snapshot(SHELLS).version
+    assert older.read(SHELLS, ["number", "name"]).to_pylist() == [{"number": None, "name": "cowrie"}]
+    assert older.read(SHELLS, ["name"], pc.field("number") > 1).num_rows == 0
+    assert older.newest(SHELLS, Snapshot(0, 0), ["name", "number"], 1) == [{"name": "cowrie", "number": None}]
+    assert follow(older) == [["cowrie"]]
+    assert older.read(NECKLACES, ["name", "number"]).to_pylist() == [{"name": "cowrie", "number": None}]
+    assert (older.snapshot(SHELLS).version, columns(older)) == (version, ["name"])
+
+
+@pytest.mark.parametrize("writer", ["files", "merge"])
+def test_writers_add_the_columns_that_a_table_lacks(older: ThinTables, writer: str) -> None:
+    follow(older)
+    if writer == "files":
+        older.append_files(SHELLS, list(write_files([shell("whelk", 7)], older.uri(SHELLS), file_layout(SHELLS))))
+        assert follow(older) == [["whelk"]]
+    else:
+        older.merge(pa.Table.from_pylist([shell("whelk", 7), shell("cowrie", 8)]), SHELLS, updates={"seen": "new.seen"})
+    rows = older.read(SHELLS, ["name", "number", "content"]).sort_by("name").to_pylist()
+    assert rows == [
+        {"name": "cowrie", "number": None, "content": None},
+        {"name": "whelk", "number": 7, "content": b"\x00" * 500},
+    ]
+
+
+def test_several_processes_may_add_the_columns_at_once(tmp_path: Path) -> None:
+    of_old = Table("shells", keys=("name",), columns=StructType(SHELLS.columns.fields[:1]))
+    for number in range(5):
+        thin_tables = ThinTables(root=str(tmp_path / str(number)))
+        thin_tables.create(of_old)
+        with ThreadPoolExecutor(4) as processes:
+            list(processes.map(thin_tables.create, [SHELLS] * 4))
+        assert columns(thin_tables) == SHELLS.columns.fieldNames()
 
 
 def test_a_process_that_read_a_table_ends_as_it_should(thin_tables: ThinTables) -> None:
