@@ -4,13 +4,11 @@ Items go one by one through a pipe: which of them crashed or hung is known witho
 is under way, which no general pool of processes tells of a chunk of items.
 """
 
-import ctypes
 import faulthandler
 import os
 import pickle
 import resource
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
+from resources.child_process import end_with
+
 FORK = get_context("fork")  # starts in milliseconds, with the decoders loaded already
 
 Item = TypeVar("Item")
@@ -101,7 +100,7 @@ class GuardedProcess(Generic[Item, Answer]):
 def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int) -> None:
     """Answer items until the caller closes the pipe or ends."""
     callers_end.close()
-    _end_with(caller)
+    end_with(caller)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.disable()  # the caller tells of a crash
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,14 +129,6 @@ def _answer(function: Callable, received: bytes, memory_bytes: int) -> object:
     except Exception as error:  # noqa: BLE001 - it rises in the caller
         error.add_note("".join(traceback.format_exception(error)))
         return error
-
-
-def _end_with(caller: int) -> None:
-    """Let this process end when the caller does, however that ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != caller:  # it had ended before
-        os._exit(0)
 
 
 def _address_space() -> int:

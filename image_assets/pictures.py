@@ -65,7 +65,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
     figure = Figure(figsize=(9, 3.6), dpi=DOTS_PER_INCH, layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _draw_curves(axes, history, name)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
@@ -92,7 +92,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> 
         for (row, column), count in np.ndenumerate(cells):
             color = "white" if shares[row, column] > 0.5 else "#222222" if count else "#bbbbbb"
             axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=size)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def distributions(
@@ -118,7 +118,7 @@ def distributions(
         each.spines[["top", "right"]].set_visible(False)
         each.set_axisbelow(True)
         each.grid(axis="y", alpha=0.3)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def _draw_sizes(axes: "Axes", sizes: Mapping[tuple[float, float], int]) -> None:
@@ -253,7 +253,8 @@ def _nothing() -> Image.Image:
     return sheet
 
 
-def _to_png(figure: "Figure") -> bytes:
+def to_png(figure: "Figure") -> bytes:
+    """A figure as a small PNG."""
     drawn, picture = BytesIO(), BytesIO()
     figure.savefig(drawn, format="png")
     # 256 colors are enough for lines and letters, and take a third of the bytes.

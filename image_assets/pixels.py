@@ -97,11 +97,34 @@ class Header:
 class Features(Header):
     """What can be read off an image by decoding all of it.
 
-    `decode_warning` is what the strict decoder objects to in an image that could be decoded nevertheless.
+    `mirrored_hash` is the perceptual hash of the image with left and right exchanged; `decode_warning` is what the
+    strict decoder objects to in an image that could be decoded nevertheless.
     """
 
     perceptual_hash: str
+    mirrored_hash: str
     decode_warning: str | None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image, by shares of its width and height, and whether it is mirrored."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    mirrored: bool = False
+
+    def resized(self, image: Image.Image, side_pixels: int) -> Image.Image:
+        """The part as a square, resized with antialiasing."""
+        width, height = image.size
+        box = (self.left * width, self.top * height, self.right * width, self.bottom * height)
+        square = image.resize((side_pixels, side_pixels), Image.Resampling.BILINEAR, box=box)
+        return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else square
+
+
+WHOLE = Crop(0, 0, 1, 1)
 
 
 def format_of(start: bytes) -> str | None:
@@ -117,11 +140,11 @@ def to_header(content: bytes) -> Header:
 
 
 def to_features(content: bytes) -> Features:
-    """The image's header and perceptual hash, after a strict decode of the whole image."""
+    """The image's header and perceptual hashes, after a strict decode of the whole image."""
     header, gray, warning = _decoded(content, "L")
-    # The hash looks at 32 x 32 pixels: turning those is cheaper than turning the image, and comes to the same.
-    gray = _upright(gray.resize((32, 32), Image.Resampling.LANCZOS), header)
-    return Features(**asdict(header), perceptual_hash=_hash(gray), decode_warning=warning or _checksum_warning(content))
+    # The hashes look at 32 x 32 pixels: turning those is cheaper than turning the image, and comes to the same.
+    gray = _upright(_to_hashed_size(gray), header)
+    return _features(header, gray, warning or _checksum_warning(content))
 
 
 def to_file_features(file: BinaryIO) -> Features:
@@ -129,7 +152,8 @@ def to_file_features(file: BinaryIO) -> Features:
     with _opened(file, max_pixels=None) as image:
         header = _header(image)
     with Image.open(BytesIO(to_smaller(file, 512))) as small:
-        return Features(**asdict(header), perceptual_hash=_hash(small.convert("L")), decode_warning=None)
+        gray = _to_hashed_size(small.convert("L"))
+    return _features(header, gray, None)
 
 
 def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
@@ -163,11 +187,20 @@ def _require_end(file: BinaryIO, header: Header) -> None:
         raise _undecodable(header, f"it does not end with {end!r}: it was cut off")
 
 
-def to_pixels(content: bytes, side_pixels: int) -> np.ndarray:
-    """The upright image as RGB, (side, side, 3) uint8, resized with antialiasing; the aspect is not kept."""
+def to_pixels(
+    content: bytes, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", crop: Crop | None = None
+) -> np.ndarray:
+    """The upright image as RGB, (side, side, 3) uint8, resized with antialiasing; the aspect is not kept.
+
+    In gray the three channels are equal, and the same for an image as for what `to_grayscale` makes of it.
+    """
+    part = crop or WHOLE
+    if color == "gray":  # decoded whole and turned first, as `to_grayscale` does
+        header, image, _ = _decoded(content, "L")
+        gray = part.resized(_upright(image, header), side_pixels)
+        return np.repeat(np.array(gray)[:, :, None], 3, axis=2)
     header, image, _ = _decoded(content, "RGB", least_side_pixels=2 * side_pixels)
-    image = image.resize((side_pixels, side_pixels), Image.Resampling.BILINEAR)
-    return np.array(_upright(image, header))
+    return np.array(_upright(part.resized(image, side_pixels), header))
 
 
 def to_grayscale(content: bytes) -> bytes:
@@ -229,10 +262,21 @@ def _remedy(error: Exception | str) -> str:
     return "save the image without its texts" if _reason(error) == "decompression_bomb" else "copy the file again"
 
 
-def _hash(gray: Image.Image) -> str:
+def _to_hashed_size(gray: Image.Image) -> Image.Image:
+    return gray.resize((32, 32), Image.Resampling.LANCZOS)
+
+
+def _features(header: Header, upright: Image.Image, decode_warning: str | None) -> Features:
+    """The header and the perceptual hashes of the upright image, which is gray and of the size that is hashed."""
     import imagehash
 
-    return str(imagehash.phash(gray))
+    mirrored = upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return Features(
+        **asdict(header),
+        perceptual_hash=str(imagehash.phash(upright)),
+        mirrored_hash=str(imagehash.phash(mirrored)),
+        decode_warning=decode_warning,
+    )
 
 
 def _header(image: ImageFile.ImageFile) -> Header:

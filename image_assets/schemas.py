@@ -31,6 +31,12 @@ CONTENT = _column("content", BinaryType(), "The image file's bytes; null above t
 LABEL = _column("label", StringType(), "The sub-folder of the landing folder; null directly in it.")
 LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
 MODEL_VERSION = _column("model_version", IntegerType(), "The registered model version that says so.")
+PERCEPTUAL_HASH = _column(
+    "perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal; near duplicates differ little."
+)
+MIRRORED_HASH = _column(
+    "mirrored_hash", StringType(), "The same of the image mirrored; null where it was taken in without."
+)
 FRAMEWORK = _column("framework", StringType(), "What the version was trained in: tensorflow or torch.")
 
 IMAGE_FILES = Table(
@@ -107,9 +113,8 @@ FEATURED_IMAGES = Table(
             _column("mode", StringType(), "Pillow's name for the pixels' kind, such as RGB."),
             _column("format", StringType(), "The file format, such as JPEG."),
             _column("orientation", IntegerType(), "EXIF orientation, 1 to 8; 1 is upright."),
-            _column(
-                "perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal; near duplicates differ little."
-            ),
+            PERCEPTUAL_HASH,
+            MIRRORED_HASH,
             _column("decode_warning", StringType(), "What the strict decoder objected to, where another one read it."),
             LENGTH,
             MODIFICATION_TIME,
@@ -146,12 +151,24 @@ IMAGE_SPLITS = Table(
             IMAGE_ID,
             LABEL,
             LABEL_INDEX,
-            _column("perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal."),
+            PERCEPTUAL_HASH,
+            MIRRORED_HASH,
             _column("duplicate_group", StringType(), "The same for near duplicates: the first member's image_id."),
             _column("split", StringType(), "training, validation or test; null when set aside."),
             _column("reason", StringType(), "Why an image is set aside."),
         ]
     ),
+)
+
+_SLICE = StructType(
+    [
+        _column("by", StringType(), "The trait: width, height, format or folder."),
+        _column("value", StringType(), "What the images share."),
+        _column("images", LongType(), "How many they are."),
+        _column("accuracy", DoubleType(), "Share of right answers."),
+        _column("low", DoubleType(), "The lower end of its 95 % interval."),
+        _column("high", DoubleType(), "Its upper end."),
+    ]
 )
 
 MODEL_EVALUATIONS = Table(
@@ -172,6 +189,22 @@ MODEL_EVALUATIONS = Table(
             ),
             _column("rows_digest", StringType(), "Digest of the images asked about; the same images, the same digest."),
             _column("evaluated_at", TimestampType(), "When, UTC."),
+            _column("accuracy_low", DoubleType(), "The lower end of the accuracy's 95 % interval (Wilson)."),
+            _column("accuracy_high", DoubleType(), "Its upper end."),
+            _column("balanced_accuracy", DoubleType(), "The mean recall of the labels that have images."),
+            _column("calibration_error", DoubleType(), "How far probabilities are from the share that is right."),
+            _column("support", ArrayType(LongType()), "For each label: how many images have it."),
+            _column(
+                "precision_low", ArrayType(DoubleType()), "The lower ends of the intervals; null if never predicted."
+            ),
+            _column("precision_high", ArrayType(DoubleType()), "Their upper ends."),
+            _column("recall_low", ArrayType(DoubleType()), "The lower ends of the intervals; null without images."),
+            _column("recall_high", ArrayType(DoubleType()), "Their upper ends."),
+            _column("slices", ArrayType(_SLICE), "The slices on which the version is worst, the worst first."),
+            _column("compared_with", IntegerType(), "The serving version, or the best before while none served."),
+            _column("only_this_right", LongType(), "Images on which this version is right and that one is not."),
+            _column("only_other_right", LongType(), "Images on which that version is right and this one is not."),
+            _column("p_value", DoubleType(), "How likely equally good versions differ as much (McNemar, exact)."),
         ]
     ),
 )

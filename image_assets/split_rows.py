@@ -6,6 +6,7 @@ from pyspark.sql import functions as F
 from image_assets.current_files import current_files
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
+from resources.tables import Table
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
@@ -17,12 +18,12 @@ def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
     )
 
 
-def with_content(delta_tables: DeltaTables, rows: DataFrame) -> DataFrame:
-    """The rows with the images' content; the rows are broadcast, so that no content is shuffled.
+def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEATURED_IMAGES) -> DataFrame:
+    """The rows with the images' content in a table; the rows are broadcast, so that no content is shuffled.
 
-    Images above the content limit, of which the tables hold the path only, are left out.
+    Images whose content the table does not hold are left out: of those above the content limit it is the path only.
     """
-    content = delta_tables.read(FEATURED_IMAGES).select("path", "image_id", "content").where("content IS NOT NULL")
+    content = delta_tables.read(table).select("path", "image_id", "content").where("content IS NOT NULL")
     return content.join(F.broadcast(rows), on=["path", "image_id"], how="inner")
 
 

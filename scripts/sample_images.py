@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _unlike_pictures(per_label: int, seed: int) -> dict[str, bytes]:
-    """Pictures by name, no two of them alike: what looks like an earlier one is drawn again."""
+    """Pictures by name, no two of them alike: what looks like an earlier one, or its mirror, is drawn again."""
     names = [(index, number) for index in range(len(PATTERNS)) for number in range(per_label)]
     files: dict[str, bytes] = {}
     hashes: list[int] = []
@@ -120,9 +120,10 @@ def _unlike_picture(entropy: tuple[int, int, int], kind: str, hashes: list[int])
     rng = np.random.default_rng(entropy)
     while True:
         content = _encoded(_drawn(rng, PATTERNS[entropy[1]]), kind)
-        perceptual_hash = int(to_features(content).perceptual_hash, 16)
+        features = to_features(content)
+        perceptual_hash, mirrored_hash = int(features.perceptual_hash, 16), int(features.mirrored_hash, 16)
         if all((perceptual_hash ^ other).bit_count() >= LEAST_DISTANCE for other in hashes):
-            hashes.append(perceptual_hash)
+            hashes += [perceptual_hash, mirrored_hash]
             return content
 
 

@@ -27,6 +27,15 @@ def jpeg(number: int, quality: int = 90) -> bytes:
     return content.getvalue()
 
 
+def colored_jpeg(label_index: int, seed: int) -> bytes:
+    """A noisy JPEG, red for label 0 and blue for label 1; the seed makes it one of its own."""
+    noise = np.random.default_rng((label_index, seed)).integers(-40, 40, (60, 80, 3))
+    color = np.array([(200, 60, 50), (50, 70, 190)][label_index])
+    content = BytesIO()
+    Image.fromarray(np.clip(color + noise, 0, 255).astype(np.uint8)).save(content, "JPEG")
+    return content.getvalue()
+
+
 def put(folder: Path, name: str, content: bytes) -> Path:
     """The file below the folder, written."""
     file = folder / name

@@ -5,7 +5,7 @@ from collections import Counter
 import dagster as dg
 import pyarrow.compute as pc
 
-from image_assets.current_files import KEYS, current_keys
+from image_assets.current_files import current_keys
 from image_assets.data.exploration import current_images, groups_of_several, to_table
 from image_assets.file_states import QUARANTINED
 from image_assets.schemas import (
@@ -15,17 +15,20 @@ from image_assets.schemas import (
     IMAGE_SPLITS,
     RAW_IMAGES,
 )
-from image_assets.split_caches import existing_cache
-from image_assets.split_rows import training_labels
+from image_assets.split_soundness import (
+    LISTED,
+    MEND_LABELS,
+    MEND_LEAKS,
+    SPLITS,
+    current_assignments,
+    first_of,
+    leaks,
+    missing_labels,
+)
 from resources.delta_tables import DeltaTables
-from resources.horovod_runner import HorovodRunner
-from resources.parquet_footers import row_groups
-from resources.petastorm_cache import ROW_GROUP_BYTES, PetastormCaches
 from resources.tables import Table
 
-SPLITS = ("training", "validation", "test")
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
-ROW_GROUP_ROWS = 4  # a row group of so few rows is as small as its images allow
 
 
 def keys_unique(table: Table) -> dg.AssetChecksDefinition:
@@ -40,32 +43,9 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
     return check
 
 
-def row_groups_small(split: str) -> dg.AssetChecksDefinition:
-    """The check that a cache has small row groups, and some for every rank."""
-
-    @dg.asset_check(
-        asset=f"{split}_cache", name="row_groups_small", description="Row groups near 1 MB, at least one for each rank."
-    )
-    def check(
-        delta_tables: DeltaTables, petastorm_caches: PetastormCaches, horovod: HorovodRunner
-    ) -> dg.AssetCheckResult:
-        try:
-            labels = training_labels(delta_tables)
-            cache = existing_cache(delta_tables, petastorm_caches, split, labels, horovod.processes)
-        except (ValueError, FileNotFoundError) as nothing_yet:
-            return dg.AssetCheckResult(passed=False, description=str(nothing_yet))
-        groups = row_groups(cache.files)
-        large = [size for rows, size in groups if size > 2 * ROW_GROUP_BYTES and rows > ROW_GROUP_ROWS]
-        passed = not large and len(groups) >= horovod.processes
-        return dg.AssetCheckResult(passed=passed, metadata={"row_groups": len(groups), "too_large": len(large)})
-
-    return check
-
-
 key_checks = [
     keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 ]
-row_group_checks = [row_groups_small(split) for split in ("training", "validation")]
 
 
 @dg.asset_check(asset="grayscale_images", description="Every current file is a row of each image table.")
@@ -95,7 +75,7 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset="featured_images", description="No image is there under two labels.")
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """Current files with the same image under different labels; near duplicates that differ are listed only."""
+    """Current files with the same image under different labels; near duplicates and mirrored ones are listed only."""
     images = current_images(delta_tables.thin)
     same = groups_of_several(images, "image_id", "label")
     near = groups_of_several(images, "duplicate_group", "image_id", "label")
@@ -113,22 +93,35 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset="image_splits", description="Every label has images in training, validation and test.")
+@dg.asset_check(
+    asset="image_splits", blocking=True, description="Every label has images in training, validation and test."
+)
 def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The labels that a split lacks."""
-    assigned = delta_tables.thin.read(IMAGE_SPLITS, [*KEYS, "label", "split"]).to_pandas()
-    rows = assigned.merge(current_keys(delta_tables.thin), on=KEYS)
-    present = {split: set(rows["label"][rows["split"] == split]) for split in SPLITS}
-    labels = set().union(*present.values())
-    lacking = {f"lacking_in_{split}": ", ".join(sorted(labels - present[split])) or "none" for split in SPLITS}
-    passed = bool(labels) and all(labels == found for found in present.values())
-    advice = "add images of the labels named here: about seven a label are enough to have some in every split"
+    """The labels that a split lacks: trained or judged without images, their figures would say nothing."""
+    assigned = current_assignments(delta_tables.thin)
+    missing = missing_labels(assigned)
+    names = {split: [found.label for found in missing if split in found.splits] for split in SPLITS}
+    lacking = {f"lacking_in_{split}": ", ".join(labels) or "none" for split, labels in names.items()}
+    advice = f"{first_of(missing)}\n\n{MEND_LABELS}" if missing else "there is no labelled image: add some"
+    passed = bool(len(assigned)) and not missing
     return dg.AssetCheckResult(passed=passed, metadata=lacking, description=None if passed else advice)
 
 
-@dg.asset_check(asset="image_splits", blocking=True, description="No group of near duplicates is in two splits.")
+@dg.asset_check(
+    asset="image_splits",
+    blocking=True,
+    description="No image is in two splits, also not as a near duplicate or mirrored; told anew by how they look.",
+)
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups that leak from one split into another."""
-    assigned = delta_tables.thin.read(IMAGE_SPLITS, ["duplicate_group", "split"]).to_pandas().dropna().drop_duplicates()
-    found = sorted(set(assigned["duplicate_group"][assigned["duplicate_group"].duplicated()]))[:10]
-    return dg.AssetCheckResult(passed=not found, metadata={"groups": ", ".join(found) or "none"})
+    found = leaks(current_assignments(delta_tables.thin))
+    records = [
+        dg.TableRecord({"files": leak.files, **{split: "\n".join(leak.first_paths(split)) for split in SPLITS}})
+        for leak in found[:LISTED]
+    ]
+    columns = [dg.TableColumn("files", "int"), *map(dg.TableColumn, SPLITS)]
+    return dg.AssetCheckResult(
+        passed=not found,
+        metadata={"groups": len(found), "files": dg.MetadataValue.table(records, dg.TableSchema(columns))},
+        description=f"{first_of(found)}\n\n{MEND_LEAKS}" if found else None,
+    )

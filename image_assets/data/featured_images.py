@@ -1,4 +1,4 @@
-"""What can be read off each image: label, size, mode, format, perceptual hash."""
+"""What can be read off each image: label, size, mode, format, perceptual hashes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -22,7 +22,7 @@ from resources.parquet_files import WrittenFile
 from resources.tables import Change
 from resources.thin_tables import ThinTables
 
-FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "decode_warning")
+FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
 
 
 def label_numbers(new: Iterable[str], numbered: dict[str, int]) -> dict[str, int]:

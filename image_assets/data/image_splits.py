@@ -1,22 +1,26 @@
 """Which images are for training, for validation and for the test, near duplicates together."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from image_assets.data.near_duplicates import to_new_groups
+from image_assets.current_files import KEYS, current_keys
+from image_assets.near_duplicates import HASHED, to_new_groups
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
 from resources.new_rows import NewRows
 from resources.parquet_files import WrittenFile, write_files
 from resources.parquet_layout import file_layout
+from resources.thin_tables import ThinTables
 
-THIN = ["path", "image_id", "label", "label_index", "perceptual_hash"]
-KNOWN = ["label", "perceptual_hash", "duplicate_group", "split"]
+THIN = ["path", *HASHED, "label", "label_index"]
+KNOWN = ["path", *HASHED, "label", "duplicate_group", "split"]
+FIRST_FILLED = ("training", "test", "validation")
 CONFLICT = "near duplicate of images in different splits"
 
 Assignment = tuple[str, str | None, str | None]  # duplicate_group, split, reason
@@ -37,23 +41,23 @@ class SplitConfig(dg.Config):
         return {split: share / sum(given.values()) for split, share in given.items()}
 
 
-def with_splits(new: pd.DataFrame, known: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.DataFrame:
+def with_splits(new: pd.DataFrame, known: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.DataFrame:
     """The new images with `duplicate_group`, `split` and `reason`.
 
-    Both frames hold a row for each image: `known` with the columns KNOWN of image_splits, `new` with all but the last
-    three. Only groups that hold a new image are decided, each as a whole.
+    Both frames hold a row for each image: `known` as known_images gives them, `new` with the columns THIN. Only groups
+    that hold a new image are decided, each as a whole.
     """
-    known_groups, new_groups = to_new_groups(known["perceptual_hash"].tolist(), new["perceptual_hash"].tolist())
+    known_groups, new_groups = to_new_groups(known, new)
     joined = known[known_groups >= 0]
     named = zip(known_groups[known_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
     decided = joined_groups(named)
-    fresh = [
-        image
-        for image in zip(new_groups.tolist(), new["image_id"], new["label"], strict=True)
-        if image[0] not in decided
-    ]
-    counts = Counter(known[["label", "split"]].dropna().itertuples(index=False, name=None))
-    decided |= fresh_groups(fresh, counts, shares, seed)
+    images = list(zip(new_groups.tolist(), new["image_id"], new["label"], strict=True))
+    # What is gone serves no split: images that come in its place go where it was.
+    current = known[known["current"].astype(bool) & known["split"].notna()]
+    joining = [(label, decided[group][1]) for group, _, label in images if group in decided]
+    counts = Counter([*zip(current["label"], current["split"], strict=True), *(one for one in joining if one[1])])
+    fresh = to_fresh((image for image in images if image[0] not in decided), seed)
+    decided |= fresh_groups(fresh, counts, shares)
     answers = zip(*(decided[group] for group in new_groups.tolist()), strict=True)
     return new.assign(**dict(zip(["duplicate_group", "split", "reason"], map(list, answers), strict=True)))
 
@@ -71,26 +75,60 @@ def joined_groups(known: Iterable[tuple[int, str, str | None]]) -> dict[int, Ass
     return decided
 
 
-def fresh_groups(
-    images: Iterable[tuple[int, str, str]], counts: Counter[tuple[str, str]], shares: dict[str, float], seed: int
-) -> dict[int, Assignment]:
-    """What becomes of images that join none (group, image_id, label); `counts` are the known ones by label and split.
+@dataclass(frozen=True)
+class Fresh:
+    """A group of new images that join none: its number, its name, and its images by label."""
 
-    A group goes to the split that its most frequent label lacks most; the order of the groups is shuffled by the seed
-    and each group's own id, so that it does not depend on who arrived together.
-    """
+    number: int
+    name: str
+    labels: Counter[str]
+
+    @property
+    def label(self) -> str:
+        """The most frequent one."""
+        return min(self.labels, key=lambda label: (-self.labels[label], label))
+
+
+def to_fresh(images: Iterable[tuple[int, str, str]], seed: int) -> list[Fresh]:
+    """The groups of images (group, image_id, label), large ones first; else the seed and their names tell the order."""
     members: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for group, image_id, label in images:
         members[group].append((image_id, label))
-    named = [(min(of_group)[0], group, Counter(label for _, label in of_group)) for group, of_group in members.items()]
-    counts, decided = counts.copy(), {}
-    for name, group, labels in sorted(named, key=lambda each: sha256(f"{seed}/{each[0]}".encode()).digest()):
-        label = min(labels, key=lambda one: (-labels[one], one))
-        total = sum(counts[label, split] for split in shares) + labels.total()
-        split = max(shares, key=lambda option: shares[option] * total - counts[label, option])
-        counts[label, split] += labels.total()
-        decided[group] = (name, split, None)
+    groups = [Fresh(number, min(of)[0], Counter(label for _, label in of)) for number, of in members.items()]
+    return sorted(groups, key=lambda of: (-of.labels.total(), sha256(f"{seed}/{of.name}".encode()).digest()))
+
+
+def fresh_groups(
+    fresh: Sequence[Fresh], counts: Counter[tuple[str, str | None]], shares: Mapping[str, float]
+) -> dict[int, Assignment]:
+    """What becomes of groups that join none; `counts` are the images that are there by label and split.
+
+    A group goes to the split that its label lacks most, the large ones first and the small ones into what they leave
+    open. The last groups of a label go where it has no image yet: three groups are in every split. Of two, the larger
+    one is trained on and the other one tested: what nobody tests nobody knows, while other labels can choose the epoch.
+    """
+    counts, coming, decided = counts.copy(), Counter(group.label for group in fresh), {}
+    totals: Counter[str] = Counter()
+    for (label, _), images in counts.items():
+        totals[label] += images
+    for group in fresh:
+        totals.update(group.labels)
+    for group in fresh:
+        label = group.label
+        lacks = {split: share * totals[label] - counts[label, split] for split, share in shares.items()}
+        empty = [split for split in FIRST_FILLED if not counts[label, split]]
+        split = empty[0] if coming[label] <= len(empty) > 0 else max(lacks, key=lacks.__getitem__)
+        coming[label] -= 1
+        counts.update({(one, split): images for one, images in group.labels.items()})
+        decided[group.number] = (group.name, split, None)
     return decided
+
+
+def known_images(thin_tables: ThinTables) -> pd.DataFrame:
+    """The images that have been assigned or set aside, and whether each is `current`."""
+    known = thin_tables.read(IMAGE_SPLITS, KNOWN).to_pandas()
+    there = known.merge(current_keys(thin_tables), on=KEYS, how="left", indicator="current")
+    return there.assign(current=there["current"] == "both")
 
 
 @dg.asset(deps=["featured_images"], kinds={"pyspark", "deltalake"}, pool="image_splits")
@@ -102,8 +140,7 @@ def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.Materiali
         images = images[images["label"].notna()].sort_values(["path", "image_id"], ignore_index=True)
         if not len(images):
             return []
-        known = delta_tables.thin.read(IMAGE_SPLITS, KNOWN).to_pandas()
-        rows = with_splits(images, known, config.shares, config.seed)
+        rows = with_splits(images, known_images(delta_tables.thin), config.shares, config.seed)
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
         return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 

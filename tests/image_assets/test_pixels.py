@@ -9,15 +9,17 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from image_assets.pixels import (
     FORMATS,
     MAX_PIXELS,
     UnreadableImage,
     to_features,
+    to_file_features,
     to_grayscale,
     to_header,
     to_pixels,
@@ -170,6 +172,19 @@ def test_pixels_are_pillows_antialiased_bilinear() -> None:
     assert np.array_equal(pixels, expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("name", "size"), [("JPEG", SIZE), ("JPEG", (1210, 905)), ("PNG", (301, 200)), ("TIFF", SIZE)])
+def test_gray_pixels_of_an_image_and_of_its_gray_png_are_the_same(
+    name: str, size: tuple[int, int], orientation: int
+) -> None:
+    content = encoded(picture(size), name, orientation)
+    pixels = to_pixels(content, 64, "gray")
+    assert pixels.shape == (64, 64, 3)
+    assert (pixels == pixels[:, :, :1]).all()
+    assert (pixels == to_pixels(to_grayscale(content), 64, "gray")).all()
+    assert (pixels != to_pixels(content, 64)).any()
+
+
 def test_large_jpegs_decoded_at_a_fraction_give_nearly_the_same_pixels() -> None:
     content = encoded(picture((1600, 1200)), "JPEG")
     with Image.open(BytesIO(content)) as image:
@@ -237,9 +252,26 @@ def test_damage_raises_nothing_else(name: str) -> None:
 def test_a_resized_and_recompressed_twin_has_nearly_the_same_hash() -> None:
     original = to_features(encoded(picture((500, 333)), "JPEG"))
     twin = to_features(encoded(picture((500, 333)).resize((350, 233)), "JPEG", quality=60))
-    other = to_features(encoded(picture((500, 333)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), "JPEG"))
+    mirrored = to_features(encoded(ImageOps.mirror(picture((500, 333))), "JPEG", quality=60))
     assert distance(original.perceptual_hash, twin.perceptual_hash) <= 4
-    assert distance(original.perceptual_hash, other.perceptual_hash) > 10
+    assert distance(original.perceptual_hash, mirrored.perceptual_hash) > 10
+    assert distance(original.mirrored_hash, mirrored.perceptual_hash) <= 4
+    assert distance(original.perceptual_hash, mirrored.mirrored_hash) <= 4
+
+
+@pytest.mark.parametrize(("orientation", "bits"), [(1, 0), (2, 0), (6, 4)])  # turning rounds some values otherwise
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (31, 57), (500, 333)])
+def test_the_hashes_are_imagehashs_of_the_upright_image_and_of_its_mirror(
+    size: tuple[int, int], orientation: int, bits: int, tmp_path: Path
+) -> None:
+    content = encoded(picture(size), "PNG", orientation)
+    upright = Image.fromarray(decoded(to_grayscale(content)).astype(np.uint8))
+    expected = (str(imagehash.phash(upright)), str(imagehash.phash(ImageOps.mirror(upright))))
+    (tmp_path / "image.png").write_bytes(content)
+    with (tmp_path / "image.png").open("rb") as file:
+        for features, apart in ((to_features(content), bits), (to_file_features(file), 4)):
+            assert distance(features.perceptual_hash, expected[0]) <= apart
+            assert distance(features.mirrored_hash, expected[1]) <= apart
 
 
 def test_camera_files_with_several_images_count_as_jpeg() -> None:

@@ -1,8 +1,13 @@
 """Near duplicates share a split, assignments stay, and every label is in every split."""
 
+import itertools
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from image_assets.data.image_splits import CONFLICT, SplitConfig, with_splits
 from image_assets.schemas import IMAGE_SPLITS
@@ -10,6 +15,7 @@ from image_assets.schemas import IMAGE_SPLITS
 COLUMNS = IMAGE_SPLITS.columns.fieldNames()
 SHARES = SplitConfig().shares
 NONE = pd.DataFrame(columns=COLUMNS)
+FAR_APART = np.random.default_rng(0).integers(0, 2**63, 25, dtype=np.int64).tolist()
 
 
 def images(labels: list[str], seed: int = 0, hashes: list[int] | None = None) -> pd.DataFrame:
@@ -17,19 +23,21 @@ def images(labels: list[str], seed: int = 0, hashes: list[int] | None = None) ->
     chance = np.random.default_rng(seed)
     numbers = hashes or [int(number) for number in chance.integers(0, 2**63, len(labels), dtype=np.int64)]
     ids = [chance.bytes(32).hex() for _ in labels]
+    index = {label: number for number, label in enumerate(sorted(set(labels)))}
     return pd.DataFrame(
         {
             "path": [f"file:/{label}/{image_id}.png" for label, image_id in zip(labels, ids, strict=True)],
             "image_id": ids,
             "label": labels,
-            "label_index": [sorted(set(labels)).index(label) for label in labels],
+            "label_index": [index[label] for label in labels],
             "perceptual_hash": [f"{number:016x}" for number in numbers],
+            "mirrored_hash": [None for _ in numbers],
         }
     )
 
 
 def assigned(new: pd.DataFrame, known: pd.DataFrame = NONE, seed: int = 0) -> pd.DataFrame:
-    return with_splits(new, known, SHARES, seed)[COLUMNS]
+    return with_splits(new, known if "current" in known else known.assign(current=True), SHARES, seed)[COLUMNS]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -107,6 +115,87 @@ def test_new_images_make_up_for_what_their_label_lacks() -> None:
     known = known.assign(duplicate_group=known["image_id"], split="training", reason=None)[COLUMNS]
     splits = assigned(images(["ball", "cube"] * 50, seed=1), known)
     assert set(splits["split"]) == {"validation", "test"}
+
+
+def test_a_mirrored_twin_shares_the_split_also_under_another_label_and_when_it_comes_later() -> None:
+    known = images(["ball"] * 20).assign(mirrored_hash=[f"{number:016x}" for number in FAR_APART[:20]])
+    twins = images(["cube"] * 20, seed=1)
+    twins = twins.assign(perceptual_hash=known["mirrored_hash"], mirrored_hash=known["perceptual_hash"])
+    together = assigned(new_known(known, twins))
+    assert (together["split"][:20].tolist(), together["split"].nunique()) == (together["split"][20:].tolist(), 3)
+    first = assigned(known)
+    later = assigned(twins, first)
+    assert later[["split", "duplicate_group"]].equals(first[["split", "duplicate_group"]])
+
+
+def test_images_that_are_gone_leave_their_split_to_others() -> None:
+    known = assigned(images(["ball"] * 20))
+    known = known.assign(current=known["split"] != "test")
+    assert set(assigned(images(["ball"] * 2, seed=1), known)["split"]) == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [(1, {"training"}), (2, {"training", "test"}), (3, {"training", "test", "validation"}), (4, set(SHARES))],
+)
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_three_groups_of_a_label_are_enough_for_every_split(groups: int, expected: set[str], one_by_one: bool) -> None:
+    new, splits = images(["ball"] * groups + ["cube"] * 40), NONE
+    for batch in [new.iloc[[place]] for place in range(len(new))] if one_by_one else [new]:
+        splits = new_known(splits, assigned(batch.reset_index(drop=True), splits))
+    assert set(splits["split"][splits["label"] == "ball"]) == expected
+
+
+def test_500_labels_and_100000_images_are_assigned_in_seconds() -> None:
+    new = images([f"label {number % 500}" for number in range(100_000)])
+    new = new.assign(mirrored_hash=images(["ball"] * 100_000, seed=1)["perceptual_hash"])
+    started = time.process_time()
+    counts = assigned(new).groupby(["label", "split"]).size().unstack()
+    assert time.process_time() - started < 30
+    assert (counts == [30, 140, 30]).all(axis=None)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[pd.DataFrame]:
+    """Images of a few labels in groups of several sizes, each image with its group's number, in a few batches."""
+    sizes = draw(st.lists(st.integers(1, 6), min_size=1, max_size=25))
+    hashes = [number for number, size in zip(FAR_APART, sizes, strict=False) for _ in range(size)]
+    of_groups = draw(st.lists(st.sampled_from("abc"), min_size=len(sizes), max_size=len(sizes)))
+    new = images([label for label, size in zip(of_groups, sizes, strict=True) for _ in range(size)], hashes=hashes)
+    new = new.assign(group=hashes).iloc[draw(st.permutations(range(len(new))))]
+    cuts = sorted(draw(st.lists(st.integers(1, len(new)), max_size=3)))
+    batches = [new.iloc[start:end] for start, end in itertools.pairwise([0, *cuts, len(new)])]
+    return [batch.reset_index(drop=True) for batch in batches if len(batch)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrivals())
+def test_groups_stay_whole_and_their_splits_stay(batches: list[pd.DataFrame]) -> None:
+    splits = NONE
+    for batch in batches:
+        splits = new_known(splits, assigned(batch, splits))
+    everything = pd.concat(batches, ignore_index=True)
+    groups = everything["group"].nunique()
+    assert splits.groupby(everything["group"])["split"].nunique().eq(1).all()
+    assert splits["duplicate_group"].nunique() == groups
+    several = everything.groupby("label")["group"].nunique() >= 3
+    in_splits = splits.groupby("label")["split"].nunique()
+    assert (in_splits[several] == 3).all(), "three groups are in every split, however they come"
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrivals(), st.integers(0, 3))
+def test_shares_are_kept_within_one_group_in_whatever_order_a_batch_arrives(
+    batches: list[pd.DataFrame], seed: int
+) -> None:
+    new = pd.concat(batches, ignore_index=True)
+    splits = assigned(new, seed=seed)
+    for label, of_label in splits.groupby("label"):
+        largest = new[new["label"] == label]["group"].value_counts().max()
+        for split, share in SHARES.items():
+            assert (of_label["split"] == split).sum() < share * len(of_label) + largest
+    other = assigned(new.iloc[::-1].reset_index(drop=True), seed=seed)
+    assert other.set_index("image_id")["split"].sort_index().equals(splits.set_index("image_id")["split"].sort_index())
 
 
 def test_shares_are_scaled_to_one() -> None:

@@ -46,16 +46,25 @@ def change(landing: Path, number: int) -> None:
     (landing / "ball" / f"new {number - 1}.jpg").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta_spark: DeltaSpark, point: str) -> None:
-    change(place / "landing", POINTS.index(point))
+def killed(place: Path, number: int, point: str) -> str:
+    """What a run says that is killed at the point, after a change."""
+    change(place / "landing", number)
     command = [sys.executable, "-m", "tests.image_assets.data.data_run", place / "killed", place / "landing", point]
-    killed = subprocess.run(
+    run = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
     )
-    assert killed.returncode == -9, killed.stderr[-2000:]
+    assert run.returncode == -9, run.stderr[-2000:]
+    return "".join(run.stdout.splitlines()[-1:])
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta_spark: DeltaSpark, point: str) -> None:
+    number = POINTS.index(point)
+    said = killed(place, number, point)
     if point in ("after reading", "in a merge", "in a compaction"):
-        assert killed.stdout.splitlines()[-1] == "not committed"
+        # Between a file and its commit are some milliseconds: on a busy machine, the kill may come after both.
+        attempts = (killed(place, number + attempt, point) for attempt in (10, 20, 30, 40))
+        assert said == "not committed" or "not committed" in attempts
     again, undisturbed = (tables_of(place, home, delta_spark) for home in ("killed", "undisturbed"))
     for tables in (again, undisturbed):
         run_data(tables, image_folder(place))
