@@ -4,6 +4,7 @@ import dagster as dg
 
 from image_assets import layout_checks
 from image_assets.data import (
+    cache_checks,
     data_checks,
     featured_images,
     grayscale_images,
@@ -47,7 +48,7 @@ defs = dg.Definitions(
         for asset in dg.load_assets_from_modules(files, group_name=group)
         if isinstance(asset, dg.AssetsDefinition)
     ],
-    asset_checks=dg.load_asset_checks_from_modules([data_checks, layout_checks, prediction_checks]),
+    asset_checks=dg.load_asset_checks_from_modules([cache_checks, data_checks, layout_checks, prediction_checks]),
     jobs=JOBS,
     sensors=[new_images, stage_changes],
     resources=resources,

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from image_assets.continuous import continuous_executor
+from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
 from image_assets.models.promote_model import promote_model
 from image_assets.news import news_of_files, news_to_predict
 from image_assets.optimize_tables import optimize_tables
@@ -11,7 +12,9 @@ from image_assets.vacuum_tables import vacuum_tables
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
 
-FOLLOWING = (dg.AssetSelection.groups("data") - CACHES) | PREDICTIONS
+# What keeps images from being trained on keeps them from no table.
+BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
+FOLLOWING = ((dg.AssetSelection.groups("data") - CACHES) | PREDICTIONS) - BEFORE_TRAINING
 
 ingest_images = dg.define_asset_job(
     "ingest_images",

@@ -6,9 +6,14 @@
 | `IMAGE_ASSETS_LANDING` | the folder this home was made for, else `landing` in the home | where image files land |
 | `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | where MLflow tracks runs and keeps the registry |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark cluster |
-| `IMAGE_ASSETS_PROCESSES` | `2` | Horovod processes a training runs on |
+| `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) that a training runs on |
 | `IMAGE_ASSETS_BACKBONE` | `auto` | `auto`, `imagenet`, `none`, or a folder with weight files |
+| `IMAGE_ASSETS_CACHE_CONTENT` | `original` | what training caches hold of an image: `original`, `jpeg` or `pixels` |
+| `IMAGE_ASSETS_CACHE_COLOR` | `rgb` | `rgb`, or `gray`: models are trained on gray, and look at every image in gray |
+| `IMAGE_ASSETS_CACHE_MEGABYTES` | `16384` | how large all caches together may be, but for those that are needed |
 | `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
+| `IMAGE_ASSETS_DAGSTER_URL` | `http://127.0.0.1:3000` | where people see Dagster: links in MLflow lead there |
+| `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the same for links in Dagster |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | patterns of file names to take in, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | patterns of files and folders to leave out, separated by commas |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
@@ -17,26 +22,30 @@
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, get_args
+from urllib.parse import urlsplit
 
 import dagster as dg
 
 from resources.backbone import Backbone
+from resources.cache_settings import Color, Content
 from resources.delta_tables import DeltaTables
-from resources.horovod_runner import HorovodRunner
 from resources.image_folder import ImageFolder
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import ModelRegistry
 from resources.object_storage import is_url
 from resources.petastorm_cache import PetastormCaches
+from resources.process_runner import TrainingProcesses
 from resources.spark_session import spark_session
 from resources.thin_tables import ThinTables
 
 DEVICES = ("auto", "cpu", "cuda")
 MEGABYTE = 1024 * 1024
+Choice = TypeVar("Choice", bound=str)
 MOST_CONTENT = 1900  # megabytes: neither Delta nor Arrow can carry 2 GiB in a row
 
 
@@ -51,11 +60,16 @@ class Settings:
     processes: int
     backbone: str
     device: str
+    dagster_url: str
+    mlflow_url: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     settle_seconds: float
     content_limit_megabytes: float
     size_limit_megabytes: float
+    cache_content: Content
+    cache_color: Color
+    cache_megabytes: float
 
     @property
     def dagster_home(self) -> Path:
@@ -78,9 +92,6 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     processes = variables.get("IMAGE_ASSETS_PROCESSES") or "2"
     if not processes.isdecimal() or int(processes) < 1:
         raise ValueError(f"IMAGE_ASSETS_PROCESSES is {processes!r}: expected a number from 1, such as 2")
-    device = variables.get("IMAGE_ASSETS_DEVICE") or "auto"
-    if device not in DEVICES:
-        raise ValueError(f"IMAGE_ASSETS_DEVICE is {device!r}: expected one of {', '.join(DEVICES)}")
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in ("auto", "imagenet", "none"):
         backbone = str(to_folder(backbone))
@@ -91,13 +102,40 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
         processes=int(processes),
         backbone=backbone,
-        device=device,
+        device=to_choice(variables, "IMAGE_ASSETS_DEVICE", DEVICES),
+        dagster_url=variables.get("IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
+        mlflow_url=to_mlflow_url(variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", "512", most=MOST_CONTENT),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", "16384"),
+        cache_content=to_choice(variables, "IMAGE_ASSETS_CACHE_CONTENT", get_args(Content)),
+        cache_color=to_choice(variables, "IMAGE_ASSETS_CACHE_COLOR", get_args(Color)),
+        cache_megabytes=to_number(variables, "IMAGE_ASSETS_CACHE_MEGABYTES", "16384"),
     )
+
+
+def to_choice(variables: Mapping[str, str], name: str, choices: Sequence[Choice]) -> Choice:
+    """The variable's value, the first of the choices where it has none; a ValueError when it is another one."""
+    said = variables.get(name) or choices[0]
+    if said not in choices:
+        raise ValueError(f"{name} is {said!r}: expected one of {', '.join(choices)}")
+    return choices[choices.index(said)]
+
+
+def served(port: str, default: int, variables: Mapping[str, str]) -> str:
+    """Where `make dev` serves a page."""
+    return f"http://127.0.0.1:{variables.get(port) or default}"
+
+
+def to_mlflow_url(variables: Mapping[str, str]) -> str:
+    """Where people see MLflow: the tracking server without its password, or where `make dev` serves it."""
+    server = urlsplit(variables.get("MLFLOW_TRACKING_URI") or "")
+    if server.scheme not in ("http", "https") or not server.hostname:
+        return variables.get("IMAGE_ASSETS_MLFLOW_URL") or served("MLFLOW_PORT", 5000, variables)
+    address = server._replace(netloc=server.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    return variables.get("IMAGE_ASSETS_MLFLOW_URL") or address
 
 
 def to_number(
@@ -141,6 +179,16 @@ def image_folder(settings: Settings) -> ImageFolder:
     )
 
 
+def petastorm_caches(settings: Settings) -> PetastormCaches:
+    """The training caches, with what they hold and how much of them is kept."""
+    return PetastormCaches(
+        root=str(settings.home / "caches"),
+        content=settings.cache_content,
+        color=settings.cache_color,
+        keep_megabytes=settings.cache_megabytes,
+    )
+
+
 def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """The resources of a machine that keeps everything in the home folder."""
     spark = spark_session(settings.spark_master, scratch=str(settings.home / "spark"))
@@ -151,12 +199,15 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         ),
         "thin_tables": ThinTables(root=str(settings.home / "tables")),
         "image_folder": image_folder(settings),
-        "petastorm_caches": PetastormCaches(root=str(settings.home / "caches")),
-        "horovod": HorovodRunner(processes=settings.processes),
+        "petastorm_caches": petastorm_caches(settings),
+        "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": Backbone(source=settings.backbone),
         "inference_device": InferenceDevice(choice=settings.device),
         "mlflow_tracking": MlflowTracking(
-            tracking_uri=settings.tracking_uri, artifact_url=(settings.home / "mlartifacts").as_uri()
+            tracking_uri=settings.tracking_uri,
+            artifact_url=(settings.home / "mlartifacts").as_uri(),
+            ui_url=settings.mlflow_url,
+            dagster_url=settings.dagster_url,
         ),
         "model_registry": ModelRegistry(tracking_uri=settings.tracking_uri),
     }

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,8 @@ class MlflowTracking(dg.ConfigurableResource):
     tracking_uri: str = Field(description="Where MLflow's tracking API answers, or `sqlite:///` and a file.")
     experiment: str = Field(default="image_assets", description="The MLflow experiment that the runs belong to.")
     artifact_url: str = Field(description="The folder for artifacts, given to the experiment when it is created.")
+    ui_url: str = Field(default="http://127.0.0.1:5000", description="Where people see MLflow's runs.")
+    dagster_url: str = Field(default="http://127.0.0.1:3000", description="Where people see Dagster's runs.")
 
     _parent_run_id: str | None = PrivateAttr(default=None)
     _dagster_run_id: str | None = PrivateAttr(default=None)
@@ -48,7 +50,8 @@ class MlflowTracking(dg.ConfigurableResource):
 
         if self._parent_run_id is None:
             self._parent_run_id = self._start(self.get_resource_context())
-        tags = {"dagster_run_id": self._dagster_run_id, "dagster_asset": name}
+        note = f"Trained by [Dagster run {self._dagster_run_id}]({self.dagster_url}/runs/{self._dagster_run_id})."
+        tags = {"dagster_run_id": self._dagster_run_id, "dagster_asset": name, "mlflow.note.content": note}
         run = mlflow.start_run(run_name=name, nested=True, parent_run_id=self._parent_run_id, tags=tags)
         status = "FAILED"
         try:
@@ -59,6 +62,25 @@ class MlflowTracking(dg.ConfigurableResource):
             raise
         finally:
             mlflow.end_run(status)
+
+    def run_url(self, mlflow_run_id: str) -> str:
+        """The page of a run, for people."""
+        from mlflow import MlflowClient
+
+        experiment_id = MlflowClient(self.tracking_uri).get_run(mlflow_run_id).info.experiment_id
+        return f"{self.ui_url}/#/experiments/{experiment_id}/runs/{mlflow_run_id}"
+
+    def log_to(self, mlflow_run_id: str, folder: str, metrics: Mapping[str, float], files: Mapping[str, bytes]) -> None:
+        """Log figures, and files in a folder, to a run that may have ended: its state stays as it is."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.tracking_uri)
+        for name, value in metrics.items():
+            client.log_metric(mlflow_run_id, name, value)
+        with TemporaryDirectory() as written:
+            for name, content in files.items():
+                Path(written, name).write_bytes(content)
+            client.log_artifacts(mlflow_run_id, written, folder)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """End what this Dagster run opened in MLflow, in the way in which it ended itself."""

@@ -1,24 +1,31 @@
 """Petastorm caches: written once, found again by name (workers open them by URL)."""
 
 import json
+import os
 import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import dagster as dg
+from pydantic import Field
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
-from resources.spark_session import cached
+from resources.cache_files import write_row_groups
+from resources.cache_settings import Color, Content
+from resources.folder_lock import locked
 
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
-ROW_GROUP_BYTES = 1024 * 1024
-ROW_GROUPS_PER_RANK = 4
-PLACE = "_place"  # a column that orders the rows while they are written
-MANIFEST = "_cache.json"  # written last: a folder without it is no cache
+MEGABYTE = 1024 * 1024
+MANIFEST = "_cache.json"  # a folder without it is no cache
+UNFINISHED = ".unfinished-"  # how the folders begin of caches that are being written or deleted
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,44 @@ class Cache:
     url: str
     rows: int
     files: tuple[str, ...]
+    content: Content
+    color: Color
 
     def converter(self) -> "SparkDatasetConverter":
         """The cache in Petastorm's hands: makes TensorFlow datasets and torch loaders, also in other processes."""
         from petastorm.spark import SparkDatasetConverter
 
         return SparkDatasetConverter(self.url, list(self.files), self.rows)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While it is open, in any process of this machine, the cache is not evicted.
+
+        FileNotFoundError when it was evicted, or cut, since it was found.
+        """
+        folder = Path(self.url.removeprefix("file://"))
+        gone = FileNotFoundError(f"the cache {folder} is no longer whole: materialize it again")
+        if not folder.is_dir():
+            raise gone
+        with locked(folder, shared=True):
+            if whole_cache(folder) != self:
+                raise gone
+            yield
+
+
+def whole_cache(folder: Path) -> Cache | None:
+    """The cache in a folder, if all of it is there; asking for it counts as a use."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return None
+    written = json.loads(manifest.read_text())
+    files = [folder / name for name in written["files"]]
+    if any(not file.is_file() or file.stat().st_size != written["files"][file.name] for file in files):
+        return None
+    now = time.time_ns()  # finer than what the kernel would put: two uses may be within a few milliseconds
+    os.utime(folder, ns=(now, now))
+    urls = tuple(map(to_url, files))
+    return Cache(folder.name, to_url(folder), written["rows"], urls, written["content"], written["color"])
 
 
 def to_url(path: Path) -> str:
@@ -43,61 +82,92 @@ def to_url(path: Path) -> str:
 
 
 class PetastormCaches(dg.ConfigurableResource):
-    """The caches of one home, each a folder named by what went into it."""
+    """The caches of one home, each a folder named by what went into it: its split, a hyphen, and the rest."""
 
     root: str
+    content: Content = Field(default="original", description="What new caches hold of an image.")
+    color: Color = Field(default="rgb", description="Whether they hold the images, or the images in gray.")
+    keep: int = Field(default=3, ge=1, description="How many caches of each split are kept.")
+    keep_megabytes: float = Field(default=16384, gt=0, description="How large all caches together may be.")
 
     def find(self, name: str) -> Cache | None:
-        """The cache of that name, if it was written to the end."""
-        manifest = Path(self.root) / name / MANIFEST
-        if not manifest.is_file():
-            return None
-        written = json.loads(manifest.read_text())
-        files = [manifest.parent / file for file in written["files"]]
-        gone = [file.name for file in files if not file.is_file() or file.stat().st_size != written["files"][file.name]]
-        if gone:
-            return None
-        return Cache(name, to_url(manifest.parent), written["rows"], tuple(map(to_url, files)))
+        """The cache of that name, if it was written to the end and is still whole."""
+        return whole_cache(Path(self.root) / name)
 
     def write(self, rows: DataFrame, name: str, *, ranks: int) -> Cache:
-        """Write rows under a name, in row groups near 1 MB and enough of them for every rank to have some.
+        """Write rows under a name, with some row groups for every rank; see `write_row_groups`.
 
-        ValueError when there are fewer rows than ranks: a rank without rows would wait for the others for ever.
+        The rows hold of an image what `content` and `color` say. Nobody finds the cache before all of it is there.
         """
-        # Ranges of a random number: files of about equal size and none empty, however few the rows; round robin, which
-        # begins anywhere for each partition of its input, would leave some empty.
-        with cached(rows.withColumn(PLACE, F.rand(seed=0))) as rows:
-            count = rows.count()
-            if count < ranks:
-                raise ValueError(
-                    f"{count} images cannot feed {ranks} processes: add images to the landing folder, "
-                    "or set IMAGE_ASSETS_PROCESSES to a lower number"
-                )
-            folder = Path(self.root) / name
-            shutil.rmtree(folder, ignore_errors=True)
-            (
-                rows.repartitionByRange(min(count, ROW_GROUPS_PER_RANK * ranks), PLACE)
-                .drop(PLACE)
-                .write.option("compression", "uncompressed")
-                .option("parquet.block.size", ROW_GROUP_BYTES)
-                # Parquet looks at a row group's size after this many rows; its default of 100 lets groups grow far
-                # larger.
-                .option("parquet.page.size.row.check.min", 4)
-                .option("parquet.page.size.row.check.max", 32)
-                .option("parquet.enable.dictionary", "false")
-                .parquet(to_url(folder))
-            )
-        files = {file.name: file.stat().st_size for file in sorted(folder.glob("part-*.parquet"))}
-        (folder / MANIFEST).write_text(json.dumps({"rows": count, "files": files}))
+        root = Path(self.root)
+        with self._unfinished() as folder:
+            written = write_row_groups(rows, folder, ranks=ranks)
+            told = {"rows": written.rows, "files": written.sizes, "content": self.content, "color": self.color}
+            (folder / MANIFEST).write_text(json.dumps(told))
+            with locked(root):
+                self._delete(root / name)
+                folder.rename(root / name)
         cache = self.find(name)
         if cache is None:
-            raise OSError(f"the cache {folder} was written and cannot be found again")
+            raise OSError(f"the cache {name} was written to {root} and cannot be found again")
         return cache
 
-    def delete_others(self, kept: str, *, prefix: str, keep: int = 3) -> list[str]:
-        """Delete the oldest caches whose names begin with `prefix`, but for the newest few and `kept`."""
-        folders = sorted(Path(self.root).glob(f"{prefix}*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-        deleted = [folder for folder in folders[keep:] if folder.name != kept]
-        for folder in deleted:
-            shutil.rmtree(folder)
-        return [folder.name for folder in deleted]
+    def evict(self) -> list[str]:
+        """Delete caches beyond the limits, those first that were not used for longest; their names.
+
+        The last one used of each split stays: a training asks for one of each. So does a cache that is in use. What
+        trainings keep here of a backbone's embeddings is treated like a cache of a split of its own.
+        """
+        with locked(Path(self.root)):
+            folders = [folder for folder in Path(self.root).glob("[!.]*") if folder.is_dir()]
+            oldest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime)
+            last_used = {split_of(folder): folder for folder in oldest_first}
+            numbers = Counter(map(split_of, folders))
+            sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+            evicted = []
+            for folder in oldest_first:
+                too_many = numbers[split_of(folder)] > self.keep
+                too_large = sum(sizes.values()) > self.keep_megabytes * MEGABYTE
+                if (too_many or too_large) and folder not in last_used.values() and self._delete_unused(folder):
+                    evicted.append(folder.name)
+                    numbers[split_of(folder)] -= 1
+                    del sizes[folder]
+        return evicted
+
+    @contextmanager
+    def _unfinished(self) -> Iterator[Path]:
+        """A folder to write a cache in, which nobody finds; what is left of it afterwards is deleted."""
+        root = Path(self.root)
+        root.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            with locked(root):  # no other process may take the folder for a killed one's before it is locked
+                self._delete_leftovers()
+                folder = root / f"{UNFINISHED}{uuid4()}"
+                folder.mkdir()
+                held.enter_context(locked(folder))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _delete_leftovers(self) -> None:
+        """Delete what killed processes left."""
+        for folder in Path(self.root).glob(f"{UNFINISHED}*"):
+            self._delete_unused(folder)
+
+    def _delete_unused(self, folder: Path) -> bool:
+        """Delete a folder unless somebody holds it; whether that was done."""
+        with locked(folder, wait=False) as unused:
+            if unused:
+                self._delete(folder)
+        return unused
+
+    def _delete(self, folder: Path) -> None:
+        """Delete a cache, if it is there, so that nobody finds a part of it."""
+        if folder.is_dir():
+            shutil.rmtree(folder.rename(folder.with_name(f"{UNFINISHED}{uuid4()}")))
+
+
+def split_of(folder: Path) -> str:
+    """The split that a cache's name begins with."""
+    return folder.name.partition("-")[0]

@@ -16,6 +16,8 @@ from image_assets.data.image_splits import image_splits
 from image_assets.data.raw_images import raw_images
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
+from resources.mlflow_tracking import create_store
+from resources.model_registry import ModelRegistry
 from resources.spark_session import DeltaSpark, spark_session
 from tests.images import png, put
 
@@ -83,6 +85,26 @@ def eight_images(landing: Path) -> dict[str, bytes]:
     for name, content in contents.items():
         put(landing, name, content)
     return contents
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of MLflow's without runs. It takes seconds to make, so the tests copy it."""
+    store = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
+    create_store(f"sqlite:///{store}")
+    return store
+
+
+@pytest.fixture
+def registry(home: Path, empty_store: Path) -> ModelRegistry:
+    """A registry with the registered model and no version of it."""
+    from mlflow import MlflowClient
+
+    home.mkdir(exist_ok=True)
+    shutil.copy(empty_store, home / "mlflow.db")
+    registry = ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    MlflowClient(registry.tracking_uri, registry.tracking_uri).create_registered_model(registry.name)
+    return registry
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class ImageClassifier(PythonModel):
         if device not in DEVICES:
             raise ValueError(f"device is {device!r}: expected one of {', '.join(DEVICES)}")
         self._labels: list[str] = told["labels"]
+        self._color: str = told.get("color", "rgb")  # what was logged before versions knew gray does not say it
         self._pixels = _module_of(context.artifacts["pixels"])
         networks = {"tensorflow": _tensorflow_network, "torch": _torch_network}
         self._network = networks[told["framework"]](context.artifacts["model"], device)
@@ -79,9 +80,11 @@ class ImageClassifier(PythonModel):
     def _decoded(self, content: Any, path: Any) -> np.ndarray | None:
         """Pixels of one image; None when it cannot be read."""
         try:
-            if not _is_null(content):
-                return self._pixels.to_pixels(bytes(content), SIDE_PIXELS)
-            return None if _is_null(path) else self._pixels.to_pixels(_read(path), SIDE_PIXELS)
+            if _is_null(content):
+                if _is_null(path):
+                    return None
+                content = _read(path)
+            return self._pixels.to_pixels(bytes(content), SIDE_PIXELS, self._color)
         except (OSError, ValueError):  # UnreadableImage is a ValueError, as is a path with a null character
             return None
 

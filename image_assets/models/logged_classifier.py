@@ -2,11 +2,14 @@
 
 import json
 import tempfile
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+from PIL import Image
 
 from image_assets.models.run_models import log_to_run
 
@@ -19,20 +22,27 @@ PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "simplejpeg")
 
 
 def log_classifier(
-    *, model_uri: str, labels: Sequence[str], framework: str, tracking_uri: str, mlflow_run_id: str
+    *,
+    model_uri: str,
+    labels: Sequence[str],
+    framework: str,
+    tracking_uri: str,
+    mlflow_run_id: str,
+    color: Literal["rgb", "gray"] = "rgb",
 ) -> str:
     """Log the classifier around a model that is in MLflow in its own flavor; the classifier's URI.
+
+    `color` is what the model was trained on: a version of gray looks at every image in gray.
 
     Neither framework is imported. What is stored is code, not a pickled object.
     """
     from mlflow import pyfunc
 
     here = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # With an example, MLflow would load model and framework here to try it.
-        warnings.filterwarnings("ignore", message=".*input example was not provided")
+    with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "classifier.json"
-        told.write_text(json.dumps({"framework": framework, "labels": list(labels)}, ensure_ascii=False))
+        said = {"framework": framework, "labels": list(labels), "color": color}
+        told.write_text(json.dumps(said, ensure_ascii=False))
         return log_to_run(
             NAME,
             pyfunc,
@@ -42,8 +52,16 @@ def log_classifier(
             artifacts={"model": model_uri, "pixels": str(here.parent / "pixels.py"), "classifier": str(told)},
             model_config={"device": "auto"},
             signature=_signature(),
+            input_example=_input_example(),
             pip_requirements=[f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework])],
         )
+
+
+def _input_example() -> pd.DataFrame:
+    """One row as the classifier takes it: a small image's bytes."""
+    image = BytesIO()
+    Image.new("RGB", (8, 8), "tomato").save(image, "PNG")
+    return pd.DataFrame({"content": [image.getvalue()], "path": [None]})
 
 
 def _signature() -> "ModelSignature":

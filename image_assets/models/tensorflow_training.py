@@ -1,32 +1,31 @@
-"""The TensorFlow network and its training; everything here runs on a Horovod rank.
-
-The backbone is frozen, so an image's embedding never changes: each rank embeds its shard once, then the head is
-trained on the embeddings.
-"""
+"""The TensorFlow network and its training; everything here runs on a rank."""
 
 import logging
-import os
-import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from image_assets.models.backbone_weights import impatient_downloads, weights_file
-from image_assets.models.decoded_rows import COLUMNS, FIELDS, PIXELS_SHAPE, to_decoded_rows
-from image_assets.models.embedded_images import EmbeddedImages
-from image_assets.models.epoch_reports import epoch_reporter, no_report
+from image_assets.models.checkpoints import State
+from image_assets.models.collectives import Collective, HorovodForTensorflow, TensorflowDistributed
+from image_assets.models.decoded_rows import PIXELS_SHAPE
+from image_assets.models.epochs import Batch
+from image_assets.models.kept_images import Activations, Standardisation
+from image_assets.models.rank_training import train_on_rank
 from image_assets.models.run_models import log_to_run
-from image_assets.models.tensorflow_head import fit_head
 from image_assets.models.trained import Trained
+from image_assets.models.training_plan import Places, Schedule, TrainingPlan
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
     from petastorm.spark import SparkDatasetConverter
 
 WEIGHTS_FILE = "mobilenet_v2_no_top.weights.h5"
-READ_BATCH_SIZE = 32
 PACKAGES = ("mlflow", "numpy", "tensorflow", "keras")
+COLLECTIVES = {"horovod": HorovodForTensorflow, "tensorflow_distributor": TensorflowDistributed}
 
 logger = logging.getLogger(__name__)
 
@@ -42,60 +41,205 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["keras.Model", s
     features, origin = _backbone(backbone)
     features.trainable = False
     pixels = keras.Input(PIXELS_SHAPE, dtype="uint8", name="pixels")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)  # from -1 to 1, as the weights expect
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaled")(
+        pixels
+    )  # from -1 to 1, as the weights expect
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
-    logits = keras.layers.Dense(labels, name="head")(embedding)
+    logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
 
 
 def train(
-    training: "SparkDatasetConverter",
-    validation: "SparkDatasetConverter",
-    *,
-    labels: int,
-    backbone: str,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    tracking_uri: str,
-    mlflow_run_id: str,
+    training: "SparkDatasetConverter", validation: "SparkDatasetConverter", plan: TrainingPlan, places: Places
 ) -> Trained:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
-    import horovod.tensorflow as hvd
+    collective = COLLECTIVES[plan.distributor]()
+    # Rank 0 alone reads or downloads weights; the others get its.
+    model, origin = build_model(plan.labels, plan.backbone if collective.rank == 0 else "none", plan.seed)
+    model.set_weights(collective.broadcast(model.get_weights() if collective.rank == 0 else None))
+    network = TensorflowNetwork(model, plan, collective)
+    return train_on_rank(network, collective, training, validation, plan, places, collective.broadcast(origin))
+
+
+class TensorflowNetwork:
+    """The network in two parts: a frozen one, and a trainable one with its optimizer."""
+
+    framework = "tensorflow"
+
+    def __init__(self, model: "keras.Model", plan: TrainingPlan, collective: Collective) -> None:
+        import tensorflow as tf
+
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        half = plan.precision == "bfloat16" or (plan.precision == "auto" and on_gpu)
+        self.precision = "bfloat16" if half else "float32"
+        self.model = model
+        self._plan = plan
+        self._collective = collective
+        self._label_weights = tf.ones(plan.labels)
+        if half:
+            _compute_in(model, "mixed_bfloat16")
+
+    def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
+        """Leave the first blocks as they are, or (None) all but the head: what they make of pixels is trained on."""
+        import keras
+        import tensorflow as tf
+
+        self._schedule = schedule
+        _features(self.model).trainable = True
+        frozen, self._trained = cut_in_two(self.model, blocks)
+        self._head = self.model.get_layer("head")
+        self._variables = [
+            *(self._trained.trainable_variables if self._trained else []),
+            *self._head.trainable_variables,
+        ]
+        # Keras's annotation forgets that a learning rate may be any number.
+        self._optimizer = keras.optimizers.AdamW(1e-3, weight_decay=schedule.weight_decay, epsilon=1e-8)
+        self._optimizer.exclude_from_weight_decay(var_list=[of for of in self._variables if len(of.shape) <= 1])
+        self._optimizer.build(self._variables)
+        self._step = tf.function(self._stepped, reduce_retracing=True)
+        self._judge = tf.function(self._judged, reduce_retracing=True)
+        if frozen is None:
+            return lambda pixels: pixels
+        # One graph for batches of every length.
+        graph = tf.function(
+            lambda pixels: tf.cast(frozen(pixels, training=False), tf.float32),
+            input_signature=[tf.TensorSpec((None, *PIXELS_SHAPE), tf.uint8)],
+        )
+        return lambda pixels: graph(tf.constant(pixels)).numpy()
+
+    def weigh_labels(self, weights: np.ndarray) -> None:
+        """Let images of a label count for more or less in the loss: (labels,)."""
+        import tensorflow as tf
+
+        self._label_weights = tf.constant(weights, tf.float32)
+
+    def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
+        """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
+        import tensorflow as tf
+
+        self._optimizer.learning_rate = learning_rate
+        return self._step(*map(tf.constant, (batch.inputs, batch.label_indexes, [seed, 0]))).numpy()
+
+    def judge(self, batch: Batch) -> np.ndarray:
+        """Loss (summed), right answers and images (3,), with the weights as they are."""
+        import tensorflow as tf
+
+        return self._judge(tf.constant(batch.inputs), tf.constant(batch.label_indexes)).numpy()
+
+    def weights(self) -> State:
+        """Copies of the trained weights by their names."""
+        return _arrays(self._variables)
+
+    def load_weights(self, weights: State) -> None:
+        """Take these weights."""
+        for variable in self._variables:
+            variable.assign(weights[variable.path])
+
+    def optimizer_state(self) -> State:
+        """Copies of what the optimizer remembers."""
+        return _arrays(self._optimizer.variables)
+
+    def load_optimizer_state(self, state: State) -> None:
+        """Go on where an optimizer was."""
+        for variable in self._optimizer.variables:
+            variable.assign(state[variable.path])
+
+    def backbone_weights(self) -> State:
+        """The weights of the whole backbone, as they are."""
+        return _arrays(_features(self.model).weights)
+
+    def take_head_for_embeddings(self, by: Standardisation) -> None:
+        """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
+        kernel, bias = (of.astype(np.float64) for of in self._head.get_weights())
+        kernel = kernel / by.deviation[:, None]
+        self._head.set_weights([kernel.astype(np.float32), (bias - by.mean @ kernel).astype(np.float32)])
+
+    def log(self, places: Places) -> str:
+        """Log the model in its own flavor, as a Keras file; its URI."""
+        _compute_in(self.model, "float32")
+        return log_model(self.model, self._plan.labels, places.tracking_uri, places.mlflow_run_id)
+
+    def _stepped(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        smoothing, labels = self._plan.label_smoothing, self._plan.labels
+        with tf.GradientTape() as tape:
+            logits = self._logits(inputs, seed)
+            wanted = tf.one_hot(label_indexes, labels) * (1 - smoothing) + smoothing / labels
+            losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits)
+            loss = tf.reduce_mean(losses * tf.gather(self._label_weights, label_indexes))
+        # Horovod and the tape know TensorFlow's variables, not those that Keras 3 wraps around them.
+        gradients = tape.gradient(loss, [variable.value for variable in self._variables])
+        self._optimizer.apply(self._collective.averaged(gradients), self._variables)
+        return _sums(losses, logits, label_indexes)
+
+    def _judged(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        logits = self._logits(inputs)
+        return _sums(tf.nn.sparse_softmax_cross_entropy_with_logits(label_indexes, logits), logits, label_indexes)
+
+    def _logits(self, inputs: "tf.Tensor", seed: "tf.Tensor | None" = None) -> "tf.Tensor":
+        import tensorflow as tf
+
+        # Batch normalization goes by ImageNet's statistics, also while it is trained.
+        embeddings = tf.cast(self._trained(inputs, training=False) if self._trained else inputs, tf.float32)
+        if seed is not None and self._schedule.dropout:
+            embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._schedule.dropout, seed)
+        return self._head(embeddings)
+
+
+def cut_in_two(model: "keras.Model", blocks: int | None) -> tuple["keras.Model | None", "keras.Model | None"]:
+    """From pixels to what so many blocks make of them, and on to the embedding; None for a part without layers."""
+    import keras
+
+    whole = keras.Model(model.input, model.get_layer("embedding").output)
+    if blocks is None:
+        return whole, None
+    if blocks == 0:
+        return None, whole
+    features = _features(model)
+    middle = features.get_layer(block_output(features, blocks - 1)).output
+    lower, upper = keras.Model(features.input, middle), keras.Model(middle, features.output)
+    scaled = model.get_layer("scaled").output
+    frozen = keras.Model(model.input, lower(scaled))
+    between = keras.Input(middle.shape[1:])
+    return frozen, keras.Model(between, model.get_layer("embedding")(upper(between)))
+
+
+def block_output(features: "keras.Model", block: int) -> str:
+    """The layer that ends a block of Keras's MobileNetV2, counted as torchvision counts them."""
+    names = [layer.name for layer in features.layers]
+    if block in (0, 18):
+        return "Conv1_relu" if block == 0 else "out_relu"
+    prefix = "expanded_conv" if block == 1 else f"block_{block - 1}"
+    return [name for name in names if name in (f"{prefix}_project_BN", f"{prefix}_add")][-1]
+
+
+def _features(model: "keras.Model") -> "keras.Model":
+    import keras
+
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+def _compute_in(model: "keras.Model", policy: str) -> None:
+    """Let every layer of the backbone compute so; weights stay float32."""
+    import keras
+
+    for layer in _features(model).layers:
+        layer.dtype_policy = keras.DTypePolicy(policy)
+
+
+def _arrays(variables: "Sequence[keras.Variable]") -> State:
+    return {variable.path: np.array(variable) for variable in variables}
+
+
+def _sums(losses: "tf.Tensor", logits: "tf.Tensor", label_indexes: "tf.Tensor") -> "tf.Tensor":
     import tensorflow as tf
 
-    hvd.init()
-    # Rank 0 alone reads or downloads weights; the others get its.
-    model, origin = build_model(labels, backbone if hvd.rank() == 0 else "none", seed)
-    hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
-    origin = hvd.broadcast_object(origin, root_rank=0)
-
-    started = time.monotonic()
-    known, unseen = _embedded(model, training), _embedded(model, validation)
-    images_per_second = (len(known) + len(unseen)) / (time.monotonic() - started)
-    everywhere = hvd.allreduce(tf.constant(images_per_second), op=hvd.Sum)
-
-    report = no_report
-    if hvd.rank() == 0:
-        logger.info("tensorflow embedding  %.0f images/s on %s process(es)", everywhere, hvd.size())
-        report = epoch_reporter("tensorflow", epochs=epochs, tracking_uri=tracking_uri, mlflow_run_id=mlflow_run_id)
-    fit = fit_head(
-        known,
-        unseen,
-        labels=labels,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        report=report,
-    )
-    model.get_layer("head").set_weights([fit.head.kernel, fit.head.bias])
-    model_uri = log_model(model, labels, tracking_uri, mlflow_run_id) if hvd.rank() == 0 else None
-    hvd.allreduce(tf.constant(0))  # an MLflow that fails on rank 0 fails the training
-    return Trained(
-        hvd.rank(), hvd.size(), model_uri, origin, fit.history, fit.steps, images_per_second, fit.head.digest()
-    )
+    right = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == label_indexes, tf.float64))
+    loss = tf.reduce_sum(tf.cast(losses, tf.float64))
+    return tf.stack([loss, right, tf.cast(tf.size(label_indexes), tf.float64)])
 
 
 def _backbone(backbone: str) -> tuple["keras.Model", str]:
@@ -118,31 +262,6 @@ def _backbone(backbone: str) -> tuple["keras.Model", str]:
     # The annotation of `weights` in Keras forgets that it may be None.
     network = keras.applications.MobileNetV2(input_shape=PIXELS_SHAPE, include_top=False, weights=cast("str", weights))
     return network, "folder" if weights else "untrained"
-
-
-def _embedded(model: "keras.Model", cache: "SparkDatasetConverter") -> EmbeddedImages:
-    """This rank's shard of the cache, read once and embedded."""
-    import horovod.tensorflow as hvd
-    import keras
-    import tensorflow as tf
-    from petastorm.transform import TransformSpec
-
-    network = keras.Model(model.input, model.get_layer("embedding").output)
-    # One graph for batches of every length: the last of a shard is short.
-    pixels = tf.TensorSpec((None, *PIXELS_SHAPE), tf.uint8)
-    embed = tf.function(lambda pixels: network(pixels, training=False), input_signature=[pixels])
-    with cache.make_tf_dataset(
-        batch_size=READ_BATCH_SIZE,
-        num_epochs=1,
-        workers_count=int(os.environ.get("OMP_NUM_THREADS", "1")),
-        cur_shard=hvd.rank(),
-        shard_count=hvd.size(),
-        shuffle_row_groups=False,
-        schema_fields=COLUMNS,
-        transform_spec=TransformSpec(to_decoded_rows, edit_fields=FIELDS, removed_fields=["content"]),
-    ) as batches:
-        parts = [(embed(of.pixels).numpy(), of.label_index.numpy(), of.key.numpy()) for of in batches]
-    return EmbeddedImages.in_order_of_key(parts)
 
 
 def log_model(model: "keras.Model", labels: int, tracking_uri: str, mlflow_run_id: str) -> str:

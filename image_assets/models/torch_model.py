@@ -6,10 +6,10 @@ from image_assets.models import torch_training
 from image_assets.models.training import TrainingConfig, Workshop, trained_version
 from resources.backbone import Backbone
 from resources.delta_tables import DeltaTables
-from resources.horovod_runner import HorovodRunner
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import ModelRegistry
 from resources.petastorm_cache import PetastormCaches
+from resources.process_runner import TrainingProcesses
 
 
 @dg.asset(
@@ -22,11 +22,11 @@ def torch_model(
     config: TrainingConfig,
     delta_tables: DeltaTables,
     petastorm_caches: PetastormCaches,
-    horovod: HorovodRunner,
+    training_processes: TrainingProcesses,
     backbone: Backbone,
     mlflow_tracking: MlflowTracking,
     model_registry: ModelRegistry,
 ) -> dg.MaterializeResult:
     """The image classifier trained in PyTorch by Horovod processes: a version of the registered model."""
-    workshop = Workshop(delta_tables, petastorm_caches, horovod, backbone, mlflow_tracking, model_registry)
-    return trained_version("torch", torch_training.train, config, workshop, context.run_id)
+    workshop = Workshop(delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry)
+    return trained_version("torch", torch_training.train, config, workshop, dagster_run_id=context.run_id)

@@ -1,35 +1,35 @@
-"""The PyTorch network and its training; everything here runs on a Horovod rank.
-
-The backbone is frozen, so an image's embedding never changes: each rank embeds its shard once, then the head is
-trained on the embeddings.
-"""
+"""The PyTorch network and its training; everything here runs on a rank."""
 
 import logging
-import time
+import os
 from collections import OrderedDict
-from copy import deepcopy
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from image_assets.models.backbone_weights import impatient_downloads, weights_file
-from image_assets.models.decoded_rows import COLUMNS, FIELDS, PIXELS_SHAPE, to_decoded_rows
-from image_assets.models.embedded_images import EmbeddedImages
-from image_assets.models.epoch_reports import epoch_reporter, no_report
+from image_assets.models.checkpoints import State
+from image_assets.models.collectives import Collective, HorovodForTorch, TorchDistributed
+from image_assets.models.decoded_rows import PIXELS_SHAPE
+from image_assets.models.epochs import Batch
+from image_assets.models.kept_images import READ_BATCH_SIZE, Activations, Standardisation
+from image_assets.models.rank_training import train_on_rank
 from image_assets.models.run_models import log_to_run
-from image_assets.models.torch_head import fit_head
 from image_assets.models.trained import Trained
+from image_assets.models.training_plan import Places, Schedule, TrainingPlan
 
 if TYPE_CHECKING:
+    import torch
     from petastorm.spark import SparkDatasetConverter
     from torch import nn
 
 EMBEDDING = 1280
 WEIGHTS_FILE = "mobilenet_v2_features.pth"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's colors, which the weights expect
-READ_BATCH_SIZE = 32
 PACKAGES = ("mlflow", "numpy", "torch", "torchvision")
+COLLECTIVES = {"horovod": HorovodForTorch, "torch_distributor": TorchDistributed}
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["nn.Sequential",
     scaled.running_mean, scaled.running_var = torch.tensor(MEAN), torch.tensor(DEVIATION) ** 2
     features = torchvision.models.mobilenet_v2().features
     origin = _load_backbone(features, backbone)
+    head = nn.Linear(EMBEDDING, labels)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
     layers = OrderedDict[str, nn.Module](
         channels_first=torchvision.ops.Permute([0, 3, 1, 2]),
         from_zero_to_one=torchvision.transforms.ConvertImageDtype(torch.float32),
@@ -55,63 +58,203 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["nn.Sequential",
         features=features,
         pooled=nn.AdaptiveAvgPool2d(1),
         embedding=nn.Flatten(1),
-        head=nn.Linear(EMBEDDING, labels),
+        head=head,
         probabilities=nn.Softmax(1),
     )
     return nn.Sequential(layers).eval().requires_grad_(False), origin
 
 
 def train(
-    training: "SparkDatasetConverter",
-    validation: "SparkDatasetConverter",
-    *,
-    labels: int,
-    backbone: str,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    tracking_uri: str,
-    mlflow_run_id: str,
+    training: "SparkDatasetConverter", validation: "SparkDatasetConverter", plan: TrainingPlan, places: Places
 ) -> Trained:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
-    import horovod.torch as hvd
     import torch
 
-    hvd.init()
+    collective = COLLECTIVES[plan.distributor]()
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
     # Rank 0 alone reads or downloads weights; the others get its.
-    model, origin = build_model(labels, backbone if hvd.rank() == 0 else "none", seed)
-    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-    origin = hvd.broadcast_object(origin, root_rank=0)
-    # Faster on a CPU, and not before, as Horovod wants contiguous tensors. Torch's annotations forget the argument.
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model, origin = build_model(plan.labels, plan.backbone if collective.rank == 0 else "none", plan.seed)
+    arrays = collective.broadcast(_arrays(model.state_dict()) if collective.rank == 0 else None)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    origin = collective.broadcast(origin)
+    return train_on_rank(TorchNetwork(model, plan, collective), collective, training, validation, plan, places, origin)
 
-    started = time.monotonic()
-    known, unseen = _embedded(model, training), _embedded(model, validation)
-    images_per_second = (len(known) + len(unseen)) / (time.monotonic() - started)
-    everywhere = hvd.allreduce(torch.tensor(images_per_second), op=hvd.Sum)
 
-    report = no_report
-    if hvd.rank() == 0:
-        logger.info("torch embedding  %.0f images/s on %s process(es)", everywhere, hvd.size())
-        report = epoch_reporter("torch", epochs=epochs, tracking_uri=tracking_uri, mlflow_run_id=mlflow_run_id)
-    fit = fit_head(
-        known,
-        unseen,
-        labels=labels,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        report=report,
-    )
-    weights = {"weight": torch.from_numpy(fit.head.kernel.T), "bias": torch.from_numpy(fit.head.bias)}
-    model.get_submodule("head").load_state_dict(weights)
-    model_uri = log_model(model, labels, tracking_uri, mlflow_run_id) if hvd.rank() == 0 else None
-    hvd.barrier()  # an MLflow that fails on rank 0 fails the training
-    return Trained(
-        hvd.rank(), hvd.size(), model_uri, origin, fit.history, fit.steps, images_per_second, fit.head.digest()
-    )
+class TorchNetwork:
+    """The network in two parts: a frozen one, and a trainable one with its optimizer."""
+
+    framework = "torch"
+
+    def __init__(self, model: "nn.Sequential", plan: TrainingPlan, collective: Collective) -> None:
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", collective.local_rank % torch.cuda.device_count()) if on_gpu else "cpu"
+        half = plan.precision == "bfloat16" or (plan.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+        self.precision = "bfloat16" if half else "float32"
+        # Faster on a CPU. Torch's annotations forget the argument.
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._plan = plan
+        self._collective = collective
+        self._label_weights = torch.ones(plan.labels, device=self.device)
+
+    def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
+        """Leave the first blocks as they are, or (None) all but the head: what they make of pixels is trained on."""
+        from torch import nn
+
+        layers = dict(self.model.named_children())
+        before = [layers[name] for name in ("channels_first", "from_zero_to_one", "scaled")]
+        pooled = [layers["pooled"], layers["embedding"]]
+        backbone = list(layers["features"].children())
+        whole = [*before, *backbone, *pooled]
+        cut = len(whole) if blocks is None else blocks and len(before) + blocks
+        self._trained, self._schedule = nn.Sequential(*whole[cut:]).eval(), schedule
+        self.model.requires_grad_(False)
+        self._trained.requires_grad_(True)
+        layers["head"].requires_grad_(True)
+        self._build_optimizer()
+        return self._frozen(nn.Sequential(*whole[:cut]).eval()) if cut else lambda pixels: pixels
+
+    def weigh_labels(self, weights: np.ndarray) -> None:
+        """Let images of a label count for more or less in the loss: (labels,)."""
+        import torch
+
+        self._label_weights = torch.from_numpy(weights.astype(np.float32)).to(self.device)
+
+    def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
+        """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
+        import torch
+        from torch.nn import functional
+
+        torch.manual_seed(seed)  # what is dropped out
+        label_indexes = torch.from_numpy(batch.label_indexes).to(self.device)
+        logits = self._logits(batch.inputs, dropout=self._schedule.dropout)
+        losses = functional.cross_entropy(
+            logits, label_indexes, label_smoothing=self._plan.label_smoothing, reduction="none"
+        )
+        loss = (losses * self._label_weights[label_indexes]).mean()
+        self._optimizer.zero_grad()
+        loss.backward()
+        parameters = self._parameters()
+        gradients = self._collective.averaged([parameter.grad for parameter in parameters.values()])
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        return _sums(losses.sum(), logits, label_indexes)
+
+    def judge(self, batch: Batch) -> np.ndarray:
+        """Loss (summed), right answers and images (3,), with the weights as they are."""
+        import torch
+        from torch.nn import functional
+
+        with torch.no_grad():
+            label_indexes = torch.from_numpy(batch.label_indexes).to(self.device)
+            logits = self._logits(batch.inputs)
+            return _sums(functional.cross_entropy(logits, label_indexes, reduction="sum"), logits, label_indexes)
+
+    def weights(self) -> State:
+        """Copies of the trained weights by their names."""
+        return _arrays(self._parameters())
+
+    def load_weights(self, weights: State) -> None:
+        """Take these weights."""
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self._parameters().items():
+                parameter.copy_(torch.from_numpy(weights[name]))
+
+    def optimizer_state(self) -> State:
+        """Copies of what the optimizer remembers."""
+        state = self._optimizer.state_dict()["state"]
+        return _arrays({f"{number}/{key}": value for number, of in state.items() for key, value in of.items()})
+
+    def load_optimizer_state(self, state: State) -> None:
+        """Go on where an optimizer was."""
+        import torch
+
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        for name, array in state.items():
+            number, key = name.split("/")
+            found.setdefault(int(number), {})[key] = torch.from_numpy(array)
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
+
+    def backbone_weights(self) -> State:
+        """The weights of the whole backbone, as they are."""
+        return _arrays(self.model.get_submodule("features").state_dict())
+
+    def take_head_for_embeddings(self, by: Standardisation) -> None:
+        """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
+        import torch
+
+        head = self.model.get_submodule("head")
+        kernel = head.weight.detach().double().cpu().numpy() / by.deviation
+        bias = head.bias.detach().double().cpu().numpy() - kernel @ by.mean
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(kernel))
+            head.bias.copy_(torch.from_numpy(bias))
+
+    def log(self, places: Places) -> str:
+        """Log the model in its own flavor, as an exported graph; its URI."""
+        import torch
+
+        model = self.model.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
+        return log_model(model, self._plan.labels, places.tracking_uri, places.mlflow_run_id)
+
+    def _frozen(self, layers: "nn.Sequential") -> Activations:
+        import torch
+
+        example = torch.zeros((READ_BATCH_SIZE, *PIXELS_SHAPE), dtype=torch.uint8, device=self.device)
+        with torch.no_grad(), self._autocast():
+            # Freezing folds what is constant: three times the speed on a CPU.
+            network = torch.jit.freeze(torch.jit.trace(layers, example))
+
+        def activations(pixels: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return network(torch.from_numpy(np.array(pixels)).to(self.device)).float().cpu().numpy()
+
+        return activations
+
+    def _logits(self, inputs: np.ndarray, dropout: float = 0.0) -> "torch.Tensor":
+        import torch
+        from torch.nn import functional
+
+        with self._autocast():
+            embeddings = self._trained(torch.from_numpy(np.array(inputs)).to(self.device))
+            return self.model.get_submodule("head")(functional.dropout(embeddings, dropout)).float()
+
+    def _autocast(self) -> "torch.autocast":
+        import torch
+
+        kind = self.device if isinstance(self.device, str) else self.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def _parameters(self) -> "dict[str, nn.Parameter]":
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def _build_optimizer(self) -> None:
+        import torch
+
+        parameters = self._parameters()
+        decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+        others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self._schedule.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups)
+
+
+def _arrays(tensors: "Mapping[str, torch.Tensor]") -> State:
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+
+def _sums(loss: "torch.Tensor", logits: "torch.Tensor", label_indexes: "torch.Tensor") -> np.ndarray:
+    right = (logits.argmax(1) == label_indexes).sum()
+    return np.array([loss.item(), right.item(), len(label_indexes)], np.float64)
 
 
 def _load_backbone(features: "nn.Module", backbone: str) -> str:
@@ -135,39 +278,6 @@ def _load_backbone(features: "nn.Module", backbone: str) -> str:
     prefix = "features."
     features.load_state_dict({key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)})
     return "imagenet" if backbone in ("auto", "imagenet") else "folder"
-
-
-def _embedded(model: "nn.Sequential", cache: "SparkDatasetConverter") -> EmbeddedImages:
-    """This rank's shard of the cache, read once and embedded."""
-    import horovod.torch as hvd
-    import torch
-    from petastorm.pytorch import BatchedDataLoader
-    from petastorm.transform import TransformSpec
-
-    device = torch.device("cuda", hvd.local_rank() % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
-    network = deepcopy(model[: list(model._modules).index("head")]).eval().to(device)
-    example = torch.zeros((READ_BATCH_SIZE, *PIXELS_SHAPE), dtype=torch.uint8, device=device)
-    # Freezing folds what is constant: three times the speed on a CPU.
-    network = torch.jit.freeze(torch.jit.trace(network, example))
-    parts = []
-    with (
-        torch.no_grad(),
-        cache.make_torch_dataloader(
-            batch_size=READ_BATCH_SIZE,
-            num_epochs=1,
-            workers_count=torch.get_num_threads(),
-            data_loader_fn=BatchedDataLoader,
-            cur_shard=hvd.rank(),
-            shard_count=hvd.size(),
-            shuffle_row_groups=False,
-            schema_fields=COLUMNS,
-            transform_spec=TransformSpec(to_decoded_rows, edit_fields=FIELDS, removed_fields=["content"]),
-        ) as batches,
-    ):
-        for batch in batches:
-            embeddings = network(batch["pixels"].to(device)).cpu().numpy()
-            parts.append((embeddings, batch["label_index"].numpy(), batch["key"].numpy()))
-    return EmbeddedImages.in_order_of_key(parts)
 
 
 def log_model(model: "nn.Sequential", labels: int, tracking_uri: str, mlflow_run_id: str) -> str:

@@ -1,39 +1,108 @@
 """The settings of a training, and the path from caches to a registered version, the same for both frameworks."""
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from image_assets.models import lineage
 from image_assets.models.logged_classifier import log_classifier
 from image_assets.models.trained import Trained
+from image_assets.models.training_plan import (
+    BACKBONE_BLOCKS,
+    Distributor,
+    Places,
+    Precision,
+    Schedule,
+    Trainable,
+    TrainingPlan,
+)
 from image_assets.pictures import learning_curves, to_markdown
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from image_assets.split_caches import existing_cache
 from image_assets.split_rows import training_labels
+from image_assets.split_soundness import require_sound_splits
 from resources.backbone import Backbone
-from resources.code_version import code_version
 from resources.delta_tables import DeltaTables
-from resources.horovod_runner import HorovodRunner
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.petastorm_cache import Cache, PetastormCaches
+from resources.process_runner import TrainingProcesses
 
-INPUTS = (RAW_IMAGES, FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
-TRAINING_CODE = "1"  # raise it when the same settings would give another model
+TRAINING_CODE = "2"  # raise it when the same settings would give another model
 FINGERPRINT = "training_fingerprint"
+OTHER_FRAMEWORK = {"torch_distributor": "tensorflow", "tensorflow_distributor": "torch"}
 
 
 class TrainingConfig(dg.Config):
     """The settings of one training, the same for both frameworks."""
 
-    epochs: int = Field(default=20, gt=0, description="Passes over the training cache.")
+    trainable: Trainable = Field(
+        default="head",
+        description="What is trained. `head`: the last layer, on embeddings, each computed once. `top_blocks`: then "
+        "the backbone's last blocks as well. `all`: then everything.",
+    )
+    top_blocks: int = Field(
+        default=3, gt=0, lt=BACKBONE_BLOCKS, description=f"How many of the backbone's {BACKBONE_BLOCKS} blocks."
+    )
+    augmentation: bool = Field(
+        default=False, description="Crop and mirror images at random in each epoch of fine-tuning; takes longer."
+    )
+    epochs: int = Field(default=30, gt=0, description="Passes over the embeddings, at most.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Step size for the head, for one process.")
+    weight_decay: float = Field(default=5.0, ge=0, description="AdamW's, for the head.")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="Share of an embedding's features left out of a step.")
+    fine_tuning_epochs: int = Field(default=4, gt=0, description="Passes over the images, at most.")
+    fine_tuning_learning_rate: float = Field(default=1e-4, gt=0, description="Step size for blocks, for one process.")
+    fine_tuning_weight_decay: float = Field(default=0.05, ge=0, description="AdamW's, for blocks.")
+    fine_tuning_dropout: float = Field(default=0.2, ge=0, lt=1, description="As dropout, while blocks are trained.")
+    warmup_epochs: int = Field(
+        default=1, ge=0, description="Epochs in which the step size grows from one process's to that of all."
+    )
+    patience: int = Field(default=10, gt=0, description="Epochs without a better one, after which a training stops.")
     batch_size: int = Field(default=32, gt=0, description="Images per step and process.")
-    learning_rate: float = Field(default=0.001, gt=0, description="Step size for one process.")
-    seed: int = Field(default=0, description="Fixes shuffling and initial weights.")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability that is spread over all labels.")
+    class_weights: bool = Field(default=True, description="Let rare labels count as much as frequent ones.")
+    precision: Precision = Field(
+        default="auto", description="`auto`: bfloat16 on a GPU that has it, else float32; or either of them."
+    )
+    distributor: Distributor = Field(
+        default="horovod",
+        description="What runs the processes: `horovod`; `torch_distributor` (PyTorch only); "
+        "`tensorflow_distributor` (TensorFlow only).",
+    )
+    seed: int = Field(default=0, ge=0, description="Fixes shuffling, cropping and dropout.")
+
+    @model_validator(mode="after")
+    def _augments_what_it_trains(self) -> "TrainingConfig":
+        if self.augmentation and self.trainable == "head":
+            raise ValueError(
+                "augmentation is true and trainable is 'head': a head is trained on embeddings that are computed once; "
+                "set trainable to 'top_blocks' or 'all', or augmentation to false"
+            )
+        return self
+
+    def plan(self, labels: int, backbone: str, caches: PetastormCaches) -> TrainingPlan:
+        """The settings as ranks take them."""
+        head = Schedule(
+            self.epochs, self.learning_rate, self.warmup_epochs, self.patience, self.weight_decay, self.dropout
+        )
+        fine_tuning = Schedule(
+            self.fine_tuning_epochs,
+            self.fine_tuning_learning_rate,
+            min(self.warmup_epochs, self.fine_tuning_epochs - 1),
+            self.patience,
+            self.fine_tuning_weight_decay,
+            self.fine_tuning_dropout,
+        )
+        names = ("trainable", "top_blocks", "augmentation", "batch_size", "label_smoothing", "class_weights")
+        others = {name: getattr(self, name) for name in (*names, "precision", "distributor", "seed")}
+        content = {"content": caches.content, "color": caches.color}
+        return TrainingPlan(labels=labels, backbone=backbone, head=head, fine_tuning=fine_tuning, **content, **others)
 
 
 @dataclass(frozen=True)
@@ -42,7 +111,7 @@ class Workshop:
 
     delta_tables: DeltaTables
     caches: PetastormCaches
-    horovod: HorovodRunner
+    processes: TrainingProcesses
     backbone: Backbone
     tracking: MlflowTracking
     registry: ModelRegistry
@@ -56,114 +125,128 @@ class Task:
     labels: list[str]
     training: Cache
     validation: Cache
-    settings: dict[str, int | float]
-    backbone: str
+    plan: TrainingPlan
+    backbone: str  # its identity
     processes: int
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything that the trained model follows from."""
         parts = [TRAINING_CODE, self.framework, self.labels, self.training.name, self.validation.name]
-        return sha256(json.dumps([*parts, self.settings, self.backbone, self.processes]).encode()).hexdigest()[:16]
+        plan = {**asdict(self.plan), "backbone": self.backbone}
+        return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 
 
 def to_task(framework: str, config: TrainingConfig, workshop: Workshop) -> Task:
-    """The task as the tables and settings are now."""
+    """The task as the tables and settings are now; a ValueError when they allow of none."""
+    if OTHER_FRAMEWORK.get(config.distributor) == framework:
+        raise ValueError(
+            f"distributor is {config.distributor!r}, which runs no {framework}: choose horovod, or "
+            f"{'torch_distributor' if framework == 'torch' else 'tensorflow_distributor'}"
+        )
+    require_sound_splits(workshop.delta_tables.thin)
     labels = training_labels(workshop.delta_tables)
-    ranks = workshop.horovod.processes
+    ranks = workshop.processes.processes
     training, validation = (
         existing_cache(workshop.delta_tables, workshop.caches, split, labels, ranks)
         for split in ("training", "validation")
     )
-    backbone = workshop.backbone.identity(framework)
-    return Task(framework, labels, training, validation, config.model_dump(), backbone, ranks)
+    plan = config.plan(len(labels), workshop.backbone.source, workshop.caches)
+    return Task(framework, labels, training, validation, plan, workshop.backbone.identity(framework), ranks)
 
 
 def trained_version(
-    framework: str, train: Callable[..., Trained], config: TrainingConfig, workshop: Workshop, dagster_run_id: str
+    framework: str,
+    train: Callable[..., Trained],
+    config: TrainingConfig,
+    workshop: Workshop,
+    *,
+    dagster_run_id: str,
 ) -> dg.MaterializeResult:
     """Train and register a version, unless one was registered for the very same task."""
     task = to_task(framework, config, workshop)
     known = workshop.registry.with_tag(FINGERPRINT, task.fingerprint)
     if known:
-        return materialized(known, {"trained": False, "why": "nothing changed since this version was trained"})
-    with workshop.tracking.run_for(f"{framework}_model") as mlflow_run_id:
-        table_versions = {table.name: workshop.delta_tables.version(table) for table in INPUTS}
-        log_task(task, table_versions, workshop.delta_tables)
-        ranks = workshop.horovod.run(
+        why = "nothing changed since this version was trained"
+        return materialized(known, workshop.tracking, {"trained": False, "why": why})
+    asset = f"{framework}_model"
+    checkpoints = f"{workshop.delta_tables.checkpoints}/trainings/{task.fingerprint}"
+    with workshop.tracking.run_for(asset) as mlflow_run_id:
+        places = Places(workshop.tracking.tracking_uri, mlflow_run_id, workshop.caches.root, checkpoints)
+        origin = lineage.to_origin(workshop.delta_tables, dagster_run_id, asset)
+        logged = logged_training(task, train, workshop, places, origin)
+        tags = {**lineage.to_tags(task, logged.trained, origin, config.model_dump()), FINGERPRINT: task.fingerprint}
+        version = workshop.registry.register(logged.classifier, mlflow_run_id, tags)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return materialized(version, workshop.tracking, {"trained": True, **to_metadata(logged)})
+
+
+@dataclass(frozen=True)
+class LoggedTraining:
+    """What is in an MLflow run when a training is over."""
+
+    trained: Trained
+    curves: bytes  # a PNG
+    classifier: str  # the URI of a model that can be registered
+
+
+def logged_training(
+    task: Task, train: Callable[..., Trained], workshop: Workshop, places: Places, origin: lineage.Origin
+) -> LoggedTraining:
+    """Train, and log to the open MLflow run what is trained on what, how it went, and the classifier."""
+    lineage.log_task(task, origin, workshop.delta_tables)
+    trained = trained_on_ranks(task, train, workshop, places)
+    curves = learning_curves(trained.history)
+    lineage.log_outcome(trained, curves)
+    classifier = log_classifier(
+        model_uri=str(trained.model_uri),
+        labels=task.labels,
+        framework=task.framework,
+        color=task.plan.color,
+        tracking_uri=places.tracking_uri,
+        mlflow_run_id=places.mlflow_run_id,
+    )
+    return LoggedTraining(trained, curves, classifier)
+
+
+def trained_on_ranks(task: Task, train: Callable[..., Trained], workshop: Workshop, places: Places) -> Trained:
+    """Let the ranks train; what rank 0 tells of it. A training that was cut off goes on after its last epoch."""
+    with ExitStack() as stack:
+        for cache in (task.training, task.validation):
+            stack.enter_context(cache.in_use())
+        ranks = workshop.processes.run(
             workshop.delta_tables.spark,
+            task.plan.distributor,
             train,
             task.training.converter(),
             task.validation.converter(),
-            labels=len(task.labels),
-            backbone=workshop.backbone.source,
-            tracking_uri=workshop.tracking.tracking_uri,
-            mlflow_run_id=mlflow_run_id,
-            **task.settings,
+            task.plan,
+            places,
         )
-        trained: Trained = ranks[0]
-        curves = learning_curves(trained.history)
-        classifier = log_classifier(
-            model_uri=str(trained.model_uri),
-            labels=task.labels,
-            framework=framework,
-            tracking_uri=workshop.tracking.tracking_uri,
-            mlflow_run_id=mlflow_run_id,
-        )
-        log_picture(curves, "learning_curves.png")
-        tags = {
-            "framework": framework,
-            "table_versions": json.dumps(table_versions),
-            "code_version": code_version(),
-            "dagster_run_id": dagster_run_id,
-            "labels": json.dumps(task.labels),
-            "backbone": trained.backbone,
-            FINGERPRINT: task.fingerprint,
-        }
-        version = workshop.registry.register(classifier, mlflow_run_id, tags)
-    return materialized(version, {"trained": True, **to_metadata(trained, curves)})
+    return ranks[0]
 
 
-def log_task(task: Task, table_versions: dict[str, int], delta_tables: DeltaTables) -> None:
-    """Log to the open MLflow run what is trained, on which tables, at which Delta versions."""
-    import mlflow
-    from mlflow.data.delta_dataset_source import DeltaDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-
-    caches = {"training_cache": task.training.name, "validation_cache": task.validation.name}
-    mlflow.log_params({**task.settings, **caches, "processes": task.processes, "labels": len(task.labels)})
-    mlflow.set_tags({"labels": json.dumps(task.labels), "code_version": code_version()})
-    for table in INPUTS:
-        version = table_versions[table.name]
-        source = DeltaDatasetSource(path=delta_tables.uri(table), delta_table_version=version)
-        mlflow.log_input(MetaDataset(source, name=f"{table.name}@v{version}"), context="training")
-
-
-def log_picture(picture: bytes, name: str) -> None:
-    """Keep a picture with the open MLflow run."""
-    from io import BytesIO
-
-    import mlflow
-    from PIL import Image
-
-    mlflow.log_image(Image.open(BytesIO(picture)), name)
-
-
-def to_metadata(trained: Trained, curves: bytes) -> dict[str, dg.MetadataValue | float | int | str]:
+def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | int | str]:
     """A training's figures and curves for Dagster."""
-    best = max(trained.history, key=lambda epoch: epoch["validation_accuracy"])
+    trained = logged.trained
     return {
-        "validation_accuracy": best["validation_accuracy"],
+        "validation_accuracy": trained.history[trained.best_epoch - 1]["validation_accuracy"],
+        "best_epoch": trained.best_epoch,
+        "epochs": len(trained.history),
         "backbone": trained.backbone,
         "processes": trained.size,
+        "precision": trained.precision,
         "steps_per_epoch": trained.steps,
+        "embedded_images": trained.embedded_images * trained.size,
         "embedded_images_per_second": round(trained.images_per_second * trained.size, 1),
-        "learning_curves": dg.MetadataValue.md(to_markdown(curves, "loss and accuracy by epoch")),
+        "seconds": round(trained.seconds, 1),
+        "seconds_to_first_step": round(trained.seconds_to_first_step, 1),
+        "learning_curves": dg.MetadataValue.md(to_markdown(logged.curves, "loss and accuracy by epoch")),
     }
 
 
 def materialized(
-    version: ModelVersion, metadata: dict[str, dg.MetadataValue | float | int | str]
+    version: ModelVersion, tracking: MlflowTracking, metadata: dict[str, dg.MetadataValue | float | int | str]
 ) -> dg.MaterializeResult:
     """A model's answer to Dagster: the version, and where it comes from."""
     return dg.MaterializeResult(
@@ -171,6 +254,7 @@ def materialized(
             "model_version": version.version,
             "model_uri": version.uri,
             "mlflow_run_id": version.mlflow_run_id,
+            "mlflow_run": dg.MetadataValue.url(tracking.run_url(version.mlflow_run_id)),
             "labels": ", ".join(json.loads(version.tags["labels"])),
             "backbone": version.tags["backbone"],
             **metadata,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.environments import Settings, image_folder, local, read_settings
+from resources.environments import Settings, image_folder, local, petastorm_caches, read_settings
 
 
 def settings_of(home: Path, **variables: str) -> Settings:
@@ -22,11 +22,16 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         processes=2,
         backbone="auto",
         device="auto",
+        dagster_url="http://127.0.0.1:3000",
+        mlflow_url="http://127.0.0.1:5000",
         include=(),
         exclude=(),
         settle_seconds=2,
         content_limit_megabytes=512,
         size_limit_megabytes=16384,
+        cache_content="original",
+        cache_color="rgb",
+        cache_megabytes=16384,
     )
 
 
@@ -44,6 +49,10 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
         IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
         IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
+        IMAGE_ASSETS_DAGSTER_URL="https://dagster.example",
+        IMAGE_ASSETS_CACHE_CONTENT="jpeg",
+        IMAGE_ASSETS_CACHE_COLOR="gray",
+        IMAGE_ASSETS_CACHE_MEGABYTES="500",
     )
     assert settings == Settings(
         home=tmp_path,
@@ -53,15 +62,29 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         processes=4,
         backbone="none",
         device="cuda",
+        dagster_url="https://dagster.example",
+        mlflow_url="http://mlflow:5000",
         include=("*.jpg", "raw/*"),
         exclude=("thumbnails",),
         settle_seconds=0.5,
         content_limit_megabytes=64,
         size_limit_megabytes=2000,
+        cache_content="jpeg",
+        cache_color="gray",
+        cache_megabytes=500,
     )
     folder = image_folder(settings)
     assert (folder.include, folder.exclude, folder.settle_seconds) == (["*.jpg", "raw/*"], ["thumbnails"], 0.5)
     assert (folder.content_limit_bytes, folder.size_limit_bytes) == (64 * 1024**2, 2000 * 1024**2)
+    caches = petastorm_caches(settings)
+    assert (caches.content, caches.color, caches.keep_megabytes) == ("jpeg", "gray", 500)
+
+
+def test_links_lead_to_where_make_dev_serves_and_hold_no_password(tmp_path: Path) -> None:
+    moved = settings_of(tmp_path, DAGSTER_PORT="3001", MLFLOW_PORT="5001")
+    assert (moved.dagster_url, moved.mlflow_url) == ("http://127.0.0.1:3001", "http://127.0.0.1:5001")
+    server = settings_of(tmp_path, MLFLOW_TRACKING_URI="https://ann:secret@mlflow.example/tracking/")
+    assert server.mlflow_url == "https://mlflow.example/tracking"
 
 
 def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
@@ -76,6 +99,7 @@ def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
         ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "2048"),
         ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "0"),
         ("IMAGE_ASSETS_SIZE_LIMIT_MB", "nan"),
+        ("IMAGE_ASSETS_CACHE_MEGABYTES", "0"),
     ],
 )
 def test_a_number_out_of_bounds_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
@@ -107,9 +131,17 @@ def test_a_wrong_number_of_processes_is_refused_by_name(tmp_path: Path, processe
         settings_of(tmp_path, IMAGE_ASSETS_PROCESSES=processes)
 
 
-def test_an_unknown_device_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="IMAGE_ASSETS_DEVICE is 'tpu': expected one of auto, cpu, cuda"):
-        settings_of(tmp_path, IMAGE_ASSETS_DEVICE="tpu")
+@pytest.mark.parametrize(
+    ("name", "said", "choices"),
+    [
+        ("IMAGE_ASSETS_DEVICE", "tpu", "auto, cpu, cuda"),
+        ("IMAGE_ASSETS_CACHE_CONTENT", "png", "original, jpeg, pixels"),
+        ("IMAGE_ASSETS_CACHE_COLOR", "grey", "rgb, gray"),
+    ],
+)
+def test_what_is_none_of_the_choices_is_refused_by_name(tmp_path: Path, name: str, said: str, choices: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{said}': expected one of {choices}"):
+        settings_of(tmp_path, **{name: said})
 
 
 def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:

@@ -13,15 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from resources.mlflow_tracking import MlflowTracking, create_store, ending
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs. MLflow takes seconds to make one, so the tests copy it."""
-    store = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
-    create_store(f"sqlite:///{store}")
-    return store
+from resources.mlflow_tracking import MlflowTracking, ending
 
 
 @pytest.fixture
@@ -173,6 +165,25 @@ def test_the_id_is_all_that_a_worker_needs_to_log(tracking: MlflowTracking, inst
 
     assert train_models.execute_in_process(instance=instance).success
     assert {run.info.run_name: run.data.metrics for run in runs(tracking)}["torch_model"] == {"loss": 0.5}
+
+
+def test_a_run_that_ended_takes_figures_and_files_and_stays_ended(
+    tracking: MlflowTracking, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    materialize(torch_model, tracking, instance)
+    ended = next(run for run in runs(tracking) if run.info.run_name == "torch_model")
+    for accuracy in (0.5, 0.75):
+        files = {"curve.png": f"picture of {accuracy}".encode(), "text.txt": b"\x00"}
+        tracking.log_to(ended.info.run_id, "evaluation", {"test_accuracy": accuracy}, files)
+    client = MlflowClient(tracking.tracking_uri)
+    found = client.get_run(ended.info.run_id)
+    assert (found.data.metrics, found.info.status) == ({"test_accuracy": 0.75}, "FINISHED")
+    assert found.info.end_time == ended.info.end_time
+    folder = Path(client.download_artifacts(ended.info.run_id, "evaluation", str(tmp_path)))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        "curve.png": b"picture of 0.75",
+        "text.txt": b"\x00",
+    }
 
 
 def test_runs_left_by_a_dead_process_end_when_the_next_one_tracks(

@@ -1,9 +1,12 @@
 """The checks pass on a good set, and each fails when its fault is there."""
 
+import shutil
+from io import BytesIO
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from PIL import ImageOps
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -14,14 +17,18 @@ from image_assets.data.data_checks import (
     label_conflicts,
     labels_in_every_split,
     no_file_lost,
-    row_groups_small,
 )
-from image_assets.data.petastorm_caches import cache_split
+from image_assets.data.image_splits import image_splits
+from image_assets.data.petastorm_caches import training_cache, validation_cache
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
+from image_assets.split_soundness import UnsoundSplits, require_sound_splits
 from resources.delta_tables import DeltaTables
-from resources.horovod_runner import HorovodRunner
+from resources.image_folder import ImageFolder
 from resources.petastorm_cache import PetastormCaches
+from resources.process_runner import TrainingProcesses
 from tests.conftest import Ingested
+from tests.image_assets.data.data_run import run_data
+from tests.images import jpeg, picture, png, put
 
 pytestmark = pytest.mark.spark
 
@@ -50,17 +57,7 @@ def test_a_run_of_the_data_assets_says_what_it_did(ingested: Ingested) -> None:
         assert "](data:image/jpeg;base64," in str(metadata[name]["images"].value), name
 
 
-def test_the_checks_pass_on_a_good_set(ingested_tables: DeltaTables, home: Path) -> None:
-    caches = PetastormCaches(root=str(home / "caches"))
-    for split in ("training", "validation"):
-        cache_split(ingested_tables, caches, split, ranks=2)
-        small = answer(
-            row_groups_small(split),
-            delta_tables=ingested_tables,
-            petastorm_caches=caches,
-            horovod=HorovodRunner(processes=2),
-        )
-        assert small.passed
+def test_the_checks_pass_on_a_good_set(ingested_tables: DeltaTables) -> None:
     checks = [keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)]
     checks += [no_file_lost, few_quarantined, label_conflicts, labels_in_every_split, groups_in_one_split]
     for check in checks:
@@ -141,35 +138,93 @@ def test_a_label_that_a_split_lacks_is_named(ingested_tables: DeltaTables) -> No
     splits = ingested_tables.read(IMAGE_SPLITS)
     ingested_tables.overwrite(splits.where("NOT (label = 'cube' AND split = 'test')"), IMAGE_SPLITS)
     result = answer(labels_in_every_split, delta_tables=ingested_tables)
-    assert (result.passed, result.metadata["lacking_in_test"].value) == (False, "cube")
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert result.metadata["lacking_in_test"].value == "cube"
     assert result.metadata["lacking_in_training"].value == "none"
+    assert "cube (7 images) has none in test" in str(result.description)
+    assert "or leave the folder out by IMAGE_ASSETS_EXCLUDE" in str(result.description)
+    ingested_tables.overwrite(splits.limit(0), IMAGE_SPLITS)
+    assert "no labelled image" in str(answer(labels_in_every_split, delta_tables=ingested_tables).description)
 
 
-def test_a_group_that_is_torn_is_named(ingested_tables: DeltaTables) -> None:
+def test_a_group_that_is_torn_is_listed_with_its_files(ingested_tables: DeltaTables) -> None:
     splits = ingested_tables.read(IMAGE_SPLITS)
     ingested_tables.overwrite(splits.withColumn("duplicate_group", F.lit("ab12")), IMAGE_SPLITS)
     result = answer(groups_in_one_split, delta_tables=ingested_tables)
-    assert (result.passed, result.metadata["groups"].value) == (False, "ab12")
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert result.metadata["groups"].value == 1
+    (record,) = result.metadata["files"].records
+    assert record.data["files"] == 16
+    in_test = {row.path for row in splits.where("split = 'test'").collect()}
+    assert set(str(record.data["test"]).splitlines()) <= in_test
+    assert "delete the folder of the table image_splits" in str(result.description)
     aside = splits.withColumn("split", F.when(F.col("split") == "training", "training"))
     ingested_tables.overwrite(aside.withColumn("duplicate_group", F.lit("ab12")), IMAGE_SPLITS)
     assert answer(groups_in_one_split, delta_tables=ingested_tables).passed, "what is set aside is in no split"
 
 
-def test_row_groups_that_are_too_large_are_found(ingested_tables: DeltaTables, home: Path) -> None:
-    caches = PetastormCaches(root=str(home / "caches"))
-    cache, _ = cache_split(ingested_tables, caches, "training", ranks=1)
-    large = ingested_tables.spark.range(0, 8, 1, 1).selectExpr(
-        f"cast(repeat('x', {2**20}) AS binary) content", "id label_index"
+PLANTED = 200  # a ball that no other one looks like
+
+
+def mirrored(number: int) -> bytes:
+    """The picture with left and right exchanged, as JPEG."""
+    content = BytesIO()
+    ImageOps.mirror(picture(number)).save(content, "JPEG", quality=80)
+    return content.getvalue()
+
+
+def refused_before_training(delta_tables: DeltaTables, home: Path) -> tuple[set[str], set[str]]:
+    """A run of image_splits, its two checks and the caches: the checks that fail, the caches that were not written."""
+    run = dg.materialize(
+        [image_splits, training_cache, validation_cache, groups_in_one_split, labels_in_every_split],
+        selection=dg.AssetSelection.assets("image_splits", "training_cache", "validation_cache"),
+        resources={
+            "delta_tables": delta_tables,
+            "petastorm_caches": PetastormCaches(root=str(home / "caches")),
+            "training_processes": TrainingProcesses(processes=1),
+        },
+        instance=dg.DagsterInstance.ephemeral(),
+        raise_on_error=False,
     )
-    large.write.mode("append").option("compression", "uncompressed").parquet(cache.url)
-    files = {file.name: file.stat().st_size for file in Path(cache.url.removeprefix("file://")).glob("part-*")}
-    (Path(cache.url.removeprefix("file://")) / "_cache.json").write_text(
-        f'{{"rows": 19, "files": {files}}}'.replace("'", '"')
-    )
-    result = answer(
-        row_groups_small("training"),
-        delta_tables=ingested_tables,
-        petastorm_caches=caches,
-        horovod=HorovodRunner(processes=1),
-    )
-    assert (result.passed, result.metadata["too_large"].value) == (False, 1)
+    failed = {check.check_name for check in run.get_asset_check_evaluations() if not check.passed}
+    written = {event.asset_key.to_user_string() for event in run.get_asset_materialization_events() if event.asset_key}
+    assert run.success == (not failed)
+    return failed, {"training_cache", "validation_cache"} - written
+
+
+def test_twins_are_caught_across_labels_and_splits_before_anything_is_trained(
+    delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path, home: Path
+) -> None:
+    for number in range(16):
+        label = ("ball", "cube")[number % 2]
+        put(landing, f"{label}/{number}.png", png(number))
+    put(landing, "ball/original.png", png(PLANTED))
+    put(landing, "cube/twin.jpg", jpeg(PLANTED, quality=70))
+    put(landing, "cube/mirrored.jpg", mirrored(PLANTED))
+    run_data(delta_tables, image_folder)
+    assert refused_before_training(delta_tables, home) == (set(), set())
+    splits = delta_tables.read(IMAGE_SPLITS)
+    planted = splits.where("path RLIKE '/(original|twin|mirrored)[.]'").select("split", "duplicate_group").collect()
+    assert (len(planted), len(set(planted))) == (3, 1), "they share a split and a group"
+    conflicts = answer(label_conflicts, delta_tables=delta_tables).metadata
+    assert conflicts["near_duplicate_groups"].value == 1
+    (record,) = conflicts["near_duplicates"].records
+    assert {Path(path).name for path in str(record.data["paths"]).splitlines()} == {
+        "original.png",
+        "twin.jpg",
+        "mirrored.jpg",
+    }
+    require_sound_splits(delta_tables.thin)
+
+    other = "test" if planted[0].split != "test" else "training"
+    for twin in ("twin.jpg", "mirrored.jpg"):
+        moved = F.col("path").endswith(twin)
+        torn = splits.withColumn("split", F.when(moved, other).otherwise(F.col("split")))
+        torn = torn.withColumn("duplicate_group", F.when(moved, twin).otherwise(F.col("duplicate_group")))
+        delta_tables.overwrite(torn, IMAGE_SPLITS)
+        caches = {"training_cache", "validation_cache"}
+        assert refused_before_training(delta_tables, home) == ({"groups_in_one_split"}, caches), twin
+        with pytest.raises(UnsoundSplits, match=rf"(?s)1 group\(s\) of near duplicates.*{twin}.*delete the files"):
+            require_sound_splits(delta_tables.thin)
+    shutil.rmtree(delta_tables.uri(IMAGE_SPLITS))
+    assert refused_before_training(delta_tables, home) == (set(), set()), "the remedy is one"

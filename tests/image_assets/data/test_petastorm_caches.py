@@ -1,20 +1,26 @@
 """From files to caches: what is new travels, what is not leaves everything as it was."""
 
+import shutil
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from image_assets.cache_contents import to_cached_pixels
 from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_splits import SplitConfig, image_splits
-from image_assets.data.petastorm_caches import cache_split, materialized
+from image_assets.data.petastorm_caches import materialize
 from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.pixels import to_pixels
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, Table
-from image_assets.split_rows import split_rows
+from image_assets.split_caches import cache_split, existing_cache
+from image_assets.split_rows import split_rows, training_labels
+from resources.cache_settings import Color, Content
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
 from resources.petastorm_cache import Cache, PetastormCaches
@@ -98,10 +104,68 @@ def test_caches_are_named_by_rows_split_and_ranks(ingested_tables: DeltaTables, 
     assert len(names) == 3
     again, was_written = cache_split(ingested_tables, caches, "training", ranks=2)
     assert not was_written
-    metadata = materialized(again, was_written).metadata or {}
-    assert (metadata["dagster/row_count"], metadata["row_groups"]) == (again.rows, len(again.files))
-    Path(again.files[0].removeprefix("file://")).unlink()
-    assert cache_split(ingested_tables, caches, "training", ranks=2)[1], "what is not whole is written again"
+    metadata = materialize(ingested_tables, caches, "training", ranks=2).metadata or {}
+    assert (metadata["dagster/row_count"], metadata["row_groups"]) == (again.rows, min(again.rows, 8))
+    assert (metadata["written"], metadata["evicted"]) == (False, "none")
+
+
+def test_a_cache_that_was_cut_is_written_again_and_refused_by_a_training(
+    ingested_tables: DeltaTables, caches: PetastormCaches
+) -> None:
+    cache, _ = cache_split(ingested_tables, caches, "training", ranks=2)
+    labels = training_labels(ingested_tables)
+    assert existing_cache(ingested_tables, caches, "training", labels, 2) == cache
+    file = Path(cache.files[0].removeprefix("file://"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(FileNotFoundError, match=f"no whole cache {cache.name} .*materialize training_cache first"):
+        existing_cache(ingested_tables, caches, "training", labels, 2)
+    assert cache_split(ingested_tables, caches, "training", ranks=2) == (cache, True)
+
+
+@pytest.mark.parametrize(("content", "color"), [("original", "gray"), ("jpeg", "rgb"), ("pixels", "gray")])
+def test_a_cache_holds_what_its_settings_say(
+    ingested_tables: DeltaTables, home: Path, content: Content, color: Color
+) -> None:
+    caches = PetastormCaches(root=str(home / "caches"), content=content, color=color)
+    cache, _ = cache_split(ingested_tables, caches, "validation", ranks=1)
+    assert (cache.content, cache.color) == (content, color)
+    originals = {row.image_id: row.content for row in ingested_tables.read(FEATURED_IMAGES).collect()}
+    for row in rows_of(cache):
+        pixels = to_pixels(originals[row["image_id"]], 224, color)
+        difference = np.abs(to_cached_pixels(row["content"], content, color).astype(int) - pixels).max()
+        assert difference <= (30 if content == "jpeg" else 0)
+        assert content == "original" or len(row["content"]) <= 224 * 224 * (3 if color == "rgb" else 1)
+    others = PetastormCaches(root=caches.root, color="gray" if color == "rgb" else "rgb")
+    with pytest.raises(FileNotFoundError, match="of content 'original' and color"):
+        existing_cache(ingested_tables, others, "validation", training_labels(ingested_tables), 1)
+
+
+def test_gray_images_that_are_not_there_yet_are_told(ingested_tables: DeltaTables, home: Path) -> None:
+    gray = ingested_tables.read(GRAYSCALE_IMAGES)
+    ingested_tables.overwrite(gray.where("label = 'ball'"), GRAYSCALE_IMAGES)
+    caches = PetastormCaches(root=str(home / "caches"), color="gray")
+    with pytest.raises(ValueError, match=r"grayscale_images lacks \d images of training: materialize grayscale_images"):
+        cache_split(ingested_tables, caches, "training", ranks=1)
+
+
+def test_pinned_tables_find_the_cache_that_was_written_when_they_were_new(
+    ingested_tables: DeltaTables, caches: PetastormCaches
+) -> None:
+    written = {split: cache_split(ingested_tables, caches, split, ranks=1)[0] for split in ("training", "validation")}
+    at = {table.name: ingested_tables.version(table) for table in (IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES)}
+    for table in (IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES):
+        rows = ingested_tables.read(table)
+        ingested_tables.overwrite(rows.where("path NOT LIKE '%/ball 0.png'").limit(rows.count() - 2), table)
+    assert cache_split(ingested_tables, caches, "training", ranks=1)[0].name != written["training"].name
+    pinned = ingested_tables.as_of(at)
+    assert {split: cache_split(pinned, caches, split, ranks=1) for split in written} == {
+        split: (cache, False) for split, cache in written.items()
+    }
+    in_cache = sorted(row["content"] for row in rows_of(written["training"]))
+    shutil.rmtree(caches.root)
+    rebuilt, was_written = cache_split(pinned, caches, "training", ranks=1)
+    assert was_written
+    assert sorted(row["content"] for row in rows_of(rebuilt)) == in_cache
 
 
 def test_too_few_images_or_labels_are_told_with_the_remedy(

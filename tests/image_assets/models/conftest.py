@@ -1,41 +1,44 @@
 """What the tests of both frameworks train on."""
 
+import multiprocessing
 from collections.abc import Callable, Sequence
-from io import BytesIO
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlflow
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from pyspark.sql import SparkSession
 
-from image_assets.models.trained import Trained
-from resources.horovod_runner import HorovodRunner
+from image_assets.models.training_plan import Places, Schedule, TrainingPlan
+from tests.images import colored_jpeg
 
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
 FILES = 8
-COLORS = ((200, 60, 50), (50, 70, 190))  # of the labels red and blue
-LABELS = ("red", "blue")
-
-
-@pytest.fixture
-def colored_image() -> Callable[[int, int], bytes]:
-    """A noisy JPEG in the color of a label; the seed makes it one of its own."""
-
-    def image(label_index: int, seed: int) -> bytes:
-        noise = np.random.default_rng((label_index, seed)).integers(-40, 40, (60, 80, 3))
-        pixels = np.clip(np.array(COLORS[label_index]) + noise, 0, 255).astype(np.uint8)
-        file = BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG")
-        return file.getvalue()
-
-    return image
+HEAD = Schedule(epochs=2, learning_rate=0.001, warmup_epochs=1, patience=5, weight_decay=1.0, dropout=0.3)
+FINE_TUNING = Schedule(epochs=2, learning_rate=1e-4, warmup_epochs=0, patience=5, weight_decay=0.01, dropout=0.1)
+PLAN = TrainingPlan(
+    labels=2,
+    backbone="none",
+    content="original",
+    color="rgb",
+    trainable="head",
+    top_blocks=3,
+    augmentation=False,
+    head=HEAD,
+    fine_tuning=FINE_TUNING,
+    batch_size=4,
+    label_smoothing=0.1,
+    class_weights=True,
+    precision="float32",
+    distributor="horovod",
+    seed=0,
+)
 
 
 def write_cache(folder: Path, images: Sequence[tuple[bytes, int]]) -> "SparkDatasetConverter":
@@ -45,38 +48,59 @@ def write_cache(folder: Path, images: Sequence[tuple[bytes, int]]) -> "SparkData
     folder.mkdir()
     for number in range(FILES):
         contents, label_indexes = zip(*images[number::FILES], strict=True)
-        table = pa.table({"content": contents, "label_index": pa.array(label_indexes, pa.int64())})
-        pq.write_table(table, folder / f"{number}.parquet")
+        ids = [sha256(content).hexdigest() for content in contents]
+        columns = {"image_id": ids, "content": contents, "label_index": pa.array(label_indexes, pa.int64())}
+        pq.write_table(pa.table(columns), folder / f"{number}.parquet")
     return SparkDatasetConverter(folder.as_uri(), [file.as_uri() for file in sorted(folder.iterdir())], len(images))
 
 
-@pytest.fixture
-def trained_on_two_ranks(
-    tmp_path: Path, spark: SparkSession, colored_image: Callable[[int, int], bytes]
-) -> Callable[..., tuple[list[Trained], str, str]]:
-    """Train on red and blue images with two Horovod processes; what the ranks bring back, where MLflow is, its run."""
+def red_and_blue(count: int) -> list[tuple[bytes, int]]:
+    """Images of two labels that are easily told apart."""
+    return [(colored_jpeg(number % 2, number), number % 2) for number in range(count)]
 
-    def trained(train: Callable[..., Trained], *, backbone: str = "none") -> tuple[list[Trained], str, str]:
+
+@dataclass(frozen=True)
+class Work:
+    """Caches and places for trainings that share embeddings and an MLflow run."""
+
+    folder: Path
+    training: "SparkDatasetConverter"
+    validation: "SparkDatasetConverter"
+    places: Places
+    plan: TrainingPlan = field(default=PLAN)
+
+    def arguments(
+        self, **changes: Any
+    ) -> tuple["SparkDatasetConverter", "SparkDatasetConverter", TrainingPlan, Places]:
+        """What a framework's `train` takes."""
+        return self.training, self.validation, replace(self.plan, **changes), self.places
+
+
+@pytest.fixture
+def to_work(tmp_path: Path) -> Callable[..., Work]:
+    """Caches of the images and an MLflow run that is open."""
+
+    def to_work(training: Sequence[tuple[bytes, int]], validation: Sequence[tuple[bytes, int]]) -> Work:
         tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
         client = mlflow.MlflowClient(tracking_uri)
         experiment = client.create_experiment("training", (tmp_path / "artifacts").as_uri())
         mlflow_run_id = client.create_run(experiment).info.run_id
-        # 19 images: the ranks' shards differ in size.
-        images = [(colored_image(number % 2, number), number % 2) for number in range(19)]
-        ranks = HorovodRunner(processes=2).run(
-            spark,
-            train,
-            write_cache(tmp_path / "training", images),
-            write_cache(tmp_path / "validation", images[:10]),
-            labels=2,
-            backbone=backbone,
-            epochs=2,
-            batch_size=4,
-            learning_rate=0.001,
-            seed=0,
-            tracking_uri=tracking_uri,
-            mlflow_run_id=mlflow_run_id,
-        )
-        return ranks, tracking_uri, mlflow_run_id
+        places = Places(tracking_uri, mlflow_run_id, str(tmp_path / "embeddings"), str(tmp_path / "checkpoints"))
+        caches = write_cache(tmp_path / "training", training), write_cache(tmp_path / "validation", validation)
+        return Work(tmp_path, *caches, places)
 
-    return trained
+    return to_work
+
+
+@pytest.fixture
+def work(to_work: Callable[..., Work]) -> Work:
+    """19 red and blue images: two ranks' shards differ in size."""
+    images = red_and_blue(19)
+    return to_work(images, images[:10])
+
+
+# Any: the function is the caller's, and so is what it takes and returns.
+def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns in a process of its own: two frameworks in one do not get along."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import mlflow
 import pandas as pd
@@ -14,9 +14,11 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from image_assets.models.logged_classifier import log_classifier
+from image_assets.pixels import to_grayscale
 from image_assets.scoring import own_workers
+from tests.images import colored_jpeg
 
-Image = Callable[[int, int], bytes]
+COLORS: dict[str, Literal["rgb", "gray"]] = {"tensorflow": "rgb", "torch": "gray"}
 ANSWER = "label string, probability double, probabilities array<double>"
 # In a process of its own: the frameworks do not share one.
 LOG = """
@@ -55,6 +57,7 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         framework=request.param,
         tracking_uri=tracking_uri,
         mlflow_run_id=run.info.run_id,
+        color=COLORS[request.param],
     )
     return tracking_uri, uri
 
@@ -77,9 +80,9 @@ def predict(classifier: tuple[str, str], tmp_path: Path) -> Callable[[pd.DataFra
 
 @pytest.mark.training
 def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
-    predict: Callable[[pd.DataFrame], pd.DataFrame], colored_image: Image, tmp_path: Path
+    predict: Callable[[pd.DataFrame], pd.DataFrame], tmp_path: Path
 ) -> None:
-    contents = [colored_image(number % 2, number) for number in range(10)]
+    contents = [colored_jpeg(number % 2, number) for number in range(10)]
     names = [*(f"{number}.jpg".encode() for number in range(8)), b"50% \xff.jpg", "größe.jpg".encode()]
     for name, content in zip(names, contents, strict=True):
         (tmp_path / os.fsdecode(name)).write_bytes(content)
@@ -112,6 +115,16 @@ def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
 
 
 @pytest.mark.training
+@pytest.mark.parametrize("classifier", ["torch"], indirect=True)
+def test_a_version_of_gray_answers_the_same_for_an_image_and_for_its_gray(
+    predict: Callable[[pd.DataFrame], pd.DataFrame],
+) -> None:
+    contents = [colored_jpeg(number % 2, number) for number in range(4)]
+    answers = predict(pd.DataFrame({"content": [*contents, *map(to_grayscale, contents)]}))
+    assert answers["probability"][:4].tolist() == pytest.approx(answers["probability"][4:].tolist(), abs=1e-6)
+
+
+@pytest.mark.training
 def test_no_images_are_answered_with_no_rows(predict: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     answers = predict(pd.DataFrame({"path": pd.Series([], dtype=object)}))
 
@@ -121,8 +134,8 @@ def test_no_images_are_answered_with_no_rows(predict: Callable[[pd.DataFrame], p
 
 @pytest.mark.spark
 @pytest.mark.training
-def test_spark_asks_by_struct(classifier: tuple[str, str], spark: SparkSession, colored_image: Image) -> None:
-    contents = [*(colored_image(number % 2, number) for number in range(9)), None]
+def test_spark_asks_by_struct(classifier: tuple[str, str], spark: SparkSession) -> None:
+    contents = [*(colored_jpeg(number % 2, number) for number in range(9)), None]
     rows = [(number, content, "file:/nowhere") for number, content in enumerate(contents)]
     images = spark.createDataFrame(rows, "number int, content binary, path string")
     mlflow.set_tracking_uri(classifier[0])

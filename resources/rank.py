@@ -1,22 +1,35 @@
-"""What surrounds a function on a Horovod rank: its log lines on stdout, its failure in a form the driver reads.
+"""What surrounds a function on a rank: its log lines on stdout, its failure in a form the driver reads.
 
 No Dagster here: every rank imports this file.
 """
 
 import json
 import logging
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from resources.child_process import end_with
+
+Distributor = Literal["horovod", "torch_distributor", "tensorflow_distributor"]  # what starts the ranks
 
 FAILURE_MARK = "image_assets rank failure: "
+# How Horovod, Gloo and TensorFlow say on one rank that another one is gone.
+CONSEQUENCES = (
+    "Horovod has been shut down",
+    "onnection closed by peer",
+    "onnection reset by peer",
+    "Collective ops is",
+)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception that ended a rank: its type, its message, and the traceback."""
+    """What ended a rank: the type of an exception, its message, and the traceback."""
 
     type: str
     message: str
@@ -29,7 +42,7 @@ class Failure:
     @property
     def is_consequence(self) -> bool:
         """Whether the rank only ended because another one did."""
-        return self.type == "HorovodInternalError" or "Horovod has been shut down" in self.message
+        return self.type == "HorovodInternalError" or any(words in self.message for words in CONSEQUENCES)
 
 
 def failure_in(line: str) -> Failure | None:
@@ -54,3 +67,16 @@ def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
         sys.stderr.write(f"\n{failure.to_line()}\n")
         sys.stderr.flush()
         raise SystemExit(1) from error
+
+
+def answer(folder: Path) -> None:
+    """Call what is pickled in the folder, and leave there what it returned."""
+    from pyspark import cloudpickle
+
+    function, args, kwargs = pickle.loads((folder / "call").read_bytes())
+    (folder / "returned").write_bytes(cloudpickle.dumps(function(*args, **kwargs)))
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[2]))
+    call_on_rank(answer, [Path(sys.argv[1])], {})

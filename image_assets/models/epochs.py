@@ -1,0 +1,182 @@
+"""The epochs of a training, the same for both frameworks and for every way in which ranks talk."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from image_assets.models.checkpoints import Checkpoints, State
+from image_assets.models.collectives import Collective
+from image_assets.models.training_plan import Schedule
+
+Figures = dict[str, float]
+JUDGED_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images as the trainable part of a network takes them in, (n, ...), with their label indexes (n,) int64."""
+
+    inputs: np.ndarray
+    label_indexes: np.ndarray
+
+
+class Source(Protocol):
+    """The images of one rank's shard."""
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch, equal on all ranks."""
+        ...
+
+    def batches(self, epoch: int) -> Iterable[Batch]:
+        """As many batches as an epoch has steps."""
+        ...
+
+
+class Network(Protocol):
+    """The trainable part of a network, with its optimizer."""
+
+    def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
+        """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
+        ...
+
+    def judge(self, batch: Batch) -> np.ndarray:
+        """Loss (summed), right answers and images (3,), with the weights as they are."""
+        ...
+
+    def weights(self) -> State:
+        """Copies of the weights by their names."""
+        ...
+
+    def load_weights(self, weights: State) -> None:
+        """Take these weights."""
+        ...
+
+    def optimizer_state(self) -> State:
+        """Copies of what the optimizer remembers."""
+        ...
+
+    def load_optimizer_state(self, state: State) -> None:
+        """Go on where an optimizer was."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far a training has come. Equal on all ranks but for nothing: figures are averages over all of them."""
+
+    history: list[Figures] = field(default_factory=list)
+    best: tuple[float, float] = (-math.inf, -math.inf)  # validation accuracy, minus validation loss
+    best_epoch: int = 0
+    best_weights: State = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that was finished."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a training: which weights change is up to the network."""
+
+    name: str
+    schedule: Schedule
+    seed: int
+    report: Callable[[str, int, Figures], None]
+
+
+def run_epochs(
+    network: Network,
+    collective: Collective,
+    training: Source,
+    validation: Iterable[Batch],
+    *,
+    phase: Phase,
+    checkpoints: Checkpoints,
+) -> Progress:
+    """Train until the epochs are over or none is better for long; the network ends with the best epoch's weights.
+
+    Where a checkpoint tells of finished epochs, it goes on after them.
+    """
+    progress = resumed(network, collective, checkpoints, phase.name)
+    schedule = phase.schedule
+    while progress.epoch < schedule.epochs and progress.epoch - progress.best_epoch < schedule.patience:
+        epoch, started = progress.epoch + 1, time.monotonic()
+        sums = np.zeros(3)
+        for number, batch in enumerate(training.batches(epoch)):
+            step = (epoch - 1) * training.steps + number
+            rate = learning_rate(schedule, step, training.steps, collective.size)
+            sums += network.step(batch, rate, to_seed(phase.seed, collective.rank, step))
+        figures = {"epoch": float(epoch), **averages(collective, sums, "")}
+        figures |= averages(collective, sum((network.judge(batch) for batch in validation), np.zeros(3)), "validation_")
+        figures["seconds"] = time.monotonic() - started
+        check_figures(figures, schedule.learning_rate)
+        progress.history.append(figures)
+        reached = (figures["validation_accuracy"], -figures["validation_loss"])
+        # The figures are the same on all ranks, and so is the choice.
+        if reached > progress.best:
+            progress.best, progress.best_epoch, progress.best_weights = reached, epoch, network.weights()
+        if collective.rank == 0:
+            phase.report(phase.name, schedule.epochs, figures)
+            save(checkpoints, phase.name, network, progress)
+    network.load_weights(progress.best_weights)
+    return progress
+
+
+def averages(collective: Collective, sums: np.ndarray, prefix: str) -> Figures:
+    """Loss and accuracy over the images of all ranks."""
+    loss, right, images = collective.sum(sums).tolist()
+    return {f"{prefix}loss": loss / images, f"{prefix}accuracy": right / images}
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int, size: int) -> float:
+    """The step size of one step: scaled by the number of ranks, after a warm-up, then down to 0 along a cosine.
+
+    Goyal et al., Accurate, Large Minibatch SGD (2017), sections 2.1 and 2.2; Loshchilov and Hutter, SGDR (2017).
+    """
+    top, warmup, total = schedule.learning_rate * size, schedule.warmup_epochs * steps, schedule.epochs * steps
+    if step < warmup:
+        return schedule.learning_rate + (top - schedule.learning_rate) * (step + 1) / warmup
+    return top * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def to_seed(*parts: int) -> int:
+    """A number below 2**31 that is another one for every part."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
+
+
+def check_figures(figures: Figures, rate: float) -> None:
+    """Raise when the loss is no number any more."""
+    if not math.isfinite(figures["loss"] + figures["validation_loss"]):
+        raise FloatingPointError(
+            f"epoch {figures['epoch']:.0f} ends with loss {figures['loss']} and validation loss "
+            f"{figures['validation_loss']}: expected finite numbers; lower the learning rate, which is {rate}"
+        )
+
+
+def resumed(network: Network, collective: Collective, checkpoints: Checkpoints, name: str) -> Progress:
+    """How far rank 0's checkpoint tells that this phase has come; the weights are rank 0's on all ranks in any case."""
+    found = collective.broadcast(checkpoints.load(name) if collective.rank == 0 else None)
+    if found is None:
+        network.load_weights(collective.broadcast(network.weights() if collective.rank == 0 else None))
+        return Progress()
+    network.load_weights(found.part("weights"))
+    network.load_optimizer_state(found.part("optimizer"))
+    told = found.told
+    return Progress(told["history"], tuple(told["best"]), told["best_epoch"], found.part("best_weights"))
+
+
+def save(checkpoints: Checkpoints, name: str, network: Network, progress: Progress) -> None:
+    """Keep the epoch that was finished."""
+    parts = {
+        "weights": network.weights(),
+        "optimizer": network.optimizer_state(),
+        "best_weights": progress.best_weights,
+    }
+    told = {"history": progress.history, "best": progress.best, "best_epoch": progress.best_epoch}
+    checkpoints.save(name, parts, told)

@@ -1,0 +1,109 @@
+"""Where a model version comes from: what MLflow's run and the version's tags tell of it."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image_assets.models.trained import Trained
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
+from resources.code_version import code_version
+from resources.delta_tables import DeltaTables
+
+if TYPE_CHECKING:
+    from image_assets.models.training import Task
+
+HISTORY_FILE = "history.json"  # every epoch's figures: an artifact of the MLflow run
+INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
+LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod", "tensorflow", "keras", "torch", "torchvision")
+LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training begins with, beside its settings."""
+
+    table_versions: dict[str, int]
+    code_version: str
+    dagster_run_id: str
+    dagster_asset: str
+
+
+def to_origin(delta_tables: DeltaTables, dagster_run_id: str, dagster_asset: str) -> Origin:
+    """The tables as they are now, the code, and the run that asks."""
+    versions = {table.name: delta_tables.version(table) for table in INPUTS}
+    return Origin(versions, code_version(), dagster_run_id, dagster_asset)
+
+
+def log_task(task: "Task", origin: Origin, delta_tables: DeltaTables) -> None:
+    """Log to the open MLflow run what is trained, by which code, on which tables at which Delta versions."""
+    import mlflow
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    plan = asdict(task.plan)
+    schedules = {f"{phase}_{key}": value for phase in ("head", "fine_tuning") for key, value in plan.pop(phase).items()}
+    plan.pop("backbone")
+    caches = {"training_cache": task.training.name, "validation_cache": task.validation.name}
+    images = {"training_images": task.training.rows, "validation_images": task.validation.rows}
+    mlflow.log_params({**plan, **schedules, **caches, **images, "processes": task.processes})
+    mlflow.log_dict({"labels": task.labels}, "labels.json")
+    mlflow.log_dict({name: version(name) for name in LIBRARIES}, "library_versions.json")
+    mlflow.log_dict(hardware(), "hardware.json")
+    mlflow.set_tags({**to_told(origin), "labels": json.dumps(task.labels), "framework": task.framework})
+    for table in INPUTS:
+        delta_version = origin.table_versions[table.name]
+        source = DeltaDatasetSource(path=delta_tables.uri(table), delta_table_version=delta_version)
+        mlflow.log_input(MetaDataset(source, name=f"{table.name}@v{delta_version}"), context="training")
+
+
+def log_outcome(trained: Trained, curves: bytes) -> None:
+    """Log to the open MLflow run how the training went."""
+    import mlflow
+    from PIL import Image
+
+    figures = ("seconds", "seconds_to_first_step", "embedded_images", "images_per_second", "best_epoch", "steps")
+    mlflow.log_metrics({f"training_{name}": float(getattr(trained, name)) for name in figures})
+    mlflow.log_dict({"epochs": list(trained.history)}, HISTORY_FILE)
+    mlflow.set_tags({"backbone": trained.backbone, "precision": trained.precision})
+    mlflow.log_image(Image.open(BytesIO(curves)), "learning_curves.png")
+
+
+def to_tags(task: "Task", trained: Trained, origin: Origin, settings: dict[str, Any]) -> dict[str, str]:
+    """What a model version carries, enough to train it again."""
+    return {
+        **to_told(origin),
+        "framework": task.framework,
+        "labels": json.dumps(task.labels),
+        "backbone": trained.backbone,
+        "backbone_identity": task.backbone,
+        "training_settings": json.dumps(settings),
+        "cache_settings": json.dumps({"content": task.plan.content, "color": task.plan.color}),
+        "caches": json.dumps({"training": task.training.name, "validation": task.validation.name}),
+        "processes": str(task.processes),
+        "weights_digest": trained.weights_digest,
+    }
+
+
+def to_told(origin: Origin) -> dict[str, str]:
+    """The origin as tags."""
+    told = asdict(origin)
+    return {**told, "table_versions": json.dumps(origin.table_versions)}
+
+
+def hardware() -> dict[str, str | int]:
+    """The driver's machine, which in local mode is that of the ranks."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"machine": platform.machine(), "cores": os.cpu_count() or 0, "memory_bytes": memory, **processor()}
+
+
+def processor() -> dict[str, str]:
+    """The processor's name, where the system tells it."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"processor": names[0]} if names else {}

@@ -1,0 +1,130 @@
+"""Trainings on two ranks, in each framework and by each distributor, on real photographs where there are some."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from image_assets.models.logged_classifier import log_classifier
+from image_assets.models.trained import Trained
+from resources.model_registry import ModelRegistry
+from resources.process_runner import TrainingProcesses
+from resources.ranks import RankFailure
+from tests.image_assets.models.conftest import HEAD, PLAN, Work
+from tests.image_assets.models.rank_programs import train_and_average
+from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
+from tests.standalone_cluster import CLUSTER_ENVIRONMENT, standalone_cluster
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+LABELS = ("daisy", "tulips")
+WAYS = pytest.mark.parametrize(
+    ("framework", "distributor", "changes"),
+    [
+        ("torch", "horovod", {"trainable": "top_blocks", "augmentation": True}),
+        ("tensorflow", "horovod", {"trainable": "top_blocks"}),
+        ("torch", "torch_distributor", {}),
+        ("tensorflow", "tensorflow_distributor", {}),
+    ],
+)
+TWO = TrainingProcesses(processes=2)
+
+
+@pytest.fixture
+def flowers(to_work: Callable[..., Work]) -> Work:
+    """Photographs of two labels; the ranks' shards differ in size."""
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip(f"no photographs in {PHOTOGRAPHS}")
+    images = [(file.read_bytes(), index) for index, label in enumerate(LABELS) for file in photographs(label)[:20]]
+    work = to_work(images[::2] + images[1::6], images[3::4])
+    backbone = str(WEIGHTS) if WEIGHTS.is_dir() else "none"
+    return replace(work, plan=replace(PLAN, backbone=backbone, head=replace(HEAD, epochs=4)))
+
+
+@WAYS
+def test_two_ranks_train_one_model_that_answers_bytes(
+    spark: SparkSession, flowers: Work, framework: str, distributor: str, changes: dict[str, Any]
+) -> None:
+    arguments = flowers.arguments(distributor=distributor, **changes)
+    ranks, differences = zip(*TWO.run(spark, distributor, train_and_average, framework, *arguments), strict=True)
+    first, second = ranks
+    assert [(of.rank, of.size) for of in ranks] == [(0, 2), (1, 2)]
+    assert first.weights_digest == second.weights_digest
+    assert first.steps == second.steps
+    assert without_seconds(first) == without_seconds(second)
+    losses = [epoch["loss"] for epoch in first.history[:4]]
+    assert losses[-1] < losses[0]
+    assert max(differences) < 1e-5, "two ranks with half a batch each change weights as one with all of it"
+    assert second.model_uri is None
+    assert_logged(flowers, first)
+    answers = registered_answers(flowers, framework, str(first.model_uri))
+    assert (answers["label"] == [LABELS[0], LABELS[1]]).all()
+    assert np.allclose([sum(each) for each in answers["probabilities"]], 1, atol=1e-5)
+
+
+def without_seconds(trained: Trained) -> list[dict[str, float]]:
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in trained.history]
+
+
+def assert_logged(work: Work, trained: Trained) -> None:
+    """The run is open, and holds every epoch's figures and the model."""
+    client = mlflow.MlflowClient(work.places.tracking_uri)
+    run = client.get_run(work.places.mlflow_run_id)
+    assert run.info.status == "RUNNING"
+    model = client.get_logged_model(str(trained.model_uri).removeprefix("models:/"))
+    assert (model.source_run_id, model.status) == (run.info.run_id, "READY")
+    logged = client.get_metric_history(run.info.run_id, "validation_accuracy")
+    assert [metric.value for metric in logged] == [
+        epoch["validation_accuracy"] for epoch in trained.history[: len(logged)]
+    ]
+    assert "trained_weights.safetensors" in [file.path for file in client.list_artifacts(run.info.run_id)]
+
+
+def registered_answers(work: Work, framework: str, model_uri: str) -> pd.DataFrame:
+    """What the registered version says of the bytes of a photograph of each label, in a process of its own."""
+    places = {"tracking_uri": work.places.tracking_uri, "mlflow_run_id": work.places.mlflow_run_id}
+    classifier = log_classifier(model_uri=model_uri, labels=LABELS, framework=framework, **places)
+    version = ModelRegistry(tracking_uri=work.places.tracking_uri).register(classifier, places["mlflow_run_id"], {})
+    program = (
+        "import sys, mlflow, pandas as pd; from pathlib import Path; uri, version, answers, *files = sys.argv[1:]; "
+        "mlflow.set_tracking_uri(uri); model = mlflow.pyfunc.load_model(version); "
+        "model.predict(pd.DataFrame({'content': [Path(file).read_bytes() for file in files]})).to_pickle(answers)"
+    )
+    answers = work.folder / "answers.pickle"
+    files = [str(photographs(label)[0]) for label in LABELS]
+    command = [sys.executable, "-c", program, places["tracking_uri"], version.uri, str(answers), *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return pd.read_pickle(answers)
+
+
+def test_two_workers_of_a_cluster_train_one_model(flowers: Work, tmp_path: Path) -> None:
+    import pickle
+
+    call = tmp_path / "call.pickle"
+    call.write_bytes(pickle.dumps(("torch", *flowers.arguments())))
+    with standalone_cluster(workers=2) as master:
+        command = [sys.executable, "-m", "tests.image_assets.models.training_on_cluster", master, str(tmp_path)]
+        environment = {**os.environ, **CLUSTER_ENVIRONMENT}
+        driver = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert driver.returncode == 0, driver.stderr[-3000:]
+    ranks: list[Trained] = [trained for trained, _ in pickle.loads((tmp_path / "answer.pickle").read_bytes())]
+    assert ranks[0].weights_digest == ranks[1].weights_digest
+    assert ranks[0].history[-1]["loss"] < ranks[0].history[0]["loss"]
+
+
+def test_a_backbone_folder_without_weights_is_named_with_what_it_holds(spark: SparkSession, work: Work) -> None:
+    folder = work.folder / "weights"
+    folder.mkdir()
+    (folder / "other.bin").touch()
+    told = r"\AFileNotFoundError: .*weights holds other\.bin: expected .*mobilenet_v2_features"
+    with pytest.raises(RankFailure, match=told):
+        TWO.run(spark, "horovod", train_and_average, "torch", *work.arguments(backbone=str(folder)))

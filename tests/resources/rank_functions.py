@@ -1,0 +1,99 @@
+"""What the ranks of the tests do, and how each distributor's ranks sum arrays over all of them."""
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+ENDLESS_SECONDS = 600
+
+Arrays = Sequence[np.ndarray]  # of one type: TensorFlow packs them into one tensor
+Sum = Callable[[Arrays], list[np.ndarray]]
+
+
+def by_horovod() -> tuple[int, Sum]:
+    """This rank, and Horovod's sum over all ranks."""
+    import horovod.torch as hvd
+    import torch
+
+    def sums(arrays: Arrays) -> list[np.ndarray]:
+        return [tensor.numpy() for tensor in hvd.grouped_allreduce(list(map(torch.from_numpy, arrays)), op=hvd.Sum)]
+
+    hvd.init()
+    return hvd.rank(), sums
+
+
+def by_torch() -> tuple[int, Sum]:
+    """This rank, and torch.distributed's sum over all ranks."""
+    import torch
+    from torch import distributed
+
+    def sums(arrays: Arrays) -> list[np.ndarray]:
+        tensors = [torch.from_numpy(array.copy()) for array in arrays]
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+        return [tensor.numpy() for tensor in tensors]
+
+    distributed.init_process_group("gloo")
+    return distributed.get_rank(), sums
+
+
+def by_tensorflow() -> tuple[int, Sum]:
+    """This rank, and the sum of MultiWorkerMirroredStrategy, which is made before TensorFlow does anything else."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+    def in_replica(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+    def sums(arrays: Arrays) -> list[np.ndarray]:
+        tensors = tuple(map(tf.constant, arrays))
+        return [tensor.numpy() for tensor in tf.function(lambda: strategy.run(in_replica, args=tensors))()]
+
+    return strategy.cluster_resolver.task_id, sums
+
+
+CONNECTED = {"horovod": by_horovod, "torch_distributor": by_torch, "tensorflow_distributor": by_tensorflow}
+
+
+def summed(distributor: str, arrays: Arrays) -> tuple[int, list[np.ndarray]]:
+    """This rank, and each array summed over all ranks, where every rank's is multiplied by its number from 1."""
+    rank, sums = CONNECTED[distributor]()
+    logging.getLogger("image_assets.test").info("hello from rank %s", rank)
+    return rank, sums([array * (rank + 1) for array in arrays])
+
+
+def die_while_the_other_waits(distributor: str, gone: Path) -> None:
+    """The second rank is killed; the first waits for it in a collective."""
+    rank, sums = CONNECTED[distributor]()
+    if rank == 1:
+        time.sleep(1)
+        gone.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    sums([np.ones(1)])
+
+
+def told_rank() -> int:
+    """This rank as the distributor tells it, before any framework is loaded."""
+    told = os.environ.get("HOROVOD_RANK") or os.environ.get("RANK")
+    return int(told or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+
+
+def fail_while_the_other_sleeps(gone: Path) -> None:
+    """The second rank fails; the first never meets it again."""
+    if told_rank() == 1:
+        gone.touch()
+        raise ValueError("the second rank has had enough")
+    time.sleep(ENDLESS_SECONDS)
+
+
+def sleep(folder: Path) -> None:
+    """Leave a file that tells of this rank, and sleep."""
+    (folder / f"rank {told_rank()}").touch()
+    time.sleep(ENDLESS_SECONDS)
