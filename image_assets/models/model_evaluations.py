@@ -2,58 +2,32 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 
 import dagster as dg
-import numpy as np
 import pandas as pd
-from pyspark.sql import functions as F
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.pictures import confusion_matrix, contact_sheet, to_markdown
-from image_assets.schemas import MODEL_EVALUATIONS
+from image_assets.models.evaluation import KEYS, Comparison, compare, evaluate, judged
+from image_assets.models.evaluation_pictures import precision_and_recall, reliability_diagram
+from image_assets.models.evaluation_report import Metadata, Report
+from image_assets.models.slices import with_traits, worst_slices
+from image_assets.pictures import confusion_matrix, contact_sheet
+from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from image_assets.scoring import with_answers
 from image_assets.split_rows import digest, split_rows, with_content
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
-from resources.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion
+from resources.mlflow_tracking import MlflowTracking
+from resources.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
+from resources.thin_tables import ThinTables
 
 SPLIT = "test"
-Pictures = dict[str, dg.MetadataValue]
 SHOWN_MISTAKES = 32
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of one version on one set of images."""
-
-    images: int
-    accuracy: float
-    labels: list[str]
-    precision: list[float]
-    recall: list[float]
-    confusion_matrix: list[list[int]]
-
-
-def evaluate(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> Evaluation:
-    """Accuracy, per-label precision and recall, confusion matrix; no answer counts as a wrong one.
-
-    Labels that the model does not know, and the lack of an answer, come after the model's own.
-    """
-    from sklearn.metrics import confusion_matrix as count
-    from sklearn.metrics import precision_recall_fscore_support
-
-    answers = [answer or "(no answer)" for answer in predicted]
-    names = [*labels, *sorted({*true, *answers} - set(labels))]
-    precision, recall, *_ = precision_recall_fscore_support(true, answers, labels=names, zero_division=0)  # pyright: ignore[reportArgumentType] - its stubs know only "warn"
-    return Evaluation(
-        images=len(answers),
-        accuracy=float(np.mean(np.array(true) == np.array(answers))),
-        labels=names,
-        precision=np.asarray(precision).tolist(),
-        recall=np.asarray(recall).tolist(),
-        confusion_matrix=count(true, answers, labels=names).tolist(),
-    )
 
 
 def to_evaluate(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
@@ -72,12 +46,21 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
     return max(accuracies, key=accuracies.__getitem__)
 
 
+def answers_of(version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, device: str) -> pd.DataFrame:
+    """What the version says of every image of the test split, beside its true label.
+
+    Of the version its URI and its tag `framework` are used: a classifier that is logged and not registered can be
+    asked as well.
+    """
+    images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
+    return with_answers(images, registry, version, device).toPandas()
+
+
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
     """A contact sheet of the surest wrong answers: what it was taken for, and what it is."""
-    surest_first = answers.sort_values("probability", ascending=False)
-    wrong = surest_first[surest_first["true_label"] != surest_first["label"]]
-    wrong = wrong.head(SHOWN_MISTAKES)
-    keys = delta_tables.spark.createDataFrame(wrong[["path", "image_id"]].astype(str), "path string, image_id string")
+    surest_first = answers.sort_values(by="probability", ascending=False)
+    wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
+    keys = delta_tables.spark.createDataFrame(wrong[KEYS].astype(str), "path string, image_id string")
     contents = {row["path"]: bytes(row["content"]) for row in with_content(delta_tables, keys).collect()}
     tiles = [
         (contents[path], f"{f'{label} {probability:.0%}' if label else 'no answer'}, is {true_label}")
@@ -88,55 +71,92 @@ def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
     return contact_sheet(tiles, side_pixels=140, columns=6)
 
 
-def answers_of(version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, device: str) -> pd.DataFrame:
-    """What the version says of every image of the test split, beside its true label."""
-    images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
-    return with_answers(images, registry, version, device).toPandas()
+def report_on(
+    version: ModelVersion, answers: pd.DataFrame, comparison: Comparison | None, delta_tables: DeltaTables
+) -> Report:
+    """The figures and pictures that follow from a version's judged answers."""
+    evaluation = evaluate(answers, json.loads(version.tags["labels"]))
+    features = delta_tables.thin.read(FEATURED_IMAGES, [*KEYS, "width", "height", "format"]).to_pandas()
+    pictures = {
+        "confusion_matrix.png": confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
+        "precision_and_recall.png": precision_and_recall(evaluation),
+        "reliability_diagram.png": reliability_diagram(answers),
+        "mistakes.jpg": mistakes(answers, delta_tables),
+    }
+    return Report(version, evaluation, worst_slices(with_traits(answers, features)), comparison, pictures)
 
 
-def record(delta_tables: DeltaTables, version: ModelVersion, evaluation: Evaluation, rows_digest: str) -> None:
+def record(thin_tables: ThinTables, report: Report, rows_digest: str) -> None:
     """Keep a version's figures, in place of those on other images."""
     row = {
-        "model_version": version.version,
+        "model_version": report.version.version,
         "split": SPLIT,
-        "framework": version.tags["framework"],
-        **asdict(evaluation),
+        "framework": report.version.tags["framework"],
+        **asdict(report.evaluation),
+        "slices": [asdict(one) for one in report.slices],
+        **(asdict(report.comparison) if report.comparison else {}),
         "rows_digest": rows_digest,
         "evaluated_at": datetime.now(UTC),
     }
-    values = [row[name] for name in MODEL_EVALUATIONS.columns.fieldNames()]
-    delta_tables.merge(delta_tables.spark.createDataFrame([values], MODEL_EVALUATIONS.columns), MODEL_EVALUATIONS)
+    rows = pa.Table.from_pylist([row], to_arrow_schema(MODEL_EVALUATIONS.columns))
+    figures = {name: f"new.{name}" for name in rows.column_names if name not in MODEL_EVALUATIONS.keys}
+    thin_tables.merge(rows, MODEL_EVALUATIONS, updates=figures)
 
 
-def accuracies(delta_tables: DeltaTables, rows_digest: str) -> dict[int, float]:
-    """The accuracy of each version that was asked about these very images."""
-    rows = delta_tables.read(MODEL_EVALUATIONS).where((F.col("split") == SPLIT) & (F.col("rows_digest") == rows_digest))
-    return {row["model_version"]: row["accuracy"] for row in rows.select("model_version", "accuracy").collect()}
+def log(report: Report, tracking: MlflowTracking) -> Metadata:
+    """Keep a recorded report with the version's MLflow run; metadata that says why, where MLflow does not take it.
+
+    It is no failure: the figures are in the table, and the pictures in the metadata.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tracking.log_to(report.version.mlflow_run_id, "evaluation", report.metrics, report.pictures)
+    except (MlflowException, OSError) as error:
+        return {
+            f"not_logged_v{report.version.version}": dg.MetadataValue.text(f"MLflow did not take all of it: {error}")
+        }
+    return {}
 
 
-def evaluate_new(delta_tables: DeltaTables, registry: ModelRegistry, device: str) -> tuple[dict[int, float], Pictures]:
-    """Evaluate the versions that were not asked about the test split as it is: all accuracies, and new pictures."""
+def accuracies(thin_tables: ThinTables, rows_digest: str) -> dict[int, float]:
+    """The accuracy of each version of which all figures on these very images are known."""
+    same_images = (pc.field("split") == SPLIT) & (pc.field("rows_digest") == rows_digest)
+    known = same_images & pc.field("balanced_accuracy").is_valid()
+    rows = thin_tables.read(MODEL_EVALUATIONS, ["model_version", "accuracy"], known)
+    return dict(zip(rows["model_version"].to_pylist(), rows["accuracy"].to_pylist(), strict=True))
+
+
+def evaluate_new(
+    delta_tables: DeltaTables, registry: ModelRegistry, tracking: MlflowTracking, device: str
+) -> tuple[dict[int, float], Metadata]:
+    """Evaluate the versions that were not asked about the test split as it is: all accuracies, and what is new.
+
+    Each is compared with the serving version or, while none serves, with the most accurate one before it. That one is
+    asked again if this run has not asked it already, and only if there is a version to compare.
+    """
+    delta_tables.create(MODEL_EVALUATIONS)
     rows_digest = digest(split_rows(delta_tables, SPLIT))
-    versions = to_evaluate(registry.versions())
-    done = accuracies(delta_tables, rows_digest)
-    pictures: Pictures = {}
-    for version in versions:
-        if version.version in done:
-            continue
-        answers = answers_of(version, delta_tables, registry, device)
-        if answers.empty:
-            break
-        evaluation = evaluate(
-            answers["true_label"].tolist(), answers["label"].tolist(), json.loads(version.tags["labels"])
+    versions = {version.version: version for version in to_evaluate(registry.versions())}
+    serving = serving_version(list(versions.values()))
+    known = accuracies(delta_tables.thin, rows_digest)
+    done = {number: known[number] for number in versions if number in known}
+    ask = cache(
+        lambda number: judged(answers_of(versions[number], delta_tables, registry, device)).drop(
+            columns="probabilities"
         )
-        record(delta_tables, version, evaluation, rows_digest)
-        done[version.version] = evaluation.accuracy
-        title = f"version {version.version} ({version.tags['framework']}), accuracy {evaluation.accuracy:.3f}"
-        matrix = confusion_matrix(evaluation.confusion_matrix, evaluation.labels)
-        pictures[f"confusion_matrix_v{version.version}"] = dg.MetadataValue.md(to_markdown(matrix, title))
-        sheet = mistakes(answers, delta_tables)
-        pictures[f"mistakes_v{version.version}"] = dg.MetadataValue.md(to_markdown(sheet, f"mistakes of {title}"))
-    return {version.version: done[version.version] for version in versions if version.version in done}, pictures
+    )
+    metadata: Metadata = {}
+    for number in sorted(versions.keys() - done.keys()):
+        if ask(number).empty:
+            break
+        other = serving.version if serving else first_to_serve(done, serving=None)
+        comparison = compare(ask(number), ask(other), other) if other not in (None, number) else None
+        report = report_on(versions[number], ask(number), comparison, delta_tables)
+        record(delta_tables.thin, report, rows_digest)
+        done[number] = report.evaluation.accuracy
+        metadata |= report.metadata | log(report, tracking)
+    return dict(sorted(done.items())), metadata
 
 
 @dg.asset(
@@ -145,11 +165,15 @@ def evaluate_new(delta_tables: DeltaTables, registry: ModelRegistry, device: str
     pool="model_evaluations",
 )
 def model_evaluations(
-    delta_tables: DeltaTables, model_registry: ModelRegistry, inference_device: InferenceDevice
+    delta_tables: DeltaTables,
+    model_registry: ModelRegistry,
+    mlflow_tracking: MlflowTracking,
+    inference_device: InferenceDevice,
 ) -> dg.MaterializeResult:
     """How good each model version is on the test split; the best one is promoted as long as none serves."""
     before = delta_tables.snapshot(MODEL_EVALUATIONS)
-    figures, pictures = evaluate_new(delta_tables, model_registry, inference_device.resolve(delta_tables.spark))
+    device = inference_device.resolve(delta_tables.spark)
+    figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, device)
     serving = model_registry.serving()
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
@@ -159,5 +183,5 @@ def model_evaluations(
         delta_tables.change_since(before, MODEL_EVALUATIONS),
         serving_version=str(serving.version) if serving else "none",
         **{f"test_accuracy_v{version}": accuracy for version, accuracy in figures.items()},
-        **pictures,
+        **metadata,
     )

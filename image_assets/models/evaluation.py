@@ -1,0 +1,166 @@
+"""The figures of a model version, from its answers: how often it is right, for each label, how well it knows itself.
+
+Plain functions on pandas tables, whatever framework the answers come from.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+KEYS = ["path", "image_id"]
+NO_ANSWER = "(no answer)"
+CERTAINTY = 0.95  # of the intervals
+MOST_BINS = 15
+BIN_IMAGES = 20  # in a bin at least: the accuracy of fewer says little
+
+Bound = float | None  # None where there is nothing to say it of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one version on one set of images, named as their columns."""
+
+    images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    balanced_accuracy: float
+    calibration_error: float | None
+    labels: list[str]
+    support: list[int]
+    precision: list[float]
+    precision_low: list[Bound]
+    precision_high: list[Bound]
+    recall: list[float]
+    recall_low: list[Bound]
+    recall_high: list[Bound]
+    confusion_matrix: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two versions differ on the same images, named as its columns."""
+
+    compared_with: int
+    only_this_right: int
+    only_other_right: int
+    p_value: float
+
+
+def judged(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers, each with `right`, true or false; one without a probability is no answer, and not right."""
+    label = answers["label"].where(answers["probability"].notna(), None)
+    return answers.assign(label=label, right=(label == answers["true_label"]).to_numpy(bool))
+
+
+def evaluate(answers: pd.DataFrame, labels: Sequence[str]) -> Evaluation:
+    """All figures of judged answers; no answer counts as a wrong one.
+
+    Labels that the model does not know, and the lack of an answer, come after the model's own. The balanced accuracy
+    is the mean recall of the labels that have images (Brodersen et al. 2010, "The balanced accuracy and its posterior
+    distribution").
+    """
+    from sklearn.metrics import confusion_matrix as count
+    from sklearn.metrics import precision_recall_fscore_support
+
+    true, said = answers["true_label"].to_numpy(object), answers["label"].fillna(NO_ANSWER).to_numpy(object)
+    names = [*labels, *sorted({*true, *said} - set(labels))]
+    precision, recall, _, support = map(
+        np.asarray,
+        precision_recall_fscore_support(true, said, labels=names, zero_division=0),  # pyright: ignore[reportArgumentType] - its stubs know only "warn"
+    )
+    counts = count(true, said, labels=names)
+    right = int(answers["right"].sum())
+    low, high = interval(right, len(answers))
+    precision_low, precision_high = intervals(counts.diagonal(), counts.sum(axis=0))
+    recall_low, recall_high = intervals(counts.diagonal(), counts.sum(axis=1))
+    return Evaluation(
+        images=len(answers),
+        accuracy=right / len(answers),
+        accuracy_low=low,
+        accuracy_high=high,
+        balanced_accuracy=float(recall[support > 0].mean()),
+        calibration_error=calibration_error(answers),
+        labels=names,
+        support=support.tolist(),
+        precision=precision.tolist(),
+        precision_low=precision_low,
+        precision_high=precision_high,
+        recall=recall.tolist(),
+        recall_low=recall_low,
+        recall_high=recall_high,
+        confusion_matrix=counts.tolist(),
+    )
+
+
+def by_label(evaluation: Evaluation) -> pd.DataFrame:
+    """One row for each label, the lowest recall first; labels without images come last."""
+    columns = ["support", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"]
+    figures = {name: pd.array(getattr(evaluation, name), "float64") for name in columns}
+    rows = pd.DataFrame({"label": evaluation.labels, **figures})
+    rows = rows.loc[rows["label"] != NO_ANSWER]
+    return rows.iloc[np.argsort(np.where(rows["support"] > 0, rows["recall"], 2), kind="stable")]
+
+
+def interval(right: int, images: int) -> tuple[float, float]:
+    """Between what the true share of right answers lies, with 95 % certainty.
+
+    The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical inference"): sound
+    for few images and for shares near 0 and 1, where the usual plus-or-minus is not (Brown, Cai and DasGupta 2001).
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(right, images).proportion_ci(CERTAINTY, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def intervals(right: Iterable[int], images: Iterable[int]) -> tuple[list[Bound], list[Bound]]:
+    """The lower and the upper ends of several intervals; None without an image."""
+    found = [interval(int(some), int(of)) if of else (None, None) for some, of in zip(right, images, strict=True)]
+    return [low for low, _ in found], [high for _, high in found]
+
+
+def calibration_bins(answers: pd.DataFrame) -> pd.DataFrame:
+    """Answers of similar probability together: for each bin its `images`, mean `probability`, and how many are `right`.
+
+    The bins hold equally many answers, as sure models crowd near 1 and would leave most bins of equal width empty; it
+    is also less biased (Roelofs et al. 2022, "Mitigating bias in calibration error estimation"). Answers of the same
+    probability share a bin.
+    """
+    given = answers.loc[answers["probability"].notna(), ["probability", "right"]].astype(float)
+    bins = min(max(len(given) // BIN_IMAGES, 1), MOST_BINS)
+    place = np.ceil(given["probability"].rank(method="max") * bins / len(given))
+    return given.groupby(place).agg(
+        images=("right", "size"), probability=("probability", "mean"), right=("right", "sum")
+    )
+
+
+def calibration_error(answers: pd.DataFrame) -> float | None:
+    """How far the probabilities are from the share that is right, on average; None without any answer.
+
+    The expected calibration error of Guo et al. 2017 ("On calibration of modern neural networks"), on bins of equally
+    many answers. It reads somewhat too high on a few hundred images, as chance alone sets bins off.
+    """
+    bins = calibration_bins(answers)
+    if bins.empty:
+        return None
+    return float((bins["right"] - bins["images"] * bins["probability"]).abs().sum() / bins["images"].sum())
+
+
+def compare(these: pd.DataFrame, others: pd.DataFrame, compared_with: int) -> Comparison:
+    """Judged answers of two versions, image by image: who alone is right, and how likely chance does as much.
+
+    The exact test of McNemar 1947 ("Note on the sampling error of the difference between correlated proportions"): of
+    two equally good versions, each is as likely as the other to be right alone. Images that both get right, or
+    both wrong, say nothing of which is better.
+    """
+    from scipy.stats import binomtest
+
+    pairs = these[[*KEYS, "right"]].merge(others[[*KEYS, "right"]], on=KEYS, suffixes=("_this", "_other"))
+    only_this = int((pairs["right_this"] & ~pairs["right_other"]).sum())
+    only_other = int((pairs["right_other"] & ~pairs["right_this"]).sum())
+    differing = only_this + only_other
+    p_value = float(binomtest(only_this, differing).pvalue) if differing else 1.0
+    return Comparison(compared_with, only_this, only_other, p_value)

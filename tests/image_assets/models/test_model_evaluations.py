@@ -1,0 +1,187 @@
+"""Every version is evaluated once on the same images, and compared with the one that serves."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+
+import mlflow
+import pandas as pd
+import pytest
+from deltalake import DeltaTable
+from mlflow import MlflowClient
+from pyspark.sql import functions as F
+
+from image_assets.models.evaluation import Comparison, evaluate, judged
+from image_assets.models.evaluation_report import Report
+from image_assets.models.model_evaluations import (
+    accuracies,
+    answers_of,
+    evaluate_new,
+    first_to_serve,
+    record,
+    to_evaluate,
+)
+from image_assets.models.slices import Slice
+from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
+from resources.delta_tables import DeltaTables
+from resources.mlflow_tracking import MlflowTracking, create_store
+from resources.model_registry import ModelRegistry, ModelVersion
+from resources.thin_tables import ThinTables
+
+LABELS = ["ball", "cube"]
+# Knows what its name says: `path` reads the label off the path, the others always answer the same.
+CLASSIFIER = """
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+
+    class Classifier(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            knows = {knows!r}
+            labels = [path.split("/")[-2] if knows == "path" else knows for path in model_input["path"]]
+            probability = float("nan") if knows == "nothing" else 0.75
+            columns = {{"label": labels, "probability": probability, "probabilities": [[0.25, 0.75]] * len(labels)}}
+            return pd.DataFrame(columns, index=model_input.index)
+
+
+    set_model(Classifier())
+"""
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> MlflowTracking:
+    """An MLflow store without runs, which takes MLflow seconds to make: tests share a copy."""
+    empty = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
+    create_store(f"sqlite:///{empty}")
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    artifacts = (tmp_path / "artifacts").as_uri()
+    return MlflowTracking(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_url=artifacts)
+
+
+@pytest.fixture
+def registry(tracking: MlflowTracking) -> ModelRegistry:
+    return ModelRegistry(tracking_uri=tracking.tracking_uri)
+
+
+def version_that_knows(
+    knows: str, framework: str, registry: ModelRegistry, folder: Path, artifacts: str
+) -> ModelVersion:
+    """A registered version that answers as told, and whose run has ended."""
+    client = MlflowClient(registry.tracking_uri)
+    run = client.create_run(client.create_experiment(knows, artifacts))
+    client.set_terminated(run.info.run_id)
+    (folder / f"{knows}.py").write_text(dedent(CLASSIFIER).format(knows=knows))
+    model = folder / f"model_{knows}"
+    mlflow.pyfunc.save_model(model, python_model=str(folder / f"{knows}.py"), pip_requirements=["mlflow"])
+    return registry.register(model.as_uri(), run.info.run_id, {"framework": framework, "labels": json.dumps(LABELS)})
+
+
+def rows_of(tables: ThinTables) -> dict[int, dict]:
+    """The evaluations as another Delta reader finds them, by version."""
+    rows = DeltaTable(tables.uri(MODEL_EVALUATIONS)).to_pyarrow_table().to_pylist()
+    return {row["model_version"]: row for row in rows}
+
+
+def version(number: int, framework: str = "torch", stage: str = "None") -> ModelVersion:
+    return ModelVersion(number, stage, (), "", f"models:/image_classifier/{number}", {"framework": framework})
+
+
+def test_the_newest_version_of_each_framework_and_the_serving_one_are_evaluated() -> None:
+    versions = [
+        version(1, stage="Production"),
+        version(2),
+        version(3),
+        version(4, "tensorflow"),
+        version(5, stage="Archived"),
+    ]
+    assert [one.version for one in to_evaluate(versions)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "serving", "promoted"),
+    [({}, None, None), ({1: 0.5, 2: 0.75}, None, 2), ({1: 0.75, 2: 0.75}, None, 1), ({1: 0.5, 2: 0.75}, 1, None)],
+)
+def test_the_most_accurate_version_is_promoted_as_long_as_none_serves(
+    accuracies: dict[int, float], serving: int | None, promoted: int | None
+) -> None:
+    assert first_to_serve(accuracies, serving=serving) == promoted
+
+
+def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_path: Path) -> None:
+    tables = ThinTables(root=str(tmp_path))
+    answers = pd.DataFrame({"true_label": LABELS, "label": ["ball", None], "probability": [0.75, None]})
+    evaluation = evaluate(judged(answers), [*LABELS, "cone"])
+    slices = [Slice("format", "PNG", 12, 0.25, 0.1, 0.5), Slice("folder", "file:/landing/ball", 10, 0.5, 0.2, 0.8)]
+    first = Report(version(1), evaluation, slices, None, {})
+    second = Report(version(2), evaluation, [], Comparison(1, 3, 0, 0.25), {})
+    for report, rows_digest in ((first, "old"), (second, "new"), (first, "new")):
+        record(tables, report, rows_digest)
+    rows = rows_of(tables)
+    assert set(rows) == {1, 2}
+    assert list(rows[1]) == MODEL_EVALUATIONS.columns.fieldNames()
+    assert {name for name, value in rows[1].items() if value is None} == {
+        "compared_with",
+        "only_this_right",
+        "only_other_right",
+        "p_value",
+    }
+    assert rows[1]["slices"][0] == {
+        "by": "format",
+        "value": "PNG",
+        "images": 12,
+        "accuracy": 0.25,
+        "low": 0.1,
+        "high": 0.5,
+    }
+    assert rows[1]["recall_low"][2] is None
+    assert (rows[1]["support"], rows[1]["calibration_error"]) == ([1, 1, 0, 0], 0.25)
+    assert [rows[2][name] for name in ("slices", "compared_with", "only_this_right", "p_value")] == [[], 1, 3, 0.25]
+    assert accuracies(tables, "new") == {1: 0.5, 2: 0.5}
+    assert accuracies(tables, "old") == {}
+
+
+@pytest.mark.spark
+def test_each_new_version_is_asked_recorded_compared_and_logged(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tracking: MlflowTracking, tmp_path: Path
+) -> None:
+    splits = ingested_tables.read(IMAGE_SPLITS).withColumn("split", F.lit("test"))
+    ingested_tables.overwrite(splits.localCheckpoint(), IMAGE_SPLITS)
+    artifacts = (tmp_path / "artifacts").as_uri()
+    ball = version_that_knows("ball", "tensorflow", registry, tmp_path, artifacts)
+    path = version_that_knows("path", "torch", registry, tmp_path, artifacts)
+    figures, metadata = evaluate_new(ingested_tables, registry, tracking, "cpu")
+    assert figures == {ball.version: 0.5, path.version: 1.0}
+    pictures = ("confusion_matrix", "precision_and_recall", "reliability_diagram", "mistakes")
+    assert set(metadata) == {f"{name}_v{number}" for number in (1, 2) for name in (*pictures, "labels")} | {
+        "comparison_v2"
+    }
+    rows = rows_of(ingested_tables.thin)
+    assert rows[1]["compared_with"] is None
+    assert [rows[2][name] for name in ("compared_with", "only_this_right", "only_other_right")] == [1, 8, 0]
+    assert rows[2]["p_value"] == 2 / 2**8
+    assert rows[2]["calibration_error"] == 0.25
+
+    client = MlflowClient(tracking.tracking_uri)
+    logged = client.get_run(path.mlflow_run_id)
+    assert logged.data.metrics == {"test_accuracy": 1, "test_balanced_accuracy": 1, "test_calibration_error": 0.25}
+    assert logged.info.status == "FINISHED"
+    files = {Path(file.path).name for file in client.list_artifacts(path.mlflow_run_id, "evaluation")}
+    assert {Path(name).stem for name in files} == set(pictures)
+
+    registry.promote(path.version, "Production")
+    (tmp_path / "a file").touch()
+    nothing = version_that_knows("nothing", "torch", registry, tmp_path, (tmp_path / "a file" / "in it").as_uri())
+    figures, metadata = evaluate_new(ingested_tables, registry, tracking, "cpu")
+    assert figures == {ball.version: 0.5, path.version: 1.0, nothing.version: 0.0}
+    assert "MLflow did not take all of it" in str(metadata["not_logged_v3"].value)
+    after = rows_of(ingested_tables.thin)
+    assert {number: after[number] for number in rows} == rows, "known versions are not evaluated again"
+    assert [after[3][name] for name in ("compared_with", "only_this_right", "only_other_right")] == [2, 0, 16]
+    assert after[3]["calibration_error"] is None
+    assert after[3]["labels"] == [*LABELS, "(no answer)"]
+
+    unregistered = replace(path, version=0, uri=(tmp_path / "model_ball").as_uri())
+    assert set(answers_of(unregistered, ingested_tables, registry, "cpu")["label"]) == {"ball"}
