@@ -5,6 +5,7 @@ import dagster as dg
 from image_assets.continuous import continuous_executor
 from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
 from image_assets.models.promote_model import promote_model
+from image_assets.models.reproduce_model import reproduce_model
 from image_assets.news import news_of_files, news_to_predict
 from image_assets.optimize_tables import optimize_tables
 from image_assets.vacuum_tables import vacuum_tables
@@ -56,6 +57,7 @@ JOBS = (
     train_models,
     predict_images,
     promote_model,
+    reproduce_model,
     optimize_tables,
     vacuum_tables,
     check_assets,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from definitions import defs
 from image_assets.schemas import TABLES
@@ -21,8 +22,8 @@ EDGES = {
     "featured_images": ["raw_images"],
     "grayscale_images": ["featured_images"],
     "image_splits": ["featured_images"],
-    "training_cache": ["featured_images", "image_files", "image_splits"],
-    "validation_cache": ["featured_images", "image_files", "image_splits"],
+    "training_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
+    "validation_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
     "tensorflow_model": ["training_cache", "validation_cache"],
     "torch_model": ["training_cache", "validation_cache"],
     "model_evaluations": ["image_splits", "tensorflow_model", "torch_model"],
@@ -33,7 +34,7 @@ GROUPS = {"data": 9, "models": 3, "predictions": 2}
 CHECKS = {
     "keys_unique",
     "layout",
-    "row_groups_small",
+    "row_groups_balanced",
     "no_file_lost",
     "few_quarantined",
     "label_conflicts",
@@ -70,14 +71,27 @@ def test_every_asset_says_what_it_is() -> None:
 def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
-    assert expected | {"promote_model", "optimize_tables"} <= set(repository.job_names)
+    assert expected | {"promote_model", "reproduce_model", "optimize_tables", "vacuum_tables"} <= set(
+        repository.job_names
+    )
     assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes"}
     assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)
 
 
-def test_a_table_is_optimized_under_the_pool_that_its_asset_writes_under() -> None:
-    ops = defs.resolve_job_def("optimize_tables").all_node_defs
-    pools = {op.name.removeprefix("optimize_"): op.pool for op in ops if isinstance(op, dg.OpDefinition)}
+def test_splits_that_cannot_be_trained_on_stop_trainings_and_no_ingest() -> None:
+    stopping = {"image_splits_groups_in_one_split", "image_splits_labels_in_every_split"}
+    steps = {
+        job: {node.name for node in defs.resolve_job_def(job).graph.nodes} for job in ("train_models", "ingest_images")
+    }
+    assert stopping <= steps["train_models"]
+    assert stopping & steps["ingest_images"] == set()
+    assert "featured_images_label_conflicts" in steps["ingest_images"]
+
+
+@pytest.mark.parametrize("verb", ["optimize", "vacuum"])
+def test_a_table_is_tended_under_the_pool_that_its_asset_writes_under(verb: str) -> None:
+    ops = defs.resolve_job_def(f"{verb}_tables").all_node_defs
+    pools = {op.name.removeprefix(f"{verb}_"): op.pool for op in ops if isinstance(op, dg.OpDefinition)}
     graph = defs.resolve_asset_graph()
     for table in TABLES:
         assert {pools[table.name]} == graph.get(dg.AssetKey(table.name)).pools, table.name

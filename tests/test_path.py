@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,10 +23,9 @@ from definitions import defs
 from image_assets.schemas import TABLES
 from resources.environments import Settings, local, read_settings
 from resources.model_registry import ModelRegistry
+from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
 
 ROOT = Path(__file__).parent.parent
-PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "flowers_224"
-WEIGHTS = ROOT.parent / "shared" / "weights"
 PER_LABEL = 24
 PATIENCE_SECONDS = 300
 
@@ -33,11 +33,6 @@ pytestmark = [
     pytest.mark.path,
     pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs in {PHOTOGRAPHS}"),
 ]
-
-
-def photographs(label: str) -> list[Path]:
-    """The label's photographs, always in the same order."""
-    return sorted((PHOTOGRAPHS / label).glob("*.jpg"))
 
 
 def run_demo(home: Path, landing: Path) -> subprocess.CompletedProcess[str]:
@@ -162,6 +157,7 @@ def test_both_versions_answer_bytes_and_paths_and_null_for_a_broken_image(
         for answer in good.itertuples():
             assert sum(answer.probabilities) == pytest.approx(1, abs=1e-3)
             assert labels[max(range(3), key=lambda place: answer.probabilities[place])] == answer.label
+        assert model.predict(model.input_example)["label"].isin(labels).all()
         by_path = model.predict(pd.DataFrame({"path": [str(file) for file in photographs("tulips")[:3]]}))
         assert by_path["label"].tolist() == answers["label"].tolist()[:3]
 
@@ -192,12 +188,12 @@ def test_the_python_of_the_readme_runs(settings: Settings, landing: Path, tmp_pa
         (tmp_path / ".image_assets" / kept.name).symlink_to(kept)
     (tmp_path / ".image_assets" / "landing").symlink_to(landing)
     programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(programs) == 2
+    assert len(programs) == 3
     for program in programs:
         command = [sys.executable, "-c", program]
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr[-2000:]
-        assert "path" in answer.stdout or "label" in answer.stdout
+        assert re.search("path|label|accuracy", answer.stdout)
 
 
 def test_the_same_command_again_adds_nothing_and_trains_nothing(settings: Settings, landing: Path) -> None:
@@ -302,3 +298,37 @@ def test_new_files_and_promotions_lead_to_predictions_by_themselves(
         f"the predictions of version {other}",
         served,
     )
+
+
+def reproduced(version: int, settings: Settings, instance: dg.DagsterInstance) -> dict[str, dg.MetadataValue]:
+    """What `reproduce_model` says of a version."""
+    config = {"ops": {"reproduce": {"config": {"version": version}}}}
+    result = run("reproduce_model", settings, instance, **config)
+    (output,) = [event.step_output_data for event in result.all_events if event.is_successful_output]
+    return dict(output.metadata)
+
+
+def test_a_version_of_two_processes_is_trained_again_from_the_tables_as_they_were(
+    settings: Settings, registry: ModelRegistry, instance: dg.DagsterInstance
+) -> None:
+    """Files have come since, and the caches of that time may be gone."""
+    before = registry.versions()
+    shutil.rmtree(settings.home / "caches")
+    (version,) = [version for version in before if version.tags["framework"] == "torch"]
+    told = reproduced(version.version, settings, instance)
+    assert float(str(told["agreeing_predictions"].value)) >= 0.99, told["differences"].value
+    assert registry.versions() == before
+
+
+def test_versions_of_one_process_are_trained_again_bit_by_bit(
+    settings: Settings, registry: ModelRegistry, instance: dg.DagsterInstance
+) -> None:
+    alone = replace(settings, processes=1)
+    known = {version.version for version in registry.versions()}
+    assert run("train_models", alone, instance).success
+    new = [version for version in registry.versions() if version.version not in known]
+    assert [version.tags["framework"] for version in new] == ["tensorflow", "torch"]
+    for version in new:
+        told = reproduced(version.version, settings, instance)
+        assert told["same"].value is True, told["differences"].value
+        assert version.tags["weights_digest"] in str(told["differences"].value)

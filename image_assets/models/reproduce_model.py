@@ -1,0 +1,186 @@
+"""A model version trained again, from the tables as they were, and how far the two are apart."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, ValidationError
+
+from image_assets.models import lineage, tensorflow_training, torch_training
+from image_assets.models.checkpoints import State
+from image_assets.models.differences import Outcome, to_differences, to_markdown
+from image_assets.models.model_evaluations import answers_of
+from image_assets.models.rank_training import WEIGHTS_FILE
+from image_assets.models.trained import Trained
+from image_assets.models.training import Task, TrainingConfig, Workshop, logged_training, to_task
+from image_assets.models.training_plan import Places
+from image_assets.split_caches import cache_split
+from image_assets.table_versions import lost, table_versions
+from resources.backbone import Backbone
+from resources.code_version import code_version
+from resources.delta_tables import DeltaTables
+from resources.inference_device import InferenceDevice
+from resources.mlflow_tracking import MlflowTracking
+from resources.model_registry import ModelRegistry, ModelVersion
+from resources.petastorm_cache import PetastormCaches
+from resources.process_runner import TrainingProcesses
+
+TRAIN: dict[str, Callable[..., Trained]] = {"tensorflow": tensorflow_training.train, "torch": torch_training.train}
+NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
+
+
+class ReproductionConfig(dg.Config):
+    """Which version is trained again."""
+
+    version: int = Field(gt=0, description="The registered model version to train again; nothing is registered.")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a version's tags say of its training."""
+
+    framework: str
+    config: TrainingConfig
+    cache_settings: dict[str, Any]
+    processes: int
+    backbone_identity: str
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> "Recorded":
+        """The settings of a version; a ValueError says which tags are not there, or what does not fit."""
+        tags = version.tags
+        if lacking := [name for name in NEEDED_TAGS if name not in tags]:
+            raise ValueError(
+                f"{version.uri} cannot be trained again: it lacks the tags {', '.join(lacking)}, which versions have "
+                "that were trained by the assets tensorflow_model and torch_model"
+            )
+        try:
+            config = TrainingConfig(**json.loads(tags["training_settings"]))
+        except ValidationError as error:
+            raise ValueError(
+                f"{version.uri} cannot be trained again by this code: its tag training_settings does not fit: {error}; "
+                f"check out {tags.get('code_version', 'the code of that time')}"
+            ) from error
+        cache_settings = json.loads(tags["cache_settings"])
+        return cls(tags["framework"], config, cache_settings, int(tags["processes"]), tags["backbone_identity"])
+
+
+def tables_of(version: ModelVersion, delta_tables: DeltaTables) -> DeltaTables:
+    """The tables as the version was trained on them; a ValueError says which of them are lost."""
+    versions = table_versions(version)
+    if found := lost(delta_tables, versions.items()):
+        raise ValueError(f"{version.uri} cannot be trained again: {'; '.join(found.values())}")
+    return delta_tables.as_of(versions)
+
+
+def to_workshop(version: ModelVersion, recorded: Recorded, workshop: Workshop) -> Workshop:
+    """The workshop as it was when the version was trained."""
+    identity = workshop.backbone.identity(recorded.framework)
+    if identity != recorded.backbone_identity:
+        raise ValueError(
+            f"{version.uri} cannot be trained again: its backbone was {recorded.backbone_identity}, the one at hand is "
+            f"{identity}: let IMAGE_ASSETS_BACKBONE name the weights of that time"
+        )
+    return replace(
+        workshop,
+        delta_tables=tables_of(version, workshop.delta_tables),
+        caches=workshop.caches.model_copy(update=recorded.cache_settings),
+        processes=TrainingProcesses(processes=recorded.processes),
+    )
+
+
+def to_task_again(recorded: Recorded, workshop: Workshop) -> Task:
+    """The version's task, its caches written again where they are gone."""
+    for split in ("training", "validation"):
+        cache_split(workshop.delta_tables, workshop.caches, split, ranks=recorded.processes)
+    return to_task(recorded.framework, recorded.config, workshop)
+
+
+@contextmanager
+def scratch_places(workshop: Workshop, mlflow_run_id: str) -> Iterator[Places]:
+    """Places without any embedding or checkpoint of before; what is kept there is gone afterwards."""
+    folder = f"{workshop.delta_tables.checkpoints}/reproductions/{mlflow_run_id}"
+    try:
+        yield Places(workshop.tracking.tracking_uri, mlflow_run_id, f"{folder}/embeddings", f"{folder}/checkpoints")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def reproduce(
+    version: ModelVersion, workshop: Workshop, device: str, dagster_run_id: str
+) -> Mapping[str, dg.MetadataValue | str | bool]:
+    """Train the version again on what it was trained on, register nothing; metadata on how far the two are apart."""
+    recorded = Recorded.of(version)
+    workshop = to_workshop(version, recorded, workshop)
+    task = to_task_again(recorded, workshop)
+    tracking = workshop.tracking
+    with tracking.run_for("reproduce_model") as mlflow_run_id:
+        origin = lineage.to_origin(workshop.delta_tables, dagster_run_id, "reproduce_model")
+        with scratch_places(workshop, mlflow_run_id) as places:
+            logged = logged_training(task, TRAIN[task.framework], workshop, places, origin)
+        again = replace(version, uri=logged.classifier, mlflow_run_id=mlflow_run_id)
+        differences = to_differences(*(to_outcome(each, workshop, device) for each in (version, again)))
+        report = to_markdown(differences)
+        tracking.log_to(mlflow_run_id, "reproduction", {}, {"differences.md": report.encode()})
+    return {
+        "model_uri": version.uri,
+        "same": differences.same,
+        "agreeing_predictions": dg.MetadataValue.float(differences.agreeing),
+        "code_version": version.tags.get("code_version", "unknown"),
+        "code_version_now": code_version(),
+        "mlflow_run": dg.MetadataValue.url(tracking.run_url(mlflow_run_id)),
+        "differences": dg.MetadataValue.md(report),
+    }
+
+
+def to_outcome(version: ModelVersion, workshop: Workshop, device: str) -> Outcome:
+    """What a version came to, as its MLflow run and its answers on the test split tell."""
+    with TemporaryDirectory() as folder:
+        weights = kept_weights(version.mlflow_run_id, workshop.tracking, Path(folder))
+        history = json.loads(kept_file(version.mlflow_run_id, lineage.HISTORY_FILE, workshop.tracking, Path(folder)))
+    return Outcome(weights, history["epochs"], answers_of(version, workshop.delta_tables, workshop.registry, device))
+
+
+def kept_weights(mlflow_run_id: str, tracking: MlflowTracking, folder: Path) -> State:
+    """The weights that a training changed, as it logged them."""
+    from safetensors.numpy import load
+
+    return load(kept_file(mlflow_run_id, WEIGHTS_FILE, tracking, folder))
+
+
+def kept_file(mlflow_run_id: str, name: str, tracking: MlflowTracking, folder: Path) -> bytes:
+    """A file that a training logged."""
+    from mlflow import MlflowClient
+
+    return Path(MlflowClient(tracking.tracking_uri).download_artifacts(mlflow_run_id, name, str(folder))).read_bytes()
+
+
+@dg.op(name="reproduce", pool="training")
+def reproduce_op(
+    context: dg.OpExecutionContext,
+    config: ReproductionConfig,
+    delta_tables: DeltaTables,
+    petastorm_caches: PetastormCaches,
+    training_processes: TrainingProcesses,
+    backbone: Backbone,
+    mlflow_tracking: MlflowTracking,
+    model_registry: ModelRegistry,
+    inference_device: InferenceDevice,
+) -> None:
+    """Train a version again; the op's metadata says how far the two are apart."""
+    workshop = Workshop(delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry)
+    version = model_registry.version(config.version)
+    device = inference_device.resolve(delta_tables.spark)
+    context.add_output_metadata(reproduce(version, workshop, device, context.run_id))
+
+
+@dg.job(name="reproduce_model", description="Train a model version again from the tables as they were; compare.")
+def reproduce_model() -> None:
+    """Train one version again."""
+    reproduce_op()
