@@ -4,16 +4,32 @@ import argparse
 import time
 from pathlib import Path
 
+from benchmarks.caches import caches
 from benchmarks.contest import CONTESTANTS, contest
 from benchmarks.figure import draw
 from benchmarks.following import following
+from benchmarks.loader import loader
 from benchmarks.measurement import ROOT
 from benchmarks.photographs import Photographs
+from benchmarks.processes import processes
 from benchmarks.report import report
 from benchmarks.results import RESULTS, read_results, save
 from benchmarks.sensor import sensor
+from benchmarks.training import training
 
-SIZES = {"ingest": 10_000, "featured": 3_000, "grayscale": 3_000, "following": 100_000, "sensor": 100_000}
+SIZES = {
+    "ingest": 10_000,
+    "featured": 3_000,
+    "grayscale": 3_000,
+    "following": 100_000,
+    "sensor": 100_000,
+    "caches": 240,
+    "loader": 3_000,
+    "training": 2_500,
+    "processes": 5_000,
+}
+ON_PHOTOGRAPHS = {"caches": caches, "loader": loader, "training": training}
+ON_SMALL = {"following": following, "sensor": sensor, "processes": processes}
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 
@@ -56,8 +72,10 @@ def main() -> None:
             count = asked.size or size
             if benchmark in CONTESTANTS:
                 found = contest(benchmark, photographs, count, asked.repeats)
+            elif benchmark in ON_PHOTOGRAPHS:
+                found = ON_PHOTOGRAPHS[benchmark](photographs, count, asked.repeats)
             else:
-                found = {"following": following, "sensor": sensor}[benchmark](count, asked.repeats)
+                found = ON_SMALL[benchmark](count, asked.repeats)
             save(benchmark, found)
             print(f"{benchmark}: done in {time.monotonic() - started:.0f} s\n", flush=True)
     print(write_page(PAGE))

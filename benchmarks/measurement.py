@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORES = 2
 SAMPLE_SECONDS = 0.2
 TIMEOUT_SECONDS = 6 * 3600
+GIBIBYTE = 1024**3
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """The figures as Markdown tables: ratios first, then what they are made of."""
 
 import platform
-from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import psutil
 
+from benchmarks.caches import rows_of
 from benchmarks.contest import OURS, RECIPE
+from benchmarks.loader_report import loader_ratios, loader_section
+from benchmarks.markdown import markdown, to_cell
 from benchmarks.measurement import CORES
 from benchmarks.peers.environments import PEERS
 from benchmarks.results import (
@@ -22,6 +24,7 @@ from benchmarks.results import (
     start_seconds,
     work_seconds,
 )
+from benchmarks.training_report import processes_ratios, processes_section, training_ratios, training_section
 
 WORTH_SHOWING = 0.1  # seconds: parts that never take as long are left out
 TITLES = {
@@ -29,12 +32,6 @@ TITLES = {
     "featured": "Features: `raw_images` to `featured_images`",
     "grayscale": "Gray: `featured_images` to `grayscale_images`",
 }
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -49,8 +46,15 @@ def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
                 best = max(rate, key=lambda name: rate[name].median)
                 said = f"{benchmark}: images a second, times the best peer's ({best})"
                 rows.append((said, f"{ours / rate[best].median:.2f}", least_of_peers))
-    if "following" in results:
-        rows += following_ratios(results["following"])
+    more = {
+        "following": following_ratios,
+        "loader": loader_ratios,
+        "training": training_ratios,
+        "processes": processes_ratios,
+    }
+    for benchmark, ratios_of in more.items():
+        if benchmark in results:
+            rows += ratios_of(results[benchmark])
     return rows
 
 
@@ -101,11 +105,6 @@ def own_parts(found: dict[str, Any]) -> str:
     return markdown(["where our time goes", "s"], rows) if rows else ""
 
 
-def to_cell(error: str) -> str:
-    """The last line of what went wrong, as a cell may hold it."""
-    return error.strip().splitlines()[-1].replace("|", "/")[:160]
-
-
 def following_tables(found: dict[str, Any]) -> str:
     """The run as a whole, every step, every part and the memory, by the size of the tables."""
     sizes = [int(size) for size, runs in found["runs"].items() if good(runs)]
@@ -152,9 +151,26 @@ def sensor_table(found: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
+def cache_table(found: dict[str, Any]) -> str:
+    """What a cache costs, by what it holds of an image."""
+    head = ["content", "KB an image", "writing, s", "images/s read by 1 worker", "by 2", "mean difference, of 255"]
+    return markdown(head, rows_of(found))
+
+
 def conditions() -> str:
     """On what it was measured."""
-    names = ("pyspark", "delta-spark", "dagster", "pyarrow", "pillow", "simplejpeg", "isal")
+    names = (
+        "pyspark",
+        "delta-spark",
+        "dagster",
+        "pyarrow",
+        "pillow",
+        "simplejpeg",
+        "isal",
+        "petastorm",
+        "torch",
+        "tensorflow",
+    )
     ours = ", ".join(f"{name} {version(name)}" for name in names)
     peers = ", ".join(pins[0] for pins in PEERS.values())
     memory = psutil.virtual_memory().total / 1024**3
@@ -180,4 +196,13 @@ def report(results: dict[str, dict[str, Any]]) -> str:
         parts += [f"## Following: {found['new']} new files", following_tables(found)]
     if found := results.get("sensor"):
         parts += ["## The sensor `new_images`", sensor_table(found)]
+    if found := results.get("caches"):
+        parts += [f"## Training caches: {found['count']:,} photographs", cache_table(found)]
+    for benchmark, section in {
+        "loader": loader_section,
+        "training": training_section,
+        "processes": processes_section,
+    }.items():
+        if found := results.get(benchmark):
+            parts.append(section(found))
     return "\n\n".join(part for part in [*parts, "## Measured on", conditions()] if part)

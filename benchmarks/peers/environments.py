@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sysconfig
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +13,10 @@ PEERS = {
     "daft": ("daft==0.7.26", "pyiceberg==0.11.1", *KERNEL),
     "ray": ("ray[data]==2.60.0", "aiohttp==3.14.5", *KERNEL),
     "datasets": ("datasets==5.2.0", *KERNEL),
+    "webdataset": ("webdataset==1.0.2",),
+    "streaming": ("mosaicml-streaming==0.13.0",),
 }
+ON_OURS = ("webdataset", "streaming")  # a layer on this environment: its torch, its Pillow
 INSTALL = ("-m", "pip", "install", "--quiet", "--only-binary", ":all:")
 
 
@@ -26,9 +30,17 @@ def python_of(peer: str) -> Path:
     folder = CACHE / "peers" / f"{peer}-{sha256(' '.join(pins).encode()).hexdigest()[:8]}"
     python, finished = folder / "bin" / "python", folder / "finished"
     if not finished.exists():
-        for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [str(python), *INSTALL, *pins]):
-            made = subprocess.run(command, capture_output=True, text=True, check=False)
-            if made.returncode:
-                raise PeerMissing(f"not installed: {(made.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        if peer in ON_OURS:
+            packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+            (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+        run([str(python), *INSTALL, *pins])
         finished.touch()
     return python
+
+
+def run(command: list[str]) -> None:
+    """Run a part of an installation; PeerMissing says why it failed."""
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise PeerMissing(f"not installed: {(made.stderr.strip() or 'no reason given').splitlines()[-1]}")

@@ -1,0 +1,95 @@
+"""This project's training, from caches to the accuracy of the last epoch; before it, the caches in a home."""
+
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import dagster as dg
+
+from benchmarks.measurement import measured
+from benchmarks.ours import copied_home, materialized, start_spark, use_home
+from benchmarks.recipe_training import BACKBONE, cache_in, labels_in
+from benchmarks.task import answer, read_task, timed
+from resources.petastorm_cache import PetastormCaches
+
+
+def caches_of(home: Path, target: Path) -> None:
+    """A copy of a home, with its training and validation caches for one process."""
+    copied_home(home, target)
+    run = measured([sys.executable, "-m", "benchmarks.own_training", "caches", "", str(target), ""])
+    if run.error:
+        raise RuntimeError(f"the caches of {home.name} could not be made: {run.error}")
+
+
+def write_caches(home: Path) -> None:
+    """Let the home have its caches."""
+    from image_assets.jobs import CACHES
+
+    use_home(home, Path((home / "landing_folder").read_text().strip()))
+    start_spark()
+    with timed(), dg.DagsterInstance.ephemeral() as instance:
+        materialized(CACHES.without_checks(), instance)
+
+
+def mlflow_run_in(folder: Path) -> tuple[str, str]:
+    """A store's tracking URI and a new run in it."""
+    import mlflow
+
+    from resources.mlflow_tracking import create_store
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    create_store(uri)
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment(uuid4().hex, artifact_location=(folder / "mlartifacts").as_uri())
+    return uri, client.create_run(experiment).info.run_id
+
+
+def train(framework: str, seed: int, home: str, kept: str, tracking_uri: str, mlflow_run_id: str) -> None:
+    """One training by the project's own settings, in this process; its epochs are told to the MLflow run."""
+    from image_assets.models import tensorflow_training, torch_training
+    from image_assets.models.training import TrainingConfig
+    from image_assets.models.training_plan import Places
+
+    by = {"tensorflow": tensorflow_training, "torch": torch_training}[framework]
+    training, validation = cache_in(home, "training"), cache_in(home, "validation")
+    backbone = os.environ.get(BACKBONE, "auto")
+    plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
+    places = Places(tracking_uri, mlflow_run_id, f"{kept}/embeddings", f"{kept}/checkpoints/{mlflow_run_id}")
+    by.train(training.converter(), validation.converter(), plan, places)
+
+
+def epochs_of(tracking_uri: str, mlflow_run_id: str, started: float) -> list[dict[str, float]]:
+    """The seconds from a moment to the end of each epoch, and its validation accuracy."""
+    from mlflow import MlflowClient
+
+    told = MlflowClient(tracking_uri).get_metric_history(mlflow_run_id, "validation_accuracy")
+    return [{"seconds": of.timestamp / 1000 - started, "validation_accuracy": of.value} for of in told]
+
+
+def main() -> None:
+    """Write the caches of a home, or train: the kernel names the framework and, behind a colon, the seed."""
+    task = read_task()
+    if task.benchmark == "caches":
+        write_caches(Path(task.target))
+        return
+    framework, _, seed = task.kernel.partition(":")
+    import_framework(framework)
+    run = mlflow_run_in(Path(task.target))
+    started = time.time()
+    train(framework, int(seed), task.source, task.target, *run)
+    ended = time.time()
+    epochs = epochs_of(*run, started)
+    answer({"work_seconds": epochs[-1]["seconds"], "epochs": epochs, "logged_seconds": ended - started})
+
+
+def import_framework(framework: str) -> None:
+    """Import what a training imports, which belongs to its start."""
+    for name in (framework, f"horovod.{framework}", f"mlflow.{'pytorch' if framework == 'torch' else framework}"):
+        importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    main()

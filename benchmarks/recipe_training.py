@@ -1,0 +1,79 @@
+"""The common recipe's training, as far as both frameworks share it: rows decoded by Pillow, epochs told one by one."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+
+from benchmarks.task import answer
+from resources.backbone import WEIGHT_FILES
+from resources.petastorm_cache import Cache, PetastormCaches
+
+if TYPE_CHECKING:
+    from petastorm import TransformSpec
+
+SIDE_PIXELS = 224
+BATCH_SIZE = 32
+EPOCHS = 5
+LEARNING_RATE, MOMENTUM = 0.001, 0.9
+BACKBONE = "IMAGE_ASSETS_BACKBONE"
+
+
+def cache_in(home: str, split: str) -> Cache:
+    """The cache of a split in a home that has one of each."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+    caches = Path(home, "caches")
+    found = [PetastormCaches(root=str(caches)).find(folder.name) for folder in caches.glob(f"{split}-*")]
+    (cache,) = [cache for cache in found if cache]
+    return cache
+
+
+def labels_in(cache: Cache) -> int:
+    """How many labels a cache tells apart."""
+    files = [file.removeprefix("file://") for file in cache.files]
+    return 1 + max(int(pq.read_table(file, columns=["label_index"])["label_index"].to_numpy().max()) for file in files)
+
+
+def weights_file(framework: str) -> Path | None:
+    """The file in the folder that IMAGE_ASSETS_BACKBONE names; None where the framework downloads its own."""
+    folder = os.environ.get(BACKBONE, "")
+    return Path(folder) / WEIGHT_FILES[framework] if Path(folder).is_absolute() else None
+
+
+def transform(preprocessed: Callable[[Image.Image], np.ndarray], shape: Sequence[int]) -> "TransformSpec":
+    """What Petastorm does to a row group: decode and resize by Pillow, the framework's preprocessing to float32."""
+    from petastorm import TransformSpec
+
+    def to_features(content: bytes) -> np.ndarray:
+        return preprocessed(Image.open(BytesIO(content)).convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS)))
+
+    def of_rows(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.assign(features=rows["content"].map(to_features)).drop(columns=["content"])
+
+    fields = [("features", np.float32, tuple(shape), False)]
+    return TransformSpec(of_rows, edit_fields=fields, selected_fields=["features", "label_index"])
+
+
+class EpochClock:
+    """The seconds from the caches to the end of each epoch, its validation included."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.epochs: list[dict[str, float]] = []
+
+    def tell(self, validation_accuracy: float) -> None:
+        """An epoch has ended."""
+        seconds = time.perf_counter() - self.started
+        self.epochs.append({"seconds": seconds, "validation_accuracy": validation_accuracy})
+
+    def answer(self) -> None:
+        """Tell the harness; the work ends with the last epoch."""
+        answer({"work_seconds": self.epochs[-1]["seconds"], "epochs": self.epochs})

@@ -1,0 +1,74 @@
+"""From caches to the accuracy of the default: this project's training against the common recipe's."""
+
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.contest import OURS, RECIPE
+from benchmarks.homes import home_of
+from benchmarks.loader import ALLOCATOR
+from benchmarks.measurement import CORES, Run, measured
+from benchmarks.own_training import caches_of
+from benchmarks.photographs import CACHE, Photographs
+from benchmarks.recipe_training import BACKBONE
+
+FIRST, AGAIN = f"{OURS}, the first time", f"{OURS}, embeddings exist"
+THREADS = {"OMP_NUM_THREADS": str(CORES)}  # one process on all cores
+
+
+@dataclass(frozen=True)
+class Training:
+    """Who trains, in which framework, by which program."""
+
+    name: str
+    framework: str
+    module: str
+    seed: int | None = None  # another one each time: what was trained before is not trained again
+
+    @property
+    def kernel(self) -> str:
+        """What its program is told."""
+        return self.framework if self.seed is None else f"{self.framework}:{self.seed}"
+
+
+TRAININGS = tuple(
+    training
+    for framework in ("tensorflow", "torch")
+    for training in (
+        Training(RECIPE, framework, f"benchmarks.recipe_{framework}"),
+        Training(FIRST, framework, "benchmarks.own_training", seed=0),
+        Training(AGAIN, framework, "benchmarks.own_training", seed=1),
+    )
+)
+
+
+def training(photographs: Photographs, count: int, repeats: int) -> dict:
+    """Every training's runs, interleaved, on the same caches."""
+    home, _ = home_of(photographs, count)
+    runs: dict[str, dict[str, list[dict]]] = {}
+    work = CACHE / "trainings"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        caches_of(home, work / "home")
+        for repeat in range(repeats):
+            shutil.rmtree(work / "kept", ignore_errors=True)
+            for of in TRAININGS:
+                run = one_run(of, work / "home", work / "kept" / of.framework)
+                runs.setdefault(of.framework, {}).setdefault(of.name, []).append(asdict(run))
+                told = run.error or f"{run.answer['work_seconds']:.1f} s, {run.answer['epochs'][-1]}"
+                print(f"training {repeat + 1}/{repeats}  {of.name}, {of.framework}: {told}", flush=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"count": count, "runs": runs}
+
+
+def one_run(of: Training, home: Path, kept: Path) -> Run:
+    """One training; what it keeps is there for the next one of its framework."""
+    kept.mkdir(parents=True, exist_ok=True)
+    backbone = {BACKBONE: os.environ[BACKBONE]} if BACKBONE in os.environ else {}
+    own = ALLOCATOR if of.seed is not None else {}
+    return measured(
+        [sys.executable, "-m", of.module, "training", str(home), str(kept), of.kernel], backbone | own | THREADS
+    )

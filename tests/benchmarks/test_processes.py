@@ -1,0 +1,27 @@
+"""The memory of a rank, as it is looked at."""
+
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.processes import anonymous_bytes, watched_ranks
+
+MEBIBYTE = 1024 * 1024
+
+
+def test_pages_of_files_are_no_memory_of_a_process(tmp_path: Path) -> None:
+    file = tmp_path / "pages"
+    file.write_bytes(bytes(64 * MEBIBYTE))
+    before = anonymous_bytes(os.getpid())
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert sum(pages[place] for place in range(0, len(pages), mmap.PAGESIZE)) == 0
+        assert anonymous_bytes(os.getpid()) - before < 16 * MEBIBYTE
+
+
+def test_the_most_that_a_python_process_below_held_is_told() -> None:
+    code = f"import time; held = b'1' * {64 * MEBIBYTE}; time.sleep(1)"
+    with watched_ranks() as most:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert 64 * MEBIBYTE <= most["bytes"] < 128 * MEBIBYTE
