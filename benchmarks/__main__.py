@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from benchmarks.accuracy import accuracy
 from benchmarks.caches import caches
 from benchmarks.contest import CONTESTANTS, contest
 from benchmarks.figure import draw
@@ -26,9 +27,10 @@ SIZES = {
     "caches": 240,
     "loader": 3_000,
     "training": 2_500,
+    "accuracy": 2_500,
     "processes": 5_000,
 }
-ON_PHOTOGRAPHS = {"caches": caches, "loader": loader, "training": training}
+ON_PHOTOGRAPHS = {"caches": caches, "loader": loader, "training": training, "accuracy": accuracy}
 ON_SMALL = {"following": following, "sensor": sensor, "processes": processes}
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"

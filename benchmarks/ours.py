@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -48,12 +49,16 @@ def start_spark() -> None:
     start_workers(session.spark_session)
 
 
-def materialized(selection: dg.AssetSelection, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def materialized(
+    selection: dg.AssetSelection, instance: dg.DagsterInstance, run_config: dict[str, Any] | None = None
+) -> dg.ExecuteInProcessResult:
     """One Dagster run of some of the assets, with the project's resources."""
     from definitions import defs, resources
 
     everything = [*(defs.assets or ()), *(defs.asset_checks or ())]
-    return dg.materialize(everything, selection=selection, resources=resources, instance=instance)
+    return dg.materialize(
+        everything, selection=selection, resources=resources, instance=instance, run_config=run_config
+    )
 
 
 def prepare(task: Task) -> None:

@@ -9,13 +9,14 @@ from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from PIL import Image
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "image-assets" / "benchmarks"
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-BASES = 240  # pictures that differ; files beyond them are numbered copies
+BASES = 240  # generated pictures that differ; files beyond them, or beyond those of a folder, are numbered copies
 SIZE = (500, 333)
 SMALL_SIZE = (160, 107)
 FALL_OFF, GRAIN = 1.4, 4.0  # how generated pictures come to about 58 KB, as tf_flowers' photographs do
@@ -79,12 +80,15 @@ def crop(picture: Image.Image, number: int) -> Image.Image:
 
 @lru_cache
 def source_files(source: str) -> tuple[Path, ...]:
-    """Up to BASES photographs of a folder, evenly spread over it; its sub-folders are their labels."""
+    """The photographs of a folder in an order of their own, so that the first ones are of all its sub-folders.
+
+    A photograph's label is the sub-folder that it is in.
+    """
     files = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         raise FileNotFoundError(f"PHOTOGRAPHS names {source}, which holds no JPEG file")
-    step = max(1, len(files) / BASES)
-    return tuple(files[int(place * step)] for place in range(min(BASES, len(files))))
+    Random(0).shuffle(files)
+    return tuple(files)
 
 
 @lru_cache(maxsize=BASES)

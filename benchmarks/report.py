@@ -24,7 +24,13 @@ from benchmarks.results import (
     start_seconds,
     work_seconds,
 )
-from benchmarks.training_report import processes_ratios, processes_section, training_ratios, training_section
+from benchmarks.training_report import (
+    accuracy_section,
+    processes_ratios,
+    processes_section,
+    training_ratios,
+    training_section,
+)
 
 WORTH_SHOWING = 0.1  # seconds: parts that never take as long are left out
 TITLES = {
@@ -201,6 +207,7 @@ def report(results: dict[str, dict[str, Any]]) -> str:
     for benchmark, section in {
         "loader": loader_section,
         "training": training_section,
+        "accuracy": accuracy_section,
         "processes": processes_section,
     }.items():
         if found := results.get(benchmark):

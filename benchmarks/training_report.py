@@ -65,6 +65,34 @@ def training_table(found: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
+def accuracy_section(found: dict[str, Any]) -> str:
+    """Every kind of training: accuracy, seconds, and how soon a training begins where caches and embeddings exist."""
+    head = ["trained", "in", "test accuracy", "validation accuracy", "an epoch of fine-tuning, s", "training in all, s"]
+    head += ["start of the process to the end of the first epoch, nothing new, s"]
+    rows = []
+    for framework, by_kind in found["runs"].items():
+        for kind, runs in by_kind.items():
+            if not good(runs):
+                rows.append([kind, FRAMEWORKS[framework], to_cell(runs[0]["error"]), *[""] * 4])
+                continue
+            said = [run["answer"] for run in good(runs)]
+            soon = [one["epoch_ends"][0] for one in said if not (one["caches_written"] or one["embedded_images"])]
+            tuning = [seconds for one in said for seconds in one["fine_tuning_seconds"]]
+            spreads = [Spread.of([one[name] for one in said]) for name in ("test_accuracy", "validation_accuracy")]
+            rows.append(
+                [
+                    kind,
+                    FRAMEWORKS[framework],
+                    *(f"{spread:.3f}" for spread in spreads),
+                    f"{median(tuning):.1f}" if tuning else "",
+                    f"{Spread.of([one['seconds'] for one in said]):.0f}",
+                    f"{Spread.of(soon):.1f}" if soon else "",
+                ]
+            )
+    title = "## Accuracy: every kind of training, default settings"
+    return f"{title}\n\n{found['count']:,} photographs, split like any others.\n\n{markdown(head, rows)}"
+
+
 def told(found: dict[str, Any], processes: str, size: int, name: str) -> float | None:
     """The median of a figure that runs by so many processes told; None where none got to the end."""
     runs = good(found["runs"][processes].get(str(size), []))

@@ -7,7 +7,13 @@ from benchmarks.loader import LIMITS, LOADERS
 from benchmarks.loader_report import loader_ratios, loader_section
 from benchmarks.report import report
 from benchmarks.training import AGAIN, FIRST
-from benchmarks.training_report import processes_ratios, processes_section, training_ratios, training_section
+from benchmarks.training_report import (
+    accuracy_section,
+    processes_ratios,
+    processes_section,
+    training_ratios,
+    training_section,
+)
 
 
 def run(answer: dict, error: str | None = None) -> dict:
@@ -82,6 +88,21 @@ def test_processes_are_compared_on_the_larger_tables(distributed: dict) -> None:
     distributed["runs"]["1"]["5000"] = [run({}, error="killed")]
     assert [ratio for _, ratio, _ in processes_ratios(distributed)] == ["1.10"]
     assert "| 1 | 5,000 | killed |" in processes_section(distributed)
+
+
+def test_a_training_begins_soon_where_nothing_is_new() -> None:
+    def versions(*answers: dict) -> list[dict]:
+        same = {"validation_accuracy": 0.9, "seconds": 60.0}
+        return [run(same | answer) for answer in answers]
+
+    first = {"test_accuracy": 0.91, "caches_written": 2, "embedded_images": 2000, "epoch_ends": [70.0, 70.1]}
+    again = {"test_accuracy": 0.93, "caches_written": 0, "embedded_images": 0, "epoch_ends": [15.0, 15.1]}
+    head = versions(first | {"fine_tuning_seconds": []}, again | {"fine_tuning_seconds": []})
+    tuned = versions(again | {"fine_tuning_seconds": [9.0, 8.0, 10.0]})
+    section = accuracy_section({"count": 2500, "runs": {"torch": {"head": head, "top blocks": tuned}}}).splitlines()
+    accuracies = "0.920 (0.910 to 0.930) | 0.900 (0.900 to 0.900)"
+    assert f"| head | PyTorch | {accuracies} |  | 60 (60 to 60) | 15.0 (15.0 to 15.0) |" in section
+    assert section[-1].startswith("| top blocks | PyTorch | 0.930 (0.930 to 0.930) | 0.900 (0.900 to 0.900) | 9.0 |")
 
 
 def test_the_page_has_a_section_for_each(loaded: dict, taught: dict, distributed: dict) -> None:
