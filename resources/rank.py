@@ -5,6 +5,7 @@ No Dagster here: every rank imports this file.
 
 import json
 import logging
+import os
 import pickle
 import sys
 import traceback
@@ -80,3 +81,6 @@ def answer(folder: Path) -> None:
 if __name__ == "__main__":
     end_with(int(sys.argv[2]))
     call_on_rank(answer, [Path(sys.argv[1])], {})
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # a library whose threads still run aborts a Python that takes its leave of it
