@@ -56,7 +56,7 @@ def transform(preprocessed: Callable[[Image.Image], np.ndarray], shape: Sequence
         return preprocessed(Image.open(BytesIO(content)).convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS)))
 
     def of_rows(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows.assign(features=rows["content"].map(to_features)).drop(columns=["content"])
+        return pd.DataFrame({"features": rows["content"].map(to_features), "label_index": rows["label_index"]})
 
     fields = [("features", np.float32, tuple(shape), False)]
     return TransformSpec(of_rows, edit_fields=fields, selected_fields=["features", "label_index"])

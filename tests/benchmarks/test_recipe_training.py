@@ -29,8 +29,9 @@ def test_a_home_s_cache_is_found_by_its_split_with_its_labels(tmp_path: Path) ->
 
 def test_rows_become_features_of_float32() -> None:
     spec = transform(lambda image: np.asarray(image, np.float32) / 255, (224, 224, 3))
-    rows = spec.func(pd.DataFrame({"content": [jpeg(1), jpeg(2)], "label_index": [0, 1]}))
-    assert list(rows.columns) == ["label_index", "features"]
+    cached = {"image_id": ["a", "b"], "content": [jpeg(1), jpeg(2)], "label_index": [0, 1]}
+    rows = spec.func(pd.DataFrame(cached))
+    assert list(rows.columns) == ["features", "label_index"]
     assert {(of.shape, of.dtype.name) for of in rows["features"]} == {((224, 224, 3), "float32")}
 
 
