@@ -14,7 +14,7 @@ from image_assets.data import (
     raw_images,
 )
 from image_assets.jobs import JOBS
-from image_assets.models import model_evaluations, tensorflow_model, torch_model
+from image_assets.models import model_evaluations, stage_history, tensorflow_model, torch_model
 from image_assets.predictions import current_predictions, image_predictions, prediction_checks
 from image_assets.schemas import TABLES
 from resources.environments import local, read_settings
@@ -24,7 +24,7 @@ from sensors.stage_changes import stage_changes
 # Each folder is a group. The files are named: loading a whole folder would import what only workers need.
 GROUPS = {
     "data": [raw_images, image_samples, featured_images, grayscale_images, image_splits, petastorm_caches],
-    "models": [tensorflow_model, torch_model, model_evaluations],
+    "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
     "predictions": [image_predictions, current_predictions],
 }
 

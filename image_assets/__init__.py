@@ -6,7 +6,7 @@
                                          └─▶ image_samples ◀┘            │
                                                          tensorflow_model · torch_model        models
                                                                          │  (registry versions, stages)
-                                                                  model_evaluations
+                                                                  model_evaluations ─▶ stage_history
                  featured_images ──────────────────▶ image_predictions ─▶ current_predictions      predictions
 
 Each asset is a file of the folder that is its group; each table's columns are in `schemas.py`.

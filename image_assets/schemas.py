@@ -3,6 +3,7 @@
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
+    BooleanType,
     DataType,
     DoubleType,
     FloatType,
@@ -209,6 +210,35 @@ MODEL_EVALUATIONS = Table(
     ),
 )
 
+_FINDING = StructType(
+    [
+        _column("check", StringType(), "What was looked at."),
+        _column("passed", BooleanType(), "Whether it was as it has to be."),
+        _column("said", StringType(), "What was found."),
+    ]
+)
+
+STAGE_HISTORY = Table(
+    "stage_history",
+    keys=("model_version", "change"),
+    columns=StructType(
+        [
+            MODEL_VERSION,
+            _column("change", IntegerType(), "The number of this change among the version's own, from 1."),
+            _column("changed_at", TimestampType(), "When, UTC; of a change made in MLflow, when it was noticed."),
+            _column("from_stage", StringType(), "The stage before."),
+            _column("to_stage", StringType(), "The stage after; deleted where the version is gone."),
+            _column("aliases", ArrayType(StringType()), "The version's aliases after."),
+            _column("source", StringType(), "promote_model, model_evaluations, or mlflow: made there by somebody."),
+            _column("person", StringType(), "Who, as they said; null where nobody said it."),
+            _column("reason", StringType(), "Why, as they said; of an archived version, which one took its place."),
+            _column("forced", BooleanType(), "Whether it was moved against what the checks found."),
+            _column("findings", ArrayType(_FINDING), "What the checks found; null where none were asked."),
+            _column("promotion_id", StringType(), "The same for all that one promotion moved; null for other changes."),
+        ]
+    ),
+)
+
 _ANSWER = [
     _column("label", StringType(), "The predicted label; null where the model could not read the image."),
     _column("probability", FloatType(), "How sure the model is, 0 to 1."),
@@ -241,6 +271,7 @@ TABLES = (
     GRAYSCALE_IMAGES,
     IMAGE_SPLITS,
     MODEL_EVALUATIONS,
+    STAGE_HISTORY,
     IMAGE_PREDICTIONS,
     CURRENT_PREDICTIONS,
 )

@@ -1,15 +1,19 @@
 """Registered models: versions, stages, aliases."""
 
+import json
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import Field
+
+from resources.model_files import files_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,16 +104,19 @@ class ModelRegistry(dg.ConfigurableResource):
         """The version in stage Production; None when there is none, UnclearServingVersion when it cannot be told."""
         return serving_version(self.versions())
 
-    def promote(self, number: int, stage: str) -> ModelVersion:
+    def promote(self, number: int, stage: str, told: Mapping[str, str] | None = None) -> ModelVersion:
         """Move a version to a stage, with the stage's alias; the version that was there is archived.
 
-        The stage and the archiving are one transaction, the alias follows. A kill between the two leaves a registry
-        in which the new version serves; the same promotion again moves the alias as well.
+        What is told goes into the version's tags first. The stage and the archiving are one transaction, the alias
+        follows. A kill between the two leaves a registry in which the new version serves; the same promotion again
+        moves the alias as well.
         """
         if stage not in STAGES:
             raise ValueError(f"there is no stage {stage!r}; the stages: {', '.join(STAGES)}")
         aliases = self.version(number).aliases
         client = self._client()
+        for key, value in (told or {}).items():
+            client.set_model_version_tag(self.name, str(number), key, value)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # stages are deprecated, and part of what we promise
             client.transition_model_version_stage(
@@ -120,6 +127,23 @@ class ModelRegistry(dg.ConfigurableResource):
         for left in set(aliases) & set(ALIASES.values()) - {ALIASES.get(stage)}:
             client.delete_registered_model_alias(self.name, left)
         return self.version(number)
+
+    def signature(self, version: ModelVersion) -> str:
+        """What the version takes and gives, as JSON."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)  # get_model_info knows no other way to be told
+        found = mlflow.models.get_model_info(version.uri).signature
+        return json.dumps(found.to_dict() if found else None, sort_keys=True)
+
+    def files_digest(self, model_uri: str) -> str:
+        """SHA-256 over the files of a logged model or a version, as they are."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)
+        with TemporaryDirectory() as folder:
+            # Without a folder of its own, MLflow writes into that of the model.
+            return files_digest(Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)))
 
     def stages(self) -> dict[int, str]:
         """The stage of each version."""

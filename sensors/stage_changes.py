@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from image_assets.models.stage_history import record_changes
 from resources.model_registry import (
     SERVING_STAGE,
     ModelRegistry,
@@ -11,6 +12,7 @@ from resources.model_registry import (
     disagreement,
     serving_version,
 )
+from resources.thin_tables import ThinTables
 from sensors.attempts import Asked, next_request, to_known
 
 JOB_NAME = "predict_images"
@@ -29,11 +31,12 @@ def to_request(asked: Asked, serving: ModelVersion) -> dg.RunRequest:
 
 @dg.sensor(job_name=JOB_NAME, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
 def stage_changes(
-    context: dg.SensorEvaluationContext, model_registry: ModelRegistry
+    context: dg.SensorEvaluationContext, model_registry: ModelRegistry, thin_tables: ThinTables
 ) -> dg.SensorResult | dg.SkipReason:
-    """Predict when another version serves, and again when that failed."""
+    """Predict when another version serves, and again when that failed; write down what was moved in MLflow."""
     try:
         versions = model_registry.versions()
+        record_changes(versions, thin_tables)
         serving = serving_version(versions)
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))

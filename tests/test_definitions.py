@@ -27,10 +27,11 @@ EDGES = {
     "tensorflow_model": ["training_cache", "validation_cache"],
     "torch_model": ["training_cache", "validation_cache"],
     "model_evaluations": ["image_splits", "tensorflow_model", "torch_model"],
+    "stage_history": ["model_evaluations"],
     "image_predictions": ["featured_images", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
 }
-GROUPS = {"data": 9, "models": 3, "predictions": 2}
+GROUPS = {"data": 9, "models": 4, "predictions": 2}
 CHECKS = {
     "keys_unique",
     "layout",

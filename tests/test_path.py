@@ -231,7 +231,8 @@ def test_promotion_and_rollback_move_the_predictions(
     files = len(rows(settings, "current_predictions", ["path"]))
     for serving, scored in ((other, files), (first, 0)):
         before = len(rows(settings, "image_predictions", ["path"]))
-        config = {"ops": {"promote": {"config": {"version": serving.version}}}}
+        asked = {"version": serving.version, "person": "Ada", "tolerance": 0.5, "force": not WEIGHTS.is_dir()}
+        config = {"ops": {"promote": {"config": asked}}}
         assert run("promote_model", settings, instance, **config).success
         assert run("predict_images", settings, instance).success
         shown = rows(settings, "current_predictions")
@@ -240,6 +241,10 @@ def test_promotion_and_rollback_move_the_predictions(
         assert len(rows(settings, "image_predictions", ["path"])) - before == scored
     client = mlflow.MlflowClient(settings.tracking_uri)
     assert int(client.get_model_version_by_alias(registry.name, "production").version) == first.version
+    history = rows(settings, "stage_history").query("person == 'Ada'").sort_values("changed_at")
+    to_production = history[history["to_stage"] == "Production"]
+    assert to_production["model_version"].tolist() == [other.version, first.version]
+    assert {len(found) for found in to_production["findings"]} == {7}
 
 
 def free_port() -> str:

@@ -16,6 +16,7 @@ from image_assets.models.evaluation import KEYS, Comparison, compare, evaluate, 
 from image_assets.models.evaluation_pictures import precision_and_recall, reliability_diagram
 from image_assets.models.evaluation_report import Metadata, Report
 from image_assets.models.slices import with_traits, worst_slices
+from image_assets.models.stage_history import Told
 from image_assets.pictures import confusion_matrix, contact_sheet
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from image_assets.scoring import with_answers
@@ -177,7 +178,8 @@ def model_evaluations(
     serving = model_registry.serving()
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
-        serving = model_registry.promote(promoted, SERVING_STAGE)
+        told = Told(SERVING_STAGE, "model_evaluations", reason="the best of the first versions: none served")
+        serving = model_registry.promote(promoted, SERVING_STAGE, told.to_tags())
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
         delta_tables.change_since(before, MODEL_EVALUATIONS),

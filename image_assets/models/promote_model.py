@@ -1,26 +1,138 @@
 """A person's decision: this version serves from now on."""
 
-import dagster as dg
-from pydantic import Field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from resources.model_registry import SERVING_STAGE, ModelRegistry
+import dagster as dg
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pyspark.sql import functions as F
+
+from image_assets.models.evaluation import compare, judged
+from image_assets.models.model_evaluations import SPLIT, answers_of
+from image_assets.models.promotion_gate import (
+    Finding,
+    as_accurate,
+    backbone_trained,
+    files_as_logged,
+    labels_of,
+    lineage_known,
+    same_labels,
+    same_signature,
+    sound_answers,
+    to_report,
+)
+from image_assets.models.stage_history import Told, record_changes
+from image_assets.models.training import FILES_DIGEST
+from image_assets.scoring import with_answers
+from image_assets.split_rows import split_rows, with_content
+from resources.delta_tables import DeltaTables
+from resources.inference_device import InferenceDevice
+from resources.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion
+
+GATED = ("Staging", SERVING_STAGE)
+KEPT_IMAGES = 16  # of the test split, the same ones as long as their files are there
 
 
 class PromotionConfig(dg.Config):
-    """Which version goes where."""
+    """Which version goes where, by whose decision and why."""
 
     version: int = Field(gt=0, description="The registered model version to move.")
     stage: str = Field(default=SERVING_STAGE, description="Production, Staging, Archived or None.")
+    person: str | None = Field(default=None, description="Who decides; kept in stage_history.")
+    reason: str | None = Field(default=None, description="Why; kept in stage_history.")
+    force: bool = Field(default=False, description="Move it against what the checks find; kept in stage_history.")
+    tolerance: float = Field(
+        default=0.01, ge=0, lt=1, description="By how much the accuracy may be lower than the serving version's."
+    )
+    label_mapping: dict[str, str] = Field(
+        default={}, description="What became of labels of the serving version: former label, new label."
+    )
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is needed to look at a version."""
+
+    delta_tables: DeltaTables
+    registry: ModelRegistry
+    device: str
+
+
+def findings_on(
+    version: ModelVersion, serving: ModelVersion | None, config: PromotionConfig, by: Examination
+) -> list[Finding]:
+    """All that is looked at before a version is moved to Staging or Production."""
+    other = serving if serving and serving.version != version.version else None
+    expected = by.registry.signature(other or version)
+    found = [
+        lineage_known(version),
+        backbone_trained(version),
+        same_signature(by.registry.signature(version), expected),
+        same_labels(version, other, config.label_mapping),
+        files_as_logged(by.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST)),
+    ]
+    if all(one.passed for one in found if one.check == "files"):  # files of somebody else's are not loaded
+        found.append(sound_answers(answers_to_kept_images(version, by), labels_of(version)))
+        if other:
+            found.append(accuracy_beside(version, other, config.tolerance, by))
+    return found
+
+
+def answers_to_kept_images(version: ModelVersion, by: Examination) -> pd.DataFrame:
+    """What the version says of some images of the test split, whole and broken."""
+    rows = split_rows(by.delta_tables, SPLIT).orderBy("image_id", "path").limit(KEPT_IMAGES)
+    whole = with_content(by.delta_tables, rows).select("path", "content", F.lit(False).alias("broken"))
+    half = F.expr("substring(content, 1, length(content) div 3)")
+    broken = whole.select("path", half.alias("content"), F.lit(True).alias("broken"))
+    text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
+    asked = whole.unionByName(broken).unionByName(text)
+    return with_answers(asked, by.registry, version, by.device).toPandas()
+
+
+def accuracy_beside(version: ModelVersion, serving: ModelVersion, tolerance: float, by: Examination) -> Finding:
+    """Both versions asked about the test split, image by image."""
+    this, other = (judged(answers_of(each, by.delta_tables, by.registry, by.device)) for each in (version, serving))
+    comparison = compare(this, other, serving.version)
+    return as_accurate((float(np.mean(this["right"])), float(np.mean(other["right"]))), comparison, tolerance)
+
+
+def refusal(version: ModelVersion, failed: Sequence[Finding]) -> str:
+    """Why a version is not moved."""
+    told = "; ".join(f"{one.check}: {one.said}" for one in failed)
+    return (
+        f"version {version.version} stays in stage {version.stage}, nothing was moved. {told}. `force: true` moves it"
+    )
 
 
 @dg.op(pool="model_registry")
-def promote(context: dg.OpExecutionContext, config: PromotionConfig, model_registry: ModelRegistry) -> None:
-    """Move the version to the stage, with the stage's alias; `stage_changes` then asks for its predictions."""
-    moved = model_registry.promote(config.version, config.stage)
-    context.add_output_metadata({"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri})
+def promote(
+    context: dg.OpExecutionContext,
+    config: PromotionConfig,
+    delta_tables: DeltaTables,
+    model_registry: ModelRegistry,
+    inference_device: InferenceDevice,
+) -> None:
+    """Look whether the version is fit, move it with the stage's alias; `stage_changes` then asks for predictions."""
+    version = model_registry.version(config.version)
+    findings: list[Finding] = []
+    if config.stage in GATED:
+        by = Examination(delta_tables, model_registry, inference_device.resolve(delta_tables.spark))
+        findings = findings_on(version, model_registry.serving(), config, by)
+    report = {"findings": dg.MetadataValue.md(to_report(findings))}
+    failed = [one for one in findings if not one.passed]
+    if failed and not config.force:
+        raise dg.Failure(refusal(version, failed), metadata=report, allow_retries=False)
+    told = Told(config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings)
+    moved = model_registry.promote(config.version, config.stage, told.to_tags())
+    record_changes(model_registry.versions(), delta_tables.thin)
+    context.add_output_metadata(
+        {"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri, **report}
+    )
 
 
 @dg.job
 def promote_model() -> None:
-    """Move a model version to a stage."""
+    """Move a model version to a stage, when it is fit for it."""
     promote()

@@ -35,6 +35,7 @@ from resources.process_runner import TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it when the same settings would give another model
 FINGERPRINT = "training_fingerprint"
+FILES_DIGEST = "files_digest"  # of the classifier, as it was logged
 OTHER_FRAMEWORK = {"torch_distributor": "tensorflow", "tensorflow_distributor": "torch"}
 
 
@@ -175,7 +176,11 @@ def trained_version(
         places = Places(workshop.tracking.tracking_uri, mlflow_run_id, workshop.caches.root, checkpoints)
         origin = lineage.to_origin(workshop.delta_tables, dagster_run_id, asset)
         logged = logged_training(task, train, workshop, places, origin)
-        tags = {**lineage.to_tags(task, logged.trained, origin, config.model_dump()), FINGERPRINT: task.fingerprint}
+        marks = {
+            FINGERPRINT: task.fingerprint,
+            FILES_DIGEST: workshop.registry.files_digest(logged.classifier),
+        }
+        tags = {**lineage.to_tags(task, logged.trained, origin, config.model_dump()), **marks}
         version = workshop.registry.register(logged.classifier, mlflow_run_id, tags)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return materialized(version, workshop.tracking, {"trained": True, **to_metadata(logged)})

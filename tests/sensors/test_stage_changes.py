@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
+from image_assets.schemas import STAGE_HISTORY
 from resources.mlflow_tracking import create_store
 from resources.model_registry import ModelRegistry
+from resources.thin_tables import ThinTables
 from sensors.attempts import ATTEMPTS
 from sensors.stage_changes import stage_changes
 
@@ -42,7 +44,8 @@ def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelR
 class Daemon:
     """What Dagster's daemon does with a sensor: keeps its cursor, never launches a run key twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: ThinTables) -> None:
+        self.tables = tables
         self.instance = dg.DagsterInstance.ephemeral()
         self.cursor: str | None = None
         self.run_keys: list[str] = []
@@ -52,7 +55,7 @@ class Daemon:
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="stage_changes",
-            resources={"model_registry": registry},
+            resources={"model_registry": registry, "thin_tables": self.tables},
         )
         answer = stage_changes(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
@@ -76,8 +79,8 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon() -> Daemon:
-    return Daemon()
+def daemon(tmp_path: Path) -> Daemon:
+    return Daemon(ThinTables(root=str(tmp_path / "tables")))
 
 
 def reason(answer: dg.SensorResult | dg.SkipReason) -> str:
@@ -153,7 +156,20 @@ def test_an_alias_that_was_moved_alone_is_reported(registry: ModelRegistry, daem
     assert "alias production names version 2: the stage is followed" in reason(daemon.tick(registry))
 
 
-def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry) -> None:
-    definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources={"model_registry": registry})
+def test_what_was_moved_in_mlflow_is_written_down_whatever_it_leads_to(registry: ModelRegistry, daemon: Daemon) -> None:
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.set_model_version_tag(registry.name, "2", "seen", "yes")
+    daemon.tick(registry)
+    with pytest.warns(FutureWarning):
+        client.transition_model_version_stage(registry.name, "2", "Staging")
+    assert daemon.launched(registry) == []
+    daemon.tick(registry)
+    (row,) = daemon.tables.read(STAGE_HISTORY, ["model_version", "to_stage", "source"]).to_pylist()
+    assert row == {"model_version": 2, "to_stage": "Staging", "source": "mlflow"}
+
+
+def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry, daemon: Daemon) -> None:
+    resources = {"model_registry": registry, "thin_tables": daemon.tables}
+    definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources=resources)
     dg.Definitions.validate_loadable(definitions)
     assert stage_changes.default_status is dg.DefaultSensorStatus.RUNNING

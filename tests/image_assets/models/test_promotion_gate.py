@@ -1,0 +1,133 @@
+"""What a version must be able to do before it serves."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from image_assets.models.evaluation import Comparison
+from image_assets.models.promotion_gate import (
+    LINEAGE,
+    as_accurate,
+    backbone_trained,
+    files_as_logged,
+    lineage_known,
+    same_labels,
+    same_signature,
+    sound_answers,
+    to_report,
+)
+from resources.model_registry import ModelVersion
+
+LABELS = ["ball", "cube"]
+
+
+def version(number: int, **tags: str) -> ModelVersion:
+    return ModelVersion(number, "None", (), "", f"models:/image_classifier/{number}", tags)
+
+
+def labelled(number: int, *labels: str) -> ModelVersion:
+    return version(number, labels=json.dumps(labels))
+
+
+def test_a_version_without_lineage_is_told_what_it_lacks() -> None:
+    tags = dict.fromkeys(LINEAGE, "said")
+    assert lineage_known(version(1, **tags)).passed
+    del tags["table_versions"]
+    found = lineage_known(version(1, **tags))
+    assert (found.passed, "table_versions" in found.said, "framework" in found.said) == (False, True, False)
+
+
+@pytest.mark.parametrize(("backbone", "passed"), [("imagenet", True), ("folder", True), ("untrained", False)])
+def test_an_untrained_backbone_does_not_serve(backbone: str, passed: bool) -> None:
+    assert backbone_trained(version(1, backbone=backbone)).passed is passed
+
+
+def test_a_version_that_does_not_say_its_backbone_does_not_serve() -> None:
+    assert not backbone_trained(version(1)).passed
+
+
+def test_another_signature_is_shown_beside_the_expected_one() -> None:
+    assert same_signature("bytes", "bytes").passed
+    found = same_signature("text", "bytes")
+    assert not found.passed
+    assert found.said == "found text, expected bytes"
+
+
+@pytest.mark.parametrize(
+    ("labels", "mapping", "passed"),
+    [
+        (["ball", "cube"], {}, True),
+        (["cube", "ball"], {}, False),
+        (["ball", "cube", "cone"], {}, False),
+        (["ball", "box"], {"cube": "box"}, True),
+        (["ball", "box"], {"cube": "ball"}, True),
+        (["ball", "box"], {"ball": "box"}, False),
+        (["ball", "box"], {"cube": "sphere"}, False),
+    ],
+)
+def test_labels_stay_in_order_or_it_is_said_what_becomes_of_them(
+    labels: list[str], mapping: dict[str, str], passed: bool
+) -> None:
+    assert same_labels(labelled(2, *labels), labelled(1, *LABELS), mapping).passed is passed
+
+
+def test_labels_that_are_gone_are_named() -> None:
+    said = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).said
+    assert "what becomes of cube in label_mapping" in said
+
+
+def test_the_first_version_needs_labels_only() -> None:
+    assert same_labels(labelled(1, *LABELS), None, {}).passed
+    assert not same_labels(labelled(1), None, {}).passed
+
+
+@pytest.mark.parametrize(("logged", "passed"), [("a", True), ("b", False), (None, False)])
+def test_files_that_are_not_those_that_were_logged_do_not_serve(logged: str | None, passed: bool) -> None:
+    assert files_as_logged("a", logged).passed is passed
+
+
+def answers(**changed: object) -> pd.DataFrame:
+    """A good answer to an image, changed, and none to a broken file."""
+    good = {"broken": False, "label": "ball", "probability": 0.75, "probabilities": [0.75, 0.25], **changed}
+    return pd.DataFrame([good, {"broken": True, "label": None, "probability": None, "probabilities": None}])
+
+
+def test_sound_answers_pass() -> None:
+    found = sound_answers(answers(), LABELS)
+    assert found.passed
+    assert found.said == "1 images and 1 broken files"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"label": None}, "an image has no answer"),
+        ({"label": "cone"}, "the label cone: expected 2 of ball, cube"),
+        ({"probabilities": [0.5, 0.25, 0.25]}, "3 probabilities"),
+        ({"probabilities": [0.5, 0.25]}, "no distribution"),
+        ({"probabilities": [float("nan"), 0.25]}, "no distribution"),
+        ({"probabilities": [1.5, -0.5]}, "no distribution"),
+        ({"broken": True}, "a broken file is called ball"),
+    ],
+)
+def test_unsound_answers_are_said(changed: dict[str, object], said: str) -> None:
+    found = sound_answers(answers(**changed), LABELS)
+    assert not found.passed
+    assert said in found.said
+
+
+@pytest.mark.parametrize(
+    ("this", "p_value", "passed"),
+    [(0.90, 1.0, True), (0.895, 1.0, True), (0.88, 1.0, False), (0.895, 0.01, False), (0.95, 0.01, True)],
+)
+def test_a_version_may_be_worse_by_the_tolerance_unless_it_is_so_for_sure(
+    this: float, p_value: float, passed: bool
+) -> None:
+    assert as_accurate((this, 0.90), Comparison(1, 3, 4, p_value), tolerance=0.01).passed is passed
+
+
+def test_the_report_has_a_line_for_each_finding() -> None:
+    report = to_report([backbone_trained(version(1)), same_signature("a|b", "a|b")]).splitlines()
+    assert report[2].startswith("| ✗ | backbone")
+    assert report[3] == "| ✓ | signature | a/b |"

@@ -1,0 +1,137 @@
+"""Who moved which version, as the registry and the history tell together."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from image_assets.models.promotion_gate import Finding
+from image_assets.models.stage_history import Told, record_changes, to_markdown
+from image_assets.schemas import STAGE_HISTORY
+from resources.model_registry import ModelRegistry
+from resources.thin_tables import ThinTables
+
+WHY = Told("Production", "promote_model", "Ada", "it is better", findings=(Finding("files", True, "the same"),))
+
+
+@pytest.fixture
+def registry(tmp_path: Path, empty_store: Path) -> ModelRegistry:
+    """A registry with three versions, none of which serves."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    registry = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = to_client(registry)
+    client.create_registered_model(registry.name)
+    for number in range(3):
+        client.create_model_version(registry.name, (tmp_path / str(number)).as_uri())
+    return registry
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> ThinTables:
+    return ThinTables(root=str(tmp_path / "tables"))
+
+
+def to_client(registry: ModelRegistry) -> MlflowClient:
+    return MlflowClient(registry.tracking_uri, registry.tracking_uri)
+
+
+def recorded(registry: ModelRegistry, tables: ThinTables) -> list[tuple]:
+    """What a look at the registry added: version, from, to, who, why."""
+    return [
+        (
+            row["model_version"],
+            row["from_stage"],
+            row["to_stage"],
+            row.get("person") or row["source"],
+            row.get("reason"),
+        )
+        for row in record_changes(registry.versions(), tables)
+    ]
+
+
+def test_a_registry_that_nobody_moved_has_no_history(registry: ModelRegistry, tables: ThinTables) -> None:
+    assert recorded(registry, tables) == []
+
+
+def test_a_promotion_is_told_with_who_why_and_what_was_found_and_only_once(
+    registry: ModelRegistry, tables: ThinTables
+) -> None:
+    registry.promote(1, "Production", WHY.to_tags())
+    assert recorded(registry, tables) == [(1, "None", "Production", "Ada", "it is better")]
+    assert recorded(registry, tables) == []
+    (row,) = tables.read(STAGE_HISTORY, ["change", "aliases", "findings", "forced"]).to_pylist()
+    findings = [{"check": "files", "passed": True, "said": "the same"}]
+    assert row == {"change": 1, "aliases": ["production"], "findings": findings, "forced": False}
+
+
+def test_the_version_that_was_there_is_archived_by_the_same_promotion(
+    registry: ModelRegistry, tables: ThinTables
+) -> None:
+    registry.promote(1, "Production", WHY.to_tags())
+    recorded(registry, tables)
+    registry.promote(2, "Production", WHY.to_tags())
+    assert recorded(registry, tables) == [
+        (1, "Production", "Archived", "Ada", "version 2 took its place"),
+        (2, "None", "Production", "Ada", "it is better"),
+    ]
+    registry.promote(1, "Production", WHY.to_tags())
+    assert [row[:3] for row in recorded(registry, tables)] == [
+        (1, "Archived", "Production"),
+        (2, "Production", "Archived"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_was_moved_in_mlflow_is_noticed_as_such(registry: ModelRegistry, tables: ThinTables) -> None:
+    registry.promote(1, "Production", WHY.to_tags())
+    recorded(registry, tables)
+    to_client(registry).transition_model_version_stage(registry.name, "2", "Production", True)
+    assert recorded(registry, tables) == [
+        (1, "Production", "Archived", "mlflow", None),
+        (2, "None", "Production", "mlflow", None),
+    ]
+    to_client(registry).set_registered_model_alias(registry.name, "production", "2")
+    assert [row[:4] for row in recorded(registry, tables)] == [
+        (1, "Archived", "Archived", "mlflow"),
+        (2, "Production", "Production", "mlflow"),
+    ]
+    to_client(registry).delete_model_version(registry.name, "1")
+    assert recorded(registry, tables) == [(1, "Archived", "deleted", "mlflow", None)]
+    assert recorded(registry, tables) == []
+
+
+def test_a_promotion_whose_process_was_killed_is_told_by_the_next_look(
+    registry: ModelRegistry, tables: ThinTables
+) -> None:
+    registry.promote(3, "Staging", Told("Staging", "promote_model", "Ada", forced=True).to_tags())
+    # Nothing was recorded; a sensor looks.
+    assert recorded(registry, tables) == [(3, "None", "Staging", "Ada", None)]
+    assert tables.read(STAGE_HISTORY, ["forced"]).to_pylist() == [{"forced": True}]
+
+
+def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables: ThinTables) -> None:
+    registry.promote(1, "Production", WHY.to_tags())
+    versions = registry.versions()
+    record_changes(versions, tables)
+    again = ThinTables(root=tables.root)
+    record_changes(versions, again)
+    assert len(tables.read(STAGE_HISTORY, ["change"])) == 1
+
+
+def test_long_findings_fit_into_a_tag(registry: ModelRegistry) -> None:
+    findings = tuple(Finding("labels", True, "label, " * 500) for _ in range(7))
+    registry.promote(1, "Production", Told("Production", "promote_model", findings=findings).to_tags())
+    told = Told.of(registry.version(1))
+    assert told
+    assert told.findings
+    assert len(told.findings) == 7
+
+
+def test_the_newest_change_comes_first_for_people() -> None:
+    row = {"model_version": 1, "from_stage": "None", "to_stage": "Production", "aliases": ["production"]}
+    by = {"person": None, "source": "mlflow", "reason": None, "forced": True}
+    rows = [{**row, **by, "changed_at": datetime(2026, 1, day, tzinfo=UTC)} for day in (1, 2)]
+    lines = to_markdown(rows).splitlines()[2:]
+    assert lines[0] == "| 2026-01-02 00:00 | 1 | None → Production | production | mlflow |  (forced) |"
