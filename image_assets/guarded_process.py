@@ -40,9 +40,10 @@ class GuardedProcess(Generic[Item, Answer]):
     the process that started it, however that ends.
     """
 
-    def __init__(self, function: Callable[[Item], Answer], *, memory_bytes: int) -> None:
+    def __init__(self, function: Callable[[Item], Answer], *, memory_bytes: int, name: str = "decoder") -> None:
         self._function = function
         self._memory_bytes = memory_bytes
+        self._name = name  # of what runs in it, for its failures
         self._child = self._pipe = None
 
     def __enter__(self) -> Self:
@@ -58,9 +59,8 @@ class GuardedProcess(Generic[Item, Answer]):
             pipe.send(item)
             if not pipe.poll(seconds):
                 self._stop()
-                return Failure(
-                    "timeout", f"decoding took more than {seconds:,.0f} s: make the image smaller, or re-save it"
-                )
+                said = f"the {self._name} took more than {seconds:,.0f} s: make the image smaller, or re-save it"
+                return Failure("timeout", said)
             answer = pipe.recv()
         except (EOFError, ConnectionError):
             return self._crashed()
@@ -81,7 +81,8 @@ class GuardedProcess(Generic[Item, Answer]):
     def _crashed(self) -> Failure:
         code = self._stop()
         cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        return Failure("decoder_crash", f"the decoder crashed ({cause}): re-save the image with another program")
+        said = f"the {self._name} crashed ({cause}): re-save the image with another program"
+        return Failure(f"{self._name}_crash", said)
 
     def _stop(self) -> int | None:
         """End the child, if there is one; its exit code when it had ended by itself."""

@@ -240,9 +240,10 @@ STAGE_HISTORY = Table(
 )
 
 _ANSWER = [
-    _column("label", StringType(), "The predicted label; null where the model could not read the image."),
+    _column("label", StringType(), "The predicted label; null where there is none, see fault."),
     _column("probability", FloatType(), "How sure the model is, 0 to 1."),
     _column("probabilities", ArrayType(FloatType()), "The same for every label, in the order of the model's labels."),
+    _column("fault", StringType(), "Why there is no answer: in one word, and in a sentence; null where there is one."),
     _column("model_name", StringType(), "The registered model."),
     MODEL_VERSION,
     FRAMEWORK,

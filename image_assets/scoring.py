@@ -1,33 +1,71 @@
 """How a model version answers for a batch of images, the same for evaluation and prediction."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
+from image_assets.careful_answers import VersionToAsk, careful_answers
 from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.model_registry import ModelRegistry, ModelVersion
 
 # Without the columns' comments: Spark takes a column with a comment for another type than Python's answer.
-ANSWER = StructType(
-    [StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")]
+SAID = tuple(
+    StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")
 )
+FAULT = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
+UNREADABLE = "unreadable: the version could not read the image"
+NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
 
 
 def with_answers(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
-    """The images, without their content, with the version's label, probability and probabilities.
+    """The images, without their content, with the version's label, probability and probabilities, or else a fault.
 
     The images are spread over as many tasks as run at once: a table's few files would keep one core busy.
     """
-    spark = images.sparkSession
-    with own_workers(spark, version.tags.get("framework", "")):
-        answer = registry.scoring_udf(spark, version, ANSWER, device)(F.struct("content", "path"))
-    answered = images.repartition(spark.sparkContext.defaultParallelism).withColumn("answer", answer)
-    answered = answered.drop("content").select("*", "answer.*").drop("answer")
+    with own_workers(images.sparkSession, version.tags.get("framework", "")):
+        answer = registry.scoring_udf(images.sparkSession, version, StructType([*SAID]), device)(
+            F.struct("content", "path")
+        )
+    answered = spread(images).withColumn("answer", answer)
     # MLflow turns a null text of a struct into the text "None"; numbers stay null.
-    return answered.withColumn("label", F.when(F.col("probability").isNotNull(), F.col("label")))
+    return with_sound_answers(answered.drop("content").select("*", "answer.*").drop("answer"), version)
+
+
+def with_careful_answers(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
+    """The same, slower: where the version raises, hangs or crashes, one image has a fault and all others an answer."""
+    told = VersionToAsk(registry.tracking_uri, version.uri, device)
+    rows = StructType([*(field for field in images.schema if field.name != "content"), *SAID, FAULT])
+    with own_workers(images.sparkSession, version.tags.get("framework", "")):
+        answered = spread(images).mapInPandas(partial(careful_answers, told), rows)
+    return with_sound_answers(answered, version)
+
+
+def spread(images: DataFrame) -> DataFrame:
+    """The images in as many tasks as run at once."""
+    return images.repartition(images.sparkSession.sparkContext.defaultParallelism)
+
+
+def with_sound_answers(answered: DataFrame, version: ModelVersion) -> DataFrame:
+    """Answers that are none become nulls, and `fault` says why."""
+    given, sound = F.col("probability").isNotNull() | F.col("probabilities").isNotNull(), is_sound(version)
+    known = F.col("fault") if "fault" in answered.columns else F.lit(None).cast("string")
+    fault = F.when(sound, None).otherwise(
+        F.coalesce(known, F.when(given, F.lit(NO_DISTRIBUTION)).otherwise(F.lit(UNREADABLE)))
+    )
+    return answered.withColumns({field.name: F.when(sound, F.col(field.name)) for field in SAID} | {"fault": fault})
+
+
+def is_sound(version: ModelVersion) -> Column:
+    """Whether an answer has a finite probability, and one for each label that the version tells apart."""
+    finite = F.col("probability").isNotNull() & ~F.isnan("probability")
+    finite &= F.coalesce(F.forall("probabilities", lambda each: ~F.isnan(each)), F.lit(False))
+    labels = json.loads(version.tags.get("labels", "[]"))
+    return finite & (F.size("probabilities") == len(labels)) if labels else finite
 
 
 @contextmanager

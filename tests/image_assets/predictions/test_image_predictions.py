@@ -1,0 +1,114 @@
+"""What a version says of each image, also where it fails on one of them."""
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from image_assets.predictions.image_predictions import faults, score
+from image_assets.schemas import IMAGE_PREDICTIONS
+from resources.delta_tables import DeltaTables
+from resources.model_registry import ModelRegistry, ModelVersion
+
+pytestmark = pytest.mark.spark
+
+# Fails on the images that its faults name, by path: the way is the value.
+CLASSIFIER = """
+    import os
+    import signal
+
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+    FAULTS = {faults!r}
+
+
+    class Classifier(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            ways = [FAULTS.get(path.split("/")[-1]) for path in model_input["path"]]
+            if "kills" in ways:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "raises" in ways:
+                raise RuntimeError("what is this?")
+            rows = [("ball", 0.75, [0.75, 0.25]) for _ in ways]
+            for number, way in enumerate(ways):
+                if way == "nan":
+                    rows[number] = "ball", float("nan"), [float("nan")] * 2
+                if way == "long":
+                    rows[number] = "ball", 0.5, [0.5, 0.25, 0.25]
+                if way == "unread":
+                    rows[number] = None, None, None
+            return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
+
+
+    set_model(Classifier())
+"""
+
+
+def registered(registry: ModelRegistry, folder: Path, faults: dict[str, str]) -> ModelVersion:
+    """A version that fails on some images."""
+    name = f"version{len(registry.versions())}"
+    (folder / f"{name}.py").write_text(dedent(CLASSIFIER).format(faults=faults))
+    mlflow.pyfunc.save_model(folder / name, python_model=str(folder / f"{name}.py"), pip_requirements=["mlflow"])
+    client = MlflowClient(registry.tracking_uri)
+    run = client.create_run(client.create_experiment(name, (folder / "artifacts").as_uri()))
+    tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
+    return registry.register((folder / name).as_uri(), run.info.run_id, tags)
+
+
+def predictions(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple]:
+    """File name: label and fault, in one word."""
+    rows = tables.thin.read(IMAGE_PREDICTIONS, ["path", "label", "fault", "model_version", "probabilities"]).to_pylist()
+    return {
+        row["path"].split("/")[-1]: (row["label"], row["fault"] and row["fault"].split(":")[0])
+        for row in rows
+        if row["model_version"] == version.version
+    }
+
+
+def test_answers_that_are_none_are_nulls_with_a_fault(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    ways = {"ball 0.png": "nan", "cube 1.png": "long", "ball 2.png": "unread"}
+    version = registered(registry, tmp_path, ways)
+    change, failed = score(ingested_tables, registry, version, "cpu")
+    assert (change.rows_added, failed) == (16, None)
+    found = predictions(ingested_tables, version)
+    assert {name: found.pop(name) for name in ways} == {
+        "ball 0.png": (None, "no_distribution"),
+        "cube 1.png": (None, "no_distribution"),
+        "ball 2.png": (None, "unreadable"),
+    }
+    assert set(found.values()) == {("ball", None)}
+    assert faults(ingested_tables.thin, version.version)["faults"].value == 2
+
+
+def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_version_is_asked_again(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    ways = {"ball 0.png": "raises", "cube 1.png": "kills", "cube 3.png": "nan", "ball 4.png": "unread"}
+    version = registered(registry, tmp_path, ways)
+    change, failed = score(ingested_tables, registry, version, "cpu")
+    assert change.rows_added == 16
+    assert failed is not None
+    found = predictions(ingested_tables, version)
+    assert {name: found.pop(name) for name in ways} == {
+        "ball 0.png": (None, "raised"),
+        "cube 1.png": (None, "model_crash"),
+        "cube 3.png": (None, "no_distribution"),
+        "ball 4.png": (None, "unreadable"),
+    }
+    assert set(found.values()) == {("ball", None)}
+    listed = str(faults(ingested_tables.thin, version.version)["images_with_faults"].value)
+    assert "raised: RuntimeError: what is this?" in listed
+    assert "SIGKILL" in listed
+
+    again, failed = score(ingested_tables, registry, version, "cpu")
+    assert (again.rows_added, failed) == (0, None)
+    better = registered(registry, tmp_path, {})
+    score(ingested_tables, registry, better, "cpu")
+    assert set(predictions(ingested_tables, better).values()) == {("ball", None)}
