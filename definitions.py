@@ -15,7 +15,7 @@ from image_assets.data import (
 )
 from image_assets.jobs import JOBS
 from image_assets.models import model_evaluations, stage_history, tensorflow_model, torch_model
-from image_assets.predictions import current_predictions, image_predictions, prediction_checks
+from image_assets.predictions import current_predictions, image_predictions, prediction_checks, version_agreements
 from image_assets.schemas import TABLES
 from resources.environments import local, read_settings
 from sensors.new_images import new_images
@@ -25,7 +25,7 @@ from sensors.stage_changes import stage_changes
 GROUPS = {
     "data": [raw_images, image_samples, featured_images, grayscale_images, image_splits, petastorm_caches],
     "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
-    "predictions": [image_predictions, current_predictions],
+    "predictions": [image_predictions, current_predictions, version_agreements],
 }
 
 resources = local(read_settings())

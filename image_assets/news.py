@@ -10,7 +10,13 @@ from image_assets.data.image_files import read_known
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
-from resources.model_registry import ModelRegistry, RegistryUnavailable, UnclearServingVersion
+from resources.model_registry import (
+    ModelRegistry,
+    RegistryUnavailable,
+    UnclearServingVersion,
+    serving_version,
+    shadows,
+)
 
 
 class NotNow(RuntimeError):
@@ -48,13 +54,16 @@ def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:
 def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
     """Whether another version serves, or featured_images has other rows, than when predictions were last made."""
     try:
-        serving = ready.model_registry.serving()
+        versions = ready.model_registry.versions()
+        serving, beside = serving_version(versions), ", ".join(str(of.version) for of in shadows(versions)) or "none"
     except (RegistryUnavailable, UnclearServingVersion) as error:
         raise NotNow(str(error)) from error
     before = last_said(instance, "image_predictions")
     if before.get("serving_version") != (str(serving.version) if serving else "none"):
         return f"version {serving.version} serves" if serving else "no version serves"
-    if serving is None:
+    if before.get("shadow_versions") != beside:
+        return f"in Staging: {beside}"
+    if (serving, beside) == (None, "none"):
         return ""
     images = ready.delta_tables.last_change(FEATURED_IMAGES)
     return "" if before.get("featured_images_version") == images else "featured_images has new rows"

@@ -263,6 +263,25 @@ CURRENT_PREDICTIONS = Table(
     columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
 
+VERSION_AGREEMENTS = Table(
+    "version_agreements",
+    keys=("model_version", "compared_with"),
+    columns=StructType(
+        [
+            MODEL_VERSION,
+            _column("compared_with", IntegerType(), "The serving version."),
+            _column("images", LongType(), "The current images that both were asked about."),
+            _column("agreeing", LongType(), "Those under the same label."),
+            _column("agreement", DoubleType(), "The share of them."),
+            _column("only_this_answered", LongType(), "Those to which the serving version has no answer."),
+            _column("only_other_answered", LongType(), "Those to which this version has no answer."),
+            _column("mean_probability", DoubleType(), "Of this version's answers."),
+            _column("other_mean_probability", DoubleType(), "Of the serving version's answers."),
+            _column("compared_at", TimestampType(), "When, UTC."),
+        ]
+    ),
+)
+
 TABLES = (
     IMAGE_FILES,
     REPLAYED_FILES,
@@ -275,4 +294,5 @@ TABLES = (
     STAGE_HISTORY,
     IMAGE_PREDICTIONS,
     CURRENT_PREDICTIONS,
+    VERSION_AGREEMENTS,
 )

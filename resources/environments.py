@@ -21,6 +21,7 @@
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | files above it are quarantined |
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Settings:
     processes: int
     backbone: str
     device: str
+    gpu_run_tags: dict[str, str]
     dagster_url: str
     mlflow_url: str
     include: tuple[str, ...]
@@ -103,6 +105,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         processes=int(processes),
         backbone=backbone,
         device=to_choice(variables, "IMAGE_ASSETS_DEVICE", DEVICES),
+        gpu_run_tags=to_tags(variables.get("IMAGE_ASSETS_GPU_RUN_TAGS")),
         dagster_url=variables.get("IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
         mlflow_url=to_mlflow_url(variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
@@ -122,6 +125,18 @@ def to_choice(variables: Mapping[str, str], name: str, choices: Sequence[Choice]
     if said not in choices:
         raise ValueError(f"{name} is {said!r}: expected one of {', '.join(choices)}")
     return choices[choices.index(said)]
+
+
+def to_tags(said: str | None) -> dict[str, str]:
+    """Tags from a JSON object; values that are no texts stay JSON, as Dagster's launchers read them."""
+    try:
+        tags = json.loads(said or "{}")
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in tags.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"IMAGE_ASSETS_GPU_RUN_TAGS is {said!r}: expected a JSON object, such as "
+            '{"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}}'
+        ) from error
 
 
 def served(port: str, default: int, variables: Mapping[str, str]) -> str:
@@ -202,7 +217,7 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         "petastorm_caches": petastorm_caches(settings),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": Backbone(source=settings.backbone),
-        "inference_device": InferenceDevice(choice=settings.device),
+        "inference_device": InferenceDevice(choice=settings.device, run_tags=settings.gpu_run_tags),
         "mlflow_tracking": MlflowTracking(
             tracking_uri=settings.tracking_uri,
             artifact_url=(settings.home / "mlartifacts").as_uri(),

@@ -11,6 +11,9 @@ class InferenceDevice(dg.ConfigurableResource):
     """A GPU where there is one, else the CPU."""
 
     choice: str = Field(default="auto", description="auto, cpu or cuda.")
+    run_tags: dict[str, str] = Field(
+        default={}, description="Tags that the run launcher gives such runs a GPU by, such as `dagster-k8s/config`."
+    )
 
     def resolve(self, spark: SparkSession) -> str:
         """`cuda` or `cpu`: as chosen, else `cuda` where Spark hands GPUs to its tasks or this machine has a driver."""

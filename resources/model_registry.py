@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 SERVING_STAGE = "Production"
+SHADOW_STAGE = "Staging"
 ARCHIVED_STAGE = "Archived"
 STAGES = ("None", "Staging", SERVING_STAGE, ARCHIVED_STAGE)
 ALIASES = {"Staging": "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
@@ -228,6 +229,11 @@ def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:
                 "promote the one that is meant to serve"
             )
     return serving[0] if serving else None
+
+
+def shadows(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """The versions in stage Staging: they predict beside the serving one, and nobody follows what they say."""
+    return [version for version in versions if version.stage == SHADOW_STAGE]
 
 
 def disagreement(versions: Sequence[ModelVersion]) -> str | None:

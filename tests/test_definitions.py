@@ -30,8 +30,9 @@ EDGES = {
     "stage_history": ["model_evaluations"],
     "image_predictions": ["featured_images", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
+    "version_agreements": ["image_files", "image_predictions"],
 }
-GROUPS = {"data": 9, "models": 4, "predictions": 2}
+GROUPS = {"data": 9, "models": 4, "predictions": 3}
 CHECKS = {
     "keys_unique",
     "layout",

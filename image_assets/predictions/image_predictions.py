@@ -1,11 +1,12 @@
 """What each serving version says of each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import dagster as dg
 import pyarrow.compute as pc
 from py4j.protocol import Py4JJavaError
+from pydantic import Field
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,12 +15,19 @@ from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from image_assets.scoring import UNREADABLE, with_answers, with_careful_answers
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.tables import Change
+from resources.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
 from resources.thin_tables import ThinTables
 
 SCORED = ["path", "image_id", "content"]
 SHOWN_FAULTS = 20
+SAID_LENGTH = 2000  # of an error, in metadata
+
+
+class PredictionConfig(dg.Config):
+    """Which versions predict."""
+
+    shadows: bool = Field(default=True, description="Let versions in stage Staging predict beside the serving one.")
+
 
 Answering = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
@@ -39,72 +47,83 @@ def with_predictions(
     )
 
 
-def score(
-    delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, device: str
-) -> tuple[Change, Exception | None]:
-    """Score what the version has not scored; and the error that made it ask carefully, image by image, where one did.
+def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, device: str) -> Exception | None:
+    """Score what the version has not scored; the error that made it ask carefully, image by image, where one did.
 
     `spark_udf` gives up a whole task for an image on which the model raises, or takes its process down.
     """
-    before = delta_tables.snapshot(IMAGE_PREDICTIONS)
     follow = partial(
         delta_tables.follow, FEATURED_IMAGES, SCORED, IMAGE_PREDICTIONS, only={"model_version": version.version}
     )
-    failed = None
     try:
         follow(by=partial(with_predictions, registry=registry, version=version, device=device))
     except (PySparkException, Py4JJavaError) as error:
-        failed = error
         careful = partial(with_predictions, answering=with_careful_answers)
         follow(by=partial(careful, registry=registry, version=version, device=device))
-    return delta_tables.change_since(before, IMAGE_PREDICTIONS), failed
+        return error
+    return None
 
 
-def faults(thin_tables: ThinTables, version: int) -> dict[str, dg.MetadataValue]:
-    """The images on which a version failed that it could read, counted and some of them listed."""
-    of_version = (pc.field("model_version") == version) & pc.field("fault").is_valid()
-    rows = thin_tables.read(IMAGE_PREDICTIONS, ["path", "fault"], of_version & (pc.field("fault") != UNREADABLE))
+def faults(thin_tables: ThinTables, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
+    """The images on which versions failed though they could read them, counted and some of them listed."""
+    of_versions = pc.field("model_version").isin(versions) & pc.field("fault").is_valid()
+    columns = ["path", "model_version", "fault"]
+    rows = thin_tables.read(IMAGE_PREDICTIONS, columns, of_versions & (pc.field("fault") != UNREADABLE))
     found: dict[str, dg.MetadataValue] = {"faults": dg.MetadataValue.int(rows.num_rows)}
     if rows.num_rows:
-        listed = [f"- `{row['path']}`: {row['fault']}" for row in rows.slice(0, SHOWN_FAULTS).to_pylist()]
+        shown = rows.slice(0, SHOWN_FAULTS).to_pylist()
+        listed = [f"- `{row['path']}`, version {row['model_version']}: {row['fault']}" for row in shown]
         found["images_with_faults"] = dg.MetadataValue.md("\n".join(listed))
     return found
+
+
+def to_said(versions: Sequence[ModelVersion]) -> str:
+    """The versions in words."""
+    return ", ".join(str(version.version) for version in versions) or "none"
 
 
 @dg.asset(deps=["featured_images", "model_evaluations"], kinds={"pyspark", "deltalake", "mlflow"}, pool="gpu")
 def image_predictions(
     context: dg.AssetExecutionContext,
+    config: PredictionConfig,
     delta_tables: DeltaTables,
     model_registry: ModelRegistry,
     inference_device: InferenceDevice,
 ) -> dg.MaterializeResult:
-    """Label and probability for every image, one row per image and model version; only what is missing is scored."""
-    version = model_registry.serving()
+    """Label and probability for every image, one row per image and model version; only what is missing is scored.
+
+    The version in stage Production is asked, and those in Staging, whose answers nobody follows.
+    """
+    before = delta_tables.snapshot(IMAGE_PREDICTIONS)
+    versions = model_registry.versions()  # once: whoever is moved from now on is asked by the next run
+    serving, beside = serving_version(versions), shadows(versions) if config.shadows else []
     delta_tables.create(FEATURED_IMAGES)
     images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
-    if version is None:
-        before = delta_tables.snapshot(IMAGE_PREDICTIONS)
-        change = delta_tables.change_since(before, IMAGE_PREDICTIONS)
-        return delta_tables.materialized(
-            IMAGE_PREDICTIONS,
-            change,
-            serving_version="none",
-            featured_images_version=images_version,
-            remedy="promote a model version",
-        )
     device = inference_device.resolve(delta_tables.spark)
-    change, failed = score(delta_tables, model_registry, version, device)
-    if failed:
-        context.log.warning(
-            f"version {version.version} failed on a batch and was asked again, image by image; see faults in the "
-            f"metadata, and, for the whole error: {failed}"
-        )
+    metadata: dict[str, dg.MetadataValue] = {}
+    for version in [*([serving] if serving else []), *beside]:
+        try:
+            failed = score(delta_tables, model_registry, version, device)
+        except (PySparkException, Py4JJavaError) as error:
+            if version == serving:
+                raise
+            metadata[f"shadow_v{version.version}_failed"] = dg.MetadataValue.text(str(error)[:SAID_LENGTH])
+            continue
+        if failed:
+            context.log.warning(
+                f"version {version.version} failed on a batch and was asked again, image by image; see faults in the "
+                f"metadata, and, for the whole error: {failed}"
+            )
+    if serving is None:
+        metadata["remedy"] = dg.MetadataValue.text("promote a model version")
     return delta_tables.materialized(
         IMAGE_PREDICTIONS,
-        change,
-        serving_version=str(version.version),
+        delta_tables.change_since(before, IMAGE_PREDICTIONS),
+        serving_version=str(serving.version) if serving else "none",
+        shadow_versions=to_said(beside),
         featured_images_version=images_version,
-        framework=version.tags.get("framework", "unknown"),
+        framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=device,
-        **faults(delta_tables.thin, version.version),
+        **faults(delta_tables.thin, [version.version for version in [*([serving] if serving else []), *beside]]),
+        **metadata,
     )

@@ -90,7 +90,7 @@ def test_another_version_and_more_images_are_news_until_they_are_predicted(
     registry.promote(1, "Production")
     assert news_to_predict(instance, now) == "version 1 serves"
     images = ingested_tables.last_change(FEATURED_IMAGES)
-    say(instance, "image_predictions", serving_version="1", featured_images_version=images)
+    say(instance, "image_predictions", serving_version="1", shadow_versions="none", featured_images_version=images)
     assert news_to_predict(instance, now) == ""
     more = ingested_tables.read(FEATURED_IMAGES).limit(1)
     ingested_tables.append(more, FEATURED_IMAGES)

@@ -22,6 +22,7 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         processes=2,
         backbone="auto",
         device="auto",
+        gpu_run_tags={},
         dagster_url="http://127.0.0.1:3000",
         mlflow_url="http://127.0.0.1:5000",
         include=(),
@@ -44,6 +45,7 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_PROCESSES="4",
         IMAGE_ASSETS_BACKBONE="none",
         IMAGE_ASSETS_DEVICE="cuda",
+        IMAGE_ASSETS_GPU_RUN_TAGS='{"queue": "gpu", "dagster-k8s/config": {"gpus": 1}}',
         IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
         IMAGE_ASSETS_EXCLUDE="thumbnails",
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
@@ -62,6 +64,7 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         processes=4,
         backbone="none",
         device="cuda",
+        gpu_run_tags={"queue": "gpu", "dagster-k8s/config": '{"gpus": 1}'},
         dagster_url="https://dagster.example",
         mlflow_url="http://mlflow:5000",
         include=("*.jpg", "raw/*"),
@@ -148,3 +151,9 @@ def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:
     resources = local(settings_of(tmp_path / "home"))
     assert resources["delta_tables"].root == str(tmp_path / "home" / "tables")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", ["gpu", "[1]"])
+def test_tags_that_are_no_json_object_are_refused_with_an_example(tmp_path: Path, said: str) -> None:
+    with pytest.raises(ValueError, match=r"IMAGE_ASSETS_GPU_RUN_TAGS is .*: expected a JSON object, such as \{"):
+        settings_of(tmp_path, IMAGE_ASSETS_GPU_RUN_TAGS=said)

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.schemas import STAGE_HISTORY
+from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import create_store
 from resources.model_registry import ModelRegistry
 from resources.thin_tables import ThinTables
@@ -55,7 +56,11 @@ class Daemon:
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="stage_changes",
-            resources={"model_registry": registry, "thin_tables": self.tables},
+            resources={
+                "model_registry": registry,
+                "thin_tables": self.tables,
+                "inference_device": InferenceDevice(run_tags={"launcher/gpu": "1"}),
+            },
         )
         answer = stage_changes(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
@@ -75,7 +80,7 @@ class Daemon:
             predict_images.execute_in_process(
                 instance=self.instance, tags={**tags, **({"fails": "yes"} if fails else {})}, raise_on_error=False
             )
-        return [request.tags["image_assets/model_version"] for request in fresh]
+        return [request.tags.get("image_assets/model_version", "none") for request in fresh]
 
 
 @pytest.fixture
@@ -105,7 +110,23 @@ def test_a_version_that_serves_on_the_first_tick_is_predicted(registry: ModelReg
     answer = daemon.tick(registry)
     assert isinstance(answer, dg.SensorResult)
     request = (answer.run_requests or [])[0]
-    assert request.tags == {"image_assets/model_version": "2", "image_assets/stage": "Production"}
+    assert request.tags == {
+        "image_assets/model_version": "2",
+        "image_assets/stage": "Production",
+        "image_assets/pool": "gpu",
+        "launcher/gpu": "1",
+    }
+
+
+def test_a_version_in_staging_predicts_beside_the_serving_one(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    registry.promote(2, "Staging")
+    answer = daemon.tick(registry)
+    assert isinstance(answer, dg.SensorResult)
+    tags = (answer.run_requests or [])[0].tags
+    assert (tags["image_assets/model_version"], tags["image_assets/shadow_versions"]) == ("1", "2")
+    assert daemon.launched(registry) == []
 
 
 def test_a_version_that_serves_again_after_none_did_is_predicted_again(registry: ModelRegistry, daemon: Daemon) -> None:
@@ -162,14 +183,18 @@ def test_what_was_moved_in_mlflow_is_written_down_whatever_it_leads_to(registry:
     daemon.tick(registry)
     with pytest.warns(FutureWarning):
         client.transition_model_version_stage(registry.name, "2", "Staging")
-    assert daemon.launched(registry) == []
+    assert daemon.launched(registry) == ["none"]
     daemon.tick(registry)
     (row,) = daemon.tables.read(STAGE_HISTORY, ["model_version", "to_stage", "source"]).to_pylist()
     assert row == {"model_version": 2, "to_stage": "Staging", "source": "mlflow"}
 
 
 def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry, daemon: Daemon) -> None:
-    resources = {"model_registry": registry, "thin_tables": daemon.tables}
+    resources = {
+        "model_registry": registry,
+        "thin_tables": daemon.tables,
+        "inference_device": InferenceDevice(),
+    }
     definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources=resources)
     dg.Definitions.validate_loadable(definitions)
     assert stage_changes.default_status is dg.DefaultSensorStatus.RUNNING

@@ -4,17 +4,21 @@ import json
 from pathlib import Path
 from textwrap import dedent
 
+import dagster as dg
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from image_assets.predictions.image_predictions import faults, score
-from image_assets.schemas import IMAGE_PREDICTIONS
+from image_assets.predictions.image_predictions import faults, image_predictions, score
+from image_assets.predictions.version_agreements import version_agreements
+from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta_tables import DeltaTables
+from resources.inference_device import InferenceDevice
 from resources.model_registry import ModelRegistry, ModelVersion
 
 pytestmark = pytest.mark.spark
 
+FIGURES = VERSION_AGREEMENTS.columns.fieldNames()[:7]
 # Fails on the images that its faults name, by path: the way is the value.
 CLASSIFIER = """
     import os
@@ -40,6 +44,8 @@ CLASSIFIER = """
                     rows[number] = "ball", float("nan"), [float("nan")] * 2
                 if way == "long":
                     rows[number] = "ball", 0.5, [0.5, 0.25, 0.25]
+                if way == "cube":
+                    rows[number] = "cube", 0.75, [0.25, 0.75]
                 if way == "unread":
                     rows[number] = None, None, None
             return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
@@ -75,16 +81,16 @@ def test_answers_that_are_none_are_nulls_with_a_fault(
 ) -> None:
     ways = {"ball 0.png": "nan", "cube 1.png": "long", "ball 2.png": "unread"}
     version = registered(registry, tmp_path, ways)
-    change, failed = score(ingested_tables, registry, version, "cpu")
-    assert (change.rows_added, failed) == (16, None)
+    assert score(ingested_tables, registry, version, "cpu") is None
     found = predictions(ingested_tables, version)
+    assert len(found) == 16
     assert {name: found.pop(name) for name in ways} == {
         "ball 0.png": (None, "no_distribution"),
         "cube 1.png": (None, "no_distribution"),
         "ball 2.png": (None, "unreadable"),
     }
     assert set(found.values()) == {("ball", None)}
-    assert faults(ingested_tables.thin, version.version)["faults"].value == 2
+    assert faults(ingested_tables.thin, [version.version])["faults"].value == 2
 
 
 def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_version_is_asked_again(
@@ -92,10 +98,9 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
 ) -> None:
     ways = {"ball 0.png": "raises", "cube 1.png": "kills", "cube 3.png": "nan", "ball 4.png": "unread"}
     version = registered(registry, tmp_path, ways)
-    change, failed = score(ingested_tables, registry, version, "cpu")
-    assert change.rows_added == 16
-    assert failed is not None
+    assert score(ingested_tables, registry, version, "cpu") is not None
     found = predictions(ingested_tables, version)
+    assert len(found) == 16
     assert {name: found.pop(name) for name in ways} == {
         "ball 0.png": (None, "raised"),
         "cube 1.png": (None, "model_crash"),
@@ -103,12 +108,51 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
         "ball 4.png": (None, "unreadable"),
     }
     assert set(found.values()) == {("ball", None)}
-    listed = str(faults(ingested_tables.thin, version.version)["images_with_faults"].value)
+    listed = str(faults(ingested_tables.thin, [version.version])["images_with_faults"].value)
     assert "raised: RuntimeError: what is this?" in listed
     assert "SIGKILL" in listed
 
-    again, failed = score(ingested_tables, registry, version, "cpu")
-    assert (again.rows_added, failed) == (0, None)
+    assert score(ingested_tables, registry, version, "cpu") is None
+    assert ingested_tables.snapshot(IMAGE_PREDICTIONS).rows == 16
     better = registered(registry, tmp_path, {})
     score(ingested_tables, registry, better, "cpu")
     assert set(predictions(ingested_tables, better).values()) == {("ball", None)}
+
+
+def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_with_it(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    serving = registered(registry, tmp_path, {})
+    shadow = registered(registry, tmp_path, {"ball 0.png": "unread", "cube 1.png": "cube"})
+    broken = registry.register((tmp_path / "nowhere").as_uri(), serving.mlflow_run_id, dict(serving.tags))
+    registry.promote(serving.version, "Production")
+    for version in (shadow, broken):
+        with pytest.warns(FutureWarning):
+            MlflowClient(registry.tracking_uri).transition_model_version_stage(
+                registry.name, str(version.version), "Staging"
+            )
+    made = dg.materialize(
+        [image_predictions, version_agreements],
+        instance=dg.DagsterInstance.ephemeral(),
+        resources={
+            "delta_tables": ingested_tables,
+            "model_registry": registry,
+            "inference_device": InferenceDevice(choice="cpu"),
+        },
+    )
+    (told,) = made.asset_materializations_for_node("image_predictions")
+    assert (told.metadata["serving_version"].value, told.metadata["shadow_versions"].value) == ("1", "2, 3")
+    assert "shadow_v3_failed" in told.metadata
+    rows = {row["model_version"]: row for row in ingested_tables.thin.read(VERSION_AGREEMENTS, FIGURES).to_pylist()}
+    assert rows[2] == {
+        "model_version": 2,
+        "compared_with": 1,
+        "images": 16,
+        "agreeing": 14,
+        "agreement": 14 / 16,
+        "only_this_answered": 0,
+        "only_other_answered": 1,
+    }
+    assert rows[3]["images"] == 0
+    (compared,) = made.asset_materializations_for_node("version_agreements")
+    assert "disagreements_v2" in compared.metadata

@@ -1,0 +1,90 @@
+"""How far versions in stage Staging agree with the serving one, on the images that are there now."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from image_assets.contact_sheets import thumbnails
+from image_assets.current_files import KEYS, current_keys
+from image_assets.pictures import contact_sheet, to_markdown
+from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
+from resources.delta_tables import DeltaTables
+from resources.model_registry import ModelRegistry, serving_version, shadows
+from resources.thin_tables import ThinTables
+
+SHOWN = 40
+
+
+def answers_of(thin_tables: ThinTables, version: int) -> pd.DataFrame:
+    """What the version said of the images that are there now: path, image_id, label, probability."""
+    columns = [*KEYS, "label", "probability"]
+    answers = thin_tables.read(IMAGE_PREDICTIONS, columns, pc.field("model_version") == version).to_pandas()
+    return answers.merge(current_keys(thin_tables), on=KEYS)
+
+
+def beside(these: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The answers to the images that both were asked about, side by side, and whether they agree."""
+    both = these.merge(others, on=KEYS, suffixes=("", "_other"))
+    same = (both["label"] == both["label_other"]) | (both["label"].isna() & both["label_other"].isna())
+    return both.assign(agrees=same)
+
+
+def agreement(both: pd.DataFrame) -> dict[str, Any]:
+    """The figures of two versions' answers, named as their columns."""
+    answered, other_answered = both["label"].notna(), both["label_other"].notna()
+    return {
+        "images": len(both),
+        "agreeing": int(both["agrees"].sum()),
+        "agreement": float(both["agrees"].mean()) if len(both) else None,
+        "only_this_answered": int((answered & ~other_answered).sum()),
+        "only_other_answered": int((other_answered & ~answered).sum()),
+        "mean_probability": mean(both, "probability"),
+        "other_mean_probability": mean(both, "probability_other"),
+    }
+
+
+def mean(answers: pd.DataFrame, column: str) -> float | None:
+    """The mean of a column's values; None where there is none."""
+    values = answers[column].dropna().to_numpy(np.float64)
+    return float(values.mean()) if len(values) else None
+
+
+def look(both: pd.DataFrame) -> dg.MetadataValue | None:
+    """A contact sheet of the disagreements of which the version is surest; None where they agree."""
+    apart = both.loc[~both["agrees"]].sort_values("probability", ascending=False).head(SHOWN)
+    captions = [f"{row.label or 'no answer'}, serving: {row.label_other or 'no answer'}" for row in apart.itertuples()]
+    tiles = list(zip(thumbnails((path, None) for path in apart["path"]), captions, strict=True))
+    return dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "disagreements")) if tiles else None
+
+
+@dg.asset(deps=["image_predictions", "image_files"], kinds={"deltalake"}, pool="version_agreements")
+def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
+    """For each version in stage Staging: on how many current images it says what the serving version says."""
+    before = delta_tables.snapshot(VERSION_AGREEMENTS)
+    versions = model_registry.versions()
+    serving = serving_version(versions)
+    metadata: dict[str, dg.MetadataValue] = {}
+    rows = []
+    for version, served in [(version, serving) for version in shadows(versions) if serving]:
+        both = beside(*(answers_of(delta_tables.thin, each.version) for each in (version, served)))
+        key = {"model_version": version.version, "compared_with": served.version, "compared_at": datetime.now(UTC)}
+        rows.append({**key, **agreement(both)})
+        if picture := look(both):
+            metadata[f"disagreements_v{version.version}"] = picture
+    if rows:
+        figures = {name: f"new.{name}" for name in VERSION_AGREEMENTS.columns.fieldNames()}
+        compared = pa.Table.from_pylist(rows, to_arrow_schema(VERSION_AGREEMENTS.columns))
+        delta_tables.thin.merge(compared, VERSION_AGREEMENTS, updates=figures)
+    return delta_tables.materialized(
+        VERSION_AGREEMENTS,
+        delta_tables.change_since(before, VERSION_AGREEMENTS),
+        serving_version=str(serving.version) if serving else "none",
+        **{f"agreement_v{row['model_version']}": row["agreement"] for row in rows if row["agreement"] is not None},
+        **metadata,
+    )
