@@ -48,7 +48,7 @@ class TrainingConfig(dg.Config):
         "the backbone's last blocks as well. `all`: then everything.",
     )
     top_blocks: int = Field(
-        default=3, gt=0, lt=BACKBONE_BLOCKS, description=f"How many of the backbone's {BACKBONE_BLOCKS} blocks."
+        default=8, gt=0, lt=BACKBONE_BLOCKS, description=f"How many of the backbone's {BACKBONE_BLOCKS} blocks."
     )
     augmentation: bool = Field(
         default=False, description="Crop and mirror images at random in each epoch of fine-tuning; takes longer."
@@ -57,7 +57,7 @@ class TrainingConfig(dg.Config):
     learning_rate: float = Field(default=1e-3, gt=0, description="Step size for the head, for one process.")
     weight_decay: float = Field(default=5.0, ge=0, description="AdamW's, for the head.")
     dropout: float = Field(default=0.5, ge=0, lt=1, description="Share of an embedding's features left out of a step.")
-    fine_tuning_epochs: int = Field(default=4, gt=0, description="Passes over the images, at most.")
+    fine_tuning_epochs: int = Field(default=8, gt=0, description="Passes over the images, at most.")
     fine_tuning_learning_rate: float = Field(default=1e-4, gt=0, description="Step size for blocks, for one process.")
     fine_tuning_weight_decay: float = Field(default=0.05, ge=0, description="AdamW's, for blocks.")
     fine_tuning_dropout: float = Field(default=0.2, ge=0, lt=1, description="As dropout, while blocks are trained.")
