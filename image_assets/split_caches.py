@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from image_assets.cache_contents import CACHE_CODE, in_cache
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS
-from image_assets.split_rows import digest, split_rows, training_labels, with_content
+from image_assets.split_rows import digest, read_split, split_rows, training_labels, with_content
 from resources.arrow_rows import map_partitions
 from resources.delta_tables import DeltaTables
 from resources.petastorm_cache import Cache, PetastormCaches
@@ -23,8 +23,9 @@ def cache_rows(delta_tables: DeltaTables, split: str, labels: list[str]) -> Data
 
 def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, labels: list[str], ranks: int) -> str:
     """The split, the Delta version that its rows are of, and a hash of these rows and the settings."""
-    rows = digest(cache_rows(delta_tables, split, labels))
-    settings = json.dumps([CACHE_CODE, rows, labels, ranks, ROW_GROUP_BYTES, caches.content, caches.color])
+    rows = read_split(delta_tables.thin, split)
+    of_labels = digest(rows.loc[rows["label"].isin(labels)])
+    settings = json.dumps([CACHE_CODE, of_labels, labels, ranks, ROW_GROUP_BYTES, caches.content, caches.color])
     version = delta_tables.last_change(IMAGE_SPLITS)
     return f"{split}-v{version}-{sha256(settings.encode()).hexdigest()[:12]}"
 
@@ -60,7 +61,7 @@ def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str
 
 def cache_split(delta_tables: DeltaTables, caches: PetastormCaches, split: str, *, ranks: int) -> tuple[Cache, bool]:
     """The split's cache, and whether it had to be written: the same rows and settings find the same cache."""
-    labels = training_labels(delta_tables)
+    labels = training_labels(delta_tables.thin)
     name = cache_name(delta_tables, caches, split, labels, ranks)
     cache = caches.find(name)
     if cache:

@@ -1,12 +1,17 @@
 """The images of one split that are current: what a training or an evaluation works on."""
 
+from hashlib import sha256
+
+import pandas as pd
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.current_files import current_files
+from image_assets.current_files import KEYS, current_files, current_keys
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
 from resources.tables import Table
+from resources.thin_tables import ThinTables
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
@@ -27,21 +32,26 @@ def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEAT
     return content.join(F.broadcast(rows), on=["path", "image_id"], how="inner")
 
 
-def digest(rows: DataFrame) -> str:
+def read_split(thin_tables: ThinTables, split: str) -> pd.DataFrame:
+    """The same rows, without Spark."""
+    columns = [*KEYS, "label", "label_index"]
+    assigned = thin_tables.read(IMAGE_SPLITS, columns, pc.field("split") == split).to_pandas()
+    return assigned.merge(current_keys(thin_tables), on=KEYS)
+
+
+def digest(rows: pd.DataFrame) -> str:
     """A short text that is the same for the same images under the same labels, in any order."""
-    row = F.xxhash64("path", "image_id", "label")
-    total = rows.agg(F.count(F.lit(1)).alias("rows"), F.bit_xor(row).alias("xor"), F.bit_xor(F.hash(row)).alias("low"))
-    found = total.collect()[0]
-    return f"{found['rows']}-{(found['xor'] or 0) % 2**64:016x}{(found['low'] or 0) % 2**32:08x}"
+    parts = sorted(map(repr, zip(rows["path"], rows["image_id"], rows["label"], strict=True)))
+    return f"{len(rows)}-{sha256(chr(10).join(parts).encode()).hexdigest()[:24]}"
 
 
-def training_labels(delta_tables: DeltaTables) -> list[str]:
+def training_labels(thin_tables: ThinTables) -> list[str]:
     """The labels to tell apart: those with a current image in the training split, in the order of their numbers.
 
     ValueError when there are fewer than two.
     """
-    numbered = split_rows(delta_tables, "training").select("label", "label_index").distinct().orderBy("label_index")
-    labels = [row["label"] for row in numbered.collect()]
+    rows = read_split(thin_tables, "training")
+    labels = [label for _, label in sorted(set(zip(rows["label_index"], rows["label"], strict=True)))]
     if len(labels) < 2:
         raise ValueError(
             f"{len(labels)} label(s) to train on ({', '.join(labels) or 'none'}): a classifier needs at least two. "

@@ -48,7 +48,7 @@ def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         ranks = training_processes.processes
         try:
-            cache = existing_cache(delta_tables, petastorm_caches, split, training_labels(delta_tables), ranks)
+            cache = existing_cache(delta_tables, petastorm_caches, split, training_labels(delta_tables.thin), ranks)
         except (ValueError, FileNotFoundError) as nothing_yet:
             return dg.AssetCheckResult(passed=False, description=str(nothing_yet))
         groups = row_groups(cache.files)

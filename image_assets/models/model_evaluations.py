@@ -20,7 +20,7 @@ from image_assets.models.stage_history import Told
 from image_assets.pictures import confusion_matrix, contact_sheet
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from image_assets.scoring import with_answers
-from image_assets.split_rows import digest, split_rows, with_content
+from image_assets.split_rows import digest, read_split, split_rows, with_content
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
@@ -137,7 +137,7 @@ def evaluate_new(
     asked again if this run has not asked it already, and only if there is a version to compare.
     """
     delta_tables.create(MODEL_EVALUATIONS)
-    rows_digest = digest(split_rows(delta_tables, SPLIT))
+    rows_digest = digest(read_split(delta_tables.thin, SPLIT))
     versions = {version.version: version for version in to_evaluate(registry.versions())}
     serving = serving_version(list(versions.values()))
     known = accuracies(delta_tables.thin, rows_digest)

@@ -146,7 +146,7 @@ def to_task(framework: str, config: TrainingConfig, workshop: Workshop) -> Task:
             f"{'torch_distributor' if framework == 'torch' else 'tensorflow_distributor'}"
         )
     require_sound_splits(workshop.delta_tables.thin)
-    labels = training_labels(workshop.delta_tables)
+    labels = training_labels(workshop.delta_tables.thin)
     ranks = workshop.processes.processes
     training, validation = (
         existing_cache(workshop.delta_tables, workshop.caches, split, labels, ranks)
