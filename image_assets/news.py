@@ -14,6 +14,7 @@ from resources.model_registry import (
     ModelRegistry,
     RegistryUnavailable,
     UnclearServingVersion,
+    in_words,
     serving_version,
     shadows,
 )
@@ -55,7 +56,7 @@ def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
     """Whether another version serves, or featured_images has other rows, than when predictions were last made."""
     try:
         versions = ready.model_registry.versions()
-        serving, beside = serving_version(versions), ", ".join(str(of.version) for of in shadows(versions)) or "none"
+        serving, beside = serving_version(versions), in_words(shadows(versions))
     except (RegistryUnavailable, UnclearServingVersion) as error:
         raise NotNow(str(error)) from error
     before = last_said(instance, "image_predictions")

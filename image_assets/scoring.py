@@ -1,6 +1,5 @@
 """How a model version answers for a batch of images, the same for evaluation and prediction."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ SAID = tuple(
     StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")
 )
 FAULT = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
+SUM_TOLERANCE = 1e-3  # of the probabilities, which are float32, of a few labels
 UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
 
@@ -64,8 +64,7 @@ def is_sound(version: ModelVersion) -> Column:
     """Whether an answer has a finite probability, and one for each label that the version tells apart."""
     finite = F.col("probability").isNotNull() & ~F.isnan("probability")
     finite &= F.coalesce(F.forall("probabilities", lambda each: ~F.isnan(each)), F.lit(False))
-    labels = json.loads(version.tags.get("labels", "[]"))
-    return finite & (F.size("probabilities") == len(labels)) if labels else finite
+    return finite & (F.size("probabilities") == len(version.labels)) if version.labels else finite
 
 
 @contextmanager

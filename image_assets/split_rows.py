@@ -41,8 +41,8 @@ def read_split(thin_tables: ThinTables, split: str) -> pd.DataFrame:
 
 def digest(rows: pd.DataFrame) -> str:
     """A short text that is the same for the same images under the same labels, in any order."""
-    parts = sorted(map(repr, zip(rows["path"], rows["image_id"], rows["label"], strict=True)))
-    return f"{len(rows)}-{sha256(chr(10).join(parts).encode()).hexdigest()[:24]}"
+    told = "\n".join(sorted(map(repr, zip(rows["path"], rows["image_id"], rows["label"], strict=True))))
+    return f"{len(rows)}-{sha256(told.encode()).hexdigest()[:24]}"
 
 
 def training_labels(thin_tables: ThinTables) -> list[str]:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SERVING_STAGE = "Production"
 SHADOW_STAGE = "Staging"
 ARCHIVED_STAGE = "Archived"
-STAGES = ("None", "Staging", SERVING_STAGE, ARCHIVED_STAGE)
-ALIASES = {"Staging": "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
+STAGES = ("None", SHADOW_STAGE, SERVING_STAGE, ARCHIVED_STAGE)
+ALIASES = {SHADOW_STAGE: "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
 ANSWER_SECONDS = 5
 VERSIONS_PER_PAGE = 100
 SQLITE = "sqlite:///"
@@ -48,6 +48,11 @@ class ModelVersion:
     mlflow_run_id: str
     uri: str
     tags: dict[str, str]
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that it tells apart, in the order of its probabilities; none where its tags do not say them."""
+        return json.loads(self.tags.get("labels", "[]"))
 
     @property
     def live(self) -> bool:
@@ -234,6 +239,11 @@ def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:
 def shadows(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
     """The versions in stage Staging: they predict beside the serving one, and nobody follows what they say."""
     return [version for version in versions if version.stage == SHADOW_STAGE]
+
+
+def in_words(versions: Sequence[ModelVersion]) -> str:
+    """The versions' numbers."""
+    return ", ".join(str(version.version) for version in versions) or "none"
 
 
 def disagreement(versions: Sequence[ModelVersion]) -> str | None:

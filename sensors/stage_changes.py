@@ -13,6 +13,7 @@ from resources.model_registry import (
     RegistryUnavailable,
     UnclearServingVersion,
     disagreement,
+    in_words,
     serving_version,
     shadows,
 )
@@ -39,7 +40,7 @@ def to_request(
         tags |= {"image_assets/model_version": str(serving.version), "image_assets/stage": serving.stage}
         tags |= {f"image_assets/{name}": value for name, value in told.items()}
     if beside:
-        tags["image_assets/shadow_versions"] = ", ".join(str(version.version) for version in beside)
+        tags["image_assets/shadow_versions"] = in_words(beside)
     return dg.RunRequest(run_key=str(asked), tags=tags)
 
 

@@ -16,7 +16,6 @@ from image_assets.models.promotion_gate import (
     as_accurate,
     backbone_trained,
     files_as_logged,
-    labels_of,
     lineage_known,
     same_labels,
     same_signature,
@@ -29,9 +28,9 @@ from image_assets.scoring import with_answers
 from image_assets.split_rows import split_rows, with_content
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
-from resources.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion
+from resources.model_registry import SERVING_STAGE, SHADOW_STAGE, ModelRegistry, ModelVersion
 
-GATED = ("Staging", SERVING_STAGE)
+GATED = (SHADOW_STAGE, SERVING_STAGE)
 KEPT_IMAGES = 16  # of the test split, the same ones as long as their files are there
 
 
@@ -66,15 +65,16 @@ def findings_on(
     """All that is looked at before a version is moved to Staging or Production."""
     other = serving if serving and serving.version != version.version else None
     expected = by.registry.signature(other or version)
+    files = files_as_logged(by.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
     found = [
         lineage_known(version),
         backbone_trained(version),
         same_signature(by.registry.signature(version), expected),
         same_labels(version, other, config.label_mapping),
-        files_as_logged(by.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST)),
+        files,
     ]
-    if all(one.passed for one in found if one.check == "files"):  # files of somebody else's are not loaded
-        found.append(sound_answers(answers_to_kept_images(version, by), labels_of(version)))
+    if files.passed:  # files of somebody else's are not loaded
+        found.append(sound_answers(answers_to_kept_images(version, by), version.labels))
         if other:
             found.append(accuracy_beside(version, other, config.tolerance, by))
     return found

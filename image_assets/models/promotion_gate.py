@@ -3,7 +3,6 @@
 Plain functions of what is known of a version; `promote_model` asks them before it moves anything.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from image_assets.models.evaluation import Comparison
+from image_assets.scoring import SUM_TOLERANCE
 from resources.model_registry import ModelVersion
 
 LINEAGE = ("framework", "labels", "table_versions", "code_version", "training_settings", "weights_digest")
 SURE = 0.05  # of a p-value: below it, chance does not explain that a version is worse
-TOLERANCE = 1e-3  # float32 probabilities of a few labels
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def same_signature(signature: str, expected: str) -> Finding:
 
 def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Mapping[str, str]) -> Finding:
     """Whether the version has the serving one's labels, in their order, or else each of them under a stated name."""
-    labels = labels_of(version)
-    former = labels_of(serving) if serving else labels
+    labels = version.labels
+    former = serving.labels if serving else labels
     if labels == former:
         return Finding("labels", bool(labels), ", ".join(labels) or "it has none")
     gone = [label for label in former if mapping.get(label, label if mapping else "") not in labels]
@@ -60,11 +59,6 @@ def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Ma
     if gone:
         said += f": say what becomes of {', '.join(gone)} in label_mapping, former label: new label"
     return Finding("labels", not gone, said)
-
-
-def labels_of(version: ModelVersion) -> list[str]:
-    """The labels that the version tells apart, in the order of its probabilities."""
-    return json.loads(version.tags.get("labels", "[]"))
 
 
 def files_as_logged(found: str, logged: str | None) -> Finding:
@@ -97,7 +91,7 @@ def fault_of(row: Mapping[str, object], labels: Sequence[str]) -> str | None:
     values = [float(value) for value in probabilities]  # pyright: ignore[reportGeneralTypeIssues] - a list of numbers
     if len(values) != len(labels) or label not in labels:
         return f"{len(values)} probabilities and the label {label}: expected {len(labels)} of {', '.join(labels)}"
-    if not math.isclose(sum(values), 1, abs_tol=TOLERANCE) or min(values) < 0:
+    if not math.isclose(sum(values), 1, abs_tol=SUM_TOLERANCE) or min(values) < 0:
         return "probabilities are no distribution"
     return None
 

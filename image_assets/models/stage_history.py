@@ -20,6 +20,7 @@ from resources.thin_tables import ThinTables
 TOLD_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
 OUTSIDE = "mlflow"
 NOWHERE, DELETED = "None", "deleted"
+COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id"]  # of the history, with the registry
 SAID_LENGTH = 300  # of a finding, in a tag: MLflow takes 5,000 characters
 
 
@@ -99,8 +100,7 @@ def record_changes(versions: Sequence[ModelVersion], thin_tables: ThinTables) ->
 
     Two that do so at once come to the same keys, of which the table takes one row.
     """
-    thin_tables.create(STAGE_HISTORY)
-    history = thin_tables.read(STAGE_HISTORY, STAGE_HISTORY.columns.fieldNames()).to_pylist()
+    history = thin_tables.read(STAGE_HISTORY, COMPARED).to_pylist()
     found = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
     if found:
         thin_tables.merge(

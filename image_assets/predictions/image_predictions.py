@@ -15,7 +15,7 @@ from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from image_assets.scoring import UNREADABLE, with_answers, with_careful_answers
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
-from resources.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
+from resources.model_registry import ModelRegistry, ModelVersion, in_words, serving_version, shadows
 from resources.thin_tables import ThinTables
 
 SCORED = ["path", "image_id", "content"]
@@ -55,11 +55,11 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     follow = partial(
         delta_tables.follow, FEATURED_IMAGES, SCORED, IMAGE_PREDICTIONS, only={"model_version": version.version}
     )
+    predict = partial(with_predictions, registry=registry, version=version, device=device)
     try:
-        follow(by=partial(with_predictions, registry=registry, version=version, device=device))
+        follow(by=predict)
     except (PySparkException, Py4JJavaError) as error:
-        careful = partial(with_predictions, answering=with_careful_answers)
-        follow(by=partial(careful, registry=registry, version=version, device=device))
+        follow(by=partial(predict, answering=with_careful_answers))
         return error
     return None
 
@@ -75,11 +75,6 @@ def faults(thin_tables: ThinTables, versions: Sequence[int]) -> dict[str, dg.Met
         listed = [f"- `{row['path']}`, version {row['model_version']}: {row['fault']}" for row in shown]
         found["images_with_faults"] = dg.MetadataValue.md("\n".join(listed))
     return found
-
-
-def to_said(versions: Sequence[ModelVersion]) -> str:
-    """The versions in words."""
-    return ", ".join(str(version.version) for version in versions) or "none"
 
 
 @dg.asset(deps=["featured_images", "model_evaluations"], kinds={"pyspark", "deltalake", "mlflow"}, pool="gpu")
@@ -101,7 +96,8 @@ def image_predictions(
     images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
     device = inference_device.resolve(delta_tables.spark)
     metadata: dict[str, dg.MetadataValue] = {}
-    for version in [*([serving] if serving else []), *beside]:
+    asked = [serving, *beside] if serving else beside
+    for version in asked:
         try:
             failed = score(delta_tables, model_registry, version, device)
         except (PySparkException, Py4JJavaError) as error:
@@ -120,10 +116,10 @@ def image_predictions(
         IMAGE_PREDICTIONS,
         delta_tables.change_since(before, IMAGE_PREDICTIONS),
         serving_version=str(serving.version) if serving else "none",
-        shadow_versions=to_said(beside),
+        shadow_versions=in_words(beside),
         featured_images_version=images_version,
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=device,
-        **faults(delta_tables.thin, [version.version for version in [*([serving] if serving else []), *beside]]),
+        **faults(delta_tables.thin, [version.version for version in asked]),
         **metadata,
     )

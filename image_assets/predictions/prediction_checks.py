@@ -5,10 +5,9 @@ from pyspark.sql import functions as F
 
 from image_assets.current_files import current_files
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
+from image_assets.scoring import SUM_TOLERANCE
 from resources.delta_tables import DeltaTables
 from resources.model_registry import ModelRegistry
-
-TOLERANCE = 1e-3  # float32 probabilities of a few labels
 
 
 @dg.asset_check(asset="image_predictions", description="One row for each image and model version.")
@@ -23,7 +22,7 @@ def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Predictions whose probabilities are no distribution."""
     total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
     answered = delta_tables.read(IMAGE_PREDICTIONS).where("label IS NOT NULL")
-    wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > TOLERANCE)).count()
+    wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
     return dg.AssetCheckResult(passed=wrong == 0, metadata={"predictions_off": wrong})
 
 

@@ -71,9 +71,9 @@ def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry)
     serving = serving_version(versions)
     metadata: dict[str, dg.MetadataValue] = {}
     rows = []
-    for version, served in [(version, serving) for version in shadows(versions) if serving]:
-        both = beside(*(answers_of(delta_tables.thin, each.version) for each in (version, served)))
-        key = {"model_version": version.version, "compared_with": served.version, "compared_at": datetime.now(UTC)}
+    for version, other in [(version, serving) for version in shadows(versions)] if serving else []:
+        both = beside(*(answers_of(delta_tables.thin, each.version) for each in (version, other)))
+        key = {"model_version": version.version, "compared_with": other.version, "compared_at": datetime.now(UTC)}
         rows.append({**key, **agreement(both)})
         if picture := look(both):
             metadata[f"disagreements_v{version.version}"] = picture
