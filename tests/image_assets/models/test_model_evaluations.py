@@ -4,9 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from textwrap import dedent
 
-import mlflow
 import pandas as pd
 import pytest
 from deltalake import DeltaTable
@@ -29,6 +27,7 @@ from resources.delta_tables import DeltaTables
 from resources.mlflow_tracking import MlflowTracking, create_store
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.thin_tables import ThinTables
+from tests.registered_versions import registered, saved_model
 
 LABELS = ["ball", "cube"]
 # Knows what its name says: `path` reads the label off the path, the others always answer the same.
@@ -70,13 +69,8 @@ def version_that_knows(
     knows: str, framework: str, registry: ModelRegistry, folder: Path, artifacts: str
 ) -> ModelVersion:
     """A registered version that answers as told, and whose run has ended."""
-    client = MlflowClient(registry.tracking_uri)
-    run = client.create_run(client.create_experiment(knows, artifacts))
-    client.set_terminated(run.info.run_id)
-    (folder / f"{knows}.py").write_text(dedent(CLASSIFIER).format(knows=knows))
-    model = folder / f"model_{knows}"
-    mlflow.pyfunc.save_model(model, python_model=str(folder / f"{knows}.py"), pip_requirements=["mlflow"])
-    return registry.register(model.as_uri(), run.info.run_id, {"framework": framework, "labels": json.dumps(LABELS)})
+    model = saved_model(CLASSIFIER.format(knows=knows), folder, f"model_{knows}")
+    return registered(model, registry, {"framework": framework, "labels": json.dumps(LABELS)}, artifacts)
 
 
 def rows_of(tables: ThinTables) -> dict[int, dict]:

@@ -2,11 +2,8 @@
 
 import json
 from pathlib import Path
-from textwrap import dedent
 
-import mlflow
 import pytest
-from mlflow import MlflowClient
 from pyspark.sql import functions as F
 
 from image_assets.models.promote_model import promote_model
@@ -16,6 +13,7 @@ from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
 from resources.model_registry import ModelRegistry, ModelVersion
+from tests.registered_versions import registered, saved_model
 
 pytestmark = pytest.mark.spark
 
@@ -57,15 +55,10 @@ class Platform:
 
     def version(self, name: str, *, label: str | None = None, careful: bool = True, **tags: str) -> ModelVersion:
         """A registered version; `label` is what it always says."""
-        code = self.folder / f"{name}.py"
-        code.write_text(dedent(CLASSIFIER).format(label=repr(label), careful=careful))
-        model = self.folder / name
-        mlflow.pyfunc.save_model(model, python_model=str(code), pip_requirements=["mlflow"])
+        model = saved_model(CLASSIFIER.format(label=repr(label), careful=careful), self.folder, name)
         told = dict.fromkeys(LINEAGE, "known") | {"framework": "torch", "labels": json.dumps(LABELS)}
         told |= {"backbone": "imagenet", FILES_DIGEST: self.registry.files_digest(model.as_uri()), **tags}
-        client = MlflowClient(self.registry.tracking_uri)
-        run = client.create_run(client.create_experiment(name, (self.folder / "artifacts").as_uri()))
-        return self.registry.register(model.as_uri(), run.info.run_id, told)
+        return registered(model, self.registry, told, (self.folder / "artifacts").as_uri())
 
     def promoted(self, version: ModelVersion, **config: object) -> str:
         """Nothing where the version was moved, else why it was not."""

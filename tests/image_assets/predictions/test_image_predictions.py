@@ -2,10 +2,8 @@
 
 import json
 from pathlib import Path
-from textwrap import dedent
 
 import dagster as dg
-import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -15,6 +13,7 @@ from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
 from resources.model_registry import ModelRegistry, ModelVersion
+from tests.registered_versions import registered, saved_model
 
 pytestmark = pytest.mark.spark
 
@@ -55,15 +54,11 @@ CLASSIFIER = """
 """
 
 
-def registered(registry: ModelRegistry, folder: Path, faults: dict[str, str]) -> ModelVersion:
+def version_with(registry: ModelRegistry, folder: Path, faults: dict[str, str]) -> ModelVersion:
     """A version that fails on some images."""
-    name = f"version{len(registry.versions())}"
-    (folder / f"{name}.py").write_text(dedent(CLASSIFIER).format(faults=faults))
-    mlflow.pyfunc.save_model(folder / name, python_model=str(folder / f"{name}.py"), pip_requirements=["mlflow"])
-    client = MlflowClient(registry.tracking_uri)
-    run = client.create_run(client.create_experiment(name, (folder / "artifacts").as_uri()))
+    model = saved_model(CLASSIFIER.format(faults=faults), folder, f"version{len(registry.versions())}")
     tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
-    return registry.register((folder / name).as_uri(), run.info.run_id, tags)
+    return registered(model, registry, tags, (folder / "artifacts").as_uri())
 
 
 def predictions(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple]:
@@ -80,7 +75,7 @@ def test_answers_that_are_none_are_nulls_with_a_fault(
     ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
 ) -> None:
     ways = {"ball 0.png": "nan", "cube 1.png": "long", "ball 2.png": "unread"}
-    version = registered(registry, tmp_path, ways)
+    version = version_with(registry, tmp_path, ways)
     assert score(ingested_tables, registry, version, "cpu") is None
     found = predictions(ingested_tables, version)
     assert len(found) == 16
@@ -97,7 +92,7 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
     ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
 ) -> None:
     ways = {"ball 0.png": "raises", "cube 1.png": "kills", "cube 3.png": "nan", "ball 4.png": "unread"}
-    version = registered(registry, tmp_path, ways)
+    version = version_with(registry, tmp_path, ways)
     assert score(ingested_tables, registry, version, "cpu") is not None
     found = predictions(ingested_tables, version)
     assert len(found) == 16
@@ -114,7 +109,7 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
 
     assert score(ingested_tables, registry, version, "cpu") is None
     assert ingested_tables.snapshot(IMAGE_PREDICTIONS).rows == 16
-    better = registered(registry, tmp_path, {})
+    better = version_with(registry, tmp_path, {})
     score(ingested_tables, registry, better, "cpu")
     assert set(predictions(ingested_tables, better).values()) == {("ball", None)}
 
@@ -122,8 +117,8 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
 def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_with_it(
     ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
 ) -> None:
-    serving = registered(registry, tmp_path, {})
-    shadow = registered(registry, tmp_path, {"ball 0.png": "unread", "cube 1.png": "cube"})
+    serving = version_with(registry, tmp_path, {})
+    shadow = version_with(registry, tmp_path, {"ball 0.png": "unread", "cube 1.png": "cube"})
     broken = registry.register((tmp_path / "nowhere").as_uri(), serving.mlflow_run_id, dict(serving.tags))
     registry.promote(serving.version, "Production")
     for version in (shadow, broken):
