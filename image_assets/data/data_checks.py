@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from image_assets.current_files import current_keys
 from image_assets.data.exploration import current_images, groups_of_several, to_table
 from image_assets.file_states import QUARANTINED
+from image_assets.key_checks import keys_unique
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -26,22 +27,8 @@ from image_assets.split_soundness import (
     missing_labels,
 )
 from resources.delta_tables import DeltaTables
-from resources.tables import Table
 
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
-
-
-def keys_unique(table: Table) -> dg.AssetChecksDefinition:
-    """The check that no two rows of the table have the same keys."""
-
-    @dg.asset_check(asset=table.name, name="keys_unique", description=f"One row for each {', '.join(table.keys)}.")
-    def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        rows = delta_tables.thin.read(table, table.keys).to_pandas()
-        repeated = len(rows[rows.duplicated(keep=False)].drop_duplicates())
-        return dg.AssetCheckResult(passed=repeated == 0, metadata={"repeated_keys": repeated})
-
-    return check
-
 
 key_checks = [
     keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)

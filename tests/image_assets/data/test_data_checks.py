@@ -13,13 +13,13 @@ from pyspark.sql import functions as F
 from image_assets.data.data_checks import (
     few_quarantined,
     groups_in_one_split,
-    keys_unique,
     label_conflicts,
     labels_in_every_split,
     no_file_lost,
 )
 from image_assets.data.image_splits import image_splits
 from image_assets.data.petastorm_caches import training_cache, validation_cache
+from image_assets.key_checks import keys_unique
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from image_assets.split_soundness import UnsoundSplits, require_sound_splits
 from resources.delta_tables import DeltaTables
