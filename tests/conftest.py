@@ -19,7 +19,9 @@ from resources.image_folder import ImageFolder
 from resources.mlflow_tracking import create_store
 from resources.model_registry import ModelRegistry
 from resources.spark_session import DeltaSpark, spark_session
+from resources.thin_tables import ThinTables
 from tests.images import png, put
+from tests.receivers import Inbox, webhook
 
 # A few rows at a time: compiling queries and spreading them over tasks takes longer than it saves.
 SMALL_WORK = {
@@ -61,6 +63,19 @@ def home(tmp_path: Path) -> Path:
 def delta_tables(delta_spark: DeltaSpark, home: Path) -> DeltaTables:
     """No table yet."""
     return tables_in(home, delta_spark)
+
+
+@pytest.fixture
+def thin_tables(home: Path) -> ThinTables:
+    """The tables of the empty home, without Spark."""
+    return ThinTables(root=str(home / "tables"))
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    """What comes to a webhook on this machine, which accepts everything."""
+    with webhook() as inbox:
+        yield inbox
 
 
 @pytest.fixture
