@@ -17,6 +17,7 @@ from pyarrow.dataset import ParquetFragmentScanOptions
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from resources.compaction import FileSizes, advise
 from resources.delta_columns import add_columns, make
 from resources.delta_log import DataFile, keep_log, table_files
 from resources.new_rows import Key, NewRows
@@ -224,10 +225,16 @@ class ThinTables(dg.ConfigurableResource):
             " AND ".join(f"old.{key} = new.{key}" for key in table.keys),
             source_alias="new",
             target_alias="old",
-            writer_properties=WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD"),
+            writer_properties=_writer_properties(table),
             commit_properties=CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None),
         )
         merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
+
+    def compact(self, table: Table) -> None:
+        """Join small files into larger ones, where it pays; the rows stay as they are."""
+        self.require_writable()
+        if advise([file.size_bytes for file in table_files(self.uri(table)).files], FileSizes()).pays:
+            self._open(table).optimize.compact(writer_properties=_writer_properties(table))
 
     def _open(self, table: Table) -> DeltaTable:
         try:
@@ -242,3 +249,7 @@ class ThinTables(dg.ConfigurableResource):
         self.require_writable()
         log = self._open(table)
         return self._open(table) if add_columns(log, table) else log
+
+
+def _writer_properties(table: Table) -> WriterProperties:
+    return WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD")

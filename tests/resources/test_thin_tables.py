@@ -16,6 +16,7 @@ from deltalake import DeltaTable, Schema
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType, TimestampType
 
 from resources import parquet_files
+from resources.compaction import SMALL_FILES
 from resources.delta_log import RETENTION_PROPERTY, table_files, why_unreadable
 from resources.parquet_files import write_files
 from resources.parquet_footers import codecs, column_chunks
@@ -28,11 +29,6 @@ SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field)
 NECKLACES = Table("necklaces", keys=("name",), columns=SHELLS.columns)
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, UTC)
 ADDING = {"number": "old.number + new.number"}
-
-
-@pytest.fixture
-def thin_tables(tmp_path: Path) -> ThinTables:
-    return ThinTables(root=str(tmp_path / "a home"))
 
 
 def shell(name: str | None, number: int | None = 1, content: bytes | None = b"\x00" * 500) -> dict:
@@ -173,6 +169,15 @@ def test_the_rows_that_came_since_a_version_are_those_of_appends(thin_tables: Th
     since = [sorted(thin_tables.added_since(SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
     assert since == [["cowrie", "limpet", "whelk"], ["limpet", "whelk"], [], []]
     assert first == 1
+
+
+def test_small_files_are_joined_when_they_are_many(thin_tables: ThinTables) -> None:
+    for number in range(SMALL_FILES):
+        thin_tables.merge(pa.Table.from_pylist([shell(f"{number}", number)]), SHELLS, updates=ADDING)
+        thin_tables.compact(SHELLS)
+        assert len(table_files(thin_tables.uri(SHELLS)).files) == (number + 1 if number + 1 < SMALL_FILES else 1)
+    rows = thin_tables.read(SHELLS, ["number"]).column("number").to_pylist()
+    assert sorted(rows) == list(range(SMALL_FILES))
 
 
 @pytest.mark.parametrize("made_before", [False, True])
