@@ -15,17 +15,24 @@ from image_assets.data import (
 )
 from image_assets.jobs import JOBS
 from image_assets.models import model_evaluations, stage_history, tensorflow_model, torch_model
-from image_assets.predictions import current_predictions, image_predictions, prediction_checks, version_agreements
+from image_assets.predictions import (
+    current_predictions,
+    image_predictions,
+    prediction_alerts,
+    prediction_checks,
+    version_agreements,
+)
 from image_assets.schemas import TABLES
 from resources.environments import local, read_settings
 from sensors.new_images import new_images
 from sensors.stage_changes import stage_changes
+from sensors.waiting_alerts import waiting_alerts
 
 # Each folder is a group. The files are named: loading a whole folder would import what only workers need.
 GROUPS = {
     "data": [raw_images, image_samples, featured_images, grayscale_images, image_splits, petastorm_caches],
     "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
-    "predictions": [image_predictions, current_predictions, version_agreements],
+    "predictions": [image_predictions, current_predictions, version_agreements, prediction_alerts],
 }
 
 resources = local(read_settings())
@@ -50,7 +57,7 @@ defs = dg.Definitions(
     ],
     asset_checks=dg.load_asset_checks_from_modules([cache_checks, data_checks, layout_checks, prediction_checks]),
     jobs=JOBS,
-    sensors=[new_images, stage_changes],
+    sensors=[new_images, stage_changes, waiting_alerts],
     resources=resources,
     executor=dg.in_process_executor,  # one Spark session for a run, not one for each step
 )

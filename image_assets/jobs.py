@@ -6,8 +6,9 @@ from image_assets.continuous import continuous_executor
 from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
 from image_assets.models.promote_model import promote_model
 from image_assets.models.reproduce_model import reproduce_model
-from image_assets.news import news_of_files, news_to_predict
+from image_assets.news import either, news_of_alerts, news_of_files, news_to_predict
 from image_assets.optimize_tables import optimize_tables
+from image_assets.predictions.prediction_checks import every_alert_sent
 from image_assets.vacuum_tables import vacuum_tables
 
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
@@ -21,7 +22,7 @@ ingest_images = dg.define_asset_job(
     "ingest_images",
     selection=FOLLOWING,
     description="Take new and changed files through the tables, and predict them by the version that serves.",
-    executor_def=continuous_executor(news_of_files),
+    executor_def=continuous_executor(either(news_of_alerts, news_of_files)),
 )
 replay_quarantine = dg.define_asset_job(
     "replay_quarantine",
@@ -38,7 +39,13 @@ predict_images = dg.define_asset_job(
     "predict_images",
     selection=PREDICTIONS,
     description="Let the version that serves predict the images that it has not predicted.",
-    executor_def=continuous_executor(news_to_predict),
+    executor_def=continuous_executor(either(news_of_alerts, news_to_predict)),
+)
+send_alerts = dg.define_asset_job(
+    "send_alerts",
+    selection=dg.AssetSelection.assets("prediction_alerts").without_checks()
+    | dg.AssetSelection.checks(every_alert_sent),  # the others start Spark
+    description="Tell of predictions that meet a rule, and send what could not be sent before.",
 )
 check_assets = dg.define_asset_job(
     "check_assets",
@@ -56,6 +63,7 @@ JOBS = (
     replay_quarantine,
     train_models,
     predict_images,
+    send_alerts,
     promote_model,
     reproduce_model,
     optimize_tables,

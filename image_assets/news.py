@@ -1,12 +1,14 @@
 """What another pass of a continuous run would find, told from what the last one said, without a pass."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Protocol
 
 import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes, without_writing
 from image_assets.data.image_files import read_known
+from image_assets.predictions.alert_states import due
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
@@ -68,3 +70,13 @@ def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
         return ""
     images = ready.delta_tables.last_change(FEATURED_IMAGES)
     return "" if before.get("featured_images_version") == images else "featured_images has new rows"
+
+
+def news_of_alerts(_: dg.DagsterInstance, ready: Ready) -> str:
+    """Whether alerts wait that it is time to send, or to send again."""
+    return due(ready.delta_tables.thin, datetime.now(UTC))
+
+
+def either(first: News, second: News) -> News:
+    """The first news, or the second where the first has none."""
+    return lambda instance, ready: first(instance, ready) or second(instance, ready)

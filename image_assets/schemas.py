@@ -239,16 +239,20 @@ STAGE_HISTORY = Table(
     ),
 )
 
+PREDICTED_LABEL = _column("label", StringType(), "The predicted label; null where there is none, see fault.")
+PROBABILITY = _column("probability", FloatType(), "How sure the model is, 0 to 1.")
+PREDICTED_AT = _column("predicted_at", TimestampType(), "When, UTC.")
+
 _ANSWER = [
-    _column("label", StringType(), "The predicted label; null where there is none, see fault."),
-    _column("probability", FloatType(), "How sure the model is, 0 to 1."),
+    PREDICTED_LABEL,
+    PROBABILITY,
     _column("probabilities", ArrayType(FloatType()), "The same for every label, in the order of the model's labels."),
     _column("fault", StringType(), "Why there is no answer: in one word, and in a sentence; null where there is one."),
     _column("model_name", StringType(), "The registered model."),
     MODEL_VERSION,
     FRAMEWORK,
     _column("device", StringType(), "Where it was computed: cpu or cuda."),
-    _column("predicted_at", TimestampType(), "When, UTC."),
+    PREDICTED_AT,
 ]
 
 IMAGE_PREDICTIONS = Table(
@@ -282,6 +286,30 @@ VERSION_AGREEMENTS = Table(
     ),
 )
 
+PREDICTION_ALERTS = Table(
+    "prediction_alerts",
+    keys=("path", "image_id", "model_version", "rule", "receiver"),
+    columns=StructType(
+        [
+            PATH,
+            IMAGE_ID,
+            MODEL_VERSION,
+            _column("rule", StringType(), "The name of the alert rule that the prediction met."),
+            _column("receiver", StringType(), "Whom it is told."),
+            PREDICTED_LABEL,
+            PROBABILITY,
+            PREDICTED_AT,
+            _column("matched_at", TimestampType(), "When a run found that the prediction met the rule, UTC."),
+            _column("state", StringType(), "waiting, sending, sent or unclear."),
+            _column("message_id", StringType(), "The message that it is told in; null before the first attempt."),
+            _column("attempts", IntegerType(), "How often that message was sent."),
+            _column("note", StringType(), "Why it is not sent yet, or unclear, in a sentence."),
+            _column("next_attempt_at", TimestampType(), "Before, the receiver is left alone after a failure, UTC."),
+            _column("sent_at", TimestampType(), "When the receiver accepted it, UTC."),
+        ]
+    ),
+)
+
 TABLES = (
     IMAGE_FILES,
     REPLAYED_FILES,
@@ -295,4 +323,5 @@ TABLES = (
     IMAGE_PREDICTIONS,
     CURRENT_PREDICTIONS,
     VERSION_AGREEMENTS,
+    PREDICTION_ALERTS,
 )

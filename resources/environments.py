@@ -19,6 +19,8 @@
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | files above it are rows without content |
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | files above it are quarantined |
+| `IMAGE_ASSETS_ALERT_RULES` | `alert_rules.yaml` in the home, where it exists | the alert rules |
+| `IMAGE_ASSETS_ALERT_<NAME>` | none | the address of the receiver `<name>`, as apprise writes it |
 """
 
 import json
@@ -31,6 +33,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
+from resources.alert_sender import ADDRESS_PREFIX, AlertSender
 from resources.backbone import Backbone
 from resources.cache_settings import Color, Content
 from resources.delta_tables import DeltaTables
@@ -41,10 +44,12 @@ from resources.model_registry import ModelRegistry
 from resources.object_storage import is_url
 from resources.petastorm_cache import PetastormCaches
 from resources.process_runner import TrainingProcesses
+from resources.rules_file import RulesFile
 from resources.spark_session import spark_session
 from resources.thin_tables import ThinTables
 
 DEVICES = ("auto", "cpu", "cuda")
+RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"
 MEGABYTE = 1024 * 1024
 Choice = TypeVar("Choice", bound=str)
 MOST_CONTENT = 1900  # megabytes: neither Delta nor Arrow can carry 2 GiB in a row
@@ -72,6 +77,8 @@ class Settings:
     cache_content: Content
     cache_color: Color
     cache_megabytes: float
+    alert_rules: Path | None  # None: those of the home, where there are any
+    alert_receivers: tuple[str, ...]  # names only: their addresses hold passwords
 
     @property
     def dagster_home(self) -> Path:
@@ -97,6 +104,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in ("auto", "imagenet", "none"):
         backbone = str(to_folder(backbone))
+    rules = variables.get(RULES_VARIABLE)
     return Settings(
         home=home,
         landing=to_landing(landing),
@@ -116,6 +124,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         cache_content=to_choice(variables, "IMAGE_ASSETS_CACHE_CONTENT", get_args(Content)),
         cache_color=to_choice(variables, "IMAGE_ASSETS_CACHE_COLOR", get_args(Color)),
         cache_megabytes=to_number(variables, "IMAGE_ASSETS_CACHE_MEGABYTES", "16384"),
+        alert_rules=to_folder(rules) if rules else None,
+        alert_receivers=to_receivers(variables),
     )
 
 
@@ -182,6 +192,12 @@ def to_folder(name: str | Path) -> Path:
     return Path(name).expanduser().resolve()
 
 
+def to_receivers(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """The receivers of alerts that have an address, by name."""
+    named = {name for name, said in variables.items() if name.startswith(ADDRESS_PREFIX) and name.isupper() and said}
+    return tuple(sorted(name.removeprefix(ADDRESS_PREFIX).lower() for name in named - {RULES_VARIABLE}))
+
+
 def image_folder(settings: Settings) -> ImageFolder:
     """The landing folder, with what is taken in of it."""
     return ImageFolder(
@@ -202,6 +218,18 @@ def petastorm_caches(settings: Settings) -> PetastormCaches:
         color=settings.cache_color,
         keep_megabytes=settings.cache_megabytes,
     )
+
+
+def alert_sender(settings: Settings) -> AlertSender:
+    """The receivers of alerts; Dagster reads their addresses when a run needs them, and shows the variables' names."""
+    variables = {name: f"{ADDRESS_PREFIX}{name.upper()}" for name in settings.alert_receivers}
+    return AlertSender(addresses={name: dg.EnvVar(variable) for name, variable in variables.items()})
+
+
+def rules_file(settings: Settings) -> RulesFile:
+    """The file of the alert rules."""
+    path = settings.alert_rules or settings.home / "alert_rules.yaml"
+    return RulesFile(path=str(path), required=settings.alert_rules is not None)
 
 
 def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
@@ -225,4 +253,6 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             dagster_url=settings.dagster_url,
         ),
         "model_registry": ModelRegistry(tracking_uri=settings.tracking_uri),
+        "alert_sender": alert_sender(settings),
+        "rules_file": rules_file(settings),
     }

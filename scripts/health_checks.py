@@ -198,6 +198,24 @@ def landing() -> Finding:
     return Finding("ok", f"{settings.landing}, {files:,} image files")
 
 
+def alerts() -> Finding:
+    """The alert rules, and the addresses of those who are told by them; nobody is told anything."""
+    from dagster import build_resources
+
+    from image_assets.predictions.alert_rules import to_rules
+    from image_assets.predictions.alert_sending import to_receivers
+    from resources.environments import alert_sender, read_settings, rules_file
+
+    settings = read_settings()
+    file = rules_file(settings)
+    rules = to_rules(file.text(), file.path)
+    if not rules.rules:
+        return Finding("none", f"no rules in {file.path}")
+    with build_resources({"alert_sender": alert_sender(settings)}) as ready:
+        receivers = to_receivers(rules, ready.alert_sender)
+    return Finding("ok", f"{len(rules.rules)} rules in {file.path}, told to {', '.join(receivers)}")
+
+
 CHECKS = {
     "python": Check(python, "make install"),
     "java": Check(java, "install OpenJDK 17 or 21, or let JAVA_HOME name one"),
@@ -212,4 +230,5 @@ CHECKS = {
     "memory": Check(memory, "use a machine with more memory, or set IMAGE_ASSETS_PROCESSES=1"),
     "home": Check(home, "make it writable, or let IMAGE_ASSETS_HOME name another folder"),
     "landing": Check(landing, "let IMAGE_ASSETS_LANDING name a folder of images"),
+    "alerts": Check(alerts, "docs/alerts.md has the rules and the addresses"),
 }

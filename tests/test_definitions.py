@@ -31,8 +31,9 @@ EDGES = {
     "image_predictions": ["featured_images", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
     "version_agreements": ["image_files", "image_predictions"],
+    "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 9, "models": 4, "predictions": 3}
+GROUPS = {"data": 9, "models": 4, "predictions": 4}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -44,6 +45,7 @@ CHECKS = {
     "groups_in_one_split",
     "probabilities_sum_to_one",
     "every_file_predicted",
+    "every_alert_sent",
 }
 
 
@@ -73,10 +75,9 @@ def test_every_asset_says_what_it_is() -> None:
 def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
-    assert expected | {"promote_model", "reproduce_model", "optimize_tables", "vacuum_tables"} <= set(
-        repository.job_names
-    )
-    assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes"}
+    more = {"promote_model", "reproduce_model", "optimize_tables", "vacuum_tables", "send_alerts"}
+    assert expected | more <= set(repository.job_names)
+    assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes", "waiting_alerts"}
     assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)
 
 
@@ -88,6 +89,12 @@ def test_splits_that_cannot_be_trained_on_stop_trainings_and_no_ingest() -> None
     assert stopping <= steps["train_models"]
     assert stopping & steps["ingest_images"] == set()
     assert "featured_images_label_conflicts" in steps["ingest_images"]
+
+
+def test_alerts_are_sent_again_without_spark() -> None:
+    resources = set(defs.resolve_job_def("send_alerts").get_required_resource_defs())
+    assert {"thin_tables", "alert_sender"} <= resources
+    assert not {"pyspark", "delta_tables"} & resources
 
 
 @pytest.mark.parametrize("verb", ["optimize", "vacuum"])

@@ -1,13 +1,20 @@
-"""Checks of the predictions group: sound probabilities, nothing unpredicted."""
+"""Checks of the predictions group: sound probabilities, nothing unpredicted, nothing untold."""
+
+from collections import Counter
+from collections.abc import Iterator
 
 import dagster as dg
+import pandas as pd
 from pyspark.sql import functions as F
 
 from image_assets.current_files import current_files
-from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
+from image_assets.key_checks import keys_unique as keys_unique_in
+from image_assets.predictions.alert_states import UNCLEAR, UNSENT, read_alerts
+from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from image_assets.scoring import SUM_TOLERANCE
 from resources.delta_tables import DeltaTables
 from resources.model_registry import ModelRegistry
+from resources.thin_tables import ThinTables
 
 
 @dg.asset_check(asset="image_predictions", description="One row for each image and model version.")
@@ -38,4 +45,36 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(version or "none")},
         description=None if missing == 0 else "materialize image_predictions and current_predictions",
+    )
+
+
+alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
+
+
+def what_to_do(alerts: pd.DataFrame) -> Iterator[str]:
+    """What is known of the alerts that were not sent, and what a person can do about it."""
+    unclear = alerts["state"] == UNCLEAR
+    for message_id, together in alerts.loc[unclear].groupby("message_id"):
+        alert = together.iloc[0]
+        yield (
+            f"alerts to {alert['receiver']} ({len(together)}) are unclear: {alert['note']}. Look there for message_id "
+            f"{message_id}, then materialize prediction_alerts with `arrived` or `not_arrived: [{message_id}]`"
+        )
+    for receiver, together in alerts.loc[~unclear].groupby("receiver"):
+        notes, times = together["note"].dropna(), together["next_attempt_at"].dropna()
+        why = f": {notes.iloc[0]}" if len(notes) else ""
+        when = f" after {times.max():%Y-%m-%d %H:%M} UTC" if len(times) else ""
+        yield f"alerts wait for {receiver} ({len(together)}){why}. They are sent by a later run{when}"
+
+
+@dg.asset_check(asset="prediction_alerts", description="Every alert was sent, and accepted by its receiver.")
+def every_alert_sent(thin_tables: ThinTables) -> dg.AssetCheckResult:
+    """Alerts that wait or are unclear."""
+    alerts = read_alerts(thin_tables)
+    counts = Counter(alerts["state"])
+    return dg.AssetCheckResult(
+        passed=alerts.empty,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={f"alerts_{state}": counts[state] for state in UNSENT},
+        description="; ".join(what_to_do(alerts)) or None,
     )

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.news import NotNow, Ready, news_of_files, news_to_predict
+from image_assets.news import NotNow, Ready, either, news_of_alerts, news_of_files, news_to_predict
 from image_assets.predictions.image_predictions import image_predictions
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
@@ -18,6 +18,8 @@ from resources.image_folder import ImageFolder
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import create_store
 from resources.model_registry import ModelRegistry
+from resources.thin_tables import ThinTables
+from tests.image_assets.predictions.alert_run import predict, run
 from tests.images import png, put
 
 
@@ -95,3 +97,17 @@ def test_another_version_and_more_images_are_news_until_they_are_predicted(
     more = ingested_tables.read(FEATURED_IMAGES).limit(1)
     ingested_tables.append(more, FEATURED_IMAGES)
     assert news_to_predict(instance, now) == "featured_images has new rows"
+
+
+def test_alerts_that_wait_are_news_until_they_are_sent(tmp_path: Path) -> None:
+    instance, thin_tables = dg.DagsterInstance.ephemeral(), ThinTables(root=str(tmp_path))
+    now = ready(delta_tables=SimpleNamespace(thin=thin_tables))
+    assert news_of_alerts(instance, now) == ""
+    predict(thin_tables, ("a.jpg", "roses", 1))
+    run(thin_tables, "rules: [{name: sure roses, send_to: [oncall]}]", {"oncall": "json://127.0.0.1:9"})
+    assert news_of_alerts(instance, now).startswith("alerts wait for oncall (1) since ")
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [("a", "b", "a"), ("", "b", "b"), ("", "", "")])
+def test_of_two_kinds_of_news_the_first_that_there_is_counts(first: str, second: str, expected: str) -> None:
+    assert either(lambda *_: first, lambda *_: second)(dg.DagsterInstance.ephemeral(), ready()) == expected

@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from resources.environments import Settings, image_folder, local, petastorm_caches, read_settings
+from resources.environments import (
+    Settings,
+    alert_sender,
+    image_folder,
+    local,
+    petastorm_caches,
+    read_settings,
+    rules_file,
+)
+from resources.rules_file import RulesFile
 
 
 def settings_of(home: Path, **variables: str) -> Settings:
@@ -33,6 +43,8 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         cache_content="original",
         cache_color="rgb",
         cache_megabytes=16384,
+        alert_rules=None,
+        alert_receivers=(),
     )
 
 
@@ -55,6 +67,9 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_CACHE_CONTENT="jpeg",
         IMAGE_ASSETS_CACHE_COLOR="gray",
         IMAGE_ASSETS_CACHE_MEGABYTES="500",
+        IMAGE_ASSETS_ALERT_RULES=str(tmp_path / "rules.yaml"),
+        IMAGE_ASSETS_ALERT_TEAM="slack://a/b/c",
+        IMAGE_ASSETS_ALERT_ONCALL="mailto://me:secret@example.com",
     )
     assert settings == Settings(
         home=tmp_path,
@@ -75,12 +90,17 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         cache_content="jpeg",
         cache_color="gray",
         cache_megabytes=500,
+        alert_rules=tmp_path / "rules.yaml",
+        alert_receivers=("oncall", "team"),
     )
+    assert "secret" not in repr(settings)
     folder = image_folder(settings)
     assert (folder.include, folder.exclude, folder.settle_seconds) == (["*.jpg", "raw/*"], ["thumbnails"], 0.5)
     assert (folder.content_limit_bytes, folder.size_limit_bytes) == (64 * 1024**2, 2000 * 1024**2)
     caches = petastorm_caches(settings)
     assert (caches.content, caches.color, caches.keep_megabytes) == ("jpeg", "gray", 500)
+    assert rules_file(settings) == RulesFile(path=str(tmp_path / "rules.yaml"), required=True)
+    assert alert_sender(settings).addresses["oncall"] == dg.EnvVar("IMAGE_ASSETS_ALERT_ONCALL")
 
 
 def test_links_lead_to_where_make_dev_serves_and_hold_no_password(tmp_path: Path) -> None:

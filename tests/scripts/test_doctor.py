@@ -53,6 +53,19 @@ def test_a_landing_folder_that_was_named_must_be_there(tmp_path: Path) -> None:
     assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING=str(tmp_path / "none")).returncode == 1
 
 
+def test_alert_rules_need_the_addresses_of_those_who_are_told(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{name: sure roses, send_to: [oncall]}]")
+    known = {"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_ALERT_RULES": str(rules)}
+    answer = doctor("alerts", **known)
+    assert "ValueError: IMAGE_ASSETS_ALERT_ONCALL is not set" in answer.stdout
+    assert answer.returncode == 1
+    answer = doctor("alerts", **known, IMAGE_ASSETS_ALERT_ONCALL="json://tOps3cret")
+    assert answer.stdout.splitlines()[1].endswith("told to oncall")
+    assert "tOps3cret" not in answer.stdout
+    assert answer.returncode == 0
+
+
 def test_an_unknown_check_is_refused_with_the_known_ones() -> None:
     answer = doctor("weather")
     assert answer.returncode == 1
