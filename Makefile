@@ -7,7 +7,7 @@ ifdef LANDING
 export IMAGE_ASSETS_LANDING := $(LANDING)
 endif
 
-.PHONY: help install demo dev test check check-data audit doctor bench
+.PHONY: help install demo dev test check check-data audit doctor bench docs
 .DEFAULT_GOAL := help
 
 help: ## the commands
@@ -46,3 +46,7 @@ doctor: install ## try each part of the set-up: ok or failed, and the remedy
 bench: install ## measure: ONLY=<benchmark> SIZE=<images> REPEATS=<runs> PHOTOGRAPHS=<folder>
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(SIZE),--size $(SIZE)) \
 		$(if $(REPEATS),--repeats $(REPEATS)) $(if $(PHOTOGRAPHS),--photographs $(abspath $(PHOTOGRAPHS)))
+
+docs: install ## these pages as a site in build/site, with a reference of settings, jobs, assets and tables
+	@$(BIN)/python -m scripts.reference
+	@$(BIN)/zensical build --strict

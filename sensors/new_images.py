@@ -46,7 +46,12 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@dg.sensor(job_name=JOB_NAME, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name=JOB_NAME,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Image files landed, changed or left: take them in.",
+)
 def new_images(
     context: dg.SensorEvaluationContext, image_folder: ImageFolder, thin_tables: ThinTables
 ) -> dg.SensorResult | dg.SkipReason:

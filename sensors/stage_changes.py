@@ -44,7 +44,12 @@ def to_request(
     return dg.RunRequest(run_key=str(asked), tags=tags)
 
 
-@dg.sensor(job_name=JOB_NAME, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name=JOB_NAME,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Another model version serves, or is in Staging: let it predict.",
+)
 def stage_changes(
     context: dg.SensorEvaluationContext,
     model_registry: ModelRegistry,

@@ -14,7 +14,12 @@ JOB_NAME = "send_alerts"
 JOB_NAMES = (JOB_NAME, "ingest_images", "predict_images", "replay_quarantine")
 
 
-@dg.sensor(job_name=JOB_NAME, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name=JOB_NAME,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="An alert could not be sent: try again.",
+)
 def waiting_alerts(context: dg.SensorEvaluationContext, thin_tables: ThinTables) -> dg.SensorResult | dg.SkipReason:
     """Send alerts that a receiver did not take, or a run did not come to, when it is time to try again."""
     said = due(thin_tables, datetime.now(UTC))

@@ -182,13 +182,14 @@ def test_predictions_cover_every_current_file_also_those_without_a_label(setting
     assert not unlabelled & set(rows(settings, "image_splits", ["path"])["path"])
 
 
-def test_the_python_of_the_readme_runs(settings: Settings, landing: Path, tmp_path: Path) -> None:
+def test_the_python_of_the_documentation_runs(settings: Settings, landing: Path, tmp_path: Path) -> None:
     (tmp_path / ".image_assets").mkdir()
     for kept in settings.home.iterdir():
         (tmp_path / ".image_assets" / kept.name).symlink_to(kept)
     (tmp_path / ".image_assets" / "landing").symlink_to(landing)
-    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(programs) == 3
+    pages = [page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))]
+    programs = [program for page in pages for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+    assert len(programs) >= 5
     for program in programs:
         command = [sys.executable, "-c", program]
         answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

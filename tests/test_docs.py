@@ -1,0 +1,66 @@
+"""What the documentation tells a person to do can be done."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from definitions import defs
+from image_assets.jobs import JOBS
+from scripts import reference
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+COMMANDS = sorted(
+    {command for text in TEXTS.values() for command in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)}
+)
+CONFIGS = [
+    (page, block)
+    for page, text in TEXTS.items()
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    if re.match("ops:|execution:|dry_run:", block)
+]
+
+
+def test_the_readme_names_the_commands_to_learn() -> None:
+    assert {"demo", "dev", "test", "check-data"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_one_of_make(command: str) -> None:
+    answer = subprocess.run(["make", "-n", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_the_pages_have_run_configs() -> None:
+    assert len(CONFIGS) >= 7
+
+
+@pytest.mark.parametrize(("page", "config"), CONFIGS)
+def test_each_run_config_is_one_that_a_job_takes(page: str, config: str) -> None:
+    refused = []
+    for job in JOBS:
+        try:
+            dg.validate_run_config(defs.resolve_job_def(job.name), yaml.safe_load(config))
+        except dg.DagsterInvalidConfigError as error:
+            refused.append(f"{job.name}: {error}"[:300])
+    assert len(refused) < len(JOBS), "\n".join(refused)
+
+
+def test_the_site_builds_and_its_reference_has_every_column_setting_and_job() -> None:
+    reference.main()
+    command = [str(Path(sys.executable).parent / "zensical"), "build", "--strict"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    pages = {page.parent.name: page.read_text() for page in (ROOT / "build" / "site" / "reference").rglob("*.html")}
+    assert "IMAGE_ASSETS_LANDING" in pages["settings"]
+    assert all(job.name in pages["jobs"] for job in JOBS)
+    columns = {field.name for table in reference.TABLES for field in table.columns}
+    assert [column for column in columns if column not in pages["tables"]] == []
+    assert "image_predictions" in pages["assets"]
+    assert "probabilities_sum_to_one" in pages["assets"]
