@@ -35,26 +35,31 @@ GROUPS = {
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_alerts],
 }
 
-resources = local(read_settings())
+settings = read_settings()
+resources = local(settings)
 tables = {table.name: table for table in TABLES}
 
 
 def described(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """The asset with its table's address and columns, as the UI shows them before anything is materialized."""
+    """The asset with its owners and its table's address and columns, as the UI shows them before it is materialized."""
+    spec = spec.merge_attributes(owners=settings.owners)
     table = tables.get(spec.key.to_user_string())
     if table is None:
         return spec
     metadata = {"dagster/uri": resources["delta_tables"].uri(table), "dagster/column_schema": table.column_schema}
-    return spec.merge_attributes(metadata=metadata)
+    fresh = settings.freshness if spec.group_name in ("data", "predictions") else None
+    return spec.merge_attributes(metadata=metadata).replace_attributes(freshness_policy=fresh)
 
 
 defs = dg.Definitions(
-    assets=[
-        asset.map_asset_specs(described)
-        for group, files in GROUPS.items()
-        for asset in dg.load_assets_from_modules(files, group_name=group)
-        if isinstance(asset, dg.AssetsDefinition)
-    ],
+    assets=dg.with_source_code_references(
+        [
+            asset.map_asset_specs(described)
+            for group, files in GROUPS.items()
+            for asset in dg.load_assets_from_modules(files, group_name=group)
+            if isinstance(asset, dg.AssetsDefinition)
+        ]
+    ),
     asset_checks=dg.load_asset_checks_from_modules([cache_checks, data_checks, layout_checks, prediction_checks]),
     jobs=JOBS,
     sensors=[new_images, stage_changes, waiting_alerts],

@@ -103,6 +103,7 @@ IMAGE_SAMPLES = Table(
 FEATURED_IMAGES = Table(
     "featured_images",
     keys=("path", "image_id"),
+    made_from=(RAW_IMAGES,),
     columns=StructType(
         [
             PATH,
@@ -127,6 +128,7 @@ FEATURED_IMAGES = Table(
 GRAYSCALE_IMAGES = Table(
     "grayscale_images",
     keys=("path", "image_id"),
+    made_from=(FEATURED_IMAGES,),
     columns=StructType(
         [
             PATH,
@@ -146,6 +148,7 @@ GRAYSCALE_IMAGES = Table(
 IMAGE_SPLITS = Table(
     "image_splits",
     keys=("path", "image_id"),
+    made_from=(FEATURED_IMAGES,),
     columns=StructType(
         [
             PATH,
@@ -258,12 +261,14 @@ _ANSWER = [
 IMAGE_PREDICTIONS = Table(
     "image_predictions",
     keys=("path", "image_id", "model_version"),
+    made_from=(FEATURED_IMAGES,),
     columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
 
 CURRENT_PREDICTIONS = Table(
     "current_predictions",
     keys=("path",),
+    made_from=(IMAGE_PREDICTIONS,),
     columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
 
@@ -289,6 +294,7 @@ VERSION_AGREEMENTS = Table(
 PREDICTION_ALERTS = Table(
     "prediction_alerts",
     keys=("path", "image_id", "model_version", "rule", "receiver"),
+    made_from=(CURRENT_PREDICTIONS,),
     columns=StructType(
         [
             PATH,

@@ -275,6 +275,7 @@ class DeltaTables(dg.ConfigurableResource):
                 "dagster/row_count": change.after.rows,
                 "rows_added": change.rows_added,
                 "delta_version": change.after.version,
+                "dagster/column_lineage": table.column_lineage,
                 **metadata,
             },
         )

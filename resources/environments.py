@@ -14,6 +14,8 @@
 | `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
 | `IMAGE_ASSETS_DAGSTER_URL` | `http://127.0.0.1:3000` | where people see Dagster: links in MLflow lead there |
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the same for links in Dagster |
+| `IMAGE_ASSETS_OWNERS` | none | whose the assets are: mail addresses and `team:<name>`, separated by commas |
+| `IMAGE_ASSETS_FRESH_HOURS` | none | after how many hours without a materialization Dagster shows a table as overdue |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | patterns of file names to take in, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | patterns of files and folders to leave out, separated by commas |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
@@ -25,8 +27,10 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, get_args
 from urllib.parse import urlsplit
@@ -69,6 +73,8 @@ class Settings:
     gpu_run_tags: dict[str, str]
     dagster_url: str
     mlflow_url: str
+    owners: tuple[str, ...]
+    freshness: dg.FreshnessPolicy | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     settle_seconds: float
@@ -116,6 +122,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         gpu_run_tags=to_tags(variables.get("IMAGE_ASSETS_GPU_RUN_TAGS")),
         dagster_url=variables.get("IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
         mlflow_url=to_mlflow_url(variables),
+        owners=to_owners(variables.get("IMAGE_ASSETS_OWNERS")),
+        freshness=to_freshness(variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),
@@ -180,6 +188,24 @@ def to_number(
 def to_patterns(said: str | None) -> tuple[str, ...]:
     """Patterns as a shell has them, such as `*.jpg, raw/*`."""
     return tuple(pattern.strip() for pattern in (said or "").split(",") if pattern.strip())
+
+
+def to_owners(said: str | None) -> tuple[str, ...]:
+    """Owners as Dagster takes them; a ValueError for one that is neither an address nor a team."""
+    owners = to_patterns(said)
+    for owner in owners:
+        if not re.fullmatch(r"team:[A-Za-z0-9._ -]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+            raise ValueError(f"IMAGE_ASSETS_OWNERS has {owner!r}: expected a mail address or team:<name>")
+    return owners
+
+
+def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
+    """When a table is overdue; None where nobody said so: files come when they come."""
+    name = "IMAGE_ASSETS_FRESH_HOURS"
+    if not variables.get(name):
+        return None
+    hours = to_number(variables, name, "24", least=1 / 60)
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
 
 
 def to_landing(name: str | Path) -> Path | str:

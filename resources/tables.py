@@ -8,11 +8,12 @@ from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
 @dataclass(frozen=True)
 class Table:
-    """A table's promise: its name, the columns that tell its rows apart, and all columns in order."""
+    """A table's promise: its name, the columns that tell its rows apart, all columns in order, and whence they come."""
 
     name: str
     keys: tuple[str, ...]
     columns: StructType
+    made_from: tuple["Table", ...] = ()
 
     @property
     def statistics_columns(self) -> list[str]:
@@ -47,6 +48,19 @@ class Table:
                 for field in self.columns
             ]
         )
+
+    @property
+    def column_lineage(self) -> dg.TableColumnLineage:
+        """The columns that are those of a table before it, carried as they are."""
+        carried = {
+            field.name: [
+                dg.TableColumnDep(asset_key=dg.AssetKey(table.name), column_name=field.name)
+                for table in self.made_from
+                if field in table.columns.fields
+            ]
+            for field in self.columns
+        }
+        return dg.TableColumnLineage({name: columns for name, columns in carried.items() if columns})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Settings come from variables, have defaults, and are refused with a reason."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -35,6 +36,8 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         gpu_run_tags={},
         dagster_url="http://127.0.0.1:3000",
         mlflow_url="http://127.0.0.1:5000",
+        owners=(),
+        freshness=None,
         include=(),
         exclude=(),
         settle_seconds=2,
@@ -58,6 +61,8 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_BACKBONE="none",
         IMAGE_ASSETS_DEVICE="cuda",
         IMAGE_ASSETS_GPU_RUN_TAGS='{"queue": "gpu", "dagster-k8s/config": {"gpus": 1}}',
+        IMAGE_ASSETS_OWNERS="team:plants",
+        IMAGE_ASSETS_FRESH_HOURS="36",
         IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
         IMAGE_ASSETS_EXCLUDE="thumbnails",
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
@@ -82,6 +87,8 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         gpu_run_tags={"queue": "gpu", "dagster-k8s/config": '{"gpus": 1}'},
         dagster_url="https://dagster.example",
         mlflow_url="http://mlflow:5000",
+        owners=("team:plants",),
+        freshness=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36)),
         include=("*.jpg", "raw/*"),
         exclude=("thumbnails",),
         settle_seconds=0.5,
@@ -177,3 +184,17 @@ def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:
 def test_tags_that_are_no_json_object_are_refused_with_an_example(tmp_path: Path, said: str) -> None:
     with pytest.raises(ValueError, match=r"IMAGE_ASSETS_GPU_RUN_TAGS is .*: expected a JSON object, such as \{"):
         settings_of(tmp_path, IMAGE_ASSETS_GPU_RUN_TAGS=said)
+
+
+def test_owners_and_freshness_are_those_that_somebody_said(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, IMAGE_ASSETS_OWNERS="team:plants, ada@example.com", IMAGE_ASSETS_FRESH_HOURS="24")
+    assert settings.owners == ("team:plants", "ada@example.com")
+    assert settings.freshness is not None
+    assert settings_of(tmp_path).owners == ()
+    assert settings_of(tmp_path).freshness is None
+
+
+@pytest.mark.parametrize("owner", ["plants", "team:", "ada@example"])
+def test_an_owner_is_a_team_or_a_mail_address(tmp_path: Path, owner: str) -> None:
+    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_OWNERS has '{owner}': expected a mail address or team:<name>"):
+        settings_of(tmp_path, IMAGE_ASSETS_OWNERS=owner)
