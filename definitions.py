@@ -30,9 +30,26 @@ from sensors.waiting_alerts import waiting_alerts
 
 # Each folder is a group. The files are named: loading a whole folder would import what only workers need.
 GROUPS = {
-    "data": [raw_images, image_samples, featured_images, grayscale_images, image_splits, petastorm_caches],
+    "data": [
+        raw_images,
+        image_samples,
+        featured_images,
+        grayscale_images,
+        image_splits,
+        petastorm_caches,
+    ],
     "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_alerts],
+}
+
+# The page of the gallery that shows what an asset is about.
+GALLERY_PAGES = {
+    "image_files": "/?state=quarantined",
+    "featured_images": "/",
+    "image_splits": "/?split=test",
+    "image_predictions": "/?answer=mistakes&sort=sure",
+    "current_predictions": "/?sort=unsure",
+    "version_agreements": "/?apart=versions",
 }
 
 settings = read_settings()
@@ -41,12 +58,14 @@ tables = {table.name: table for table in TABLES}
 
 
 def described(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """The asset with its owners and its table's address and columns, as the UI shows them before it is materialized."""
+    """The asset with its owners, its table's address and columns and its page in the gallery, as the UI always shows it."""
     spec = spec.merge_attributes(owners=settings.owners)
     table = tables.get(spec.key.to_user_string())
     if table is None:
         return spec
     metadata = {"dagster/uri": resources["delta_tables"].uri(table), "dagster/column_schema": table.column_schema}
+    if page := GALLERY_PAGES.get(table.name):
+        metadata["gallery"] = dg.MetadataValue.url(f"{settings.gallery_url}{page}")
     fresh = settings.freshness if spec.group_name in ("data", "predictions") else None
     return spec.merge_attributes(metadata=metadata).replace_attributes(freshness_policy=fresh)
 

@@ -16,6 +16,7 @@
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the same for links in Dagster |
 | `IMAGE_ASSETS_OWNERS` | none | whose the assets are: mail addresses and `team:<name>`, separated by commas |
 | `IMAGE_ASSETS_FRESH_HOURS` | none | after how many hours without a materialization Dagster shows a table as overdue |
+| `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | where people see the gallery: links in Dagster lead there |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | patterns of file names to take in, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | patterns of files and folders to leave out, separated by commas |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
@@ -75,6 +76,7 @@ class Settings:
     mlflow_url: str
     owners: tuple[str, ...]
     freshness: dg.FreshnessPolicy | None
+    gallery_url: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     settle_seconds: float
@@ -124,6 +126,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         mlflow_url=to_mlflow_url(variables),
         owners=to_owners(variables.get("IMAGE_ASSETS_OWNERS")),
         freshness=to_freshness(variables),
+        gallery_url=variables.get("IMAGE_ASSETS_GALLERY_URL") or served("GALLERY_PORT", 4000, variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
-from pyarrow.dataset import ParquetFragmentScanOptions
+from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -30,6 +30,7 @@ UPSTREAM, VERSION, FILES = "upstream", "upstreamVersion", "filesAdded"  # what a
 BATCH_BYTES = 512 * 1024**2
 
 Added = list[tuple[int | None, list[DataFile]]]  # files by the version that brought them
+FILE_NAME = "__filename"  # what pyarrow calls the file that a row is in, below the table's folder
 RECENT_COMMITS = 32  # what is asked for is most often among them
 
 
@@ -78,6 +79,13 @@ class ThinTables(dg.ConfigurableResource):
         commits = log.history(limit if self.pinned is None else None)  # it also tells what came after its version
         return [commit for commit in commits if commit["version"] <= log.version()][:limit]
 
+    def newest_version(self, table: Table) -> int | None:
+        """The table's Delta version, from the names in its log; None where there is no table yet."""
+        try:
+            return DeltaTable(self.uri(table), version=self.version_to_read(table), without_files=True).version()
+        except TableNotFoundError:
+            return None
+
     def snapshot(self, table: Table) -> Snapshot:
         """How many rows the table has, and at which version, from its log."""
         log = self._open(table)
@@ -94,10 +102,13 @@ class ThinTables(dg.ConfigurableResource):
             if self.pinned is not None:
                 raise
             return to_arrow_schema(table.columns).empty_table().select(columns)
-        promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
-        # Threads that read a delta-rs file system are still at work when Python ends, and abort it (pyarrow 14).
-        unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
-        return promised.scanner(columns=list(columns), filter=where, **unthreaded).to_table()
+        return _scanner(log, table, columns, where).to_table()
+
+    def file_with(self, table: Table, where: pc.Expression) -> str | None:
+        """A file of the table that holds a row like this; None where there is no such row."""
+        log = self._open(table)
+        found = _scanner(log, table, [FILE_NAME], where).head(1)[FILE_NAME].to_pylist()
+        return f"{log.table_uri.rstrip('/')}/{found[0]}" if found else None
 
     def read_keys(self, table: Table, where: pc.Expression | None = None) -> frozenset[Key]:
         """The keys of all rows, or of some, in the order of the table's keys."""
@@ -249,6 +260,13 @@ class ThinTables(dg.ConfigurableResource):
         self.require_writable()
         log = self._open(table)
         return self._open(table) if add_columns(log, table) else log
+
+
+def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:
+    # Threads that read a delta-rs file system are still at work when Python ends, and abort it (pyarrow 14).
+    unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
+    promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
+    return promised.scanner(columns=list(columns), filter=where, **unthreaded)
 
 
 def _writer_properties(table: Table) -> WriterProperties:

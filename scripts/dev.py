@@ -1,4 +1,4 @@
-"""The Dagster and MLflow UIs on this machine, with the sensors running; Ctrl-C ends all of it."""
+"""The Dagster and MLflow UIs and the gallery on this machine, with the sensors running; Ctrl-C ends all of it."""
 
 import contextlib
 import os
@@ -23,6 +23,7 @@ from scripts.lost_runs import end_lost_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+GALLERY = [sys.executable, "-m", "gallery"]
 HOST = "127.0.0.1"
 START_SECONDS = 180
 END_SECONDS = 20
@@ -56,13 +57,15 @@ def port(variable: str, default: int) -> int:
 
 
 def list_services(settings: Settings) -> list[Service]:
-    """Dagster's UI, the daemon that runs sensors and queued runs, MLflow's UI where its store is on this machine."""
+    """Dagster's UI, the daemon that runs sensors and queued runs, the gallery, MLflow's UI where its store is here."""
     dagster = f"http://{HOST}:{port('DAGSTER_PORT', 3000)}"
+    gallery = f"http://{HOST}:{port('GALLERY_PORT', 4000)}"
     workspace = ["-w", str(ROOT / "workspace.yaml")]
     webserver = [str(BIN / "dagster-webserver"), "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
     services = [
         Service("dagster", webserver, dagster, f"{dagster}/server_info"),
         Service("daemon", [str(BIN / "dagster-daemon"), "run", *workspace]),
+        Service("gallery", [*GALLERY, "--port", gallery.rpartition(":")[2]], gallery, f"{gallery}/health"),
     ]
     if settings.tracking_uri.startswith(("http:", "https:")):
         return services

@@ -1,0 +1,159 @@
+"""What the tables say of every file, in memory: their thin columns, in DuckDB."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from image_assets.labels import to_label
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
+from resources.model_registry import ModelVersion, UnclearServingVersion, serving_version
+from resources.tables import Table
+from resources.thin_tables import ThinTables
+
+READ = {
+    IMAGE_FILES: IMAGE_FILES.columns.fieldNames(),
+    FEATURED_IMAGES: [name for name in FEATURED_IMAGES.columns.fieldNames() if name != "content"],
+    IMAGE_SPLITS: ["path", "image_id", "duplicate_group", "split", "reason"],
+    IMAGE_PREDICTIONS: ["path", "image_id", "label", "probability", "fault", "model_version", "framework"],
+}
+LEAST_TRAINED = 20  # images: of fewer nobody can say what is usual among them
+RARE = 0.01  # the share of the images trained on that counts as rare
+
+# One row for each file of the ledger: what is known of the content that it has, or had last.
+FILES = """
+CREATE TABLE files AS
+SELECT row_number() OVER (ORDER BY ledger.path) AS n, ledger.*, featured.* EXCLUDE (path, image_id, length,
+    modification_time), split.duplicate_group, split.split, split.reason AS split_reason,
+    lower(ledger.path) AS searched, width::BIGINT * height AS pixels
+FROM ledger LEFT JOIN featured USING (path, image_id) LEFT JOIN split USING (path, image_id)
+"""
+ANSWERS = """
+CREATE TABLE answers AS
+SELECT n, said.label, said.probability, said.fault, said.model_version AS version, said.framework
+FROM said JOIN files USING (path, image_id)
+"""
+# Whether versions answered differently: any two, or the newest ones of the frameworks.
+APART = """
+CREATE TABLE apart AS
+WITH newest AS (SELECT framework, max(version) AS version FROM answers GROUP BY framework)
+SELECT n, count(DISTINCT label) > 1 AS versions,
+    count(DISTINCT label) FILTER (WHERE version IN (SELECT version FROM newest)) > 1 AS frameworks
+FROM answers GROUP BY n
+"""
+# What few of the images that models are trained on are: the outer half percents, or a rare format or mode.
+UNUSUAL = """
+CREATE TABLE unusual AS
+WITH known AS (SELECT *, width / height AS aspect, length / (width * height) AS density FROM files WHERE width > 0),
+trained AS (SELECT * FROM known WHERE split = 'training' AND state = 'current'),
+ends AS (SELECT count(*) AS images, {ends} FROM trained)
+SELECT * FROM (
+    SELECT n, list_filter([{traits}], lambda trait: trait IS NOT NULL) AS traits
+    FROM known, ends WHERE ends.images >= $least
+) WHERE len(traits) > 0
+"""
+TRAITS = {
+    "width": ("narrow", "wide"),
+    "height": ("low", "high"),
+    "aspect": ("tall for its width", "wide for its height"),
+    "density": ("few bytes for its size", "many bytes for its size"),
+}
+KINDS = ("format", "mode")
+IMAGES = """
+CREATE VIEW images AS
+SELECT files.*, versions AS versions_apart, frameworks AS frameworks_apart, traits
+FROM files LEFT JOIN apart USING (n) LEFT JOIN unusual USING (n)
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The tables at one moment; `versions` are their Delta versions, `models` the registered versions by number."""
+
+    connection: duckdb.DuckDBPyConnection
+    versions: Mapping[str, int | None]
+    models: Mapping[int, ModelVersion] = field(default_factory=dict)
+    read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+        """What DuckDB answers, also to several threads at once."""
+        with self.connection.cursor() as cursor:
+            found = cursor.execute(query, values)
+            names = [column[0] for column in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def value(self, query: str, values: Sequence[Any] = ()) -> Any:  # whatever the query selects
+        """The one value that a query selects."""
+        return next(iter(self.rows(query, values)[0].values()))
+
+    @property
+    def serving(self) -> int | None:
+        """The version that serves, where it can be told."""
+        with suppress(UnclearServingVersion):
+            if found := serving_version(list(self.models.values())):
+                return found.version
+        return None
+
+
+def newest_versions(thin_tables: ThinTables) -> dict[str, int | None]:
+    """The Delta version of each table that is read; None where there is no table yet."""
+    return {table.name: thin_tables.newest_version(table) for table in READ}
+
+
+def read_index(thin_tables: ThinTables, landing: str, models: Sequence[ModelVersion] = ()) -> Index:
+    """The tables as they are now; `landing` is the folder whose sub-folders are the labels."""
+    versions = newest_versions(thin_tables)
+    connection = duckdb.connect()
+    for name, table in {"ledger": IMAGE_FILES, "featured": FEATURED_IMAGES, "split": IMAGE_SPLITS}.items():
+        keep(connection, name, read(thin_tables, table, landing))
+    connection.execute(FILES)
+    keep(connection, "said", thin_tables.read(IMAGE_PREDICTIONS, READ[IMAGE_PREDICTIONS]))
+    connection.execute(ANSWERS)
+    connection.execute("DROP TABLE said; DROP TABLE split; DROP TABLE ledger")
+    connection.execute(APART)
+    connection.execute(unusual(), {"rare": RARE, "least": LEAST_TRAINED})
+    connection.execute(IMAGES)
+    connection.execute("CREATE INDEX contents ON featured (image_id)")
+    return Index(connection, versions, {model.version: model for model in models})
+
+
+def unusual() -> str:
+    """The statement that finds images which are unlike those that models are trained on."""
+    outer = [
+        f"CASE WHEN {name} < {name}_ends[1] THEN '{low}' WHEN {name} > {name}_ends[2] THEN '{high}' END"
+        for name, (low, high) in TRAITS.items()
+    ]
+    usual = "SELECT {0} FROM trained GROUP BY {0} HAVING count(*) >= $rare * (SELECT images FROM ends)"
+    rare = [f"CASE WHEN {name} NOT IN ({usual.format(name)}) THEN '{name} ' || {name} END" for name in KINDS]
+    ends = [f"quantile_disc({name}, [0.005, 0.995]) AS {name}_ends" for name in TRAITS]
+    return UNUSUAL.format(ends=", ".join(ends), traits=", ".join([*outer, *rare]))
+
+
+def keep(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Copy the rows into a table of the index."""
+    connection.register("coming", rows)
+    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM coming")
+    connection.unregister("coming")
+
+
+def read(thin_tables: ThinTables, table: Table, landing: str) -> pa.Table:
+    """A table's thin columns; of features the folder's label as well, and the hashes as numbers."""
+    rows = thin_tables.read(table, READ[table])
+    if table is not FEATURED_IMAGES:
+        return rows
+    folders = [to_label(path, landing) for path in rows["path"].to_pylist()]
+    rows = rows.append_column("folder_label", pa.array(folders, pa.string()))
+    for name in ("perceptual_hash", "mirrored_hash"):
+        numbers = pa.array([int(text, 16) if text else None for text in rows[name].to_pylist()], pa.uint64())
+        rows = rows.set_column(rows.column_names.index(name), name, numbers)
+    return rows
+
+
+def to_hash_text(number: int | None) -> str | None:
+    """A perceptual hash as the tables have it."""
+    return None if number is None else f"{np.uint64(number):016x}"

@@ -1,0 +1,117 @@
+"""The gallery's server: its addresses, and what they lead to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from gallery.filters import Filters, WrongFilter
+from gallery.image_page import image_page
+from gallery.images_page import images_page
+from gallery.live_index import LiveIndex
+from gallery.neighbours import KeptEmbeddings
+from gallery.protection import HOSTS, Protection
+from gallery.thumbnails import SIDE_PIXELS, Content, NoPicture, Size, Thumbnails, no_picture
+from gallery.words import WORDS
+from resources.thin_tables import ThinTables
+
+HERE = Path(__file__).parent
+FOREVER = "private, max-age=31536000, immutable"  # an image_id tells the very bytes
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the pages of one home are made of; `links` say where other UIs are seen."""
+
+    thin_tables: ThinTables
+    index: LiveIndex
+    thumbnails: Thumbnails
+    embeddings: KeptEmbeddings
+    links: Mapping[str, str]
+
+
+class Site:
+    """The answers to a gallery's addresses. Starlette runs each on a thread."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,  # file names and labels are whatever somebody called a file
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(WORDS)
+        self._templates.globals["links"] = gallery.links
+
+    def images(self, request: Request) -> Response:
+        """A page of images; a form's address is made short first."""
+        filters = Filters.read(request.query_params)
+        short = filters.changed(page=filters.page).removeprefix("?")
+        if short != request.url.query:
+            return RedirectResponse(f"/?{short}", 303)
+        return self._page("images.html", images_page(self._gallery.index.now(), filters))
+
+    def image(self, request: Request) -> Response:
+        """All that is known of one image."""
+        said = request.query_params
+        gallery = self._gallery
+        found = image_page(gallery.index.now(), gallery.thin_tables, gallery.embeddings, said)
+        if found is None:
+            raise HTTPException(404, f"image_files has no file with the path {said.get('path', '')[:500]!r}")
+        return self._page("image.html", found)
+
+    def picture(self, request: Request) -> Response:
+        """A picture of an image that could be read, by its id; others are never decoded here."""
+        image_id, size = request.path_params["image_id"], request.path_params["size"]
+        tag = f'"{image_id}-{size}"'
+        query = "SELECT image_id, path, length FROM featured WHERE image_id = ? LIMIT 1"
+        found = self._gallery.index.now().rows(query, [image_id])
+        if size not in SIDE_PIXELS or not found:
+            raise HTTPException(404, "there is no such picture")
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304)
+        try:
+            picture = self._gallery.thumbnails.picture(Content(**found[0]), cast(Size, size))
+        except NoPicture:
+            return Response(no_picture(), 404, {"Cache-Control": "no-store"}, "image/png")
+        return Response(picture, 200, {"Cache-Control": FOREVER, "ETag": tag}, "image/jpeg")
+
+    def refused(self, _: Request, error: Exception) -> Response:
+        """What is wrong with an address, in words."""
+        status, said = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
+        return self._page("refused.html", {"said": said, "status": status}, status)
+
+    def _page(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+        html = self._templates.get_template(template).render(values)
+        return HTMLResponse(html, status, {"Cache-Control": "no-store"})
+
+
+def build_app(gallery: Gallery) -> Starlette:
+    """The server of a gallery."""
+    site = Site(gallery)
+    return Starlette(
+        routes=[
+            Route("/", site.images),
+            Route("/image", site.image),
+            Route("/images/{image_id}/{size}", site.picture),
+            Route("/health", lambda _: PlainTextResponse("ok")),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
+            Middleware(Protection),
+        ],
+        exception_handlers={HTTPException: site.refused, WrongFilter: site.refused},
+    )

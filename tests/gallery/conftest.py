@@ -1,0 +1,52 @@
+"""A home with photographs, made once, to be read only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gallery.index import Index, read_index
+from resources.file_system import to_path
+from resources.model_registry import ModelVersion
+from resources.thin_tables import ThinTables
+from tests.gallery.small_home import Row, write_photographs
+
+
+@dataclass(frozen=True)
+class SmallHome:
+    """A home, its landing folder, the rows of featured_images in the order of their names by number."""
+
+    home: Path
+    landing: Path
+    images: list[Row]
+
+    @property
+    def thin_tables(self) -> ThinTables:
+        return ThinTables(root=str(self.home / "tables"))
+
+    def index(self, models: Sequence[ModelVersion] = ()) -> Index:
+        return read_index(self.thin_tables, to_path(str(self.landing).encode()), models)
+
+
+def small_home(folder: Path) -> SmallHome:
+    home, landing = folder / "a home", folder / "landing"
+    images = write_photographs(ThinTables(root=str(home / "tables")), landing)
+    return SmallHome(home, landing, images)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> SmallHome:
+    """Twenty-four photographs, to be read only."""
+    return small_home(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.fixture(scope="session")
+def index(photographs: SmallHome) -> Index:
+    return photographs.index()
+
+
+@pytest.fixture
+def own_home(tmp_path: Path) -> SmallHome:
+    """The same, to be changed."""
+    return small_home(tmp_path)

@@ -1,0 +1,135 @@
+"""A home whose tables were written without Spark: photographs of two labels, and files with something odd."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from threading import Thread
+from time import sleep
+from typing import Any
+
+import uvicorn
+
+from gallery.live_index import LiveIndex
+from gallery.neighbours import KeptEmbeddings
+from gallery.server import Gallery, build_app
+from gallery.thumbnails import KeptFolder, Thumbnails
+from image_assets.labels import to_label
+from image_assets.pixels import to_features
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
+from resources.file_system import to_path
+from resources.model_registry import ModelRegistry
+from resources.parquet_files import write_files
+from resources.parquet_layout import file_layout
+from resources.tables import Table
+from resources.thin_tables import ThinTables
+from tests.images import png, put
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+LABELS = ("roses", "tulips")
+HOSTILE = '"><img src=x onerror=alert(1)>'  # a label, as a folder may be called
+Row = dict[str, Any]
+
+
+def append(thin_tables: ThinTables, table: Table, rows: Sequence[Row]) -> None:
+    """Rows of a table, with nulls for what they do not say."""
+    thin_tables.create(table)
+    whole = [{**dict.fromkeys(table.columns.fieldNames()), **row} for row in rows]
+    folder = thin_tables.uri(table)
+    thin_tables.append_files(table, list(write_files(whole, folder, file_layout(table))))
+
+
+def landed(landing: Path, name: str, content: bytes, number: int) -> Row:
+    """A file in the landing folder, and its row of the ledger."""
+    file = put(landing, name, content)
+    return {
+        "path": to_path(str(file).encode()),
+        "state": "current",
+        "image_id": sha256(content).hexdigest(),
+        "length": len(content),
+        "modification_time": NOON + timedelta(minutes=number),
+        "attempts": 1,
+        "first_seen": NOON,
+        "last_seen": NOON,
+    }
+
+
+def featured(file: Row, content: bytes, landing: Path) -> Row:
+    """The file's row of featured_images."""
+    features = asdict(to_features(content))
+    label = to_label(file["path"], to_path(str(landing).encode()))
+    kept = {name: file[name] for name in ("path", "image_id", "length", "modification_time")}
+    return {**kept, **features, "label": label, "content": content}
+
+
+def predicted(image: Row, version: int, label: str | None, probability: float | None) -> Row:
+    """What a version said of an image."""
+    framework = ("tensorflow", "torch")[version % 2]
+    shares = [probability, 1 - probability] if probability is not None else None
+    return {
+        **{name: image[name] for name in ("path", "image_id")},
+        **{"label": label, "probability": probability, "probabilities": shares, "model_version": version},
+        **{"framework": framework, "fault": None if label else "raised: it gave up", "predicted_at": NOON},
+    }
+
+
+def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -> list[Row]:
+    """Photographs of two labels in turn, every sixth for the test; version 1 is right but for the second one.
+
+    Version 2 differs from it on the fifth. The rows of featured_images.
+    """
+    files, images = [], []
+    for number in range(count):
+        content = png(number)
+        files.append(landed(landing, f"{LABELS[number % 2]}/photograph {number:02}.png", content, number))
+        images.append(featured(files[-1], content, landing))
+    append(thin_tables, IMAGE_FILES, files)
+    append(thin_tables, FEATURED_IMAGES, images)
+    splits = [
+        {**image, "duplicate_group": image["image_id"], "split": "test" if number % 6 == 5 else "training"}
+        for number, image in enumerate(images)
+    ]
+    fields = IMAGE_SPLITS.columns.fieldNames()
+    append(thin_tables, IMAGE_SPLITS, [{name: row[name] for name in fields if name in row} for row in splits])
+    said = [image["label"] for image in images]
+    first = [*said[:1], LABELS[0], *said[2:]]
+    second = [*first[:4], LABELS[1], *first[5:]]
+    append(
+        thin_tables,
+        IMAGE_PREDICTIONS,
+        [
+            predicted(image, version, label, 0.5 + number / 100)
+            for version, labels in ((1, first), (2, second))
+            for number, (image, label) in enumerate(zip(images, labels, strict=True))
+        ],
+    )
+    return images
+
+
+@contextmanager
+def served(home: Path, landing: Path) -> Iterator[str]:
+    """The gallery of a home on a free port of this machine: its address."""
+    thin_tables = ThinTables(root=str(home / "tables"))
+    index = LiveIndex(
+        thin_tables, to_path(str(landing).encode()), ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    )
+    gallery = Gallery(
+        thin_tables=thin_tables,
+        index=index,
+        thumbnails=Thumbnails(thin_tables, KeptFolder(home / "gallery")),
+        embeddings=KeptEmbeddings(home / "caches"),
+        links={"Dagster": "http://127.0.0.1:3000"},
+    )
+    server = uvicorn.Server(uvicorn.Config(build_app(gallery), host="127.0.0.1", port=0, log_level="error"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,101 @@
+from urllib.parse import parse_qsl
+
+import pytest
+
+from gallery.filters import Filters, WrongFilter
+from gallery.index import Index
+from gallery.queries import read_page
+
+
+@pytest.mark.parametrize(
+    ("said", "numbers"),
+    [
+        ({}, range(24)),
+        ({"label": "roses"}, range(0, 24, 2)),
+        ({"label": "Roses"}, []),
+        ({"labelled": "none"}, []),
+        ({"text": "PHOTOGRAPH 1"}, range(10, 20)),
+        ({"text": "%"}, []),  # no pattern: the very letters
+        ({"split": "test"}, [5, 11, 17, 23]),
+        ({"split": "none"}, []),
+        ({"answer": "mistakes", "version": "1"}, [1]),
+        ({"answer": "mistakes"}, [1, 4]),  # of version 2, the newest
+        ({"answer": "right", "split": "test"}, [5, 11, 17, 23]),
+        ({"answer": "none", "version": "3"}, range(24)),
+        ({"predicted": "tulips", "label": "roses"}, [4]),
+        ({"apart": "versions"}, [4]),
+        ({"apart": "frameworks"}, [4]),
+        ({"apart": "1"}, [4]),
+        ({"apart": "2"}, []),  # the version itself
+        ({"least": "70", "most": "71"}, [20, 21]),
+        ({"format": "PNG"}, range(24)),
+        ({"format": "JPEG"}, []),
+        ({"state": "missing"}, []),
+    ],
+)
+def test_a_filter_keeps_what_it_says(index: Index, said: dict[str, str], numbers: list[int]) -> None:
+    page = read_page(index, Filters.read(said))
+    found = {int(image["path"][-6:-4]) for image in page.images}
+    assert found == set(numbers)
+    assert page.count == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"), [("name", 0), ("newest", 23), ("unsure", 0), ("sure", 23), ("large", 0), ("label", 0)]
+)
+def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
+    image = read_page(index, Filters.read({"sort": sort})).images[0]
+    assert image["path"].endswith(f"{first:02}.png")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"version": said} for said in ("x", "0", "-1", "9" * 30)),
+        *({"least": said} for said in ("x", "-1", "101", "nan")),
+        {"sort": "name; DROP TABLE files"},
+        {"state": "' OR 1=1"},
+        {"page": "0"},
+        {"apart": "1 OR 1"},
+        {"text": "x" * 501},
+    ],
+    ids=str,
+)
+def test_an_impossible_filter_is_refused_by_name(said: dict[str, str]) -> None:
+    with pytest.raises(WrongFilter, match=f"^{next(iter(said))} is ['\"]"):
+        Filters.read(said)
+
+
+@pytest.mark.parametrize("name", ["label", "predicted", "reason", "format", "text"])
+def test_a_text_is_never_a_part_of_the_query(index: Index, name: str) -> None:
+    assert read_page(index, Filters.read({name: "' OR '1' = '1"})).count == 0
+
+
+def test_an_address_says_the_filters_again() -> None:
+    filters = Filters.read({"label": "a&b=c #1", "least": "12.5", "drift": "1", "sort": "sure", "page": "3"})
+    assert Filters.read(dict(parse_qsl(filters.changed(page=3).removeprefix("?")))) == filters
+    assert "page" not in dict(parse_qsl(filters.changed(label="")))
+    assert Filters().changed() == "?"
+
+
+def test_every_filter_that_is_set_has_a_chip_that_removes_it() -> None:
+    said = {
+        "text": "a",
+        "label": "roses",
+        "labelled": "none",
+        "predicted": "tulips",
+        "version": "2",
+        "answer": "fault",
+        "apart": "1",
+        "least": "10",
+        "most": "90",
+        "split": "none",
+        "state": "missing",
+        "reason": "empty",
+        "format": "PNG",
+        "drift": "1",
+    }
+    chips = Filters.read(said).chips()
+    assert len(chips) == len(said)
+    for _, address in chips:
+        assert len(dict(parse_qsl(address.removeprefix("?")))) == len(said) - 1

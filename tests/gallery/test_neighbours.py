@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+
+from gallery.index import Index
+from gallery.neighbours import KeptEmbeddings, look_alikes
+from gallery.queries import read_image
+from image_assets.models.embedding_store import EmbeddingStore
+from tests.gallery.conftest import SmallHome
+
+
+def test_the_nearest_are_those_with_the_smallest_angle(tmp_path: Path) -> None:
+    embeddings = np.array([[1, 0], [5, 0.1], [0, 1], [-1, 0]])
+    EmbeddingStore(str(tmp_path / "torch-1")).add(["a", "b", "c", "d"], embeddings)
+    EmbeddingStore(str(tmp_path / "torch-1")).add(["a", "e"], np.array([[1, 0], [1, 1]]))
+    found = KeptEmbeddings(tmp_path).now()
+    assert found is not None
+    assert found.backbone == "torch"
+    assert [image for image, _ in found.nearest("a", 3)] == ["b", "e", "c"]
+    assert found.nearest("a", 1)[0][1] > 0.99
+    assert len(found.nearest("a", 99)) == 4
+    assert found.nearest("unknown", 3) == []
+
+
+def test_embeddings_of_later_trainings_are_seen(tmp_path: Path) -> None:
+    kept = KeptEmbeddings(tmp_path)
+    assert kept.now() is None
+    store = EmbeddingStore(str(tmp_path / "tensorflow-1"))
+    store.add(["a"], np.array([[1, 0]]))
+    first = kept.now()
+    assert kept.now() is first
+    store.add(["b"], np.array([[0, 1]]))
+    found = kept.now()
+    assert found is not None
+    assert found.image_ids.__len__() == 2
+
+
+def test_folders_of_caches_are_no_embeddings(tmp_path: Path) -> None:
+    (tmp_path / "training-v1-0").mkdir()
+    assert KeptEmbeddings(tmp_path).now() is None
+
+
+def test_look_alikes_are_sorted_by_bits(photographs: SmallHome, index: Index) -> None:
+    image = read_image(index, photographs.images[3]["path"])
+    assert image is not None
+    found = look_alikes(index, image)
+    assert len(found) == 12
+    assert image["path"] not in {other["path"] for other in found}
+    wanted = int(photographs.images[3]["perceptual_hash"], 16)
+    bits = [
+        min(
+            (int(other["perceptual_hash"], 16) ^ wanted).bit_count(),
+            (int(other["mirrored_hash"], 16) ^ wanted).bit_count(),
+        )
+        for number, other in enumerate(photographs.images)
+        if number != 3
+    ]
+    assert [other["bits"] for other in found] == sorted(bits)[:12]

@@ -1,0 +1,64 @@
+import os
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gallery.thumbnails import Content, KeptFolder, NoPicture, Thumbnails
+from tests.gallery.conftest import SmallHome
+from tests.images import png
+
+
+def content_of(home: SmallHome, number: int) -> Content:
+    image = home.images[number]
+    return Content(image["image_id"], image["path"], image["length"])
+
+
+def thumbnails_of(home: SmallHome) -> Thumbnails:
+    return Thumbnails(home.thin_tables, KeptFolder(home.home / "gallery"))
+
+
+def size_of(picture: bytes) -> tuple[str | None, tuple[int, int]]:
+    with Image.open(BytesIO(picture)) as image:
+        return image.format, image.size
+
+
+def test_a_picture_is_a_jpeg_of_the_file_and_is_kept(own_home: SmallHome) -> None:
+    content = content_of(own_home, 0)
+    made = thumbnails_of(own_home).picture(content, "thumbnail")
+    assert size_of(made) == ("JPEG", (48, 32))
+    Path(content.path.removeprefix("file:")).unlink()
+    (own_home.home / "tables").rename(own_home.home / "moved")
+    assert thumbnails_of(own_home).picture(content, "thumbnail") == made
+
+
+@pytest.mark.parametrize("instead", [None, png(77), b"no image", "link"], ids=["gone", "other", "broken", "link"])
+def test_where_the_file_is_another_one_the_table_has_the_image(
+    own_home: SmallHome, instead: bytes | str | None
+) -> None:
+    content = content_of(own_home, 1)
+    expected = thumbnails_of(own_home).picture(content_of(own_home, 1), "view")
+    file = Path(content.path.removeprefix("file:"))
+    file.unlink()
+    if instead == "link":
+        file.symlink_to(Path(content_of(own_home, 2).path.removeprefix("file:")))
+    elif isinstance(instead, bytes):
+        file.write_bytes(instead)
+    assert Thumbnails(own_home.thin_tables, KeptFolder(own_home.home / "other")).picture(content, "view") == expected
+
+
+def test_an_image_whose_bytes_are_nowhere_has_no_picture(own_home: SmallHome) -> None:
+    with pytest.raises(NoPicture, match="neither the file"):
+        thumbnails_of(own_home).picture(Content("0" * 64, "file:/nowhere.png", 10), "thumbnail")
+
+
+def test_the_oldest_go_when_the_folder_is_too_large(tmp_path: Path) -> None:
+    kept = KeptFolder(tmp_path, most_bytes=1000)
+    for number in range(20):
+        kept.put(f"{number:02}", b"x" * 100)
+        os.utime(tmp_path / f"{number:02}" / f"{number:02}", (number, number))
+    sizes = [file.stat().st_size for file in tmp_path.glob("*/*")]
+    assert sum(sizes) <= 1000
+    assert kept.get("19") == b"x" * 100
+    assert kept.get("00") is None
