@@ -10,6 +10,7 @@ from image_assets.data import (
     grayscale_images,
     image_samples,
     image_splits,
+    label_corrections,
     petastorm_caches,
     raw_images,
 )
@@ -32,6 +33,7 @@ from sensors.waiting_alerts import waiting_alerts
 GROUPS = {
     "data": [
         raw_images,
+        label_corrections,
         image_samples,
         featured_images,
         grayscale_images,
@@ -46,6 +48,7 @@ GROUPS = {
 GALLERY_PAGES = {
     "image_files": "/?state=quarantined",
     "featured_images": "/",
+    "label_corrections": "/?labelled=corrected",
     "image_splits": "/?split=test",
     "image_predictions": "/?answer=mistakes&sort=sure",
     "current_predictions": "/?sort=unsure",
@@ -58,7 +61,7 @@ tables = {table.name: table for table in TABLES}
 
 
 def described(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """The asset with its owners, its table's address and columns and its page in the gallery, as the UI always shows it."""
+    """The asset with its owners, its table's address and columns, and its page in the gallery, as the UI shows it."""
     spec = spec.merge_attributes(owners=settings.owners)
     table = tables.get(spec.key.to_user_string())
     if table is None:

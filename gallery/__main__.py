@@ -25,7 +25,8 @@ def gallery_of(settings: Settings) -> Gallery:
     landing, registry = cast(ImageFolder, resources["image_folder"]), cast(ModelRegistry, resources["model_registry"])
     return Gallery(
         thin_tables=thin_tables,
-        index=LiveIndex(thin_tables, landing.path, registry),
+        landing=landing.path,
+        index=LiveIndex(thin_tables, registry),
         thumbnails=Thumbnails(thin_tables, KeptFolder(settings.home / "gallery")),
         embeddings=KeptEmbeddings(Path(settings.home / "caches")),
         links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},

@@ -29,7 +29,7 @@ APART = {
     "versions": ("any two versions disagree", "versions_apart"),
     "frameworks": ("frameworks disagree", "frameworks_apart"),
 }
-LABELLED = {"none": ("without a label", "label IS NULL")}
+LABELLED = {"corrected": ("corrected by a person", "corrected"), "none": ("without a label", "label IS NULL")}
 
 
 class WrongFilter(ValueError):
@@ -43,7 +43,7 @@ class Filters(BaseModel):
 
     text: Annotated[str, Field(max_length=500)] = ""
     label: str = ""
-    labelled: Literal["", "none"] = ""
+    labelled: Literal["", "corrected", "none"] = ""
     predicted: str = ""
     version: Annotated[int | None, Field(ge=1, le=10**9)] = None
     answer: Literal["", "mistakes", "right", "fault", "none"] = ""
@@ -74,7 +74,10 @@ class Filters(BaseModel):
         values = {**self.model_dump(), **said}
         default = type(self)().model_dump()
         kept = {name: value for name, value in values.items() if value != default[name] and value is not None}
-        kept = {name: int(value) if value is True else value for name, value in kept.items()}
+        whole = {
+            name for name, value in kept.items() if value is True or isinstance(value, float) and value == int(value)
+        }
+        kept = {name: int(value) if name in whole else value for name, value in kept.items()}
         return f"?{urlencode(kept)}" if kept else "?"
 
     def to_sql(self) -> tuple[str, list[Any]]:

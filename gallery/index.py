@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from image_assets.labels import to_label
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, LABEL_CORRECTIONS
 from resources.model_registry import ModelVersion, UnclearServingVersion, serving_version
 from resources.tables import Table
 from resources.thin_tables import ThinTables
@@ -20,8 +19,10 @@ READ = {
     IMAGE_FILES: IMAGE_FILES.columns.fieldNames(),
     FEATURED_IMAGES: [name for name in FEATURED_IMAGES.columns.fieldNames() if name != "content"],
     IMAGE_SPLITS: ["path", "image_id", "duplicate_group", "split", "reason"],
+    LABEL_CORRECTIONS: LABEL_CORRECTIONS.columns.fieldNames(),
     IMAGE_PREDICTIONS: ["path", "image_id", "label", "probability", "fault", "model_version", "framework"],
 }
+HASHES = {"perceptual_hash", "mirrored_hash"}
 LEAST_TRAINED = 20  # images: of fewer nobody can say what is usual among them
 RARE = 0.01  # the share of the images trained on that counts as rare
 
@@ -64,10 +65,18 @@ TRAITS = {
     "density": ("few bytes for its size", "many bytes for its size"),
 }
 KINDS = ("format", "mode")
+# The newest correction of each image counts, whether featured_images has it already or not.
+CORRECTED = """
+CREATE OR REPLACE TABLE corrected AS
+SELECT path, image_id, label AS corrected_label, NOT withdrawn AS is_corrected FROM corrections
+QUALIFY row_number() OVER (PARTITION BY path, image_id ORDER BY corrected_at DESC) = 1
+"""
 IMAGES = """
 CREATE VIEW images AS
-SELECT files.*, versions AS versions_apart, frameworks AS frameworks_apart, traits
-FROM files LEFT JOIN apart USING (n) LEFT JOIN unusual USING (n)
+SELECT files.* EXCLUDE (label), coalesce(is_corrected, false) AS corrected,
+    CASE WHEN is_corrected IS NULL THEN label ELSE corrected_label END AS label,
+    versions AS versions_apart, frameworks AS frameworks_apart, traits
+FROM files LEFT JOIN apart USING (n) LEFT JOIN unusual USING (n) LEFT JOIN corrected USING (path, image_id)
 """
 
 
@@ -105,21 +114,38 @@ def newest_versions(thin_tables: ThinTables) -> dict[str, int | None]:
     return {table.name: thin_tables.newest_version(table) for table in READ}
 
 
-def read_index(thin_tables: ThinTables, landing: str, models: Sequence[ModelVersion] = ()) -> Index:
-    """The tables as they are now; `landing` is the folder whose sub-folders are the labels."""
+def read_index(thin_tables: ThinTables, models: Sequence[ModelVersion] = ()) -> Index:
+    """The tables as they are now."""
     versions = newest_versions(thin_tables)
     connection = duckdb.connect()
     for name, table in {"ledger": IMAGE_FILES, "featured": FEATURED_IMAGES, "split": IMAGE_SPLITS}.items():
-        keep(connection, name, read(thin_tables, table, landing))
+        keep(connection, name, read(thin_tables, table))
     connection.execute(FILES)
     keep(connection, "said", thin_tables.read(IMAGE_PREDICTIONS, READ[IMAGE_PREDICTIONS]))
     connection.execute(ANSWERS)
     connection.execute("DROP TABLE said; DROP TABLE split; DROP TABLE ledger")
     connection.execute(APART)
     connection.execute(unusual(), {"rare": RARE, "least": LEAST_TRAINED})
+    keep_corrections(connection, thin_tables)
     connection.execute(IMAGES)
     connection.execute("CREATE INDEX contents ON featured (image_id)")
     return Index(connection, versions, {model.version: model for model in models})
+
+
+def with_corrections(index: Index, thin_tables: ThinTables) -> Index:
+    """The same index with the label corrections as they are now."""
+    version = thin_tables.newest_version(LABEL_CORRECTIONS)
+    with index.connection.cursor() as connection:
+        connection.begin()
+        keep_corrections(connection, thin_tables)
+        connection.commit()
+    return replace(index, versions={**index.versions, LABEL_CORRECTIONS.name: version}, read_at=datetime.now(UTC))
+
+
+def keep_corrections(connection: duckdb.DuckDBPyConnection, thin_tables: ThinTables) -> None:
+    """Put the label corrections in place of those that the index has."""
+    keep(connection, "corrections", thin_tables.read(LABEL_CORRECTIONS, READ[LABEL_CORRECTIONS]))
+    connection.execute(CORRECTED)
 
 
 def unusual() -> str:
@@ -137,18 +163,14 @@ def unusual() -> str:
 def keep(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
     """Copy the rows into a table of the index."""
     connection.register("coming", rows)
-    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM coming")
+    connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM coming")
     connection.unregister("coming")
 
 
-def read(thin_tables: ThinTables, table: Table, landing: str) -> pa.Table:
-    """A table's thin columns; of features the folder's label as well, and the hashes as numbers."""
+def read(thin_tables: ThinTables, table: Table) -> pa.Table:
+    """A table's thin columns, its hashes as numbers."""
     rows = thin_tables.read(table, READ[table])
-    if table is not FEATURED_IMAGES:
-        return rows
-    folders = [to_label(path, landing) for path in rows["path"].to_pylist()]
-    rows = rows.append_column("folder_label", pa.array(folders, pa.string()))
-    for name in ("perceptual_hash", "mirrored_hash"):
+    for name in HASHES.intersection(rows.column_names):
         numbers = pa.array([int(text, 16) if text else None for text in rows[name].to_pylist()], pa.uint64())
         rows = rows.set_column(rows.column_names.index(name), name, numbers)
     return rows

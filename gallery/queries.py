@@ -55,8 +55,14 @@ def read_page(index: Index, filters: Filters) -> Page:
 def read_images(index: Index, filters: Filters, start: int, count: int) -> list[Row]:
     """So many of the images that are asked for, from a place on."""
     where, values = filters.to_sql()
-    query = f"SELECT * {CHOSEN} WHERE {where} ORDER BY {SORTS[filters.sort][1]} LIMIT ? OFFSET ?"
-    return index.rows(query, [version_of(index, filters), *values, count, start])
+    version = version_of(index, filters)
+    order = SORTS[filters.sort][1]
+    # First which, then all of these: sorting every column of all images takes three times as long.
+    which = f"SELECT n {CHOSEN} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+    numbers = [row["n"] for row in index.rows(which, [version, *values, count, start])]
+    rows = index.rows(f"SELECT * {CHOSEN} WHERE n IN (SELECT unnest(?))", [version, numbers])
+    by_number = {row["n"]: row for row in rows}
+    return [by_number[number] for number in numbers]
 
 
 def read_image(index: Index, path: str) -> Row | None:
@@ -82,6 +88,18 @@ def same_content(index: Index, image: Row) -> list[Row]:
         "SELECT path, state, label FROM images WHERE image_id = ? AND path <> ? ORDER BY n LIMIT 20",
         [image["image_id"], image["path"]],
     )
+
+
+def corrections_of(index: Index, image: Row) -> list[Row]:
+    """What people said of the image, the newest first."""
+    query = "SELECT * FROM corrections WHERE path = ? AND image_id = ? ORDER BY corrected_at DESC"
+    return index.rows(query, [image["path"], image["image_id"]])
+
+
+def known_labels(index: Index) -> list[str]:
+    """Every label that an image has, or a version gives."""
+    query = "SELECT label FROM images WHERE label IS NOT NULL UNION SELECT label FROM answers WHERE label IS NOT NULL"
+    return [row["label"] for row in index.rows(f"{query} ORDER BY label")]
 
 
 def by_path(index: Index, image_ids: list[str]) -> dict[str, Row]:

@@ -1,12 +1,15 @@
 """The gallery's server: its addresses, and what they lead to."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qsl, quote, unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -15,25 +18,34 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from gallery.correcting import StaleImage, keep, to_corrections
 from gallery.filters import Filters, WrongFilter
 from gallery.image_page import image_page
 from gallery.images_page import images_page
 from gallery.live_index import LiveIndex
 from gallery.neighbours import KeptEmbeddings
 from gallery.protection import HOSTS, Protection
+from gallery.queries import read_image
 from gallery.thumbnails import SIDE_PIXELS, Content, NoPicture, Size, Thumbnails, no_picture
 from gallery.words import WORDS
 from resources.thin_tables import ThinTables
 
 HERE = Path(__file__).parent
+PERSON = "corrected_by"  # the cookie that spares a person their name
+A_YEAR = 365 * 24 * 3600
+MOST_BYTES = 16 * 1024  # of a form
 FOREVER = "private, max-age=31536000, immutable"  # an image_id tells the very bytes
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the pages of one home are made of; `links` say where other UIs are seen."""
+    """What the pages of one home are made of.
+
+    `landing` is the folder whose sub-folders are the labels, `links` say where other UIs are seen.
+    """
 
     thin_tables: ThinTables
+    landing: str
     index: LiveIndex
     thumbnails: Thumbnails
     embeddings: KeptEmbeddings
@@ -69,8 +81,30 @@ class Site:
         gallery = self._gallery
         found = image_page(gallery.index.now(), gallery.thin_tables, gallery.embeddings, said)
         if found is None:
-            raise HTTPException(404, f"image_files has no file with the path {said.get('path', '')[:500]!r}")
-        return self._page("image.html", found)
+            raise no_such_file(said)
+        form = {
+            "query": request.url.query,
+            "person": unquote(request.cookies.get(PERSON, "")) or os.environ.get("USER", ""),
+        }
+        return self._page("image.html", found | form)
+
+    async def correct(self, request: Request) -> Response:
+        """Keep what a person says of an image's label, and go back to its page."""
+        if int(request.headers.get("content-length") or MOST_BYTES + 1) > MOST_BYTES:
+            raise HTTPException(413, f"expected a form of at most {MOST_BYTES:,} bytes")
+        said = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
+        await run_in_threadpool(self._correct, request.query_params, said)
+        answer = RedirectResponse(f"/image?{request.url.query}", 303)
+        answer.set_cookie(PERSON, quote(said["corrected_by"]), max_age=A_YEAR, httponly=True, samesite="strict")
+        return answer
+
+    def _correct(self, query: Mapping[str, str], said: Mapping[str, str]) -> None:
+        gallery, index = self._gallery, self._gallery.index.now()
+        image = read_image(index, query.get("path", ""))
+        if image is None:
+            raise no_such_file(query)
+        keep(gallery.thin_tables, to_corrections(index, image, said, gallery.landing))
+        gallery.index.refresh_corrections()
 
     def picture(self, request: Request) -> Response:
         """A picture of an image that could be read, by its id; others are never decoded here."""
@@ -91,11 +125,17 @@ class Site:
     def refused(self, _: Request, error: Exception) -> Response:
         """What is wrong with an address, in words."""
         status, said = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
+        status = 409 if isinstance(error, StaleImage) else status
         return self._page("refused.html", {"said": said, "status": status}, status)
 
     def _page(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
         html = self._templates.get_template(template).render(values)
         return HTMLResponse(html, status, {"Cache-Control": "no-store"})
+
+
+def no_such_file(said: Mapping[str, str]) -> HTTPException:
+    """The answer to a path that the ledger does not know."""
+    return HTTPException(404, f"image_files has no file with the path {said.get('path', '')[:500]!r}")
 
 
 def build_app(gallery: Gallery) -> Starlette:
@@ -105,6 +145,7 @@ def build_app(gallery: Gallery) -> Starlette:
         routes=[
             Route("/", site.images),
             Route("/image", site.image),
+            Route("/corrections", site.correct, methods=["POST"]),
             Route("/images/{image_id}/{size}", site.picture),
             Route("/health", lambda _: PlainTextResponse("ok")),
             Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -113,5 +154,5 @@ def build_app(gallery: Gallery) -> Starlette:
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
             Middleware(Protection),
         ],
-        exception_handlers={HTTPException: site.refused, WrongFilter: site.refused},
+        exception_handlers=dict.fromkeys((HTTPException, WrongFilter, StaleImage), site.refused),
     )

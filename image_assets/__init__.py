@@ -2,7 +2,7 @@
 
     landing folder ──▶ image_files (ledger)            data
                  └──▶ raw_images ─▶ featured_images ─▶ grayscale_images
-                                         │   └─▶ image_splits ─▶ training_cache · validation_cache
+            label_corrections ──────────▶┤   └─▶ image_splits ─▶ training_cache · validation_cache
                                          └─▶ image_samples ◀┘            │
                                                          tensorflow_model · torch_model        models
                                                                          │  (registry versions, stages)

@@ -6,7 +6,7 @@ from image_assets.continuous import continuous_executor
 from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
 from image_assets.models.promote_model import promote_model
 from image_assets.models.reproduce_model import reproduce_model
-from image_assets.news import either, news_of_alerts, news_of_files, news_to_predict
+from image_assets.news import either, news_of_alerts, news_of_corrections, news_of_files, news_to_predict
 from image_assets.optimize_tables import optimize_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
 from image_assets.vacuum_tables import vacuum_tables
@@ -22,7 +22,7 @@ ingest_images = dg.define_asset_job(
     "ingest_images",
     selection=FOLLOWING,
     description="Take new and changed files through the tables, and predict them by the version that serves.",
-    executor_def=continuous_executor(either(news_of_alerts, news_of_files)),
+    executor_def=continuous_executor(either(either(news_of_alerts, news_of_files), news_of_corrections)),
 )
 replay_quarantine = dg.define_asset_job(
     "replay_quarantine",

@@ -8,6 +8,7 @@ import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes, without_writing
 from image_assets.data.image_files import read_known
+from image_assets.data.relabelling import outdated
 from image_assets.predictions.alert_states import due
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
@@ -52,6 +53,12 @@ def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:
         raise NotNow(str(error)) from error
     changes = without_writing(found, ready.image_folder)
     return str(changes) if changes.digest() else ""
+
+
+def news_of_corrections(_: dg.DagsterInstance, ready: Ready) -> str:
+    """Whether a label was corrected that featured_images does not have yet."""
+    found = outdated(ready.delta_tables.thin, FEATURED_IMAGES)
+    return f"{len(found)} corrected labels" if found else ""
 
 
 def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:

@@ -29,7 +29,11 @@ IMAGE_ID = _column("image_id", StringType(), "SHA-256 of the image's content, he
 MODIFICATION_TIME = _column("modification_time", TimestampType(), "When the file was last modified, UTC.")
 LENGTH = _column("length", LongType(), "The file's size in bytes.")
 CONTENT = _column("content", BinaryType(), "The image file's bytes; null above the content limit: path only.")
-LABEL = _column("label", StringType(), "The sub-folder of the landing folder; null directly in it.")
+LABEL = _column(
+    "label",
+    StringType(),
+    "The sub-folder of the landing folder, or what a person corrected it to; null directly in it.",
+)
 LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
 MODEL_VERSION = _column("model_version", IntegerType(), "The registered model version that says so.")
 PERCEPTUAL_HASH = _column(
@@ -80,6 +84,23 @@ RAW_IMAGES = Table(
     "raw_images",
     keys=("path", "image_id"),
     columns=StructType([PATH, MODIFICATION_TIME, LENGTH, IMAGE_ID, CONTENT]),
+)
+
+LABEL_CORRECTIONS = Table(
+    "label_corrections",
+    keys=("path", "image_id", "corrected_at"),
+    columns=StructType(
+        [
+            PATH,
+            IMAGE_ID,
+            _column("corrected_at", TimestampType(), "When, UTC; of an image's rows the newest one counts."),
+            _column("label", StringType(), "The label from then on; null: none, it is never trained on."),
+            _column("former_label", StringType(), "The label before."),
+            _column("withdrawn", BooleanType(), "Whether it takes corrections back: the label is the folder's again."),
+            _column("corrected_by", StringType(), "Who, as they said."),
+            _column("comment", StringType(), "Why, as they said; null where nobody said it."),
+        ]
+    ),
 )
 
 IMAGE_SAMPLES = Table(
@@ -320,6 +341,7 @@ TABLES = (
     IMAGE_FILES,
     REPLAYED_FILES,
     RAW_IMAGES,
+    LABEL_CORRECTIONS,
     IMAGE_SAMPLES,
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,

@@ -15,9 +15,9 @@ from resources.thin_tables import ThinTables
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
-    """Path, image_id, label and label_index of the split's images whose files are there, unchanged."""
+    """Path, image_id, label and label_index of the split's labelled images whose files are there, unchanged."""
     current = current_files(delta_tables.read(IMAGE_FILES))
-    assigned = delta_tables.read(IMAGE_SPLITS).where(F.col("split") == split)
+    assigned = delta_tables.read(IMAGE_SPLITS).where((F.col("split") == split) & F.col("label").isNotNull())
     return assigned.join(current, on=["path", "image_id"], how="left_semi").select(
         "path", "image_id", "label", "label_index"
     )
@@ -35,7 +35,9 @@ def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEAT
 def read_split(thin_tables: ThinTables, split: str) -> pd.DataFrame:
     """The same rows, without Spark."""
     columns = [*KEYS, "label", "label_index"]
-    assigned = thin_tables.read(IMAGE_SPLITS, columns, pc.field("split") == split).to_pandas()
+    assigned = thin_tables.read(
+        IMAGE_SPLITS, columns, (pc.field("split") == split) & pc.field("label").is_valid()
+    ).to_pandas()
     return assigned.merge(current_keys(thin_tables), on=KEYS)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import pyarrow.compute as pc
 
 from image_assets.current_files import KEYS, current_keys
 from image_assets.near_duplicates import HASHED, to_groups, to_looks
@@ -60,9 +61,10 @@ class MissingLabel:
 
 
 def current_assignments(thin_tables: ThinTables) -> pd.DataFrame:
-    """The rows of image_splits whose files are there, unchanged: nobody trains on the others."""
+    """The labelled rows of image_splits whose files are there, unchanged: nobody trains on the others."""
     columns = ["path", *HASHED, "label", "duplicate_group", "split"]
-    return thin_tables.read(IMAGE_SPLITS, columns).to_pandas().merge(current_keys(thin_tables), on=KEYS)
+    assigned = thin_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
+    return assigned.merge(current_keys(thin_tables), on=KEYS)
 
 
 def leaks(assigned: pd.DataFrame) -> list[Leak]:

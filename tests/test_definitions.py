@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import dagster as dg
 import pytest
 
 from definitions import defs
+from gallery.filters import Filters
 from image_assets.schemas import TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -18,10 +20,11 @@ EDGES = {
     "image_files": [],
     "raw_images": [],
     "replayed_files": [],
-    "image_samples": ["featured_images", "image_files", "image_splits", "raw_images"],
-    "featured_images": ["raw_images"],
-    "grayscale_images": ["featured_images"],
-    "image_splits": ["featured_images"],
+    "label_corrections": [],
+    "image_samples": ["featured_images", "image_files", "image_splits", "label_corrections", "raw_images"],
+    "featured_images": ["label_corrections", "raw_images"],
+    "grayscale_images": ["featured_images", "label_corrections"],
+    "image_splits": ["featured_images", "label_corrections"],
     "training_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
     "validation_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
     "tensorflow_model": ["training_cache", "validation_cache"],
@@ -33,7 +36,7 @@ EDGES = {
     "version_agreements": ["image_files", "image_predictions"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 9, "models": 4, "predictions": 4}
+GROUPS = {"data": 10, "models": 4, "predictions": 4}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -70,6 +73,15 @@ def test_every_asset_says_what_it_is() -> None:
         assert node.kinds, key
         if key.to_user_string() in tables:
             assert {"dagster/uri", "dagster/column_schema"} <= set(node.metadata), key
+
+
+def test_assets_link_to_their_page_in_the_gallery() -> None:
+    graph = defs.resolve_asset_graph()
+    links = {key.to_user_string(): graph.get(key).metadata.get("gallery") for key in graph.get_all_asset_keys()}
+    pages = {name: urlsplit(str(link.value)) for name, link in links.items() if isinstance(link, dg.UrlMetadataValue)}
+    assert {"image_files", "featured_images", "label_corrections", "image_predictions"} <= set(pages)
+    for page in pages.values():
+        Filters.read(dict(parse_qsl(page.query)))
 
 
 def test_jobs_and_sensors_are_there() -> None:

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
-import pyarrow.compute as pc
 
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.decoding import decoded
 from image_assets.data.image_files import Decision, read_known, record
+from image_assets.data.label_corrections import corrected_labels
+from image_assets.data.label_numbers import known_labels, label_numbers
 from image_assets.data.limits import to_limits
 from image_assets.data.quarantine_sheets import quarantine_look
+from image_assets.data.relabelling import relabel
 from image_assets.file_states import CURRENT, QUARANTINED
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.labels import to_label
@@ -22,21 +24,8 @@ from resources.parquet_files import WrittenFile
 from resources.tables import Change
 from resources.thin_tables import ThinTables
 
+IMAGE = ["path", "image_id"]
 FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
-
-
-def label_numbers(new: Iterable[str], numbered: dict[str, int]) -> dict[str, int]:
-    """Every label's number: those that have one keep it, new ones get the next, in alphabetical order."""
-    first = max(numbered.values(), default=-1) + 1
-    unnumbered = sorted(set(new) - set(numbered))
-    return numbered | {label: number for number, label in enumerate(unnumbered, first)}
-
-
-def known_labels(thin_tables: ThinTables) -> dict[str, int]:
-    """The labels of featured_images with their numbers."""
-    columns = ["label", "label_index"]
-    rows = thin_tables.read(FEATURED_IMAGES, columns, pc.field("label").is_valid()).group_by(columns).aggregate([])
-    return dict(zip(rows["label"].to_pylist(), rows["label_index"].to_pylist(), strict=True))
 
 
 def quarantine(thin_tables: ThinTables, unreadable: Sequence[Row]) -> None:
@@ -55,8 +44,10 @@ def quarantine(thin_tables: ThinTables, unreadable: Sequence[Row]) -> None:
 def featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows) -> list[WrittenFile]:
     """Files of featured_images for those rows of raw_images that can be decoded; the ledger learns of the others."""
     limits, landing = to_limits(image_folder), image_folder.path
-    labels = {label for path in new.read(["path"])["path"].to_pylist() if (label := to_label(path, landing))}
-    numbers = label_numbers(labels, known_labels(delta_tables.thin))
+    corrected = corrected_labels(delta_tables.thin)
+    keys = [(row["path"], row["image_id"]) for row in new.read(IMAGE).to_pylist()]
+    labels = {key: corrected.get(key, to_label(key[0], landing)) for key in keys}
+    numbers = label_numbers(filter(None, labels.values()), known_labels(delta_tables.thin))
 
     def with_features(images: Iterable[Row]) -> Iterator[Row | SetAside]:
         with GuardedProcess(decoded, memory_bytes=limits.memory_bytes) as guarded:
@@ -66,7 +57,7 @@ def featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows)
                     said = {"reason": found.reason, "message": found.message}
                     yield SetAside({"path": image["path"], "image_id": image["image_id"], **said})
                 else:
-                    label = to_label(image["path"], landing)
+                    label = labels[image["path"], image["image_id"]]
                     features = {name: getattr(found, name) for name in FEATURES}
                     yield {**image, "label": label, "label_index": numbers[label] if label else None, **features}
 
@@ -93,9 +84,10 @@ def take_in_again(delta_tables: DeltaTables, image_folder: ImageFolder, images: 
     delta_tables.thin.append_files(FEATURED_IMAGES, files)
 
 
-@dg.asset(deps=["raw_images"], kinds={"pyspark", "deltalake", "pillow"}, pool="image_files")
+@dg.asset(deps=["raw_images", "label_corrections"], kinds={"pyspark", "deltalake", "pillow"}, pool="image_files")
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
+    relabelled = relabel(delta_tables, FEATURED_IMAGES)
     looks = {**sheet_of_new(delta_tables, FEATURED_IMAGES, change), **quarantine_look(delta_tables.thin)}
-    return delta_tables.materialized(FEATURED_IMAGES, change, **looks)
+    return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, **looks)

@@ -4,6 +4,7 @@ import dagster as dg
 
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.gray_pixels import in_gray
+from image_assets.data.relabelling import relabel
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
 from resources.delta_tables import DeltaTables
 from resources.new_rows import NewRows
@@ -22,8 +23,12 @@ def follow_featured_images(delta_tables: DeltaTables) -> Change:
     return delta_tables.follow_by_tasks(FEATURED_IMAGES, GRAYSCALE_IMAGES, by=gray_files)
 
 
-@dg.asset(deps=["featured_images"], kinds={"pyspark", "deltalake", "pillow"}, pool="grayscale_images")
+@dg.asset(
+    deps=["featured_images", "label_corrections"], kinds={"pyspark", "deltalake", "pillow"}, pool="grayscale_images"
+)
 def grayscale_images(delta_tables: DeltaTables) -> dg.MaterializeResult:
     """The images in gray, as lossless PNG, with their labels."""
     change = follow_featured_images(delta_tables)
-    return delta_tables.materialized(GRAYSCALE_IMAGES, change, **sheet_of_new(delta_tables, GRAYSCALE_IMAGES, change))
+    relabelled = relabel(delta_tables, GRAYSCALE_IMAGES)
+    look = sheet_of_new(delta_tables, GRAYSCALE_IMAGES, change)
+    return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **look)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from gallery.index import Index, read_index
-from resources.file_system import to_path
 from resources.model_registry import ModelVersion
 from resources.thin_tables import ThinTables
 from tests.gallery.small_home import Row, write_photographs
@@ -26,12 +25,12 @@ class SmallHome:
         return ThinTables(root=str(self.home / "tables"))
 
     def index(self, models: Sequence[ModelVersion] = ()) -> Index:
-        return read_index(self.thin_tables, to_path(str(self.landing).encode()), models)
+        return read_index(self.thin_tables, models)
 
 
-def small_home(folder: Path) -> SmallHome:
+def small_home(folder: Path, count: int = 24) -> SmallHome:
     home, landing = folder / "a home", folder / "landing"
-    images = write_photographs(ThinTables(root=str(home / "tables")), landing)
+    images = write_photographs(ThinTables(root=str(home / "tables")), landing, count)
     return SmallHome(home, landing, images)
 
 

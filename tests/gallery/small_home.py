@@ -61,7 +61,8 @@ def featured(file: Row, content: bytes, landing: Path) -> Row:
     features = asdict(to_features(content))
     label = to_label(file["path"], to_path(str(landing).encode()))
     kept = {name: file[name] for name in ("path", "image_id", "length", "modification_time")}
-    return {**kept, **features, "label": label, "content": content}
+    number = LABELS.index(label) if label in LABELS else None
+    return {**kept, **features, "label": label, "label_index": number, "content": content}
 
 
 def predicted(image: Row, version: int, label: str | None, probability: float | None) -> Row:
@@ -83,7 +84,7 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
     files, images = [], []
     for number in range(count):
         content = png(number)
-        files.append(landed(landing, f"{LABELS[number % 2]}/photograph {number:02}.png", content, number))
+        files.append(landed(landing, f"{LABELS[number % 2]}/photograph {number:03}.png", content, number))
         images.append(featured(files[-1], content, landing))
     append(thin_tables, IMAGE_FILES, files)
     append(thin_tables, FEATURED_IMAGES, images)
@@ -100,7 +101,7 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
         thin_tables,
         IMAGE_PREDICTIONS,
         [
-            predicted(image, version, label, 0.5 + number / 100)
+            predicted(image, version, label, 0.5 + number / (100 if count < 50 else 300))
             for version, labels in ((1, first), (2, second))
             for number, (image, label) in enumerate(zip(images, labels, strict=True))
         ],
@@ -112,11 +113,10 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
 def served(home: Path, landing: Path) -> Iterator[str]:
     """The gallery of a home on a free port of this machine: its address."""
     thin_tables = ThinTables(root=str(home / "tables"))
-    index = LiveIndex(
-        thin_tables, to_path(str(landing).encode()), ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
-    )
+    index = LiveIndex(thin_tables, ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
     gallery = Gallery(
         thin_tables=thin_tables,
+        landing=to_path(str(landing).encode()),
         index=index,
         thumbnails=Thumbnails(thin_tables, KeptFolder(home / "gallery")),
         embeddings=KeptEmbeddings(home / "caches"),

@@ -14,7 +14,7 @@ from gallery.queries import read_page
         ({"label": "roses"}, range(0, 24, 2)),
         ({"label": "Roses"}, []),
         ({"labelled": "none"}, []),
-        ({"text": "PHOTOGRAPH 1"}, range(10, 20)),
+        ({"text": "PHOTOGRAPH 01"}, range(10, 20)),
         ({"text": "%"}, []),  # no pattern: the very letters
         ({"split": "test"}, [5, 11, 17, 23]),
         ({"split": "none"}, []),
@@ -45,7 +45,7 @@ def test_a_filter_keeps_what_it_says(index: Index, said: dict[str, str], numbers
 )
 def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
     image = read_page(index, Filters.read({"sort": sort})).images[0]
-    assert image["path"].endswith(f"{first:02}.png")
+    assert image["path"].endswith(f"{first:03}.png")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from gallery.index import Index, read_index
 from gallery.live_index import LiveIndex
 from gallery.queries import read_choices, read_page
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
-from resources.file_system import to_path
 from resources.model_registry import ModelRegistry
 from resources.thin_tables import ThinTables
 from tests.gallery.conftest import SmallHome
@@ -16,7 +15,7 @@ from tests.images import colored_jpeg, png
 
 
 def test_a_home_without_tables_has_no_images_and_gets_none(tmp_path: Path) -> None:
-    index = read_index(ThinTables(root=str(tmp_path / "tables")), "file:/landing")
+    index = read_index(ThinTables(root=str(tmp_path / "tables")))
     assert read_page(index, Filters()).count == 0
     assert set(index.versions.values()) == {None}
     assert not list(tmp_path.iterdir())
@@ -42,7 +41,7 @@ def test_of_few_trained_images_none_is_called_unusual(tmp_path: Path) -> None:
     file = landed(tmp_path, "roses/one.png", png(1), 1)
     append(thin_tables, IMAGE_FILES, [file])
     append(thin_tables, FEATURED_IMAGES, [featured(file, png(1), tmp_path)])
-    assert read_page(read_index(thin_tables, ""), Filters(drift=True)).count == 0
+    assert read_page(read_index(thin_tables), Filters(drift=True)).count == 0
 
 
 def test_pages_never_overlap_and_leave_nothing_out(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +64,7 @@ def test_choices_count_files_and_answers(index: Index) -> None:
 def test_what_tables_get_is_seen_after_a_refresh(own_home: SmallHome) -> None:
     thin_tables, landing = own_home.thin_tables, own_home.landing
     registry = ModelRegistry(tracking_uri=f"sqlite:///{own_home.home / 'mlflow.db'}")
-    live = LiveIndex(thin_tables, to_path(str(landing).encode()), registry)
+    live = LiveIndex(thin_tables, registry)
     before = live.now()
     live.refresh()
     assert live.now() is before  # nothing changed: nothing was read again

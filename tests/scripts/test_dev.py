@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scripts.dev import HOST, Service, end, keep_running, port, start
+from resources.environments import read_settings
+from scripts.dev import HOST, Service, answers, end, keep_running, list_services, port, start
 
 SLEEP = "import time; time.sleep(600)"
 # A service with a child in a session of its own, as Horovod's ranks are.
@@ -63,3 +64,24 @@ def test_being_asked_to_stop_is_no_failure() -> None:
     stop = threading.Event()
     stop.set()
     assert keep_running([], [], stop) == 0
+
+
+def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        monkeypatch.setenv("GALLERY_PORT", str(free.getsockname()[1]))
+    for variable in ("DAGSTER_PORT", "MLFLOW_PORT"):
+        monkeypatch.setenv(variable, os.environ["GALLERY_PORT"])  # not started here
+    services = {service.name: service for service in list_services(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}))}
+    gallery = services["gallery"]
+    process = start(gallery, {**os.environ, "IMAGE_ASSETS_HOME": str(tmp_path)})
+    try:
+        deadline = time.monotonic() + 120
+        while not answers(gallery.health):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert answers(gallery.url)
+    finally:
+        end([process])
+    assert process.poll() is not None

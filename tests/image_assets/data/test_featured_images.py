@@ -5,8 +5,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from image_assets.data.featured_images import featured_images, label_numbers
+from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import read_known, record, to_decision
+from image_assets.data.label_numbers import label_numbers
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.file_states import PENDING
 from image_assets.labels import to_label

@@ -1,0 +1,136 @@
+"""The gallery in a real browser, by keyboard, light and dark; the pictures taken lie in pytest's temporary folder."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from image_assets.data.label_corrections import corrected_labels
+from tests.gallery.conftest import SmallHome, small_home
+from tests.gallery.small_home import served
+
+FOCUSED = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt install chromium")
+
+in_both = pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> SmallHome:
+    """Photographs on three pages, to be corrected."""
+    return small_home(tmp_path_factory.mktemp("browsed"), count=130)
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, browser: Browser, home: SmallHome) -> Iterator[Page]:
+    """The gallery in a window of its own, light by default; whatever the browser complains of fails the test."""
+    with served(home.home, home.landing) as address:
+        window = browser.new_context(
+            viewport={"width": 1280, "height": 800}, color_scheme=getattr(request, "param", "light")
+        )
+        page = window.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        yield page
+        window.close()
+    assert complaints == []
+
+
+def picture(page: Page, folder: Path, name: str) -> None:
+    """A screenshot once every picture in sight is there and was drawn."""
+    page.wait_for_load_state("networkidle")
+    drawn = "Array.from(document.images).filter(one => one.complete).every(one => one.naturalWidth > 0)"
+    assert page.evaluate(drawn)
+    page.screenshot(path=folder / f"{name}.png")
+
+
+def press_until_focused(page: Page, name: str, most: int = 40) -> None:
+    """Tab on until the element with this accessible name has the focus."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if (
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
+            == name
+        ):
+            return
+    raise AssertionError(f"Tab does not lead to {name!r}")
+
+
+def test_filtering_and_paging(page: Page, tmp_path: Path) -> None:
+    expect(page.get_by_role("heading", level=1)).to_have_text("130 of 130 current files")
+    assert page.locator(".grid li").count() == 60
+    picture(page, tmp_path, "images")
+    page.get_by_role("link", name="next page").first.press("Enter")
+    expect(page.get_by_text("page 2 of 3").first).to_be_visible()
+    page.get_by_role("link", name="next page").first.press("Enter")
+    expect(page.locator(".grid li")).to_have_count(10)
+    page.get_by_role("link", name="previous page").first.press("Enter")
+    expect(page.get_by_text("page 2 of 3").first).to_be_visible()
+    page.get_by_label("Path").focus()
+    page.keyboard.type("tulips/photograph 00")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("5 of 130 current files")
+    page.get_by_label("Answer").select_option("mistakes")
+    page.get_by_label("Version").select_option("1")
+    page.get_by_role("button", name="Apply").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("1 of 130 current files")
+    expect(page.locator(".mistake .said")).to_contain_text("roses")
+    picture(page, tmp_path, "mistakes")
+    press_until_focused(page, "mistakes: remove this filter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("5 of 130 current files")
+
+
+def test_the_focus_is_seen_and_can_skip_to_the_images(page: Page) -> None:
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    assert skip.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    assert (skip.bounding_box() or {"x": -1})["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#main")
+
+
+@in_both
+def test_the_colors_follow_the_system(page: Page, request: pytest.FixtureRequest) -> None:
+    shade = page.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).map(Number)[0]")
+    assert (shade > 128) == ("light" in request.node.name)
+
+
+@in_both
+def test_a_label_is_corrected_and_taken_back_by_keyboard(page: Page, home: SmallHome, tmp_path: Path) -> None:
+    page.goto(f"{page.url}?answer=mistakes&version=1")
+    press_until_focused(page, page.locator(".grid a").first.inner_text())
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("photograph 001.png")
+    picture(page, tmp_path, "one")
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_label("The right label").focus()
+    page.keyboard.type("roses")
+    press_until_focused(page, "Save the label", most=6)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("roses corrected by Ada, was tulips")
+    picture(page, tmp_path, "corrected")
+    image = home.images[1]
+    assert corrected_labels(home.thin_tables)[image["path"], image["image_id"]] == "roses"
+    page.get_by_role("link", name="Back to the images").press("Enter")
+    expect(page.get_by_text("No image is like that")).to_be_visible()
+    page.go_back()
+    page.get_by_text("Correct it again").press("Enter")
+    expect(page.get_by_label("Your name")).to_have_value("Ada")
+    page.get_by_role("button", name="Undo: as its folder says").press("Enter")
+    expect(page.get_by_role("status")).to_have_text("tulips")
+    assert corrected_labels(home.thin_tables)[image["path"], image["image_id"]] == "tulips"

@@ -1,0 +1,144 @@
+"""A corrected label counts in every table and in training, also in rows that were written before; it can be undone."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from image_assets.data.featured_images import featured_images
+from image_assets.data.grayscale_images import grayscale_images
+from image_assets.data.image_samples import image_samples
+from image_assets.data.image_splits import image_splits
+from image_assets.data.label_corrections import Correction, corrected_labels, label_corrections, record
+from image_assets.data.raw_images import raw_images
+from image_assets.data.relabelling import outdated
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
+from image_assets.split_caches import cache_name
+from image_assets.split_rows import read_split, training_labels
+from image_assets.split_soundness import require_sound_splits
+from resources.delta_tables import DeltaTables
+from resources.image_folder import ImageFolder
+from resources.petastorm_cache import PetastormCaches
+from resources.tables import Table
+from resources.thin_tables import ThinTables
+from tests.gallery.small_home import write_photographs
+from tests.images import png, put
+
+ASSETS = [label_corrections, raw_images, featured_images, grayscale_images, image_samples, image_splits]
+
+
+def said(path: str, image_id: str, label: str | None, **more: bool) -> Correction:
+    return Correction(path, image_id, label, former_label=None, corrected_by="Ada", **more)
+
+
+@pytest.mark.parametrize("label", ["", " roses", "a/b", "..", "a\nb", "x" * 256, "é" * 128])
+def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
+    with pytest.raises(ValueError, match="is no label: expected"):
+        said("file:/a.png", "0", label)
+
+
+def test_the_newest_correction_of_the_very_image_counts(thin_tables: ThinTables) -> None:
+    assert corrected_labels(thin_tables) == {}
+    record(thin_tables, [said("file:/a", "0", "roses"), said("file:/a", "1", "tulips")])
+    record(thin_tables, [said("file:/a", "0", None)])
+    assert corrected_labels(thin_tables) == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
+    result = label_corrections(thin_tables)
+    assert isinstance(result, dg.MaterializeResult)
+    assert result.metadata is not None
+    assert (result.metadata["dagster/row_count"], result.metadata["corrected_images"]) == (3, 2)
+
+
+def test_rows_with_another_label_than_counts_are_outdated(thin_tables: ThinTables, landing: Path) -> None:
+    images = write_photographs(thin_tables, landing, 6)
+    keys = [(image["path"], image["image_id"]) for image in images]
+    assert outdated(thin_tables, FEATURED_IMAGES) == []
+    record(thin_tables, [said(*keys[0], "peonies"), said(*keys[1], None), said(keys[3][0], "other bytes", "roses")])
+    labels = {(path, image_id): label for path, image_id, label, _ in outdated(thin_tables, FEATURED_IMAGES)}
+    assert labels == {keys[0]: "peonies", keys[1]: None}
+
+
+class Home:
+    """The tables of eight balls and eight cubes, and an image without a label."""
+
+    def __init__(self, tables: DeltaTables, folder: ImageFolder) -> None:
+        self.tables, self.folder = tables, folder
+
+    def run(self) -> None:
+        resources = {"delta_tables": self.tables, "thin_tables": self.tables.thin, "image_folder": self.folder}
+        assert dg.materialize(ASSETS, resources=resources, instance=dg.DagsterInstance.ephemeral()).success
+
+    def labels(self, table: Table, *columns: str) -> dict[str, tuple]:
+        rows = self.tables.thin.read(table, ["path", "label", *columns]).to_pylist()
+        return {row["path"].rpartition("/")[2]: (row["label"], *(row[name] for name in columns)) for row in rows}
+
+    def cache(self) -> str:
+        caches, labels = PetastormCaches(root="unused"), training_labels(self.tables.thin)
+        return cache_name(self.tables, caches, "training", labels, 1)
+
+    def record(self, **labels: str | None) -> None:
+        keys = {Path(path).stem.replace(" ", "_"): (path, image_id) for path, image_id in self.keys()}
+        withdrawn = {name: label == "folder" for name, label in labels.items()}
+        record(
+            self.tables.thin,
+            [
+                said(*keys[name], name.partition("_")[0] if withdrawn[name] else label, withdrawn=withdrawn[name])
+                for name, label in labels.items()
+            ],
+        )
+
+    def keys(self) -> list[tuple[str, str]]:
+        rows = self.tables.thin.read(FEATURED_IMAGES, ["path", "image_id"]).to_pylist()
+        return [(row["path"], row["image_id"]) for row in rows]
+
+
+@pytest.mark.spark
+def test_a_correction_counts_everywhere_and_can_be_undone(
+    delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path
+) -> None:
+    for number in range(16):
+        label = ("ball", "cube")[number % 2]
+        put(landing, f"{label}/{label} {number}.png", png(number))
+    put(landing, "stray.png", png(50))
+    home, thin = Home(delta_tables, image_folder), delta_tables.thin
+    home.run()
+    batches: list[int] = []
+    follow = lambda: delta_tables.for_each_batch(  # noqa: E731 - as predictions follow
+        FEATURED_IMAGES, ["path"], "probe", lambda rows, _: batches.append(rows.count())
+    )
+    follow()
+    before, cache = home.labels(IMAGE_SPLITS, "split"), home.cache()
+    trained = [name for name, (label, split) in before.items() if (label, split) == ("ball", "training")]
+    first, second = (name.removesuffix(".png") for name in sorted(trained)[:2])
+
+    home.record(**{first.replace(" ", "_"): "cube", second.replace(" ", "_"): None, "stray": "cube"})
+    home.run()
+    for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS):
+        found = home.labels(table, "label_index")
+        assert found[f"{first}.png"] == ("cube", 1), table.name
+        assert found[f"{second}.png"] == (None, None), table.name
+        assert found["stray.png"] == ("cube", 1), table.name
+        assert sorted(label for label, _ in found.values() if label) == ["ball"] * 6 + ["cube"] * 10, table.name
+    assert home.labels(IMAGE_SAMPLES)["stray.png"] == ("cube",)
+    after = home.labels(IMAGE_SPLITS, "split")
+    assert {name: split for name, (_, split) in after.items() if name in before} == {
+        name: split for name, (_, split) in before.items()
+    }
+    assert after["stray.png"][1] is not None
+    assert f"{second}.png" not in {path.rpartition("/")[2] for path in read_split(thin, "training")["path"]}
+    assert home.cache() != cache
+    require_sound_splits(thin)
+    follow()
+    assert sum(batches) == 17  # corrections are no new images to whoever follows
+
+    put(landing, "ball/late.png", png(51))
+    version = thin.newest_version(IMAGE_SPLITS)
+    home.record(**{first.replace(" ", "_"): "folder", second.replace(" ", "_"): "folder"})
+    home.run()
+    assert home.labels(FEATURED_IMAGES)[f"{first}.png"] == ("ball",)
+    assert home.labels(IMAGE_SPLITS, "split")[f"{second}.png"] == before[f"{second}.png"]
+    pinned = delta_tables.as_of({IMAGE_SPLITS.name: version or 0}).thin
+    labels = pinned.read(IMAGE_SPLITS, ["path", "label"]).to_pylist()
+    assert {row["label"] for row in labels if row["path"].endswith(f"/{first}.png")} == {"cube"}
+    follow()
+    assert sum(batches) == 18
+    assert thin.read(FEATURED_IMAGES, ["path"]).num_rows == 18
