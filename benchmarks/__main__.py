@@ -9,6 +9,7 @@ from benchmarks.caches import caches
 from benchmarks.contest import CONTESTANTS, contest
 from benchmarks.figure import draw
 from benchmarks.following import following
+from benchmarks.gallery import gallery
 from benchmarks.loader import loader
 from benchmarks.measurement import ROOT
 from benchmarks.photographs import Photographs
@@ -24,6 +25,7 @@ SIZES = {
     "grayscale": 3_000,
     "following": 100_000,
     "sensor": 100_000,
+    "gallery": 100_000,
     "caches": 240,
     "loader": 3_000,
     "training": 2_500,
@@ -31,7 +33,7 @@ SIZES = {
     "processes": 5_000,
 }
 ON_PHOTOGRAPHS = {"caches": caches, "loader": loader, "training": training, "accuracy": accuracy}
-ON_SMALL = {"following": following, "sensor": sensor, "processes": processes}
+ON_SMALL = {"following": following, "sensor": sensor, "gallery": gallery, "processes": processes}
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 

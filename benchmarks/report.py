@@ -8,6 +8,7 @@ import psutil
 
 from benchmarks.caches import rows_of
 from benchmarks.contest import OURS, RECIPE
+from benchmarks.gallery import gallery_section
 from benchmarks.loader_report import loader_ratios, loader_section
 from benchmarks.markdown import markdown, to_cell
 from benchmarks.measurement import CORES
@@ -209,6 +210,7 @@ def report(results: dict[str, dict[str, Any]]) -> str:
         "training": training_section,
         "accuracy": accuracy_section,
         "processes": processes_section,
+        "gallery": gallery_section,
     }.items():
         if found := results.get(benchmark):
             parts.append(section(found))
