@@ -57,20 +57,31 @@ def to_known(instance: dg.DagsterInstance, *, sensor_name: str, job_names: Seque
 
     A missing cursor was lost by a tick that died after its launch, or emptied by a person. The last run stands in for
     it; unless that run failed, in which case emptying the cursor is the way to start counting attempts afresh.
+    A failed run counts as done when a later run of the same work succeeded, whoever launched it.
     """
     asked = Asked.from_text(cursor)
     active = [
         run for name in job_names for run in instance.get_runs(dg.RunsFilter(job_name=name, statuses=ACTIVE), limit=1)
     ]
     own = {SENSOR_TAG: sensor_name, **({RUN_KEY_TAG: str(asked)} if asked else {})}
-    runs = instance.get_runs(dg.RunsFilter(tags=own), limit=1)
+    records = instance.get_run_records(dg.RunsFilter(tags=own), limit=1)
+    runs = [record.dagster_run for record in records]
     status = runs[0].status if runs else None
+    if status is dg.DagsterRunStatus.FAILURE and succeeded_since(records[0], instance, job_names):
+        status = dg.DagsterRunStatus.SUCCESS
     if asked is None:
         asked = (Asked.from_text(runs[0].tags.get(RUN_KEY_TAG)) if runs else None) or Asked()
         if status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
             asked = asked.forgotten()
     run_id, trigger = (active[0].run_id, active[0].tags.get(TRIGGER_TAG)) if active else (None, None)
     return Known(asked, status, run_id, trigger)
+
+
+def succeeded_since(failed: dg.RunRecord, instance: dg.DagsterInstance, job_names: Sequence[str]) -> bool:
+    """Whether a run of these jobs that was made after the failed one succeeded."""
+    filters = [dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS]) for name in job_names]
+    last = [record for each in filters for record in instance.get_run_records(each, limit=1)]
+    return any(record.storage_id > failed.storage_id for record in last)
 
 
 def next_request(known: Known, digest: str) -> Asked | str:

@@ -10,11 +10,13 @@ from image_assets.data.folder_changes import folder_changes, without_writing
 from image_assets.data.image_files import read_known
 from resources.image_folder import ImageFolder
 from resources.thin_tables import ThinTables
-from sensors.attempts import Asked, next_request, to_known
+from sensors.attempts import ACTIVE, Asked, next_request, to_known
 
 JOB_NAME = "ingest_images"
 # What else reads the landing folder: while one of these goes on, nothing is asked for.
 JOB_NAMES = (JOB_NAME, "whole_path", "replay_quarantine")
+# A run may fail when the files are taken in already: what follows has to be done all the same.
+UNFINISHED = (dg.DagsterRunStatus.FAILURE, *ACTIVE)
 
 
 def to_part(cursor: str | None) -> tuple[int, str | None]:
@@ -66,10 +68,11 @@ def new_images(
     said = f"{image_folder.root}: {changes}"
     known = to_known(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=asked)
     digest = changes.digest()
-    if not digest:
-        # The next tick looks at the next part. While something is to be done, the part stays: a run looks there.
-        return dg.SensorResult(skip_reason=said, cursor=to_cursor(part + 1, known.asked.forgotten()))
-    request = next_request(known, digest)
+    # The next tick looks at the next part. While something is to be done, the part stays: a run looks there.
+    next_part = part if digest else part + 1
+    if not digest and known.status not in UNFINISHED:
+        return dg.SensorResult(skip_reason=said, cursor=to_cursor(next_part, known.asked.forgotten()))
+    request = next_request(known, digest or known.asked.digest)
     if isinstance(request, Asked):
         return dg.SensorResult(run_requests=[to_request(request, part)], cursor=to_cursor(part, request))
-    return dg.SkipReason(f"{said}; {request}")
+    return dg.SensorResult(skip_reason=f"{said}; {request}", cursor=to_cursor(next_part, known.asked))

@@ -37,6 +37,8 @@ def raw_images(context: dg.OpExecutionContext, config: IngestConfig, image_folde
     if context.run.tags.get("fails"):
         raise ValueError("no Spark")
     take_in(image_folder, Path(context.run.tags["home"]))
+    if context.run.tags.get("fails_late"):
+        raise ValueError("no model registry")
 
 
 @dg.job
@@ -74,8 +76,8 @@ class Daemon:
             self.cursor = answer.cursor
         return answer
 
-    def ingest(self, *, fails: bool = False, tags: dict[str, str] | None = None, config: dict | None = None) -> None:
-        failing = {"fails": "yes"} if fails else {}
+    def ingest(self, *, fails: str = "", tags: dict[str, str] | None = None, config: dict | None = None) -> None:
+        failing = {fails: "yes"} if fails else {}
         DEFINITIONS.resolve_job_def("ingest_images").execute_in_process(
             instance=self.instance,
             run_config=config,
@@ -84,7 +86,7 @@ class Daemon:
             raise_on_error=False,
         )
 
-    def launched(self, *, fails: bool = False) -> int:
+    def launched(self, *, fails: str = "") -> int:
         """How many runs a tick launched."""
         answer = self.tick()
         requests = (answer.run_requests or []) if isinstance(answer, dg.SensorResult) else []
@@ -169,14 +171,33 @@ def test_nothing_is_asked_for_while_a_continuous_run_goes_on(daemon: Daemon, lan
 
 
 def test_a_failed_run_is_tried_again_a_few_times_and_then_waits_for_a_change(daemon: Daemon, landing: Path) -> None:
-    assert [daemon.launched(fails=True) for _ in range(ATTEMPTS + 2)] == [1] * ATTEMPTS + [0, 0]
+    assert [daemon.launched(fails="fails") for _ in range(ATTEMPTS + 2)] == [1] * ATTEMPTS + [0, 0]
     assert f"{ATTEMPTS} runs for this failed" in reason(daemon.tick())
     put(landing, "cube/b.png", png(2))
     assert [daemon.launched(), daemon.launched()] == [1, 0]
 
 
 def test_a_failure_is_followed_by_one_success(daemon: Daemon) -> None:
-    assert [daemon.launched(fails=True), daemon.launched(), daemon.launched()] == [1, 1, 0]
+    assert [daemon.launched(fails="fails"), daemon.launched(), daemon.launched()] == [1, 1, 0]
+
+
+def test_a_run_that_failed_after_it_took_the_files_in_is_tried_again(daemon: Daemon, landing: Path) -> None:
+    assert [daemon.launched(fails="fails_late") for _ in range(ATTEMPTS + 2)] == [1] * ATTEMPTS + [0, 0]
+    assert reason(daemon.tick()).startswith(f"{landing}: 1 files, 1 looked at: all taken in; {ATTEMPTS} runs for this")
+    daemon.ingest()  # somebody mended it and launched the job
+    assert reason(daemon.tick()).endswith("all taken in")
+    put(landing, "cube/b.png", png(2))
+    assert [daemon.launched(fails="fails_late"), daemon.launched(), daemon.launched()] == [1, 1, 0]
+
+
+def test_a_run_that_took_the_files_in_and_goes_on_may_still_fail(daemon: Daemon) -> None:
+    assert daemon.launched(fails="fails_late") == 1
+    job = DEFINITIONS.resolve_job_def("ingest_images")
+    tags = {"dagster/run_key": daemon.run_keys[-1], "dagster/sensor_name": "new_images"}
+    run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    assert f"all taken in; waiting for run {run.run_id}" in reason(daemon.tick())
+    daemon.instance.report_run_failed(run)
+    assert [daemon.launched(), daemon.launched()] == [1, 0]
 
 
 def test_a_file_that_is_being_written_is_not_yet_a_change(landing: Path) -> None:
@@ -191,7 +212,7 @@ def test_a_replaced_file_is_found_when_its_part_is_looked_at_and_ingested_there(
     assert daemon.launched() == 1
     replaced = landing / "cube" / "7.png"
     replaced.write_bytes(png(99))
-    launched = [daemon.launched(fails=True) for _ in range(9)]
+    launched = [daemon.launched(fails="fails") for _ in range(9)]
     assert sum(launched) == ATTEMPTS, "a failed run is tried again, whichever part is next"
     assert f"1 new or changed; {ATTEMPTS} runs for this failed" in reason(daemon.tick())
     os.utime(replaced)

@@ -105,6 +105,20 @@ def test_each_change_of_the_serving_version_is_one_run_also_when_a_version_retur
     assert len(daemon.cursor or "") < 100
 
 
+def test_of_several_changes_between_two_ticks_the_last_one_counts(registry: ModelRegistry, daemon: Daemon) -> None:
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    before = daemon.cursor
+    for version in (2, 1, 2):
+        registry.promote(version, "Production")
+    assert [daemon.launched(registry), daemon.launched(registry)] == [["2"], []]
+    daemon.cursor = before  # of a daemon that was killed after it launched the run
+    assert [daemon.launched(registry), daemon.launched(registry)] == [[], []]
+    for version in (1, 2):
+        registry.promote(version, "Production")
+    assert daemon.launched(registry) == []
+
+
 def test_a_version_that_serves_on_the_first_tick_is_predicted(registry: ModelRegistry, daemon: Daemon) -> None:
     registry.promote(2, "Production")
     answer = daemon.tick(registry)
