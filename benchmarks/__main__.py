@@ -2,20 +2,17 @@
 
 import argparse
 import time
-from pathlib import Path
 
 from benchmarks.accuracy import accuracy
 from benchmarks.caches import caches
 from benchmarks.contest import CONTESTANTS, contest
-from benchmarks.figure import draw
 from benchmarks.following import following
 from benchmarks.gallery import gallery
 from benchmarks.loader import loader
-from benchmarks.measurement import ROOT
+from benchmarks.page import PAGE, PICTURE, write_page
 from benchmarks.photographs import Photographs
 from benchmarks.processes import processes
-from benchmarks.report import report
-from benchmarks.results import RESULTS, read_results, save
+from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
 from benchmarks.training import training
 
@@ -34,26 +31,6 @@ SIZES = {
 }
 ON_PHOTOGRAPHS = {"caches": caches, "loader": loader, "training": training, "accuracy": accuracy}
 ON_SMALL = {"following": following, "sensor": sensor, "gallery": gallery, "processes": processes}
-PAGE = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
-
-
-def with_figures(page: str, figures: str) -> str:
-    """The page with other figures between its markers; ValueError where it has none."""
-    before, found, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (found and ended):
-        raise ValueError(f"{PAGE.name} lacks the lines {BEGIN} and {END}: put them where the figures belong")
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
-
-
-def write_page(page: Path) -> str:
-    """The page and its picture, made of what every benchmark found last."""
-    results = read_results()
-    figures = report(results)
-    page.write_text(with_figures(page.read_text(), figures))
-    draw(results, page.with_suffix(".png"))
-    return figures
 
 
 def arguments() -> argparse.Namespace:
@@ -82,8 +59,8 @@ def main() -> None:
                 found = ON_SMALL[benchmark](count, asked.repeats)
             save(benchmark, found)
             print(f"{benchmark}: done in {time.monotonic() - started:.0f} s\n", flush=True)
-    print(write_page(PAGE))
-    print(f"\nResults {RESULTS}, page {PAGE}, picture {PAGE.with_suffix('.png')}")
+    print(write_page())
+    print(f"\nResults {RESULTS}, page {PAGE}, picture {PICTURE}")
 
 
 if __name__ == "__main__":

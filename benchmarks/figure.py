@@ -11,12 +11,13 @@ from benchmarks.results import parts_by_size, rates
 
 INK, GRAY, OWN, OTHER = "#222222", "#8a8f98", "#1f6fb2", "#b9c3cf"
 TITLES = {"ingest": "Ingest", "grayscale": "Gray", "featured": "Features"}
+PANELS = (*TITLES, "following")
 SHOWN_STEPS = 6
 
 
 def draw(results: dict[str, dict[str, Any]], file: Path) -> None:
     """Draw what there is: a panel for every contest, one for following."""
-    panels = [name for name in TITLES if name in results] + ["following"] * ("following" in results)
+    panels = [name for name in PANELS if name in results]
     if not panels:
         return
     figure = Figure(figsize=(11, 1.2 + 2.9 * len(panels)), facecolor="white", layout="constrained")

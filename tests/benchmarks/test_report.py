@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BEGIN, END, with_figures
 from benchmarks.contest import OURS, RECIPE
 from benchmarks.figure import draw
 from benchmarks.report import contest_table, ratios, report
@@ -62,16 +61,8 @@ def test_a_slope_is_what_so_many_more_images_cost() -> None:
     assert extrapolated({1_000: 10.0, 5_000: 30.0}, 100_000) == pytest.approx(505.0)
 
 
-def test_the_page_keeps_what_is_around_the_figures(ingested: dict, followed: dict) -> None:
-    figures = report({"ingest": ingested, "following": followed})
-    page = with_figures(f"before\n{BEGIN}\nold\n{END}\nafter\n", figures)
-    assert page.startswith("before\n")
-    assert page.endswith("\nafter\n")
-    assert "old" not in page
-    assert "| `append raw_images` | 1.0 |" in page
-    assert with_figures(page, figures) == page
-    with pytest.raises(ValueError, match="lacks the lines"):
-        with_figures("no markers", figures)
+def test_the_page_says_where_our_time_goes(ingested: dict) -> None:
+    assert "| `append raw_images` | 1.0 |" in report({"ingest": ingested})
 
 
 def test_the_picture_is_drawn(ingested: dict, followed: dict, tmp_path: Path) -> None:
