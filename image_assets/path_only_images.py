@@ -1,13 +1,58 @@
 """Pixels of images above the content limit, whose rows hold no content (runs in each executor)."""
 
-from image_assets.pixels import UnreadableImage, to_smaller
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_assets.guarded_process import Failure, GuardedProcess
+from image_assets.pixels import SMALLER_SIDE_PIXELS, UnreadableImage, to_smaller
 from resources.file_system import opened
 
+MEMORY_BYTES = 1024**3
+SECONDS, BYTES_PER_SECOND = 10, 16 * 1024**2  # an image may take so long, and longer the larger its file is
 
-def small_content(path: str, side_pixels: int) -> bytes | None:
-    """The file's image as PNG, scaled while it is decoded to fit in a square; None where it cannot be read any more."""
+File = tuple[str, int, int]  # its path, the side of the square, its length
+
+
+def small_content(path: str, side_pixels: int, length: int | None = None) -> bytes | None:
+    """The file's image as PNG, scaled while it is decoded to fit in a square.
+
+    None where it cannot be read any more, or has not the length that is said.
+    """
     try:
         with opened(path) as file:
-            return to_smaller(file, side_pixels)
+            changed = length is not None and file.seek(0, os.SEEK_END) != length
+            return None if changed else to_smaller(file, side_pixels)
     except (OSError, UnreadableImage):  # gone or replaced since it was judged
         return None
+
+
+def with_small_content(images: DataFrame) -> DataFrame:
+    """The images without their `length`; where they have no content, they get that of their file's image, scaled.
+
+    A version of any age is asked about it as about any other content, wherever the file lies.
+    """
+    path_only = [F.when(F.col("content").isNull(), F.col(name)) for name in ("path", "length")]
+    pandas_udf: Any = F.pandas_udf  # Any: its stubs know no functions on iterators of tuples
+    small = pandas_udf(small_contents, "binary")
+    return images.withColumn("content", F.coalesce("content", small(*path_only))).drop("length")
+
+
+def small_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
+    """Small contents of paths and lengths; None where there is no path, or the file is no longer that image."""
+    process = GuardedProcess[File, bytes | None](lambda file: small_content(*file), memory_bytes=MEMORY_BYTES)
+    with process as guarded:
+
+        def content(path: str | None, length: float) -> bytes | None:
+            if path is None:
+                return None
+            seconds = SECONDS + length / BYTES_PER_SECOND
+            found = guarded.answer((path, SMALLER_SIDE_PIXELS, int(length)), seconds=seconds)
+            return None if isinstance(found, Failure) else found
+
+        for paths, lengths in batches:
+            yield pd.Series([content(*file) for file in zip(paths, lengths, strict=True)], dtype=object)

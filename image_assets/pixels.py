@@ -7,8 +7,8 @@ import os
 import struct
 import zlib
 from dataclasses import asdict, dataclass
-from io import BytesIO
-from typing import BinaryIO, Literal, cast
+from io import BytesIO, UnsupportedOperation
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import numpy as np
 import simplejpeg
@@ -22,6 +22,9 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+if TYPE_CHECKING:
+    import pyvips
 
 # How a file of each format begins; WebP's form behind the length of its container is looked at as well.
 SIGNATURES = {
@@ -48,6 +51,7 @@ OPENERS = {
 }
 FORMATS = tuple(OPENERS)
 MAX_PIXELS = 50_000_000
+SMALLER_SIDE_PIXELS = 1024  # what is too large to be decoded whole is scaled to: several times what networks look at
 
 # What Pillow raises of broken files: its own answers, and its parsers running out of bytes or into nonsense.
 BROKEN = (
@@ -168,8 +172,8 @@ def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
     import pyvips
 
     file.seek(0)
+    source = _source(file)  # named, for it has to live as long as libvips reads
     try:
-        source = pyvips.Source.new_from_descriptor(file.fileno())
         small = pyvips.Image.thumbnail_source(
             source, side_pixels, height=side_pixels, size="down", fail_on="error"
         ).colourspace("srgb")
@@ -179,10 +183,23 @@ def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
         raise _undecodable(header, error) from error
 
 
+def _source(file: BinaryIO) -> "pyvips.Source":
+    """What libvips reads of an open file: its descriptor or, where an object store has none, the file itself."""
+    import pyvips
+
+    try:
+        return pyvips.Source.new_from_descriptor(file.fileno())
+    except UnsupportedOperation:
+        source = pyvips.SourceCustom()
+        source.on_read(file.read)
+        source.on_seek(file.seek)
+        return source
+
+
 def _require_end(file: BinaryIO, header: Header) -> None:
     """Refuse a file that was cut off, which libvips would fill up with gray."""
     end = ENDS.get(header.format)
-    file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+    file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
     if end and end not in file.read():
         raise _undecodable(header, f"it does not end with {end!r}: it was cut off")
 
@@ -201,6 +218,17 @@ def to_pixels(
         return np.repeat(np.array(gray)[:, :, None], 3, axis=2)
     header, image, _ = _decoded(content, "RGB", least_side_pixels=2 * side_pixels)
     return np.array(_upright(part.resized(image, side_pixels), header))
+
+
+def to_file_pixels(
+    file: BinaryIO, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", *, most_bytes: int
+) -> np.ndarray:
+    """The same of an open file; one of more bytes than that, or too many pixels, is scaled while it is decoded."""
+    with _opened(file, max_pixels=None) as image:
+        whole = image.width * image.height <= MAX_PIXELS and file.seek(0, os.SEEK_END) <= most_bytes
+    file.seek(0)
+    content = file.read() if whole else to_smaller(file, SMALLER_SIDE_PIXELS)
+    return to_pixels(content, side_pixels, color)
 
 
 def to_grayscale(content: bytes) -> bytes:

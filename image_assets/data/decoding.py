@@ -17,7 +17,7 @@ def decoded(image: Row) -> Features | Failure:
         if image["content"] is not None:
             return to_features(image["content"])
         with opened(image["path"]) as file:
-            found = os.fstat(file.fileno()).st_size
+            found = file.seek(0, os.SEEK_END)
             if found != image["length"]:
                 raise FileChanged(f"the file has {found:,} bytes, its row {image['length']:,}")
             return to_file_features(file)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 import mlflow
@@ -25,7 +25,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 BATCH_SIZE = 32
 SIDE_PIXELS = 224
-MOST_BYTES = 512 * 1024**2  # a larger file is not read: its row gets nulls
+MOST_BYTES = 512 * 1024**2  # a larger file is not read whole: it is scaled while it is decoded
 DEVICES = ("auto", "cpu", "cuda")
 TRITON = "triton._C.libtriton"  # torch's compiler, which cannot be loaded after TensorFlow
 
@@ -80,11 +80,15 @@ class ImageClassifier(PythonModel):
     def _decoded(self, content: Any, path: Any) -> np.ndarray | None:
         """Pixels of one image; None when it cannot be read."""
         try:
-            if _is_null(content):
-                if _is_null(path):
-                    return None
-                content = _read(path)
-            return self._pixels.to_pixels(bytes(content), SIDE_PIXELS, self._color)
+            if not _is_null(content):
+                return self._pixels.to_pixels(bytes(content), SIDE_PIXELS, self._color)
+            if _is_null(path):
+                return None
+            with _opened(path) as file:
+                return self._pixels.to_file_pixels(file, SIDE_PIXELS, self._color, most_bytes=MOST_BYTES)
+        except ImportError as error:
+            warnings.warn(f"{path} is too large to be decoded whole: install pyvips ({error})", stacklevel=2)
+            return None
         except (OSError, ValueError):  # UnreadableImage is a ValueError, as is a path with a null character
             return None
 
@@ -93,15 +97,13 @@ def _is_null(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
 
 
-def _read(path: str) -> bytes:
-    """A file's bytes, at most MOST_BYTES; a `file:` path holds `%` and bytes that are no UTF-8 as `%XX`."""
+def _opened(path: str) -> BinaryIO:
+    """A file, to be read; a `file:` path holds `%` and bytes that are no UTF-8 as `%XX`."""
     scheme = "file:"
     file = Path(os.fsdecode(unquote_to_bytes(path[len(scheme) :])) if path.startswith(scheme) else path)
     if not file.is_file():  # reading a pipe would wait for ever
         raise FileNotFoundError(f"{path} is no file")
-    if file.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path} has more than {MOST_BYTES:,} bytes: make the image smaller")
-    return file.read_bytes()
+    return file.open("rb")
 
 
 def _module_of(file: str) -> ModuleType:

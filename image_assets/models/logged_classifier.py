@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "image_classifier"
 FRAMEWORKS = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch", "torchvision")}
-PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "simplejpeg")
+PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
 
 
 def log_classifier(

@@ -11,6 +11,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.path_only_images import with_small_content
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from image_assets.scoring import UNREADABLE, with_answers, with_careful_answers
 from resources.delta_tables import DeltaTables
@@ -18,7 +19,7 @@ from resources.inference_device import InferenceDevice
 from resources.model_registry import ModelRegistry, ModelVersion, in_words, serving_version, shadows
 from resources.thin_tables import ThinTables
 
-SCORED = ["path", "image_id", "content"]
+SCORED = ["path", "image_id", "length", "content"]
 SHOWN_FAULTS = 20
 SAID_LENGTH = 2000  # of an error, in metadata
 
@@ -36,7 +37,7 @@ def with_predictions(
     images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str, answering: Answering = with_answers
 ) -> DataFrame:
     """Rows of image_predictions: the version's answers, and who gave them, where and when."""
-    return answering(images, registry, version, device).withColumns(
+    return answering(with_small_content(images), registry, version, device).withColumns(
         {
             "model_name": F.lit(registry.name),
             "model_version": F.lit(version.version),

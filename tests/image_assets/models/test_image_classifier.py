@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
 
 import mlflow
 import pandas as pd
 import pytest
+from PIL import Image
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
@@ -90,12 +92,21 @@ def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
     paths = [*(f"{tmp_path}/{number}.jpg" for number in range(8)), f"file:{tmp_path}/50%25 %FF.jpg"]
     paths.append(f"file:{tmp_path}/größe.jpg")
     by_content = [*contents[:3], contents[3][:200], *contents[4:]]
+    with Image.open(BytesIO(contents[0])) as image:
+        few_colors = image.quantize(16)
+    few_colors.resize((8000, 7000), Image.Resampling.NEAREST).save(tmp_path / "large.png", compress_level=1)
+    few_colors.resize((800, 700), Image.Resampling.NEAREST).save(tmp_path / "copy.png")
     images = pd.DataFrame(
         {
-            "content": [*by_content, *[None] * 11],
-            "path": [*["file:/nowhere"] * 10, *paths, str(tmp_path)],
+            "content": [*by_content, *[None] * 13],
+            "path": [
+                *["file:/nowhere"] * 10,
+                *paths,
+                str(tmp_path),
+                *(f"{tmp_path}/{n}.png" for n in ("copy", "large")),
+            ],
         },
-        index=range(100, 121),
+        index=range(100, 123),
     )
 
     answers = predict(images)
@@ -112,6 +123,8 @@ def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
         assert label == ["red", "blue"][probabilities.index(probability)]
     for number in (0, 1, 2, *range(4, 10)):  # the same image by content and by path
         assert answers["probability"].iloc[number] == pytest.approx(answers["probability"].iloc[10 + number], abs=1e-5)
+    # More pixels than are decoded whole: scaled while they are decoded.
+    assert answers["probabilities"].iloc[22] == pytest.approx(answers["probabilities"].iloc[21], abs=1e-2)
 
 
 @pytest.mark.training
