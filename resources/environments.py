@@ -4,7 +4,7 @@
 |---|---|---|
 | `IMAGE_ASSETS_HOME` | `.image_assets` in the working folder | where everything that is kept lies |
 | `IMAGE_ASSETS_LANDING` | the folder this home was made for, else `landing` in the home | where image files land |
-| `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | where MLflow tracks runs and keeps the registry |
+| `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | where MLflow tracks runs and keeps the registry; no password in it |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark cluster |
 | `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) that a training runs on |
 | `IMAGE_ASSETS_BACKBONE` | `auto` | `auto`, `imagenet`, `none`, or a folder with weight files |
@@ -24,6 +24,8 @@
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | files above it are quarantined |
 | `IMAGE_ASSETS_ALERT_RULES` | `alert_rules.yaml` in the home, where it exists | the alert rules |
 | `IMAGE_ASSETS_ALERT_<NAME>` | none | the address of the receiver `<name>`, as apprise writes it |
+
+MLflow itself reads its account: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`.
 """
 
 import json
@@ -34,7 +36,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import dagster as dg
 
@@ -56,6 +58,8 @@ from resources.thin_tables import ThinTables
 DEVICES = ("auto", "cpu", "cuda")
 RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"
 MEGABYTE = 1024 * 1024
+HTTP = ("http:", "https:")
+PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # of a database's settings, in lower case
 Choice = TypeVar("Choice", bound=str)
 MOST_CONTENT = 1900  # megabytes: neither Delta nor Arrow can carry 2 GiB in a row
 
@@ -116,13 +120,13 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         home=home,
         landing=to_landing(landing),
-        tracking_uri=variables.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        tracking_uri=to_address(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
         processes=int(processes),
         backbone=backbone,
         device=to_choice(variables, "IMAGE_ASSETS_DEVICE", DEVICES),
         gpu_run_tags=to_tags(variables.get("IMAGE_ASSETS_GPU_RUN_TAGS")),
-        dagster_url=variables.get("IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
+        dagster_url=to_address(variables, "IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
         mlflow_url=to_mlflow_url(variables),
         owners=to_owners(variables.get("IMAGE_ASSETS_OWNERS")),
         freshness=to_freshness(variables),
@@ -165,13 +169,27 @@ def served(port: str, default: int, variables: Mapping[str, str]) -> str:
     return f"http://127.0.0.1:{variables.get(port) or default}"
 
 
+def to_address(variables: Mapping[str, str], name: str) -> str:
+    """The variable's address; a ValueError where it holds a password: Dagster and MLflow show and log addresses."""
+    said = variables.get(name) or ""
+    if said.startswith(HTTP):
+        found, remedy = "@" in said, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are for MLflow's account"
+    else:
+        parts = urlsplit(said)
+        found = parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
+        remedy = "let the database's library find it, in ~/.pgpass for instance, or put an MLflow server in front"
+    if found:
+        raise ValueError(
+            f"{name} holds a password or an account, which would be shown to people: leave it out; {remedy}"
+        )
+    return said
+
+
 def to_mlflow_url(variables: Mapping[str, str]) -> str:
-    """Where people see MLflow: the tracking server without its password, or where `make dev` serves it."""
-    server = urlsplit(variables.get("MLFLOW_TRACKING_URI") or "")
-    if server.scheme not in ("http", "https") or not server.hostname:
-        return variables.get("IMAGE_ASSETS_MLFLOW_URL") or served("MLFLOW_PORT", 5000, variables)
-    address = server._replace(netloc=server.netloc.rpartition("@")[2]).geturl().rstrip("/")
-    return variables.get("IMAGE_ASSETS_MLFLOW_URL") or address
+    """Where people see MLflow: the tracking server, or where `make dev` serves it."""
+    server = to_address(variables, "MLFLOW_TRACKING_URI").rstrip("/")
+    named = to_address(variables, "IMAGE_ASSETS_MLFLOW_URL")
+    return named or (server if server.startswith(HTTP) else served("MLFLOW_PORT", 5000, variables))
 
 
 def to_number(
@@ -249,6 +267,11 @@ def petastorm_caches(settings: Settings) -> PetastormCaches:
     )
 
 
+def artifact_url(settings: Settings) -> str | None:
+    """The home's folder for artifacts; None where a tracking server says where they are, and who may read them."""
+    return None if settings.tracking_uri.startswith(HTTP) else (settings.home / "mlartifacts").as_uri()
+
+
 def alert_sender(settings: Settings) -> AlertSender:
     """The receivers of alerts; Dagster reads their addresses when a run needs them, and shows the variables' names."""
     variables = {name: f"{ADDRESS_PREFIX}{name.upper()}" for name in settings.alert_receivers}
@@ -277,7 +300,7 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         "inference_device": InferenceDevice(choice=settings.device, run_tags=settings.gpu_run_tags),
         "mlflow_tracking": MlflowTracking(
             tracking_uri=settings.tracking_uri,
-            artifact_url=(settings.home / "mlartifacts").as_uri(),
+            artifact_url=artifact_url(settings),
             ui_url=settings.mlflow_url,
             dagster_url=settings.dagster_url,
         ),

@@ -36,7 +36,9 @@ class MlflowTracking(dg.ConfigurableResource):
 
     tracking_uri: str = Field(description="Where MLflow's tracking API answers, or `sqlite:///` and a file.")
     experiment: str = Field(default="image_assets", description="The MLflow experiment that the runs belong to.")
-    artifact_url: str = Field(description="The folder for artifacts, given to the experiment when it is created.")
+    artifact_url: str | None = Field(
+        default=None, description="The folder for artifacts, given to the experiment when it is created; else MLflow's."
+    )
     ui_url: str = Field(default="http://127.0.0.1:5000", description="Where people see MLflow's runs.")
     dagster_url: str = Field(default="http://127.0.0.1:3000", description="Where people see Dagster's runs.")
 
@@ -137,7 +139,7 @@ class MlflowTracking(dg.ConfigurableResource):
             return run.info.run_id
 
     def _create_experiment(self, client: "MlflowClient") -> None:
-        """The experiment, with its artifacts in the given folder, unless it is there already."""
+        """The experiment, with its artifacts in the given folder or MLflow's own, unless it is there already."""
         from mlflow.exceptions import MlflowException
 
         if client.get_experiment_by_name(self.experiment) is None:

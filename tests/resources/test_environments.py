@@ -9,6 +9,7 @@ import pytest
 from resources.environments import (
     Settings,
     alert_sender,
+    artifact_url,
     image_folder,
     local,
     petastorm_caches,
@@ -113,11 +114,44 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
     assert alert_sender(settings).addresses["oncall"] == dg.EnvVar("IMAGE_ASSETS_ALERT_ONCALL")
 
 
-def test_links_lead_to_where_make_dev_serves_and_hold_no_password(tmp_path: Path) -> None:
+def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None:
     moved = settings_of(tmp_path, DAGSTER_PORT="3001", MLFLOW_PORT="5001")
     assert (moved.dagster_url, moved.mlflow_url) == ("http://127.0.0.1:3001", "http://127.0.0.1:5001")
-    server = settings_of(tmp_path, MLFLOW_TRACKING_URI="https://ann:secret@mlflow.example/tracking/")
+    server = settings_of(tmp_path, MLFLOW_TRACKING_URI="https://mlflow.example/tracking/")
     assert server.mlflow_url == "https://mlflow.example/tracking"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "remedy"),
+    [
+        ("MLFLOW_TRACKING_URI", "https://ann:tOps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "http://tOps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "http://ann:tO/ps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "postgresql+psycopg2://ann:tOps3cret@db:5432/mlflow", "pgpass"),
+        ("MLFLOW_TRACKING_URI", "postgresql://db/mlflow?user=ann&Password=tOps3cret", "pgpass"),
+        ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "leave it out"),
+        ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "leave it out"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_repeating_it(
+    tmp_path: Path, name: str, said: str, remedy: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} holds a password") as raised:
+        settings_of(tmp_path, **{name: said})
+    assert remedy in str(raised.value)
+    assert "ps3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "said", ["postgresql://ann@db/mlflow", "sqlite:////home/ann@work/mlflow.db", "http://mlflow:5000"]
+)
+def test_an_address_without_a_password_is_taken(tmp_path: Path, said: str) -> None:
+    assert settings_of(tmp_path, MLFLOW_TRACKING_URI=said).tracking_uri == said
+
+
+def test_artifacts_are_the_homes_unless_a_server_tracks(tmp_path: Path) -> None:
+    assert artifact_url(settings_of(tmp_path)) == (settings_of(tmp_path).home / "mlartifacts").as_uri()
+    assert artifact_url(settings_of(tmp_path, MLFLOW_TRACKING_URI="http://mlflow:5000")) is None
 
 
 def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
