@@ -2,9 +2,10 @@
 
 import json
 import socket
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
@@ -14,24 +15,21 @@ import dagster as dg
 from pydantic import Field
 
 from resources.model_files import files_digest
+from resources.registry_errors import RegistryUnavailable, refusals_explained
+from resources.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from pyspark.sql import Column, SparkSession
     from pyspark.sql.types import StructType
 
-SERVING_STAGE = "Production"
-SHADOW_STAGE = "Staging"
-ARCHIVED_STAGE = "Archived"
-STAGES = ("None", SHADOW_STAGE, SERVING_STAGE, ARCHIVED_STAGE)
-ALIASES = {SHADOW_STAGE: "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
 ANSWER_SECONDS = 5
 VERSIONS_PER_PAGE = 100
 SQLITE = "sqlite:///"
-
-
-class RegistryUnavailable(RuntimeError):
-    """The registry does not answer."""
+NEVER = datetime.min.replace(tzinfo=UTC)
+READ_MODEL, EDIT_MODEL = "READ on the registered model", "EDIT on the registered model"
+MOVE_MODEL = "MANAGE on the registered model, or EDIT where no alias has to be taken away,"
+READ_FILES = "READ on the registered model and on the experiment"
 
 
 class UnclearServingVersion(RuntimeError):
@@ -48,6 +46,7 @@ class ModelVersion:
     mlflow_run_id: str
     uri: str
     tags: dict[str, str]
+    moved_at: datetime = field(default=NEVER, compare=False)  # by MLflow's clock, UTC
 
     @property
     def labels(self) -> list[str]:
@@ -77,11 +76,15 @@ class ModelRegistry(dg.ConfigurableResource):
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)  # register_model knows no other way to be told
-        registered = mlflow.register_model(model_uri, self.name, tags={**tags, "mlflow_run_id": mlflow_run_id})
+        with self._refusals("register a version", EDIT_MODEL):
+            registered = mlflow.register_model(model_uri, self.name, tags={**tags, "mlflow_run_id": mlflow_run_id})
         return self.version(int(registered.version))
 
     def versions(self) -> list[ModelVersion]:
-        """Every version that was not deleted, oldest first; RegistryUnavailable when there is no answer."""
+        """Every version that was not deleted, oldest first; RegistryUnavailable when there is no answer.
+
+        MLflow lists nothing to whoever may not read: that is PermissionRefused here, and not an empty list.
+        """
         self._require_answer()
         store = Path(self.tracking_uri.removeprefix(SQLITE))
         # MLflow would create the store, and whoever only looks in should leave no trace.
@@ -90,7 +93,8 @@ class ModelRegistry(dg.ConfigurableResource):
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._listed(self._client())
+            with self._refusals("list the versions", READ_MODEL):
+                return self._listed(self._client())
         except MlflowException as error:
             raise RegistryUnavailable(f"the model registry at {self._address} gave no list: {error}") from error
 
@@ -115,23 +119,14 @@ class ModelRegistry(dg.ConfigurableResource):
 
         What is told goes into the version's tags first. The stage and the archiving are one transaction, the alias
         follows. A kill between the two leaves a registry in which the new version serves; the same promotion again
-        moves the alias as well.
+        moves the alias as well. Of several promotions at once the last one's version serves, and has the alias.
+        PermissionRefused comes before anything is moved.
         """
         if stage not in STAGES:
             raise ValueError(f"there is no stage {stage!r}; the stages: {', '.join(STAGES)}")
-        aliases = self.version(number).aliases
-        client = self._client()
-        for key, value in (told or {}).items():
-            client.set_model_version_tag(self.name, str(number), key, value)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # stages are deprecated, and part of what we promise
-            client.transition_model_version_stage(
-                self.name, str(number), stage, archive_existing_versions=stage in ALIASES
-            )
-        if stage in ALIASES:
-            client.set_registered_model_alias(self.name, ALIASES[stage], str(number))
-        for left in set(aliases) & set(ALIASES.values()) - {ALIASES.get(stage)}:
-            client.delete_registered_model_alias(self.name, left)
+        self.version(number)
+        with self._refusals(f"move version {number} to {stage}", MOVE_MODEL):
+            StageMoves(self._client(), self.name, self.versions).move(number, stage, told or {})
         return self.version(number)
 
     def signature(self, version: ModelVersion) -> str:
@@ -139,7 +134,8 @@ class ModelRegistry(dg.ConfigurableResource):
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)  # get_model_info knows no other way to be told
-        found = mlflow.models.get_model_info(version.uri).signature
+        with self._refusals(f"read version {version.version}", READ_FILES):
+            found = mlflow.models.get_model_info(version.uri).signature
         return json.dumps(found.to_dict() if found else None, sort_keys=True)
 
     def files_digest(self, model_uri: str) -> str:
@@ -147,7 +143,7 @@ class ModelRegistry(dg.ConfigurableResource):
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, self._refusals("read the files", READ_FILES):
             # Without a folder of its own, MLflow writes into that of the model.
             return files_digest(Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)))
 
@@ -167,7 +163,9 @@ class ModelRegistry(dg.ConfigurableResource):
 
         mlflow.set_tracking_uri(self.tracking_uri)  # spark_udf knows no other way to be told
         config = {"device": device}
-        udf = mlflow.pyfunc.spark_udf(spark, version.uri, result_type=result, env_manager="local", model_config=config)
+        options = {"result_type": result, "env_manager": "local", "model_config": config}
+        with self._refusals(f"load version {version.version}", READ_FILES):
+            udf = mlflow.pyfunc.spark_udf(spark, version.uri, **options)
         return cast("Callable[[Column], Column]", udf)
 
     @property
@@ -180,6 +178,9 @@ class ModelRegistry(dg.ConfigurableResource):
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def _refusals(self, what: str, permission: str) -> AbstractContextManager[None]:
+        return refusals_explained(self._address, f"{what} of {self.name}", permission)
 
     def _require_answer(self) -> None:
         """Knock first: MLflow itself tries for minutes before it gives up, longer than a sensor's tick may take."""
@@ -198,6 +199,8 @@ class ModelRegistry(dg.ConfigurableResource):
     def _listed(self, client: "MlflowClient") -> list[ModelVersion]:
         filter_string = f"name = '{self.name}'"
         models = client.search_registered_models(filter_string)
+        if not models and not self.tracking_uri.startswith(SQLITE):
+            self._require_absence(client)
         aliases = models[0].aliases if models else {}
         found, token = [], None
         while models:
@@ -215,11 +218,22 @@ class ModelRegistry(dg.ConfigurableResource):
                     mlflow_run_id=version.tags.get("mlflow_run_id") or version.run_id or "",
                     uri=f"models:/{self.name}/{version.version}",
                     tags=dict(version.tags),
+                    moved_at=datetime.fromtimestamp((version.last_updated_timestamp or 0) / 1000, UTC),
                 )
                 for version in found
             ),
             key=lambda version: version.version,
         )
+
+    def _require_absence(self, client: "MlflowClient") -> None:
+        """Raise what MLflow says of a model that it does not list, unless it says that there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
 
 def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:

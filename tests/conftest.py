@@ -21,6 +21,7 @@ from resources.model_registry import ModelRegistry
 from resources.spark_session import DeltaSpark, spark_session
 from resources.thin_tables import ThinTables
 from tests.images import png, put
+from tests.mlflow_server import MlflowServer, mlflow_server
 from tests.receivers import Inbox, webhook
 
 # A few rows at a time: compiling queries and spreading them over tasks takes longer than it saves.
@@ -120,6 +121,13 @@ def registry(home: Path, empty_store: Path) -> ModelRegistry:
     registry = ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
     MlflowClient(registry.tracking_uri, registry.tracking_uri).create_registered_model(registry.name)
     return registry
+
+
+@pytest.fixture(scope="session")
+def accounts_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[MlflowServer]:
+    """An MLflow server with accounts. It takes seconds to start, so the tests share it."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow_server"), empty_store) as server:
+        yield server
 
 
 @dataclass(frozen=True)

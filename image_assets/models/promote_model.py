@@ -18,6 +18,7 @@ from image_assets.models.promotion_gate import (
     files_as_logged,
     lineage_known,
     same_labels,
+    same_serving,
     same_signature,
     sound_answers,
     to_report,
@@ -29,6 +30,7 @@ from image_assets.split_rows import split_rows, with_content
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
 from resources.model_registry import SERVING_STAGE, SHADOW_STAGE, ModelRegistry, ModelVersion
+from resources.thin_tables import ThinTables
 
 GATED = (SHADOW_STAGE, SERVING_STAGE)
 KEPT_IMAGES = 16  # of the test split, the same ones as long as their files are there
@@ -106,6 +108,13 @@ def refusal(version: ModelVersion, failed: Sequence[Finding]) -> str:
     )
 
 
+def move(number: int, told: Told, registry: ModelRegistry, thin_tables: ThinTables) -> ModelVersion:
+    """Move a version as told, and write it down; the version as it is then."""
+    moved = registry.promote(number, told.stage, told.to_tags())
+    record_changes(registry.versions(), thin_tables)
+    return moved
+
+
 @dg.op(pool="model_registry")
 def promote(
     context: dg.OpExecutionContext,
@@ -115,18 +124,18 @@ def promote(
     inference_device: InferenceDevice,
 ) -> None:
     """Look whether the version is fit, move it with the stage's alias; `stage_changes` then asks for predictions."""
-    version = model_registry.version(config.version)
-    findings: list[Finding] = []
+    version, serving = model_registry.version(config.version), model_registry.serving()
+    findings: list[Finding] | None = None
+    report: dict[str, dg.MetadataValue] = {}
     if config.stage in GATED:
         by = Examination(delta_tables, model_registry, inference_device.resolve(delta_tables.spark))
-        findings = findings_on(version, model_registry.serving(), config, by)
-    report = {"findings": dg.MetadataValue.md(to_report(findings))}
-    failed = [one for one in findings if not one.passed]
+        findings = [*findings_on(version, serving, config, by), same_serving(serving, model_registry.serving())]
+        report["findings"] = dg.MetadataValue.md(to_report(findings))
+    failed = [one for one in findings or () if not one.passed]
     if failed and not config.force:
         raise dg.Failure(refusal(version, failed), metadata=report, allow_retries=False)
     told = Told(config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings)
-    moved = model_registry.promote(config.version, config.stage, told.to_tags())
-    record_changes(model_registry.versions(), delta_tables.thin)
+    moved = move(config.version, told, model_registry, delta_tables.thin)
     context.add_output_metadata(
         {"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri, **report}
     )

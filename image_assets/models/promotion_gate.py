@@ -110,6 +110,15 @@ def as_accurate(accuracies: tuple[float, float], comparison: Comparison, toleran
     return Finding("accuracy", not worse, said)
 
 
+def same_serving(before: ModelVersion | None, now: ModelVersion | None) -> Finding:
+    """Whether the version that it was compared with still serves."""
+    this, other = (f"version {each.version}" if each else "none" for each in (before, now))
+    said = (
+        f"{this} serves" if this == other else f"{this} served, now {other} does: promote again, to be compared with it"
+    )
+    return Finding("serving version", this == other, said)
+
+
 def to_report(findings: Sequence[Finding]) -> str:
     """The findings as a table in Markdown."""
     lines = [f"| {'✓' if one.passed else '✗'} | {one.check} | {one.said.replace('|', '/')} |" for one in findings]

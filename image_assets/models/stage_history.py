@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +20,15 @@ from resources.thin_tables import ThinTables
 TOLD_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
 OUTSIDE = "mlflow"
 NOWHERE, DELETED = "None", "deleted"
-COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id"]  # of the history, with the registry
+COMPARED = [
+    "model_version",
+    "change",
+    "to_stage",
+    "aliases",
+    "promotion_id",
+    "reason",
+]  # of the history, with the registry
+MOVE_TIME = timedelta(minutes=10)  # from what a promotion tells of itself to the last thing that it moves
 SAID_LENGTH = 300  # of a finding, in a tag: MLflow takes 5,000 characters
 
 
@@ -35,10 +43,11 @@ class Told:
     forced: bool = False
     findings: Sequence[Finding] | None = None
     promotion_id: str = ""
+    told_at: str = ""  # UTC, as ISO writes it
 
     def to_tags(self) -> dict[str, str]:
         """As tags of the version that it moves, under an id of its own."""
-        told = {**asdict(self), "promotion_id": uuid4().hex}
+        told = {**asdict(self), "promotion_id": uuid4().hex, "told_at": datetime.now(UTC).isoformat()}
         if self.findings is not None:
             told["findings"] = [{**asdict(one), "said": one.said[:SAID_LENGTH]} for one in self.findings]
         return {TOLD_TAG: json.dumps(told)}
@@ -52,47 +61,88 @@ class Told:
         findings = None if told["findings"] is None else tuple(Finding(**one) for one in told["findings"])
         return cls(**{**told, "findings": findings})
 
+    def moved(self, version: ModelVersion) -> bool:
+        """Whether the version is where this promotion wanted it, since then: a promotion may be killed before it moves
+        anything, and somebody may move the version much later."""
+        in_time = not self.told_at or abs(version.moved_at - datetime.fromisoformat(self.told_at)) < MOVE_TIME
+        return self.stage == version.stage and in_time
+
+    def to_columns(self, reason: str | None = None, findings: Sequence[Finding] | None = None) -> dict[str, Any]:
+        """As columns of a row."""
+        by = {"source": self.source, "person": self.person, "forced": self.forced, "promotion_id": self.promotion_id}
+        return {**by, "reason": reason, "findings": None if findings is None else [asdict(one) for one in findings]}
+
 
 # Any: a row's values are of several types.
 Row = Mapping[str, Any]
+Place = tuple[str, list[str]]  # stage and aliases
+
+
+@dataclass(frozen=True)
+class Promotions:
+    """The last promotion of each version, as its tags tell it, beside what the history knows."""
+
+    all: Mapping[int, Told]
+    unseen: Mapping[int, Told]  # the history has no row of it
+    news: Mapping[int, Told]  # of the unseen, those whose version is where they wanted it
+
+    @classmethod
+    def of(cls, versions: Sequence[ModelVersion], history: Sequence[Row]) -> "Promotions":
+        """The promotions that the versions' tags tell of."""
+        known = {row["promotion_id"] for row in history}
+        told = {version.version: of for version in versions if (of := Told.of(version))}
+        unseen = {number: of for number, of in told.items() if of.promotion_id not in known}
+        moved = {version.version for version in versions if (of := unseen.get(version.version)) and of.moved(version)}
+        return cls(told, unseen, {number: of for number, of in unseen.items() if number in moved})
+
+    def passed(self, number: int, before: Row, after: str) -> Told | None:
+        """The promotion of a version that had to leave its new stage for another one at once, both unseen."""
+        of = self.unseen.get(number)
+        if of is None or of.stage in (before["to_stage"], after):
+            return None
+        others = {told.stage for other, told in self.news.items() if other != number and told.stage in ALIASES}
+        return of if of.stage in others else None
+
+    def by_whom(self, number: int, before: Row, after: Place) -> dict[str, Any]:
+        """Who moved a version, and why, as far as promotions tell; else somebody did, in MLflow."""
+        if own := self.news.get(number):
+            return own.to_columns(own.reason, own.findings)
+        former, lost = set(before["aliases"]), set(before["aliases"]) - set(after[1])
+        for other, of in self.news.items():
+            # What a stage's new version leaves behind: its former one is archived, and loses the alias.
+            if of.stage in ALIASES and (of.stage == before["to_stage"] or lost == {ALIASES[of.stage]}):
+                return of.to_columns(f"version {other} took its place")
+        for other, of in self.all.items():
+            # A look between a promotion's calls saw the stage; this is the alias, which follows.
+            gains = {ALIASES.get(of.stage)} if other == number else set()
+            follows = before["promotion_id"] == of.promotion_id and before["to_stage"] == after[0]
+            if follows and set(after[1]) - former <= gains and not lost & gains and lost <= set(ALIASES.values()):
+                return of.to_columns(before["reason"], of.findings if other == number else None)
+        return {"source": OUTSIDE, "forced": False}
 
 
 def changes(versions: Sequence[ModelVersion], history: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
     """Rows for the versions that are somewhere else than the history, in order of its changes, says."""
     last = {row["model_version"]: row for row in history}
-    known = {row["promotion_id"] for row in history}
-    news = {of.version: told for of in versions if (told := Told.of(of)) and told.promotion_id not in known}
-    here = {version.version: version for version in versions}
+    here: dict[int, Place] = {version.version: (version.stage, list(version.aliases)) for version in versions}
+    promotions = Promotions.of(versions, history)
     found = []
     for number in sorted({*here, *last}):
-        before = last.get(number, {"to_stage": NOWHERE, "aliases": [], "change": 0})
-        stage, aliases = (here[number].stage, list(here[number].aliases)) if number in here else (DELETED, [])
-        if (stage, aliases) != (before["to_stage"], list(before["aliases"])):
-            found.append(
-                {
-                    "model_version": number,
-                    "change": before["change"] + 1,
-                    "changed_at": now,
-                    "from_stage": before["to_stage"],
-                    "to_stage": stage,
-                    "aliases": aliases,
-                    **by_whom(number, before["to_stage"], stage, news),
-                }
-            )
+        before = last.get(number) or {"to_stage": NOWHERE, "aliases": [], "change": 0, "promotion_id": None}
+        after = here.get(number, (DELETED, []))
+        if passed := promotions.passed(number, before, after[0]):
+            by = passed.to_columns(passed.reason, passed.findings)
+            before = to_row(number, before, (passed.stage, [ALIASES[passed.stage]]), by, now)
+            found.append(before)
+        if after != (before["to_stage"], list(before["aliases"])):
+            found.append(to_row(number, before, after, promotions.by_whom(number, before, after), now))
     return found
 
 
-def by_whom(number: int, before: str, after: str, news: Mapping[int, Told]) -> dict[str, Any]:
-    """Who moved a version, and why, as far as promotions of late tell; else somebody did, in MLflow."""
-    told = news.get(number)
-    if told and told.stage == after:
-        return {name: value for name, value in asdict(told).items() if name != "stage"}
-    for other, of in news.items():
-        # What a stage's new version leaves behind: its former one is archived, and loses the alias.
-        if of.stage in ALIASES and of.stage == before:
-            made_by = {"source": of.source, "person": of.person, "promotion_id": of.promotion_id}
-            return {**made_by, "reason": f"version {other} took its place", "forced": of.forced}
-    return {"source": OUTSIDE, "forced": False}
+def to_row(number: int, before: Row, after: Place, by: Row, now: datetime) -> dict[str, Any]:
+    """A change as a row."""
+    key = {"model_version": number, "change": before["change"] + 1, "changed_at": now}
+    return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
 
 def record_changes(versions: Sequence[ModelVersion], thin_tables: ThinTables) -> list[dict[str, Any]]:

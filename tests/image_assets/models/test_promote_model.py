@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from pyspark.sql import functions as F
 
@@ -53,11 +54,12 @@ class Platform:
     def __init__(self, tables: DeltaTables, registry: ModelRegistry, folder: Path) -> None:
         self.tables, self.registry, self.folder = tables, registry, folder
 
-    def version(self, name: str, *, label: str | None = None, careful: bool = True, **tags: str) -> ModelVersion:
-        """A registered version; `label` is what it always says."""
+    def version(self, name: str, *, label: str | None = None, careful: bool = True, **tags: str | None) -> ModelVersion:
+        """A registered version; `label` is what it always says, a tag of None is one that it lacks."""
         model = saved_model(CLASSIFIER.format(label=repr(label), careful=careful), self.folder, name)
         told = dict.fromkeys(LINEAGE, "known") | {"framework": "torch", "labels": json.dumps(LABELS)}
         told |= {"backbone": "imagenet", FILES_DIGEST: self.registry.files_digest(model.as_uri()), **tags}
+        told = {tag: value for tag, value in told.items() if value is not None}
         return registered(model, self.registry, told, (self.folder / "artifacts").as_uri())
 
     def promoted(self, version: ModelVersion, **config: object) -> str:
@@ -105,13 +107,16 @@ def test_a_fit_version_serves_and_a_worse_one_only_by_force(platform: Platform) 
         (2, "None", "Production", "Bob", True),
         (2, "Production", "Archived", None, False),
     ]
+    findings = platform.tables.thin.read(STAGE_HISTORY, ["findings"], pc.field("person").is_null())
+    assert findings["findings"].to_pylist() == [None]  # nothing is asked of a version that is archived
 
 
 def test_a_version_that_is_not_fit_is_told_everything_that_is_wrong(platform: Platform) -> None:
-    careless = platform.version("careless", careful=False, backbone="untrained")
+    careless = platform.version("careless", careful=False, backbone="untrained", table_versions=None)
     why = platform.promoted(careless, stage="Staging")
     assert "answers: 16 images and 17 broken files: a broken file is called ball" in why
     assert "backbone: the backbone is untrained" in why
+    assert "lineage: it lacks the tags table_versions" in why
     assert platform.registry.stages() == {1: "None"}
     assert platform.history() == []
 
