@@ -1,5 +1,6 @@
 """How a model version answers for a batch of images, the same for evaluation and prediction."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,8 @@ SAID = tuple(
     StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")
 )
 FAULT = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
+# What MLflow itself reads in a worker that loads a version: not all workers have the driver's environment.
+ACCOUNT = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SUM_TOLERANCE = 1e-3  # of the probabilities, which are float32, of a few labels
 UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
@@ -72,11 +75,13 @@ def own_workers(spark: SparkSession, framework: str) -> Iterator[None]:
     """Functions made in the block run in Python workers of their own for each framework.
 
     Spark reuses workers, and a process that loads both frameworks crashes; it keeps workers apart by
-    the environment that a function was made with.
+    the environment that a function was made with. It travels with the function and is in none of Spark's settings,
+    so that it may hold MLflow's account.
     """
     environment = spark.sparkContext.environment
     before = dict(environment)
     environment.update({"IMAGE_ASSETS_FRAMEWORK": framework, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    environment.update({name: os.environ[name] for name in ACCOUNT if name in os.environ})
     try:
         yield
     finally:

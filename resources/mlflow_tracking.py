@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from resources.registry_errors import refusals_explained
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -51,7 +53,8 @@ class MlflowTracking(dg.ConfigurableResource):
         import mlflow
 
         if self._parent_run_id is None:
-            self._parent_run_id = self._start(self.get_resource_context())
+            with refusals_explained(self.tracking_uri, f"track runs in {self.experiment}", "EDIT on the experiment"):
+                self._parent_run_id = self._start(self.get_resource_context())
         note = f"Trained by [Dagster run {self._dagster_run_id}]({self.dagster_url}/runs/{self._dagster_run_id})."
         tags = {"dagster_run_id": self._dagster_run_id, "dagster_asset": name, "mlflow.note.content": note}
         run = mlflow.start_run(run_name=name, nested=True, parent_run_id=self._parent_run_id, tags=tags)
