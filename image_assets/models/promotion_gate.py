@@ -113,9 +113,7 @@ def as_accurate(accuracies: tuple[float, float], comparison: Comparison, toleran
 def same_serving(before: ModelVersion | None, now: ModelVersion | None) -> Finding:
     """Whether the version that it was compared with still serves."""
     this, other = (f"version {each.version}" if each else "none" for each in (before, now))
-    said = (
-        f"{this} serves" if this == other else f"{this} served, now {other} does: promote again, to be compared with it"
-    )
+    said = f"{this} serves" if this == other else f"{this} served, now {other} does: promote again, to be compared"
     return Finding("serving version", this == other, said)
 
 

@@ -14,21 +14,16 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from image_assets.models.promotion_gate import Finding
 from image_assets.schemas import STAGE_HISTORY
 from resources.delta_tables import DeltaTables
-from resources.model_registry import ALIASES, ModelRegistry, ModelVersion
+from resources.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegistry, ModelVersion
 from resources.thin_tables import ThinTables
 
 TOLD_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
 OUTSIDE = "mlflow"
 NOWHERE, DELETED = "None", "deleted"
-COMPARED = [
-    "model_version",
-    "change",
-    "to_stage",
-    "aliases",
-    "promotion_id",
-    "reason",
-]  # of the history, with the registry
+# Of the history, with the registry.
+COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id", "reason"]
 MOVE_TIME = timedelta(minutes=10)  # from what a promotion tells of itself to the last thing that it moves
+CLOCKS_APART = timedelta(minutes=1)  # MLflow's and this machine's, at most
 SAID_LENGTH = 300  # of a finding, in a tag: MLflow takes 5,000 characters
 
 
@@ -61,6 +56,10 @@ class Told:
         findings = None if told["findings"] is None else tuple(Finding(**one) for one in told["findings"])
         return cls(**{**told, "findings": findings})
 
+    def before(self, moved_at: datetime) -> bool:
+        """Whether it was told before a version was moved last."""
+        return not self.told_at or datetime.fromisoformat(self.told_at) < moved_at + CLOCKS_APART
+
     def moved(self, version: ModelVersion) -> bool:
         """Whether the version is where this promotion wanted it, since then: a promotion may be killed before it moves
         anything, and somebody may move the version much later."""
@@ -83,7 +82,7 @@ class Promotions:
     """The last promotion of each version, as its tags tell it, beside what the history knows."""
 
     all: Mapping[int, Told]
-    unseen: Mapping[int, Told]  # the history has no row of it
+    unseen: Mapping[int, Told]  # the history has no row of it, and the version was moved since, wherever to
     news: Mapping[int, Told]  # of the unseen, those whose version is where they wanted it
 
     @classmethod
@@ -91,14 +90,18 @@ class Promotions:
         """The promotions that the versions' tags tell of."""
         known = {row["promotion_id"] for row in history}
         told = {version.version: of for version in versions if (of := Told.of(version))}
-        unseen = {number: of for number, of in told.items() if of.promotion_id not in known}
-        moved = {version.version for version in versions if (of := unseen.get(version.version)) and of.moved(version)}
-        return cls(told, unseen, {number: of for number, of in unseen.items() if number in moved})
+        here = {version.version: version for version in versions}
+        unseen = {
+            number: of
+            for number, of in told.items()
+            if of.promotion_id not in known and of.before(here[number].moved_at)
+        }
+        return cls(told, unseen, {number: of for number, of in unseen.items() if of.moved(here[number])})
 
     def passed(self, number: int, before: Row, after: str) -> Told | None:
         """The promotion of a version that had to leave its new stage for another one at once, both unseen."""
         of = self.unseen.get(number)
-        if of is None or of.stage in (before["to_stage"], after):
+        if of is None or of.stage == before["to_stage"] or after != ARCHIVED_STAGE:
             return None
         others = {told.stage for other, told in self.news.items() if other != number and told.stage in ALIASES}
         return of if of.stage in others else None

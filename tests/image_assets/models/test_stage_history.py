@@ -111,6 +111,25 @@ def test_a_promotion_whose_process_was_killed_is_told_by_the_next_look(
     assert tables.read(STAGE_HISTORY, ["forced"]).to_pylist() == [{"forced": True}]
 
 
+def test_a_promotion_that_was_killed_before_it_moved_anything_is_none(
+    registry: ModelRegistry, tables: ThinTables
+) -> None:
+    killed = Told("Production", "promote_model", "Bob").to_tags()
+    to_client(registry).set_model_version_tag(registry.name, "2", "promotion", killed["promotion"])
+    registry.promote(1, "Production", WHY.to_tags())
+    assert recorded(registry, tables) == [(1, "None", "Production", "Ada", "it is better")]
+
+
+def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRegistry, tables: ThinTables) -> None:
+    registry.promote(1, "Production", WHY.to_tags())
+    registry.promote(2, "Production", Told("Production", "promote_model", "Bob").to_tags())
+    assert recorded(registry, tables) == [
+        (1, "None", "Production", "Ada", "it is better"),
+        (1, "Production", "Archived", "Bob", "version 2 took its place"),
+        (2, "None", "Production", "Bob", None),
+    ]
+
+
 def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables: ThinTables) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     versions = registry.versions()
