@@ -1,6 +1,6 @@
 """What another pass of a continuous run would find, told from what the last one said, without a pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import dagster as dg
 from image_assets.data.folder_changes import folder_changes, without_writing
 from image_assets.data.image_files import read_known
 from image_assets.data.relabelling import outdated
+from image_assets.materializations import last_said
 from image_assets.predictions.alert_states import due
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
@@ -36,13 +37,6 @@ class Ready(Protocol):
 
 
 News = Callable[[dg.DagsterInstance, Ready], str]  # in words; empty when there is none
-
-
-def last_said(instance: dg.DagsterInstance, asset: str) -> Mapping[str, object]:
-    """The metadata of the asset's last materialization, whichever run it was in."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    return {name: value.value for name, value in metadata.items()}
 
 
 def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:

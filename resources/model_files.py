@@ -3,6 +3,7 @@
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+FILES_DIGEST = "files_digest"  # the tag of a version that says what was logged
 ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow writes it beside a version that is downloaded
 
 

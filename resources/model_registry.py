@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import Field
 
-from resources.model_files import files_digest
+from resources.model_files import FILES_DIGEST, files_digest
 from resources.registry_errors import RegistryUnavailable, refusals_explained
 from resources.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
 
@@ -30,6 +30,10 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 READ_MODEL, EDIT_MODEL = "READ on the registered model", "EDIT on the registered model"
 MOVE_MODEL = "MANAGE on the registered model, or EDIT where no alias has to be taken away,"
 READ_FILES = "READ on the registered model and on the experiment"
+
+
+class DamagedVersion(RuntimeError):
+    """The files of a version are not those that were logged."""
 
 
 class UnclearServingVersion(RuntimeError):
@@ -146,6 +150,23 @@ class ModelRegistry(dg.ConfigurableResource):
         with TemporaryDirectory() as folder, self._refusals("read the files", READ_FILES):
             # Without a folder of its own, MLflow writes into that of the model.
             return files_digest(Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)))
+
+    def require_files_as_logged(self, version: ModelVersion) -> None:
+        """DamagedVersion when its files are others than its tag says, or are gone; without the tag nobody can tell."""
+        from mlflow.exceptions import MlflowException
+
+        logged = version.tags.get(FILES_DIGEST)
+        if logged is None:
+            return
+        try:
+            found = self.files_digest(version.uri)
+        except (MlflowException, OSError) as error:
+            found = str(error)
+        if found != logged:
+            raise DamagedVersion(
+                f"the files of version {version.version} of {self.name} are not those that were logged: found {found}, "
+                f"expected SHA-256 {logged}. Restore them, or promote another version"
+            )
 
     def stages(self) -> dict[int, str]:
         """The stage of each version."""

@@ -24,12 +24,12 @@ from image_assets.models.promotion_gate import (
     to_report,
 )
 from image_assets.models.stage_history import Told, record_changes
-from image_assets.models.training import FILES_DIGEST
 from image_assets.scoring import with_answers
 from image_assets.split_rows import split_rows, with_content
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
-from resources.model_registry import SERVING_STAGE, SHADOW_STAGE, ModelRegistry, ModelVersion
+from resources.model_files import FILES_DIGEST
+from resources.model_registry import SERVING_STAGE, SHADOW_STAGE, DamagedVersion, ModelRegistry, ModelVersion
 from resources.thin_tables import ThinTables
 
 GATED = (SHADOW_STAGE, SERVING_STAGE)
@@ -66,7 +66,8 @@ def findings_on(
 ) -> list[Finding]:
     """All that is looked at before a version is moved to Staging or Production."""
     other = serving if serving and serving.version != version.version else None
-    expected = by.registry.signature(other or version)
+    damage = damage_to(other, by.registry) if other else None
+    expected = by.registry.signature(other if other and not damage else version)
     files = files_as_logged(by.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
     found = [
         lineage_known(version),
@@ -77,9 +78,20 @@ def findings_on(
     ]
     if files.passed:  # files of somebody else's are not loaded
         found.append(sound_answers(answers_to_kept_images(version, by), version.labels))
-        if other:
+        if damage:
+            found.append(Finding("accuracy", True, f"not compared: {damage}"))
+        elif other:
             found.append(accuracy_beside(version, other, config.tolerance, by))
     return found
+
+
+def damage_to(serving: ModelVersion, registry: ModelRegistry) -> str | None:
+    """Why the serving version cannot be asked; None where it can. It does not keep a sound one from its place."""
+    try:
+        registry.require_files_as_logged(serving)
+    except DamagedVersion as error:
+        return str(error)
+    return None
 
 
 def answers_to_kept_images(version: ModelVersion, by: Examination) -> pd.DataFrame:

@@ -29,13 +29,13 @@ from image_assets.split_soundness import require_sound_splits
 from resources.backbone import Backbone
 from resources.delta_tables import DeltaTables
 from resources.mlflow_tracking import MlflowTracking
+from resources.model_files import FILES_DIGEST
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.petastorm_cache import Cache, PetastormCaches
 from resources.process_runner import TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it when the same settings would give another model
 FINGERPRINT = "training_fingerprint"
-FILES_DIGEST = "files_digest"  # of the classifier, as it was logged
 OTHER_FRAMEWORK = {"torch_distributor": "tensorflow", "tensorflow_distributor": "torch"}
 
 

@@ -1,4 +1,7 @@
-"""What the serving version says of the files that are there now."""
+"""What the serving version says of the files that are there now.
+
+A version that was promoted takes over once it has predicted: until then, and where it fails, the last one is shown.
+"""
 
 import dagster as dg
 from pyspark.sql import DataFrame
@@ -6,6 +9,7 @@ from pyspark.sql import functions as F
 
 from image_assets.contact_sheets import thumbnails
 from image_assets.current_files import current_files
+from image_assets.materializations import last_said
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta_tables import DeltaTables
@@ -22,6 +26,15 @@ def of_current_files(predictions: DataFrame, files: DataFrame, version: int | No
     )
 
 
+def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> int | None:
+    """The version that served when image_predictions was last made, whoever was promoted since; None for none."""
+    said = last_said(instance, "image_predictions").get("serving_version")
+    if said is None:  # Dagster's records are gone, or made elsewhere
+        serving = registry.serving()
+        return serving.version if serving else None
+    return None if said == "none" else int(str(said))
+
+
 def look(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the least certain predictions."""
     least_certain = delta_tables.read(CURRENT_PREDICTIONS).orderBy("probability", "path").limit(SHOWN).collect()
@@ -34,11 +47,12 @@ def look(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
 
 
 @dg.asset(deps=["image_predictions", "image_files"], kinds={"pyspark", "deltalake"}, pool="current_predictions")
-def current_predictions(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
+def current_predictions(
+    context: dg.AssetExecutionContext, delta_tables: DeltaTables, model_registry: ModelRegistry
+) -> dg.MaterializeResult:
     """Label and probability of the serving version for each file that is in the landing folder now."""
     before = delta_tables.snapshot(CURRENT_PREDICTIONS)
-    serving = model_registry.serving()
-    version = serving.version if serving else None
+    version = version_to_show(context.instance, model_registry)
     predictions, files = delta_tables.read(IMAGE_PREDICTIONS), delta_tables.read(IMAGE_FILES)
     sources = [delta_tables.last_change(table) for table in (IMAGE_PREDICTIONS, IMAGE_FILES)]
     made_of = f"version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"

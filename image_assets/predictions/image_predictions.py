@@ -16,7 +16,14 @@ from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from image_assets.scoring import UNREADABLE, with_answers, with_careful_answers
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
-from resources.model_registry import ModelRegistry, ModelVersion, in_words, serving_version, shadows
+from resources.model_registry import (
+    DamagedVersion,
+    ModelRegistry,
+    ModelVersion,
+    in_words,
+    serving_version,
+    shadows,
+)
 from resources.thin_tables import ThinTables
 
 SCORED = ["path", "image_id", "length", "content"]
@@ -36,7 +43,11 @@ Answering = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 def with_predictions(
     images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str, answering: Answering = with_answers
 ) -> DataFrame:
-    """Rows of image_predictions: the version's answers, and who gave them, where and when."""
+    """Rows of image_predictions: the version's answers, and who gave them, where and when.
+
+    A version whose files are not those that were logged is not asked.
+    """
+    registry.require_files_as_logged(version)
     return answering(with_small_content(images), registry, version, device).withColumns(
         {
             "model_name": F.lit(registry.name),
@@ -60,6 +71,7 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     try:
         follow(by=predict)
     except (PySparkException, Py4JJavaError) as error:
+        registry.require_files_as_logged(version)  # Spark tells the same, less plainly
         follow(by=partial(predict, answering=with_careful_answers))
         return error
     return None
@@ -101,7 +113,7 @@ def image_predictions(
     for version in asked:
         try:
             failed = score(delta_tables, model_registry, version, device)
-        except (PySparkException, Py4JJavaError) as error:
+        except (PySparkException, Py4JJavaError, DamagedVersion) as error:
             if version == serving:
                 raise
             metadata[f"shadow_v{version.version}_failed"] = dg.MetadataValue.text(str(error)[:SAID_LENGTH])

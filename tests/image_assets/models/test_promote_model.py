@@ -9,10 +9,10 @@ from pyspark.sql import functions as F
 
 from image_assets.models.promote_model import promote_model
 from image_assets.models.promotion_gate import LINEAGE
-from image_assets.models.training import FILES_DIGEST
 from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
+from resources.model_files import FILES_DIGEST
 from resources.model_registry import ModelRegistry, ModelVersion
 from tests.registered_versions import registered, saved_model
 
@@ -128,3 +128,14 @@ def test_files_that_were_changed_are_not_even_loaded(platform: Platform) -> None
     assert "files: SHA-256 is" in why
     assert "answers" not in why
     assert platform.registry.serving() is None
+
+    platform.registry.promote(version.version, "Production")  # as MLflow's UI does
+    assert platform.promoted(platform.version("sound")) == ""
+    assert platform.registry.stages() == {1: "Archived", 2: "Production"}
+    (found,) = (
+        platform.tables.thin.read(STAGE_HISTORY, ["model_version", "findings"])
+        .filter(pc.field("model_version") == 2)
+        .to_pylist()
+    )
+    told = {finding["check"]: finding["said"] for finding in found["findings"]}
+    assert told["accuracy"].startswith("not compared: the files of version 1 of image_classifier are not those")

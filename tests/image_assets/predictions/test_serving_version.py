@@ -1,0 +1,108 @@
+"""Which version's predictions are made and shown when a run is disturbed: the last good one keeps serving."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from mlflow import MlflowClient
+from pyspark.sql import Column, SparkSession
+from pyspark.sql.types import StructType
+
+from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
+from resources.delta_tables import DeltaTables
+from resources.model_registry import ModelRegistry, ModelVersion
+from resources.tables import Table
+from tests.image_assets.predictions.predictions_run import kept_instance, logged_version, run_predictions
+
+pytestmark = pytest.mark.spark
+
+IMAGES = 16
+
+
+class Platform:
+    """Sixteen images, which version 1 has predicted."""
+
+    def __init__(self, tables: DeltaTables, registry: ModelRegistry, instance: dg.DagsterInstance, home: Path) -> None:
+        self.tables, self.registry, self.instance, self.home = tables, registry, instance, home
+        registry.promote(self.version().version, "Production")
+        assert self.run().success
+
+    def version(self) -> ModelVersion:
+        return logged_version(self.registry, self.home)
+
+    def run(self, registry: ModelRegistry | None = None) -> dg.ExecuteInProcessResult:
+        return run_predictions(self.tables, registry or self.registry, self.instance)
+
+    def rows(self, table: Table = IMAGE_PREDICTIONS) -> dict[int, int]:
+        """How many images each version has predicted, by the table; none of them twice."""
+        rows = self.tables.thin.read(table, ["path", "image_id", "model_version"]).to_pylist()
+        assert len({tuple(row.values()) for row in rows}) == len(rows)
+        return dict(Counter(row["model_version"] for row in rows))
+
+    def shown(self) -> dict[int, int]:
+        return self.rows(CURRENT_PREDICTIONS)
+
+    def moved_in_mlflow(self, version: ModelVersion, stage: str) -> None:
+        """What a person does in MLflow's UI, where no check is asked."""
+        client = MlflowClient(self.registry.tracking_uri)
+        with pytest.warns(FutureWarning):
+            client.transition_model_version_stage(
+                self.registry.name, str(version.version), stage, archive_existing_versions=True
+            )
+
+
+@pytest.fixture
+def platform(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -> Iterator[Platform]:
+    with kept_instance(home) as instance:
+        yield Platform(ingested_tables, registry, instance, home)
+
+
+class MovedMeanwhile(ModelRegistry):
+    """A registry in which a person promotes another version while one is asked."""
+
+    promoted: int
+
+    def scoring_udf(
+        self, spark: SparkSession, version: ModelVersion, result: StructType, device: str
+    ) -> Callable[[Column], Column]:
+        """A column function, and the promotion."""
+        self.promote(self.promoted, "Production")
+        return super().scoring_udf(spark, version, result, device)
+
+
+def test_a_version_promoted_during_a_run_predicts_in_the_next_and_a_rollback_scores_nothing(platform: Platform) -> None:
+    second, third = platform.version(), platform.version()
+    platform.registry.promote(second.version, "Production")
+    meanwhile = MovedMeanwhile(tracking_uri=platform.registry.tracking_uri, promoted=third.version)
+    disturbed = platform.run(meanwhile)
+    assert platform.registry.stages() == {1: "Archived", 2: "Archived", 3: "Production"}
+    (told,) = disturbed.asset_materializations_for_node("image_predictions")
+    assert told.metadata["serving_version"].value == "2"
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES, 2: IMAGES}, {2: IMAGES})
+    assert platform.run().success
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES, 2: IMAGES, 3: IMAGES}, {3: IMAGES})
+    platform.registry.promote(1, "Production")
+    assert platform.run().success
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES, 2: IMAGES, 3: IMAGES}, {1: IMAGES})
+
+
+def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_last_good_one_is_shown(
+    platform: Platform,
+) -> None:
+    version = platform.version()
+    (platform.home / "version2" / "version2.py").write_text("raise SystemExit('loaded')")
+    platform.moved_in_mlflow(version, "Staging")
+    beside = platform.run()
+    (told,) = beside.asset_materializations_for_node("image_predictions")
+    assert "the files of version 2 of image_classifier are not those" in str(told.metadata["shadow_v2_failed"].value)
+
+    platform.moved_in_mlflow(version, "Production")
+    failed = platform.run()
+    (failure,) = [event for event in failed.all_events if event.event_type_value == "STEP_FAILURE"]
+    assert f"expected SHA-256 {version.tags['files_digest']}. Restore them" in str(failure.step_failure_data.error)
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
+    platform.registry.promote(1, "Production")
+    assert platform.run().success
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
