@@ -1,5 +1,6 @@
 """The reference pages of the documentation, as the code has them, written into docs/reference; `make docs` runs it."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from image_assets.schemas import TABLES
 from resources import environments
 from resources.tables import Table
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "reference"
+CODE = ("image_assets", "resources", "sensors", "gallery", "scripts", "benchmarks")
 
 
 def cell(said: object) -> str:
@@ -105,10 +108,26 @@ def columns(table: Table) -> Iterator[tuple[object, ...]]:
         yield name, f"`{field.dataType.simpleString()}`", (field.metadata or {}).get("comment", "")
 
 
+def layout_page() -> Iterator[str]:
+    """Every file of the code in one line, as its docstring has it."""
+    yield "# The layout\n\nWhat each file is, as its own first line says.\n"
+    for folder in CODE:
+        yield f"## {folder}\n"
+        files = sorted((ROOT / folder).rglob("*.py"), key=lambda file: (len(file.parts) > len(ROOT.parts) + 2, file))
+        said = ((file.relative_to(ROOT), ast.get_docstring(ast.parse(file.read_text()))) for file in files)
+        yield from rows(("file", "what it is"), ((f"`{file}`", text.splitlines()[0]) for file, text in said if text))
+
+
 def main(folder: Path = FOLDER) -> None:
     """Write the pages."""
     folder.mkdir(exist_ok=True)
-    pages = {"settings": settings_page, "jobs": jobs_page, "assets": assets_page, "tables": tables_page}
+    pages = {
+        "settings": settings_page,
+        "jobs": jobs_page,
+        "assets": assets_page,
+        "tables": tables_page,
+        "layout": layout_page,
+    }
     for name, page in pages.items():
         (folder / f"{name}.md").write_text("\n".join(page()))
 
