@@ -3,6 +3,7 @@
 import dagster as dg
 
 from image_assets import layout_checks
+from image_assets.code_references import with_code_references
 from image_assets.data import (
     cache_checks,
     data_checks,
@@ -74,7 +75,7 @@ def described(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 
 defs = dg.Definitions(
-    assets=dg.with_source_code_references(
+    assets=with_code_references(
         [
             asset.map_asset_specs(described)
             for group, files in GROUPS.items()
