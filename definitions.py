@@ -22,6 +22,7 @@ from image_assets.predictions import (
     image_predictions,
     prediction_alerts,
     prediction_checks,
+    prediction_drift,
     version_agreements,
 )
 from image_assets.schemas import TABLES
@@ -42,7 +43,7 @@ GROUPS = {
         petastorm_caches,
     ],
     "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
-    "predictions": [image_predictions, current_predictions, version_agreements, prediction_alerts],
+    "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],
 }
 
 # The page of the gallery that shows what an asset is about.

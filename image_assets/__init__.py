@@ -9,7 +9,7 @@
                                                                   model_evaluations ─▶ stage_history
                  featured_images ──────────────────▶ image_predictions ─▶ current_predictions      predictions
                                                                         │         └─▶ prediction_alerts ─▶ mail, chat
-                                                                        └─▶ version_agreements
+                                                                        └─▶ version_agreements · prediction_drift
 
 Each asset is a file of the folder that is its group; each table's columns are in `schemas.py`.
 """

@@ -5,6 +5,7 @@ from pyspark.sql.types import (
     BinaryType,
     BooleanType,
     DataType,
+    DateType,
     DoubleType,
     FloatType,
     IntegerType,
@@ -312,6 +313,35 @@ VERSION_AGREEMENTS = Table(
     ),
 )
 
+PREDICTION_DRIFT = Table(
+    "prediction_drift",
+    keys=("model_version", "day"),
+    columns=StructType(
+        [
+            MODEL_VERSION,
+            _column("day", DateType(), "When the images arrived, UTC."),
+            _column("images", LongType(), "How many images they are."),
+            _column("answered", LongType(), "How many of them the version has an answer to."),
+            _column("labels", ArrayType(StringType()), "The version's labels, in the order of the shares."),
+            _column("label_shares", ArrayType(DoubleType()), "For each label: the share of answers that name it."),
+            _column("mean_probability", DoubleType(), "How sure the version is of its answers, on average."),
+            _column("threshold", DoubleType(), "The probability below which an answer is unsure."),
+            _column("unsure_share", DoubleType(), "The share of answers below the threshold."),
+            _column(
+                "answer_distance",
+                DoubleType(),
+                "How far the answers are from those to the test split, 0 to 1 (Jensen-Shannon); null without such.",
+            ),
+            _column(
+                "embedding_distance",
+                DoubleType(),
+                "How far images are from those trained on (maximum mean discrepancy); null until the day is over.",
+            ),
+            _column("measured_at", TimestampType(), "When, UTC."),
+        ]
+    ),
+)
+
 PREDICTION_ALERTS = Table(
     "prediction_alerts",
     keys=("path", "image_id", "model_version", "rule", "receiver"),
@@ -351,5 +381,6 @@ TABLES = (
     IMAGE_PREDICTIONS,
     CURRENT_PREDICTIONS,
     VERSION_AGREEMENTS,
+    PREDICTION_DRIFT,
     PREDICTION_ALERTS,
 )

@@ -34,9 +34,10 @@ EDGES = {
     "image_predictions": ["featured_images", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
     "version_agreements": ["image_files", "image_predictions"],
+    "prediction_drift": ["image_files", "image_predictions", "image_splits"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 10, "models": 4, "predictions": 4}
+GROUPS = {"data": 10, "models": 4, "predictions": 5}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -49,6 +50,7 @@ CHECKS = {
     "probabilities_sum_to_one",
     "every_file_predicted",
     "every_alert_sent",
+    "drift_is_small",
 }
 
 

@@ -1,4 +1,4 @@
-"""Checks of the predictions group: sound probabilities, nothing unpredicted, nothing untold."""
+"""Checks of the predictions group: sound probabilities, nothing unpredicted, nothing untold, no drift."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from pyspark.sql import functions as F
 from image_assets.current_files import current_files
 from image_assets.key_checks import keys_unique as keys_unique_in
 from image_assets.predictions.alert_states import UNCLEAR, UNSENT, read_alerts
+from image_assets.predictions.drift_figures import LEAST_DAYS, LEAST_IMAGES, jumps
+from image_assets.predictions.prediction_drift import days_of
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from image_assets.scoring import SUM_TOLERANCE
 from resources.delta_tables import DeltaTables
@@ -77,4 +79,18 @@ def every_alert_sent(thin_tables: ThinTables) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={f"alerts_{state}": counts[state] for state in UNSENT},
         description="; ".join(what_to_do(alerts)) or None,
+    )
+
+
+@dg.asset_check(asset="prediction_drift", description="The newest day's figures are like those of the days before.")
+def drift_is_small(thin_tables: ThinTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
+    """What jumped on the newest day of the serving version."""
+    serving = model_registry.serving()
+    found = jumps(days_of(thin_tables, serving)) if serving else None
+    too_little = f"nothing to compare: {LEAST_DAYS + 1} days of {LEAST_IMAGES} answers of one version are needed"
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"serving_version": str(serving.version) if serving else "none", "jumps": len(found or [])},
+        description=too_little if found is None else "; ".join(found) or None,
     )

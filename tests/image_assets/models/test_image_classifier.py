@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Literal, cast
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from image_assets.guarded_process import GuardedProcess
 from image_assets.models.logged_classifier import log_classifier
 from image_assets.pixels import to_grayscale
 from image_assets.scoring import own_workers
-from tests.images import colored_jpeg
+from image_assets.version_embeddings import ImagesToEmbed, embeddings
+from tests.images import colored_jpeg, put
 
 COLORS: dict[str, Literal["rgb", "gray"]] = {"tensorflow": "rgb", "torch": "gray"}
 ANSWER = "label string, probability double, probabilities array<double>"
@@ -135,6 +138,22 @@ def test_a_version_of_gray_answers_the_same_for_an_image_and_for_its_gray(
     contents = [colored_jpeg(number % 2, number) for number in range(4)]
     answers = predict(pd.DataFrame({"content": [*contents, *map(to_grayscale, contents)]}))
     assert answers["probability"][:4].tolist() == pytest.approx(answers["probability"][4:].tolist(), abs=1e-6)
+
+
+@pytest.mark.training
+def test_images_are_embedded_by_the_network_below_its_head(classifier: tuple[str, str], tmp_path: Path) -> None:
+    files = [put(tmp_path, f"{number}.jpg", colored_jpeg(number % 2, number)) for number in (0, 1, 2)]
+    names = [*files, put(tmp_path, "text.jpg", b"no image"), put(tmp_path, "again.jpg", colored_jpeg(0, 0))]
+    asked = ImagesToEmbed(*classifier, tuple(f"file:{name}" for name in names))
+    with GuardedProcess(embeddings, memory_bytes=64 * 1024**3, name="model") as guarded:
+        found = guarded.answer(asked, seconds=300)
+        nothing = guarded.answer(ImagesToEmbed(*classifier, ()), seconds=300)
+    assert isinstance(found, np.ndarray), found
+    assert found.shape == (4, 1280)
+    assert np.allclose(found[0], found[3], atol=1e-5)
+    assert not np.allclose(found[0], found[1], atol=1e-5)
+    assert isinstance(nothing, np.ndarray)
+    assert len(nothing) == 0
 
 
 @pytest.mark.training

@@ -1,0 +1,105 @@
+"""What the serving version says of the images of each day, in figures."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from image_assets.guarded_process import Failure
+from image_assets.pictures import to_markdown
+from image_assets.predictions.drift_figures import KEYS, arrival_days, figures_by_day
+from image_assets.predictions.drift_pictures import confidence, label_shares
+from image_assets.predictions.embedding_distances import days_to_embed, embedding_distances
+from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
+from resources.model_registry import ModelRegistry, ModelVersion
+from resources.thin_tables import ThinTables
+
+ANSWER = ["label", "probability", "probabilities"]
+
+
+class DriftConfig(dg.Config):
+    """What counts as unsure, and how many images are embedded."""
+
+    threshold: float = Field(default=0.6, gt=0, le=1, description="An answer of a lower probability is unsure.")
+    embedded_images: int = Field(
+        default=256, ge=0, description="Images of a day, and of the training split, that are embedded; 0: none."
+    )
+
+
+def answers_by_day(thin_tables: ThinTables, version: ModelVersion) -> pd.DataFrame:
+    """The version's answers, each with the day that its image arrived."""
+    predicted = thin_tables.read(IMAGE_PREDICTIONS, [*KEYS, "predicted_at"]).to_pandas()
+    files = thin_tables.read(IMAGE_FILES, ["path", "first_seen"]).to_pandas()
+    of_version = pc.field("model_version") == version.version
+    answers = thin_tables.read(IMAGE_PREDICTIONS, [*KEYS, *ANSWER], of_version).to_pandas()
+    return answers.merge(arrival_days(predicted, files), on=KEYS)
+
+
+def measure(
+    thin_tables: ThinTables, registry: ModelRegistry, version: ModelVersion, config: DriftConfig, now: datetime
+) -> str | None:
+    """Merge the figures of each day's images, as they are now; why no image could be embedded, where none could."""
+    answers = answers_by_day(thin_tables, version)
+    if answers.empty:
+        return None
+    tested = thin_tables.read(IMAGE_SPLITS, KEYS, pc.field("split") == "test").to_pandas()
+    measured = figures_by_day(answers, answers.merge(tested, on=KEYS), version.labels, config.threshold)
+    known = days_of(thin_tables, version)
+    embedded = known.loc[known["embedding_distance"].notna()]
+    distances, fault = dict(zip(embedded["day"], embedded["embedding_distance"], strict=True)), None
+    days = days_to_embed(answers["day"].unique(), known, now) if config.embedded_images else []
+    if days:
+        images = answers.loc[answers["day"].isin(days)]
+        found = embedding_distances(thin_tables, registry, version, images, config.embedded_images)
+        if isinstance(found, Failure):
+            fault = f"{found.reason}: {found.message}"
+        else:
+            distances |= found
+    said = {"model_version": version.version, "measured_at": now}
+    rows = [{**row, **said, "embedding_distance": distances.get(row["day"])} for row in measured]
+    table = pa.Table.from_pylist(rows, to_arrow_schema(PREDICTION_DRIFT.columns))
+    thin_tables.merge(table, PREDICTION_DRIFT, updates={name: f"new.{name}" for name in table.column_names})
+    thin_tables.compact(PREDICTION_DRIFT)
+    return fault
+
+
+def days_of(thin_tables: ThinTables, version: ModelVersion) -> pd.DataFrame:
+    """The version's days on which it answered something, oldest first."""
+    of_version = (pc.field("model_version") == version.version) & (pc.field("answered") > 0)
+    rows = thin_tables.read(PREDICTION_DRIFT, PREDICTION_DRIFT.columns.fieldNames(), of_version)
+    return rows.to_pandas(timestamp_as_object=True).sort_values("day", ignore_index=True)
+
+
+def look(days: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+    """Labels and confidence, day by day."""
+    if days.empty:
+        return {}
+    pictures = {"label_shares": label_shares(days), "confidence": confidence(days)}
+    return {
+        name: dg.MetadataValue.md(to_markdown(picture, f"{name}, day by day")) for name, picture in pictures.items()
+    }
+
+
+@dg.asset(deps=["image_predictions", "image_files", "image_splits"], kinds={"deltalake"}, pool="prediction_drift")
+def prediction_drift(
+    config: DriftConfig, thin_tables: ThinTables, model_registry: ModelRegistry
+) -> dg.MaterializeResult:
+    """For each day: which labels the serving version gave to the images that arrived, and how sure it was."""
+    before = thin_tables.snapshot(PREDICTION_DRIFT)
+    serving = model_registry.serving()
+    fault = measure(thin_tables, model_registry, serving, config, datetime.now(UTC)) if serving else None
+    after = thin_tables.snapshot(PREDICTION_DRIFT)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": after.rows,
+            "rows_added": after.rows - before.rows,
+            "delta_version": after.version,
+            "serving_version": str(serving.version) if serving else "none",
+            **({"embedding_fault": fault} if fault else {}),
+            **(look(days_of(thin_tables, serving)) if serving else {}),
+        }
+    )

@@ -1,0 +1,198 @@
+"""Figures of each day's answers, and the jumps among them."""
+
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from image_assets.predictions.drift_figures import LEAST_DAYS, arrival_days, figures, figures_by_day, jumps
+from image_assets.predictions.drift_pictures import confidence, label_shares
+from image_assets.predictions.embedding_distances import days_to_embed, discrepancy
+from image_assets.predictions.prediction_checks import drift_is_small
+from image_assets.predictions.prediction_drift import DriftConfig, prediction_drift
+from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
+from resources.model_registry import ModelRegistry
+from resources.tables import Table
+from resources.thin_tables import ThinTables
+from tests.registered_versions import registered, saved_model
+
+LABELS = ["ball", "cube"]
+MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
+NOTHING = """
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+
+    class Nothing(PythonModel):
+        def predict(self, context, model_input, params=None):
+            return model_input
+
+
+    set_model(Nothing())
+"""
+
+
+def answers(balls: int, cubes: int, probability: float = 0.9) -> pd.DataFrame:
+    """So many answers of each label."""
+    other = 1 - probability
+    ball, cube = [probability, other], [other, probability]
+    rows = [*[("ball", probability, ball)] * balls, *[("cube", probability, cube)] * cubes]
+    return pd.DataFrame(rows, columns=["label", "probability", "probabilities"])
+
+
+def days(*measured: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame([{"day": date(2026, 3, number + 1), **row} for number, row in enumerate(measured)])
+
+
+def measured(balls: int, cubes: int, probability: float = 0.9) -> dict[str, Any]:
+    return {**figures(answers(balls, cubes, probability), answers(10, 10), LABELS, 0.6), "embedding_distance": None}
+
+
+def test_the_figures_of_a_day_count_what_was_answered() -> None:
+    rows = [*answers(3, 0).to_numpy().tolist(), ["cube", 0.5, [0.5, 0.5]], unanswered := [None, None, None]]
+    given = pd.DataFrame(rows, columns=["label", "probability", "probabilities"])
+    found = figures(given, answers(2, 2), LABELS, 0.6)
+    assert (found["images"], found["answered"], found["unsure_share"]) == (5, 4, 0.25)
+    assert dict(zip(found["labels"], found["label_shares"], strict=True)) == {"ball": 0.75, "cube": 0.25}
+    assert found["mean_probability"] == pytest.approx(0.8)
+    nothing = figures(pd.DataFrame([unanswered], columns=given.columns), answers(2, 2), LABELS, 0.6)
+    assert (nothing["images"], nothing["answered"], nothing["label_shares"]) == (1, 0, None)
+    assert nothing["answer_distance"] is None
+
+
+def test_the_distance_is_zero_for_the_same_answers_and_one_for_none_in_common() -> None:
+    def distance(*of: int) -> float:
+        return figures(answers(*of, probability=1.0), answers(5, 5, 1.0), LABELS, 0.6)["answer_distance"]
+
+    assert distance(7, 7) == pytest.approx(0, abs=1e-6)
+    assert 0 < distance(6, 5) < distance(9, 5) < distance(9, 0)
+    only = figures(answers(3, 0, 1.0), answers(0, 3, 1.0), LABELS, 0.6)
+    assert only["answer_distance"] == pytest.approx(1)
+
+
+def test_an_image_arrives_when_its_file_does_and_what_replaces_it_when_it_is_predicted() -> None:
+    later = [MONDAY + timedelta(days=number) for number in range(4)]
+    predicted = [("a", "1", later[1]), ("a", "1", later[2]), ("a", "2", later[3]), ("b", "3", later[3])]
+    images = pd.DataFrame(predicted, columns=["path", "image_id", "predicted_at"])
+    files = pd.DataFrame({"path": ["a", "b"], "first_seen": [MONDAY, later[2]]})
+    found = arrival_days(images, files)
+    assert dict(zip(found["image_id"], found["day"], strict=True)) == {
+        "1": date(2026, 3, 2),
+        "2": date(2026, 3, 5),
+        "3": date(2026, 3, 4),
+    }
+
+
+def test_a_jump_is_named_and_chance_is_none() -> None:
+    random = np.random.default_rng(0)
+    usual = [measured(number, 100 - number) for number in random.binomial(100, 0.5, 12)]
+    for after in range(LEAST_DAYS + 1, len(usual) + 1):
+        assert jumps(days(*usual[:after])) == []
+    said = jumps(days(*usual, measured(90, 10)))
+    assert said
+    assert said[0].startswith("share of ball was 0.90 on 2026-03-13: expected 0.4")
+    less_sure = jumps(days(*usual, measured(50, 50, 0.55)))
+    assert less_sure
+    assert any("share of unsure answers was 1.00" in one for one in less_sure)
+    assert any("mean probability was 0.55" in one for one in less_sure)
+
+
+def test_a_label_of_which_nobody_heard_is_a_jump() -> None:
+    usual = [measured(50, 50)] * 8
+    new = figures(answers(50, 20).replace({"label": {"cube": "cone"}}), answers(9, 9), LABELS, 0.6)
+    said = jumps(days(*usual, {**new, "embedding_distance": None}))
+    assert said
+    assert any(one.startswith("share of cone was 0.29") for one in said)
+
+
+def test_a_figure_that_comes_a_day_late_is_compared_when_it_comes() -> None:
+    near = [{**measured(50, 50), "embedding_distance": 0.05 + number / 1000} for number in range(8)]
+    assert jumps(days(*near, measured(50, 50))) == []
+    said = jumps(days(*near, {**measured(50, 50), "embedding_distance": 0.5}, measured(50, 50)))
+    assert said == [
+        "distance of the images from those trained on was 0.50 on 2026-03-09: expected 0.05 ± 0.02, as on 8 days before"
+    ]
+
+
+def test_few_days_or_few_images_are_compared_with_nothing() -> None:
+    usual = [measured(50, 50)] * LEAST_DAYS
+    assert jumps(days(*usual)) is None
+    assert jumps(days(*usual, measured(5, 0))) is None
+    assert jumps(days(*usual, measured(50, 50))) == []
+
+
+def test_embeddings_of_the_same_kind_are_near_however_few_and_others_are_not() -> None:
+    random = np.random.default_rng(0)
+    training = random.normal(size=(256, 64))
+    few, many, shifted = (random.normal(size=(rows, 64)) + shift for rows, shift in ((20, 0), (256, 0), (256, 0.3)))
+    near, nearer, far = (discrepancy(of_day, training) for of_day in (few, many, shifted))
+    assert near is not None
+    assert nearer is not None
+    assert far is not None
+    assert max(near, nearer) < 0.06 < far
+    assert discrepancy(few[:1], training) is None
+
+
+def test_days_are_embedded_once_when_they_are_over() -> None:
+    all_days = [date(2026, 3, number) for number in range(1, 13)]
+    measured = [(date(2026, 3, 9), datetime(2026, 3, 10, tzinfo=UTC)), (date(2026, 3, 10), datetime(2026, 3, 10, 23))]
+    known = pd.DataFrame(measured, columns=["day", "measured_at"])
+    now = datetime(2026, 3, 12, 1, tzinfo=UTC)
+    assert [day.day for day in days_to_embed(all_days, known, now)] == [5, 6, 7, 8, 10, 11]
+
+
+@pytest.mark.parametrize("labels", [2, 30])
+def test_pictures_are_small_whatever_they_show(labels: int) -> None:
+    names = [f"label ${number}$" for number in range(labels)]
+    rows = figures_by_day(
+        pd.concat([answers(3, 2).assign(day=date(2026, 1, 1) + timedelta(days=number)) for number in range(90)]),
+        answers(2, 2),
+        [*LABELS, *names],
+        0.6,
+    )
+    shown = pd.DataFrame(rows).assign(embedding_distance=None)
+    for picture in (label_shares(shown), confidence(shown)):
+        assert Image.open(BytesIO(picture)).size == (900, 360)
+        assert len(picture) < 100_000
+
+
+def add(thin_tables: ThinTables, table: Table, rows: list[dict[str, Any]]) -> None:
+    schema = to_arrow_schema(table.columns)
+    whole = [{**dict.fromkeys(schema.names), **row} for row in rows]
+    thin_tables.merge(pa.Table.from_pylist(whole, schema), table, updates={table.keys[0]: f"new.{table.keys[0]}"})
+
+
+def test_days_are_measured_again_and_the_check_warns(
+    thin_tables: ThinTables, registry: ModelRegistry, tmp_path: Any
+) -> None:
+    tags = {"labels": '["ball", "cube"]'}
+    registered(saved_model(NOTHING, tmp_path, "nothing"), registry, tags, (tmp_path / "artifacts").as_uri())
+    config, resources = DriftConfig(), {"thin_tables": thin_tables, "model_registry": registry}
+    assert prediction_drift(config, **resources).metadata["serving_version"] == "none"
+    registry.promote(1, "Production")
+    for number in range(8):
+        now = MONDAY + timedelta(days=number)
+        given = answers(15, 15) if number < 7 else answers(29, 1)
+        keys = [{"path": f"file:/{number}/{row}", "image_id": f"{number}-{row}"} for row in range(len(given))]
+        said = given.assign(model_version=1, predicted_at=now).to_dict("records")
+        add(thin_tables, IMAGE_PREDICTIONS, [{**key, **row} for key, row in zip(keys, said, strict=True)])
+        add(thin_tables, IMAGE_FILES, [{"path": key["path"], "first_seen": now} for key in keys])
+        if number == 0:
+            add(thin_tables, IMAGE_SPLITS, [{**key, "split": "test"} for key in keys])
+        if number in (0, 6, 7):
+            made = prediction_drift(config, **resources)
+            check = drift_is_small(**resources)
+            assert check.passed is (number < 7)
+    assert made.metadata["dagster/row_count"] == 8
+    assert {"label_shares", "confidence"} <= set(made.metadata)
+    assert "classifier" in made.metadata["embedding_fault"]  # it has no network
+    assert "share of ball was 0.97 on 2026-03-09" in check.description
+    rows = thin_tables.read(PREDICTION_DRIFT, ["day", "images", "label_shares", "answer_distance"]).to_pylist()
+    assert {row["images"] for row in rows} == {30}
+    assert min(row["answer_distance"] for row in rows) == pytest.approx(0, abs=1e-6)
