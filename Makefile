@@ -29,8 +29,8 @@ check: install ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: check ## the checks, then every test that this machine can run, kind by kind
-	$(BIN)/pytest -m "not spark and not training and not path and not gpu"
-	$(BIN)/pytest -m "spark and not training"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not spark and not training and not path and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "spark and not training"
 	$(BIN)/pytest -m training
 	$(BIN)/pytest -m path
 
