@@ -11,7 +11,9 @@ from benchmarks.gallery import gallery
 from benchmarks.loader import loader
 from benchmarks.page import PAGE, PICTURE, write_page
 from benchmarks.photographs import Photographs
+from benchmarks.predictions import predictions
 from benchmarks.processes import processes
+from benchmarks.promotion import promotion
 from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
 from benchmarks.training import training
@@ -28,8 +30,17 @@ SIZES = {
     "training": 2_500,
     "accuracy": 2_500,
     "processes": 5_000,
+    "predictions": 5_000,
+    "promotion": 10_000,
 }
-ON_PHOTOGRAPHS = {"caches": caches, "loader": loader, "training": training, "accuracy": accuracy}
+ON_PHOTOGRAPHS = {
+    "caches": caches,
+    "loader": loader,
+    "training": training,
+    "accuracy": accuracy,
+    "predictions": predictions,
+    "promotion": promotion,
+}
 ON_SMALL = {"following": following, "sensor": sensor, "gallery": gallery, "processes": processes}
 
 

@@ -76,7 +76,8 @@ def environment(answer: str, more: Mapping[str, str]) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     dropped = ("IMAGE_ASSETS_", "PYTHONDONTWRITEBYTECODE")  # modules compiled at every start are no figure of anybody
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    return {**kept, **threads, "PYTHONPATH": str(ROOT), "BENCHMARK_ANSWER": answer, **more}
+    told = {"BENCHMARK_ANSWER": answer, "BENCHMARK_STARTED": str(time.time())}
+    return {**kept, **threads, "PYTHONPATH": str(ROOT), **told, **more}
 
 
 def on_cores() -> None:

@@ -9,15 +9,21 @@ import psutil
 from benchmarks.caches import rows_of
 from benchmarks.contest import OURS, RECIPE
 from benchmarks.gallery import gallery_section
+from benchmarks.contest_report import WORTH_SHOWING, contest_table, own_parts
 from benchmarks.loader_report import loader_ratios, loader_section
-from benchmarks.markdown import markdown, to_cell
+from benchmarks.markdown import markdown
 from benchmarks.measurement import CORES
 from benchmarks.peers.environments import PEERS
+from benchmarks.predictions_report import (
+    predictions_ratios,
+    predictions_section,
+    promotion_ratios,
+    promotion_section,
+)
 from benchmarks.results import (
     Spread,
     extrapolated,
     good,
-    median_parts,
     parts_by_size,
     peak_megabytes,
     rates,
@@ -33,7 +39,6 @@ from benchmarks.training_report import (
     training_section,
 )
 
-WORTH_SHOWING = 0.1  # seconds: parts that never take as long are left out
 TITLES = {
     "ingest": "Ingest: files to `raw_images` and the ledger",
     "featured": "Features: `raw_images` to `featured_images`",
@@ -58,6 +63,8 @@ def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
         "loader": loader_ratios,
         "training": training_ratios,
         "processes": processes_ratios,
+        "predictions": predictions_ratios,
+        "promotion": promotion_ratios,
     }
     for benchmark, ratios_of in more.items():
         if benchmark in results:
@@ -78,38 +85,6 @@ def following_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         anew = f"following: the recipe's making of {largest:,} images anew (from {max(recipe):,}), times ours"
         rows.append((anew, f"{extrapolated(recipe, largest) / seconds[largest]:.0f}", "45"))
     return rows
-
-
-def contest_table(found: dict[str, Any]) -> str:
-    """Every contestant: images a second, start-up, total, processor time, memory; or why there is no figure."""
-    rate = rates(found)
-    recipe = rate.get(RECIPE)
-    head = ["", "images a second", "times the recipe", "start and stop, s", "in all, s", "CPU s / 1,000", "peak MB"]
-    rows = []
-    for name, runs in found["runs"].items():
-        if name not in rate:
-            rows.append([name, to_cell(runs[0]["error"]), *[""] * 5])
-            continue
-        rows.append(
-            [
-                name,
-                f"{rate[name]:,.0f}",
-                f"{rate[name].median / recipe.median:.1f}" if recipe else "",
-                f"{start_seconds(runs):.1f}",
-                f"{Spread.of([run['seconds'] for run in good(runs)]):.1f}",
-                f"{Spread.of([run['cpu_seconds'] for run in good(runs)]).median / found['count'] * 1000:.1f}",
-                f"{peak_megabytes(runs):,.0f}",
-            ]
-        )
-    return markdown(head, rows)
-
-
-def own_parts(found: dict[str, Any]) -> str:
-    """Where our own time goes, the longest part first."""
-    parts = median_parts(found["runs"][OURS], "parts")
-    by_cost = sorted(parts, key=lambda name: -parts[name])
-    rows = [[f"`{name}`", f"{parts[name]:.1f}"] for name in by_cost if parts[name] >= WORTH_SHOWING]
-    return markdown(["where our time goes", "s"], rows) if rows else ""
 
 
 def following_tables(found: dict[str, Any]) -> str:
@@ -179,7 +154,7 @@ def conditions() -> str:
         "tensorflow",
     )
     ours = ", ".join(f"{name} {version(name)}" for name in names)
-    peers = ", ".join(pins[0] for pins in PEERS.values())
+    peers = ", ".join(dict.fromkeys(pins[0] for pins in PEERS.values()))
     memory = psutil.virtual_memory().total / 1024**3
     return (
         f"{CORES} cores ({platform.machine()}), {memory:.0f} GiB of memory, Python {platform.python_version()}; "
@@ -211,6 +186,8 @@ def report(results: dict[str, dict[str, Any]]) -> str:
         "accuracy": accuracy_section,
         "processes": processes_section,
         "gallery": gallery_section,
+        "predictions": predictions_section,
+        "promotion": promotion_section,
     }.items():
         if found := results.get(benchmark):
             parts.append(section(found))

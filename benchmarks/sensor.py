@@ -34,21 +34,21 @@ def sensor(count: int, repeats: int) -> dict:
 class Daemon:
     """What Dagster's daemon does at each tick: resources, the sensor's answer, its cursor."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, sensor: dg.SensorDefinition) -> None:
         self.instance = instance
+        self.sensor = sensor
         self.cursor: str | None = None
 
     def tick(self) -> tuple[float, dg.SensorResult | dg.SkipReason]:
         """Milliseconds and the answer."""
         from definitions import resources
-        from sensors.new_images import new_images
 
-        needed = {name: resources[name] for name in new_images.required_resource_keys}
+        needed = {name: resources[name] for name in self.sensor.required_resource_keys}
         started = time.perf_counter()
         context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, sensor_name=new_images.name, resources=needed
+            instance=self.instance, cursor=self.cursor, sensor_name=self.sensor.name, resources=needed
         )
-        answer = new_images(context)
+        answer = self.sensor(context)
         milliseconds = 1000 * (time.perf_counter() - started)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
@@ -66,8 +66,10 @@ def main() -> None:
     task = read_task()
     home, landing = Path(task.target), Path(task.source)
     use_home(home, landing)
+    from sensors.new_images import new_images
+
     with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as told:
-        daemon = Daemon(instance)
+        daemon = Daemon(instance, new_images)
         quiet = [daemon.tick() for _ in range(1 + TICKS)]
         count = number_of(landing)
         write(SMALL, landing, range(count, count + NEW))

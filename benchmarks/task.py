@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Task:
-    """What to do (ingest, featured, grayscale), from where, to where, and with which function for an image."""
+    """What to do (such as ingest, featured, grayscale), from where, to where, and with which function for an image."""
 
     benchmark: str
     source: str
@@ -25,6 +25,11 @@ class Task:
 def read_task() -> Task:
     """The task on the command line."""
     return Task(*sys.argv[1:5])
+
+
+def seconds_since_start() -> float:
+    """How long ago the harness started this program."""
+    return time.time() - float(os.environ["BENCHMARK_STARTED"])
 
 
 @contextmanager

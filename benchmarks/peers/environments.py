@@ -9,14 +9,28 @@ from pathlib import Path
 from benchmarks.photographs import CACHE
 
 KERNEL = ("pillow==13.0.0", "simplejpeg==1.9.0", "isal==1.9.1", "numpy==2.3.4", "deltalake==1.6.6")
+# Torch takes gigabytes: it is linked, and everybody runs the same one. This is what it imports.
+ENGINES = (
+    "onnxruntime==1.32.0",
+    "filelock==4.2.11",
+    "fsspec==2026.9.0",
+    "jinja2==3.1.6",
+    "networkx==3.6.1",
+    "sympy==1.14.0",
+)
+DAFT = ("daft==0.7.26", "pyiceberg==0.11.1", *KERNEL)
+RAY = ("ray[data]==2.60.0", "aiohttp==3.14.5", *KERNEL)
 PEERS = {
-    "daft": ("daft==0.7.26", "pyiceberg==0.11.1", *KERNEL),
-    "ray": ("ray[data]==2.60.0", "aiohttp==3.14.5", *KERNEL),
+    "daft": DAFT,
+    "ray": RAY,
+    "daft_predictions": (*DAFT, *ENGINES),
+    "ray_predictions": (*RAY, *ENGINES),
     "datasets": ("datasets==5.2.0", *KERNEL),
     "webdataset": ("webdataset==1.0.2",),
     "streaming": ("mosaicml-streaming==0.13.0",),
 }
 ON_OURS = ("webdataset", "streaming")  # a layer on this environment: its torch, its Pillow
+LINKED = {peer: ("torch", "torchgen", "functorch", "nvidia") for peer in ("daft_predictions", "ray_predictions")}
 INSTALL = ("-m", "pip", "install", "--quiet", "--only-binary", ":all:")
 
 
@@ -31,10 +45,14 @@ def python_of(peer: str) -> Path:
     python, finished = folder / "bin" / "python", folder / "finished"
     if not finished.exists():
         run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+        ours = Path(sysconfig.get_path("purelib"))
         if peer in ON_OURS:
-            packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
-            (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+            (packages / "ours.pth").write_text(str(ours))
         run([str(python), *INSTALL, *pins])
+        for package in LINKED.get(peer, ()):
+            if (ours / package).is_dir():
+                (packages / package).symlink_to(ours / package)
         finished.touch()
     return python
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contest import OURS, RECIPE
+from benchmarks.contest_report import contest_table
 from benchmarks.figure import draw
-from benchmarks.report import contest_table, ratios, report
+from benchmarks.report import ratios, report
 from benchmarks.results import Spread, extrapolated, rates, slope
 
 

@@ -1,0 +1,41 @@
+"""A contest's figures as tables: what everybody came to, and where our own time goes."""
+
+from typing import Any
+
+from benchmarks.contest import OURS, RECIPE
+from benchmarks.markdown import markdown, to_cell
+from benchmarks.results import Spread, good, median_parts, peak_megabytes, rates, start_seconds
+
+WORTH_SHOWING = 0.1  # seconds: parts that never take as long are left out
+
+
+def contest_table(found: dict[str, Any]) -> str:
+    """Every contestant: images a second, start-up, total, processor time, memory; or why there is no figure."""
+    rate = rates(found)
+    recipe = rate.get(RECIPE)
+    head = ["", "images a second", "times the recipe", "start and stop, s", "in all, s", "CPU s / 1,000", "peak MB"]
+    rows = []
+    for name, runs in found["runs"].items():
+        if name not in rate:
+            rows.append([name, to_cell(runs[0]["error"]), *[""] * 5])
+            continue
+        rows.append(
+            [
+                name,
+                f"{rate[name]:,.0f}",
+                f"{rate[name].median / recipe.median:.1f}" if recipe else "",
+                f"{start_seconds(runs):.1f}",
+                f"{Spread.of([run['seconds'] for run in good(runs)]):.1f}",
+                f"{Spread.of([run['cpu_seconds'] for run in good(runs)]).median / found['count'] * 1000:.1f}",
+                f"{peak_megabytes(runs):,.0f}",
+            ]
+        )
+    return markdown(head, rows)
+
+
+def own_parts(found: dict[str, Any]) -> str:
+    """Where our own time goes, the longest part first."""
+    parts = median_parts(found["runs"][OURS], "parts")
+    by_cost = sorted(parts, key=lambda name: -parts[name])
+    rows = [[f"`{name}`", f"{parts[name]:.1f}"] for name in by_cost if parts[name] >= WORTH_SHOWING]
+    return markdown(["where our time goes", "s"], rows) if rows else ""

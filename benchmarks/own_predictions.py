@@ -1,0 +1,40 @@
+"""This project's predictions: what `image_predictions` does for a version that has not predicted yet."""
+
+import os
+from pathlib import Path
+
+from benchmarks.ours import start_spark, use_home
+from benchmarks.parts import timed_parts
+from benchmarks.predicting import ALL, FIRST, landing_in
+from benchmarks.task import read_task, seconds_since_start, timed
+from benchmarks.versions import version_of
+from resources.model_registry import ModelRegistry
+
+
+def predict(home: Path, framework: str) -> None:
+    """Score the images of a home that this process did not begin with, too."""
+    from definitions import resources
+    from image_assets.predictions.image_predictions import score
+    from resources.delta_tables import DeltaTables
+
+    registry = ModelRegistry(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
+    tables = DeltaTables(pyspark=resources["pyspark"], root=str(home / "tables"), checkpoints=str(home / "checkpoints"))
+    if error := score(tables, registry, version_of(framework, registry), "cpu"):
+        raise error
+
+
+def main() -> None:
+    """Predict a few images, then all."""
+    task = read_task()
+    first, images = Path(task.source) / FIRST, Path(task.source) / ALL
+    use_home(first, landing_in(first))
+    start_spark()
+    predict(first, task.kernel)
+    first_seconds = seconds_since_start()
+    with timed() as told, timed_parts() as parts:
+        predict(images, task.kernel)
+        told |= {"first_seconds": first_seconds, "parts": parts}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""From a promotion to the first new prediction and to the last one, and back to the former version."""
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from benchmarks.homes import home_of
+from benchmarks.measurement import Run, measured
+from benchmarks.ours import copied_home, use_home
+from benchmarks.photographs import CACHE, Photographs
+from benchmarks.predicting import landing_in
+from benchmarks.sensor import Daemon
+from benchmarks.task import answer, read_task, seconds_since_start
+from benchmarks.versions import FRAMEWORKS, tracking_uri_of, version_of, versions_of
+from resources.model_registry import SERVING_STAGE, ModelRegistry
+
+FORMER, NEW = "tensorflow", "torch"  # the version that has predicted all images, and the one that is promoted
+JOB = "predict_images"
+
+
+def promotion(photographs: Photographs, count: int, repeats: int) -> dict:
+    """Promotions and rollbacks in homes of a tenth of so many images, and of so many."""
+    versions = versions_of(photographs)
+    work = CACHE / "promotion"
+    runs: dict[str, list[dict]] = {}
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        for size in (count // 10, count):
+            predicted = work / str(size)
+            copied_home(home_of(photographs, size)[0], predicted)
+            prepared = program("prepare", predicted, versions)
+            print(f"promotion  {size:,} images, the former version: {said(prepared)}", flush=True)
+            for repeat in range(repeats):
+                copied_home(predicted, work / "home")
+                run = prepared if prepared.error else program("move", work / "home", versions)
+                shutil.rmtree(work / "home")
+                runs.setdefault(str(size), []).append(asdict(run))
+                print(f"promotion {repeat + 1}/{repeats}  {size:,} images: {said(run)}", flush=True)
+        loaded = [asdict(program("load", versions, versions)) for _ in range(repeats)]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"count": count, "runs": runs, "loaded": loaded}
+
+
+def said(run: Run) -> str:
+    """What a run came to, in short."""
+    return run.error or ", ".join(f"{name} {move['seconds']:.1f} s" for name, move in run.answer.items())
+
+
+def program(task: str, home: Path, versions: Path, kernel: str = "") -> Run:
+    """One of this file's programs, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.promotion", task, str(versions), str(home), kernel]
+    return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)})
+
+
+def watched(versions: Path, home: Path, *, prepare: bool) -> None:
+    """Promote, and let a sensor look that has looked before; what became of it."""
+    from resources.environments import read_settings
+    from scripts.home import prepare as made_ready
+    from sensors.stage_changes import stage_changes
+
+    made_ready(read_settings())
+    registry = ModelRegistry(tracking_uri=tracking_uri_of(versions))
+    for framework in FRAMEWORKS:
+        registry.promote(version_of(framework, registry).version, "None")
+    if not prepare:
+        registry.promote(version_of(FORMER, registry).version, SERVING_STAGE)
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        daemon = Daemon(instance, stage_changes)
+        daemon.tick()
+        moves = {"promotion": FORMER} if prepare else {"promotion": NEW, "rollback": FORMER}
+        answer({name: moved(framework, registry, daemon, (versions, home)) for name, framework in moves.items()})
+
+
+def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple[Path, Path]) -> dict[str, object]:
+    """Promote the framework's version and run what the sensor asks for; when what happened, in seconds from then on."""
+    from definitions import resources
+    from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
+    from resources.delta_tables import changes_rows
+
+    tables, version = resources["thin_tables"], version_of(framework, registry).version
+    tables.create(IMAGE_PREDICTIONS)
+    before = tables.snapshot(IMAGE_PREDICTIONS).rows
+    began = time.time()
+    registry.promote(version, SERVING_STAGE)
+    moments = {"registry": time.time()}
+    _, asked = daemon.tick()
+    moments["sensor"] = time.time()
+    assert isinstance(asked, dg.SensorResult), asked
+    (request,) = asked.run_requests or []
+    run = program("run", places[1], places[0], json.dumps(dict(request.tags)))
+    if run.error:
+        raise RuntimeError(run.error)
+    moments |= run.answer
+    commits = [commit["timestamp"] / 1000 for commit in tables.history(IMAGE_PREDICTIONS) if changes_rows(commit)]
+    if new := [moment for moment in commits if moment > began]:
+        moments |= {"first": min(new), "last": max(new)}
+    current = tables.read(CURRENT_PREDICTIONS, ["model_version"])["model_version"].to_pylist()
+    if Counter(current) != {version: tables.snapshot(FEATURED_IMAGES).rows}:
+        raise RuntimeError(f"current_predictions is by {Counter(current)}: expected all of version {version}")
+    moments["current"] = max(commit["timestamp"] / 1000 for commit in tables.history(CURRENT_PREDICTIONS))
+    scored = tables.snapshot(IMAGE_PREDICTIONS).rows - before
+    seconds = {name: moment - began for name, moment in moments.items()}
+    return {"seconds": seconds["current"], "scored": scored, "moments": seconds}
+
+
+def run(home: Path, tags: Mapping[str, str]) -> None:
+    """The job, as its own process runs it; the moments of its events."""
+    from definitions import defs
+
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        result = defs.resolve_job_def(JOB).execute_in_process(instance=instance, tags=dict(tags))
+        moments: dict[str, object] = {}
+        for entry in instance.all_logs(result.run_id):
+            event = entry.dagster_event
+            if event and event.event_type in MOMENTS:
+                moments.setdefault(MOMENTS[event.event_type], entry.timestamp)
+    answer(moments)
+
+
+MOMENTS = {
+    dg.DagsterEventType.RESOURCE_INIT_STARTED: "process",
+    dg.DagsterEventType.RESOURCE_INIT_SUCCESS: "resources",
+    dg.DagsterEventType.STEP_START: "step",
+}
+
+
+def load(registry: ModelRegistry) -> None:
+    """Load the new version as a worker that has imported nothing does."""
+    import mlflow
+
+    mlflow.set_tracking_uri(registry.tracking_uri)
+    mlflow.pyfunc.load_model(version_of(NEW, registry).uri, model_config={"device": "cpu"})
+    answer({"load": {"seconds": seconds_since_start()}})
+
+
+def main() -> None:
+    """Prepare a home, move versions in it, run the job, or load a version."""
+    task = read_task()
+    versions, home = Path(task.source), Path(task.target)
+    if task.benchmark == "load":
+        load(ModelRegistry(tracking_uri=tracking_uri_of(versions)))
+        return
+    use_home(home, landing_in(home))
+    if task.benchmark == "run":
+        run(home, json.loads(task.kernel))
+    else:
+        watched(versions, home, prepare=task.benchmark == "prepare")
+
+
+if __name__ == "__main__":
+    main()
