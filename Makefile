@@ -19,7 +19,7 @@ install: ## set everything up in .venv; does nothing where nothing changed
 demo: install ## materialize the whole graph on sample images, or on LANDING=<folder>
 	@$(BIN)/python -m scripts.demo
 
-dev: install ## the Dagster and MLflow UIs, with the sensors running
+dev: install ## the Dagster and MLflow UIs and the gallery, with the sensors running
 	@$(BIN)/python -m scripts.dev
 
 check: install ## formatting, lint, types, import rules
