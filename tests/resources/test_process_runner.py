@@ -16,13 +16,13 @@ from pyspark.sql import SparkSession
 
 from resources.process_runner import TrainingProcesses
 from resources.ranks import RankFailure
+from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 from tests.resources.rank_functions import (
     CONNECTED,
     die_while_the_other_waits,
     fail_while_the_other_sleeps,
     sleep,
 )
-from tests.standalone_cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

@@ -19,10 +19,10 @@ from image_assets.models.trained import Trained
 from resources.model_registry import ModelRegistry
 from resources.process_runner import TrainingProcesses
 from resources.ranks import RankFailure
+from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 from tests.image_assets.models.conftest import HEAD, PLAN, Work
 from tests.image_assets.models.rank_programs import train_and_average
 from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
-from tests.standalone_cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 LABELS = ("daisy", "tulips")

@@ -1,10 +1,11 @@
-"""A Spark standalone cluster on this machine: a master, and workers of one core each."""
+"""A Spark standalone cluster on this machine: a master, and workers; Ctrl-C ends all of it."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,19 +18,20 @@ ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 # What the cluster's processes and a driver on it need: the same address, the same Python, this project's source.
 CLUSTER_ENVIRONMENT = {"SPARK_LOCAL_IP": HOST, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+KEPT = ("PATH", "JAVA_HOME", "HOME", "TMPDIR")  # all else that a process of the cluster knows, a driver tells it
 START_SECONDS = 60
 END_SECONDS = 10
 
 
 @contextmanager
-def standalone_cluster(*, workers: int = 2) -> Iterator[str]:
-    """The master's URL. A driver on it is a process of its own, as a process has one Spark."""
+def standalone_cluster(*, workers: int = 2, memory: str = "1g") -> Iterator[str]:
+    """The master's URL; the workers have one core each. A driver on it is a process of its own: one has one Spark."""
     with TemporaryDirectory(prefix="cluster") as folder, ExitStack() as running:
         port = free_port()
         arguments = ["--host", HOST, "--webui-port", "0"]
         running.enter_context(spark_process("master.Master", *arguments, "--port", str(port), folder=folder))
         wait_until_open(port)
-        small = ["--cores", "1", "--memory", "1g", "--work-dir", folder, f"spark://{HOST}:{port}"]
+        small = ["--cores", "1", "--memory", memory, "--work-dir", folder, f"spark://{HOST}:{port}"]
         for _ in range(workers):
             running.enter_context(spark_process("worker.Worker", *arguments, *small, folder=folder))
         yield f"spark://{HOST}:{port}"
@@ -37,9 +39,10 @@ def standalone_cluster(*, workers: int = 2) -> Iterator[str]:
 
 @contextmanager
 def spark_process(name: str, *arguments: str, folder: str) -> Iterator[None]:
-    """One of the cluster's processes, ended with all that it started."""
+    """One of the cluster's processes, ended with all that it started; it knows as little as on a machine of its own."""
     spark_class = Path(pyspark.__file__).parent / "bin" / "spark-class"
-    environment = {**os.environ, **CLUSTER_ENVIRONMENT, "SPARK_DAEMON_MEMORY": "256m"}
+    kept = {variable: os.environ[variable] for variable in KEPT if variable in os.environ}
+    environment = {**kept, **CLUSTER_ENVIRONMENT, "SPARK_DAEMON_MEMORY": "256m"}
     command = [spark_class, f"org.apache.spark.deploy.{name}", *arguments]
     with Path(folder, f"{name}.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -71,3 +74,19 @@ def wait_until_open(port: int) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def main() -> None:
+    """Two workers, until somebody ends them."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    with standalone_cluster() as master:
+        told = {"IMAGE_ASSETS_SPARK_MASTER": master, "SPARK_LOCAL_IP": HOST}
+        print("Two workers of one core and 1 GB each. To run the graph there, in another terminal:\n", flush=True)
+        print(f"  {' '.join(f'{name}={value}' for name, value in told.items())} make demo\n", flush=True)
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()
