@@ -7,20 +7,26 @@ ifdef LANDING
 export IMAGE_ASSETS_LANDING := $(LANDING)
 endif
 
-.PHONY: help install demo dev test check check-data audit doctor bench docs
+.PHONY: help install s3 demo dev cluster test check check-data audit doctor bench docs
 .DEFAULT_GOAL := help
 
 help: ## the commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: ## set everything up in .venv; does nothing where nothing changed
 	@$(PYTHON) -m scripts.install
+
+s3: install ## the jars with which Spark reads and writes s3://
+	@$(BIN)/python -m scripts.jars s3
 
 demo: install ## materialize the whole graph on sample images, or on LANDING=<folder>
 	@$(BIN)/python -m scripts.demo
 
 dev: install ## the Dagster and MLflow UIs and the gallery, with the sensors running
 	@$(BIN)/python -m scripts.dev
+
+cluster: install ## a Spark cluster of two workers on this machine, until Ctrl-C
+	@$(BIN)/python -m scripts.cluster
 
 check: install ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check

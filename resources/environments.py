@@ -3,6 +3,8 @@
 | variable | default | what it says |
 |---|---|---|
 | `IMAGE_ASSETS_HOME` | `.image_assets` in the working folder | where everything that is kept lies |
+| `IMAGE_ASSETS_STORAGE` | the home | where tables, checkpoints and artifacts lie: a folder, or `s3://bucket/prefix` |
+| `IMAGE_ASSETS_CACHES` | `caches` in the home | the training caches: a folder that all machines see |
 | `IMAGE_ASSETS_LANDING` | the folder this home was made for, else `landing` in the home | where image files land |
 | `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | where MLflow tracks runs and keeps the registry; no password in it |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark cluster |
@@ -11,6 +13,7 @@
 | `IMAGE_ASSETS_CACHE_CONTENT` | `original` | what training caches hold of an image: `original`, `jpeg` or `pixels` |
 | `IMAGE_ASSETS_CACHE_COLOR` | `rgb` | `rgb`, or `gray`: models are trained on gray, and look at every image in gray |
 | `IMAGE_ASSETS_CACHE_MEGABYTES` | `16384` | how large all caches together may be, but for those that are needed |
+| `IMAGE_ASSETS_DAGSTER_DATABASE` | SQLite in the home | Dagster's runs and events: `postgresql+psycopg2://…` |
 | `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
 | `IMAGE_ASSETS_DAGSTER_URL` | `http://127.0.0.1:3000` | where people see Dagster: links in MLflow lead there |
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the same for links in Dagster |
@@ -40,6 +43,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import dagster as dg
 
+from resources import s3_access
 from resources.alert_sender import ADDRESS_PREFIX, AlertSender
 from resources.backbone import Backbone
 from resources.cache_settings import Color, Content
@@ -57,6 +61,8 @@ from resources.thin_tables import ThinTables
 
 DEVICES = ("auto", "cpu", "cuda")
 RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"
+DATABASE_VARIABLE = "IMAGE_ASSETS_DAGSTER_DATABASE"
+POSTGRES = "postgresql+psycopg2://"  # without the driver's name SQLAlchemy takes another one
 MEGABYTE = 1024 * 1024
 HTTP = ("http:", "https:")
 PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # of a database's settings, in lower case
@@ -69,7 +75,9 @@ class Settings:
     """What the environment variables say, checked."""
 
     home: Path
-    landing: Path | str  # a URL stays as it is
+    storage: Path | str  # a URL stays as it is
+    caches: Path
+    landing: Path | str
     tracking_uri: str
     spark_master: str
     processes: int
@@ -91,11 +99,19 @@ class Settings:
     cache_megabytes: float
     alert_rules: Path | None  # None: those of the home, where there are any
     alert_receivers: tuple[str, ...]  # names only: their addresses hold passwords
+    s3_settings: dict[str, str]  # what Spark is told of S3; nothing where nothing lies there
+    dagster_on_postgres: bool  # its address holds a password, which Dagster itself reads
 
     @property
     def dagster_home(self) -> Path:
         """Where Dagster keeps its runs, events and schedules."""
         return self.home / "dagster"
+
+    @property
+    def artifacts(self) -> str:
+        """The folder of MLflow's artifacts, as a URL."""
+        artifacts = f"{self.storage}/mlartifacts"
+        return artifacts if is_url(artifacts) else Path(artifacts).as_uri()
 
     @property
     def remembered_landing(self) -> Path:
@@ -113,13 +129,16 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     processes = variables.get("IMAGE_ASSETS_PROCESSES") or "2"
     if not processes.isdecimal() or int(processes) < 1:
         raise ValueError(f"IMAGE_ASSETS_PROCESSES is {processes!r}: expected a number from 1, such as 2")
+    storage = variables.get("IMAGE_ASSETS_STORAGE") or home
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in ("auto", "imagenet", "none"):
         backbone = str(to_folder(backbone))
     rules = variables.get(RULES_VARIABLE)
     return Settings(
         home=home,
-        landing=to_landing(landing),
+        storage=to_place(storage),
+        caches=to_folder(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
+        landing=to_place(landing),
         tracking_uri=to_address(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
         processes=int(processes),
@@ -141,6 +160,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         cache_megabytes=to_number(variables, "IMAGE_ASSETS_CACHE_MEGABYTES", "16384"),
         alert_rules=to_folder(rules) if rules else None,
         alert_receivers=to_receivers(variables),
+        s3_settings=to_s3_settings(str(storage), str(landing), variables),
+        dagster_on_postgres=is_on_postgres(variables.get(DATABASE_VARIABLE)),
     )
 
 
@@ -229,8 +250,25 @@ def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
 
 
-def to_landing(name: str | Path) -> Path | str:
-    """The landing folder: a URL as it is, a local one by its one absolute name."""
+def to_s3_settings(storage: str, landing: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """What Spark is told where storage or landing folder lie on S3; a ValueError when they cannot be opened there."""
+    s3_access.check_place("IMAGE_ASSETS_STORAGE", storage, variables)
+    on_s3 = any(place.startswith(s3_access.SCHEME) for place in (storage, landing))
+    return s3_access.spark_settings(variables) if on_s3 else {}
+
+
+def is_on_postgres(address: str | None) -> bool:
+    """Whether there is an address of a database; a ValueError, without its password, when Dagster cannot open it."""
+    if address and not address.startswith("postgresql+psycopg2://"):
+        scheme = address.partition(":")[0]
+        raise ValueError(
+            f"{DATABASE_VARIABLE} begins with {scheme!r}: expected postgresql+psycopg2://user:password@host/name"
+        )
+    return bool(address)
+
+
+def to_place(name: str | Path) -> Path | str:
+    """A URL as it is, a local folder by its one absolute name."""
     return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
 
 
@@ -260,7 +298,7 @@ def image_folder(settings: Settings) -> ImageFolder:
 def petastorm_caches(settings: Settings) -> PetastormCaches:
     """The training caches, with what they hold and how much of them is kept."""
     return PetastormCaches(
-        root=str(settings.home / "caches"),
+        root=str(settings.caches),
         content=settings.cache_content,
         color=settings.cache_color,
         keep_megabytes=settings.cache_megabytes,
@@ -268,8 +306,8 @@ def petastorm_caches(settings: Settings) -> PetastormCaches:
 
 
 def artifact_url(settings: Settings) -> str | None:
-    """The home's folder for artifacts; None where a tracking server says where they are, and who may read them."""
-    return None if settings.tracking_uri.startswith(HTTP) else (settings.home / "mlartifacts").as_uri()
+    """The storage's folder for artifacts; None where a tracking server says where they are, and who may read them."""
+    return None if settings.tracking_uri.startswith(HTTP) else settings.artifacts
 
 
 def alert_sender(settings: Settings) -> AlertSender:
@@ -285,14 +323,13 @@ def rules_file(settings: Settings) -> RulesFile:
 
 
 def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
-    """The resources of a machine that keeps everything in the home folder."""
-    spark = spark_session(settings.spark_master, scratch=str(settings.home / "spark"))
+    """The resources of a process: what it keeps lies in the home folder, but for what the settings move elsewhere."""
+    spark = spark_session(settings.spark_master, scratch=str(settings.home / "spark"), more=settings.s3_settings)
+    tables = f"{settings.storage}/tables"
     return {
         "pyspark": spark,
-        "delta_tables": DeltaTables(
-            pyspark=spark, root=str(settings.home / "tables"), checkpoints=str(settings.home / "checkpoints")
-        ),
-        "thin_tables": ThinTables(root=str(settings.home / "tables")),
+        "delta_tables": DeltaTables(pyspark=spark, root=tables, checkpoints=f"{settings.storage}/checkpoints"),
+        "thin_tables": ThinTables(root=tables),
         "image_folder": image_folder(settings),
         "petastorm_caches": petastorm_caches(settings),
         "training_processes": TrainingProcesses(processes=settings.processes),

@@ -1,11 +1,12 @@
-"""Image files on other file systems, by fsspec: their names as table paths, listing and reading them."""
+"""Files on other file systems, by fsspec: the names of images as table paths, listing and reading them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
+import pyarrow.fs as pafs
 from fsspec.core import url_to_fs
 
 from resources.image_file import ImageFile, escaped
@@ -17,6 +18,18 @@ TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")  # S3, 
 def is_url(name: str) -> bool:
     """Whether a folder or path is one that fsspec opens, and no local one."""
     return "://" in name and not name.startswith(LOCAL)
+
+
+def fresh(url: str) -> tuple[Any, str]:  # Any: fsspec's types leave out what depends on arguments
+    """The file system of a URL or folder, which remembers no listing, and the path there."""
+    system, path = url_to_fs(url, use_listings_cache=False)
+    return system, str(path)
+
+
+def arrow_system(url: str) -> tuple[pafs.FileSystem, str]:
+    """The same in pyarrow's hands."""
+    system, path = fresh(url)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path
 
 
 def to_path(url: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from resources.arrow_rows import Row, bounded
+from resources.object_storage import arrow_system
 
 ROW_GROUP_BYTES = 4 * 1024**2  # memory that is used again and again: with 32 MB writing takes twice as long
 FILE_BYTES = 192 * 1024**2  # no larger than what a compaction makes
@@ -40,7 +41,7 @@ class WrittenFile:
 def file_system_of(folder: str) -> tuple[pafs.FileSystem, str]:
     """Where a folder lies, on disk or by its URL, and its path there."""
     if "://" in folder:
-        return pafs.FileSystem.from_uri(folder)
+        return arrow_system(folder)
     return pafs.LocalFileSystem(), folder
 
 

@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from resources.object_storage import arrow_system
+
 
 @dataclass(frozen=True)
 class ColumnChunk:
@@ -23,7 +25,7 @@ def located(file: str) -> tuple[pafs.FileSystem, str]:
     parts = urlsplit(file)
     if parts.scheme in ("", "file"):
         return pafs.LocalFileSystem(), unquote(parts.path)
-    return pafs.FileSystem.from_uri(file)
+    return arrow_system(file)
 
 
 def open_parquet(file: str) -> pq.ParquetFile:

@@ -90,6 +90,10 @@ class PetastormCaches(dg.ConfigurableResource):
     keep: int = Field(default=3, ge=1, description="How many caches of each split are kept.")
     keep_megabytes: float = Field(default=16384, gt=0, description="How large all caches together may be.")
 
+    def checkpoints(self, training: str) -> str:
+        """The folder of a training's checkpoints, which its ranks see as they see the caches."""
+        return f"{self.root}/.trainings/{training}"
+
     def find(self, name: str) -> Cache | None:
         """The cache of that name, if it was written to the end and is still whole."""
         return whole_cache(Path(self.root) / name)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_pyspark import PySparkResource
 from pyspark.sql import DataFrame, SparkSession
 
+from resources import s3_access
 from resources.compaction import FileSizes
 
 MEBIBYTE = 1024 * 1024
@@ -41,11 +42,19 @@ class DeltaSpark(PySparkResource):
         if session and all(session.conf.get(name, None) == value for name, value in self.spark_config.items()):
             self._spark_session = session  # as it is: setting each value again takes a third of a second
         else:
+            on_s3 = s3_access.SPARK_READS_S3 in self.spark_config
+            if on_s3:
+                s3_access.require_jars()
             super().setup_for_execution(context)
+            if on_s3:  # as no setting of Spark's: those are on the command line of its Java side
+                self.spark_session.sparkContext.environment.update(s3_access.handed_on(os.environ))
 
 
-def spark_session(master: str, *, scratch: str) -> DeltaSpark:
-    """The Spark session on `master`; `scratch` is a local folder for Spark's warehouse and temporary files."""
+def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None = None) -> DeltaSpark:
+    """The Spark session on `master`; `scratch` is a local folder for Spark's warehouse and temporary files.
+
+    `more` settings are those of the storage that it works on.
+    """
     settings = {
         "spark.master": master,
         "spark.app.name": "image_assets",
@@ -76,4 +85,4 @@ def spark_session(master: str, *, scratch: str) -> DeltaSpark:
     }
     if master.startswith("local"):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    return DeltaSpark(spark_config=settings)
+    return DeltaSpark(spark_config=settings | dict(more or {}))

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from fsspec.core import url_to_fs
+from resources.object_storage import fresh
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class StreamPosition:
 
 def stream_position(checkpoint: str) -> StreamPosition | None:
     """Where the stream of this checkpoint goes on; None where no batch of it was ever committed."""
-    system, folder = url_to_fs(checkpoint)
+    system, folder = fresh(checkpoint)
     names = [path.rpartition("/")[2] for path in system.glob(f"{folder}/commits/[0-9]*")]
     if not names:
         return None
@@ -27,6 +27,6 @@ def stream_position(checkpoint: str) -> StreamPosition | None:
 
 def forget_stream(checkpoint: str) -> None:
     """Delete the checkpoint, if there is one: its stream starts from the first row."""
-    system, folder = url_to_fs(checkpoint)
+    system, folder = fresh(checkpoint)
     if system.exists(folder):
         system.rm(folder, recursive=True)

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import dagster as dg
 
+from resources.environments import Settings
 from scripts.home import prepared_home, quiet, write_samples_if_new
 from scripts.lost_runs import end_lost_runs, process_tags
 
@@ -92,7 +93,7 @@ def quarantined(resources: Mapping[str, object]) -> list[tuple[str, ...]]:
         return [(unquote(row["path"]), row["reason"], row["message"]) for row in files.collect()]
 
 
-def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], home: str) -> str:
+def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], settings: Settings) -> str:
     """What came out: rows, quarantine, accuracies, serving version, times, places."""
     made = metadata_of(result)
     seconds = seconds_by_step(result)
@@ -115,9 +116,9 @@ def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], 
     ]
     files = quarantined(resources) or [("none",)]
     places = [
-        ("tables", f"{home}/tables/<asset>   (Delta)"),
-        ("models", f"{home}/mlflow.db, {home}/mlartifacts"),
-        ("caches", f"{home}/caches"),
+        ("tables", f"{settings.storage}/tables/<asset>   (Delta)"),
+        ("models", f"{settings.home}/mlflow.db, {settings.storage}/mlartifacts"),
+        ("caches", str(settings.caches)),
         ("UI", "make dev   then open http://127.0.0.1:3000 (Dagster) and http://127.0.0.1:5000 (MLflow)"),
     ]
     return "\n\n".join(
@@ -177,7 +178,7 @@ def main() -> int:
         if not result.success:
             print("\nThe path was not completed:", *failures(result), sep="\n  ", file=sys.stderr)
             return 1
-        print("\n" + summary(result, resources, str(settings.home)))
+        print("\n" + summary(result, resources, settings))
         checks = failed_checks(result)
         if checks:
             print("\n" + table("Asset checks that did not pass", checks))

@@ -72,7 +72,7 @@ def list_services(settings: Settings) -> list[Service]:
     mlflow = f"http://{HOST}:{port('MLFLOW_PORT', 5000)}"
     server = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", mlflow.rpartition(":")[2], "--workers", "1"]
     store = ["--backend-store-uri", settings.tracking_uri]
-    artifacts = ["--artifacts-destination", str(settings.home / "mlartifacts")]
+    artifacts = ["--artifacts-destination", settings.artifacts]
     return [*services, Service("mlflow", [*server, *store, *artifacts], mlflow, f"{mlflow}/health")]
 
 

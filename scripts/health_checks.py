@@ -69,7 +69,7 @@ def delta_jars() -> Finding:
     folder = jars.spark_home() / "jars"
     if missing := jars.list_missing(folder):
         return Finding("failed", f"{', '.join(missing)}: missing or changed in {folder}")
-    return Finding("ok", f"{len(jars.JARS)} jars in {folder}")
+    return Finding("ok", f"{len(jars.DELTA.jars)} jars in {folder}")
 
 
 def torch_sum() -> float:

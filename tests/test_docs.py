@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 COMMANDS = sorted(
-    {command for text in TEXTS.values() for command in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)}
+    {command for text in TEXTS.values() for command in re.findall(r"^make ([a-z0-9-]+)", text, re.MULTILINE)}
 )
 CONFIGS = [
     (page, block)

@@ -23,6 +23,7 @@ from resources.arrow_rows import Row, map_rows
 from resources.delta_tables import DeltaTables
 from resources.file_system import SCHEME, read_content, to_name, to_path
 from resources.image_folder import ImageFolder
+from resources.s3_access import SCHEME as S3
 
 PER_LABEL = 8
 LARGEST_BYTES = 2_000_000  # a photograph's pixels take about twenty times the bytes of its file
@@ -59,13 +60,26 @@ def with_thumbnails(files: DataFrame) -> DataFrame:
     return map_rows(files, thumbnail, THUMBNAILS)
 
 
+def spark_name(path: str) -> str | None:
+    """A file's name as Spark's image source takes it; None where it takes none of that kind."""
+    scheme = next((scheme for scheme in (SCHEME, S3) if path.startswith(scheme)), None)
+    if scheme is None or UNCLEAR.search(path.removeprefix(scheme)):
+        return None
+    return f"file://{to_name(path).decode()}" if scheme == SCHEME else path
+
+
+def of_origin(origin: str) -> str:
+    """The path of a file by the name that Spark's image source gives back."""
+    return unquote(origin) if origin.startswith(S3) else to_path(unquote(urlsplit(origin).path).encode())
+
+
 def spark_pixels(delta_tables: DeltaTables, paths: list[str]) -> DataFrame:
     """What Spark's `image` source reads of the files: height, width, channels, mode and pixels by path."""
-    names = [f"file://{to_name(path).decode()}" for path in paths if not UNCLEAR.search(path.removeprefix(SCHEME))]
+    names = [name for path in paths if (name := spark_name(path))]
     if not names:
         return delta_tables.read(IMAGE_SAMPLES).select("path", *PIXELS).limit(0)
     images = delta_tables.spark.read.format("image").option("dropInvalid", True).load(names).select("image.*")
-    to_our_path = F.udf(lambda origin: to_path(unquote(urlsplit(origin).path).encode()), "string")
+    to_our_path = F.udf(of_origin, "string")
     return images.withColumnRenamed("nChannels", "channels").select(to_our_path("origin").alias("path"), *PIXELS)
 
 

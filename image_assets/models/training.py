@@ -171,7 +171,7 @@ def trained_version(
         why = "nothing changed since this version was trained"
         return materialized(known, workshop.tracking, {"trained": False, "why": why})
     asset = f"{framework}_model"
-    checkpoints = f"{workshop.delta_tables.checkpoints}/trainings/{task.fingerprint}"
+    checkpoints = workshop.caches.checkpoints(task.fingerprint)
     with workshop.tracking.run_for(asset) as mlflow_run_id:
         places = Places(workshop.tracking.tracking_uri, mlflow_run_id, workshop.caches.root, checkpoints)
         origin = lineage.to_origin(workshop.delta_tables, dagster_run_id, asset)

@@ -28,6 +28,8 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
     settings = read_settings({})
     assert settings == Settings(
         home=tmp_path / ".image_assets",
+        storage=tmp_path / ".image_assets",
+        caches=tmp_path / ".image_assets" / "caches",
         landing=tmp_path / ".image_assets" / "landing",
         tracking_uri=f"sqlite:///{tmp_path / '.image_assets' / 'mlflow.db'}",
         spark_master="local[*]",
@@ -50,12 +52,17 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         cache_megabytes=16384,
         alert_rules=None,
         alert_receivers=(),
+        s3_settings={},
+        dagster_on_postgres=False,
     )
 
 
 def test_every_variable_is_heard(tmp_path: Path) -> None:
     settings = settings_of(
         tmp_path,
+        IMAGE_ASSETS_STORAGE=str(tmp_path / "shared"),
+        IMAGE_ASSETS_CACHES=str(tmp_path / "shared" / "caches"),
+        IMAGE_ASSETS_DAGSTER_DATABASE="postgresql+psycopg2://me:secret@database/dagster",
         IMAGE_ASSETS_LANDING=str(tmp_path / "photos"),
         MLFLOW_TRACKING_URI="http://mlflow:5000",
         IMAGE_ASSETS_SPARK_MASTER="spark://spark:7077",
@@ -81,6 +88,8 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
     )
     assert settings == Settings(
         home=tmp_path,
+        storage=tmp_path / "shared",
+        caches=tmp_path / "shared" / "caches",
         landing=tmp_path / "photos",
         tracking_uri="http://mlflow:5000",
         spark_master="spark://spark:7077",
@@ -103,6 +112,8 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         cache_megabytes=500,
         alert_rules=tmp_path / "rules.yaml",
         alert_receivers=("oncall", "team"),
+        s3_settings={},
+        dagster_on_postgres=True,
     )
     assert "secret" not in repr(settings)
     folder = image_folder(settings)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from resources.environments import Settings, read_settings
 from scripts.home import prepare
@@ -48,3 +49,13 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot be written .*IMAGE_ASSETS_HOME"):
         prepare(settings(tmp_path / "file" / "home"))
+
+
+def test_dagsters_settings_name_the_database_by_its_variable(tmp_path: Path) -> None:
+    address = "postgresql+psycopg2://me:secret@database/dagster"
+    prepare(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_DAGSTER_DATABASE": address}))
+    told = yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
+    assert told["storage"] == {"postgres": {"postgres_url": {"env": "IMAGE_ASSETS_DAGSTER_DATABASE"}}}
+    assert told["concurrency"]["pools"]["default_limit"] == 1
+    prepare(settings(tmp_path))
+    assert "storage" not in yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
