@@ -8,8 +8,8 @@ import psutil
 
 from benchmarks.caches import rows_of
 from benchmarks.contest import OURS, RECIPE
-from benchmarks.gallery import gallery_section
 from benchmarks.contest_report import WORTH_SHOWING, contest_table, own_parts
+from benchmarks.gallery import gallery_section
 from benchmarks.loader_report import loader_ratios, loader_section
 from benchmarks.markdown import markdown
 from benchmarks.measurement import CORES
