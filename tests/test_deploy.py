@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from resources import environments
 from resources.environments import DATABASE_VARIABLE, Settings, read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 VALUES = yaml.safe_load((DEPLOY / "dagster-values.yaml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
-KNOWN = set(re.findall(r"`([A-Z_]{4,})`", (ROOT / "README.md").read_text()))
+KNOWN = set(re.findall(r"`([A-Z_]{4,})`", environments.__doc__ or ""))
 WITH_SECRETS = {"POSTGRES_PASSWORD": "a-password", "S3_SECRET": "a-secret"}
 (CODE,) = VALUES["dagster-user-deployments"]["deployments"]
 
@@ -28,7 +29,7 @@ def filled(said: str) -> str:
 
 
 def settings_of(variables: dict[str, str]) -> Settings:
-    """What the graph makes of a service's variables; every name is one that the README has."""
+    """What the graph makes of a service's variables; every name is one that is read."""
     assert {name for name in variables if name.startswith("IMAGE_ASSETS_")} <= KNOWN
     return read_settings({name: filled(said) for name, said in variables.items()})
 
