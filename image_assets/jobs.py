@@ -4,6 +4,7 @@ import dagster as dg
 
 from image_assets.continuous import continuous_executor
 from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
+from image_assets.models.package_model import package_model
 from image_assets.models.promote_model import promote_model
 from image_assets.models.reproduce_model import reproduce_model
 from image_assets.news import either, news_of_alerts, news_of_corrections, news_of_files, news_to_predict
@@ -66,6 +67,7 @@ JOBS = (
     send_alerts,
     promote_model,
     reproduce_model,
+    package_model,
     optimize_tables,
     vacuum_tables,
     check_assets,

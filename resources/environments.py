@@ -51,6 +51,7 @@ from resources.delta_tables import DeltaTables
 from resources.image_folder import ImageFolder
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
+from resources.model_packages import ModelPackages
 from resources.model_registry import ModelRegistry
 from resources.object_storage import is_url
 from resources.petastorm_cache import PetastormCaches
@@ -342,6 +343,7 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             dagster_url=settings.dagster_url,
         ),
         "model_registry": ModelRegistry(tracking_uri=settings.tracking_uri),
+        "model_packages": ModelPackages(root=str(settings.home / "packages")),
         "alert_sender": alert_sender(settings),
         "rules_file": rules_file(settings),
     }

@@ -142,14 +142,19 @@ class ModelRegistry(dg.ConfigurableResource):
             found = mlflow.models.get_model_info(version.uri).signature
         return json.dumps(found.to_dict() if found else None, sort_keys=True)
 
-    def files_digest(self, model_uri: str) -> str:
-        """SHA-256 over the files of a logged model or a version, as they are."""
+    def download(self, model_uri: str, folder: Path) -> Path:
+        """The files of a logged model or a version, copied below the folder."""
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
-        with TemporaryDirectory() as folder, self._refusals("read the files", READ_FILES):
+        with self._refusals("read the files", READ_FILES):
             # Without a folder of its own, MLflow writes into that of the model.
-            return files_digest(Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)))
+            return Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder)))
+
+    def files_digest(self, model_uri: str) -> str:
+        """SHA-256 over the files of a logged model or a version, as they are."""
+        with TemporaryDirectory() as folder:
+            return files_digest(self.download(model_uri, Path(folder)))
 
     def require_files_as_logged(self, version: ModelVersion) -> None:
         """DamagedVersion when its files are others than its tag says, or are gone; without the tag nobody can tell."""

@@ -89,7 +89,7 @@ def test_assets_link_to_their_page_in_the_gallery() -> None:
 def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
-    more = {"promote_model", "reproduce_model", "optimize_tables", "vacuum_tables", "send_alerts"}
+    more = {"promote_model", "reproduce_model", "package_model", "optimize_tables", "vacuum_tables", "send_alerts"}
     assert expected | more <= set(repository.job_names)
     assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes", "waiting_alerts"}
     assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)

@@ -23,6 +23,7 @@ from definitions import defs
 from image_assets.schemas import TABLES
 from resources.environments import Settings, local, read_settings
 from resources.model_registry import ModelRegistry
+from tests.packages import asked, built, edge_answers, request_for, started
 from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
 
 ROOT = Path(__file__).parent.parent
@@ -262,6 +263,30 @@ def wait_for(condition: Callable[[], bool], what: str, log: Path) -> None:
             return
         time.sleep(1)
     pytest.fail(f"{what}: not within {PATIENCE_SECONDS} s\n{log.read_text()[-3000:]}")
+
+
+def test_a_packaged_version_answers_as_the_table_says_without_the_project(
+    settings: Settings, registry: ModelRegistry, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """In TensorFlow, whose environment is smaller than that of torch."""
+    (version,) = [version for version in registry.versions() if version.tags["framework"] == "tensorflow"]
+    package = tmp_path / "package"
+    config = {"ops": {"package": {"config": {"version": version.version, "folder": str(package)}}}}
+    assert run("package_model", settings, instance, **config).success
+    predictions = rows(settings, "image_predictions").query(f"model_version == {version.version}")[::10]
+    files = [Path(path.removeprefix("file:")) for path in predictions["path"]]
+    assert len(files) >= 7
+
+    image = built(package, tmp_path / "image")
+    assert image.user not in ("root", "0")
+    with started(image, free_port()) as address:
+        by_http = asked(address, request_for([file.read_bytes() for file in files]))
+        assert len(asked(address, (package / "request.json").read_bytes())) == 1
+    by_edge = edge_answers(package, files, tmp_path / "edge")
+
+    for found in (by_http, by_edge):
+        assert found["label"].tolist() == predictions["label"].tolist()
+        assert found["probability"].tolist() == pytest.approx(predictions["probability"].tolist(), abs=1e-3)
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 import json
 import multiprocessing
+import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_assets.models.image_classifier import SIDE_PIXELS
+from resources.child_process import end_with
 
 if TYPE_CHECKING:
     import onnx
@@ -23,9 +25,9 @@ def write_onnx(version: Path, file: Path) -> None:
     It takes `pixels`, uint8 (n, 224, 224, 3), and gives `probabilities`, float32 (n, labels); the normalisation is in
     it. Its metadata hold the labels (JSON) in the order of the probabilities, and the color of the pixels.
     """
-    with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn")
-    ) as apart:  # two frameworks in one do not get along
+    # Apart, as two frameworks in one process do not get along; a run that is killed takes the export with it.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as apart:
         apart.submit(_write_here, version, file).result()
 
 
