@@ -15,6 +15,7 @@
 | `IMAGE_ASSETS_CACHE_MEGABYTES` | `16384` | how large all caches together may be, but for those that are needed |
 | `IMAGE_ASSETS_DAGSTER_DATABASE` | SQLite in the home | Dagster's runs and events: `postgresql+psycopg2://…` |
 | `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
+| `IMAGE_ASSETS_GPU_RUN_TAGS` | none | JSON: tags by which a run launcher gives prediction runs a GPU |
 | `IMAGE_ASSETS_DAGSTER_URL` | `http://127.0.0.1:3000` | where people see Dagster: links in MLflow lead there |
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the same for links in Dagster |
 | `IMAGE_ASSETS_OWNERS` | none | whose the assets are: mail addresses and `team:<name>`, separated by commas |
