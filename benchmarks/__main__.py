@@ -6,6 +6,7 @@ import time
 from benchmarks.accuracy import accuracy
 from benchmarks.caches import caches
 from benchmarks.contest import CONTESTANTS, contest
+from benchmarks.engines import engines
 from benchmarks.following import following
 from benchmarks.gallery import gallery
 from benchmarks.loader import loader
@@ -27,6 +28,7 @@ SIZES = {
     "gallery": 100_000,
     "caches": 240,
     "loader": 3_000,
+    "engines": 512,
     "training": 2_500,
     "accuracy": 2_500,
     "processes": 5_000,
@@ -36,6 +38,7 @@ SIZES = {
 ON_PHOTOGRAPHS = {
     "caches": caches,
     "loader": loader,
+    "engines": engines,
     "training": training,
     "accuracy": accuracy,
     "predictions": predictions,

@@ -9,6 +9,7 @@ import psutil
 from benchmarks.caches import rows_of
 from benchmarks.contest import OURS, RECIPE
 from benchmarks.contest_report import WORTH_SHOWING, contest_table, own_parts
+from benchmarks.engines import engine_ratios, engines_section
 from benchmarks.gallery import gallery_section
 from benchmarks.loader_report import loader_ratios, loader_section
 from benchmarks.markdown import markdown
@@ -61,6 +62,7 @@ def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
     more = {
         "following": following_ratios,
         "loader": loader_ratios,
+        "engines": engine_ratios,
         "training": training_ratios,
         "processes": processes_ratios,
         "predictions": predictions_ratios,
@@ -182,6 +184,7 @@ def report(results: dict[str, dict[str, Any]]) -> str:
         parts += [f"## Training caches: {found['count']:,} photographs", cache_table(found)]
     for benchmark, section in {
         "loader": loader_section,
+        "engines": engines_section,
         "training": training_section,
         "accuracy": accuracy_section,
         "processes": processes_section,

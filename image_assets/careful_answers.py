@@ -13,7 +13,9 @@ import pandas as pd
 
 from image_assets.guarded_process import Failure, GuardedProcess
 
-MEMORY_BYTES = 64 * 1024**3  # of address space, most of which libraries reserve and never touch
+GIBIBYTE = 1024**3
+# Of address space, most of which libraries reserve and never touch; CUDA as much as there are memories to address.
+MEMORY_BYTES = {"cpu": 64 * GIBIBYTE, "cuda": 16 * 1024 * GIBIBYTE}
 LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
 ROWS_AT_ONCE = 32
 
@@ -65,7 +67,7 @@ def bisected(images: pd.DataFrame, ask: Ask) -> pd.DataFrame:
 
 def careful_answers(version: VersionToAsk, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Each batch without its content, with label, probability, probabilities and fault."""
-    with GuardedProcess(answer, memory_bytes=MEMORY_BYTES, name="model") as guarded:
+    with GuardedProcess(answer, memory_bytes=MEMORY_BYTES[version.device], name="model") as guarded:
 
         def ask(images: pd.DataFrame) -> pd.DataFrame | Failure:
             return guarded.answer((version, images), seconds=LOADING_SECONDS + IMAGE_SECONDS * len(images))

@@ -16,6 +16,8 @@
 | `IMAGE_ASSETS_DAGSTER_DATABASE` | SQLite in the home | Dagster's runs and events: `postgresql+psycopg2://…` |
 | `IMAGE_ASSETS_DEVICE` | `auto` | where predictions are made: `auto`, `cpu` or `cuda` |
 | `IMAGE_ASSETS_GPU_RUN_TAGS` | none | JSON: tags by which a run launcher gives prediction runs a GPU |
+| `IMAGE_ASSETS_SPARK_GPUS` | `0` | GPUs of each Spark executor on a cluster |
+| `IMAGE_ASSETS_SPARK_TASKS_PER_GPU` | `4` | tasks that share a GPU: all of them decode, each on a core |
 | `IMAGE_ASSETS_DAGSTER_URL` | `http://127.0.0.1:3000` | where people see Dagster: links in MLflow lead there |
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the same for links in Dagster |
 | `IMAGE_ASSETS_OWNERS` | none | whose the assets are: mail addresses and `team:<name>`, separated by commas |
@@ -58,10 +60,11 @@ from resources.object_storage import is_url
 from resources.petastorm_cache import PetastormCaches
 from resources.process_runner import TrainingProcesses
 from resources.rules_file import RulesFile
-from resources.spark_session import spark_session
+from resources.spark_session import gpu_settings, is_local, spark_session
 from resources.thin_tables import ThinTables
 
 DEVICES = ("auto", "cpu", "cuda")
+LOCAL_MASTER = "local[*]"
 RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"
 DATABASE_VARIABLE = "IMAGE_ASSETS_DAGSTER_DATABASE"
 POSTGRES = "postgresql+psycopg2://"  # without the driver's name SQLAlchemy takes another one
@@ -86,6 +89,8 @@ class Settings:
     backbone: str
     device: str
     gpu_run_tags: dict[str, str]
+    spark_gpus: int
+    tasks_per_gpu: int
     dagster_url: str
     mlflow_url: str
     owners: tuple[str, ...]
@@ -128,9 +133,6 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     landing = variables.get("IMAGE_ASSETS_LANDING") or (
         remembered.read_text().strip() if remembered.is_file() else home / "landing"
     )
-    processes = variables.get("IMAGE_ASSETS_PROCESSES") or "2"
-    if not processes.isdecimal() or int(processes) < 1:
-        raise ValueError(f"IMAGE_ASSETS_PROCESSES is {processes!r}: expected a number from 1, such as 2")
     storage = variables.get("IMAGE_ASSETS_STORAGE") or home
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in ("auto", "imagenet", "none"):
@@ -142,11 +144,13 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         caches=to_folder(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
         landing=to_place(landing),
         tracking_uri=to_address(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
-        spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or "local[*]",
-        processes=int(processes),
+        spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER,
+        processes=to_count(variables, "IMAGE_ASSETS_PROCESSES", 2),
         backbone=backbone,
         device=to_choice(variables, "IMAGE_ASSETS_DEVICE", DEVICES),
         gpu_run_tags=to_tags(variables.get("IMAGE_ASSETS_GPU_RUN_TAGS")),
+        spark_gpus=to_spark_gpus(variables),
+        tasks_per_gpu=to_count(variables, "IMAGE_ASSETS_SPARK_TASKS_PER_GPU", 4),
         dagster_url=to_address(variables, "IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
         mlflow_url=to_mlflow_url(variables),
         owners=to_owners(variables.get("IMAGE_ASSETS_OWNERS")),
@@ -173,6 +177,26 @@ def to_choice(variables: Mapping[str, str], name: str, choices: Sequence[Choice]
     if said not in choices:
         raise ValueError(f"{name} is {said!r}: expected one of {', '.join(choices)}")
     return choices[choices.index(said)]
+
+
+def to_count(variables: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
+    """The variable's whole number; a ValueError when it is none or too small."""
+    said = variables.get(name) or str(default)
+    if not said.isdecimal() or int(said) < least:
+        raise ValueError(f"{name} is {said!r}: expected a number from {least}, such as {default}")
+    return int(said)
+
+
+def to_spark_gpus(variables: Mapping[str, str]) -> int:
+    """GPUs of each executor; a ValueError on a local master, whose tasks would wait for them for ever."""
+    gpus = to_count(variables, "IMAGE_ASSETS_SPARK_GPUS", 0, least=0)
+    master = variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER
+    if gpus and is_local(master):
+        raise ValueError(
+            f"IMAGE_ASSETS_SPARK_GPUS is {gpus} on the Spark master {master}, which hands out none: expected the "
+            "master of a cluster; leave it out here, where this machine's GPU is used without it"
+        )
+    return gpus
 
 
 def to_tags(said: str | None) -> dict[str, str]:
@@ -326,8 +350,12 @@ def rules_file(settings: Settings) -> RulesFile:
 
 def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """The resources of a process: what it keeps lies in the home folder, but for what the settings move elsewhere."""
-    spark = spark_session(settings.spark_master, scratch=str(settings.home / "spark"), more=settings.s3_settings)
     tables = f"{settings.storage}/tables"
+    spark = spark_session(
+        settings.spark_master,
+        scratch=str(settings.home / "spark"),
+        more=settings.s3_settings | gpu_settings(settings.spark_gpus, settings.tasks_per_gpu),
+    )
     return {
         "pyspark": spark,
         "delta_tables": DeltaTables(pyspark=spark, root=tables, checkpoints=f"{settings.storage}/checkpoints"),

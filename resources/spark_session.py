@@ -36,7 +36,7 @@ class DeltaSpark(PySparkResource):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Start the session; Spark takes the workers' Python from the environment only."""
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        if self.spark_config["spark.master"].startswith("local"):
+        if is_local(self.spark_config["spark.master"]):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         session = SparkSession.getActiveSession()
         if session and all(session.conf.get(name, None) == value for name, value in self.spark_config.items()):
@@ -50,10 +50,27 @@ class DeltaSpark(PySparkResource):
                 self.spark_session.sparkContext.environment.update(s3_access.handed_on(os.environ))
 
 
+def is_local(master: str) -> bool:
+    """Whether Spark runs in the driver's own process."""
+    return master.startswith("local") and not master.startswith("local-cluster")
+
+
+def gpu_settings(gpus: int, tasks_per_gpu: int) -> dict[str, str]:
+    """Spark's settings for executors with so many GPUs each, which so many tasks at once share."""
+    if not gpus:
+        return {}
+    return {
+        "spark.executor.resource.gpu.amount": str(gpus),
+        "spark.executor.resource.gpu.discoveryScript": str(Path(__file__).with_name("gpu_addresses.sh")),
+        "spark.executor.resource.gpu.vendor": "nvidia.com",  # what Kubernetes asks for
+        "spark.task.resource.gpu.amount": str(1 / tasks_per_gpu),
+    }
+
+
 def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None = None) -> DeltaSpark:
     """The Spark session on `master`; `scratch` is a local folder for Spark's warehouse and temporary files.
 
-    `more` settings are those of the storage that it works on.
+    `more` settings are those of the storage that it works on, and of GPUs.
     """
     settings = {
         "spark.master": master,
@@ -83,6 +100,6 @@ def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None =
         "spark.driver.memory": "3g",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}",
     }
-    if master.startswith("local"):
+    if is_local(master):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     return DeltaSpark(spark_config=settings | dict(more or {}))

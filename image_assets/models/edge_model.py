@@ -1,10 +1,12 @@
 """A version's network for other devices: an upright image of any size in, probabilities out, in one small file."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any  # Any: JSON
 
-from image_assets.models.image_classifier import SIDE_PIXELS
-from image_assets.models.onnx_model import COLOR, INPUT, OPSET
+from image_assets.models.engines import SIDE_PIXELS
+from image_assets.models.onnx_model import INPUT, OPSET
 
 if TYPE_CHECKING:
     import onnx
@@ -35,20 +37,22 @@ GRAY_CONSTANTS = """,
 IN_COLOR = "to_resize = Identity (image)"
 
 
-def write_edge_model(network: Path, file: Path) -> None:
-    """Write a network, as `write_onnx` left it, with what comes before it.
+def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -> None:
+    """Write a network, as `write_onnx` left it, with what comes before it and what its version says of itself.
 
-    It takes `image`, uint8 (height, width, 3), and gives `probabilities`, float32 (1, labels).
+    It takes `image`, uint8 (height, width, 3), and gives `probabilities`, float32 (1, labels). Its metadata hold the
+    `labels` (JSON) in the order of the probabilities, the `color` that it sees, and the `framework` of its training.
     """
     import onnx
 
     model = onnx.load(network)
-    told = {entry.key: entry.value for entry in model.metadata_props}
+    color = classifier.get("color", "rgb")
     front = onnx.compose.add_prefix(  # a network may have names like its own
-        _front(told[COLOR], model.ir_version), "front/", rename_inputs=False, rename_outputs=False
+        _front(color, model.ir_version), "front/", rename_inputs=False, rename_outputs=False
     )
     whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
-    onnx.helper.set_model_props(whole, told)
+    told = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
+    onnx.helper.set_model_props(whole, {**told, "color": color})
     onnx.checker.check_model(whole, full_check=True)
     content = whole.SerializeToString()
     if len(content) > MOST_BYTES:

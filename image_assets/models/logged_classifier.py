@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 from PIL import Image
 
+from image_assets.models.onnx_model import write_onnx
 from image_assets.models.run_models import log_to_run
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "image_classifier"
 FRAMEWORKS = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch", "torchvision")}
-PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
+PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
 
 
 def log_classifier(
@@ -34,12 +35,16 @@ def log_classifier(
 
     `color` is what the model was trained on: a version of gray looks at every image in gray.
 
-    Neither framework is imported. What is stored is code, not a pickled object.
+    Neither framework is imported into this process. What is stored is code, not a pickled object.
     """
+    import mlflow
     from mlflow import pyfunc
 
     here = Path(__file__).parent
+    mlflow.set_tracking_uri(tracking_uri)  # download_artifacts knows a model by its URI only there
     with tempfile.TemporaryDirectory() as folder:
+        model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
+        write_onnx(framework, Path(model), Path(folder, "network.onnx"))
         told = Path(folder) / "classifier.json"
         said = {"framework": framework, "labels": list(labels), "color": color}
         told.write_text(json.dumps(said, ensure_ascii=False))
@@ -49,7 +54,13 @@ def log_classifier(
             tracking_uri=tracking_uri,
             mlflow_run_id=mlflow_run_id,
             python_model=str(here / "image_classifier.py"),
-            artifacts={"model": model_uri, "pixels": str(here.parent / "pixels.py"), "classifier": str(told)},
+            artifacts={
+                "model": model,
+                "onnx": str(Path(folder, "network.onnx")),
+                "pixels": str(here.parent / "pixels.py"),
+                "engines": str(here / "engines.py"),
+                "classifier": str(told),
+            },
             model_config={"device": "auto"},
             signature=_signature(),
             input_example=_input_example(),

@@ -48,14 +48,17 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
     return max(accuracies, key=accuracies.__getitem__)
 
 
-def answers_of(version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, device: str) -> pd.DataFrame:
+def answers_of(
+    version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
+) -> pd.DataFrame:
     """What the version says of every image of the test split, beside its true label.
 
     Of the version its URI and its tag `framework` are used: a classifier that is logged and not registered can be
     asked as well.
     """
     images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
-    return with_answers(images, registry, version, device).toPandas()
+    device = on.resolve(delta_tables.spark, version.tags.get("framework", ""))
+    return with_answers(images, registry, version, device.name).toPandas()
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
@@ -130,7 +133,7 @@ def accuracies(thin_tables: ThinTables, rows_digest: str) -> dict[int, float]:
 
 
 def evaluate_new(
-    delta_tables: DeltaTables, registry: ModelRegistry, tracking: MlflowTracking, device: str
+    delta_tables: DeltaTables, registry: ModelRegistry, tracking: MlflowTracking, on: InferenceDevice
 ) -> tuple[dict[int, float], Metadata]:
     """Evaluate the versions that were not asked about the test split as it is: all accuracies, and what is new.
 
@@ -144,9 +147,7 @@ def evaluate_new(
     known = accuracies(delta_tables.thin, rows_digest)
     done = {number: known[number] for number in versions if number in known}
     ask = cache(
-        lambda number: judged(answers_of(versions[number], delta_tables, registry, device)).drop(
-            columns="probabilities"
-        )
+        lambda number: judged(answers_of(versions[number], delta_tables, registry, on)).drop(columns="probabilities")
     )
     metadata: Metadata = {}
     for number in sorted(versions.keys() - done.keys()):
@@ -174,8 +175,7 @@ def model_evaluations(
 ) -> dg.MaterializeResult:
     """How good each model version is on the test split; the best one is promoted as long as none serves."""
     before = delta_tables.snapshot(MODEL_EVALUATIONS)
-    device = inference_device.resolve(delta_tables.spark)
-    figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, device)
+    figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, inference_device)
     serving = model_registry.serving()
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:

@@ -1,5 +1,6 @@
 """A version as a folder that answers without this project: by HTTP, in Python, on a device."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,6 @@ from string import Template
 import yaml
 
 from image_assets.models.edge_model import write_edge_model
-from image_assets.models.onnx_model import write_onnx
 from image_assets.models.package_requirements import to_edge_requirements, to_requirements
 from image_assets.models.promotion_gate import files_as_logged
 from image_assets.models.training import FILES_DIGEST
@@ -44,11 +44,12 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
 
 def write_edge(model: Path, folder: Path) -> None:
     """Write the edge file into a package, of the model that is in it."""
-    network = folder / "network.onnx"
-    write_onnx(model, network)
+    from mlflow.models import Model
+
+    stored = Model.load(model).flavors["python_function"]["artifacts"]
+    network, classifier = (model / stored[name]["path"] for name in ("onnx", "classifier"))
     (folder / "edge").mkdir()
-    write_edge_model(network, folder / EDGE_FILE)
-    network.unlink()
+    write_edge_model(network, json.loads(classifier.read_text()), folder / EDGE_FILE)
 
 
 def write_lines(file: Path, lines: Sequence[str]) -> None:

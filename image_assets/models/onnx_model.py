@@ -1,6 +1,5 @@
-"""A version's network as ONNX: pixels in, probabilities out, its labels beside them."""
+"""A trained network as ONNX: pixels in, probabilities out."""
 
-import json
 import multiprocessing
 import os
 import warnings
@@ -8,7 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_assets.models.image_classifier import SIDE_PIXELS
+import numpy as np
+
+from image_assets.models.engines import SIDE_PIXELS, Network, onnx_network
 from resources.child_process import end_with
 
 if TYPE_CHECKING:
@@ -16,64 +17,70 @@ if TYPE_CHECKING:
 
 OPSET = 18
 INPUT, OUTPUT = "pixels", "probabilities"
-LABELS, COLOR, FRAMEWORK = "labels", "color", "framework"  # the metadata of the file
+TOLERANCE = 1e-3  # of a probability
+TRIED_IMAGES = 8
 
 
-def write_onnx(version: Path, file: Path) -> None:
-    """Write the network of a version, in the folder that MLflow downloaded it to, as an ONNX file.
+class DifferentAnswers(ValueError):
+    """A network answers otherwise than the ONNX that was made of it."""
+
+
+def write_onnx(framework: str, model: Path, file: Path) -> None:
+    """Write the network of a model in the framework's own flavor, in a local folder, as an ONNX file.
 
     It takes `pixels`, uint8 (n, 224, 224, 3), and gives `probabilities`, float32 (n, labels); the normalisation is in
-    it. Its metadata hold the labels (JSON) in the order of the probabilities, and the color of the pixels.
+    it. DifferentAnswers when the file does not answer as the network does.
     """
     # Apart, as two frameworks in one process do not get along; a run that is killed takes the export with it.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as apart:
-        apart.submit(_write_here, version, file).result()
+        apart.submit(_write_here, framework, model, file).result()
 
 
-def _write_here(version: Path, file: Path) -> None:
+def require_same_answers(network: Network, other: Network) -> None:
+    """DifferentAnswers unless both give the same probabilities, and so labels, for some noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, 7, 7, 3), np.uint8)
+    pixels = np.kron(noise, np.ones((1, SIDE_PIXELS // 7, SIDE_PIXELS // 7, 1), np.uint8))
+    difference = float(np.abs(network(pixels) - other(pixels)).max())
+    if not difference <= TOLERANCE:
+        raise DifferentAnswers(
+            f"probabilities differ by {difference:.2g} between a network and its ONNX: expected {TOLERANCE:g} at most; "
+            "is one of the packages that export it another version than pyproject.toml says?"
+        )
+
+
+def _write_here(framework: str, model: Path, file: Path) -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    warnings.simplefilter("ignore", FutureWarning)  # of torch, of its own exporter
     import onnx
-    from mlflow.models import Model
 
-    stored = Model.load(version).flavors["python_function"]["artifacts"]
-    told = json.loads((version / stored["classifier"]["path"]).read_text())
-    framework, network = told["framework"], version / stored["model"]["path"]
-    model = {"tensorflow": _from_tensorflow, "torch": _from_torch}[framework](network)
-    metadata = {LABELS: json.dumps(told["labels"], ensure_ascii=False), COLOR: told.get("color", "rgb")}
-    onnx.helper.set_model_props(model, {**metadata, FRAMEWORK: framework})
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, file)
+    exported, network = {"tensorflow": _from_tensorflow, "torch": _from_torch}[framework](str(model))
+    onnx.checker.check_model(exported, full_check=True)
+    onnx.save(exported, file)
+    require_same_answers(network, onnx_network(str(file)))
 
 
-def _from_tensorflow(folder: Path) -> "onnx.ModelProto":
+def _from_tensorflow(folder: str) -> "tuple[onnx.ModelProto, Network]":
     import tensorflow as tf
     import tf2onnx
     from mlflow import tensorflow
 
-    network = tensorflow.load_model(str(folder))
+    network = tensorflow.load_model(folder)
     graph = tf.function(lambda pixels: {OUTPUT: network(pixels, training=False)})
     pixels = tf.TensorSpec((None, SIDE_PIXELS, SIDE_PIXELS, 3), tf.uint8, name=INPUT)
-    model, _ = tf2onnx.convert.from_function(graph, [pixels], opset=OPSET)
-    return model
+    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=OPSET)
+    return exported, lambda pixels: graph(tf.constant(pixels))[OUTPUT].numpy()
 
 
-def _from_torch(folder: Path) -> "onnx.ModelProto":
+def _from_torch(folder: str) -> "tuple[onnx.ModelProto, Network]":
     import torch
-    from mlflow import pytorch
 
-    pixels = torch.zeros((2, SIDE_PIXELS, SIDE_PIXELS, 3), dtype=torch.uint8)  # one image would fix the batch at one
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Exporting a model while it is in training mode")  # a graph has no modes
-        program = torch.onnx.export(
-            pytorch.load_model(str(folder)),
-            (pixels,),
-            dynamic_shapes=({0: torch.export.Dim("images")},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
+    (file,) = Path(folder).rglob("*.pt2")
+    program = torch.export.load(file)
+    exported = torch.onnx.export(
+        program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True, verbose=False
+    )
+    if exported is None:
         raise RuntimeError("torch exported nothing: expected a program")
-    return program.model_proto
+    network = program.module()
+    return exported.model_proto, lambda pixels: network(torch.from_numpy(pixels)).detach().numpy()

@@ -8,10 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 SERVES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads a model and answers for it
-ON_CPUS = {"tensorflow": "tensorflow-cpu"}  # needs the same packages, and is not installed here
-NOT_NEEDED = "torchvision"  # an exported network names no part of it
-FOR_GPUS = ("cuda-", "nvidia-", "triton")  # a torch for CPUs has none of them
-TORCH_ON_CPUS = "--extra-index-url https://download.pytorch.org/whl/cpu"  # elsewhere, torch brings gigabytes for GPUs
+FOR_GPUS = ("tensorflow", "keras", "torch", "torchvision")  # on a CPU, ONNX Runtime computes
 EDGE = ("onnxruntime", "pillow")
 
 
@@ -22,12 +19,11 @@ def to_requirements(version: Path) -> list[str]:
     here, where the former are installed in the same versions; else pip finds what fits.
     """
     named = [Requirement(line) for line in (version / "requirements.txt").read_text().splitlines() if line]
-    direct = {SERVES.get(one.name, one.name): str(one.specifier) for one in named if one.name != NOT_NEEDED}
+    direct = {SERVES.get(one.name, one.name): str(one.specifier) for one in named if one.name not in FOR_GPUS}
     pins = installed_with([*direct])
     if any(pins[name] != pin for name, pin in direct.items()):
         pins = direct
-    lines = sorted(f"{ON_CPUS.get(name, name)}{pin}" for name, pin in pins.items())
-    return [TORCH_ON_CPUS, *lines] if "torch" in pins else lines
+    return sorted(f"{name}{pin}" for name, pin in pins.items())
 
 
 def to_edge_requirements() -> list[str]:
@@ -41,7 +37,7 @@ def installed_with(names: Sequence[str]) -> dict[str, str]:
     waiting = list(names)
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name not in pins and not name.startswith(FOR_GPUS):
+        if name not in pins:
             pins[name] = f"=={metadata.version(name)}"
             needs = map(Requirement, metadata.requires(name) or [])
             waiting += [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]

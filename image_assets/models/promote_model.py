@@ -58,7 +58,7 @@ class Examination:
 
     delta_tables: DeltaTables
     registry: ModelRegistry
-    device: str
+    on: InferenceDevice
 
 
 def findings_on(
@@ -102,12 +102,13 @@ def answers_to_kept_images(version: ModelVersion, by: Examination) -> pd.DataFra
     broken = whole.select("path", half.alias("content"), F.lit(True).alias("broken"))
     text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
     asked = whole.unionByName(broken).unionByName(text)
-    return with_answers(asked, by.registry, version, by.device).toPandas()
+    device = by.on.resolve(by.delta_tables.spark, version.tags.get("framework", ""))
+    return with_answers(asked, by.registry, version, device.name).toPandas()
 
 
 def accuracy_beside(version: ModelVersion, serving: ModelVersion, tolerance: float, by: Examination) -> Finding:
     """Both versions asked about the test split, image by image."""
-    this, other = (judged(answers_of(each, by.delta_tables, by.registry, by.device)) for each in (version, serving))
+    this, other = (judged(answers_of(each, by.delta_tables, by.registry, by.on)) for each in (version, serving))
     comparison = compare(this, other, serving.version)
     return as_accurate((float(np.mean(this["right"])), float(np.mean(other["right"]))), comparison, tolerance)
 
@@ -140,7 +141,7 @@ def promote(
     findings: list[Finding] | None = None
     report: dict[str, dg.MetadataValue] = {}
     if config.stage in GATED:
-        by = Examination(delta_tables, model_registry, inference_device.resolve(delta_tables.spark))
+        by = Examination(delta_tables, model_registry, inference_device)
         findings = [*findings_on(version, serving, config, by), same_serving(serving, model_registry.serving())]
         report["findings"] = dg.MetadataValue.md(to_report(findings))
     failed = [one for one in findings or () if not one.passed]

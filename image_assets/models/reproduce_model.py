@@ -113,7 +113,7 @@ def scratch_places(workshop: Workshop, mlflow_run_id: str) -> Iterator[Places]:
 
 
 def reproduce(
-    version: ModelVersion, workshop: Workshop, device: str, dagster_run_id: str
+    version: ModelVersion, workshop: Workshop, on: InferenceDevice, dagster_run_id: str
 ) -> Mapping[str, dg.MetadataValue | str | bool]:
     """Train the version again on what it was trained on, register nothing; metadata on how far the two are apart."""
     recorded = Recorded.of(version)
@@ -125,7 +125,7 @@ def reproduce(
         with scratch_places(workshop, mlflow_run_id) as places:
             logged = logged_training(task, TRAIN[task.framework], workshop, places, origin)
         again = replace(version, uri=logged.classifier, mlflow_run_id=mlflow_run_id)
-        differences = to_differences(*(to_outcome(each, workshop, device) for each in (version, again)))
+        differences = to_differences(*(to_outcome(each, workshop, on) for each in (version, again)))
         report = to_markdown(differences)
         tracking.log_to(mlflow_run_id, "reproduction", {}, {"differences.md": report.encode()})
     return {
@@ -139,12 +139,12 @@ def reproduce(
     }
 
 
-def to_outcome(version: ModelVersion, workshop: Workshop, device: str) -> Outcome:
+def to_outcome(version: ModelVersion, workshop: Workshop, on: InferenceDevice) -> Outcome:
     """What a version came to, as its MLflow run and its answers on the test split tell."""
     with TemporaryDirectory() as folder:
         weights = kept_weights(version.mlflow_run_id, workshop.tracking, Path(folder))
         history = json.loads(kept_file(version.mlflow_run_id, lineage.HISTORY_FILE, workshop.tracking, Path(folder)))
-    return Outcome(weights, history["epochs"], answers_of(version, workshop.delta_tables, workshop.registry, device))
+    return Outcome(weights, history["epochs"], answers_of(version, workshop.delta_tables, workshop.registry, on))
 
 
 def kept_weights(mlflow_run_id: str, tracking: MlflowTracking, folder: Path) -> State:
@@ -176,8 +176,7 @@ def reproduce_op(
     """Train a version again; the op's metadata says how far the two are apart."""
     workshop = Workshop(delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry)
     version = model_registry.version(config.version)
-    device = inference_device.resolve(delta_tables.spark)
-    context.add_output_metadata(reproduce(version, workshop, device, context.run_id))
+    context.add_output_metadata(reproduce(version, workshop, inference_device, context.run_id))
 
 
 @dg.job(name="reproduce_model", description="Train a model version again from the tables as they were; compare.")

@@ -107,12 +107,12 @@ def image_predictions(
     serving, beside = serving_version(versions), shadows(versions) if config.shadows else []
     delta_tables.create(FEATURED_IMAGES)
     images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
-    device = inference_device.resolve(delta_tables.spark)
     metadata: dict[str, dg.MetadataValue] = {}
     asked = [serving, *beside] if serving else beside
+    devices = {of.version: inference_device.resolve(delta_tables.spark, of.tags.get("framework", "")) for of in asked}
     for version in asked:
         try:
-            failed = score(delta_tables, model_registry, version, device)
+            failed = score(delta_tables, model_registry, version, devices[version.version].name)
         except (PySparkException, Py4JJavaError, DamagedVersion) as error:
             if version == serving:
                 raise
@@ -132,7 +132,8 @@ def image_predictions(
         shadow_versions=in_words(beside),
         featured_images_version=images_version,
         framework=serving.tags.get("framework", "unknown") if serving else "none",
-        device=device,
+        device=devices[serving.version].name if serving else "none",
+        device_reason=devices[serving.version].reason if serving else "no version serves",
         **faults(delta_tables.thin, [version.version for version in asked]),
         **metadata,
     )

@@ -1,6 +1,5 @@
 """Tests of the edge file and its example, around a network of a few lines."""
 
-import json
 import subprocess
 import sys
 from io import BytesIO
@@ -35,13 +34,17 @@ SIDEWAYS = Image.Exif()
 SIDEWAYS[0x0112] = 6
 
 
-def network(folder: Path, color: str, weights: int = 0) -> Path:
+def network(folder: Path, weights: int = 0) -> Path:
     """The network as `write_onnx` leaves one, with so many weights that nothing needs."""
     model = onnx.parser.parse_model(NETWORK)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(weights, np.float32), "unused"))
-    onnx.helper.set_model_props(model, {"labels": json.dumps(PATCHES), "color": color})
     onnx.save(model, folder / "network.onnx")
     return folder / "network.onnx"
+
+
+def to_classifier(color: str) -> dict[str, object]:
+    """What a version says of itself."""
+    return {"labels": PATCHES, "color": color, "framework": "torch"}
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -69,8 +72,8 @@ def photographs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_the_example_sees_what_a_version_sees(color: Literal["rgb", "gray"], tmp_path: Path) -> None:
-    file = network(tmp_path, color)
-    write_edge_model(file, tmp_path / "image_classifier.onnx")
+    file = network(tmp_path)
+    write_edge_model(file, to_classifier(color), tmp_path / "image_classifier.onnx")
     contents = photographs()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -90,8 +93,8 @@ def test_the_example_sees_what_a_version_sees(color: Literal["rgb", "gray"], tmp
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 @pytest.mark.parametrize("size", [(333, 500), (100, 700), (40, 30), (224, 224)])
 def test_the_file_resizes_as_versions_do(color: Literal["rgb", "gray"], size: tuple[int, int], tmp_path: Path) -> None:
-    file = network(tmp_path, color)
-    write_edge_model(file, tmp_path / "edge.onnx")
+    file = network(tmp_path)
+    write_edge_model(file, to_classifier(color), tmp_path / "edge.onnx")
     image = picture(8, size)
     expected = onnxruntime.InferenceSession(file).run(None, {"pixels": [to_pixels(saved(image, "PNG"), 224, color)]})
     found = onnxruntime.InferenceSession(tmp_path / "edge.onnx").run(None, {"image": np.asarray(image)})
@@ -104,7 +107,7 @@ def test_the_example_has_fifteen_lines() -> None:
 
 
 def test_a_file_that_is_too_large_is_not_written(tmp_path: Path) -> None:
-    file = network(tmp_path, "rgb", weights=4_000_000)
+    file = network(tmp_path, weights=4_000_000)
     with pytest.raises(ValueError, match=r"has 16,00\d,\d{3} bytes, expected at most 15,000,000"):
-        write_edge_model(file, tmp_path / "edge.onnx")
+        write_edge_model(file, to_classifier("rgb"), tmp_path / "edge.onnx")
     assert not (tmp_path / "edge.onnx").exists()

@@ -22,18 +22,27 @@ from image_assets.pixels import to_grayscale
 from image_assets.scoring import own_workers
 from image_assets.version_embeddings import ImagesToEmbed, embeddings
 from tests.images import colored_jpeg, put
+from tests.photographs import WEIGHTS
 
 COLORS: dict[str, Literal["rgb", "gray"]] = {"tensorflow": "rgb", "torch": "gray"}
+NO_WEIGHTS = f"no weights in {WEIGHTS}: what an untrained backbone makes of images is alike for all of them"
 ANSWER = "label string, probability double, probabilities array<double>"
 # In a process of its own: the frameworks do not share one.
 LOG = """
 import sys
 from importlib import import_module
 from pathlib import Path
-framework, tracking_uri, mlflow_run_id, file = sys.argv[1:]
+import numpy as np
+framework, tracking_uri, mlflow_run_id, file, backbone = sys.argv[1:]
 training = import_module(f"image_assets.models.{framework}_training")
-model, origin = training.build_model(labels=2, backbone="none", seed=0)
-assert origin == "untrained"
+model, origin = training.build_model(labels=2, backbone=backbone, seed=0)
+assert origin == ("untrained" if backbone == "none" else "folder")
+kernel = np.random.default_rng(0).normal(0, 0.15, (1280, 2)).astype(np.float32)  # a head that tells images apart
+if framework == "tensorflow":
+    model.get_layer("head").set_weights([kernel, np.zeros(2, np.float32)])
+else:
+    head = model.get_submodule("head").weight.data
+    head.copy_(head.new_tensor(kernel.T))
 Path(file).write_text(training.log_model(model, 2, tracking_uri, mlflow_run_id))
 """
 # In a process of its own: with nothing of the project to import, and without the other framework.
@@ -45,16 +54,50 @@ model = mlflow.pyfunc.load_model(sys.argv[2], model_config={"device": "cpu"})
 model.predict(pd.read_pickle(sys.argv[3])).to_pickle(sys.argv[3])
 assert not [module for module in sys.modules if module.startswith(("image_assets", "resources"))]
 """
+# In a process of its own: the framework's network in half precision, as on a GPU, beside the ONNX of the same version.
+HALF = """
+import json, sys
+from pathlib import Path
+import mlflow, numpy as np
+from image_assets.models import engines
+from image_assets.pixels import to_pixels
+device, tracking_uri, uri = sys.argv[1:]
+mlflow.set_tracking_uri(tracking_uri)
+files = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
+framework = json.loads((files / "classifier.json").read_text())["framework"]
+(model,) = (file.parent for file in files.glob("*/MLmodel"))
+network = engines.NETWORKS[framework](str(model), device)
+pixels = np.stack([to_pixels(Path(file).read_bytes(), 224) for file in sys.stdin.read().split()])
+half, single = network(pixels), engines.onnx_network(str(files / "network.onnx"))(pixels)
+assert abs(half - single).max() <= 1e-2, (half, single)
+assert (half.argmax(1) == single.argmax(1)).all(), (half, single)
+if framework == "torch":
+    import torch
+    OutOfMemory, error = torch.OutOfMemoryError, torch.OutOfMemoryError("CUDA out of memory")
+else:
+    import tensorflow as tf
+    OutOfMemory, error = tf.errors.ResourceExhaustedError, tf.errors.ResourceExhaustedError(None, None, "OOM")
+asked = []
+def small_memory(pixels):
+    asked.append(len(pixels))
+    if len(pixels) > 3:
+        raise error
+    return network(pixels)
+fitting = engines.in_fitting_batches(small_memory, 128, OutOfMemory)
+assert abs(fitting(pixels) - half).max() < 1e-3
+assert asked == [4, 2, 2], asked
+"""
 
 
 @pytest.fixture(scope="module", params=["tensorflow", "torch"])
 def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Where MLflow is, and the URI of an untrained classifier in it."""
+    """Where MLflow is, and the URI of a classifier in it; its backbone is trained where this machine has weights."""
     folder = tmp_path_factory.mktemp(request.param)
     tracking_uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = mlflow.MlflowClient(tracking_uri)
     run = client.create_run(client.create_experiment("classifiers", (folder / "artifacts").as_uri()))
-    command = [sys.executable, "-c", LOG, request.param, tracking_uri, run.info.run_id, str(folder / "uri")]
+    backbone = str(WEIGHTS) if WEIGHTS.is_dir() else "none"
+    command = [sys.executable, "-c", LOG, request.param, tracking_uri, run.info.run_id, str(folder / "uri"), backbone]
     subprocess.run(command, check=True)
     uri = log_classifier(
         model_uri=(folder / "uri").read_text(),
@@ -162,6 +205,28 @@ def test_no_images_are_answered_with_no_rows(predict: Callable[[pd.DataFrame], p
 
     assert answers.columns.tolist() == ["label", "probability", "probabilities"]
     assert len(answers) == 0
+
+
+def ask_in_half_precision(device: str, classifier: tuple[str, str], folder: Path) -> None:
+    files = [folder / f"{number}.jpg" for number in range(4)]
+    for number, file in enumerate(files):
+        file.write_bytes(colored_jpeg(number % 2, number))
+    command = [sys.executable, "-c", HALF, device, *classifier]
+    subprocess.run(command, check=True, input="\n".join(map(str, files)), text=True)
+
+
+@pytest.mark.training
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=NO_WEIGHTS)
+def test_half_precision_answers_alike_and_out_of_memory_halves_the_batch(
+    classifier: tuple[str, str], tmp_path: Path
+) -> None:
+    ask_in_half_precision("cpu", classifier, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=NO_WEIGHTS)
+def test_a_gpu_answers_as_the_cpu_does(classifier: tuple[str, str], tmp_path: Path) -> None:
+    ask_in_half_precision("cuda", classifier, tmp_path)
 
 
 @pytest.mark.spark

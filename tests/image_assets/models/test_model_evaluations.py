@@ -24,12 +24,14 @@ from image_assets.models.model_evaluations import (
 from image_assets.models.slices import Slice
 from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
 from resources.delta_tables import DeltaTables
+from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking, create_store
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.thin_tables import ThinTables
 from tests.registered_versions import registered, saved_model
 
 LABELS = ["ball", "cube"]
+CPU = InferenceDevice(choice="cpu")
 # Knows what its name says: `path` reads the label off the path, the others always answer the same.
 CLASSIFIER = """
     import pandas as pd
@@ -146,7 +148,7 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     artifacts = (tmp_path / "artifacts").as_uri()
     ball = version_that_knows("ball", "tensorflow", registry, tmp_path, artifacts)
     path = version_that_knows("path", "torch", registry, tmp_path, artifacts)
-    figures, metadata = evaluate_new(ingested_tables, registry, tracking, "cpu")
+    figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
     assert figures == {ball.version: 0.5, path.version: 1.0}
     pictures = ("confusion_matrix", "precision_and_recall", "reliability_diagram", "mistakes")
     assert set(metadata) == {f"{name}_v{number}" for number in (1, 2) for name in (*pictures, "labels")} | {
@@ -168,7 +170,7 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     registry.promote(path.version, "Production")
     (tmp_path / "a file").touch()
     nothing = version_that_knows("nothing", "torch", registry, tmp_path, (tmp_path / "a file" / "in it").as_uri())
-    figures, metadata = evaluate_new(ingested_tables, registry, tracking, "cpu")
+    figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
     assert figures == {ball.version: 0.5, path.version: 1.0, nothing.version: 0.0}
     assert "MLflow did not take all of it" in str(metadata["not_logged_v3"].value)
     after = rows_of(ingested_tables.thin)
@@ -178,4 +180,4 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert after[3]["labels"] == [*LABELS, "(no answer)"]
 
     unregistered = replace(path, version=0, uri=(tmp_path / "model_ball").as_uri())
-    assert set(answers_of(unregistered, ingested_tables, registry, "cpu")["label"]) == {"ball"}
+    assert set(answers_of(unregistered, ingested_tables, registry, CPU)["label"]) == {"ball"}

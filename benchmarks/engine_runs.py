@@ -1,0 +1,131 @@
+"""One engine computes one network on photographs in a process of its own; what `benchmarks.engines` starts."""
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from benchmarks.photographs import files_in
+from benchmarks.recipe_training import BACKBONE
+from benchmarks.task import answer, read_task, timed
+
+LABELS = 5
+THREADS = 1  # as a Python worker of Spark has
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+def prepare(framework: str, target: Path) -> None:
+    """A network with a head that tells images apart, as a model in MLflow's own flavor and as ONNX."""
+    import mlflow
+
+    from image_assets.models.onnx_model import write_onnx
+
+    training = import_module(f"image_assets.models.{framework}_training")
+    model, _ = training.build_model(LABELS, os.environ[BACKBONE], seed=0)
+    kernel = np.random.default_rng(0).normal(0, 0.15, (1280, LABELS)).astype(np.float32)
+    if framework == "tensorflow":
+        model.get_layer("head").set_weights([kernel, np.zeros(LABELS, np.float32)])
+    else:
+        head = model.get_submodule("head").weight.data
+        head.copy_(head.new_tensor(kernel.T))
+    target.mkdir(parents=True)
+    uri = f"sqlite:///{target}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    run = client.create_run(client.create_experiment("engines", (target / "artifacts").as_uri()))
+    logged = training.log_model(model, LABELS, uri, run.info.run_id)
+    folder = mlflow.artifacts.download_artifacts(logged, dst_path=str(target / "logged"))
+    (target / "model").write_text(folder)
+    write_onnx(framework, Path(folder), target / "network.onnx")
+
+
+def tensorflow_function(folder: str, _: str) -> Network:
+    """TensorFlow's own graph."""
+    import tensorflow as tf
+    from mlflow import tensorflow
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+    model = tensorflow.load_model(folder)
+    network = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+    return lambda pixels: network(tf.constant(pixels)).numpy()
+
+
+def torch_script(folder: str, _: str) -> Network:
+    """PyTorch's graph, traced and frozen; pixels and weights are channels-last."""
+    import torch
+    from mlflow import pytorch
+
+    network = pytorch.load_model(folder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        example = torch.zeros((2, 224, 224, 3), dtype=torch.uint8)
+        traced = cast("torch.jit.ScriptModule", torch.jit.trace(network, example))
+        frozen = torch.jit.freeze(traced.eval())
+
+    def probabilities(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return frozen(torch.from_numpy(pixels)).numpy()
+
+    return probabilities
+
+
+def onnx_runtime(_: str, file: str) -> Network:
+    """What this project computes with on a CPU."""
+    from image_assets.models.engines import onnx_network
+
+    return onnx_network(file)
+
+
+def open_vino(_: str, file: str) -> Network:
+    """OpenVINO, in single precision; its bfloat16 gives other labels."""
+    openvino = import_module("openvino")
+    config = {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(file, "CPU", config).create_infer_request()
+    return lambda pixels: np.array(request.infer({0: pixels})[0])
+
+
+ENGINES = {
+    "tensorflow, tf.function": tensorflow_function,
+    "torch, frozen TorchScript": torch_script,
+    "onnxruntime": onnx_runtime,
+    "openvino": open_vino,
+}
+
+
+def batches(landing: Path, images: int) -> Iterable[np.ndarray]:
+    """The photographs decoded, in batches."""
+    from image_assets.pixels import to_pixels
+
+    pixels = np.stack([to_pixels(file.read_bytes(), 224) for file in sorted(files_in(landing))])
+    return [pixels[start : start + images] for start in range(0, len(pixels), images)]
+
+
+def main() -> None:
+    """Prepare a network, or compute it: all photographs once to get warm, then again, timed."""
+    task = read_task()
+    target = Path(task.target)
+    if task.benchmark == "prepare":
+        prepare(task.kernel, target)
+        answer({"work_seconds": 0.0})
+        return
+    engine, images = json.loads(task.kernel)
+    network = ENGINES[engine]((target / "model").read_text(), str(target / "network.onnx"))
+    decoded = batches(Path(task.source), images)
+    found = np.concatenate([network(batch) for batch in decoded])
+    with timed() as told:
+        computed = time.process_time()
+        for batch in decoded:
+            network(batch)
+        told["cpu_seconds"] = time.process_time() - computed  # one thread: what passes on an idle machine
+        told["probabilities"] = found.tolist()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
