@@ -1,18 +1,28 @@
-"""A run of the predictions, with versions of a few lines of code."""
+"""A run of the predictions, also as a program that is killed at a named point.
+
+`python -m tests.image_assets.predictions.predictions_run HOME POINT`
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import dagster as dg
+from pyspark.sql import DataFrame
 
 from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
+from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.delta_tables import DeltaTables
 from resources.inference_device import InferenceDevice
 from resources.model_files import FILES_DIGEST
 from resources.model_registry import ModelRegistry, ModelVersion
+from resources.spark_session import spark_session
+from resources.tables import Table
+from tests.image_assets.data.data_run import kill, kill_when_written
 from tests.registered_versions import registered, saved_model
 
+POINTS = ("while answering", "after the commit", "in current_predictions")
 # Says `ball`; where a file of this name is beside the model, it hangs at that image for as long as the file is there.
 CLASSIFIER = """
     import time
@@ -63,3 +73,35 @@ def run_predictions(
     }
     assets = [image_predictions, current_predictions]
     return dg.materialize(assets, instance=instance, resources=resources, raise_on_error=False)
+
+
+class KilledTables(DeltaTables):
+    """Tables whose writer ends at the point."""
+
+    point: str
+
+    def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
+        """Add rows, and end before Spark hears of it."""
+        super().append(rows, table, transaction=transaction)
+        if self.point == "after the commit":
+            kill()
+
+    def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
+        """Put these rows in place of all others, or end meanwhile."""
+        kill_when_written(Path(self.uri(table)))
+        super().overwrite(rows, table, note=note)
+
+
+def main(home: str, point: str) -> None:
+    """Run, and be killed."""
+    session = spark_session("local[2]", scratch=f"{home}/spark")
+    session.setup_for_execution(dg.build_init_resource_context())
+    tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
+    if point == "while answering":
+        kill_when_written(Path(tables.uri(IMAGE_PREDICTIONS)))
+    with kept_instance(Path(home)) as instance:
+        run_predictions(tables, ModelRegistry(tracking_uri=f"sqlite:///{home}/mlflow.db"), instance)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

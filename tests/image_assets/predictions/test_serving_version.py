@@ -1,5 +1,7 @@
 """Which version's predictions are made and shown when a run is disturbed: the last good one keeps serving."""
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +16,11 @@ from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
 from resources.delta_tables import DeltaTables
 from resources.model_registry import ModelRegistry, ModelVersion
 from resources.tables import Table
-from tests.image_assets.predictions.predictions_run import kept_instance, logged_version, run_predictions
+from tests.image_assets.predictions.predictions_run import POINTS, kept_instance, logged_version, run_predictions
 
 pytestmark = pytest.mark.spark
 
+ROOT = Path(__file__).parents[3]
 IMAGES = 16
 
 
@@ -106,3 +109,24 @@ def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_la
     platform.registry.promote(1, "Production")
     assert platform.run().success
     assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
+
+
+def test_after_a_kill_the_last_version_is_shown_and_the_next_run_ends_as_an_undisturbed_one(platform: Platform) -> None:
+    for number, point in enumerate(POINTS, start=2):
+        platform.registry.promote(platform.version().version, "Production")
+        hangs = platform.home / "cube 1.png"
+        if point == "while answering":
+            hangs.touch()
+        command = [sys.executable, "-m", "tests.image_assets.predictions.predictions_run", platform.home, point]
+        run = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
+        )
+        hangs.unlink(missing_ok=True)
+        assert run.returncode == -9, run.stderr[-2000:]
+        before = {version: IMAGES for version in range(1, number)}
+        assert platform.rows() == (before if point == "while answering" else before | {number: IMAGES})
+        assert platform.shown() in [{version: IMAGES} for version in (number - 1, number)]
+        if point != "in current_predictions":
+            assert platform.shown() == {number - 1: IMAGES}
+        assert platform.run().success
+        assert (platform.rows(), platform.shown()) == (before | {number: IMAGES}, {number: IMAGES})
