@@ -105,6 +105,12 @@ def test_splits_that_cannot_be_trained_on_stop_trainings_and_no_ingest() -> None
     assert "featured_images_label_conflicts" in steps["ingest_images"]
 
 
+@pytest.mark.parametrize("job", ["whole_path", "check_assets"])
+def test_every_check_is_evaluated(job: str) -> None:
+    evaluated = defs.resolve_job_def(job).asset_layer.asset_graph.asset_check_keys
+    assert evaluated == defs.resolve_asset_graph().asset_check_keys
+
+
 def test_alerts_are_sent_again_without_spark() -> None:
     resources = set(defs.resolve_job_def("send_alerts").get_required_resource_defs())
     assert {"thin_tables", "alert_sender"} <= resources

@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,13 +21,13 @@ from deltalake import DeltaTable
 from definitions import defs
 from image_assets.schemas import TABLES
 from resources.environments import Settings, local, read_settings
-from resources.model_registry import ModelRegistry
+from resources.model_registry import ModelRegistry, ModelVersion
 from tests.packages import asked, built, edge_answers, request_for, started
 from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
+from tests.served import asked_for, free_port, mlflow_server, served, wait_for
 
 ROOT = Path(__file__).parent.parent
 PER_LABEL = 24
-PATIENCE_SECONDS = 300
 
 pytestmark = [
     pytest.mark.path,
@@ -103,10 +102,15 @@ def versions(settings: Settings) -> dict[str, int]:
     return {table.name: DeltaTable(str(settings.home / "tables" / table.name)).version() for table in TABLES}
 
 
-def run(job: str, settings: Settings, instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProcessResult:
-    """Run a job of the graph on the home."""
+def run(
+    job: str, settings: Settings, instance: dg.DagsterInstance, *assets: str, **config: object
+) -> dg.ExecuteInProcessResult:
+    """Run a job of the graph on the home, or only some of its assets."""
     return defs.resolve_job_def(job).execute_in_process(
-        instance=instance, resources=local(settings), run_config=config or None
+        instance=instance,
+        resources=local(settings),
+        run_config=config or None,
+        asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
     )
 
 
@@ -206,70 +210,103 @@ def test_the_same_command_again_adds_nothing_and_trains_nothing(settings: Settin
     assert answer.stdout.count("nothing changed") == 4  # two caches, two models
 
 
-def test_asset_checks_pass(settings: Settings, instance: dg.DagsterInstance) -> None:
-    result = run("check_assets", settings, instance)
-    checks = result.get_asset_check_evaluations()
-    assert len(checks) >= 17
-    assert [f"{check.asset_key.to_user_string()}.{check.check_name}" for check in checks if not check.passed] == []
+def test_every_asset_check_passed(settings: Settings, instance: dg.DagsterInstance) -> None:
+    evaluated = {dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+    of_nothing = dg.AssetCheckKey(dg.AssetKey("replayed_files"), "layout")  # no file was judged again
+    for demo in instance.get_runs(dg.RunsFilter(job_name="whole_path")):
+        events = [entry.get_dagster_event() for entry in instance.all_logs(demo.run_id, evaluated)]
+        checks = [event.asset_check_evaluation_data for event in events]
+        expected = defs.resolve_asset_graph().asset_check_keys - {of_nothing}
+        assert {check.asset_check_key for check in checks} == expected
+        assert [check.asset_check_key for check in checks if not check.passed] == []
 
 
-def test_more_files_travel_alone(settings: Settings, landing: Path, instance: dg.DagsterInstance) -> None:
-    before = {table.name: len(rows(settings, table.name, [table.keys[0]])) for table in TABLES}
-    for photograph in photographs("tulips")[PER_LABEL : PER_LABEL + 2]:
-        shutil.copy(photograph, landing / "tulips")
-    assert run("ingest_images", settings, instance).success
-    after = {table.name: len(rows(settings, table.name, [table.keys[0]])) for table in TABLES}
-    added = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-    followers = ("image_files", "raw_images", "featured_images", "grayscale_images", "image_splits")
-    assert added == dict.fromkeys((*followers, "image_predictions", "current_predictions"), 2)
+def predicted(settings: Settings) -> Counter[int]:
+    """How many images each version has predicted; none of them twice."""
+    predictions = rows(settings, "image_predictions", ["path", "image_id", "model_version"])
+    assert not predictions.duplicated().any()
+    return Counter(predictions["model_version"].tolist())
 
 
-def test_promotion_and_rollback_move_the_predictions(
-    settings: Settings, registry: ModelRegistry, instance: dg.DagsterInstance
+def promote(version: ModelVersion, settings: Settings, instance: dg.DagsterInstance) -> None:
+    """Promote a version as a person does who looks at what the checks find."""
+    asked = {"version": version.version, "person": "Ada", "tolerance": 0.5, "force": not WEIGHTS.is_dir()}
+    assert run("promote_model", settings, instance, **{"ops": {"promote": {"config": asked}}}).success
+
+
+def test_files_and_promotions_and_a_rollback_lead_to_predictions_by_themselves(
+    settings: Settings,
+    registry: ModelRegistry,
+    landing: Path,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = registry.serving()
-    assert first is not None
-    other = next(version for version in registry.versions() if version.version != first.version)
+    """TensorFlow serves, then PyTorch, then TensorFlow again; no code and no setting changes in between."""
+    found = {version.tags["framework"]: version for version in registry.versions()}
+    tensorflow, torch = found["tensorflow"], found["torch"]
     files = len(rows(settings, "current_predictions", ["path"]))
-    for serving, scored in ((other, files), (first, 0)):
-        before = len(rows(settings, "image_predictions", ["path"]))
-        asked = {"version": serving.version, "person": "Ada", "tolerance": 0.5, "force": not WEIGHTS.is_dir()}
-        config = {"ops": {"promote": {"config": asked}}}
-        assert run("promote_model", settings, instance, **config).success
-        assert run("predict_images", settings, instance).success
-        shown = rows(settings, "current_predictions")
-        assert set(shown["model_version"]) == {serving.version}
-        assert len(shown) == files
-        assert len(rows(settings, "image_predictions", ["path"])) - before == scored
-    client = mlflow.MlflowClient(settings.tracking_uri)
-    assert int(client.get_model_version_by_alias(registry.name, "production").version) == first.version
+    log = tmp_path / "dev.log"
+
+    def has_run(sensor: str, times: int) -> bool:
+        states = [run.status for run in asked_for(instance, sensor)]
+        assert len(states) <= times
+        return states == [dg.DagsterRunStatus.SUCCESS] * times
+
+    def shown() -> Counter[int]:
+        return Counter(rows(settings, "current_predictions")["model_version"].tolist())
+
+    registry.promote(tensorflow.version, "Production")
+    with served(settings, log):
+        wait_for(lambda: has_run("stage_changes", 1), "the predictions of TensorFlow", log)
+        assert shown() == {tensorflow.version: files}
+        promote(torch, settings, instance)
+        wait_for(lambda: has_run("stage_changes", 2), "the predictions of PyTorch", log)
+        assert shown() == {torch.version: files}
+        assert predicted(settings) == {tensorflow.version: files, torch.version: files}
+
+        before = {table.name: len(rows(settings, table.name, [table.keys[0]])) for table in TABLES}
+        for photograph in photographs("tulips")[PER_LABEL : PER_LABEL + 2]:
+            shutil.copy(photograph, landing / "tulips")
+        wait_for(lambda: has_run("new_images", 1), "the predictions for new files", log)
+        after = {table.name: len(rows(settings, table.name, [table.keys[0]])) for table in TABLES}
+        added = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        followers = ("image_files", "raw_images", "featured_images", "grayscale_images", "image_splits")
+        assert added == dict.fromkeys((*followers, "image_predictions", "current_predictions"), 2)
+        assert predicted(settings) == {tensorflow.version: files, torch.version: files + 2}
+
+    for version in (tensorflow, torch):  # there and back while nobody looks
+        registry.promote(version.version, "Production")
+    promote(tensorflow, settings, instance)
+    port = free_port()
+    with served(settings, log, {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}):
+        wait_for(lambda: "does not answer" in log.read_text(), "a registry that is down", log)
+        with mlflow_server(settings, port, monkeypatch):
+            wait_for(lambda: has_run("stage_changes", 3), "the predictions of TensorFlow again", log)
+    assert shown() == {tensorflow.version: files + 2}
+    assert predicted(settings) == {tensorflow.version: files + 2, torch.version: files + 2}
+    assert has_run("new_images", 1)
+    for request, version in zip(asked_for(instance, "stage_changes"), (tensorflow, torch, tensorflow), strict=True):
+        assert request.tags["image_assets/model_version"] == str(version.version)
+        assert request.tags["image_assets/framework"] == version.tags["framework"]
+        assert (request.tags["image_assets/stage"], request.tags["image_assets/pool"]) == ("Production", "gpu")
+
+
+def test_promotions_are_written_down(settings: Settings, registry: ModelRegistry) -> None:
+    serving = registry.serving()
+    assert serving is not None
+    assert "production" in serving.aliases
     history = rows(settings, "stage_history").query("person == 'Ada'").sort_values("changed_at")
     to_production = history[history["to_stage"] == "Production"]
-    assert to_production["model_version"].tolist() == [other.version, first.version]
-    assert {len(found) for found in to_production["findings"]} == {7}
-
-
-def free_port() -> str:
-    """A port that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool], what: str, log: Path) -> None:
-    """Look again until it is so; the end of the log, when it takes too long."""
-    for _ in range(PATIENCE_SECONDS):
-        if condition():
-            return
-        time.sleep(1)
-    pytest.fail(f"{what}: not within {PATIENCE_SECONDS} s\n{log.read_text()[-3000:]}")
+    frameworks = {version.version: version.tags["framework"] for version in registry.versions()}
+    assert to_production["model_version"].map(frameworks).tolist() == ["torch", "tensorflow"]
+    assert {len(findings) for findings in to_production["findings"]} == {8}
 
 
 def test_a_packaged_version_answers_as_the_table_says_without_the_project(
     settings: Settings, registry: ModelRegistry, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    """In TensorFlow, whose environment is smaller than that of torch."""
-    (version,) = [version for version in registry.versions() if version.tags["framework"] == "tensorflow"]
+    version = registry.versions()[0]
     package = tmp_path / "package"
     config = {"ops": {"package": {"config": {"version": version.version, "folder": str(package)}}}}
     assert run("package_model", settings, instance, **config).success
@@ -287,48 +324,6 @@ def test_a_packaged_version_answers_as_the_table_says_without_the_project(
     for found in (by_http, by_edge):
         assert found["label"].tolist() == predictions["label"].tolist()
         assert found["probability"].tolist() == pytest.approx(predictions["probability"].tolist(), abs=1e-3)
-
-
-@pytest.fixture
-def served(settings: Settings, tmp_path: Path) -> Iterator[Path]:
-    """What `make dev` runs, on the home; the file that it writes to."""
-    log = tmp_path / "dev.log"
-    environment = {
-        **os.environ,
-        "IMAGE_ASSETS_HOME": str(settings.home),
-        "IMAGE_ASSETS_SPARK_MASTER": "local[2]",
-        "DAGSTER_PORT": free_port(),
-        "MLFLOW_PORT": free_port(),
-    }
-    with log.open("w") as output:
-        command = [sys.executable, "-m", "scripts.dev"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield log
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def test_new_files_and_promotions_lead_to_predictions_by_themselves(
-    settings: Settings, registry: ModelRegistry, landing: Path, served: Path
-) -> None:
-    new = landing / "a new one.jpg"
-    shutil.copy(photographs("tulips")[-1], new)
-    wait_for(
-        lambda: f"file:{new}" in set(rows(settings, "current_predictions")["path"]),
-        "a prediction for the new file",
-        served,
-    )
-    serving = registry.serving()
-    assert serving is not None
-    other = next(version.version for version in registry.versions() if version.version != serving.version)
-    registry.promote(other, "Production")
-    wait_for(
-        lambda: set(rows(settings, "current_predictions")["model_version"]) == {other},
-        f"the predictions of version {other}",
-        served,
-    )
 
 
 def reproduced(version: int, settings: Settings, instance: dg.DagsterInstance) -> dict[str, dg.MetadataValue]:
@@ -356,7 +351,8 @@ def test_versions_of_one_process_are_trained_again_bit_by_bit(
 ) -> None:
     alone = replace(settings, processes=1)
     known = {version.version for version in registry.versions()}
-    assert run("train_models", alone, instance).success
+    trained = ("training_cache", "validation_cache", "tensorflow_model", "torch_model")
+    assert run("train_models", alone, instance, *trained).success
     new = [version for version in registry.versions() if version.version not in known]
     assert [version.tags["framework"] for version in new] == ["tensorflow", "torch"]
     for version in new:
