@@ -1,0 +1,36 @@
+"""An S3 server on this machine, in memory: moto's."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripts.cluster import HOST, free_port, wait_until_open
+
+BUCKET = "a-bucket"
+SECRET = "a-secret-that-nobody-may-see"
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """A bucket, as the variables with which every library opens it."""
+    import boto3
+
+    port = free_port()
+    command = [Path(sys.executable).parent / "moto_server", "-H", HOST, "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until_open(port)
+            variables = {
+                "AWS_ACCESS_KEY_ID": "a-key",
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
+                "AWS_ALLOW_HTTP": "true",
+            }
+            session = boto3.Session("a-key", SECRET, region_name="us-east-1")
+            session.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
+            yield variables
+        finally:
+            server.terminate()
