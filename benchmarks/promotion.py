@@ -22,6 +22,7 @@ from benchmarks.versions import FRAMEWORKS, tracking_uri_of, version_of, version
 from resources.model_registry import SERVING_STAGE, ModelRegistry
 
 FORMER, NEW = "tensorflow", "torch"  # the version that has predicted all images, and the one that is promoted
+LEAST_IMAGES = 100  # fewer have not every label in every split
 JOB = "predict_images"
 
 
@@ -32,7 +33,7 @@ def promotion(photographs: Photographs, count: int, repeats: int) -> dict:
     runs: dict[str, list[dict]] = {}
     shutil.rmtree(work, ignore_errors=True)
     try:
-        for size in (count // 10, count):
+        for size in (max(count // 10, LEAST_IMAGES), count):
             predicted = work / str(size)
             copied_home(home_of(photographs, size)[0], predicted)
             prepared = program("prepare", predicted, versions)

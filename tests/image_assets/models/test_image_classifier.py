@@ -193,8 +193,10 @@ def test_images_are_embedded_by_the_network_below_its_head(classifier: tuple[str
         nothing = guarded.answer(ImagesToEmbed(*classifier, ()), seconds=300)
     assert isinstance(found, np.ndarray), found
     assert found.shape == (4, 1280)
-    assert np.allclose(found[0], found[3], atol=1e-5)
-    assert not np.allclose(found[0], found[1], atol=1e-5)
+    assert found.any(axis=1).all()
+    # Those of an untrained network are tiny.
+    assert np.allclose(found[0], found[3], rtol=1e-3, atol=0)
+    assert not np.allclose(found[0], found[1], rtol=0.1, atol=0)
     assert isinstance(nothing, np.ndarray)
     assert len(nothing) == 0
 
