@@ -7,6 +7,7 @@
 | `IMAGE_ASSETS_CACHES` | `caches` in the home | the training caches: a folder that all machines see |
 | `IMAGE_ASSETS_LANDING` | the folder this home was made for, else `landing` in the home | where image files land |
 | `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | where MLflow tracks runs and keeps the registry; no password in it |
+| `MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD` | none | the account on an MLflow server |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark cluster |
 | `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) that a training runs on |
 | `IMAGE_ASSETS_BACKBONE` | `auto` | `auto`, `imagenet`, `none`, or a folder with weight files |
