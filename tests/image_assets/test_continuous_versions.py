@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import dagster as dg
 import pandas as pd
@@ -75,7 +76,7 @@ def rows_by_commit(table: str) -> list[pd.DataFrame]:
     before: set[str] = set()
     commits = []
     for version in range(DeltaTable(table).version() + 1):
-        files = set(DeltaTable(table, version=version).file_uris())
+        files = set(map(unquote, DeltaTable(table, version=version).file_uris()))
         if new := sorted(files - before):
             commits.append(pd.read_parquet(new, columns=["path", "image_id", "label", "model_version"]))
         before |= files
@@ -84,7 +85,7 @@ def rows_by_commit(table: str) -> list[pd.DataFrame]:
 
 def current(home: Path) -> Counter[int]:
     """How many current predictions are of which version."""
-    files = DeltaTable(str(home / "tables" / "current_predictions")).file_uris()
+    files = [*map(unquote, DeltaTable(str(home / "tables" / "current_predictions")).file_uris())]
     return Counter(pd.read_parquet(files, columns=["model_version"])["model_version"])
 
 
@@ -111,6 +112,7 @@ def test_no_pass_mixes_versions_and_each_version_answers_each_image_once(
         files.append(put(home / "landing", "ball/5.png", png(5)))
         leave.touch()
         going.wait_for(lambda: current(home) == Counter({2: 6}), "the second version's answers to all images")
+        going.wait_for(lambda: len(served(instance, "current_predictions")) > 2, "the third pass in Dagster's records")
 
     passes = served(instance, "current_predictions")
     assert served(instance, "image_predictions")[: len(passes)] == passes

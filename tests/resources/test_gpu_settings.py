@@ -19,9 +19,9 @@ import os, sys
 from pathlib import Path
 import dagster as dg
 from image_assets.models.engines import take_given_gpu
-from resources.spark_session import DeltaSpark, spark_session
+from resources.spark_session import DeltaSpark, gpu_settings, spark_session
 
-settings = spark_session("local-cluster[1,2,1024]", scratch=sys.argv[1], gpus=1, tasks_per_gpu=2).spark_config
+settings = spark_session("local-cluster[1,2,1024]", scratch=sys.argv[1], more=gpu_settings(1, 2)).spark_config
 for_worker = {name.replace("executor", "worker"): value for name, value in settings.items() if ".resource.gpu." in name}
 session = DeltaSpark(spark_config={**for_worker, **settings, "spark.driver.memory": "1g"})
 session.setup_for_execution(dg.build_init_resource_context())

