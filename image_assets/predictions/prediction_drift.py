@@ -62,9 +62,18 @@ def measure(
     said = {"model_version": version.version, "measured_at": now}
     rows = [{**row, **said, "embedding_distance": distances.get(row["day"])} for row in measured]
     table = pa.Table.from_pylist(rows, to_arrow_schema(PREDICTION_DRIFT.columns))
-    thin_tables.merge(table, PREDICTION_DRIFT, updates={name: f"new.{name}" for name in table.column_names})
-    thin_tables.compact(PREDICTION_DRIFT)
+    table = table.filter(pa.array(unlike(table, thin_tables)))
+    if table.num_rows:
+        thin_tables.merge(table, PREDICTION_DRIFT, updates={name: f"new.{name}" for name in table.column_names})
+        thin_tables.compact(PREDICTION_DRIFT)
     return fault
+
+
+def unlike(measured: pa.Table, thin_tables: ThinTables) -> list[bool]:
+    """Which of the measured days are not in the table with the same figures."""
+    figures = [name for name in measured.column_names if name != "measured_at"]
+    known = thin_tables.read(PREDICTION_DRIFT, figures).to_pylist()
+    return [row not in known for row in measured.select(figures).to_pylist()]
 
 
 def days_of(thin_tables: ThinTables, version: ModelVersion) -> pd.DataFrame:

@@ -190,6 +190,8 @@ def test_days_are_measured_again_and_the_check_warns(
             check = drift_is_small(**resources)
             assert check.passed is (number < 7)
     assert made.metadata["dagster/row_count"] == 8
+    again = prediction_drift(config, **resources)
+    assert again.metadata["delta_version"] == made.metadata["delta_version"], "nothing is new"
     assert {"label_shares", "confidence"} <= set(made.metadata)
     assert "classifier" in made.metadata["embedding_fault"]  # it has no network
     assert "share of ball was 0.97 on 2026-03-09" in check.description
