@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,4 +64,4 @@ def postgres_server(*databases: str) -> Iterator[Mapping[str, str]]:
                 connection.close()
                 yield {name: f"postgresql+psycopg2://owner:{PASSWORD}@{HOST}:{port}/{name}" for name in databases}
             finally:
-                server.terminate()
+                server.send_signal(signal.SIGINT)  # at once: it would wait for its clients otherwise

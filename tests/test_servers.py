@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -91,9 +91,9 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.3)
 
 
-def logged_version(registry: ModelRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelVersion:
+def logged_version(registry: ModelRegistry, folder: Path) -> ModelVersion:
     """A version of a few lines of code, logged to the server and registered there."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.tracking_uri)
+    mlflow.set_tracking_uri(registry.tracking_uri)
     (folder / "classifier.py").write_text(dedent(CLASSIFIER))
     experiment = mlflow.create_experiment("classifier", (folder / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment) as run:
@@ -113,17 +113,17 @@ def status_of_promotion(version: ModelVersion, by: DagsterGraphQLClient) -> tupl
 
 
 def test_a_run_goes_through_servers_that_keep_everything_in_postgres(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     home = tmp_path / "home"
     with servers(home) as there:
         registry = ModelRegistry(tracking_uri=there.mlflow)
-        version = logged_version(registry, tmp_path, monkeypatch)
+        version = logged_version(registry, tmp_path)
         run_id, status = status_of_promotion(version, DagsterGraphQLClient(HOST, port_number=there.web_port))
         assert status == DagsterRunStatus.SUCCESS
         assert registry.version(version.version).stage == "Archived"
         database = there.dagster_database.replace("+psycopg2", "")
-        with psycopg2.connect(database) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT run_id, status FROM runs")
             assert cursor.fetchall() == [(run_id, "SUCCESS")]
     (kept,) = ThinTables(root=str(home / "tables")).read(STAGE_HISTORY, ["to_stage", "person"]).to_pylist()
