@@ -203,6 +203,8 @@ class DeltaTables(dg.ConfigurableResource):
         so that a checkpoint that starts again never repeats a number that was used.
         """
         self.create(upstream)
+        if self._all_handed_over(upstream, checkpoint):
+            return  # Spark would take seconds to find that out
         location = f"{self.checkpoints}/{checkpoint}"
         stream = (
             self.spark.readStream.format("delta")
@@ -303,8 +305,16 @@ class DeltaTables(dg.ConfigurableResource):
                 return found
         return commits[-1]  # what changed rows is so long ago that the log no longer tells
 
-    def _can_go_on(self, upstream: Table, checkpoint: str) -> bool:
+    def _position(self, upstream: Table, checkpoint: str) -> StreamPosition | None:
         position = self.stream_position(checkpoint)
+        return position if position and position.table_id == self.thin.table_id(upstream) else None
+
+    def _all_handed_over(self, upstream: Table, checkpoint: str) -> bool:
+        position = self._position(upstream, checkpoint)
+        return bool(position) and not position.whole and self.last_change(upstream) < position.version
+
+    def _can_go_on(self, upstream: Table, checkpoint: str) -> bool:
+        position = self._position(upstream, checkpoint)
         if position is None or not self.thin.tells_since(upstream, position.version - 1):
             return False
         return not position.whole or not why_unreadable(self.uri(upstream), position.version)

@@ -12,6 +12,7 @@ class StreamPosition:
 
     version: int
     whole: bool
+    table_id: str  # Delta's own: a table that was made anew has another
 
 
 def stream_position(checkpoint: str) -> StreamPosition | None:
@@ -22,7 +23,7 @@ def stream_position(checkpoint: str) -> StreamPosition | None:
         return None
     _, _, offset = system.cat_file(f"{folder}/offsets/{max(names, key=int)}").decode().split("\n")
     said = json.loads(offset)
-    return StreamPosition(said["reservoirVersion"], said["isStartingVersion"])
+    return StreamPosition(said["reservoirVersion"], said["isStartingVersion"], said["reservoirId"])
 
 
 def forget_stream(checkpoint: str) -> None:

@@ -86,6 +86,10 @@ class ThinTables(dg.ConfigurableResource):
         except TableNotFoundError:
             return None
 
+    def table_id(self, table: Table) -> str:
+        """Delta's own id of the table: one that is deleted and made anew gets another."""
+        return str(self._open(table).metadata().id)
+
     def snapshot(self, table: Table) -> Snapshot:
         """How many rows the table has, and at which version, from its log."""
         log = self._open(table)

@@ -89,7 +89,8 @@ def test_a_stream_whose_files_are_gone_compares_rows_by_their_keys(delta_tables:
     assert delta_tables.stream_position("bouquets") is None
     assert follow(delta_tables) == 1
     position = delta_tables.stream_position("bouquets")
-    assert position == StreamPosition(version=delta_tables.version(FLOWERS) + 1, whole=False)
+    log = DeltaTable(delta_tables.uri(FLOWERS))
+    assert position == StreamPosition(version=log.version() + 1, whole=False, table_id=str(log.metadata().id))
     for name in ("daisy", "tulip"):
         delta_tables.append(flowers(delta_tables, name), FLOWERS)
     log = DeltaTable(delta_tables.uri(FLOWERS))
@@ -98,6 +99,26 @@ def test_a_stream_whose_files_are_gone_compares_rows_by_their_keys(delta_tables:
     assert follow(delta_tables) == 2
     assert follow(delta_tables) == 0
     assert names(delta_tables, BOUQUETS) == ["daisy", "rose", "tulip"]
+
+
+def test_a_table_that_was_made_anew_is_followed_from_its_first_row(delta_tables: DeltaTables, home: Path) -> None:
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    assert follow(delta_tables) == 1
+    shutil.rmtree(delta_tables.uri(FLOWERS))
+    delta_tables.append(flowers(delta_tables, "tulip"), FLOWERS)
+    assert follow(delta_tables) == 1, "also where its versions have the numbers of the former one's"
+    assert names(delta_tables, BOUQUETS) == ["rose", "tulip"]
+
+
+def test_spark_starts_no_stream_where_nothing_is_new(delta_tables: DeltaTables, home: Path) -> None:
+    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
+    assert follow(delta_tables) == 1
+    metadata = home / "checkpoints" / "bouquets" / "metadata"
+    metadata.rename(metadata.with_name("elsewhere"))
+    metadata.with_name(".metadata.crc").unlink(missing_ok=True)
+    DeltaTable(delta_tables.uri(FLOWERS)).optimize.compact()
+    assert follow(delta_tables) == 0
+    assert not metadata.exists(), "Spark would have written it again"
 
 
 def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: DeltaTables) -> None:
