@@ -26,7 +26,8 @@ from image_assets.predictions import (
     version_agreements,
 )
 from image_assets.schemas import TABLES
-from resources.environments import local, read_settings
+from resources.environments import read_settings
+from resources.graph_resources import local
 from sensors.new_images import new_images
 from sensors.stage_changes import stage_changes
 from sensors.waiting_alerts import waiting_alerts

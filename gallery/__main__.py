@@ -10,7 +10,8 @@ from gallery.live_index import LiveIndex
 from gallery.neighbours import KeptEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import KeptFolder, Thumbnails
-from resources.environments import Settings, local, read_settings
+from resources.environments import Settings, read_settings
+from resources.graph_resources import local
 from resources.image_folder import ImageFolder
 from resources.model_registry import ModelRegistry
 from resources.thin_tables import ThinTables

@@ -187,7 +187,8 @@ def home() -> Finding:
 
 def landing() -> Finding:
     """The folder where image files land."""
-    from resources.environments import image_folder, read_settings
+    from resources.environments import read_settings
+    from resources.graph_resources import image_folder
 
     settings = read_settings()
     try:
@@ -204,7 +205,8 @@ def alerts() -> Finding:
 
     from image_assets.predictions.alert_rules import to_rules
     from image_assets.predictions.alert_sending import to_receivers
-    from resources.environments import alert_sender, read_settings, rules_file
+    from resources.environments import read_settings
+    from resources.graph_resources import alert_sender, rules_file
 
     settings = read_settings()
     file = rules_file(settings)

@@ -23,7 +23,8 @@ from image_assets.predictions.image_predictions import image_predictions
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta_tables import DeltaTables
-from resources.environments import local, read_settings
+from resources.environments import read_settings
+from resources.graph_resources import local
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import ModelRegistry

@@ -20,7 +20,8 @@ from deltalake import DeltaTable
 
 from definitions import defs
 from image_assets.schemas import TABLES
-from resources.environments import Settings, local, read_settings
+from resources.environments import Settings, read_settings
+from resources.graph_resources import local
 from resources.model_registry import ModelRegistry, ModelVersion
 from tests.packages import asked, built, edge_answers, request_for, started
 from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
@@ -102,15 +103,10 @@ def versions(settings: Settings) -> dict[str, int]:
     return {table.name: DeltaTable(str(settings.home / "tables" / table.name)).version() for table in TABLES}
 
 
-def run(
-    job: str, settings: Settings, instance: dg.DagsterInstance, *assets: str, **config: object
-) -> dg.ExecuteInProcessResult:
-    """Run a job of the graph on the home, or only some of its assets."""
+def run(job: str, settings: Settings, instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProcessResult:
+    """Run a job of the graph on the home."""
     return defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        resources=local(settings),
-        run_config=config or None,
-        asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
+        instance=instance, resources=local(settings), run_config=config or None
     )
 
 

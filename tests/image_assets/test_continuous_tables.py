@@ -13,7 +13,8 @@ from image_assets.continuous import continuous_executor
 from image_assets.data.featured_images import featured_images
 from image_assets.data.raw_images import raw_images
 from image_assets.news import news_of_files
-from resources.environments import local, read_settings
+from resources.environments import read_settings
+from resources.graph_resources import local
 from tests.image_assets.runs_apart import PATIENCE_SECONDS, Going, apart, to_instance
 from tests.images import png, put
 

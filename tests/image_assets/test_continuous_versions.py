@@ -17,7 +17,8 @@ from image_assets.data.raw_images import raw_images
 from image_assets.news import either, news_of_files, news_to_predict
 from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
-from resources.environments import local, read_settings
+from resources.environments import read_settings
+from resources.graph_resources import local
 from resources.model_registry import ModelRegistry
 from tests.image_assets.runs_apart import Going, apart, to_instance
 from tests.images import png, put

@@ -6,17 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from resources.environments import (
-    Settings,
-    alert_sender,
-    artifact_url,
-    image_folder,
-    local,
-    petastorm_caches,
-    read_settings,
-    rules_file,
-)
-from resources.rules_file import RulesFile
+from resources.environments import Settings, read_settings
 
 
 def settings_of(home: Path, **variables: str) -> Settings:
@@ -122,13 +112,6 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         dagster_on_postgres=True,
     )
     assert "secret" not in repr(settings)
-    folder = image_folder(settings)
-    assert (folder.include, folder.exclude, folder.settle_seconds) == (["*.jpg", "raw/*"], ["thumbnails"], 0.5)
-    assert (folder.content_limit_bytes, folder.size_limit_bytes) == (64 * 1024**2, 2000 * 1024**2)
-    caches = petastorm_caches(settings)
-    assert (caches.content, caches.color, caches.keep_megabytes) == ("jpeg", "gray", 500)
-    assert rules_file(settings) == RulesFile(path=str(tmp_path / "rules.yaml"), required=True)
-    assert alert_sender(settings).addresses["oncall"] == dg.EnvVar("IMAGE_ASSETS_ALERT_ONCALL")
 
 
 def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None:
@@ -164,11 +147,6 @@ def test_an_address_with_a_password_is_refused_without_repeating_it(
 )
 def test_an_address_without_a_password_is_taken(tmp_path: Path, said: str) -> None:
     assert settings_of(tmp_path, MLFLOW_TRACKING_URI=said).tracking_uri == said
-
-
-def test_artifacts_are_the_homes_unless_a_server_tracks(tmp_path: Path) -> None:
-    assert artifact_url(settings_of(tmp_path)) == (settings_of(tmp_path).home / "mlartifacts").as_uri()
-    assert artifact_url(settings_of(tmp_path, MLFLOW_TRACKING_URI="http://mlflow:5000")) is None
 
 
 def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
@@ -226,12 +204,6 @@ def test_a_wrong_number_of_processes_is_refused_by_name(tmp_path: Path, processe
 def test_what_is_none_of_the_choices_is_refused_by_name(tmp_path: Path, name: str, said: str, choices: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is '{said}': expected one of {choices}"):
         settings_of(tmp_path, **{name: said})
-
-
-def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:
-    resources = local(settings_of(tmp_path / "home"))
-    assert resources["delta_tables"].root == str(tmp_path / "home" / "tables")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("said", ["gpu", "[1]"])

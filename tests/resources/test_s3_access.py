@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from resources.environments import Settings, local, read_settings
+from resources.environments import Settings, read_settings
+from resources.graph_resources import local
 
 SECRET = "wJalrXUtnFEMI"
 AWS = {
