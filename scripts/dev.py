@@ -18,6 +18,7 @@ import psutil
 from dagster import DagsterInstance
 
 from resources.environments import Settings
+from scripts.emphasis import emphasized
 from scripts.home import prepared_home
 from scripts.lost_runs import end_lost_runs
 
@@ -27,6 +28,9 @@ GALLERY = [sys.executable, "-m", "gallery"]
 HOST = "127.0.0.1"
 START_SECONDS = 180
 END_SECONDS = 20
+# What `make dev` serves at: the variable, its default, and the page that says that it is well.
+PORTS = {"DAGSTER_PORT": (3000, "/server_info"), "GALLERY_PORT": (4000, "/health"), "MLFLOW_PORT": (5000, "/health")}
+AFTER_FAILURE = "What to do: its last lines above say why it failed; `make doctor` tries each part of the set-up."
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Service:
     health: str = ""
 
 
-def port(variable: str, default: int) -> int:
+def port(variable: str) -> int:
     """The port that the variable names, if nothing uses it."""
+    default, _ = PORTS[variable]
     said = os.environ.get(variable) or str(default)
     if not said.isdecimal() or not 0 < int(said) < 65536:
         raise SystemExit(f"{variable} is {said!r}: expected a port from 1 to 65535, such as {default}")
@@ -58,8 +63,8 @@ def port(variable: str, default: int) -> int:
 
 def list_services(settings: Settings) -> list[Service]:
     """Dagster's UI, the daemon that runs sensors and queued runs, the gallery, MLflow's UI where its store is here."""
-    dagster = f"http://{HOST}:{port('DAGSTER_PORT', 3000)}"
-    gallery = f"http://{HOST}:{port('GALLERY_PORT', 4000)}"
+    dagster = f"http://{HOST}:{port('DAGSTER_PORT')}"
+    gallery = f"http://{HOST}:{port('GALLERY_PORT')}"
     workspace = ["-w", str(ROOT / "workspace.yaml")]
     webserver = [str(BIN / "dagster-webserver"), "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
     services = [
@@ -69,7 +74,7 @@ def list_services(settings: Settings) -> list[Service]:
     ]
     if settings.tracking_uri.startswith(("http:", "https:")):
         return services
-    mlflow = f"http://{HOST}:{port('MLFLOW_PORT', 5000)}"
+    mlflow = f"http://{HOST}:{port('MLFLOW_PORT')}"
     server = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", mlflow.rpartition(":")[2], "--workers", "1"]
     store = ["--backend-store-uri", settings.tracking_uri]
     artifacts = ["--artifacts-destination", settings.artifacts]
@@ -134,14 +139,17 @@ def keep_running(services: Sequence[Service], processes: Sequence[subprocess.Pop
     while not stop.wait(1):
         for service, process in zip(services, processes, strict=True):
             if process.poll() is not None:
-                print(f"{service.name} ended with code {process.returncode}: ending the others", file=sys.stderr)
+                said = f"{service.name} ended with code {process.returncode}: ending the others"
+                print(emphasized(said, "bad", sys.stderr), AFTER_FAILURE, sep="\n", file=sys.stderr)
                 return 1
         if waiting and time.monotonic() - started > START_SECONDS:
-            print(f"{waiting[0].name} does not answer after {START_SECONDS} s", file=sys.stderr)
+            said = f"{waiting[0].name} does not answer after {START_SECONDS} s"
+            print(emphasized(said, "bad", sys.stderr), AFTER_FAILURE, sep="\n", file=sys.stderr)
             return 1
         if waiting and all(answers(service.health) for service in waiting):
-            lines = [f"  {service.name:<8} {service.url}" for service in waiting]
-            print("\n".join(["", "Open in a browser (Ctrl-C here ends everything):", *lines, ""]), flush=True)
+            lines = [f"  {service.name:<8} {emphasized(service.url, 'strong')}" for service in waiting]
+            title = emphasized("Open in a browser (Ctrl-C here ends everything):", "strong")
+            print("\n".join(["", title, *lines, ""]), flush=True)
             waiting = []
     return 0
 

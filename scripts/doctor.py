@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from scripts.emphasis import Look, emphasized
 from scripts.health_checks import CHECKS, Finding
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 90  # for one check: what hangs is not well
+LOOKS: dict[str, Look] = {"ok": "good", "failed": "bad"}
 ONE = "--one"  # what this program calls itself with, for one check
 
 
@@ -41,8 +43,9 @@ def cause(said: str) -> str:
 
 def show(name: str, finding: Finding) -> None:
     """One row of the table."""
-    remedy = f"  ->  {CHECKS[name].remedy}" if finding.state == "failed" else ""
-    print(f"{name:<20}{finding.state:<8}{finding.detail}{remedy}", flush=True)
+    remedy = f"  ->  {emphasized(CHECKS[name].remedy, 'strong')}" if finding.state == "failed" else ""
+    state = emphasized(f"{finding.state:<8}", LOOKS[finding.state]) if finding.state in LOOKS else f"{finding.state:<8}"
+    print(f"{name:<20}{state}{finding.detail}{remedy}", flush=True)
 
 
 def main(names: Sequence[str]) -> int:

@@ -1,43 +1,18 @@
 """What the doctor tries: one function for each part of the set-up, saying what it found or raising."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
-from scripts import jars, prerequisites
+from scripts import jars, machine_checks, prerequisites, service_checks
+from scripts.findings import Check, Finding, failed_if
 from scripts.horovod_wheel import find_wheel
 
 RANKS = 2
-MEMORY_GIGABYTES = 6  # Spark takes 3 GB, two training processes about 1 GB each
-FREE_GIGABYTES = 2
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    state: Literal["ok", "failed", "none"]
-    detail: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """A part of the set-up: how it is tried, and what to do when it fails."""
-
-    try_it: Callable[[], Finding]
-    remedy: str
-
-
-def failed_if(missing: prerequisites.Missing | None, detail: str) -> Finding:
-    """Failed with what is missing, or ok with the detail."""
-    return Finding("failed", missing.what) if missing else Finding("ok", detail)
 
 
 def python() -> Finding:
@@ -132,59 +107,6 @@ def petastorm() -> Finding:
     return Finding(state, f"Petastorm {version('petastorm')}: rows 0, 1, 2 written, {rows} read")
 
 
-def mlflow_store() -> Finding:
-    """The MLflow store of the home; a temporary one where the home has none yet."""
-    from mlflow import MlflowClient
-
-    from resources.environments import read_settings
-
-    settings = read_settings()
-    uri, store = settings.tracking_uri, settings.home / "mlflow.db"
-    with tempfile.TemporaryDirectory() as folder:
-        is_new = uri == f"sqlite:///{store}" and not store.exists()
-        client = MlflowClient(f"sqlite:///{folder}/mlflow.db" if is_new else uri)
-        experiments, models = len(client.search_experiments()), len(client.search_registered_models())
-    where = "a new one, in a temporary folder, opens" if is_new else uri
-    return Finding("ok", f"{where}; experiments: {experiments}, registered models: {models}")
-
-
-def gpu() -> Finding:
-    """NVIDIA's GPUs, which nothing here needs."""
-    if shutil.which("nvidia-smi") is None:
-        return Finding("none", "no nvidia-smi: training and predictions run on the CPU")
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        return Finding("failed", f"nvidia-smi says {(answer.stdout or answer.stderr).strip()}")
-    return Finding("ok", "; ".join(answer.stdout.strip().splitlines()))
-
-
-def memory() -> Finding:
-    """Memory, and disk where the home is, for a training."""
-    import psutil
-
-    total = psutil.virtual_memory().total / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own
-    if limit.is_file() and limit.read_text().strip().isdecimal():
-        total = min(total, int(limit.read_text()) / 1e9)
-    detail = f"{total:.0f} GB of memory; {MEMORY_GIGABYTES} are needed"
-    return Finding("ok" if total >= MEMORY_GIGABYTES else "failed", detail)
-
-
-def home() -> Finding:
-    """The home folder, or the nearest folder above it that exists: can it be written to, is there room?"""
-    from resources.environments import read_settings
-
-    wanted = read_settings().home
-    existing = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
-    if missing := prerequisites.missing_access(existing):
-        return Finding("failed", missing.what)
-    free = shutil.disk_usage(existing).free / 1e9
-    made = "" if existing == wanted else " (not made yet)"
-    state = "ok" if free >= FREE_GIGABYTES else "failed"
-    return Finding(state, f"{wanted}{made}, {free:.0f} GB free; {FREE_GIGABYTES} are needed")
-
-
 def landing() -> Finding:
     """The folder where image files land."""
     from resources.environments import read_settings
@@ -199,25 +121,6 @@ def landing() -> Finding:
     return Finding("ok", f"{settings.landing}, {files:,} image files")
 
 
-def alerts() -> Finding:
-    """The alert rules, and the addresses of those who are told by them; nobody is told anything."""
-    from dagster import build_resources
-
-    from image_assets.predictions.alert_rules import to_rules
-    from image_assets.predictions.alert_sending import to_receivers
-    from resources.environments import read_settings
-    from resources.graph_resources import alert_sender, rules_file
-
-    settings = read_settings()
-    file = rules_file(settings)
-    rules = to_rules(file.text(), file.path)
-    if not rules.rules:
-        return Finding("none", f"no rules in {file.path}")
-    with build_resources({"alert_sender": alert_sender(settings)}) as ready:
-        receivers = to_receivers(rules, ready.alert_sender)
-    return Finding("ok", f"{len(rules.rules)} rules in {file.path}, told to {', '.join(receivers)}")
-
-
 CHECKS = {
     "python": Check(python, "make install"),
     "java": Check(java, "install OpenJDK 17 or 21, or let JAVA_HOME name one"),
@@ -227,10 +130,22 @@ CHECKS = {
     "horovod tensorflow": Check(lambda: horovod(tensorflow_sum), "rm .venv/installed, then make install"),
     "spark and delta": Check(spark, "check java and delta jars above; unset SPARK_HOME and SPARK_CONF_DIR"),
     "petastorm": Check(petastorm, "rm .venv/installed, then make install"),
-    "mlflow store": Check(mlflow_store, "check MLFLOW_TRACKING_URI, or move the home's mlflow.db away"),
-    "gpu": Check(gpu, "check the driver; CUDA_VISIBLE_DEVICES= leaves the GPU out"),
-    "memory": Check(memory, "use a machine with more memory, or set IMAGE_ASSETS_PROCESSES=1"),
-    "home": Check(home, "make it writable, or let IMAGE_ASSETS_HOME name another folder"),
+    "memory": Check(machine_checks.memory, "use a machine with more memory, or set IMAGE_ASSETS_PROCESSES=1"),
+    "gpu": Check(machine_checks.gpu, "check the driver; CUDA_VISIBLE_DEVICES= leaves the GPU out"),
+    "open files": Check(machine_checks.open_files, "ulimit -n 4096 in this shell, or nofile in limits.conf"),
+    "clock": Check(machine_checks.clock, "set the clock, and let NTP keep it, here and on the file server"),
+    "home": Check(machine_checks.home, "make it writable, or let IMAGE_ASSETS_HOME name another folder"),
+    "locks": Check(machine_checks.locks, "let IMAGE_ASSETS_HOME and IMAGE_ASSETS_CACHES name folders on local disks"),
+    "temporary files": Check(machine_checks.temporary_files, "make room there, or let TMPDIR name another folder"),
+    "ports": Check(machine_checks.ports, "end what uses it, or name others: make dev DAGSTER_PORT=3001 …"),
     "landing": Check(landing, "let IMAGE_ASSETS_LANDING name a folder of images"),
-    "alerts": Check(alerts, "docs/alerts.md has the rules and the addresses"),
+    "mlflow store": Check(service_checks.mlflow_store, "check MLFLOW_TRACKING_URI and the account; docs/governance.md"),
+    "dagster database": Check(service_checks.dagster_database, "start it, or correct IMAGE_ASSETS_DAGSTER_DATABASE"),
+    "s3": Check(service_checks.s3, "make s3; check AWS_ENDPOINT_URL, AWS_REGION, the credentials and the bucket"),
+    "spark master": Check(
+        service_checks.spark_master, "start it (make cluster), or leave IMAGE_ASSETS_SPARK_MASTER out"
+    ),
+    "alerts": Check(service_checks.alerts, "docs/alerts.md has the rules and the addresses"),
+    "chromium": Check(machine_checks.chromium, "apt install chromium"),
+    "postgresql": Check(machine_checks.postgresql, "apt install postgresql"),
 }

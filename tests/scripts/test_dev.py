@@ -27,14 +27,14 @@ def test_a_taken_port_is_refused_with_the_variable_to_set(monkeypatch: pytest.Mo
         taken.listen()
         monkeypatch.setenv("DAGSTER_PORT", str(taken.getsockname()[1]))
         with pytest.raises(SystemExit, match=r"cannot be used .* name another: make dev DAGSTER_PORT="):
-            port("DAGSTER_PORT", 3000)
+            port("DAGSTER_PORT")
 
 
 @pytest.mark.parametrize("said", ["x", "0", "70000", "-1"])
 def test_what_is_no_port_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_PORT", said)
     with pytest.raises(SystemExit, match="expected a port from 1 to 65535"):
-        port("MLFLOW_PORT", 5000)
+        port("MLFLOW_PORT")
 
 
 def test_ending_reaches_what_the_services_started(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""What the doctor tries of the services that the settings name: are they there, and may this account use them?"""
+
+import os
+import socket
+import tempfile
+from uuid import uuid4
+
+from scripts import jars
+from scripts.findings import Finding
+
+SECONDS = 10  # for a service that answers
+
+
+def mlflow_store() -> Finding:
+    """The MLflow store of the home; a temporary one where the home has none yet."""
+    from mlflow import MlflowClient
+
+    from resources.environments import read_settings
+    from resources.registry_errors import refusals_explained
+
+    # MLflow would go on asking for minutes.
+    os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SECONDS)})
+    settings = read_settings()
+    uri, store = settings.tracking_uri, settings.home / "mlflow.db"
+    with tempfile.TemporaryDirectory() as folder:
+        is_new = uri == f"sqlite:///{store}" and not store.exists()
+        client = MlflowClient(f"sqlite:///{folder}/mlflow.db" if is_new else uri)
+        with refusals_explained(uri, "list experiments and models", "READ"):
+            experiments, models = len(client.search_experiments()), len(client.search_registered_models())
+    where = "a new one, in a temporary folder, opens" if is_new else uri
+    return Finding("ok", f"{where}; experiments: {experiments}, registered models: {models}")
+
+
+def dagster_database() -> Finding:
+    """The database of Dagster's runs and events."""
+    import psycopg2
+
+    from resources.environments import DATABASE_VARIABLE, read_settings
+
+    settings = read_settings()
+    if not settings.dagster_on_postgres:
+        return Finding("none", f"SQLite in {settings.dagster_home}")
+    address = os.environ[DATABASE_VARIABLE].replace("+psycopg2", "", 1)
+    connection = psycopg2.connect(address, connect_timeout=SECONDS)
+    try:
+        told = connection.get_dsn_parameters()  # without its password
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+            row = cursor.fetchone()
+    finally:
+        connection.close()
+    where = f"{told.get('dbname')} on {told.get('host')} as {told.get('user')}"
+    return Finding("ok", where) if row and row[0] else Finding("failed", f"{where}: may not create tables")
+
+
+def s3() -> Finding:
+    """The places on S3 that are named: Spark's jars, listing, and writing where tables lie."""
+    from resources.environments import read_settings
+    from resources.object_storage import fresh
+    from resources.s3_access import SCHEME
+
+    settings = read_settings()
+    storage, landing = str(settings.storage), str(settings.landing)
+    named = [place for place in (storage, landing) if place.startswith(SCHEME)]
+    if not named:
+        return Finding("none", "neither storage nor landing folder is on S3")
+    if missing := jars.list_missing(jars.spark_home() / "jars", jars.S3):
+        return Finding("failed", f"{len(missing)} of {len(jars.S3.jars)} jars are missing, such as {missing[0]}")
+    for place in named:
+        system, path = fresh(place)
+        system.ls(path.partition("/")[0])
+    if storage in named:
+        system, path = fresh(f"{storage}/doctor-{uuid4()}")
+        system.pipe_file(path, b"written by make doctor")
+        system.rm_file(path)
+    return Finding("ok", f"{' and '.join(named)}; {len(jars.S3.jars)} jars")
+
+
+def spark_master() -> Finding:
+    """The Spark cluster that is named."""
+    from urllib.parse import urlsplit
+
+    from resources.environments import read_settings
+
+    master = read_settings().spark_master
+    if not master.startswith("spark://"):
+        return Finding("none", f"{master}: no cluster of its own to reach")
+    for address in master.removeprefix("spark://").split(","):
+        place = urlsplit(f"//{address}")
+        socket.create_connection((place.hostname or "", place.port or 7077), timeout=SECONDS).close()
+    return Finding("ok", master)
+
+
+def alerts() -> Finding:
+    """The alert rules, and the addresses of those who are told by them; nobody is told anything."""
+    from dagster import build_resources
+
+    from image_assets.predictions.alert_rules import to_rules
+    from image_assets.predictions.alert_sending import to_receivers
+    from resources.environments import read_settings
+    from resources.graph_resources import alert_sender, rules_file
+
+    settings = read_settings()
+    file = rules_file(settings)
+    rules = to_rules(file.text(), file.path)
+    if not rules.rules:
+        return Finding("none", f"no rules in {file.path}")
+    with build_resources({"alert_sender": alert_sender(settings)}) as ready:
+        receivers = to_receivers(rules, ready.alert_sender)
+    return Finding("ok", f"{len(rules.rules)} rules in {file.path}, told to {', '.join(receivers)}")
