@@ -18,6 +18,7 @@ from benchmarks.promotion import promotion
 from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
 from benchmarks.training import training
+from scripts.endings import end_with_what_to_do
 
 SIZES = {
     "ingest": 10_000,
@@ -60,6 +61,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, keep, write."""
     asked = arguments()
+    end_with_what_to_do()
     photographs = Photographs(source=asked.photographs)
     for benchmark, size in SIZES.items():
         if asked.only in (None, benchmark):

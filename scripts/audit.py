@@ -4,6 +4,7 @@ import sys
 
 import dagster as dg
 
+from scripts.emphasis import emphasized
 from scripts.home import prepared_home, quiet
 
 
@@ -18,8 +19,13 @@ def main() -> int:
     with dg.build_resources(resources) as ready:
         for finding in audit(ready.delta_tables, ready.image_folder):
             broken += bool(finding.broken)
-            said = f"broken by {finding.broken:,}" if finding.broken else "kept"
-            print(f"{said:<14} {finding.rule}", *(f"\n{'':<15}{example}" for example in finding.examples), flush=True)
+            said = f"{f'broken by {finding.broken:,}' if finding.broken else 'kept':<14}"
+            print(
+                emphasized(said, "bad") if finding.broken else said,
+                finding.rule,
+                *(f"\n{'':<15}{example}" for example in finding.examples),
+                flush=True,
+            )
     print(
         f"\n{broken} rules are broken: `make demo`, or a run of ingest_images, takes in what changed"
         if broken

@@ -4,9 +4,12 @@ import sys
 
 import dagster as dg
 
-from scripts.demo import ON_TERMINAL, failures, table, terminal
+from scripts.demo import ON_TERMINAL, table, tell_failures, terminal
+from scripts.emphasis import Look, emphasized
 from scripts.home import prepared_home, quiet
 from scripts.lost_runs import end_lost_runs, process_tags
+
+LOOKS: dict[dg.AssetCheckSeverity, Look] = {dg.AssetCheckSeverity.ERROR: "bad", dg.AssetCheckSeverity.WARN: "warning"}
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
         checks = result.get_asset_check_evaluations()
         rows = [
             (
-                "passed" if check.passed else check.severity.value,
+                "passed" if check.passed else emphasized(check.severity.value, LOOKS[check.severity]),
                 f"{check.asset_key.to_user_string()}.{check.check_name}",
                 ", ".join(f"{name} {value.value}" for name, value in check.metadata.items()),
                 check.description or "",
@@ -32,8 +35,8 @@ def main() -> int:
             for check in checks
         ]
     print("\n" + table("Asset checks", rows))
-    for failure in failures(result):
-        print(failure, file=sys.stderr)
+    if not result.success:
+        tell_failures(result)
     errors = [check for check in checks if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR]
     return 1 if errors or not result.success else 0
 

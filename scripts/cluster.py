@@ -14,6 +14,10 @@ from tempfile import TemporaryDirectory
 
 import pyspark
 
+from scripts.emphasis import emphasized
+from scripts.endings import end_with_what_to_do
+from scripts.prerequisites import missing_java, to_message
+
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 # What the cluster's processes and a driver on it need: the same address, the same Python, this project's source.
@@ -78,13 +82,17 @@ def wait_until_open(port: int) -> None:
 
 def main() -> None:
     """Two workers, until somebody ends them."""
+    end_with_what_to_do()
+    if missing := missing_java():
+        sys.exit(to_message([missing]))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     with standalone_cluster() as master:
         told = {"IMAGE_ASSETS_SPARK_MASTER": master, "SPARK_LOCAL_IP": HOST}
         print("Two workers of one core and 1 GB each. To run the graph there, in another terminal:\n", flush=True)
-        print(f"  {' '.join(f'{name}={value}' for name, value in told.items())} make demo\n", flush=True)
+        command = " ".join(f"{name}={value}" for name, value in told.items())
+        print(f"  {emphasized(f'{command} make demo', 'strong')}\n", flush=True)
         stop.wait()
 
 

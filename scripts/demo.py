@@ -1,17 +1,22 @@
 """The whole path on the landing folder, or on generated sample images, and a table of what came out."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
 from urllib.parse import unquote
 
 import dagster as dg
+from dagster._utils.error import SerializableErrorInfo
 
 from resources.environments import Settings
+from scripts.emphasis import emphasized
+from scripts.endings import remedy
 from scripts.home import prepared_home, quiet, write_samples_if_new
 from scripts.lost_runs import end_lost_runs, process_tags
 
+MOST_LINES = 12  # of what a failure says: the run in Dagster has all of it
 ON_TERMINAL = {"loggers": {"console": {}}}
 
 
@@ -30,13 +35,20 @@ def terminal(context: dg.InitLoggerContext) -> logging.Logger:
         def format(self, record: logging.LogRecord) -> str:
             meta = getattr(record, "dagster_meta", {})
             event = meta.get("dagster_event")
-            text = "…" if is_start(event) else meta.get("orig_message") or record.getMessage()
-            return f"{time.strftime('%H:%M:%S')}  {meta.get('step_key') or '':<20} {text.splitlines()[0]}"
+            step, text = meta.get("step_key") or "", (meta.get("orig_message") or record.getMessage()).splitlines()[0]
+            if is_start(event):
+                step, text = emphasized(f"{step:<20}", "strong"), "…"
+            elif record.levelno >= logging.WARNING:
+                text = emphasized(text, "bad" if record.levelno >= logging.ERROR else "warning")
+            return f"{time.strftime('%H:%M:%S')}  {step:<20} {text}"
 
     def worth_showing(record: logging.LogRecord) -> bool:
         meta = getattr(record, "dagster_meta", {})
+        event = meta.get("dagster_event")
+        if event is not None and event.event_type_value == "STEP_SKIPPED":  # there was nothing to do
+            return False
         said = record.levelno >= logging.WARNING or (record.levelno >= logging.INFO and meta.get("step_key"))
-        return bool(said) or is_start(meta.get("dagster_event"))
+        return bool(said) or is_start(event)
 
     logger = logging.Logger("image_assets.terminal", level=logging.DEBUG)
     handler = logging.StreamHandler(sys.stdout)
@@ -47,15 +59,31 @@ def terminal(context: dg.InitLoggerContext) -> logging.Logger:
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """What went wrong, by step, in the words of the first cause."""
-    told = []
-    for event in result.all_events:
-        if event.event_type_value == "STEP_FAILURE":
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            told.append(f"{event.step_key}: {error.message.strip() if error else 'failed'}")
-    return told
+    """What went wrong, by step, in the words of the first cause; before any step, what a resource said."""
+    steps = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    resources = [event for event in result.all_events if event.event_type_value == "RESOURCE_INIT_FAILURE"]
+    return [
+        *(f"{event.step_key}: {first_cause(event.step_failure_data.error)}" for event in steps),
+        *(f"before any step: {first_cause(event.engine_event_data.error)}" for event in resources),
+    ]
+
+
+def first_cause(error: SerializableErrorInfo | None) -> str:
+    """What the exception said that all others followed from."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    lines = re.sub(r"\x1b\[\d*m", "", error.message if error else "failed").strip().splitlines()
+    return "\n    ".join([*lines[:MOST_LINES], *(["…"] if len(lines) > MOST_LINES else [])])
+
+
+def tell_failures(result: dg.ExecuteInProcessResult) -> None:
+    """Say what went wrong in which step, and what to do about it."""
+    told = failures(result)
+    print(emphasized("\nNot completed:", "bad", sys.stderr), *told, sep="\n  ", file=sys.stderr)
+    for do in dict.fromkeys(remedy(failure) or "" for failure in told):
+        if do:
+            print(f"What to do: {emphasized(do, 'strong', sys.stderr)}", file=sys.stderr)
+    print("The same command again goes on from what was done.", file=sys.stderr)
 
 
 def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
@@ -81,7 +109,7 @@ def table(title: str, rows: list[tuple[str, ...]]) -> str:
     """Columns of text under a title."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))] if rows else []
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([title, *(line.rstrip() for line in lines)])
+    return "\n".join([emphasized(title, "strong"), *(line.rstrip() for line in lines)])
 
 
 def quarantined(resources: Mapping[str, object]) -> list[tuple[str, ...]]:
@@ -162,12 +190,9 @@ def main() -> int:
     from definitions import defs, resources
     from resources.backbone import WEIGHT_FILES
 
-    try:
-        resources["image_folder"].require_files()
-        for framework in WEIGHT_FILES:
-            resources["backbone"].identity(framework)
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from error
+    resources["image_folder"].require_files()
+    for framework in WEIGHT_FILES:
+        resources["backbone"].identity(framework)
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": terminal})).resolve_job_def("whole_path")
     with dg.DagsterInstance.get() as instance:
@@ -176,13 +201,13 @@ def main() -> int:
             instance=instance, run_config=ON_TERMINAL, tags=process_tags(), raise_on_error=False
         )
         if not result.success:
-            print("\nThe path was not completed:", *failures(result), sep="\n  ", file=sys.stderr)
+            tell_failures(result)
             return 1
         print("\n" + summary(result, resources, settings))
         checks = failed_checks(result)
         if checks:
             print("\n" + table("Asset checks that did not pass", checks))
-        print(f"\nDone in {time.monotonic() - started:.0f} s.")
+        print(emphasized(f"\nDone in {time.monotonic() - started:.0f} s.", "good"))
     return 0
 
 

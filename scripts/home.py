@@ -9,6 +9,7 @@ import dagster as dg
 
 from resources.environments import DATABASE_VARIABLE, Settings, read_settings, to_place
 from resources.object_storage import fresh
+from scripts.endings import end_with_what_to_do
 from scripts.sample_images import write_sample_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,20 +22,21 @@ storage:
 
 
 def prepared_home() -> Settings:
-    """The settings, with their home folder made ready; a clear message and an end when something is wrong."""
-    try:
-        settings = read_settings()
-        prepare(settings)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    """The settings, with their home folder made ready; what goes wrong from now on is told with what to do."""
+    end_with_what_to_do()
+    settings = read_settings()
+    prepare(settings)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
     return settings
 
 
 def quiet() -> None:
     """Silence what libraries say that a person can do nothing about."""
+    from mlflow.utils.logging_utils import disable_logging
+
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    disable_logging()  # it prints what it registered, beside its logger; a command's own table says it
     warnings.simplefilter("ignore", dg.BetaWarning)
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
     warnings.filterwarnings("ignore", message=".*input example was not provided")  # images would be kept a second time

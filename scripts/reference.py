@@ -7,11 +7,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from definitions import defs
 from image_assets.jobs import JOBS
 from image_assets.schemas import TABLES
 from resources import environments
 from resources.tables import Table
+from scripts.endings import end_with_what_to_do
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -48,6 +48,8 @@ def configs(of: type[dg.Config] = dg.Config) -> Iterator[type[dg.Config]]:
 
 def jobs_page() -> Iterator[str]:
     """Every job, every sensor, and what can be said to them."""
+    from definitions import defs
+
     yield "# Jobs and sensors\n"
     yield from rows(
         ("job", "what it does"), ((f"`{job.name}`", defs.resolve_job_def(job.name).description) for job in JOBS)
@@ -77,6 +79,8 @@ def jobs_page() -> Iterator[str]:
 
 def assets_page() -> Iterator[str]:
     """Every asset by group, in the order of the path, and its checks."""
+    from definitions import defs
+
     graph = defs.resolve_asset_graph()
     nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
     checks = [spec for check in defs.asset_checks or [] for spec in getattr(check, "check_specs", ())]
@@ -133,4 +137,5 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
+    end_with_what_to_do()
     main()
