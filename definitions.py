@@ -8,6 +8,7 @@ from image_assets.data import (
     cache_checks,
     data_checks,
     featured_images,
+    given_labels,
     grayscale_images,
     image_samples,
     image_splits,
@@ -36,6 +37,7 @@ from sensors.waiting_alerts import waiting_alerts
 GROUPS = {
     "data": [
         raw_images,
+        given_labels,
         label_corrections,
         image_samples,
         featured_images,

@@ -10,7 +10,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, LABEL_CORRECTIONS
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GIVEN_LABELS,
+    IMAGE_FILES,
+    IMAGE_PREDICTIONS,
+    IMAGE_SPLITS,
+    LABEL_CORRECTIONS,
+)
 from resources.model_registry import ModelVersion, UnclearServingVersion, serving_version
 from resources.tables import Table
 from resources.thin_tables import ThinTables
@@ -19,6 +26,7 @@ READ = {
     IMAGE_FILES: IMAGE_FILES.columns.fieldNames(),
     FEATURED_IMAGES: [name for name in FEATURED_IMAGES.columns.fieldNames() if name != "content"],
     IMAGE_SPLITS: ["path", "image_id", "duplicate_group", "split", "reason"],
+    GIVEN_LABELS: ["path", "label"],
     LABEL_CORRECTIONS: LABEL_CORRECTIONS.columns.fieldNames(),
     IMAGE_PREDICTIONS: ["path", "image_id", "label", "probability", "fault", "model_version", "framework"],
 }
@@ -65,10 +73,13 @@ TRAITS = {
     "density": ("few bytes for its size", "many bytes for its size"),
 }
 KINDS = ("format", "mode")
-# The newest correction of each image counts, whether featured_images has it already or not.
+# The newest correction of each image counts, whether featured_images has it already or not. What one that takes
+# corrections back says is the folder's label: where a label table gives one, that counts.
 CORRECTED = """
 CREATE OR REPLACE TABLE corrected AS
-SELECT path, image_id, label AS corrected_label, NOT withdrawn AS is_corrected FROM corrections
+SELECT path, image_id, NOT withdrawn AS is_corrected,
+    CASE WHEN withdrawn AND given.path IS NOT NULL THEN given.label ELSE corrections.label END AS corrected_label
+FROM corrections LEFT JOIN given USING (path)
 QUALIFY row_number() OVER (PARTITION BY path, image_id ORDER BY corrected_at DESC) = 1
 """
 IMAGES = """
@@ -144,6 +155,7 @@ def with_corrections(index: Index, thin_tables: ThinTables) -> Index:
 
 def keep_corrections(connection: duckdb.DuckDBPyConnection, thin_tables: ThinTables) -> None:
     """Put the label corrections in place of those that the index has."""
+    keep(connection, "given", thin_tables.read(GIVEN_LABELS, READ[GIVEN_LABELS]))
     keep(connection, "corrections", thin_tables.read(LABEL_CORRECTIONS, READ[LABEL_CORRECTIONS]))
     connection.execute(CORRECTED)
 

@@ -2,6 +2,7 @@
 
     landing folder ──▶ image_files (ledger)            data
                  └──▶ raw_images ─▶ featured_images ─▶ grayscale_images
+    a label table ─▶ given_labels ──────▶┤   │
             label_corrections ──────────▶┤   └─▶ image_splits ─▶ training_cache · validation_cache
                                          └─▶ image_samples ◀┘            │
                                                          tensorflow_model · torch_model        models

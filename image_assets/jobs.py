@@ -7,7 +7,14 @@ from image_assets.data.data_checks import groups_in_one_split, labels_in_every_s
 from image_assets.models.package_model import package_model
 from image_assets.models.promote_model import promote_model
 from image_assets.models.reproduce_model import reproduce_model
-from image_assets.news import either, news_of_alerts, news_of_corrections, news_of_files, news_to_predict
+from image_assets.news import (
+    either,
+    news_of_alerts,
+    news_of_corrections,
+    news_of_files,
+    news_of_labels,
+    news_to_predict,
+)
 from image_assets.optimize_tables import optimize_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
 from image_assets.vacuum_tables import vacuum_tables
@@ -23,7 +30,9 @@ ingest_images = dg.define_asset_job(
     "ingest_images",
     selection=FOLLOWING,
     description="Take new and changed files through the tables, and predict them by the version that serves.",
-    executor_def=continuous_executor(either(either(news_of_alerts, news_of_files), news_of_corrections)),
+    executor_def=continuous_executor(
+        either(either(news_of_alerts, news_of_files), either(news_of_labels, news_of_corrections))
+    ),
 )
 replay_quarantine = dg.define_asset_job(
     "replay_quarantine",

@@ -7,6 +7,7 @@ from typing import Protocol
 import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes, without_writing
+from image_assets.data.given_labels import label_table_news
 from image_assets.data.image_files import read_known
 from image_assets.data.relabelling import outdated
 from image_assets.materializations import last_said
@@ -22,6 +23,7 @@ from resources.model_registry import (
     serving_version,
     shadows,
 )
+from resources.outside_table import OutsideTable
 
 
 class NotNow(RuntimeError):
@@ -33,6 +35,7 @@ class Ready(Protocol):
 
     delta_tables: DeltaTables
     image_folder: ImageFolder
+    label_table: OutsideTable
     model_registry: ModelRegistry
 
 
@@ -47,6 +50,15 @@ def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:
         raise NotNow(str(error)) from error
     changes = without_writing(found, ready.image_folder)
     return str(changes) if changes.digest() else ""
+
+
+def news_of_labels(instance: dg.DagsterInstance, ready: Ready) -> str:
+    """Whether the label table is another one than was last read."""
+    try:
+        found = label_table_news(instance, ready.label_table)
+    except FileNotFoundError as error:
+        raise NotNow(str(error)) from error
+    return f"the label table: {found}" if found else ""
 
 
 def news_of_corrections(_: dg.DagsterInstance, ready: Ready) -> str:

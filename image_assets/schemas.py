@@ -33,7 +33,7 @@ CONTENT = _column("content", BinaryType(), "The image file's bytes; null above t
 LABEL = _column(
     "label",
     StringType(),
-    "The sub-folder of the landing folder, or what a person corrected it to; null directly in it.",
+    "The sub-folder of the landing folder, or what a label table or a person says; null where there is none.",
 )
 LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
 MODEL_VERSION = _column("model_version", IntegerType(), "The registered model version that says so.")
@@ -100,6 +100,21 @@ LABEL_CORRECTIONS = Table(
             _column("withdrawn", BooleanType(), "Whether it takes corrections back: the label is the folder's again."),
             _column("corrected_by", StringType(), "Who, as they said."),
             _column("comment", StringType(), "Why, as they said; null where nobody said it."),
+        ]
+    ),
+)
+
+GIVEN_LABELS = Table(
+    "given_labels",
+    keys=("path",),
+    columns=StructType(
+        [
+            PATH,
+            _column("label", StringType(), "The label in place of the folder's; null: none, it is never trained on."),
+            _column(
+                "state", StringType(), "given, empty, contradictory, unusable, unnamed; folder: no table any more."
+            ),
+            _column("message", StringType(), "Why there is no label, in a sentence; null where there is one."),
         ]
     ),
 )
@@ -371,6 +386,7 @@ TABLES = (
     IMAGE_FILES,
     REPLAYED_FILES,
     RAW_IMAGES,
+    GIVEN_LABELS,
     LABEL_CORRECTIONS,
     IMAGE_SAMPLES,
     FEATURED_IMAGES,

@@ -26,6 +26,7 @@
 | `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | where people see the gallery: links in Dagster lead there |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | patterns of file names to take in, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | patterns of files and folders to leave out, separated by commas |
+| `IMAGE_ASSETS_LABELS` | none: folders | labels by path: a CSV or Parquet file, or a Delta table; a path, or `s3://…` |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | files above it are rows without content |
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | files above it are quarantined |
@@ -87,6 +88,7 @@ class Settings:
     gallery_url: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    labels: str
     settle_seconds: float
     content_limit_megabytes: float
     size_limit_megabytes: float
@@ -147,6 +149,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         gallery_url=variables.get("IMAGE_ASSETS_GALLERY_URL") or served("GALLERY_PORT", 4000, variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
+        labels=to_outside(variables, "IMAGE_ASSETS_LABELS"),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", "512", most=MOST_CONTENT),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", "16384"),
@@ -285,6 +288,13 @@ def is_on_postgres(address: str | None) -> bool:
 def to_place(name: str | Path) -> Path | str:
     """A URL as it is, a local folder by its one absolute name."""
     return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
+
+
+def to_outside(variables: Mapping[str, str], name: str) -> str:
+    """A table that somebody else keeps, on disk or on S3; nothing where none is named."""
+    place = to_address(variables, name)
+    s3_access.check_place(name, place, variables)
+    return str(to_place(place)) if place else ""
 
 
 def to_folder(name: str | Path) -> Path:

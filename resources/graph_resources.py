@@ -11,6 +11,7 @@ from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_packages import ModelPackages
 from resources.model_registry import ModelRegistry
+from resources.outside_table import OutsideTable
 from resources.petastorm_cache import PetastormCaches
 from resources.process_runner import TrainingProcesses
 from resources.rules_file import RulesFile
@@ -72,6 +73,7 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         "delta_tables": DeltaTables(pyspark=spark, root=tables, checkpoints=f"{settings.storage}/checkpoints"),
         "thin_tables": ThinTables(root=tables),
         "image_folder": image_folder(settings),
+        "label_table": OutsideTable(source=settings.labels),
         "petastorm_caches": petastorm_caches(settings),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": Backbone(source=settings.backbone),

@@ -3,12 +3,15 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 
 import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes, without_writing
+from image_assets.data.given_labels import label_table_news
 from image_assets.data.image_files import read_known
 from resources.image_folder import ImageFolder
+from resources.outside_table import OutsideTable
 from resources.thin_tables import ThinTables
 from sensors.attempts import ACTIVE, Asked, next_request, to_known
 
@@ -52,22 +55,23 @@ def no_garbage_collection() -> Iterator[None]:
     job_name=JOB_NAME,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Image files landed, changed or left: take them in.",
+    description="Image files landed, changed or left, or the label table changed: take it in.",
 )
 def new_images(
-    context: dg.SensorEvaluationContext, image_folder: ImageFolder, thin_tables: ThinTables
+    context: dg.SensorEvaluationContext, image_folder: ImageFolder, label_table: OutsideTable, thin_tables: ThinTables
 ) -> dg.SensorResult | dg.SkipReason:
-    """Ingest when files land in the image folder, change or leave it, and again when that failed."""
+    """Ingest when files land in the image folder, change or leave it, or labels change, and again when that failed."""
     part, asked = to_part(context.cursor)
     try:
         with no_garbage_collection():
             found = folder_changes(image_folder, read_known(thin_tables), part)
+        labels = label_table_news(context.instance, label_table)
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))
     changes = without_writing(found, image_folder)
-    said = f"{image_folder.root}: {changes}"
+    said = f"{image_folder.root}: {changes}" + (f"; the label table: {labels}" if labels else "")
     known = to_known(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=asked)
-    digest = changes.digest()
+    digest = changes.digest() if not labels else sha256(f"{changes.digest()} {labels}".encode()).hexdigest()[:32]
     # The next tick looks at the next part. While something is to be done, the part stays: a run looks there.
     next_part = part if digest else part + 1
     if not digest and known.status not in UNFINISHED:

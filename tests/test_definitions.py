@@ -20,11 +20,19 @@ EDGES = {
     "image_files": [],
     "raw_images": [],
     "replayed_files": [],
+    "given_labels": ["image_files"],
     "label_corrections": [],
-    "image_samples": ["featured_images", "image_files", "image_splits", "label_corrections", "raw_images"],
-    "featured_images": ["label_corrections", "raw_images"],
-    "grayscale_images": ["featured_images", "label_corrections"],
-    "image_splits": ["featured_images", "label_corrections"],
+    "image_samples": [
+        "featured_images",
+        "given_labels",
+        "image_files",
+        "image_splits",
+        "label_corrections",
+        "raw_images",
+    ],
+    "featured_images": ["given_labels", "label_corrections", "raw_images"],
+    "grayscale_images": ["featured_images", "given_labels", "label_corrections"],
+    "image_splits": ["featured_images", "given_labels", "label_corrections"],
     "training_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
     "validation_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
     "tensorflow_model": ["training_cache", "validation_cache"],
@@ -37,7 +45,7 @@ EDGES = {
     "prediction_drift": ["image_files", "image_predictions", "image_splits"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 10, "models": 4, "predictions": 5}
+GROUPS = {"data": 11, "models": 4, "predictions": 5}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -45,6 +53,7 @@ CHECKS = {
     "no_file_lost",
     "few_quarantined",
     "label_conflicts",
+    "label_table_is_sound",
     "labels_in_every_split",
     "groups_in_one_split",
     "probabilities_sum_to_one",

@@ -1,16 +1,19 @@
 """Checks of the data group: keys, losses, labels, splits."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import dagster as dg
 import pyarrow.compute as pc
 
 from image_assets.current_files import current_keys
 from image_assets.data.exploration import current_images, groups_of_several, to_table
+from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, not_there
 from image_assets.file_states import QUARANTINED
 from image_assets.key_checks import keys_unique
 from image_assets.schemas import (
     FEATURED_IMAGES,
+    GIVEN_LABELS,
     GRAYSCALE_IMAGES,
     IMAGE_FILES,
     IMAGE_SPLITS,
@@ -28,10 +31,18 @@ from image_assets.split_soundness import (
 )
 from resources.delta_tables import DeltaTables
 
+SHOWN = 20
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
 
+
+def to_schema(columns: Sequence[str]) -> dg.TableSchema:
+    """Columns of texts."""
+    return dg.TableSchema([dg.TableColumn(name) for name in columns])
+
+
 key_checks = [
-    keys_unique(table) for table in (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
+    keys_unique(table)
+    for table in (IMAGE_FILES, RAW_IMAGES, GIVEN_LABELS, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 ]
 
 
@@ -57,6 +68,32 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     share = counts.total() / max(1, thin.snapshot(IMAGE_FILES).rows)
     return dg.AssetCheckResult(
         passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
+    )
+
+
+@dg.asset_check(
+    asset="given_labels", description="Every row of the label table names a file that is there, and one usable label."
+)
+def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The rows that contradict each other, those with no usable label, and the files that no listing found."""
+    thin = delta_tables.thin
+    wrong = pc.field("state").isin([CONTRADICTORY, UNUSABLE])
+    rows = thin.read(GIVEN_LABELS, ["path", "state", "message"], wrong).to_pylist()
+    lacking = not_there(thin)
+    found = [*rows, *({"path": path, "state": "not there", "message": "no such file"} for path in lacking)]
+    counts = Counter(str(row["state"]).replace(" ", "_") for row in found)
+    advice = "mend the label table: these images have no label meanwhile, or these files are called otherwise"
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            **{state: counts[state] for state in (CONTRADICTORY, UNUSABLE, "not_there")},
+            "files": dg.MetadataValue.table(
+                [dg.TableRecord(row) for row in found[:SHOWN]],
+                to_schema(["path", "state", "message"]),
+            ),
+        },
+        description=advice if found else None,
     )
 
 

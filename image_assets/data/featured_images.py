@@ -7,11 +7,11 @@ import dagster as dg
 from image_assets.contact_sheets import sheet_of_new
 from image_assets.data.decoding import decoded
 from image_assets.data.image_files import Decision, read_known, record
-from image_assets.data.label_corrections import corrected_labels
 from image_assets.data.label_numbers import known_labels, label_numbers
 from image_assets.data.limits import to_limits
 from image_assets.data.quarantine_sheets import quarantine_look
 from image_assets.data.relabelling import relabel
+from image_assets.data.said_labels import said_labels
 from image_assets.file_states import CURRENT, QUARANTINED
 from image_assets.guarded_process import Failure, GuardedProcess
 from image_assets.labels import to_label
@@ -44,9 +44,9 @@ def quarantine(thin_tables: ThinTables, unreadable: Sequence[Row]) -> None:
 def featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows) -> list[WrittenFile]:
     """Files of featured_images for those rows of raw_images that can be decoded; the ledger learns of the others."""
     limits, landing = to_limits(image_folder), image_folder.path
-    corrected = corrected_labels(delta_tables.thin)
+    said = said_labels(delta_tables.thin)
     keys = [(row["path"], row["image_id"]) for row in new.read(IMAGE).to_pylist()]
-    labels = {key: corrected.get(key, to_label(key[0], landing)) for key in keys}
+    labels = {key: said.of(key, to_label(key[0], landing)) for key in keys}
     numbers = label_numbers(filter(None, labels.values()), known_labels(delta_tables.thin))
 
     def with_features(images: Iterable[Row]) -> Iterator[Row | SetAside]:
@@ -54,8 +54,8 @@ def featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows)
             for image in images:
                 found = guarded.answer(image, seconds=limits.seconds_for(image["length"]))
                 if isinstance(found, Failure):
-                    said = {"reason": found.reason, "message": found.message}
-                    yield SetAside({"path": image["path"], "image_id": image["image_id"], **said})
+                    why = {"reason": found.reason, "message": found.message}
+                    yield SetAside({"path": image["path"], "image_id": image["image_id"], **why})
                 else:
                     label = labels[image["path"], image["image_id"]]
                     features = {name: getattr(found, name) for name in FEATURES}
@@ -84,7 +84,11 @@ def take_in_again(delta_tables: DeltaTables, image_folder: ImageFolder, images: 
     delta_tables.thin.append_files(FEATURED_IMAGES, files)
 
 
-@dg.asset(deps=["raw_images", "label_corrections"], kinds={"pyspark", "deltalake", "pillow"}, pool="image_files")
+@dg.asset(
+    deps=["raw_images", "given_labels", "label_corrections"],
+    kinds={"pyspark", "deltalake", "pillow"},
+    pool="image_files",
+)
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)

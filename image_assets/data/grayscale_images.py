@@ -24,7 +24,9 @@ def follow_featured_images(delta_tables: DeltaTables) -> Change:
 
 
 @dg.asset(
-    deps=["featured_images", "label_corrections"], kinds={"pyspark", "deltalake", "pillow"}, pool="grayscale_images"
+    deps=["featured_images", "given_labels", "label_corrections"],
+    kinds={"pyspark", "deltalake", "pillow"},
+    pool="grayscale_images",
 )
 def grayscale_images(delta_tables: DeltaTables) -> dg.MaterializeResult:
     """The images in gray, as lossless PNG, with their labels."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 import dagster as dg
@@ -13,7 +13,7 @@ from pyspark.sql.types import StructType
 
 from image_assets.contact_sheets import to_caption
 from image_assets.data.exploration import current_images, distribution_figure, duplicates
-from image_assets.data.label_corrections import Image, corrected_labels
+from image_assets.data.said_labels import SaidLabels, said_labels
 from image_assets.file_states import CURRENT
 from image_assets.labels import to_label
 from image_assets.pictures import contact_sheet, to_markdown
@@ -36,11 +36,11 @@ SAMPLED = "path string, image_id string, label string, length long"
 THUMBNAILS = StructType([IMAGE_SAMPLES.columns[name] for name in ("path", "image_id", "label", "thumbnail")])
 
 
-def sampled(files: Iterable[Row], landing: str, corrected: Mapping[Image, str | None]) -> list[Row]:
+def sampled(files: Iterable[Row], landing: str, said: SaidLabels) -> list[Row]:
     """A few current files of each label (path, image_id, label, length), the same ones as long as they are there."""
     of_label: dict[str | None, list[Row]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (file["image_id"], file["path"])):
-        label = corrected.get((file["path"], file["image_id"]), to_label(file["path"], landing))
+        label = said.of((file["path"], file["image_id"]), to_label(file["path"], landing))
         if len(of_label[label]) < PER_LABEL:
             of_label[label].append({**file, "label": label})
     return [file for label in of_label.values() for file in label]
@@ -84,7 +84,7 @@ def spark_pixels(delta_tables: DeltaTables, paths: list[str]) -> DataFrame:
 
 
 @dg.asset(
-    deps=["raw_images", "image_files", "featured_images", "image_splits", "label_corrections"],
+    deps=["raw_images", "image_files", "featured_images", "image_splits", "given_labels", "label_corrections"],
     kinds={"pyspark", "deltalake"},
     pool="image_samples",
 )
@@ -99,7 +99,7 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
         ["path", "image_id", "length"],
         (pc.field("state") == CURRENT) & (pc.field("length") <= LARGEST_BYTES),
     )
-    sample = sampled(files.to_pylist(), image_folder.path, corrected_labels(delta_tables.thin))
+    sample = sampled(files.to_pylist(), image_folder.path, said_labels(delta_tables.thin))
     there = delta_tables.thin.read(IMAGE_SAMPLES, SHOWN_AS).to_pylist()
     if {tuple(row[name] for name in SHOWN_AS) for row in sample} != {tuple(row.values()) for row in there}:
         pixels = spark_pixels(delta_tables, [row["path"] for row in sample])

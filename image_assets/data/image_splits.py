@@ -10,9 +10,9 @@ import pandas as pd
 from pydantic import Field
 
 from image_assets.current_files import KEYS, current_keys
-from image_assets.data.label_corrections import corrected_labels
 from image_assets.data.label_numbers import known_labels, label_numbers
 from image_assets.data.relabelling import relabel
+from image_assets.data.said_labels import said_labels
 from image_assets.near_duplicates import HASHED, to_new_groups
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
@@ -137,9 +137,9 @@ def known_images(thin_tables: ThinTables) -> pd.DataFrame:
 def assigned(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> list[WrittenFile]:
     """Files of image_splits for those of the new images that have a label, as it counts now."""
     images = new.read(THIN).to_pandas()
-    corrected = corrected_labels(delta_tables.thin)
+    said = said_labels(delta_tables.thin)
     keys = zip(images["path"], images["image_id"], strict=True)
-    labels = [corrected.get(key, label) for key, label in zip(keys, images["label"], strict=True)]
+    labels = [said.of(key, label) for key, label in zip(keys, images["label"], strict=True)]
     numbers = label_numbers(filter(None, labels), known_labels(delta_tables.thin))
     images = images.assign(label=labels, label_index=[numbers[label] if label else None for label in labels])
     images = images[images["label"].notna()].sort_values(["path", "image_id"], ignore_index=True)
@@ -152,13 +152,19 @@ def assigned(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> li
 
 def take_in_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
     """Append the images that had no label when they were followed and were given one since."""
-    labelled = {key for key, label in corrected_labels(delta_tables.thin).items() if label}
-    if labelled and (lacking := labelled - delta_tables.thin.read_keys(IMAGE_SPLITS)):
-        new = delta_tables.thin.all_rows(FEATURED_IMAGES, IMAGE_SPLITS, lacking)
-        delta_tables.thin.append_files(IMAGE_SPLITS, assigned(delta_tables, new, config))
+    thin, said = delta_tables.thin, said_labels(delta_tables.thin)
+    unassigned = thin.read_keys(FEATURED_IMAGES) - thin.read_keys(IMAGE_SPLITS) if said else ()
+    labelled = [(path, image_id) for path, image_id in unassigned if said.of((str(path), str(image_id)), None)]
+    if labelled:
+        new = thin.all_rows(FEATURED_IMAGES, IMAGE_SPLITS, labelled)
+        thin.append_files(IMAGE_SPLITS, assigned(delta_tables, new, config))
 
 
-@dg.asset(deps=["featured_images", "label_corrections"], kinds={"pyspark", "deltalake"}, pool="image_splits")
+@dg.asset(
+    deps=["featured_images", "given_labels", "label_corrections"],
+    kinds={"pyspark", "deltalake"},
+    pool="image_splits",
+)
 def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
     """Training, validation or test for each labelled image; near duplicates always share a split."""
     change = delta_tables.follow_by_tasks(

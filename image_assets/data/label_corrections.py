@@ -66,7 +66,7 @@ def newest_corrections(thin_tables: ThinTables) -> list[dict[str, Any]]:
 
 
 def corrected_labels(thin_tables: ThinTables) -> dict[Image, str | None]:
-    """The labels of images that were ever corrected; those of all others are their folders'."""
+    """The labels of images that were ever corrected."""
     return {(row["path"], row["image_id"]): row["label"] for row in newest_corrections(thin_tables)}
 
 

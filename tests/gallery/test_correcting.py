@@ -10,7 +10,7 @@ import pytest
 from gallery.filters import Filters
 from gallery.queries import read_image, read_page
 from image_assets.data.label_corrections import corrected_labels
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, LABEL_CORRECTIONS
+from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, served
 
@@ -76,6 +76,16 @@ def test_the_newest_word_counts_and_can_be_taken_back(form: Form) -> None:
     image = read_image(form.home.index(), form.home.images[0]["path"])
     assert image is not None
     assert (image["label"], image["corrected"]) == ("roses", False)
+
+
+def test_what_is_taken_back_shows_the_label_tables_label_where_there_is_one(form: Form) -> None:
+    path = form.home.images[0]["path"]
+    append(form.home.thin_tables, GIVEN_LABELS, [{"path": path, "label": "peonies", "state": "given"}])
+    form.send(0)
+    form.send(0, kind="folder")
+    image = read_image(form.home.index(), path)
+    assert image is not None
+    assert (image["label"], image["corrected"]) == ("peonies", False)
 
 
 def test_the_label_that_it_has_is_no_correction(form: Form) -> None:

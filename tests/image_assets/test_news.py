@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.news import NotNow, Ready, either, news_of_alerts, news_of_files, news_to_predict
+from image_assets.news import NotNow, Ready, either, news_of_alerts, news_of_files, news_of_labels, news_to_predict
 from image_assets.predictions.image_predictions import image_predictions
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta_tables import DeltaTables
@@ -18,6 +18,7 @@ from resources.image_folder import ImageFolder
 from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import create_store
 from resources.model_registry import ModelRegistry
+from resources.outside_table import OutsideTable
 from resources.thin_tables import ThinTables
 from tests.image_assets.predictions.alert_run import predict, run
 from tests.images import png, put
@@ -50,6 +51,18 @@ def test_files_that_land_or_leave_are_news_until_they_are_ingested(delta_tables:
     put(landing, "b.png", png(3))
     assert news() == "1 files, 1 looked at: 1 new or changed"
     assert news(settle_seconds=3600) == "", "it may still be written"
+
+
+def test_another_label_table_is_news_until_it_is_read(tmp_path: Path) -> None:
+    instance, labels = dg.DagsterInstance.ephemeral(), tmp_path / "labels.csv"
+    now = ready(label_table=OutsideTable(source=str(labels)))
+    with pytest.raises(NotNow, match="is not there"):
+        news_of_labels(instance, now)
+    labels.write_text("path,label\n")
+    assert news_of_labels(instance, now).endswith(", 11 bytes")
+    say(instance, "given_labels", label_table_version=now.label_table.version())
+    assert news_of_labels(instance, now) == ""
+    assert news_of_labels(instance, ready(label_table=OutsideTable())) == "the label table: no label table any more"
 
 
 @pytest.mark.spark

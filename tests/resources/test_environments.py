@@ -36,6 +36,7 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         gallery_url="http://127.0.0.1:4000",
         include=(),
         exclude=(),
+        labels="",
         settle_seconds=2,
         content_limit_megabytes=512,
         size_limit_megabytes=16384,
@@ -68,6 +69,7 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_SPARK_TASKS_PER_GPU="8",
         IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
         IMAGE_ASSETS_EXCLUDE="thumbnails",
+        IMAGE_ASSETS_LABELS=str(tmp_path / "labels.csv"),
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
         IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
         IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
@@ -100,6 +102,7 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         gallery_url="https://gallery.example",
         include=("*.jpg", "raw/*"),
         exclude=("thumbnails",),
+        labels=str(tmp_path / "labels.csv"),
         settle_seconds=0.5,
         content_limit_megabytes=64,
         size_limit_megabytes=2000,
@@ -131,6 +134,7 @@ def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None
         ("MLFLOW_TRACKING_URI", "postgresql://db/mlflow?user=ann&Password=tOps3cret", "pgpass"),
         ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "leave it out"),
         ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "leave it out"),
+        ("IMAGE_ASSETS_LABELS", "https://ann:tOps3cret@labels.example/labels.csv", "leave it out"),
     ],
 )
 def test_an_address_with_a_password_is_refused_without_repeating_it(
@@ -151,6 +155,16 @@ def test_an_address_without_a_password_is_taken(tmp_path: Path, said: str) -> No
 
 def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
     assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="s3://photos/mine/").landing == "s3://photos/mine"
+
+
+def test_a_label_table_is_a_path_or_lies_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(tmp_path, IMAGE_ASSETS_LABELS="labels.csv").labels == str(tmp_path / "labels.csv")
+    assert settings_of(tmp_path, IMAGE_ASSETS_LABELS="s3://b/labels/").labels == "s3://b/labels"
+    with pytest.raises(
+        ValueError, match="IMAGE_ASSETS_LABELS is 'https://labels.example/a.csv': expected a folder, or"
+    ):
+        settings_of(tmp_path, IMAGE_ASSETS_LABELS="https://labels.example/a.csv")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from deltalake import write_deltalake
 from image_assets.continuous import TRIGGER_TAG
 from image_assets.data.raw_images import IngestConfig
 from resources.image_folder import ImageFolder
+from resources.outside_table import OutsideTable
 from resources.thin_tables import ThinTables
 from sensors.attempts import ATTEMPTS
 from sensors.new_images import new_images
@@ -32,11 +33,15 @@ def take_in(image_folder: ImageFolder, home: Path) -> None:
 
 
 @dg.op
-def raw_images(context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder) -> None:
-    """Does to the ledger what the asset of this name does, but for failures on purpose."""
+def raw_images(
+    context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, label_table: OutsideTable
+) -> None:
+    """Does to the ledger what the asset of this name does, but for failures on purpose, and what given_labels says."""
     if context.run.tags.get("fails"):
         raise ValueError("no Spark")
     take_in(image_folder, Path(context.run.tags["home"]))
+    said = {"label_table_version": label_table.version()}
+    context.instance.report_runless_asset_event(dg.AssetMaterialization("given_labels", metadata=said))
     if context.run.tags.get("fails_late"):
         raise ValueError("no model registry")
 
@@ -49,7 +54,11 @@ def ingest_images() -> None:
 DEFINITIONS = dg.Definitions(
     jobs=[ingest_images],
     sensors=[new_images],
-    resources={"image_folder": ImageFolder(root="/nowhere"), "thin_tables": ThinTables(root="/nowhere")},
+    resources={
+        "image_folder": ImageFolder(root="/nowhere"),
+        "label_table": OutsideTable(),
+        "thin_tables": ThinTables(root="/nowhere"),
+    },
 )
 
 
@@ -60,15 +69,20 @@ class Daemon:
         self.instance = dg.DagsterInstance.ephemeral()
         self.home = landing.parent / f"{landing.name} tables"
         self.image_folder = ImageFolder(root=str(landing), settle_seconds=settle_seconds, sweep_files=sweep_files)
+        self.label_table = OutsideTable()
         self.cursor: str | None = None
         self.run_keys: list[str] = []
+
+    def resources(self) -> dict[str, dg.ConfigurableResource]:
+        tables = ThinTables(root=str(self.home))
+        return {"image_folder": self.image_folder, "label_table": self.label_table, "thin_tables": tables}
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="new_images",
-            resources={"image_folder": self.image_folder, "thin_tables": ThinTables(root=str(self.home))},
+            resources=self.resources(),
         )
         answer = new_images(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
@@ -81,7 +95,7 @@ class Daemon:
         DEFINITIONS.resolve_job_def("ingest_images").execute_in_process(
             instance=self.instance,
             run_config=config,
-            resources={"image_folder": self.image_folder, "thin_tables": ThinTables(root=str(self.home))},
+            resources=self.resources(),
             tags={**(tags or {}), **failing, "home": str(self.home)},
             raise_on_error=False,
         )
@@ -198,6 +212,20 @@ def test_a_run_that_took_the_files_in_and_goes_on_may_still_fail(daemon: Daemon)
     assert f"all taken in; waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert [daemon.launched(), daemon.launched()] == [1, 0]
+
+
+def test_another_label_table_is_read_once_and_so_is_none(daemon: Daemon, landing: Path) -> None:
+    assert daemon.launched() == 1
+    labels = landing.parent / "labels.csv"
+    daemon.label_table = OutsideTable(source=str(labels))
+    assert "labels.csv is not there: expected a file" in reason(daemon.tick())
+    launched = []
+    for said in ("path,label\na.png,roses\n", "path,label\na.png,tulips\n"):
+        labels.write_text(said)
+        launched += [daemon.launched(fails="fails"), daemon.launched(), daemon.launched()]
+    daemon.label_table = OutsideTable()
+    launched += [daemon.launched(), daemon.launched()]
+    assert launched == [1, 1, 0, 1, 1, 0, 1, 0]
 
 
 def test_a_file_that_is_being_written_is_not_yet_a_change(landing: Path) -> None:

@@ -1,0 +1,128 @@
+"""What a label table says that files show, in place of their folders."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from image_assets.data.label_corrections import why_no_label
+from image_assets.labels import to_label
+from image_assets.materializations import last_said
+from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
+from resources import object_storage
+from resources.file_system import SCHEME, to_path
+from resources.image_file import escaped
+from resources.image_folder import ImageFolder
+from resources.object_storage import is_url
+from resources.outside_table import OutsideTable
+from resources.thin_tables import ThinTables
+
+GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # of files that it names
+UNNAMED, FOLDER = "unnamed", "folder"
+COLUMNS = ["path", "label", "state", "message"]
+VERSION = "label_table_version"
+SHOWN = 20
+
+
+class Given(NamedTuple):
+    """What a label table comes to for a file: the columns of given_labels beside its path."""
+
+    label: str | None
+    state: str
+    message: str | None = None
+
+
+UNLABELLED = Given(None, EMPTY, "the label table names the file and gives it no label")
+NOT_NAMED = Given(None, UNNAMED, "the label table does not name the file")
+
+
+def to_table_path(name: str, landing: str) -> str:
+    """A file as the tables spell it; a label table may name it below the landing folder, in full, or as they do."""
+    if is_url(name):
+        return object_storage.to_path(name)
+    if name.startswith(SCHEME):
+        return f"{SCHEME}/{name.removeprefix(SCHEME).lstrip('/')}"
+    if name.startswith("/"):
+        return to_path(str(PurePosixPath(name)).encode())
+    return f"{landing}/{escaped(str(PurePosixPath(name)))}" if name else ""
+
+
+def to_given(path: str, labels: set[str]) -> Given:
+    """What the rows of a file come to: no label at all where they contradict each other."""
+    if len(labels) > 1:
+        said = ", ".join(repr(label[:80]) for label in sorted(labels)[:SHOWN])
+        return Given(None, CONTRADICTORY, f"its rows say {said}: expected one label")
+    (label,) = labels
+    if not path:
+        return Given(None, UNUSABLE, "a row has a label and no path: expected the path of a file")
+    if not label:
+        return UNLABELLED
+    why = why_no_label(label)
+    return Given(None, UNUSABLE, f"{label[:80]!r} is no label: {why}") if why else Given(label, GIVEN)
+
+
+def read_given(rows: pa.Table, landing: str) -> dict[str, Given]:
+    """What a label table says of each file that it names; rows without path and label are passed over."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for name, said in zip(rows["path"].to_pylist(), rows["label"].to_pylist(), strict=True):
+        path, label = (name or "").strip(), (said or "").strip()
+        if path or label:
+            labels[to_table_path(path, landing)].add(label)
+    return {path: to_given(path, of_path) for path, of_path in labels.items()}
+
+
+def take_in(thin_tables: ThinTables, given: Mapping[str, Given] | None, landing: str) -> int:
+    """Bring given_labels up to a label table; how many rows changed. Without one folders tell the labels again."""
+    thin_tables.create(GIVEN_LABELS)
+    columns = thin_tables.read(GIVEN_LABELS, COLUMNS)
+    there = {path: Given(*said) for path, *said in zip(*(columns[name].to_pylist() for name in COLUMNS), strict=True)}
+    if given is None:
+        now = {path: Given(to_label(path, landing), FOLDER) for path in there}
+    else:
+        files = thin_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()
+        now = {path: given.get(path, NOT_NAMED) for path in {*files, *given, *there}}
+    changed = [{"path": path, **said._asdict()} for path, said in now.items() if there.get(path) != said]
+    if changed:
+        rows = pa.Table.from_pylist(changed, to_arrow_schema(GIVEN_LABELS.columns))
+        thin_tables.merge(rows, GIVEN_LABELS, updates={name: f"new.{name}" for name in COLUMNS[1:]})
+    return len(changed)
+
+
+def not_there(thin_tables: ThinTables) -> list[str]:
+    """The files that the label table names and that no listing ever found."""
+    named = thin_tables.read(GIVEN_LABELS, ["path"], ~pc.field("state").isin([UNNAMED, FOLDER]))["path"].to_pylist()
+    return sorted(set(named) - set(thin_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()) - {""})
+
+
+def label_table_news(instance: dg.DagsterInstance, label_table: OutsideTable) -> str:
+    """The version of the label table, where it is another one than was last read; empty when there is no other."""
+    version, before = label_table.version(), last_said(instance, "given_labels").get(VERSION, "")
+    return "" if version == before else version or "no label table any more"
+
+
+@dg.asset(deps=["image_files"], kinds={"deltalake"}, pool="given_labels")
+def given_labels(thin_tables: ThinTables, image_folder: ImageFolder, label_table: OutsideTable) -> dg.MaterializeResult:
+    """Labels from a table (`IMAGE_ASSETS_LABELS`) in place of folders; no rows where folders tell the labels."""
+    landing = image_folder.path
+    outside = label_table.read(["path", "label"]) if label_table.source else None
+    changed = take_in(thin_tables, read_given(outside.rows, landing) if outside else None, landing)
+    thin_tables.compact(GIVEN_LABELS)
+    snapshot = thin_tables.snapshot(GIVEN_LABELS)
+    states = Counter(thin_tables.read(GIVEN_LABELS, ["state"])["state"].to_pylist())
+    lineage = {"label_table": label_table.source, "label_table_content": outside.content} if outside else {}
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": snapshot.rows,
+            "delta_version": snapshot.version,
+            "changed": changed,
+            VERSION: outside.version if outside else "",
+            **lineage,
+            **{f"files_{state}": count for state, count in sorted(states.items())},
+            "files_not_there": len(not_there(thin_tables)),
+        }
+    )
