@@ -8,6 +8,7 @@ from image_assets.data import (
     cache_checks,
     data_checks,
     featured_images,
+    fetched_images,
     given_labels,
     grayscale_images,
     image_samples,
@@ -36,6 +37,7 @@ from sensors.waiting_alerts import waiting_alerts
 # Each folder is a group. The files are named: loading a whole folder would import what only workers need.
 GROUPS = {
     "data": [
+        fetched_images,
         raw_images,
         given_labels,
         label_corrections,

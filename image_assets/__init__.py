@@ -1,5 +1,6 @@
 """The data's path, from image files to predictions.
 
+    a table of addresses ─▶ fetched_images ─▶ landing folder
     landing folder ──▶ image_files (ledger)            data
                  └──▶ raw_images ─▶ featured_images ─▶ grayscale_images
     a label table ─▶ given_labels ──────▶┤   │

@@ -19,12 +19,14 @@ from image_assets.optimize_tables import optimize_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
 from image_assets.vacuum_tables import vacuum_tables
 
+# Fetched is what a person names.
+FETCHED = dg.AssetSelection.assets("fetched_images")
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
 
 # What keeps images from being trained on keeps them from no table.
 BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
-FOLLOWING = ((dg.AssetSelection.groups("data") - CACHES) | PREDICTIONS) - BEFORE_TRAINING
+FOLLOWING = ((dg.AssetSelection.groups("data") - FETCHED - CACHES) | PREDICTIONS) - BEFORE_TRAINING
 
 ingest_images = dg.define_asset_job(
     "ingest_images",
@@ -62,13 +64,19 @@ check_assets = dg.define_asset_job(
     selection=dg.AssetSelection.all_asset_checks(),
     description="Evaluate every asset check; nothing is materialized.",
 )
+fetch_images = dg.define_asset_job(
+    "fetch_images",
+    selection=FETCHED,
+    description="Fetch the images that a table names by their addresses into the landing folder.",
+)
 whole_path = dg.define_asset_job(
     "whole_path",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - FETCHED.without_checks(),
     description="Everything, from the landing folder to predictions: what `make demo` runs.",
 )
 JOBS = (
     whole_path,
+    fetch_images,
     ingest_images,
     replay_quarantine,
     train_models,

@@ -81,6 +81,28 @@ REPLAYED_FILES = Table(
     ),
 )
 
+FETCHED_IMAGES = Table(
+    "fetched_images",
+    keys=("url",),
+    columns=StructType(
+        [
+            _column("url", StringType(), "The address, without what it holds of passwords, keys and signatures."),
+            _column("path", StringType(), "The file in the landing folder; null before it was fetched."),
+            _column(
+                "state",
+                StringType(),
+                "fetched; failed: the next run tries again; unnamed: it failed, and left the table.",
+            ),
+            _column("reason", StringType(), "Why it failed, in one word."),
+            _column("message", StringType(), "Why, in a sentence."),
+            IMAGE_ID,
+            LENGTH,
+            _column("stamp", StringType(), "What its server tells versions by; empty: it is fetched at every run."),
+            _column("fetched_at", TimestampType(), "When the file was last fetched, UTC."),
+        ]
+    ),
+)
+
 RAW_IMAGES = Table(
     "raw_images",
     keys=("path", "image_id"),
@@ -385,6 +407,7 @@ PREDICTION_ALERTS = Table(
 TABLES = (
     IMAGE_FILES,
     REPLAYED_FILES,
+    FETCHED_IMAGES,
     RAW_IMAGES,
     GIVEN_LABELS,
     LABEL_CORRECTIONS,

@@ -14,6 +14,7 @@ from pydantic import Field
 from resources import object_storage
 from resources.file_system import SUFFIXES, list_names, look_at, to_path
 from resources.image_file import ImageFile
+from resources.landed_files import PART
 from resources.object_storage import is_url
 
 MEBIBYTE = 1024 * 1024
@@ -61,7 +62,8 @@ class ImageFolder(dg.ConfigurableResource):
 
     def list_names(self) -> Listing:
         """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
-        passed_over = to_rule(self.exclude)
+        # Without patterns of its own a name is taken in by its suffix, and a part of a file has none.
+        passed_over = to_rule([*self.exclude, f"{PART}*"] if self.include else self.exclude)
         included = to_rule(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
 
         def wanted(name: str) -> bool:

@@ -16,7 +16,9 @@ SECRET = "a-secret-that-nobody-may-see"
 def s3_server() -> Iterator[dict[str, str]]:
     """A bucket, as the variables with which every library opens it."""
     import boto3
+    from s3fs import S3FileSystem
 
+    S3FileSystem.clear_instance_cache()  # file systems that know the address of another server
     port = free_port()
     command = [Path(sys.executable).parent / "moto_server", "-H", HOST, "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:

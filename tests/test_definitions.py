@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "torch", "horovod", "petastorm")
 # asset: what it is made from
 EDGES = {
+    "fetched_images": [],
     "image_files": [],
     "raw_images": [],
     "replayed_files": [],
@@ -45,7 +46,7 @@ EDGES = {
     "prediction_drift": ["image_files", "image_predictions", "image_splits"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 11, "models": 4, "predictions": 5}
+GROUPS = {"data": 12, "models": 4, "predictions": 5}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -54,6 +55,7 @@ CHECKS = {
     "few_quarantined",
     "label_conflicts",
     "label_table_is_sound",
+    "every_image_fetched",
     "labels_in_every_split",
     "groups_in_one_split",
     "probabilities_sum_to_one",
@@ -98,7 +100,15 @@ def test_assets_link_to_their_page_in_the_gallery() -> None:
 def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
-    more = {"promote_model", "reproduce_model", "package_model", "optimize_tables", "vacuum_tables", "send_alerts"}
+    more = {
+        "promote_model",
+        "reproduce_model",
+        "package_model",
+        "optimize_tables",
+        "vacuum_tables",
+        "send_alerts",
+        "fetch_images",
+    }
     assert expected | more <= set(repository.job_names)
     assert {sensor.name for sensor in repository.sensor_defs} == {"new_images", "stage_changes", "waiting_alerts"}
     assert all(sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs)

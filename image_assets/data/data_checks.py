@@ -8,11 +8,13 @@ import pyarrow.compute as pc
 
 from image_assets.current_files import current_keys
 from image_assets.data.exploration import current_images, groups_of_several, to_table
+from image_assets.data.fetching import FAILED
 from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, not_there
 from image_assets.file_states import QUARANTINED
 from image_assets.key_checks import keys_unique
 from image_assets.schemas import (
     FEATURED_IMAGES,
+    FETCHED_IMAGES,
     GIVEN_LABELS,
     GRAYSCALE_IMAGES,
     IMAGE_FILES,
@@ -42,7 +44,15 @@ def to_schema(columns: Sequence[str]) -> dg.TableSchema:
 
 key_checks = [
     keys_unique(table)
-    for table in (IMAGE_FILES, RAW_IMAGES, GIVEN_LABELS, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
+    for table in (
+        FETCHED_IMAGES,
+        IMAGE_FILES,
+        RAW_IMAGES,
+        GIVEN_LABELS,
+        FEATURED_IMAGES,
+        GRAYSCALE_IMAGES,
+        IMAGE_SPLITS,
+    )
 ]
 
 
@@ -68,6 +78,18 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     share = counts.total() / max(1, thin.snapshot(IMAGE_FILES).rows)
     return dg.AssetCheckResult(
         passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
+    )
+
+
+@dg.asset_check(asset="fetched_images", description="Every image that was named was fetched.")
+def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The images that could not be fetched, by reason; the next run tries them again."""
+    columns = ["url", "reason", "message"]
+    failed = delta_tables.thin.read(FETCHED_IMAGES, columns, pc.field("state") == FAILED).to_pylist()
+    reasons = Counter(f"failed_{row['reason']}" for row in failed)
+    shown = dg.MetadataValue.table([dg.TableRecord(row) for row in failed[:SHOWN]], to_schema(columns))
+    return dg.AssetCheckResult(
+        passed=not failed, severity=dg.AssetCheckSeverity.WARN, metadata={"images": shown, **reasons}
     )
 
 

@@ -1,0 +1,234 @@
+"""Images that a table names land once, under their labels; what cannot be fetched is a row with a reason."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images
+from image_assets.data.fetching import shown, to_sources
+from image_assets.schemas import FETCHED_IMAGES
+from resources.file_system import read_content
+from resources.image_folder import ImageFolder
+from resources.landed_files import PART
+from resources.remote_files import RemoteFiles
+from resources.thin_tables import ThinTables
+from tests.image_server import ImageServer, image_server
+from tests.images import jpeg, png, put
+from tests.s3_server import BUCKET, s3_server
+
+SECRET = "a-token-that-nobody-may-see"
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    with image_server() as served:
+        served.images = {"/a/rose.png": png(1), "/b/rose.png": png(2), "/photo": jpeg(3), "/page.png": b"<html>"}
+        yield served
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("https://example.com/a.png?id=3", "https://example.com/a.png?id=3"),
+        ("https://example.com/a.png?id=3&token=x&Sig=y#z", "https://example.com/a.png?id=3&token=…&Sig=…"),
+        ("https://b.s3/a.png?X-Amz-Date=1&X-Amz-Signature=2", "https://b.s3/a.png?X-Amz-Date=…&X-Amz-Signature=…"),
+        ("https://me:secret@example.com/a.png", "https://example.com/a.png"),
+        ("s3://bucket/a?token=b#1.png", "s3://bucket/a?token=b#1.png"),
+        ("/photos/a#1.png", "/photos/a#1.png"),
+    ],
+)
+def test_an_address_is_shown_without_what_nobody_may_see(address: str, url: str) -> None:
+    assert shown(address) == url
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"url": "https://me:pw@example.com/a.png"}, "password"),
+        ({"url": "https://me:pw@[example.com/a.png"}, "bad_address"),
+        ({"url": "", "label": "roses"}, "bad_address"),
+        ({"url": "https://example.com/a.png", "label": "../roses"}, "bad_label"),
+        ({"url": "https://example.com/a.png", "label": ".roses"}, "bad_name"),
+        ({"url": "https://example.com/a.png", "name": "../a.png"}, "bad_name"),
+        ({"url": "https://example.com/a.png", "name": ".a.png"}, "bad_name"),
+    ],
+)
+def test_a_row_that_names_nothing_to_fetch_is_refused(row: dict[str, str], reason: str) -> None:
+    table = pa.Table.from_pylist([{"url": "", "label": None, "name": None, **row}])
+    sources, refused = to_sources(table)
+    assert sources == []
+    ((url, error),) = refused.items()
+    assert error.reason == reason
+    assert "pw" not in url + error.message
+
+
+class Home:
+    """A landing folder, and a table of addresses."""
+
+    def __init__(self, home: Path, thin_tables: ThinTables) -> None:
+        self.table, self.landing, self.thin = home / "images.csv", home / "landing", thin_tables
+        home.mkdir(parents=True, exist_ok=True)
+
+    def fetch(self, *rows: tuple[str, str, str], **config: object) -> dict[str, object]:
+        """What the run said of itself: how many images were fetched, are unchanged, failed."""
+        self.table.write_text("".join(f"{','.join(row)}\n" for row in [("url", "label", "name"), *rows]))
+        resources = {"thin_tables": self.thin, "image_folder": ImageFolder(root=str(self.landing), settle_seconds=0)}
+        settings = {"table": str(self.table), "private_addresses": True, "attempts": 1, **config}
+        run = dg.materialize(
+            [fetched_images],
+            resources=resources,
+            run_config=dg.RunConfig(ops={"fetched_images": FetchConfig(**settings)}),  # pyright: ignore[reportArgumentType] - values of several types
+            instance=dg.DagsterInstance.ephemeral(),
+        )
+        (made,) = run.asset_materializations_for_node("fetched_images")
+        counted = {name: value.value for name, value in made.metadata.items()}
+        return {name: count for name, count in counted.items() if name.startswith(("fetched", "unchanged", "failed"))}
+
+    def files(self) -> dict[str, bytes]:
+        found = {str(file.relative_to(self.landing)): file for file in self.landing.rglob("*") if file.is_file()}
+        return {name: file.read_bytes() for name, file in sorted(found.items())}
+
+    def rows(self) -> dict[str, dict]:
+        rows = self.thin.read(FETCHED_IMAGES, FETCHED_IMAGES.columns.fieldNames()).to_pylist()
+        return {row["url"]: row for row in rows}
+
+
+@pytest.fixture
+def filled(home: Path, thin_tables: ThinTables) -> Home:
+    return Home(home, thin_tables)
+
+
+def test_images_land_under_their_labels_and_a_second_run_fetches_what_changed(
+    filled: Home, server: ImageServer
+) -> None:
+    rows = [
+        (f"{server.address}/a/rose.png", "roses", ""),
+        (f"{server.address}/b/rose.png", "roses", ""),
+        (f"{server.address}/photo?id=7&token={SECRET}", "", "portrait"),
+        (f"{server.address}/none.png", "roses", ""),
+        (f"{server.address}/page.png", "roses", ""),
+    ]
+    assert filled.fetch(*rows) == {"fetched": 3, "unchanged": 0, "failed_not_found": 1, "failed_not_an_image": 1}
+    names = list(filled.files())
+    assert [name.partition("-")[0] for name in names] == ["portrait.jpeg", "roses/rose", "roses/rose"]
+    assert sorted(filled.files().values()) == sorted([png(1), png(2), jpeg(3)])
+    assert SECRET not in str(filled.rows())
+    listed = {file.path for file in ImageFolder(root=str(filled.landing)).list_files()}
+    assert {row["path"] for row in filled.rows().values() if row["state"] == "fetched"} == listed
+
+    version, times = (
+        filled.thin.newest_version(FETCHED_IMAGES),
+        [(filled.landing / name).stat().st_mtime_ns for name in names],
+    )
+    again = filled.fetch(*rows)
+    assert again == {"fetched": 0, "unchanged": 3, "failed_not_found": 1, "failed_not_an_image": 1}
+    assert filled.thin.newest_version(FETCHED_IMAGES) == version, "nothing is written where nothing changed"
+    assert [(filled.landing / name).stat().st_mtime_ns for name in names] == times
+    assert server.statuses_of("/a/rose.png") == [200, 304]
+
+    server.images |= {"/a/rose.png": png(11), "/none.png": png(4)}
+    del server.images["/b/rose.png"]
+    changed = filled.fetch(*rows)
+    assert changed == {"fetched": 2, "unchanged": 1, "failed_not_an_image": 1, "failed_not_found": 1}
+    assert sorted(filled.files().values()) == sorted([png(11), png(2), jpeg(3), png(4)]), (
+        "what is gone there stays here"
+    )
+    assert filled.rows()[rows[1][0]]["reason"] == "not_found"
+    server.images["/b/rose.png"] = png(2)
+    assert filled.fetch(*rows)["unchanged"] == 4
+    assert filled.rows()[rows[1][0]]["state"] == "fetched"
+    assert filled.fetch(*rows[:2]) == {"fetched": 0, "unchanged": 2}
+    assert filled.rows()[rows[4][0]]["state"] == "unnamed"
+    assert len(filled.files()) == 4
+
+
+def test_another_label_moves_the_file_and_one_that_was_deleted_comes_again(filled: Home, server: ImageServer) -> None:
+    address = f"{server.address}/a/rose.png"
+    filled.fetch((address, "roses", "one.png"))
+    assert filled.fetch((address, "tulips", "one.png"))["fetched"] == 1
+    assert list(filled.files()) == ["tulips/one.png"]
+    (filled.landing / "tulips/one.png").unlink()
+    assert filled.fetch((address, "tulips", "one.png"))["fetched"] == 1
+    assert list(filled.files()) == ["tulips/one.png"]
+
+
+def test_a_file_of_somebody_else_is_never_written_over(filled: Home, server: ImageServer) -> None:
+    put(filled.landing, "roses/mine.png", png(50))
+    (filled.landing / "elsewhere").mkdir()
+    (filled.landing / "link").symlink_to(filled.landing / "elsewhere")
+    counts = filled.fetch(
+        (f"{server.address}/a/rose.png", "roses", "mine.png"),
+        (f"{server.address}/b/rose.png", "roses", "theirs"),
+        (f"{server.address}/photo", "link", "a.jpg"),
+        (f"{server.address}/page.png", "roses", "x"),
+        (f"{server.address}/page.png", "tulips", "x"),
+    )
+    failed = {"failed_name_taken": 1, "failed_not_written": 1, "failed_contradictory": 1}
+    assert counts == {"fetched": 1, "unchanged": 0, **failed}
+    assert filled.files() == {"roses/mine.png": png(50), "roses/theirs.png": png(2)}
+
+
+def test_many_images_come_at_the_same_time_and_a_slow_one_costs_itself_only(filled: Home, server: ImageServer) -> None:
+    server.images |= {f"/many/{number}.png": png(number) for number in range(40)}
+    server.slow = {"/many/0.png"}
+    rows = [(f"{server.address}/many/{number}.png", "", "") for number in range(40)]
+    started = time.monotonic()
+    assert filled.fetch(*rows, seconds=2, at_once=4) == {"fetched": 39, "unchanged": 0, "failed_timeout": 1}
+    assert time.monotonic() - started < 20
+    assert len(filled.files()) == 39
+
+
+def test_what_a_killed_run_left_is_removed_and_never_taken_in(filled: Home, server: ImageServer) -> None:
+    part = put(filled.landing, f"roses/{PART}0123", png(1)[:20])
+    everything = ImageFolder(root=str(filled.landing), include=["*"], settle_seconds=0)
+    assert everything.list_files() == []
+    filled.fetch((f"{server.address}/a/rose.png", "roses", ""))
+    assert not part.exists()
+    assert len(everything.list_files()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [("address,label\n", "names no image: expected a column url or path"), (None, "is not there: expected a file")],
+)
+def test_a_table_that_names_no_images_is_refused(filled: Home, content: str | None, error: str) -> None:
+    if content:
+        filled.table.write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=error):
+        dg.materialize(
+            [fetched_images],
+            resources={"thin_tables": filled.thin, "image_folder": ImageFolder(root=str(filled.landing))},
+            run_config=dg.RunConfig(ops={"fetched_images": FetchConfig(table=str(filled.table))}),
+        )
+
+
+def test_paths_of_this_machine_are_copied_where_that_is_allowed(filled: Home, tmp_path: Path) -> None:
+    file = put(tmp_path, "camera/a#1.png", png(7))
+    assert filled.fetch((str(file), "roses", "")) == {"fetched": 0, "unchanged": 0, "failed_local_file": 1}
+    assert filled.fetch((str(file), "roses", ""), local_files=True) == {"fetched": 1, "unchanged": 0}
+    assert list(filled.files().values()) == [png(7)]
+
+
+def test_images_land_in_a_bucket(thin_tables: ThinTables, server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, files = ImageFolder(root=f"s3://{BUCKET}/photos"), RemoteFiles(10**6, 5, private_addresses=True)
+
+    def fetched(label: str) -> dict[str, int]:
+        rows = pa.table({"url": [f"{server.address}/a/rose.png"], "label": [label], "name": ["100%.png"]})
+        return dict(fetch(thin_tables, folder, files, rows, 2, dg.get_dagster_logger()))
+
+    with s3_server() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert [fetched(label) for label in ("roses", "roses", "tulips")] == [
+            {"fetched": 1},
+            {"unchanged": 1},
+            {"fetched": 1},
+        ]
+        (file,) = folder.list_files()
+        assert read_content(file.path, length=file.length) == png(1)
+    (row,) = thin_tables.read(FETCHED_IMAGES, ["path", "image_id"]).to_pylist()
+    assert row["path"] == file.path == f"s3://{BUCKET}/photos/tulips/100%25.png"
