@@ -30,8 +30,9 @@ from image_assets.predictions import (
 from image_assets.schemas import TABLES
 from resources.environments import read_settings
 from resources.graph_resources import local
-from sensors.new_images import new_images
+from sensors.new_images import new_images_every
 from sensors.stage_changes import stage_changes
+from sensors.storage_events import storage_events
 from sensors.waiting_alerts import waiting_alerts
 
 # Each folder is a group. The files are named: loading a whole folder would import what only workers need.
@@ -91,7 +92,12 @@ defs = dg.Definitions(
     ),
     asset_checks=dg.load_asset_checks_from_modules([cache_checks, data_checks, layout_checks, prediction_checks]),
     jobs=JOBS,
-    sensors=[new_images, stage_changes, waiting_alerts],
+    sensors=[
+        new_images_every(settings.listing_seconds),
+        storage_events(on=bool(settings.events)),
+        stage_changes,
+        waiting_alerts,
+    ],
     resources=resources,
     executor=dg.in_process_executor,  # one Spark session for a run, not one for each step
 )

@@ -66,10 +66,10 @@ def main() -> None:
     task = read_task()
     home, landing = Path(task.target), Path(task.source)
     use_home(home, landing)
-    from sensors.new_images import new_images
+    from sensors.new_images import new_images_every
 
     with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as told:
-        daemon = Daemon(instance, new_images)
+        daemon = Daemon(instance, new_images_every(10))
         quiet = [daemon.tick() for _ in range(1 + TICKS)]
         count = number_of(landing)
         write(SMALL, landing, range(count, count + NEW))

@@ -28,6 +28,8 @@
 | `IMAGE_ASSETS_EXCLUDE` | none | patterns of files and folders to leave out, separated by commas |
 | `IMAGE_ASSETS_LABELS` | none: folders | labels by path: a CSV or Parquet file, or a Delta table; a path, or `s3://…` |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must be unchanged to be taken as whole |
+| `IMAGE_ASSETS_LISTING_SECONDS` | `10` | how often a sensor lists the landing folder, at most |
+| `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue with the events of a landing folder on S3 |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | files above it are rows without content |
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | files above it are quarantined |
 | `IMAGE_ASSETS_ALERT_RULES` | `alert_rules.yaml` in the home, where it exists | the alert rules |
@@ -90,6 +92,8 @@ class Settings:
     exclude: tuple[str, ...]
     labels: str
     settle_seconds: float
+    listing_seconds: int
+    events: str
     content_limit_megabytes: float
     size_limit_megabytes: float
     cache_content: Content
@@ -151,6 +155,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         labels=to_outside(variables, "IMAGE_ASSETS_LABELS"),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),
+        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
+        events=to_queue(variables, str(landing)),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", "512", most=MOST_CONTENT),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", "16384"),
         cache_content=to_choice(variables, "IMAGE_ASSETS_CACHE_CONTENT", get_args(Content)),
@@ -295,6 +301,17 @@ def to_outside(variables: Mapping[str, str], name: str) -> str:
     place = to_address(variables, name)
     s3_access.check_place(name, place, variables)
     return str(to_place(place)) if place else ""
+
+
+def to_queue(variables: Mapping[str, str], landing: str) -> str:
+    """The queue of events; a ValueError where it is none, or tells of no landing folder on S3."""
+    queue = to_address(variables, "IMAGE_ASSETS_EVENTS")
+    if queue and not (queue.startswith(HTTP) and landing.startswith(s3_access.SCHEME)):
+        raise ValueError(
+            f"IMAGE_ASSETS_EVENTS is {queue!r}, and the landing folder {landing}: expected the https address of an SQS "
+            f"queue, and a landing folder on {s3_access.SCHEME}"
+        )
+    return queue
 
 
 def to_folder(name: str | Path) -> Path:

@@ -16,6 +16,7 @@ from resources.petastorm_cache import PetastormCaches
 from resources.process_runner import TrainingProcesses
 from resources.rules_file import RulesFile
 from resources.spark_session import gpu_settings, spark_session
+from resources.storage_events import StorageEvents
 from resources.thin_tables import ThinTables
 
 MEGABYTE = 1024 * 1024
@@ -73,6 +74,7 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         "delta_tables": DeltaTables(pyspark=spark, root=tables, checkpoints=f"{settings.storage}/checkpoints"),
         "thin_tables": ThinTables(root=tables),
         "image_folder": image_folder(settings),
+        "events": StorageEvents(queue=settings.events),
         "label_table": OutsideTable(source=settings.labels),
         "petastorm_caches": petastorm_caches(settings),
         "training_processes": TrainingProcesses(processes=settings.processes),

@@ -2,11 +2,12 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
 from pathlib import Path
+from urllib.parse import unquote
 
 import dagster as dg
 from pydantic import Field
@@ -60,8 +61,7 @@ class ImageFolder(dg.ConfigurableResource):
             return object_storage.to_path(self.root)
         return to_path(str(Path(self.root)).encode("utf-8", "surrogateescape"))
 
-    def list_names(self) -> Listing:
-        """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
+    def _rules(self) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
         # Without patterns of its own a name is taken in by its suffix, and a part of a file has none.
         passed_over = to_rule([*self.exclude, f"{PART}*"] if self.include else self.exclude)
         included = to_rule(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
@@ -69,6 +69,11 @@ class ImageFolder(dg.ConfigurableResource):
         def wanted(name: str) -> bool:
             return included(name) and not passed_over(name)
 
+        return wanted, passed_over
+
+    def list_names(self) -> Listing:
+        """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
+        wanted, passed_over = self._rules()
         if is_url(self.root):
             objects = object_storage.list_objects(self.root, wanted, passed_over)
             return Listing(dict.fromkeys(objects, True), objects.get)
@@ -78,6 +83,19 @@ class ImageFolder(dg.ConfigurableResource):
                 "for each label, or name another one by IMAGE_ASSETS_LANDING"
             )
         return Listing(list_names(Path(self.root), wanted, passed_over), look_at)
+
+    def look_for(self, paths: Iterable[str]) -> Listing:
+        """Those of the files that are there, each looked at; those that a listing would leave out are left out."""
+        wanted, passed_over = self._rules()
+        found: dict[str, ImageFile] = {}
+        for path in paths:
+            below = unquote(path.removeprefix(f"{self.path}/"), errors="surrogateescape")
+            folders = [below[:place] for place, letter in enumerate(below) if letter == "/"]
+            inside = path.startswith(f"{self.path}/") and (is_url(self.root) or ".." not in below.split("/"))
+            if inside and wanted(below) and not any(map(passed_over, folders)):
+                file = object_storage.look_at(path) if is_url(self.root) else look_at(path)
+                found |= {path: file} if file else {}
+        return Listing({path: file.regular for path, file in found.items()}, found.get)
 
     def list_files(self) -> list[ImageFile]:
         """Every image file in the folder, each looked at."""

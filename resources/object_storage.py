@@ -51,6 +51,16 @@ def list_objects(url: str, wanted: Callable[[str], bool], passed_over: Callable[
     return found
 
 
+def look_at(path: str) -> ImageFile | None:
+    """The object as it is now; None when there is none."""
+    system, name = fresh(unquote(path))
+    try:
+        known = system.info(name)
+    except FileNotFoundError:
+        return None
+    return ImageFile(path, to_time(known), int(known["size"]), regular=True) if known["type"] == "file" else None
+
+
 def to_time(known: dict) -> datetime:
     """When an object was last changed, by what its file system calls it; in whole microseconds."""
     value = next((known[name] for name in TIMES if name in known), 0)

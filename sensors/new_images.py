@@ -51,16 +51,32 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@dg.sensor(
-    job_name=JOB_NAME,
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Image files landed, changed or left, or the label table changed: take it in.",
-)
-def new_images(
+def new_images_every(seconds: int) -> dg.SensorDefinition:
+    """The sensor that lists the landing folder, so often at most."""
+
+    @dg.sensor(
+        name="new_images",
+        job_name=JOB_NAME,
+        minimum_interval_seconds=seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Image files landed, changed or left, or the label table changed: take it in.",
+    )
+    def look(
+        context: dg.SensorEvaluationContext,
+        image_folder: ImageFolder,
+        label_table: OutsideTable,
+        thin_tables: ThinTables,
+    ) -> dg.SensorResult | dg.SkipReason:
+        """Ingest when files land in the image folder, change or leave it, or labels change; again when that failed."""
+        return changes_found(context, image_folder, label_table, thin_tables)
+
+    return look
+
+
+def changes_found(
     context: dg.SensorEvaluationContext, image_folder: ImageFolder, label_table: OutsideTable, thin_tables: ThinTables
 ) -> dg.SensorResult | dg.SkipReason:
-    """Ingest when files land in the image folder, change or leave it, or labels change, and again when that failed."""
+    """What a look at the folder and at the label table comes to."""
     part, asked = to_part(context.cursor)
     try:
         with no_garbage_collection():

@@ -1,6 +1,6 @@
 """How the landing folder differs from the ledger."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
@@ -50,15 +50,19 @@ def without_writing(changes: FolderChanges, image_folder: ImageFolder) -> Folder
     return replace(changes, to_read=whole, writing=len(changes.to_read) - len(whole))
 
 
-def folder_changes(image_folder: ImageFolder, known: Mapping[str, Known], part: int | None) -> FolderChanges:
+def folder_changes(
+    image_folder: ImageFolder, known: Mapping[str, Known], part: int | None, only: Collection[str] = ()
+) -> FolderChanges:
     """The files that are new or other than the ledger says, those that are no regular files, those that are gone.
 
     Names are listed and compared with the ledger; what it does not know is looked at. Of what it knows, one part of
     `sweep_files` names is looked at for another size or time, and `sweep_bytes` of content are read for what neither
     tells. Counting the parts up goes round the whole folder. Without a part all sizes and times are looked at.
+    With `only` some paths nothing is listed, and nothing is said of other files.
     FileNotFoundError when there is no such folder.
     """
-    listing = image_folder.list_names()
+    listing = image_folder.look_for(only) if only else image_folder.list_names()
+    known = {path: known[path] for path in only if path in known} if only else known
     asked = list(to_look_at(listing, known, part, image_folder.sweep_files))
     seen = [file for path in asked if (file := listing.look_at(path))]  # one that went meanwhile is missing next time
     other = [file for file in seen if not is_settled(file, known.get(file.path))]

@@ -30,6 +30,11 @@ class IngestConfig(dg.Config):
         description="Which part of the known files is looked at again for replaced ones; all of them by default. "
         "The sensor names the part in which it found something.",
     )
+    paths: list[str] = Field(
+        default=[],
+        description="Look at these files only, named as in `image_files`, and list nothing; all files by default. "
+        "The sensor `storage_events` names those that events told of.",
+    )
     replay_reason: str = Field(
         default="", description="Judge quarantined files again whose reason matches this pattern; `*` for every reason."
     )
@@ -45,7 +50,7 @@ def ingest(
     delta_tables.create(REPLAYED_FILES)
     version = take_up(delta_tables.thin)
     known = read_known(delta_tables.thin)
-    changes = folder_changes(image_folder, known, config.part)
+    changes = folder_changes(image_folder, known, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
     whole = image_folder.settled(changes.to_read)
     record(delta_tables.thin, unread(changes, set(whole)), version)

@@ -38,6 +38,8 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
         exclude=(),
         labels="",
         settle_seconds=2,
+        listing_seconds=10,
+        events="",
         content_limit_megabytes=512,
         size_limit_megabytes=16384,
         cache_content="original",
@@ -71,6 +73,7 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         IMAGE_ASSETS_EXCLUDE="thumbnails",
         IMAGE_ASSETS_LABELS=str(tmp_path / "labels.csv"),
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
+        IMAGE_ASSETS_LISTING_SECONDS="3600",
         IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
         IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
         IMAGE_ASSETS_DAGSTER_URL="https://dagster.example",
@@ -104,6 +107,8 @@ def test_every_variable_is_heard(tmp_path: Path) -> None:
         exclude=("thumbnails",),
         labels=str(tmp_path / "labels.csv"),
         settle_seconds=0.5,
+        listing_seconds=3600,
+        events="",
         content_limit_megabytes=64,
         size_limit_megabytes=2000,
         cache_content="jpeg",
@@ -135,6 +140,7 @@ def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None
         ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "leave it out"),
         ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "leave it out"),
         ("IMAGE_ASSETS_LABELS", "https://ann:tOps3cret@labels.example/labels.csv", "leave it out"),
+        ("IMAGE_ASSETS_EVENTS", "https://ann:tOps3cret@sqs.example/1/photos", "leave it out"),
     ],
 )
 def test_an_address_with_a_password_is_refused_without_repeating_it(
@@ -165,6 +171,16 @@ def test_a_label_table_is_a_path_or_lies_on_s3(tmp_path: Path, monkeypatch: pyte
         ValueError, match="IMAGE_ASSETS_LABELS is 'https://labels.example/a.csv': expected a folder, or"
     ):
         settings_of(tmp_path, IMAGE_ASSETS_LABELS="https://labels.example/a.csv")
+
+
+def test_events_are_those_of_a_landing_folder_on_s3(tmp_path: Path) -> None:
+    queue, landing = "https://sqs.eu-central-1.amazonaws.com/1/photos", "s3://photos/landing"
+    assert settings_of(tmp_path, IMAGE_ASSETS_EVENTS=queue, IMAGE_ASSETS_LANDING=landing).events == queue
+    for wrong in ({"IMAGE_ASSETS_EVENTS": queue}, {"IMAGE_ASSETS_EVENTS": "photos", "IMAGE_ASSETS_LANDING": landing}):
+        with pytest.raises(
+            ValueError, match="expected the https address of an SQS queue, and a landing folder on s3://"
+        ):
+            settings_of(tmp_path, **wrong)
 
 
 @pytest.mark.parametrize(

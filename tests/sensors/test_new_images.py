@@ -14,7 +14,7 @@ from resources.image_folder import ImageFolder
 from resources.outside_table import OutsideTable
 from resources.thin_tables import ThinTables
 from sensors.attempts import ATTEMPTS
-from sensors.new_images import new_images
+from sensors.new_images import new_images_every
 from tests.images import png, put
 
 
@@ -30,6 +30,9 @@ def take_in(image_folder: ImageFolder, home: Path) -> None:
         "modification_time": pa.array([file.modification_time for file in files], pa.timestamp("us", "UTC")),
     }
     write_deltalake(str(home / "image_files"), pa.table(columns), mode="overwrite")
+
+
+new_images = new_images_every(10)
 
 
 @dg.op

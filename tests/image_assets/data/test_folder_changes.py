@@ -80,6 +80,21 @@ def test_every_change_of_size_time_or_kind_is_found(
     assert names(changes) == found
     assert bool(changes.digest()) == (found != ([], [], []))
     assert changes.looked_at >= changes.listed - 1
+    named = [f"{folder.path}/{name}.png" for name in ("07", "08", "99")]
+    assert names(folder_changes(folder, known, None, only=named)) == found
+    elsewhere = folder_changes(folder, known, None, only=[f"{folder.path}/09.png"])
+    assert (names(elsewhere), elsewhere.listed) == (([], [], []), 1)
+
+
+def test_only_what_a_listing_would_find_is_looked_for(folder: ImageFolder) -> None:
+    for name in ("notes.txt", "small/a.png", "100% b.png"):
+        put(Path(folder.root), name, png(1))
+    outside = put(Path(folder.root).parent, "outside.png", png(2))
+    some = folder.model_copy(update={"exclude": ["small"]})
+    wanted = [f"{folder.path}/{name}" for name in ("100%25 b.png", "notes.txt", "small/a.png", f"../{outside.name}")]
+    wanted += [f"file:{outside}", f"{folder.path}/none.png"]
+    assert list(some.look_for(wanted).names) == wanted[:1]
+    assert list(some.look_for(wanted).names) == [path for path in wanted if path in some.list_names().names]
 
 
 def test_new_files_are_found_whatever_their_times_and_whichever_part_is_looked_at(

@@ -1,0 +1,202 @@
+"""Objects that events tell of are ingested by themselves, once; a message is gone when a run took its files in."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import boto3
+import dagster as dg
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+
+from image_assets.data.folder_changes import folder_changes
+from image_assets.data.image_files import read_known
+from image_assets.data.raw_images import IngestConfig
+from image_assets.schemas import IMAGE_FILES
+from resources.image_folder import ImageFolder
+from resources.storage_events import StorageEvents
+from resources.thin_tables import ThinTables
+from sensors.attempts import ATTEMPTS
+from sensors.storage_events import storage_events
+from tests.images import png
+from tests.s3_server import BUCKET, s3_server
+
+look = storage_events(on=True)
+
+
+@dg.op
+def raw_images(
+    context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, thin_tables: ThinTables
+) -> None:
+    """Does to the ledger what the asset of this name does, but for failures on purpose."""
+    if context.run.tags.get("fails"):
+        raise ValueError("no Spark")
+    known = read_known(thin_tables)
+    changes = folder_changes(image_folder, known, config.part, config.paths)
+    assert changes.listed == len(config.paths) - len(changes.missing), "nothing else is looked at"
+    names = ("state", "reason", "image_id", "length", "modification_time")
+    rows = {row["path"]: row for row in thin_tables.read(IMAGE_FILES, ["path", *names]).to_pylist()}
+    for file in changes.to_read:
+        said = ("current", None, None, file.length, file.modification_time)
+        rows[file.path] = {"path": file.path, **dict(zip(names, said, strict=True))}
+    for path in changes.missing:
+        rows[path]["state"] = "missing"
+    schema = to_arrow_schema(StructType([IMAGE_FILES.columns[name] for name in ("path", *names)]))
+    table = pa.Table.from_pylist(list(rows.values()), schema)
+    write_deltalake(f"{thin_tables.root}/image_files", table, mode="overwrite")
+
+
+@dg.job
+def ingest_images() -> None:
+    raw_images()
+
+
+class Daemon:
+    """What Dagster's daemon does with the sensor, and a bucket that sends its events to a queue."""
+
+    def __init__(self, home: Path) -> None:
+        self.s3, self.sqs = boto3.client("s3"), boto3.client("sqs")
+        self.queue = self.sqs.create_queue(QueueName="events", Attributes={"VisibilityTimeout": "0"})["QueueUrl"]
+        arn = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        wanted = [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]
+        self.s3.put_bucket_notification_configuration(
+            Bucket=BUCKET, NotificationConfiguration={"QueueConfigurations": wanted}
+        )
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.resources = {
+            "events": StorageEvents(queue=self.queue),
+            "image_folder": ImageFolder(root=f"s3://{BUCKET}/photos", settle_seconds=0),
+            "thin_tables": ThinTables(root=str(home / "tables")),
+        }
+        self.cursor: str | None = None
+        self.run_keys: list[str] = []
+
+    def put(self, key: str, number: int) -> None:
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=png(number))
+
+    def tick(self) -> dg.SensorResult | dg.SkipReason:
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, sensor_name="storage_events", resources=self.resources
+        )
+        answer = look(context)
+        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
+        if isinstance(answer, dg.SensorResult):
+            self.cursor = answer.cursor
+        return answer
+
+    def run(self, config: Mapping | None, tags: dict[str, str]) -> None:
+        resources = {name: self.resources[name] for name in ("image_folder", "thin_tables")}
+        ingest_images.execute_in_process(
+            instance=self.instance, run_config=config, resources=resources, tags=tags, raise_on_error=False
+        )
+
+    def launched(self, *, fails: bool = False) -> list[str]:
+        """The files that a tick launched a run for, below the landing folder."""
+        answer = self.tick()
+        requests = (answer.run_requests or []) if isinstance(answer, dg.SensorResult) else []
+        fresh = [request for request in requests if request.run_key not in self.run_keys]
+        files = []
+        for request in fresh:
+            assert request.run_key
+            self.run_keys.append(request.run_key)
+            tags = {"dagster/run_key": request.run_key, "dagster/sensor_name": "storage_events"}
+            self.run(request.run_config, tags | ({"fails": "yes"} if fails else {}))
+            files += request.run_config["ops"]["raw_images"]["config"]["paths"]
+        return [path.removeprefix(f"s3://{BUCKET}/photos/") for path in files]
+
+    def waiting(self) -> int:
+        """How many messages the queue holds."""
+        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+        attributes = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=["All"])["Attributes"]
+        return sum(int(attributes[name]) for name in names)
+
+
+@pytest.fixture
+def daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    with s3_server() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield Daemon(home)
+
+
+def reason(answer: dg.SensorResult | dg.SkipReason) -> str:
+    skip = answer.skip_reason if isinstance(answer, dg.SensorResult) else answer
+    return (skip.skip_message if isinstance(skip, dg.SkipReason) else skip) or ""
+
+
+def test_objects_that_come_change_and_go_are_ingested_once(daemon: Daemon) -> None:
+    assert daemon.launched() == []
+    daemon.put("photos/roses/a b.png", 1)
+    daemon.put("photos/roses/100%25.png", 2)
+    daemon.put("photos/notes.txt", 3)
+    daemon.put("elsewhere/c.png", 4)
+    assert daemon.launched() == ["roses/100%2525.png", "roses/a b.png"]
+    assert daemon.launched() == []
+    assert daemon.waiting() == 0
+    daemon.put("photos/roses/a b.png", 5)
+    assert [daemon.launched(), daemon.launched()] == [["roses/a b.png"], []]
+    daemon.s3.delete_object(Bucket=BUCKET, Key="photos/roses/a b.png")
+    assert [daemon.launched(), daemon.launched()] == [["roses/a b.png"], []]
+    assert daemon.waiting() == 0
+
+
+def test_messages_stay_until_a_run_took_the_files_in(daemon: Daemon) -> None:
+    daemon.put("photos/a.png", 1)
+    assert daemon.launched(fails=True) == ["a.png"]
+    assert daemon.waiting() == 1
+    daemon.put("photos/b.png", 2)
+    assert [daemon.launched(fails=True) for _ in range(ATTEMPTS)] == [["a.png"]] * (ATTEMPTS - 1) + [[]]
+    assert f"1 messages: {ATTEMPTS} runs for this failed" in reason(daemon.tick())
+    daemon.run({"ops": {"raw_images": {"config": {"paths": [f"s3://{BUCKET}/photos/a.png"]}}}}, {})
+    assert [daemon.launched(), daemon.launched()] == [["b.png"], []]
+    assert daemon.waiting() == 0
+
+
+def test_a_tick_that_died_before_its_run_asks_for_it_again(daemon: Daemon) -> None:
+    daemon.put("photos/a.png", 1)
+    daemon.tick()
+    assert daemon.launched() == ["a.png"]
+    assert daemon.launched() == []
+    assert daemon.waiting() == 0
+
+
+def test_a_lost_cursor_costs_a_look(daemon: Daemon) -> None:
+    daemon.put("photos/a.png", 1)
+    assert daemon.launched() == ["a.png"]
+    daemon.cursor = None
+    assert daemon.launched() == []
+    assert daemon.waiting() == 0
+
+
+def test_nothing_is_taken_from_the_queue_while_a_run_goes_on(daemon: Daemon) -> None:
+    run = daemon.instance.create_run_for_job(ingest_images, status=dg.DagsterRunStatus.STARTED)
+    daemon.put("photos/a.png", 1)
+    assert f"messages stay in the queue: waiting for run {run.run_id}" in reason(daemon.tick())
+    daemon.instance.report_run_failed(run)
+    assert daemon.launched() == ["a.png"]
+
+
+def test_what_is_no_event_and_what_may_still_be_written_stays(daemon: Daemon) -> None:
+    daemon.sqs.send_message(QueueUrl=daemon.queue, MessageBody=json.dumps({"order": 7}))
+    daemon.put("photos/a.png", 1)
+    daemon.resources["image_folder"] = ImageFolder(root=f"s3://{BUCKET}/photos", settle_seconds=3600)
+    assert daemon.launched() == []
+    assert daemon.waiting() == 2
+    daemon.resources["image_folder"] = ImageFolder(root=f"s3://{BUCKET}/photos", settle_seconds=0)
+    assert daemon.launched() == ["a.png"]
+    daemon.tick()
+    assert daemon.waiting() == 1
+
+
+def test_without_a_queue_the_sensor_says_so() -> None:
+    resources = {
+        "events": StorageEvents(),
+        "image_folder": ImageFolder(root="/nowhere"),
+        "thin_tables": ThinTables(root="/nowhere"),
+    }
+    answer = look(dg.build_sensor_context(sensor_name="storage_events", resources=resources))
+    assert isinstance(answer, dg.SkipReason)
+    assert "set IMAGE_ASSETS_EVENTS" in str(answer.skip_message)
