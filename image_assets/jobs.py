@@ -4,6 +4,7 @@ import dagster as dg
 
 from image_assets.continuous import continuous_executor
 from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
+from image_assets.launchpad_examples import with_example
 from image_assets.models.package_model import package_model
 from image_assets.models.promote_model import promote_model
 from image_assets.models.reproduce_model import reproduce_model
@@ -31,7 +32,9 @@ FOLLOWING = ((dg.AssetSelection.groups("data") - FETCHED - CACHES) | PREDICTIONS
 ingest_images = dg.define_asset_job(
     "ingest_images",
     selection=FOLLOWING,
-    description="Take new and changed files through the tables, and predict them by the version that serves.",
+    description=with_example(
+        "ingest_images", "Take new and changed files through the tables, and predict them by the version that serves."
+    ),
     executor_def=continuous_executor(
         either(either(news_of_alerts, news_of_files), either(news_of_labels, news_of_corrections))
     ),
@@ -40,39 +43,51 @@ replay_quarantine = dg.define_asset_job(
     "replay_quarantine",
     selection=FOLLOWING,
     config={"ops": {"raw_images": {"config": {"replay_reason": "*"}}}},
-    description="Judge quarantined files again, by reason or path; replayed_files holds what came of it.",
+    description=with_example(
+        "replay_quarantine", "Judge quarantined files again, by reason or path; replayed_files holds what came of it."
+    ),
 )
 train_models = dg.define_asset_job(
     "train_models",
     selection=dg.AssetSelection.assets("image_splits") | CACHES | dg.AssetSelection.groups("models"),
-    description="Train both frameworks on the images as they are now, register and evaluate what changed.",
+    description=with_example(
+        "train_models", "Train both frameworks on the images as they are now, register and evaluate what changed."
+    ),
 )
 predict_images = dg.define_asset_job(
     "predict_images",
     selection=PREDICTIONS,
-    description="Let the version that serves predict the images that it has not predicted.",
+    description=with_example(
+        "predict_images", "Let the version that serves predict the images that it has not predicted."
+    ),
     executor_def=continuous_executor(either(news_of_alerts, news_to_predict)),
 )
 send_alerts = dg.define_asset_job(
     "send_alerts",
     selection=dg.AssetSelection.assets("prediction_alerts").without_checks()
     | dg.AssetSelection.checks(every_alert_sent),  # the others start Spark
-    description="Tell of predictions that meet a rule, and send what could not be sent before.",
+    description=with_example(
+        "send_alerts", "Tell of predictions that meet a rule, and send what could not be sent before."
+    ),
 )
 check_assets = dg.define_asset_job(
     "check_assets",
     selection=dg.AssetSelection.all_asset_checks(),
-    description="Evaluate every asset check; nothing is materialized.",
+    description=with_example("check_assets", "Evaluate every asset check; nothing is materialized."),
 )
 fetch_images = dg.define_asset_job(
     "fetch_images",
     selection=FETCHED,
-    description="Fetch the images that a table names by their addresses into the landing folder.",
+    description=with_example(
+        "fetch_images", "Fetch the images that a table names by their addresses into the landing folder."
+    ),
 )
 whole_path = dg.define_asset_job(
     "whole_path",
     selection=dg.AssetSelection.all() - FETCHED.without_checks(),
-    description="Everything, from the landing folder to predictions: what `make demo` runs.",
+    description=with_example(
+        "whole_path", "Everything, from the landing folder to predictions: what `make demo` runs."
+    ),
 )
 JOBS = (
     whole_path,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import dagster as dg
 from pydantic import Field
 
+from image_assets.launchpad_examples import with_example
 from image_assets.schemas import TABLES
 from image_assets.table_jobs import for_every_op, pool, records
 from resources.compaction import MEBIBYTE, FileSizes
@@ -128,7 +129,13 @@ def every_op(config: OptimizeConfig) -> dg.RunConfig:
 OPS = [optimize_op(table) for table in TABLES]
 
 
-@dg.job(config=every_op)
+@dg.job(
+    config=every_op,
+    description=with_example(
+        "optimize_tables",
+        "Join small files of every table into larger ones, where it pays, and say what compressing would save.",
+    ),
+)
 def optimize_tables() -> None:
-    """Join small files of every table into larger ones, where it pays, and say what compressing would save."""
+    """Every table, then the report."""
     report_optimized([op() for op in OPS])

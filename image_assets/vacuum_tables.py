@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 import dagster as dg
 from pydantic import Field
 
+from image_assets.launchpad_examples import with_example
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -160,9 +161,15 @@ def every_op(config: VacuumConfig) -> dg.RunConfig:
 OPS = [vacuum_op(table) for table in TABLES]
 
 
-@dg.job(config=every_op)
+@dg.job(
+    config=every_op,
+    description=with_example(
+        "vacuum_tables",
+        "Say which files of the tables nobody needs any longer, or remove them; what models were trained on stays.",
+    ),
+)
 def vacuum_tables() -> None:
-    """Say which files of the tables nobody needs any longer, or remove them; what models were trained on stays."""
+    """Every table, then the report."""
     report_vacuumed([op() for op in OPS])
 
 

@@ -87,6 +87,14 @@ class MlflowTracking(dg.ConfigurableResource):
                 Path(written, name).write_bytes(content)
             client.log_artifacts(mlflow_run_id, written, folder)
 
+    def read(self, mlflow_run_id: str, name: str) -> bytes:
+        """A file that was logged to a run."""
+        from mlflow import MlflowClient
+
+        with TemporaryDirectory() as folder:
+            client = MlflowClient(self.tracking_uri)
+            return Path(client.download_artifacts(mlflow_run_id, name, folder)).read_bytes()
+
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """End what this Dagster run opened in MLflow, in the way in which it ended itself."""
         if self._dagster_run_id is None or context.instance is None:

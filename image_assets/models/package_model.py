@@ -5,6 +5,7 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
+from image_assets.launchpad_examples import with_example
 from image_assets.models.model_package import EDGE_FILE, write_package
 from resources.model_packages import ModelPackages
 from resources.model_registry import ModelRegistry
@@ -38,7 +39,12 @@ def package(
     )
 
 
-@dg.job
+@dg.job(
+    description=with_example(
+        "package_model",
+        "Write a model version as a folder that answers by HTTP and on devices, without the platform.",
+    )
+)
 def package_model() -> None:
-    """Write a model version as a folder that answers by HTTP and on devices, without the platform."""
+    """Package one version."""
     package()

@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field
 from pyspark.sql import functions as F
 
+from image_assets.launchpad_examples import with_example
 from image_assets.models.evaluation import compare, judged
 from image_assets.models.model_evaluations import SPLIT, answers_of
 from image_assets.models.promotion_gate import (
@@ -154,7 +155,7 @@ def promote(
     )
 
 
-@dg.job
+@dg.job(description=with_example("promote_model", "Move a model version to a stage, when it is fit for it."))
 def promote_model() -> None:
-    """Move a model version to a stage, when it is fit for it."""
+    """Move one version."""
     promote()

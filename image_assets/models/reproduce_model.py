@@ -5,13 +5,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
 from pydantic import Field, ValidationError
 
+from image_assets.launchpad_examples import with_example
 from image_assets.models import lineage, tensorflow_training, torch_training
 from image_assets.models.checkpoints import State
 from image_assets.models.differences import Outcome, to_differences, to_markdown
@@ -141,24 +140,16 @@ def reproduce(
 
 def to_outcome(version: ModelVersion, workshop: Workshop, on: InferenceDevice) -> Outcome:
     """What a version came to, as its MLflow run and its answers on the test split tell."""
-    with TemporaryDirectory() as folder:
-        weights = kept_weights(version.mlflow_run_id, workshop.tracking, Path(folder))
-        history = json.loads(kept_file(version.mlflow_run_id, lineage.HISTORY_FILE, workshop.tracking, Path(folder)))
+    weights = kept_weights(version.mlflow_run_id, workshop.tracking)
+    history = json.loads(workshop.tracking.read(version.mlflow_run_id, lineage.HISTORY_FILE))
     return Outcome(weights, history["epochs"], answers_of(version, workshop.delta_tables, workshop.registry, on))
 
 
-def kept_weights(mlflow_run_id: str, tracking: MlflowTracking, folder: Path) -> State:
+def kept_weights(mlflow_run_id: str, tracking: MlflowTracking) -> State:
     """The weights that a training changed, as it logged them."""
     from safetensors.numpy import load
 
-    return load(kept_file(mlflow_run_id, WEIGHTS_FILE, tracking, folder))
-
-
-def kept_file(mlflow_run_id: str, name: str, tracking: MlflowTracking, folder: Path) -> bytes:
-    """A file that a training logged."""
-    from mlflow import MlflowClient
-
-    return Path(MlflowClient(tracking.tracking_uri).download_artifacts(mlflow_run_id, name, str(folder))).read_bytes()
+    return load(tracking.read(mlflow_run_id, WEIGHTS_FILE))
 
 
 @dg.op(name="reproduce", pool="training")
@@ -179,7 +170,10 @@ def reproduce_op(
     context.add_output_metadata(reproduce(version, workshop, inference_device, context.run_id))
 
 
-@dg.job(name="reproduce_model", description="Train a model version again from the tables as they were; compare.")
+@dg.job(
+    name="reproduce_model",
+    description=with_example("reproduce_model", "Train a model version again from the tables as they were; compare."),
+)
 def reproduce_model() -> None:
     """Train one version again."""
     reproduce_op()
