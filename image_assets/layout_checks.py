@@ -87,7 +87,8 @@ def layout(table: Table) -> dg.AssetChecksDefinition:
         asset=table.name,
         name="layout",
         description=f"Columns are {table.codec}, row groups bounded, few files small; told by the log and the footers "
-        f"of the newest {SAMPLED_FILES} files.",
+        f"of the newest {SAMPLED_FILES} files. If it fails: launch `optimize_tables`, which joins small files; let "
+        "nothing write to the table but its asset.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         log = table_files(delta_tables.uri(table))

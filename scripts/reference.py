@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from image_assets.jobs import JOBS
+from image_assets.launchpad_examples import EXAMPLES
 from image_assets.schemas import TABLES
 from resources import environments
 from resources.tables import Table
@@ -15,6 +16,7 @@ from scripts.endings import end_with_what_to_do
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
+IF_IT_FAILS = " If it fails: "
 CODE = ("image_assets", "resources", "sensors", "gallery", "scripts", "benchmarks")
 
 
@@ -46,20 +48,28 @@ def configs(of: type[dg.Config] = dg.Config) -> Iterator[type[dg.Config]]:
         yield from configs(config)
 
 
+def what(job: str) -> str:
+    """What a job does, in a sentence."""
+    from definitions import defs
+
+    return (defs.resolve_job_def(job).description or "").partition("\n\n")[0]
+
+
 def jobs_page() -> Iterator[str]:
     """Every job, every sensor, and what can be said to them."""
     from definitions import defs
 
     yield "# Jobs and sensors\n"
-    yield from rows(
-        ("job", "what it does"), ((f"`{job.name}`", defs.resolve_job_def(job.name).description) for job in JOBS)
-    )
+    yield from rows(("job", "what it does"), ((f"`{job.name}`", what(job.name)) for job in JOBS))
     sensors = defs.sensors or []
     yield "## Sensors\n"
     yield from rows(
         ("sensor", "what it does", "looks every"),
         ((f"`{sensor.name}`", sensor.description, f"{sensor.minimum_interval_seconds} s") for sensor in sensors),
     )
+    yield "## Examples\n\nTo start from: each job's page in Dagster opens its own in the Launchpad.\n"
+    for job in JOBS:
+        yield f"### {job.name}\n\n```yaml\n{EXAMPLES[job.name]}```\n"
     yield "## What they take\n\nEach setting in the Launchpad, and under `ops` of a run's config.\n"
     for config in sorted(configs(), key=lambda config: config.__name__):
         name = " ".join(re.findall("[A-Z][a-z]+", config.__name__.removesuffix("Config")))
@@ -93,8 +103,14 @@ def assets_page() -> Iterator[str]:
             name = node.key.to_user_string()
             parents = ", ".join(f"`{parent.to_user_string()}`" for parent in sorted(node.parent_keys))
             yield f"### {name}\n\n{node.description}\n\nMade from: {parents or 'the landing folder or the registry'}.\n"
-            found = [(f"`{spec.name}`", spec.description) for spec in checks if spec.asset_key == node.key]
-            yield from rows(("check", "what holds"), iter(found)) if found else ()
+            found = [(f"`{spec.name}`", *halves(spec)) for spec in checks if spec.asset_key == node.key]
+            yield from rows(("check", "what holds", "what to do when it fails"), iter(found)) if found else ()
+
+
+def halves(check: dg.AssetCheckSpec) -> tuple[str, str]:
+    """What holds, and what to do when it does not, as the check's description says."""
+    holds, _, remedy = (check.description or "").partition(IF_IT_FAILS)
+    return holds, remedy[:1].upper() + remedy[1:]
 
 
 def tables_page() -> Iterator[str]:

@@ -12,6 +12,7 @@ import pytest
 from definitions import defs
 from gallery.filters import Filters
 from image_assets.schemas import TABLES
+from scripts.reference import halves
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "torch", "horovod", "petastorm")
@@ -86,6 +87,15 @@ def test_every_asset_says_what_it_is() -> None:
         assert node.kinds, key
         if key.to_user_string() in tables:
             assert {"dagster/uri", "dagster/column_schema"} <= set(node.metadata), key
+
+
+def test_every_check_says_what_holds_and_what_to_do_when_it_does_not() -> None:
+    specs = [spec for check in defs.asset_checks or [] for spec in getattr(check, "check_specs", ())]
+    assert {spec.name for spec in specs} == CHECKS
+    for spec in specs:
+        holds, remedy = halves(spec)
+        assert holds.endswith("."), spec.key
+        assert remedy.endswith("."), spec.key
 
 
 def test_assets_link_to_their_page_in_the_gallery() -> None:

@@ -41,7 +41,8 @@ def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=f"{split}_cache",
         name="row_groups_balanced",
-        description="Every row is there, in row groups near 1 MB, four for each rank, and shards of equal size.",
+        description="Every row is there, in row groups near 1 MB, four for each rank, and shards of equal size. "
+        f"If it fails: delete the folder that its message names, and materialize {split}_cache.",
     )
     def check(
         delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses

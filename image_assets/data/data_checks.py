@@ -35,6 +35,12 @@ from resources.delta_tables import DeltaTables
 
 SHOWN = 20
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
+MEND_LOSSES = "materialize the group data; where that brings nothing, `make audit` names the files"
+MEND_QUARANTINE = (
+    "`image_files` shows which files and why; copy whole files in their place, delete what is no image or leave it "
+    "out by IMAGE_ASSETS_EXCLUDE, and after a limit was raised launch `replay_quarantine`"
+)
+MEND_CONFLICTS = "delete the files named here from the folders of the labels that are wrong"
 
 
 def to_schema(columns: Sequence[str]) -> dg.TableSchema:
@@ -56,7 +62,10 @@ key_checks = [
 ]
 
 
-@dg.asset_check(asset="grayscale_images", description="Every current file is a row of each image table.")
+@dg.asset_check(
+    asset="grayscale_images",
+    description=f"Every current file is a row of each image table. If it fails: {MEND_LOSSES}.",
+)
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The ledger against the tables."""
     thin = delta_tables.thin
@@ -66,22 +75,39 @@ def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     listed = thin.read_keys(IMAGE_FILES)
     unlisted = sum((path,) not in listed for path, _ in rows[RAW_IMAGES.name])
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
-    return dg.AssetCheckResult(passed=not any(metadata.values()), metadata=metadata)
+    said = ", ".join(f"{name} {count:,}" for name, count in metadata.items() if count)
+    return dg.AssetCheckResult(
+        passed=not said, metadata=metadata, description=f"{said}: {MEND_LOSSES}" if said else None
+    )
 
 
-@dg.asset_check(asset="image_files", description="Few files are quarantined; many look like a broken upload.")
+@dg.asset_check(
+    asset="image_files",
+    description=f"Few files are quarantined, {QUARANTINED_SHARE:.0%} at most; more look like a broken upload. "
+    f"If it fails: {MEND_QUARANTINE}.",
+)
 def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The share of quarantined files, by reason."""
     thin = delta_tables.thin
     counts = Counter(thin.read(IMAGE_FILES, ["reason"], pc.field("state") == QUARANTINED)["reason"].to_pylist())
     reasons = {f"quarantined_{reason}": count for reason, count in counts.most_common()}
-    share = counts.total() / max(1, thin.snapshot(IMAGE_FILES).rows)
+    files = thin.snapshot(IMAGE_FILES).rows
+    share = counts.total() / max(1, files)
+    passed = share <= QUARANTINED_SHARE
+    found = f"{counts.total():,} of {files:,} files are quarantined, expected {QUARANTINED_SHARE:.0%} at most"
     return dg.AssetCheckResult(
-        passed=share <= QUARANTINED_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata={"share": share, **reasons}
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"share": round(share, 4), **reasons},
+        description=None if passed else f"{found}: {MEND_QUARANTINE}",
     )
 
 
-@dg.asset_check(asset="fetched_images", description="Every image that was named was fetched.")
+@dg.asset_check(
+    asset="fetched_images",
+    description="Every image that was named was fetched. If it fails: mend the addresses named here, or launch "
+    "`fetch_images` again, which tries only what failed.",
+)
 def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The images that could not be fetched, by reason; the next run tries them again."""
     columns = ["url", "reason", "message"]
@@ -94,7 +120,9 @@ def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset="given_labels", description="Every row of the label table names a file that is there, and one usable label."
+    asset="given_labels",
+    description="Every row of the label table names a file that is there, and one usable label. If it fails: mend the "
+    "rows named here; their images have no label meanwhile.",
 )
 def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The rows that contradict each other, those with no usable label, and the files that no listing found."""
@@ -119,13 +147,14 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset="featured_images", description="No image is there under two labels.")
+@dg.asset_check(
+    asset="featured_images", description=f"No image is there under two labels. If it fails: {MEND_CONFLICTS}."
+)
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Current files with the same image under different labels; near duplicates and mirrored ones are listed only."""
     images = current_images(delta_tables.thin)
     same = groups_of_several(images, "image_id", "label")
     near = groups_of_several(images, "duplicate_group", "image_id", "label")
-    advice = "delete the files named here from the folders of the labels that are wrong"
     return dg.AssetCheckResult(
         passed=not same,
         severity=dg.AssetCheckSeverity.WARN,
@@ -135,12 +164,14 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
             "near_duplicate_groups": len(near),
             "near_duplicates": to_table(near),
         },
-        description=advice if same else None,
+        description=MEND_CONFLICTS if same else None,
     )
 
 
 @dg.asset_check(
-    asset="image_splits", blocking=True, description="Every label has images in training, validation and test."
+    asset="image_splits",
+    blocking=True,
+    description=f"Every label has images in training, validation and test. If it fails: {MEND_LABELS}.",
 )
 def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The labels that a split lacks: trained or judged without images, their figures would say nothing."""
@@ -156,7 +187,8 @@ def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="image_splits",
     blocking=True,
-    description="No image is in two splits, also not as a near duplicate or mirrored; told anew by how they look.",
+    description="No image is in two splits, also not as a near duplicate or mirrored; told anew by how they look. "
+    f"If it fails: {MEND_LEAKS}.",
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups that leak from one split into another."""

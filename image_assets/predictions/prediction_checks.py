@@ -8,6 +8,7 @@ import pandas as pd
 from pyspark.sql import functions as F
 
 from image_assets.current_files import current_files
+from image_assets.key_checks import MEND_KEYS
 from image_assets.key_checks import keys_unique as keys_unique_in
 from image_assets.predictions.alert_states import UNCLEAR, UNSENT, read_alerts
 from image_assets.predictions.drift_figures import LEAST_DAYS, LEAST_IMAGES, jumps
@@ -18,24 +19,45 @@ from resources.delta_tables import DeltaTables
 from resources.model_registry import ModelRegistry
 from resources.thin_tables import ThinTables
 
+MEND_PROBABILITIES = "a version gives no probabilities; promote another one, archive this one and train it again"
+MEND_PREDICTIONS = "materialize image_predictions and current_predictions; where no version serves, promote one"
 
-@dg.asset_check(asset="image_predictions", description="One row for each image and model version.")
+
+@dg.asset_check(
+    asset="image_predictions", description=f"One row for each image and model version. If it fails: {MEND_KEYS}."
+)
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Rows with the same keys."""
     repeated = delta_tables.read(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys).count().where("count > 1").count()
-    return dg.AssetCheckResult(passed=repeated == 0, metadata={"repeated_keys": repeated})
+    return dg.AssetCheckResult(
+        passed=repeated == 0,
+        metadata={"repeated_keys": repeated},
+        description=f"{repeated:,} keys have several rows: {MEND_KEYS}" if repeated else None,
+    )
 
 
-@dg.asset_check(asset="image_predictions", description="The probabilities of each prediction sum to one.")
+@dg.asset_check(
+    asset="image_predictions",
+    description=f"The probabilities of each prediction sum to one. If it fails: {MEND_PROBABILITIES}.",
+)
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Predictions whose probabilities are no distribution."""
     total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
     answered = delta_tables.read(IMAGE_PREDICTIONS).where("label IS NOT NULL")
     wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
-    return dg.AssetCheckResult(passed=wrong == 0, metadata={"predictions_off": wrong})
+    return dg.AssetCheckResult(
+        passed=wrong == 0,
+        metadata={"predictions_off": wrong},
+        description=f"{wrong:,} predictions whose probabilities do not sum to one: {MEND_PROBABILITIES}"
+        if wrong
+        else None,
+    )
 
 
-@dg.asset_check(asset="current_predictions", description="Every current file has a prediction of the serving version.")
+@dg.asset_check(
+    asset="current_predictions",
+    description=f"Every current file has a prediction of the serving version. If it fails: {MEND_PREDICTIONS}.",
+)
 def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
     """Current files that the serving version has not been asked about."""
     serving = model_registry.serving()
@@ -46,7 +68,7 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
     return dg.AssetCheckResult(
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(version or "none")},
-        description=None if missing == 0 else "materialize image_predictions and current_predictions",
+        description=None if missing == 0 else f"{missing:,} files have none: {MEND_PREDICTIONS}",
     )
 
 
@@ -69,7 +91,11 @@ def what_to_do(alerts: pd.DataFrame) -> Iterator[str]:
         yield f"alerts wait for {receiver} ({len(together)}){why}. They are sent by a later run{when}"
 
 
-@dg.asset_check(asset="prediction_alerts", description="Every alert was sent, and accepted by its receiver.")
+@dg.asset_check(
+    asset="prediction_alerts",
+    description="Every alert was sent, and accepted by its receiver. If it fails: its message names the receivers and "
+    "why; what waits is sent by a later run, of what is unclear you say in `send_alerts` whether it arrived.",
+)
 def every_alert_sent(thin_tables: ThinTables) -> dg.AssetCheckResult:
     """Alerts that wait or are unclear."""
     alerts = read_alerts(thin_tables)
@@ -82,7 +108,11 @@ def every_alert_sent(thin_tables: ThinTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset="prediction_drift", description="The newest day's figures are like those of the days before.")
+@dg.asset_check(
+    asset="prediction_drift",
+    description="The newest day's figures are like those of the days before. If it fails: look at that day's images "
+    "in the gallery; mend what brings them, or label some of them and launch `train_models`.",
+)
 def drift_is_small(thin_tables: ThinTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
     """What jumped on the newest day of the serving version."""
     serving = model_registry.serving()
