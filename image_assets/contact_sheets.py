@@ -10,6 +10,7 @@ from image_assets.path_only_images import small_content
 from image_assets.pictures import contact_sheet, to_markdown
 from image_assets.pixels import UnreadableImage, to_thumbnail
 from resources.delta_tables import DeltaTables
+from resources.spread_rows import spread_rows
 from resources.tables import Change, Table
 
 SHOWN = 40  # images on a sheet
@@ -21,7 +22,7 @@ MEMORY_BYTES = 1024**3
 def sheet_of_new(delta_tables: DeltaTables, table: Table, change: Change) -> dict[str, dg.MetadataValue]:
     """Metadata with a contact sheet of the rows that the change brought; nothing for an empty table."""
     columns = [name for name in ("path", "label", "content") if name in table.columns.fieldNames()]
-    rows = delta_tables.thin.newest(table, change.before, columns, SHOWN)
+    rows = spread_rows(delta_tables.thin.newest_files(table, change.before), columns, SHOWN)
     if not rows:
         return {}
     looks = thumbnails((row["path"], row["content"]) for row in rows)

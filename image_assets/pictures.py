@@ -249,7 +249,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 def _nothing() -> Image.Image:
     sheet = Image.new("RGB", (240, 60), "white")
-    ImageDraw.Draw(sheet).text((120, 30), "no images", "#777777", _font(), anchor="mm")
+    ImageDraw.Draw(sheet).text((120, 30), "nothing to show", "#777777", _font(), anchor="mm")
     return sheet
 
 

@@ -19,6 +19,7 @@ from resources.parquet_files import WrittenFile
 from resources.parquet_layout import file_layout, parquet_settings, session_settings
 from resources.spark_session import cached
 from resources.stream_position import StreamPosition, forget_stream, stream_position
+from resources.table_metadata import table_metadata
 from resources.tables import Change, Snapshot, Table
 from resources.thin_tables import FILES, RECENT_COMMITS, ThinTables
 
@@ -290,10 +291,8 @@ class DeltaTables(dg.ConfigurableResource):
         return dg.MaterializeResult(
             asset_key=table.name,
             metadata={
-                "dagster/row_count": change.after.rows,
                 "rows_added": change.rows_added,
-                "delta_version": change.after.version,
-                "dagster/column_lineage": table.column_lineage,
+                **table_metadata(table, self.uri(table), change.after),
                 **metadata,
             },
         )

@@ -39,6 +39,11 @@ class Cache:
     content: Content
     color: Color
 
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(Path(file.removeprefix("file://")).stat().st_size for file in self.files)
+
     def converter(self) -> "SparkDatasetConverter":
         """The cache in Petastorm's hands: makes TensorFlow datasets and torch loaders, also in other processes."""
         from petastorm.spark import SparkDatasetConverter

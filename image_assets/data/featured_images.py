@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dagster as dg
 
 from image_assets.contact_sheets import sheet_of_new
+from image_assets.data.arrivals import arrivals_look
 from image_assets.data.decoding import decoded
 from image_assets.data.image_files import Decision, read_known, record
 from image_assets.data.label_numbers import known_labels, label_numbers
@@ -93,5 +94,9 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
     """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
     relabelled = relabel(delta_tables, FEATURED_IMAGES)
-    looks = {**sheet_of_new(delta_tables, FEATURED_IMAGES, change), **quarantine_look(delta_tables.thin)}
+    looks = {
+        **sheet_of_new(delta_tables, FEATURED_IMAGES, change),
+        **arrivals_look(delta_tables.thin, image_folder.path),
+        **quarantine_look(delta_tables.thin),
+    }
     return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, **looks)

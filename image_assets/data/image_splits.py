@@ -13,6 +13,7 @@ from image_assets.current_files import KEYS, current_keys
 from image_assets.data.label_numbers import known_labels, label_numbers
 from image_assets.data.relabelling import relabel
 from image_assets.data.said_labels import said_labels
+from image_assets.data.split_figures import splits_look
 from image_assets.near_duplicates import HASHED, to_new_groups
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta_tables import DeltaTables
@@ -173,6 +174,4 @@ def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.Materiali
     take_in_labelled(delta_tables, config)
     relabelled = relabel(delta_tables, IMAGE_SPLITS)
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
-    splits = Counter(delta_tables.thin.read(IMAGE_SPLITS, ["split"])["split"].to_pylist())
-    images = {f"images_{split or 'set_aside'}": count for split, count in splits.most_common()}
-    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **images)
+    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **splits_look(delta_tables.thin))

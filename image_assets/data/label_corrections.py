@@ -10,6 +10,7 @@ import dagster as dg
 from image_assets.schemas import LABEL_CORRECTIONS
 from resources.parquet_files import write_files
 from resources.parquet_layout import file_layout
+from resources.table_metadata import table_metadata
 from resources.thin_tables import ThinTables
 
 SHOWN = 20
@@ -89,8 +90,7 @@ def label_corrections(thin_tables: ThinTables) -> dg.MaterializeResult:
     newest_first: dict[str, Any] = {"newest": dg.MetadataValue.table(shown)} if shown else {}
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": snapshot.rows,
-            "delta_version": snapshot.version,
+            **table_metadata(LABEL_CORRECTIONS, thin_tables.uri(LABEL_CORRECTIONS), snapshot),
             "corrected_images": sum(not row["withdrawn"] for row in newest),
             **newest_first,
         }

@@ -8,11 +8,21 @@ from pathlib import Path
 import dagster as dg
 
 from image_assets.models.evaluation import Comparison, Evaluation, by_label
+from image_assets.models.kept_pictures import kept_pictures
 from image_assets.models.slices import Slice
 from image_assets.pictures import to_markdown
+from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import ModelVersion
 
 LISTED = 30
+
+FOLDER = "evaluation"  # of a version's MLflow run
+PICTURES: tuple[str, ...] = (
+    "confusion_matrix.png",
+    "precision_and_recall.png",
+    "reliability_diagram.png",
+    "mistakes.jpg",
+)
 
 Metadata = dict[str, dg.MetadataValue]
 
@@ -59,6 +69,12 @@ class Report:
             f"version {self.version.version} ({framework}), accuracy {evaluation.accuracy:.3f} "
             f"({evaluation.accuracy_low:.3f} to {evaluation.accuracy_high:.3f})"
         )
+
+
+def earlier_look(version: ModelVersion, tracking: MlflowTracking) -> Metadata:
+    """The pictures of a version that an earlier run evaluated."""
+    files = {f"{Path(name).stem}_v{version.version}": f"{FOLDER}/{name}" for name in PICTURES}
+    return kept_pictures(tracking, version.mlflow_run_id, files, f"version {version.version}, evaluated before")
 
 
 def labels_table(evaluation: Evaluation) -> dg.TableMetadataValue:

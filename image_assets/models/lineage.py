@@ -17,6 +17,7 @@ from resources.delta_tables import DeltaTables
 if TYPE_CHECKING:
     from image_assets.models.training import Task
 
+CURVES_FILE = "learning_curves.png"
 HISTORY_FILE = "history.json"  # every epoch's figures: an artifact of the MLflow run
 INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
 LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod", "tensorflow", "keras", "torch", "torchvision")
@@ -70,7 +71,7 @@ def log_outcome(trained: Trained, curves: bytes) -> None:
     mlflow.log_metrics({f"training_{name}": float(getattr(trained, name)) for name in figures})
     mlflow.log_dict({"epochs": list(trained.history)}, HISTORY_FILE)
     mlflow.set_tags({"backbone": trained.backbone, "precision": trained.precision})
-    mlflow.log_image(Image.open(BytesIO(curves)), "learning_curves.png")
+    mlflow.log_image(Image.open(BytesIO(curves)), CURVES_FILE)
 
 
 def to_tags(task: "Task", trained: Trained, origin: Origin, settings: dict[str, Any]) -> dict[str, str]:

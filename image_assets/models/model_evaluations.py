@@ -14,7 +14,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.models.evaluation import KEYS, Comparison, compare, evaluate, judged
 from image_assets.models.evaluation_pictures import precision_and_recall, reliability_diagram
-from image_assets.models.evaluation_report import Metadata, Report
+from image_assets.models.evaluation_report import FOLDER, PICTURES, Metadata, Report, earlier_look
 from image_assets.models.slices import with_traits, worst_slices
 from image_assets.models.stage_history import Told
 from image_assets.pictures import confusion_matrix, contact_sheet
@@ -82,12 +82,13 @@ def report_on(
     """The figures and pictures that follow from a version's judged answers."""
     evaluation = evaluate(answers, json.loads(version.tags["labels"]))
     features = delta_tables.thin.read(FEATURED_IMAGES, [*KEYS, "width", "height", "format"]).to_pandas()
-    pictures = {
-        "confusion_matrix.png": confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
-        "precision_and_recall.png": precision_and_recall(evaluation),
-        "reliability_diagram.png": reliability_diagram(answers),
-        "mistakes.jpg": mistakes(answers, delta_tables),
-    }
+    looks = (
+        confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
+        precision_and_recall(evaluation),
+        reliability_diagram(answers),
+        mistakes(answers, delta_tables),
+    )
+    pictures = dict(zip(PICTURES, looks, strict=True))
     return Report(version, evaluation, worst_slices(with_traits(answers, features)), comparison, pictures)
 
 
@@ -116,7 +117,7 @@ def log(report: Report, tracking: MlflowTracking) -> Metadata:
     from mlflow.exceptions import MlflowException
 
     try:
-        tracking.log_to(report.version.mlflow_run_id, "evaluation", report.metrics, report.pictures)
+        tracking.log_to(report.version.mlflow_run_id, FOLDER, report.metrics, report.pictures)
     except (MlflowException, OSError) as error:
         return {
             f"not_logged_v{report.version.version}": dg.MetadataValue.text(f"MLflow did not take all of it: {error}")
@@ -184,6 +185,8 @@ def model_evaluations(
             serving = model_registry.promote(promoted, SERVING_STAGE, told.to_tags())
         except PermissionRefused as refused:  # whoever trains need not be allowed to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
+    if serving:
+        metadata = earlier_look(serving, mlflow_tracking) | metadata
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
         delta_tables.change_since(before, MODEL_EVALUATIONS),

@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from image_assets.models import lineage
+from image_assets.models.kept_pictures import kept_pictures
 from image_assets.models.logged_classifier import log_classifier
 from image_assets.models.trained import Trained
 from image_assets.models.training_plan import (
@@ -35,6 +36,7 @@ from resources.petastorm_cache import Cache, PetastormCaches
 from resources.process_runner import TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it when the same settings would give another model
+CURVES = "loss and accuracy by epoch"
 FINGERPRINT = "training_fingerprint"
 OTHER_FRAMEWORK = {"torch_distributor": "tensorflow", "tensorflow_distributor": "torch"}
 
@@ -169,7 +171,8 @@ def trained_version(
     known = workshop.registry.with_tag(FINGERPRINT, task.fingerprint)
     if known:
         why = "nothing changed since this version was trained"
-        return materialized(known, workshop.tracking, {"trained": False, "why": why})
+        look = kept_pictures(workshop.tracking, known.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}, CURVES)
+        return materialized(known, workshop.tracking, {"trained": False, "why": why, **look})
     asset = f"{framework}_model"
     checkpoints = workshop.caches.checkpoints(task.fingerprint)
     with workshop.tracking.run_for(asset) as mlflow_run_id:
@@ -246,7 +249,7 @@ def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | 
         "embedded_images_per_second": round(trained.images_per_second * trained.size, 1),
         "seconds": round(trained.seconds, 1),
         "seconds_to_first_step": round(trained.seconds_to_first_step, 1),
-        "learning_curves": dg.MetadataValue.md(to_markdown(logged.curves, "loss and accuracy by epoch")),
+        "learning_curves": dg.MetadataValue.md(to_markdown(logged.curves, CURVES)),
     }
 
 

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_assets.path_only_images import with_small_content
+from image_assets.predictions.answer_figures import answers_look
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from image_assets.scoring import UNREADABLE, with_answers, with_careful_answers
 from resources.delta_tables import DeltaTables
@@ -135,5 +136,6 @@ def image_predictions(
         device=devices[serving.version].name if serving else "none",
         device_reason=devices[serving.version].reason if serving else "no version serves",
         **faults(delta_tables.thin, [version.version for version in asked]),
+        **(answers_look(delta_tables.thin, serving.version) if serving else {}),
         **metadata,
     )

@@ -21,6 +21,7 @@ from image_assets.schemas import PREDICTION_ALERTS
 from resources.alert_sender import AlertSender
 from resources.model_registry import ModelRegistry
 from resources.rules_file import RulesFile
+from resources.table_metadata import table_metadata
 from resources.thin_tables import ThinTables
 
 SHOWN = 10
@@ -90,9 +91,8 @@ def prediction_alerts(
     hint = {} if rules.rules else {"remedy": f"write rules into {rules_file.path}; docs/alerts.md says how"}
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": after.rows,
             "rows_added": after.rows - before.rows,
-            "delta_version": after.version,
+            **table_metadata(PREDICTION_ALERTS, thin_tables.uri(PREDICTION_ALERTS), after),
             "rules": len(rules.rules),
             **counts,
             "newest": newest(thin_tables),

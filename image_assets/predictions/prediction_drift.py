@@ -16,6 +16,7 @@ from image_assets.predictions.drift_pictures import confidence, label_shares
 from image_assets.predictions.embedding_distances import days_to_embed, embedding_distances
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.model_registry import ModelRegistry, ModelVersion
+from resources.table_metadata import table_metadata
 from resources.thin_tables import ThinTables
 
 ANSWER = ["label", "probability", "probabilities"]
@@ -104,9 +105,8 @@ def prediction_drift(
     after = thin_tables.snapshot(PREDICTION_DRIFT)
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": after.rows,
             "rows_added": after.rows - before.rows,
-            "delta_version": after.version,
+            **table_metadata(PREDICTION_DRIFT, thin_tables.uri(PREDICTION_DRIFT), after),
             "serving_version": str(serving.version) if serving else "none",
             **({"embedding_fault": fault} if fault else {}),
             **(look(days_of(thin_tables, serving)) if serving else {}),

@@ -53,6 +53,11 @@ def test_a_run_of_the_data_assets_says_what_it_did(ingested: Ingested) -> None:
     for name, found in metadata.items():
         assert (found["dagster/row_count"].value, found["rows_added"].value) == (16, 16), name
     assert metadata["image_files"]["files_current"].value == 16
+    for name, found in metadata.items():
+        assert found["bytes"].value > 0, name
+        assert found["files"].value >= 1, name
+    for name, figure in (("featured_images", "arrivals"), ("image_splits", "splits")):
+        assert "](data:image/png;base64," in str(metadata[name][figure].value), name
     for name in ("raw_images", "featured_images", "grayscale_images", "image_samples"):
         assert "](data:image/jpeg;base64," in str(metadata[name]["images"].value), name
 
@@ -92,6 +97,7 @@ def test_many_quarantined_files_are_a_warning_with_their_reasons(ingested_tables
     result = answer(few_quarantined, delta_tables=ingested_tables)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert result.metadata["quarantined_empty"].value == 2
+    assert str(result.description).startswith("2 of 16 files are quarantined, expected 5% at most: `image_files` shows")
 
 
 def test_an_image_under_two_labels_is_a_warning_until_one_of_its_files_is_gone(ingested_tables: DeltaTables) -> None:

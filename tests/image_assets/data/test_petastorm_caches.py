@@ -108,6 +108,8 @@ def test_caches_are_named_by_rows_split_and_ranks(ingested_tables: DeltaTables, 
     metadata = materialize(ingested_tables, caches, "training", ranks=2).metadata or {}
     assert (metadata["dagster/row_count"], metadata["row_groups"]) == (again.rows, min(again.rows, 8))
     assert (metadata["written"], metadata["evicted"]) == (False, "none")
+    assert metadata["bytes"] == sum(Path(file.removeprefix("file://")).stat().st_size for file in again.files)
+    assert "images, as processes read them" in str(metadata["images"])
 
 
 def test_a_cache_that_was_cut_is_written_again_and_refused_by_a_training(
