@@ -1,6 +1,7 @@
 """What a Delta table's log says of its files: read by delta-rs, without a Spark job."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from deltalake import DeltaTable
@@ -20,6 +21,7 @@ class DataFile:
 
     url: str
     size_bytes: int
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ def table_files(uri: str, version: int | None = None) -> TableFiles:
     root = uri if "://" in uri else Path(uri).absolute().as_uri()
     table = DeltaTable(uri, version=version)
     actions = table.get_add_actions()
-    columns = [actions[name].to_pylist() for name in ("path", "size_bytes", "modification_time")]
-    newest_first = sorted(zip(*columns, strict=True), key=lambda file: file[2], reverse=True)
+    columns = [actions[name].to_pylist() for name in ("path", "size_bytes", "modification_time", "num_records")]
+    newest_first = sorted(zip(*columns, strict=True), key=itemgetter(2), reverse=True)
     return TableFiles(
-        tuple(DataFile(f"{root}/{path}", size) for path, size, _ in newest_first),
+        tuple(DataFile(f"{root}/{path}", size, rows) for path, size, _, rows in newest_first),
         table.metadata().configuration.get(STATISTICS_PROPERTY) or "",
     )
 

@@ -17,10 +17,12 @@ from resources.delta_log import table_files, why_unreadable
 from resources.new_rows import NewRows, Task
 from resources.parquet_files import WrittenFile
 from resources.parquet_layout import file_layout, parquet_settings, session_settings
+from resources.progress_line import ProgressLine
 from resources.spark_session import cached
 from resources.stream_position import StreamPosition, forget_stream, stream_position
 from resources.table_metadata import table_metadata
 from resources.tables import Change, Snapshot, Table
+from resources.task_counts import counted
 from resources.thin_tables import FILES, RECENT_COMMITS, ThinTables
 
 Metadata = dg.MetadataValue | str | int | float
@@ -114,6 +116,10 @@ class DeltaTables(dg.ConfigurableResource):
         with session_settings(rows.sparkSession, parquet_settings(table)):
             writer.save(self.uri(table))
 
+    def progress_line(self, doing: str, total: int | None, unit: str, *, before: int = 0) -> ProgressLine:
+        """How far long work has come, for whoever follows the run's log or sits at the terminal."""
+        return ProgressLine(doing, total, unit, dg.get_dagster_logger().info, before=before)
+
     def write_by_tasks(
         self,
         new: NewRows,
@@ -130,8 +136,10 @@ class DeltaTables(dg.ConfigurableResource):
         self.create(into)
         executors = self.spark.sparkContext
         parts = executors.defaultParallelism
-        task = Task(new, tuple(columns), by, self.uri(into), file_layout(into), parts)
-        done = executors.parallelize(range(parts), parts).mapPartitions(task).collect()
+        progress = self.progress_line("written", new.total, "images", before=new.before)
+        with counted(self.spark, progress) as counter:
+            task = Task(new, tuple(columns), by, self.uri(into), file_layout(into), parts, counter)
+            done = executors.parallelize(range(parts), parts).mapPartitions(task).collect()
         return Written(
             files=[file for files, _ in done for file in files], aside=[row for _, aside in done for row in aside]
         )

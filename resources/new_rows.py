@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from resources.arrow_rows import Row, SetAside, kept
 from resources.parquet_files import FileLayout, WrittenFile, write_files
 from resources.parquet_footers import open_parquet
+from resources.task_counts import TaskCounter
 
 READ_ROWS = 64
 Key = tuple[object, ...]
@@ -30,6 +31,8 @@ class NewRows:
     keys: tuple[str, ...] = ()
     skipped: frozenset[Key] = frozenset()
     wanted: frozenset[Key] | None = None
+    before: int = 0  # rows of earlier batches
+    total: int | None = None  # rows of all batches, where that is known
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """The columns of all rows, without tasks: for thin ones."""
@@ -78,10 +81,11 @@ class Task:
     folder: str
     layout: FileLayout
     parts: int
+    counter: TaskCounter
 
     def __call__(self, parts: Iterable[int]) -> Iterator[tuple[list[WrittenFile], list[Row]]]:
         """Read, work and write; the files, and the rows that were set aside."""
         for part in parts:
             aside: list[Row] = []
-            made = self.by(self.new.rows(self.columns, part, self.parts))
+            made = self.by(self.counter.over(self.new.rows(self.columns, part, self.parts)))
             yield list(write_files(kept(made, aside), self.folder, self.layout)), aside

@@ -164,11 +164,16 @@ class ThinTables(dg.ConfigurableResource):
         if found is None:
             files = table_files(self.uri(upstream), log.version()).files
             found = [*((None, [file]) for file in files[:-1]), *((log.version(), [file]) for file in files[-1:])]
+        counts = [file.rows for _, files in found for file in files]
+        total = None if skipped or None in counts else sum(filter(None, counts))
         batch: list[DataFile] = []
+        before = 0
         for version, files in found:
             batch += files
             if version == found[-1][0] or sum(file.size_bytes for file in batch) >= batch_bytes:
-                yield NewRows(tuple(file.url for file in batch), version, into.keys, skipped)
+                urls = tuple(file.url for file in batch)
+                yield NewRows(urls, version, into.keys, skipped, before=before, total=total)
+                before += sum(file.rows or 0 for file in batch)
                 batch = []
 
     def all_rows(self, upstream: Table, into: Table, wanted: Iterable[Key]) -> NewRows:

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster._utils.error import SerializableErrorInfo
 
 from resources.environments import Settings
+from resources.progress_line import ProgressLine, is_terminal
 from scripts.emphasis import emphasized
 from scripts.endings import remedy
 from scripts.home import prepared_home, quiet, write_samples_if_new
@@ -50,8 +51,17 @@ def terminal(context: dg.InitLoggerContext) -> logging.Logger:
         said = record.levelno >= logging.WARNING or (record.levelno >= logging.INFO and meta.get("step_key"))
         return bool(said) or is_start(event)
 
+    class Above(logging.StreamHandler):
+        """Lines above the live line of a terminal, which goes on below them."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if is_terminal():
+                ProgressLine.write(self.format(record), file=sys.stdout)
+            else:
+                super().emit(record)
+
     logger = logging.Logger("image_assets.terminal", level=logging.DEBUG)
-    handler = logging.StreamHandler(sys.stdout)
+    handler = Above(sys.stdout)
     handler.setFormatter(Short())
     handler.addFilter(worth_showing)
     logger.addHandler(handler)

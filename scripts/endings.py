@@ -26,7 +26,7 @@ MEMORY = "lower IMAGE_ASSETS_PROCESSES or use a machine with more memory; `make 
 FILES = "raise the limit in this shell, `ulimit -n 4096`, and run the command again"
 # What libraries say, and what a person can do; the first that is found counts.
 REMEDIES = (
-    (r"No space left on device|database or disk is full|Disk quota exceeded", DISK),
+    (r"No space left on device|database or disk is full|disk I/O error|Disk quota exceeded", DISK),
     (r"Too many open files", FILES),
     (r"JAVA_GATEWAY_EXITED|Java gateway process exited|UnsupportedClassVersionError|java: not found", JAVA),
     (r"run `make s3`", ""),  # what says itself what to do

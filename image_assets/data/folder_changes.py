@@ -6,11 +6,14 @@ from hashlib import sha256
 from math import ceil
 from zlib import crc32
 
+import dagster as dg
+
 from image_assets.data.image_files import NOT_REGULAR, Known
 from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
 from resources.file_system import FileChanged, read_content
 from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder, Listing
+from resources.progress_line import ProgressLine
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def folder_changes(
     listing = image_folder.look_for(only) if only else image_folder.list_names()
     known = {path: known[path] for path in only if path in known} if only else known
     asked = list(to_look_at(listing, known, part, image_folder.sweep_files))
-    seen = [file for path in asked if (file := listing.look_at(path))]  # one that went meanwhile is missing next time
+    looking = ProgressLine("looked at", len(asked), "files", dg.get_dagster_logger().info, items=asked)
+    seen = [file for path in looking if (file := listing.look_at(path))]  # one that went meanwhile is missing next time
     other = [file for file in seen if not is_settled(file, known.get(file.path))]
     swept = [] if part is None else list(find_rewritten(listing, known, part, image_folder.sweep_bytes))
     return FolderChanges(

@@ -19,6 +19,7 @@ from resources.delta_tables import DeltaTables
 from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder
 from resources.tables import Snapshot
+from resources.task_counts import counted
 
 
 class IngestConfig(dg.Config):
@@ -54,11 +55,12 @@ def ingest(
     log.info(f"{image_folder.root}: {changes}")
     whole = image_folder.settled(changes.to_read)
     record(delta_tables.thin, unread(changes, set(whole)), version)
-    done, started = 0, time.monotonic()
-    for chunk in chunked(whole):
-        read_in(delta_tables, image_folder, chunk, known)
-        done += len(chunk)
-        log.info(f"read {done:,} of {len(whole):,} files, {done / (time.monotonic() - started):,.0f} a second")
+    started = time.monotonic()
+    with counted(delta_tables.spark, delta_tables.progress_line("read", len(whole), "files")) as counter:
+        for chunk in chunked(whole):
+            read_in(delta_tables, image_folder, chunk, known, counter)
+    if whole:
+        log.info(f"read {len(whole):,} files, {len(whole) / (time.monotonic() - started):,.0f} a second")
     return changes
 
 

@@ -23,6 +23,7 @@ from resources.image_file import ImageFile
 from resources.image_folder import ImageFolder
 from resources.parquet_files import WrittenFile, write_files
 from resources.parquet_layout import file_layout
+from resources.task_counts import NOT_COUNTED, TaskCounter
 from resources.thin_tables import ThinTables
 
 CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # read and committed together; a killed run repeats at most this much
@@ -40,10 +41,14 @@ class FirstLook(NamedTuple):
 
 
 def read_in(
-    delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], known: Mapping[str, Known]
+    delta_tables: DeltaTables,
+    image_folder: ImageFolder,
+    files: Sequence[ImageFile],
+    known: Mapping[str, Known],
+    counter: TaskCounter,
 ) -> None:
     """Read files into raw_images, and let the ledger say of each what became of it."""
-    look = append_new(delta_tables, files, known, to_limits(image_folder))
+    look = append_new(delta_tables, files, known, to_limits(image_folder), counter)
     decided: list[Decision] = []
     again: list[ImageFile] = []  # images that have their row already
     for file in files:
@@ -58,7 +63,11 @@ def read_in(
 
 
 def append_new(
-    delta_tables: DeltaTables, files: Sequence[ImageFile], known: Mapping[str, Known], limits: Limits
+    delta_tables: DeltaTables,
+    files: Sequence[ImageFile],
+    known: Mapping[str, Known],
+    limits: Limits,
+    counter: TaskCounter = NOT_COUNTED,
 ) -> FirstLook:
     """Read files into raw_images, in one commit; content that came before under the same path is not added again.
 
@@ -75,7 +84,7 @@ def append_new(
             yield list(write_files(images(part, added, judgements), folder, layout)), added, judgements
 
     def images(files: list[ImageFile], added: set[str], judgements: dict[str, Judgement]) -> Iterator[Row]:
-        for file in files:
+        for file in counter.over(files):
             judgement = judge(file.path, file.length, limits)
             judgements[file.path] = replace(judgement, content=None)
             if judgement.state == CURRENT and judgement.image_id not in seen.get(file.path, ()):

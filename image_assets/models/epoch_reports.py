@@ -1,8 +1,12 @@
 """What an epoch came to, told while a training goes on."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
+from datetime import timedelta
+
+from resources.progress_line import LINE_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -16,14 +20,14 @@ def epoch_reporter(
 
     client = MlflowClient(tracking_uri)
     phases: dict[str, str] = {}
+    told_at = -math.inf
 
     def report(phase: str, epochs: int, figures: dict[str, float]) -> None:
+        nonlocal told_at
         epoch, now = int(figures["epoch"]), int(time.time() * 1000)
-        told = "  ".join(
-            f"{name} {figures[key]:.3f}"
-            for name, key in (("loss", "loss"), ("accuracy", "accuracy"), ("validation", "validation_accuracy"))
-        )
-        logger.info("%s %s epoch %s/%s  %s", framework, phase.replace("_", " "), epoch, epochs, told)
+        if epoch in (1, epochs) or time.monotonic() - told_at >= LINE_SECONDS:
+            logger.info("%s %s %s", framework, phase.replace("_", " "), in_words(epochs, figures))
+            told_at = time.monotonic()
         # The head's figures and those of the blocks below it are curves of their own.
         prefix = phases.setdefault(phase, f"{phase}_" if phases else "")
         client.log_batch(
@@ -32,6 +36,14 @@ def epoch_reporter(
         )
 
     return report
+
+
+def in_words(epochs: int, figures: dict[str, float]) -> str:
+    """An epoch's figures on a line, and how long those after it take at most: a training may stop before them."""
+    names = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
+    told = [f"epoch {figures['epoch']:.0f}/{epochs}", *(f"{name} {figures[key]:.3f}" for name, key in names.items())]
+    left = round((epochs - figures["epoch"]) * figures["seconds"])
+    return "  ".join([*told, f"at most {timedelta(seconds=left)} left"] if left else told)
 
 
 def no_report(phase: str, epochs: int, figures: dict[str, float]) -> None:

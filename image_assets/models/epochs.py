@@ -1,5 +1,6 @@
 """The epochs of a training, the same for both frameworks and for every way in which ranks talk."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -11,9 +12,12 @@ import numpy as np
 from image_assets.models.checkpoints import Checkpoints, State
 from image_assets.models.collectives import Collective
 from image_assets.models.training_plan import Schedule
+from resources.progress_line import ProgressLine
 
 Figures = dict[str, float]
 JUDGED_BATCH_SIZE = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def run_epochs(
     while progress.epoch < schedule.epochs and progress.epoch - progress.best_epoch < schedule.patience:
         epoch, started = progress.epoch + 1, time.monotonic()
         sums = np.zeros(3)
-        for number, batch in enumerate(training.batches(epoch)):
+        for number, batch in enumerate(in_steps(training, epoch, collective)):
             step = (epoch - 1) * training.steps + number
             rate = learning_rate(schedule, step, training.steps, collective.size)
             sums += network.step(batch, rate, to_seed(phase.seed, collective.rank, step))
@@ -126,6 +130,14 @@ def run_epochs(
             save(checkpoints, phase.name, network, progress)
     network.load_weights(progress.best_weights)
     return progress
+
+
+def in_steps(training: Source, epoch: int, collective: Collective) -> Iterable[Batch]:
+    """An epoch's batches; where it takes long, rank 0 tells how far it is."""
+    batches = training.batches(epoch)
+    if collective.rank:
+        return batches
+    return ProgressLine(f"epoch {epoch}:", training.steps, "steps", logger.info, items=batches)
 
 
 def averages(collective: Collective, sums: np.ndarray, prefix: str) -> Figures:

@@ -1,5 +1,6 @@
 """What the frozen part of a network makes of a shard's images, computed once and kept on disk for all epochs."""
 
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from image_assets.models.cache_batches import READ_BATCH_SIZE, Shard, in_batches
 from image_assets.models.collectives import Collective, greatest
 from image_assets.models.embedding_store import EmbeddingStore
 from image_assets.models.epochs import JUDGED_BATCH_SIZE, Batch
+from resources.progress_line import ProgressLine
 
 Activations = Callable[[np.ndarray], np.ndarray]
 KEPT_AT_ONCE = 64 * READ_BATCH_SIZE  # embeddings that a killed training loses at most
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,21 @@ def keep_images(
         for image_ids, embeddings in store.embeddings():
             filled.put(image_ids, embeddings)
     if len(known) < len(places):
-        for image_ids, computed in compute(shard, activations, known):
-            filled.put(image_ids, computed)
-            if store:
-                store.add(image_ids, computed)
+        doing, lacking = "embedded" if store else "computed", len(places) - len(known)
+        tell = logger.info if collective.rank == 0 else logger.debug
+        with ProgressLine(doing, lacking, "images of rank 0", tell) as progress:
+            for image_ids, computed in compute(shard, activations, known, progress):
+                filled.put(image_ids, computed)
+                if store:
+                    store.add(image_ids, computed)
     steps = greatest(collective, math.ceil(len(rows) / batch_size))
     label_indexes = rows["label_index"].to_numpy(np.int64)
     return KeptImages(filled.whole(), label_indexes, steps, batch_size, (seed, collective.rank))
 
 
-def compute(shard: Shard, activations: Activations, known: frozenset[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+def compute(
+    shard: Shard, activations: Activations, known: frozenset[str], progress: ProgressLine
+) -> Iterator[tuple[list[str], np.ndarray]]:
     """Ids and activations of the images that are not known, some thousand at a time.
 
     Every batch has the same length, also the last: what becomes of an image must not depend on who is beside it.
@@ -100,6 +109,7 @@ def compute(shard: Shard, activations: Activations, known: frozenset[str]) -> It
         pixels = np.resize(images.pixels, (READ_BATCH_SIZE, *images.pixels.shape[1:]))
         ids += images.image_ids.tolist()
         parts.append(activations(pixels)[: len(images)])
+        progress.update(len(images))
         if len(ids) >= KEPT_AT_ONCE:
             yield ids, np.concatenate(parts)
             ids, parts = [], []

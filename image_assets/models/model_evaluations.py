@@ -26,6 +26,7 @@ from resources.inference_device import InferenceDevice
 from resources.mlflow_tracking import MlflowTracking
 from resources.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
 from resources.registry_errors import PermissionRefused
+from resources.task_counts import counted
 from resources.thin_tables import ThinTables
 
 SPLIT = "test"
@@ -56,9 +57,12 @@ def answers_of(
     Of the version its URI and its tag `framework` are used: a classifier that is logged and not registered can be
     asked as well.
     """
+    asked = read_split(delta_tables.thin, SPLIT)
     images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
     device = on.resolve(delta_tables.spark, version.tags.get("framework", ""))
-    return with_answers(images, registry, version, device.name).toPandas()
+    progress = delta_tables.progress_line(f"version {version.version} answered", len(asked), "images of the test split")
+    with counted(delta_tables.spark, progress) as counter:
+        return counter.over_rows(with_answers(images, registry, version, device.name)).toPandas()
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:

@@ -192,9 +192,19 @@ class RankWork:
         self.steps = training.steps
         self.first_step = self.first_step or time.monotonic()
         phase = Phase(name, schedule, self._plan.seed, self._report)
-        return run_epochs(
+        progress = run_epochs(
             self._network, self._collective, training, validation, phase=phase, checkpoints=self._checkpoints
         )
+        if self._collective.rank == 0:
+            logger.info(
+                "%s %s best of %s epochs: %s, validation %.3f",
+                self._network.framework,
+                name.replace("_", " "),
+                progress.epoch,
+                progress.best_epoch,
+                progress.best[0],
+            )
+        return progress
 
     def _kept(self, activations: Activations, store: EmbeddingStore | None = None) -> tuple[KeptImages, KeptImages]:
         return self._keep(self._training, activations, store), self._keep(self._validation, activations, store)

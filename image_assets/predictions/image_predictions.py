@@ -25,6 +25,8 @@ from resources.model_registry import (
     serving_version,
     shadows,
 )
+from resources.progress_line import ProgressLine
+from resources.task_counts import NOT_COUNTED, TaskCounter, counted
 from resources.thin_tables import ThinTables
 
 SCORED = ["path", "image_id", "length", "content"]
@@ -42,14 +44,20 @@ Answering = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
 
 def with_predictions(
-    images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str, answering: Answering = with_answers
+    images: DataFrame,
+    registry: ModelRegistry,
+    version: ModelVersion,
+    device: str,
+    answering: Answering = with_answers,
+    counter: TaskCounter = NOT_COUNTED,
 ) -> DataFrame:
     """Rows of image_predictions: the version's answers, and who gave them, where and when.
 
     A version whose files are not those that were logged is not asked.
     """
     registry.require_files_as_logged(version)
-    return answering(with_small_content(images), registry, version, device).withColumns(
+    answered = answering(with_small_content(images), registry, version, device)
+    return counter.over_rows(answered).withColumns(
         {
             "model_name": F.lit(registry.name),
             "model_version": F.lit(version.version),
@@ -70,12 +78,22 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     )
     predict = partial(with_predictions, registry=registry, version=version, device=device)
     try:
-        follow(by=predict)
+        with counted(delta_tables.spark, answers_progress(delta_tables, version)) as counter:
+            follow(by=partial(predict, counter=counter))
     except (PySparkException, Py4JJavaError) as error:
         registry.require_files_as_logged(version)  # Spark tells the same, less plainly
-        follow(by=partial(predict, answering=with_careful_answers))
+        with counted(delta_tables.spark, answers_progress(delta_tables, version)) as counter:
+            follow(by=partial(predict, answering=with_careful_answers, counter=counter))
         return error
     return None
+
+
+def answers_progress(delta_tables: DeltaTables, version: ModelVersion) -> ProgressLine:
+    """How many of the images that it has not answered for a version has come to."""
+    of_version = pc.field("model_version") == version.version
+    known = delta_tables.thin.read(IMAGE_PREDICTIONS, ["model_version"], of_version).num_rows
+    lacking = delta_tables.snapshot(FEATURED_IMAGES).rows - known
+    return delta_tables.progress_line(f"version {version.version} answered", lacking, "images")
 
 
 def faults(thin_tables: ThinTables, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:

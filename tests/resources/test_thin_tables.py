@@ -85,6 +85,13 @@ def test_a_table_follows_from_where_its_last_commit_says(thin_tables: ThinTables
     assert follow(thin_tables) == [["limpet"]]
 
 
+def test_a_batch_knows_how_many_rows_come_before_it_and_in_all(thin_tables: ThinTables) -> None:
+    add(thin_tables, shell("cowrie"), shell("whelk"))
+    add(thin_tables, shell("limpet"))
+    batches = thin_tables.new_rows(SHELLS, NECKLACES, batch_bytes=1)
+    assert [(new.before, new.total) for new in batches] == [(0, 3), (2, 3)]
+
+
 @pytest.mark.parametrize("lost", ["log", "files", "position"])
 def test_without_a_log_or_files_or_its_position_a_table_gets_what_it_lacks(thin_tables: ThinTables, lost: str) -> None:
     for name in ("cowrie", "whelk"):

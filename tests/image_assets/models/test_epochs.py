@@ -1,7 +1,14 @@
 """Schedules, seeds and figures of epochs."""
 
-import pytest
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+from mlflow import MlflowClient
+
+from image_assets.models.epoch_reports import epoch_reporter
 from image_assets.models.epochs import check_figures, learning_rate, to_seed
 from image_assets.models.training_plan import Schedule
 
@@ -29,3 +36,45 @@ def test_a_loss_that_is_no_number_is_named_with_the_remedy() -> None:
     figures = {"epoch": 3.0, "loss": float("nan"), "validation_loss": 1.0}
     with pytest.raises(FloatingPointError, match=r"epoch 3 ends with loss nan .* lower the learning rate, which is 7"):
         check_figures(figures, 7)
+
+
+class Words(logging.Handler):
+    """What was told, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def words() -> Iterator[Words]:
+    """What ranks tell of their epochs."""
+    logger, words = logging.getLogger("image_assets.models"), Words()
+    logger.addHandler(words)
+    before, logger.level = logger.level, logging.INFO
+    yield words
+    logger.removeHandler(words)
+    logger.level = before
+
+
+def test_epochs_are_told_seconds_apart_and_mlflow_gets_all_of_them(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri, now = f"sqlite:///{tmp_path / 'mlflow.db'}", [0.0]
+    client = MlflowClient(uri)
+    mlflow_run_id = client.create_run("0").info.run_id
+    report = epoch_reporter("torch", tracking_uri=uri, mlflow_run_id=mlflow_run_id)
+    monkeypatch.setattr("image_assets.models.epoch_reports.time.monotonic", lambda: now[0])
+    for epoch in range(1, 13):
+        now[0] += 4
+        figures = {"epoch": epoch, "loss": 0.5, "accuracy": 0.75, "validation_accuracy": 0.7, "seconds": 4.0}
+        report("fine_tuning", 12, figures)
+    told = [line.split("  ")[0] for line in words.lines]
+    assert told == [f"torch fine tuning epoch {epoch}/12" for epoch in (1, 4, 7, 10, 12)]
+    assert words.lines[0].endswith("loss 0.500  accuracy 0.750  validation 0.700  at most 0:00:44 left")
+    assert words.lines[-1].endswith("validation 0.700")
+    assert len(client.get_metric_history(mlflow_run_id, "loss")) == 12
