@@ -94,7 +94,9 @@ def end_with_what_to_do() -> None:
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say what failed and what to do; the traceback only where nothing else is known."""
-    if isinstance(error, KeyboardInterrupt):
+    from dagster import DagsterExecutionInterruptedError
+
+    if isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError):
         print("\nInterrupted. The same command again goes on from there.", file=sys.stderr)
         return
     said = to_end(error)

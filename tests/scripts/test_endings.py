@@ -57,6 +57,14 @@ def test_a_failure_that_only_its_traceback_explains_has_one_and_names_the_doctor
     )
 
 
+@pytest.mark.parametrize("interrupt", ["KeyboardInterrupt()", "dg.DagsterExecutionInterruptedError()"])
+def test_who_interrupts_a_command_sees_no_traceback(interrupt: str) -> None:
+    program = f"import dagster as dg; from scripts.endings import *; end_with_what_to_do(); raise {interrupt}"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.stderr == "\nInterrupted. The same command again goes on from there.\n"
+    assert answer.returncode != 0
+
+
 def test_the_first_cause_that_is_known_decides() -> None:
     error = RuntimeError("the step failed\nwith details")
     error.__cause__ = OSError(28, "No space left on device", "/home/x")
