@@ -45,11 +45,9 @@ def terminal(context: dg.InitLoggerContext) -> logging.Logger:
 
     def worth_showing(record: logging.LogRecord) -> bool:
         meta = getattr(record, "dagster_meta", {})
-        event = meta.get("dagster_event")
-        if event is not None and event.event_type_value == "STEP_SKIPPED":  # there was nothing to do
-            return False
-        said = record.levelno >= logging.WARNING or (record.levelno >= logging.INFO and meta.get("step_key"))
-        return bool(said) or is_start(event)
+        # Of checks nothing but warnings: that one is skipped, since there was nothing to check, is no news.
+        said = record.levelno >= logging.WARNING or (record.levelno >= logging.INFO and meta.get("step_key") in assets)
+        return bool(said) or is_start(meta.get("dagster_event"))
 
     class Above(logging.StreamHandler):
         """Lines above the live line of a terminal, which goes on below them."""

@@ -1,5 +1,6 @@
 """The home folder, made ready before anything runs in it."""
 
+import logging
 import os
 import time
 import warnings
@@ -32,11 +33,10 @@ def prepared_home() -> Settings:
 
 def quiet() -> None:
     """Silence what libraries say that a person can do nothing about."""
-    from mlflow.utils.logging_utils import disable_logging
-
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    disable_logging()  # it prints what it registered, beside its logger; a command's own table says it
+    # A library that sets up logging for all would have each line of a run printed a second time.
+    logging.getLogger("dagster").propagate = False
     warnings.simplefilter("ignore", dg.BetaWarning)
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
     warnings.filterwarnings("ignore", message=".*input example was not provided")  # images would be kept a second time
