@@ -1,12 +1,10 @@
-"""The picture in docs/gallery.md: `python -m tests.gallery.docs_picture` draws it anew, from sample images."""
+"""The picture of the gallery in docs/gallery.md, from sample images; tests/docs_pictures.py keeps it."""
 
 import shutil
-from io import BytesIO
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from image_assets.pixels import UnreadableImage
@@ -15,7 +13,6 @@ from resources.thin_tables import ThinTables
 from scripts.sample_images import write_sample_images
 from tests.gallery.small_home import Row, append, featured, landed, predicted, served
 
-PICTURE = Path(__file__).parents[2] / "docs" / "gallery.png"
 SIZE = {"width": 1200, "height": 720}
 
 
@@ -43,8 +40,8 @@ def write_samples(home: Path, landing: Path) -> None:
         append(thin_tables, table, rows)
 
 
-def main() -> None:
-    """Draw it."""
+def gallery_picture() -> bytes:
+    """A page of the gallery, as a PNG."""
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         home, landing = Path(folder, "home"), Path(folder, "landing")
         write_samples(home, landing)
@@ -55,9 +52,4 @@ def main() -> None:
             page.wait_for_load_state("networkidle")
             picture = page.screenshot()
         browser.close()
-    with Image.open(BytesIO(picture)) as drawn:
-        drawn.convert("RGB").quantize(200).save(PICTURE, "PNG", optimize=True)
-
-
-if __name__ == "__main__":
-    main()
+    return picture
