@@ -106,7 +106,7 @@ def torch_network(folder: str, device: str) -> Network:
 
 def tensorflow_network(folder: str, device: str) -> Network:
     """The network of a TensorFlow model, its backbone in half precision, weights and head in single."""
-    _load_tensorflow()
+    load_tensorflow()
     import keras
     import tensorflow as tf
     from mlflow import tensorflow
@@ -140,7 +140,7 @@ def torch_gpus() -> int:
 
 def tensorflow_gpus() -> int:
     """How many GPUs TensorFlow finds."""
-    _load_tensorflow()
+    load_tensorflow()
     import tensorflow as tf
 
     return len(tf.config.list_physical_devices("GPU"))
@@ -154,7 +154,8 @@ def _require_triton() -> None:
         )
 
 
-def _load_tensorflow() -> None:
+def load_tensorflow() -> None:
+    """Import TensorFlow and Keras, without a word of theirs, in a way in which PyTorch can be imported later."""
     if importlib.util.find_spec("triton"):
         importlib.import_module(TRITON)  # loaded after TensorFlow, for a version of torch, it would crash the process
     # Memory as it is needed, in place of all of the GPU's at once: other tasks, and torch, use the same one.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_assets.models.engines import SIDE_PIXELS, Network, onnx_network
+from image_assets.models.engines import SIDE_PIXELS, Network, load_tensorflow, onnx_network
 from resources.child_process import end_with
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _write_here(framework: str, model: Path, file: Path) -> None:
 
 
 def _from_tensorflow(folder: str) -> "tuple[onnx.ModelProto, Network]":
+    load_tensorflow()
     import tensorflow as tf
     import tf2onnx
     from mlflow import tensorflow
