@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from image_assets.bar_pictures import SHOWN_BARS, stacked_bars
-from image_assets.data.label_corrections import corrected_labels
+from image_assets.data.said_labels import said_labels
 from image_assets.file_states import CURRENT
 from image_assets.labels import to_label
 from image_assets.pictures import to_markdown
@@ -24,8 +24,8 @@ def arrivals(thin_tables: ThinTables, landing: str, today: date) -> pd.DataFrame
     since = pa.scalar(datetime(first.year, first.month, first.day, tzinfo=UTC), pa.timestamp("us", "UTC"))
     recent = (pc.field("state") == CURRENT) & (pc.field("first_seen") >= since)
     files = thin_tables.read(IMAGE_FILES, COLUMNS, recent).to_pylist()
-    corrected = corrected_labels(thin_tables)
-    labels = [corrected.get((file["path"], file["image_id"]), to_label(file["path"], landing)) for file in files]
+    said = said_labels(thin_tables)
+    labels = [said.of((file["path"], file["image_id"]), to_label(file["path"], landing)) for file in files]
     found = pd.DataFrame(
         {"day": [file["first_seen"].date() for file in files], "label": [label or "no label" for label in labels]}
     )

@@ -66,11 +66,6 @@ def newest_corrections(thin_tables: ThinTables) -> list[dict[str, Any]]:
     return list(newest.values())
 
 
-def corrected_labels(thin_tables: ThinTables) -> dict[Image, str | None]:
-    """The labels of images that were ever corrected."""
-    return {(row["path"], row["image_id"]): row["label"] for row in newest_corrections(thin_tables)}
-
-
 @dg.asset(kinds={"deltalake"}, pool="label_corrections")
 def label_corrections(thin_tables: ThinTables) -> dg.MaterializeResult:
     """Labels that people corrected in the gallery: each correction once, the newest one of an image counts."""

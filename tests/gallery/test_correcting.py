@@ -9,7 +9,7 @@ import pytest
 
 from gallery.filters import Filters
 from gallery.queries import read_image, read_page
-from image_assets.data.label_corrections import corrected_labels
+from image_assets.data.said_labels import said_labels
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, served
@@ -39,7 +39,7 @@ class Form:
 
     def labels(self) -> list[str | None]:
         """The labels of the corrected images, by the tables."""
-        found = corrected_labels(self.home.thin_tables)
+        found = said_labels(self.home.thin_tables).corrected
         return [found[key] for image in self.home.images if (key := (image["path"], image["image_id"])) in found]
 
 
@@ -100,7 +100,7 @@ def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
     append(thin_tables, FEATURED_IMAGES, [featured(copy, image["content"], landing)])
     with served(form.home.home, landing) as address:
         Form(address, form.home).send(0)
-    assert {path for path, _ in corrected_labels(thin_tables)} == {image["path"], copy["path"]}
+    assert {path for path, _ in said_labels(thin_tables).corrected} == {image["path"], copy["path"]}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from image_assets.data.label_corrections import corrected_labels
+from image_assets.data.said_labels import said_labels
 from tests.gallery.conftest import SmallHome, small_home
 from tests.gallery.small_home import served
 
@@ -125,7 +125,7 @@ def test_a_label_is_corrected_and_taken_back_by_keyboard(page: Page, home: Small
     expect(page.get_by_role("status")).to_contain_text("roses corrected by Ada, was tulips")
     picture(page, tmp_path, "corrected")
     image = home.images[1]
-    assert corrected_labels(home.thin_tables)[image["path"], image["image_id"]] == "roses"
+    assert said_labels(home.thin_tables).corrected[image["path"], image["image_id"]] == "roses"
     page.get_by_role("link", name="Back to the images").press("Enter")
     expect(page.get_by_text("No image is like that")).to_be_visible()
     page.go_back()
@@ -133,4 +133,4 @@ def test_a_label_is_corrected_and_taken_back_by_keyboard(page: Page, home: Small
     expect(page.get_by_label("Your name")).to_have_value("Ada")
     page.get_by_role("button", name="Undo: as its folder says").press("Enter")
     expect(page.get_by_role("status")).to_have_text("tulips")
-    assert corrected_labels(home.thin_tables)[image["path"], image["image_id"]] == "tulips"
+    assert said_labels(home.thin_tables).corrected[image["path"], image["image_id"]] == "tulips"

@@ -9,9 +9,10 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
-from image_assets.data.label_corrections import Correction, corrected_labels, label_corrections, record
+from image_assets.data.label_corrections import Correction, label_corrections, record
 from image_assets.data.raw_images import raw_images
 from image_assets.data.relabelling import outdated
+from image_assets.data.said_labels import said_labels
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
 from image_assets.split_caches import cache_name
 from image_assets.split_rows import read_split, training_labels
@@ -38,10 +39,10 @@ def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
 
 
 def test_the_newest_correction_of_the_very_image_counts(thin_tables: ThinTables) -> None:
-    assert corrected_labels(thin_tables) == {}
+    assert said_labels(thin_tables).corrected == {}
     record(thin_tables, [said("file:/a", "0", "roses"), said("file:/a", "1", "tulips")])
     record(thin_tables, [said("file:/a", "0", None)])
-    assert corrected_labels(thin_tables) == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
+    assert said_labels(thin_tables).corrected == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
     result = label_corrections(thin_tables)
     assert isinstance(result, dg.MaterializeResult)
     assert result.metadata is not None
