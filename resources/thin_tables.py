@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field
@@ -31,6 +31,7 @@ BATCH_BYTES = 512 * 1024**2
 
 Added = list[tuple[int | None, list[DataFile]]]  # files by the version that brought them
 FILE_NAME = "__filename"  # what pyarrow calls the file that a row is in, below the table's folder
+MEETINGS = 10  # with commits of others, until a merge gives up
 RECENT_COMMITS = 32  # what is asked for is most often among them
 
 
@@ -240,15 +241,24 @@ class ThinTables(dg.ConfigurableResource):
         self, rows: pa.Table, table: Table, *, updates: Mapping[str, str], transaction: tuple[str, int] | None = None
     ) -> None:
         """Insert the rows whose keys are new; where they are there, update by expressions of `old` and `new`."""
-        merge = self._open_to_write(table).merge(
-            rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
-            " AND ".join(f"old.{key} = new.{key}" for key in table.keys),
-            source_alias="new",
-            target_alias="old",
-            writer_properties=_writer_properties(table),
-            commit_properties=CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None),
-        )
-        merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
+        for attempt in range(1, MEETINGS + 1):
+            merge = self._open_to_write(table).merge(
+                rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
+                " AND ".join(f"old.{key} = new.{key}" for key in table.keys),
+                source_alias="new",
+                target_alias="old",
+                writer_properties=_writer_properties(table),
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(*transaction)] if transaction else None
+                ),
+            )
+            try:
+                merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
+            except CommitFailedError:  # somebody committed meanwhile: what is old and what is new is looked at again
+                if attempt == MEETINGS:
+                    raise
+            else:
+                return
 
     def compact(self, table: Table) -> None:
         """Join small files into larger ones, where it pays; the rows stay as they are."""

@@ -11,7 +11,8 @@ from definitions import defs
 from image_assets.data.data_checks import few_quarantined
 from image_assets.data.featured_images import featured_images
 from image_assets.data.raw_images import raw_images
-from resources.environments import Settings, local, read_settings
+from resources.environments import Settings, read_settings
+from resources.graph_resources import local
 from scripts.home import prepare
 from tests.dagster_pages import (
     CHROMIUM,

@@ -162,6 +162,20 @@ def test_a_merge_inserts_updates_and_is_one_transaction(thin_tables: ThinTables)
     assert names(thin_tables) == ["cowrie", "whelk"]
 
 
+def test_merges_that_meet_are_both_there_and_update_what_the_other_inserted(thin_tables: ThinTables) -> None:
+    add(thin_tables, shell("cowrie", number=0))
+
+    def merge(number: int) -> None:
+        new = [shell("cowrie"), shell(f"whelk {number}"), shell("limpet")]
+        thin_tables.merge(pa.Table.from_pylist(new), SHELLS, updates=ADDING)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(merge, range(8)))
+    assert names(thin_tables) == ["cowrie", "limpet", *(f"whelk {number}" for number in range(8))]
+    numbers = thin_tables.read(SHELLS, ["number"], pc.field("name").isin(["cowrie", "limpet"]))["number"].to_pylist()
+    assert numbers == [8, 8]
+
+
 def test_what_a_merge_writes_can_be_read_by_the_arrow_that_petastorm_needs(thin_tables: ThinTables) -> None:
     for _ in range(2):
         thin_tables.merge(pa.Table.from_pylist([shell("cowrie")]), SHELLS, updates=ADDING)
