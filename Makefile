@@ -38,7 +38,7 @@ test: check ## the checks, then every test that this machine can run, kind by ki
 	$(BIN)/pytest -n 2 --dist loadfile -m "not spark and not training and not path and not gpu"
 	$(BIN)/pytest -n 2 --dist loadfile -m "spark and not training"
 	$(BIN)/pytest -n 2 --dist loadfile -m training
-	$(BIN)/pytest -n 2 --dist loadfile -m path
+	$(BIN)/pytest -m path
 
 check-data: install ## every asset check on the tables as they are; fails when one of severity ERROR does
 	@$(BIN)/python -m scripts.check_data
