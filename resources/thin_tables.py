@@ -241,16 +241,17 @@ class ThinTables(dg.ConfigurableResource):
         self, rows: pa.Table, table: Table, *, updates: Mapping[str, str], transaction: tuple[str, int] | None = None
     ) -> None:
         """Insert the rows whose keys are new; where they are there, update by expressions of `old` and `new`."""
+        new = rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
+        same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        told = CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None)
         for attempt in range(1, MEETINGS + 1):
             merge = self._open_to_write(table).merge(
-                rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
-                " AND ".join(f"old.{key} = new.{key}" for key in table.keys),
+                new,
+                same_keys,
                 source_alias="new",
                 target_alias="old",
                 writer_properties=_writer_properties(table),
-                commit_properties=CommitProperties(
-                    app_transactions=[Transaction(*transaction)] if transaction else None
-                ),
+                commit_properties=told,
             )
             try:
                 merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()

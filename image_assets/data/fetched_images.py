@@ -18,6 +18,7 @@ from resources.image_folder import MEBIBYTE, ImageFolder
 from resources.object_storage import is_url
 from resources.outside_table import OutsideRows, OutsideTable
 from resources.remote_files import RemoteFiles
+from resources.table_metadata import table_metadata
 from resources.thin_tables import ThinTables
 
 ADDRESSES = ("url", "path")  # the first of these columns that is there
@@ -126,11 +127,9 @@ def fetched_images(
     )
     counts = fetch(thin_tables, image_folder, files, outside.rows, config.at_once, context.log)
     thin_tables.compact(FETCHED_IMAGES)
-    snapshot = thin_tables.snapshot(FETCHED_IMAGES)
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": snapshot.rows,
-            "delta_version": snapshot.version,
+            **table_metadata(FETCHED_IMAGES, thin_tables.uri(FETCHED_IMAGES), thin_tables.snapshot(FETCHED_IMAGES)),
             "table": config.table,
             "table_content": outside.content,
             **{name: counts[name] for name in ("fetched", "unchanged")},

@@ -20,6 +20,7 @@ from resources.image_file import escaped
 from resources.image_folder import ImageFolder
 from resources.object_storage import is_url
 from resources.outside_table import OutsideTable
+from resources.table_metadata import table_metadata
 from resources.thin_tables import ThinTables
 
 GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # of files that it names
@@ -112,13 +113,11 @@ def given_labels(thin_tables: ThinTables, image_folder: ImageFolder, label_table
     outside = label_table.read(["path", "label"]) if label_table.source else None
     changed = take_in(thin_tables, read_given(outside.rows, landing) if outside else None, landing)
     thin_tables.compact(GIVEN_LABELS)
-    snapshot = thin_tables.snapshot(GIVEN_LABELS)
     states = Counter(thin_tables.read(GIVEN_LABELS, ["state"])["state"].to_pylist())
     lineage = {"label_table": label_table.source, "label_table_content": outside.content} if outside else {}
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": snapshot.rows,
-            "delta_version": snapshot.version,
+            **table_metadata(GIVEN_LABELS, thin_tables.uri(GIVEN_LABELS), thin_tables.snapshot(GIVEN_LABELS)),
             "changed": changed,
             VERSION: outside.version if outside else "",
             **lineage,

@@ -71,9 +71,11 @@ class Report:
         )
 
 
-def earlier_look(version: ModelVersion, tracking: MlflowTracking) -> Metadata:
-    """The pictures of a version that an earlier run evaluated."""
+def earlier_look(version: ModelVersion, tracking: MlflowTracking, made: Metadata) -> Metadata:
+    """The pictures of a version that an earlier run evaluated; nothing where this run has made them."""
     files = {f"{Path(name).stem}_v{version.version}": f"{FOLDER}/{name}" for name in PICTURES}
+    if files.keys() <= made.keys():
+        return {}
     return kept_pictures(tracking, version.mlflow_run_id, files, f"version {version.version}, evaluated before")
 
 

@@ -190,7 +190,7 @@ def model_evaluations(
         except PermissionRefused as refused:  # whoever trains need not be allowed to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
     if serving:
-        metadata = earlier_look(serving, mlflow_tracking) | metadata
+        metadata = earlier_look(serving, mlflow_tracking, metadata) | metadata
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
         delta_tables.change_since(before, MODEL_EVALUATIONS),

@@ -177,8 +177,10 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert {number: after[number] for number in rows} == rows, "known versions are not evaluated again"
     assert [after[3][name] for name in ("compared_with", "only_this_right", "only_other_right")] == [2, 0, 16]
     assert after[3]["calibration_error"] is None
-    assert set(earlier_look(path, tracking)) == {f"{name}_v2" for name in pictures}
-    assert earlier_look(nothing, tracking) == {}, "MLflow does not have them"
+    earlier = earlier_look(path, tracking, {})
+    assert set(earlier) == {f"{name}_v2" for name in pictures}
+    assert earlier_look(path, tracking, earlier) == {}, "this run has made them"
+    assert earlier_look(nothing, tracking, {}) == {}, "MLflow does not have them"
     assert after[3]["labels"] == [*LABELS, "(no answer)"]
 
     unregistered = replace(path, version=0, uri=(tmp_path / "model_ball").as_uri())
