@@ -1,5 +1,7 @@
 """What the tables say of every file, in memory: their thin columns, in DuckDB."""
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +20,13 @@ from image_assets.schemas import (
     IMAGE_SPLITS,
     LABEL_CORRECTIONS,
 )
-from resources.model_registry import ModelVersion, UnclearServingVersion, serving_version
+from resources.model_registry import (
+    ModelRegistry,
+    ModelVersion,
+    RegistryUnavailable,
+    UnclearServingVersion,
+    serving_version,
+)
 from resources.tables import Table
 from resources.thin_tables import ThinTables
 
@@ -32,6 +40,7 @@ READ = {
 }
 HASHES = {"perceptual_hash", "mirrored_hash"}
 LEAST_TRAINED = 20  # images: of fewer nobody can say what is usual among them
+LOOK_SECONDS = 3  # between two looks at the tables' logs
 RARE = 0.01  # the share of the images trained on that counts as rare
 
 # One row for each file of the ledger: what is known of the content that it has, or had last.
@@ -191,3 +200,52 @@ def read(thin_tables: ThinTables, table: Table) -> pa.Table:
 def to_hash_text(number: int | None) -> str | None:
     """A perceptual hash as the tables have it."""
     return None if number is None else f"{np.uint64(number):016x}"
+
+
+class LiveIndex:
+    """Hands out an index at once, and looks behind it whether the tables or the registry have gone on."""
+
+    def __init__(self, thin_tables: ThinTables, registry: ModelRegistry) -> None:
+        self._thin_tables = thin_tables
+        self._registry = registry
+        self._reading = threading.Lock()
+        self._index: Index | None = None
+        self._looked_at = 0.0
+
+    def now(self) -> Index:
+        """The index; the very first time it has to be read."""
+        if self._index is None:
+            self.refresh()
+        elif time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            threading.Thread(target=self.refresh, name="index", daemon=True).start()
+        assert self._index is not None
+        return self._index
+
+    def refresh(self) -> None:
+        """Read the tables and the registry again where they have gone on; one thread does, the others wait."""
+        with self._reading:
+            models, newest = self._models(), newest_versions(self._thin_tables)
+            index = self._index
+            if index is None or [*index.models.values()] != models or others(index.versions) != others(newest):
+                self._index = read_index(self._thin_tables, models)
+            elif index.versions != newest:
+                self._index = with_corrections(index, self._thin_tables)
+            self._looked_at = time.monotonic()
+
+    def refresh_corrections(self) -> None:
+        """Read what a person just corrected: it takes milliseconds."""
+        with self._reading:
+            if self._index:
+                self._index = with_corrections(self._index, self._thin_tables)
+
+    def _models(self) -> Sequence[ModelVersion]:
+        try:
+            return self._registry.versions()
+        except RegistryUnavailable:  # pages do without names of probabilities until it answers
+            return [*self._index.models.values()] if self._index else []
+
+
+def others(versions: Mapping[str, int | None]) -> dict[str, int | None]:
+    """The Delta versions of all tables but the corrections."""
+    return {name: version for name, version in versions.items() if name != LABEL_CORRECTIONS.name}

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -17,17 +18,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gallery.correcting import StaleImage, keep, to_corrections
-from gallery.filters import Filters, WrongFilter
-from gallery.image_page import image_page
-from gallery.images_page import images_page
-from gallery.live_index import LiveIndex
+from gallery.corrections import StaleImage, keep, to_corrections
+from gallery.index import LiveIndex
 from gallery.neighbours import KeptEmbeddings
-from gallery.protection import HOSTS, Protection
-from gallery.queries import read_image
-from gallery.thumbnails import SIDE_PIXELS, Content, NoPicture, Size, Thumbnails, no_picture
-from gallery.words import WORDS
+from gallery.pages import WORDS, image_page, images_page
+from gallery.queries import Filters, WrongFilter, read_image
+from gallery.thumbnails import SIDE_PIXELS, Content, KeptFolder, NoPicture, Size, Thumbnails, no_picture
+from resources.environments import Settings
+from resources.graph_resources import local
+from resources.image_folder import ImageFolder
+from resources.model_registry import ModelRegistry
 from resources.thin_tables import ThinTables
 
 HERE = Path(__file__).parent
@@ -35,6 +37,16 @@ PERSON = "corrected_by"  # the cookie that spares a person their name
 A_YEAR = 365 * 24 * 3600
 MOST_BYTES = 16 * 1024  # of a form
 FOREVER = "private, max-age=31536000, immutable"  # an image_id tells the very bytes
+HOSTS = ("127.0.0.1", "localhost")  # another name that leads here is somebody's trick (DNS rebinding)
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with `no-referrer` a form would not say which page it is on
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+SAFE = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -155,4 +167,50 @@ def build_app(gallery: Gallery) -> Starlette:
             Middleware(Protection),
         ],
         exception_handlers=dict.fromkeys((HTTPException, WrongFilter, StaleImage), site.refused),
+    )
+
+
+def gallery_of(settings: Settings) -> Gallery:
+    """The gallery of the home that the settings name."""
+    resources = local(settings)
+    thin_tables = cast(ThinTables, resources["thin_tables"])
+    landing, registry = cast(ImageFolder, resources["image_folder"]), cast(ModelRegistry, resources["model_registry"])
+    return Gallery(
+        thin_tables=thin_tables,
+        landing=landing.path,
+        index=LiveIndex(thin_tables, registry),
+        thumbnails=Thumbnails(thin_tables, KeptFolder(settings.home / "gallery")),
+        embeddings=KeptEmbeddings(Path(settings.home / "caches")),
+        links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},
+    )
+
+
+class Protection:
+    """Refuses what another site's page makes a browser send, and says in each answer what may be done with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def protected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        if scope["method"] in SAFE or from_own_page(Headers(scope=scope)):
+            await self._app(scope, receive, protected)
+        else:
+            refusal = PlainTextResponse("This form was sent by another page: open the gallery itself.", 403)
+            await refusal(scope, receive, protected)
+
+
+def from_own_page(headers: Headers) -> bool:
+    """Whether a form was sent by a page of this very server: every browser says so of what changes something."""
+    return headers.get("origin") == f"http://{headers.get('host')}" and (
+        headers.get("sec-fetch-site", "same-origin") == "same-origin"
     )

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from definitions import defs
-from gallery.filters import Filters
+from gallery.queries import Filters
 from image_assets.schemas import TABLES
 from scripts.reference import halves
 

@@ -1,9 +1,8 @@
 from pathlib import Path
 
 from benchmarks.gallery import FILTERS, build, gallery_section
-from gallery.filters import Filters
 from gallery.index import read_index
-from gallery.queries import read_page
+from gallery.queries import Filters, read_page
 from resources.thin_tables import ThinTables
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from gallery.live_index import LiveIndex
+from gallery.index import LiveIndex
 from gallery.neighbours import KeptEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import KeptFolder, Thumbnails

@@ -2,10 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from gallery.filters import Filters
-from gallery.index import Index, read_index
-from gallery.live_index import LiveIndex
-from gallery.queries import read_choices, read_page
+from gallery.index import Index, LiveIndex, read_index
+from gallery.queries import Filters, read_choices, read_page
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
 from resources.model_registry import ModelRegistry
 from resources.thin_tables import ThinTables

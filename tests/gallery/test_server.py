@@ -11,8 +11,8 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 import pytest
 
-from gallery.image_page import image_page
 from gallery.neighbours import KeptEmbeddings
+from gallery.pages import image_page
 from image_assets.models.embedding_store import EmbeddingStore
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, REPLAYED_FILES
 from resources.model_registry import ModelVersion

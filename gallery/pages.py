@@ -1,26 +1,38 @@
-"""What the page of one image shows: everything that the tables know of it."""
+"""What the pages show: the page of images, the page of one image, values as people read them."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache, partial
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow.compute as pc
 
-from gallery.filters import Filters, WrongFilter
 from gallery.index import Index, to_hash_text
 from gallery.neighbours import SHOWN, KeptEmbeddings, look_alikes
 from gallery.queries import (
+    ANSWERS,
+    APART,
+    LABELLED,
     PAGE_IMAGES,
+    SORTS,
+    SPLITS,
+    Filters,
+    Page,
     Row,
+    WrongFilter,
     by_path,
     corrections_of,
     former_contents,
     known_labels,
     read_answers,
+    read_choices,
     read_image,
     read_images,
+    read_page,
     same_content,
     to_address,
+    version_of,
 )
 from image_assets.schemas import IMAGE_PREDICTIONS, REPLAYED_FILES
 from image_assets.table_versions import table_versions
@@ -28,6 +40,54 @@ from resources.model_registry import ModelVersion
 from resources.thin_tables import ThinTables
 
 SHOWN_LABELS = 12  # in the table of probabilities
+UNITS = ("bytes", "KB", "MB", "GB")
+choices_of = lru_cache(maxsize=1)(read_choices)
+Option = tuple[Any, str]  # a filter's value, and what it is called
+
+
+def images_page(index: Index, filters: Filters) -> dict[str, Any]:
+    """The values of the template `images.html`."""
+    page = read_page(index, filters)
+    version = version_of(index, filters)
+    return {
+        "index": index,
+        "filters": filters,
+        "page": page,
+        "jumps": jumps(page, filters),
+        "total": index.value("SELECT count(*) FROM files WHERE state = ?", [filters.state]),
+        "version": version,
+        "framework": dict(choices_of(index)["framework"]).get(version),
+        "options": options(index),
+        "address": partial(to_address, filters),
+    }
+
+
+def options(index: Index) -> dict[str, list[Option]]:
+    """What can be chosen in each filter."""
+    found = choices_of(index)
+    frameworks = dict(found["framework"])
+    counted = ("label", "predicted", "format", "state", "reason")
+    return {
+        **{name: [(value, f"{value} ({files:,})") for value, files in found[name]] for name in counted},
+        "version": [(version, f"{version}, {frameworks[version]} ({said:,})") for version, said in found["version"]],
+        "apart": [
+            *((name, words) for name, (words, _) in APART.items()),
+            *((version, f"from version {version}") for version, _ in found["version"]),
+        ],
+        "answer": [(name, words) for name, (words, _) in ANSWERS.items()],
+        "labelled": [(name, words) for name, (words, _) in LABELLED.items()],
+        "split": [*SPLITS.items()],
+        "sort": [(name, words) for name, (words, _) in SORTS.items()],
+    }
+
+
+def jumps(page: Page, filters: Filters) -> dict[str, str | None]:
+    """The addresses of the first, previous, next and last page; None where that is this one or there is none."""
+    numbers = {"first": 1, "previous": page.number - 1, "next": page.number + 1, "last": page.pages}
+    return {
+        name: filters.changed(page=number) if 1 <= number <= page.pages and number != page.number else None
+        for name, number in numbers.items()
+    }
 
 
 def image_page(
@@ -126,3 +186,44 @@ def near_by_embedding(index: Index, embeddings: KeptEmbeddings, image: Row) -> d
     files = by_path(index, [image_id for image_id, _ in found])
     near = [{**files[image_id], "likeness": likeness} for image_id, likeness in found if image_id in files]
     return {"near": near[:SHOWN] or None, "backbone": kept.backbone if kept else None}
+
+
+def file_name(path: str) -> str:
+    """A path's last part, as the file is called."""
+    return unquote(path.rpartition("/")[2])
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percents; one that is no whole, or not nothing, never looks as if it were."""
+    if share is None:
+        return "–"
+    return f"{min(99, max(1, round(100 * share))) if 0 < share < 1 else round(100 * share)} %"
+
+
+def size(length: int | None) -> str:
+    """A number of bytes in the unit that reads best."""
+    if length is None:
+        return "–"
+    number, unit = float(length), 0
+    while number >= 1000 and unit < len(UNITS) - 1:
+        number, unit = number / 1000, unit + 1
+    return f"{number:.3g} {UNITS[unit]}" if unit else f"{length} bytes"
+
+
+def moment(time: datetime | None) -> str:
+    """A time of this machine's clock, to the second."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else "–"
+
+
+def count(number: int) -> str:
+    """A number with its thousands apart."""
+    return f"{number:,}"
+
+
+WORDS: dict[str, Callable[..., str]] = {
+    "file_name": file_name,
+    "percent": percent,
+    "size": size,
+    "moment": moment,
+    "count": count,
+}

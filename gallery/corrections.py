@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from gallery.filters import WrongFilter
 from gallery.index import Index
-from gallery.queries import Row
+from gallery.queries import Row, WrongFilter
 from image_assets.data.label_corrections import Correction, record, why_no_label
 from image_assets.labels import to_label
 from resources.thin_tables import ThinTables

@@ -2,9 +2,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from gallery.filters import Filters, WrongFilter
 from gallery.index import Index
-from gallery.queries import read_page
+from gallery.queries import Filters, WrongFilter, read_page
 
 
 @pytest.mark.parametrize(
