@@ -41,10 +41,10 @@ test: check ## the checks, then every test that this machine can run, kind by ki
 	$(BIN)/pytest -m path
 
 check-data: install ## every asset check on the tables as they are; fails when one of severity ERROR does
-	@$(BIN)/python -m scripts.check_data
+	@$(BIN)/python -m scripts.checks check-data
 
 audit: install ## read every file and row: is every table true to the landing folder?
-	@$(BIN)/python -m scripts.audit
+	@$(BIN)/python -m scripts.checks audit
 
 doctor: install ## try each part of the set-up: ok or failed, and the remedy
 	@$(BIN)/python -m scripts.doctor

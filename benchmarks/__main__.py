@@ -18,7 +18,7 @@ from benchmarks.promotion import promotion
 from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
 from benchmarks.training import training
-from scripts.endings import end_with_what_to_do
+from scripts.terminal import end_with_what_to_do
 
 SIZES = {
     "ingest": 10_000,

@@ -59,7 +59,7 @@ def figures_of(result: dg.ExecuteInProcessResult, model: str) -> dict[str, Any]:
     from mlflow import MlflowClient
 
     from resources.environments import read_settings
-    from scripts.demo import metadata_of
+    from scripts.runs import metadata_of
 
     told = metadata_of(result)
     trained = told[model]

@@ -14,7 +14,7 @@ from benchmarks.ours import copied_home, materialized, start_spark, use_home
 from benchmarks.parts import timed_parts
 from benchmarks.photographs import CACHE, SMALL, landing_of, write
 from benchmarks.task import read_task, timed
-from scripts.demo import seconds_by_step
+from scripts.runs import seconds_by_step
 
 NEW = 100
 FOLLOWERS = ("image_files", "raw_images", "featured_images", "grayscale_images", "image_splits")

@@ -14,9 +14,8 @@ from tempfile import TemporaryDirectory
 
 import pyspark
 
-from scripts.emphasis import emphasized
-from scripts.endings import end_with_what_to_do
 from scripts.prerequisites import missing_java, to_message
+from scripts.terminal import emphasized, end_with_what_to_do
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"

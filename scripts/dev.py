@@ -18,9 +18,9 @@ import psutil
 from dagster import DagsterInstance
 
 from resources.environments import Settings
-from scripts.emphasis import emphasized
 from scripts.home import prepared_home
-from scripts.lost_runs import end_lost_runs
+from scripts.runs import end_lost_runs
+from scripts.terminal import emphasized
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

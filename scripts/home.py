@@ -10,8 +10,8 @@ import dagster as dg
 
 from resources.environments import DATABASE_VARIABLE, Settings, read_settings, to_place
 from resources.object_storage import fresh
-from scripts.endings import end_with_what_to_do
 from scripts.sample_images import write_sample_images
+from scripts.terminal import end_with_what_to_do
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRES = f"""

@@ -1,24 +1,82 @@
-"""What the doctor tries of the machine: memory, disks, limits, clock, ports, and programs that only tests need."""
+"""What the doctor tries of the machine: Python, Java, memory, disks, limits, clock, ports, programs of the tests."""
 
 import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Literal
 
-from scripts import prerequisites
-from scripts.findings import Finding
+from scripts import jars, prerequisites
+from scripts.horovod_wheel import find_wheel
+from scripts.prerequisites import Missing
 
 MEMORY_GIGABYTES = 6  # Spark takes 3 GB, two training processes about 1 GB each
 FREE_GIGABYTES = 2
 OPEN_FILES = 1024
 CLOCK_SECONDS = 1  # a file that seems to come from the future, or to be older than it is, is not judged rightly
 SERVER_CLOCK_SECONDS = 300  # S3 refuses what is signed 15 minutes ago
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    state: Literal["ok", "failed", "none"]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A part of the set-up: how it is tried, and what to do when it fails."""
+
+    try_it: Callable[[], Finding]
+    remedy: str
+
+
+def failed_if(missing: Missing | None, detail: str) -> Finding:
+    """Failed with what is missing, or ok with the detail."""
+    return Finding("failed", missing.what) if missing else Finding("ok", detail)
+
+
+def python() -> Finding:
+    """Python 3.11, in this project's environment, with packages that fit together."""
+    if missing := prerequisites.missing_python():
+        return Finding("failed", missing.what)
+    command = [sys.executable, "-m", "uv", "pip", "check", "--python", sys.executable]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    detail = answer.stderr.strip().splitlines()[-1] if answer.stderr else ""
+    return Finding("failed" if answer.returncode else "ok", f"{sys.version.split()[0]} in {sys.prefix}; {detail}")
+
+
+def java() -> Finding:
+    """The Java that Spark starts."""
+    found = prerequisites.find_java()
+    return failed_if(prerequisites.missing_java(), f"{prerequisites.java_version(found)} ({found})" if found else "")
+
+
+def compiler() -> Finding:
+    """The C++ compiler, which only Horovod's build needs."""
+    missing = prerequisites.missing_compiler()
+    if missing and find_wheel():
+        return Finding("none", "not needed: Horovod is built already")
+    return failed_if(missing, "compiles C++17 with Python's headers")
+
+
+def delta_jars() -> Finding:
+    """Delta's jars beside Spark's."""
+    folder = jars.spark_home() / "jars"
+    if missing := jars.list_missing(folder):
+        return Finding("failed", f"{', '.join(missing)}: missing or changed in {folder}")
+    return Finding("ok", f"{len(jars.DELTA.jars)} jars in {folder}")
 
 
 def memory() -> Finding:

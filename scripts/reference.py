@@ -12,7 +12,7 @@ from image_assets.launchpad_examples import EXAMPLES
 from image_assets.schemas import TABLES
 from resources import environments
 from resources.tables import Table
-from scripts.endings import end_with_what_to_do
+from scripts.terminal import end_with_what_to_do
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"

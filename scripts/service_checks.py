@@ -1,14 +1,92 @@
-"""What the doctor tries of the services that the settings name: are they there, and may this account use them?"""
+"""What the doctor tries of the engines and services: do they work together, and may this account use them?"""
 
 import os
 import socket
 import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 from uuid import uuid4
 
 from scripts import jars
-from scripts.findings import Finding
+from scripts.machine_checks import Finding
 
 SECONDS = 10  # for a service that answers
+RANKS = 2
+
+
+def torch_sum() -> float:
+    """Runs on each rank: the sum of all ranks' numbers, by Horovod for torch."""
+    import horovod.torch as hvd
+    import torch
+
+    hvd.init()
+    return float(hvd.allreduce(torch.tensor(hvd.rank() + 1.0), op=hvd.Sum))
+
+
+def tensorflow_sum() -> float:
+    """Runs on each rank: the sum of all ranks' numbers, by Horovod for TensorFlow."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    hvd.init()
+    return float(tf.convert_to_tensor(hvd.allreduce(tf.constant(hvd.rank() + 1.0), op=hvd.Sum)))
+
+
+def horovod(on_each_rank: Callable[[], float]) -> Finding:
+    """An allreduce over two processes."""
+    from horovod import run
+
+    sums = run(on_each_rank, np=RANKS, use_gloo=True)
+    state = "ok" if sums == [3.0, 3.0] else "failed"
+    return Finding(state, f"Horovod {version('horovod')}: two processes with 1 and 2 summed to {sums}")
+
+
+def spark() -> Finding:
+    """A Delta table written and read by the Spark session that the graph uses."""
+    from dagster import build_init_resource_context
+
+    from resources.environments import read_settings
+    from resources.spark_session import spark_session
+
+    settings = read_settings()
+    with tempfile.TemporaryDirectory() as folder:
+        resource = spark_session(settings.spark_master, scratch=folder)
+        resource.setup_for_execution(build_init_resource_context())
+        session = resource.spark_session
+        session.range(10).write.format("delta").save(f"{folder}/numbers")
+        rows = session.read.format("delta").load(f"{folder}/numbers").count()
+        session.stop()
+    state = "ok" if rows == 10 else "failed"
+    return Finding(state, f"Spark {version('pyspark')} on {settings.spark_master}: 10 rows written, {rows} read")
+
+
+def petastorm() -> Finding:
+    """A Parquet file read by Petastorm."""
+    import pyarrow as pa
+    from petastorm import make_batch_reader
+    from pyarrow import parquet
+
+    with tempfile.TemporaryDirectory() as folder:
+        parquet.write_table(pa.table({"label_index": [0, 1, 2]}), Path(folder) / "rows.parquet")
+        with make_batch_reader(Path(folder).as_uri(), num_epochs=1, workers_count=1) as reader:
+            rows = sorted(int(index) for batch in reader for index in batch.label_index)
+    state = "ok" if rows == [0, 1, 2] else "failed"
+    return Finding(state, f"Petastorm {version('petastorm')}: rows 0, 1, 2 written, {rows} read")
+
+
+def landing() -> Finding:
+    """The folder where image files land."""
+    from resources.environments import read_settings
+    from resources.graph_resources import image_folder
+
+    settings = read_settings()
+    try:
+        files = len(image_folder(settings).list_names().names)
+    except FileNotFoundError:
+        named = os.environ.get("IMAGE_ASSETS_LANDING") or settings.remembered_landing.is_file()
+        return Finding("failed" if named else "none", f"{settings.landing} is not there")
+    return Finding("ok", f"{settings.landing}, {files:,} image files")
 
 
 def mlflow_store() -> Finding:

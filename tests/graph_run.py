@@ -16,8 +16,8 @@ import dagster as dg
 import psutil
 
 from scripts.cluster import CLUSTER_ENVIRONMENT
-from scripts.demo import failures, metadata_of
 from scripts.home import prepared_home, quiet
+from scripts.runs import failures, metadata_of
 
 ROOT = Path(__file__).parents[1]
 

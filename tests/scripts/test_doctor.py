@@ -1,13 +1,30 @@
+"""The doctor finds what is well, and says what to do about what is not; it is run as a person runs it."""
+
 import os
+import resource
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from scripts import jars
+from scripts.cluster import HOST, free_port
 from scripts.doctor import cause
+from tests.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
+from tests.postgres_server import PASSWORD, postgres_server, programs
+from tests.s3_server import BUCKET, SECRET, s3_server
 
 ROOT = Path(__file__).parents[2]
+needs_s3_jars = pytest.mark.skipif(
+    bool(jars.list_missing(jars.spark_home() / "jars", jars.S3)), reason="no jars for S3: make s3"
+)
+needs_postgres = pytest.mark.skipif(programs() is None, reason="no PostgreSQL: apt install postgresql")
 
 
 def doctor(*names: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -87,3 +104,118 @@ def test_an_unknown_check_is_refused_with_the_known_ones() -> None:
 )
 def test_the_line_that_tells_most_is_shown(said: str, told: str) -> None:
     assert cause(said) == told
+
+
+def told(name: str, home: Path, before: Callable[[], object] | None = None, **variables: str) -> tuple[str, str]:
+    """State of one check, and its row: what was found, and the remedy where it failed."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "scripts.doctor", name],
+        cwd=ROOT,
+        env={**os.environ, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": "", **variables},
+        preexec_fn=before,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    row = answer.stdout.splitlines()[1].removeprefix(name)
+    state = row.split()[0]
+    assert answer.returncode == (1 if state == "failed" else 0)
+    assert ("  ->  " in row) == (state == "failed")
+    return state, row
+
+
+@pytest.mark.parametrize("name", ["dagster database", "s3", "spark master"])
+def test_a_service_that_no_setting_names_is_none(name: str, tmp_path: Path) -> None:
+    assert told(name, tmp_path)[0] == "none"
+
+
+@pytest.mark.parametrize("name", ["open files", "clock", "locks", "temporary files", "memory"])
+def test_a_machine_that_is_well_is_ok(name: str, tmp_path: Path) -> None:
+    assert told(name, tmp_path)[0] == "ok"
+
+
+def test_few_open_files_are_told(tmp_path: Path) -> None:
+    state, row = told("open files", tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
+    assert (state, "256 files" in row, "ulimit -n" in row) == ("failed", True, True)
+
+
+@contextmanager
+def server_of_1999() -> Iterator[str]:
+    """A server whose clock is decades behind."""
+
+    class Late(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(403)
+            self.send_header("Date", "Fri, 31 Dec 1999 23:59:59 GMT")
+            self.end_headers()
+
+    with HTTPServer((HOST, 0), Late) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_clock_that_is_far_from_a_servers_is_told(tmp_path: Path) -> None:
+    with server_of_1999() as address:
+        state, row = told("clock", tmp_path, AWS_ENDPOINT_URL=address)
+    assert (state, f"off the clock of {address}" in row) == ("failed", True)
+
+
+def test_ports_are_free_or_somebody_elses(tmp_path: Path) -> None:
+    free = {name: str(free_port()) for name in ("DAGSTER_PORT", "GALLERY_PORT", "MLFLOW_PORT")}
+    assert told("ports", tmp_path, **free)[0] == "ok"
+    with socket.create_server((HOST, int(free["GALLERY_PORT"]))):
+        state, row = told("ports", tmp_path, **free)
+    assert (state, f"port {free['GALLERY_PORT']} of {HOST} cannot be used" in row) == ("failed", True)
+
+
+def test_a_spark_master_is_reached_or_not(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as master:
+        port = master.getsockname()[1]
+        assert told("spark master", tmp_path, IMAGE_ASSETS_SPARK_MASTER=f"spark://{HOST}:{port}")[0] == "ok"
+    state, row = told("spark master", tmp_path, IMAGE_ASSETS_SPARK_MASTER=f"spark://{HOST}:{port}")
+    assert (state, "ConnectionRefusedError" in row, "make cluster" in row) == ("failed", True, True)
+
+
+def test_an_mlflow_server_is_asked_with_the_account(
+    accounts_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, ADMINISTRATOR)
+    accounts_server.create_account("doctor", {})
+    ann = {
+        "MLFLOW_TRACKING_URI": accounts_server.url,
+        "MLFLOW_TRACKING_USERNAME": "doctor",
+        "MLFLOW_TRACKING_PASSWORD": password_of("doctor"),
+    }
+    assert told("mlflow store", tmp_path, **ann)[0] == "ok"
+    state, row = told("mlflow store", tmp_path, **{**ann, "MLFLOW_TRACKING_PASSWORD": "wrong-password"})
+    assert (state, "MLFLOW_TRACKING_PASSWORD" in row, "wrong-password" in row) == ("failed", True, False)
+
+
+def test_an_mlflow_server_that_does_not_answer_is_told_soon(tmp_path: Path) -> None:
+    state, row = told("mlflow store", tmp_path, MLFLOW_TRACKING_URI=f"http://{HOST}:{free_port()}")
+    assert (state, "no answer within" in row, "check MLFLOW_TRACKING_URI" in row) == ("failed", False, True)
+
+
+@needs_postgres
+def test_the_database_of_dagster_is_opened_and_its_password_never_shown(tmp_path: Path) -> None:
+    with postgres_server("dagster") as addresses:
+        address = addresses["dagster"]
+        state, row = told("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
+        assert (state, "dagster on 127.0.0.1 as owner" in row) == ("ok", True)
+        wrong = address.replace(PASSWORD, "wrong-password")
+        state, row = told("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=wrong)
+        assert (state, "password authentication failed" in row, "wrong-password" in row) == ("failed", True, False)
+    state, row = told("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
+    assert (state, "onnection refused" in row, PASSWORD in row) == ("failed", True, False)
+
+
+@needs_s3_jars
+def test_places_on_s3_are_listed_and_written(tmp_path: Path) -> None:
+    with s3_server() as variables:
+        known = {**variables, "IMAGE_ASSETS_STORAGE": f"s3://{BUCKET}/kept"}
+        assert told("s3", tmp_path, **known)[0] == "ok"
+        state, row = told("s3", tmp_path, **{**known, "IMAGE_ASSETS_STORAGE": "s3://no-such-bucket/kept"})
+        assert (state, "bucket does not exist" in row, SECRET in row) == ("failed", True, False)
+    state, row = told("s3", tmp_path, **known)
+    assert (state, "connect" in row, SECRET in row) == ("failed", True, False)

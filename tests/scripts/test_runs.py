@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from scripts.lost_runs import LAUNCHED_BY, RUN_BY, end_lost_runs, process_tags
+from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, process_tags
 
 
 @dg.job

@@ -1,18 +1,17 @@
-"""Every asset check on the tables as they are, for a CI: nothing is materialized."""
+"""Two looks at the tables as they are, for a person and for a CI: nothing is materialized, nothing is changed."""
 
 import sys
 
 import dagster as dg
 
-from scripts.demo import ON_TERMINAL, table, tell_failures, terminal
-from scripts.emphasis import Look, emphasized
 from scripts.home import prepared_home, quiet
-from scripts.lost_runs import end_lost_runs, process_tags
+from scripts.runs import ON_TERMINAL, end_lost_runs, process_tags, tell_failures, terminal
+from scripts.terminal import Look, emphasized, table
 
 LOOKS: dict[dg.AssetCheckSeverity, Look] = {dg.AssetCheckSeverity.ERROR: "bad", dg.AssetCheckSeverity.WARN: "warning"}
 
 
-def main() -> int:
+def check_data() -> int:
     """Evaluate all checks; 1 when one of severity ERROR does not pass, or cannot be evaluated."""
     prepared_home()
     quiet()
@@ -41,5 +40,31 @@ def main() -> int:
     return 1 if errors or not result.success else 0
 
 
+def audit() -> int:
+    """Print every rule and what it came to; 1 when one is broken."""
+    prepared_home()
+    quiet()
+    from definitions import resources
+    from image_assets.data import audit as rules
+
+    broken = 0
+    with dg.build_resources(resources) as ready:
+        for finding in rules.audit(ready.delta_tables, ready.image_folder):
+            broken += bool(finding.broken)
+            said = f"{f'broken by {finding.broken:,}' if finding.broken else 'kept':<14}"
+            print(
+                emphasized(said, "bad") if finding.broken else said,
+                finding.rule,
+                *(f"\n{'':<15}{example}" for example in finding.examples),
+                flush=True,
+            )
+    print(
+        f"\n{broken} rules are broken: `make demo`, or a run of ingest_images, takes in what changed"
+        if broken
+        else "\nEvery rule is kept."
+    )
+    return 1 if broken else 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit({"check-data": check_data, "audit": audit}[sys.argv[1]]())

@@ -1,13 +1,16 @@
-"""How a command ends that cannot go on: what failed, and what to do about it."""
+"""What commands write on the terminal: emphasis, tables, and how a command ends that cannot go on."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
 from linecache import getline
 from pathlib import Path
 from types import TracebackType
+from typing import Literal, TextIO
 
-from scripts.emphasis import emphasized
+Look = Literal["strong", "good", "warning", "bad"]
+CODES: dict[Look, str] = {"strong": "1", "good": "32", "warning": "33", "bad": "1;31"}
 
 DOCTOR = "run `make doctor`: it tries each part of the set-up and says what to do about what fails"
 JAVA = "install Java 17 or 21, or let JAVA_HOME name one; `make doctor` says what is found"
@@ -41,6 +44,21 @@ REMEDIES = (
 )
 ROOT = Path(__file__).resolve().parent.parent
 TOLD = (OSError, ValueError)  # of this project's own code, whose messages say what to do
+
+
+def emphasized(text: str, look: Look, on: TextIO | None = None) -> str:
+    """The text as it stands out where it is printed, by default on stdout."""
+    target = on or sys.stdout
+    if not target.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\033[{CODES[look]}m{text}\033[0m"
+
+
+def table(title: str, rows: list[tuple[str, ...]]) -> str:
+    """Columns of text under a title."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))] if rows else []
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([emphasized(title, "strong"), *(line.rstrip() for line in lines)])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
