@@ -180,7 +180,7 @@ def gallery_of(settings: Settings) -> Gallery:
         landing=landing.path,
         index=LiveIndex(thin_tables, registry),
         thumbnails=Thumbnails(thin_tables, KeptFolder(settings.home / "gallery")),
-        embeddings=KeptEmbeddings(Path(settings.home / "caches")),
+        embeddings=KeptEmbeddings(settings.caches),
         links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},
     )
 

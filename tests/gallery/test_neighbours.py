@@ -5,7 +5,9 @@ import numpy as np
 from gallery.index import Index
 from gallery.neighbours import KeptEmbeddings, look_alikes
 from gallery.queries import read_image
+from gallery.server import gallery_of
 from image_assets.models.embedding_store import EmbeddingStore
+from resources.environments import read_settings
 from tests.gallery.conftest import SmallHome
 
 
@@ -33,6 +35,15 @@ def test_embeddings_of_later_trainings_are_seen(tmp_path: Path) -> None:
     found = kept.now()
     assert found is not None
     assert found.image_ids.__len__() == 2
+
+
+def test_the_gallery_reads_embeddings_from_the_caches_folder_of_the_settings(tmp_path: Path) -> None:
+    caches = tmp_path / "on another disk"
+    variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "IMAGE_ASSETS_CACHES": str(caches)}
+    EmbeddingStore(str(caches / "torch-1")).add(["a"], np.array([[1, 0]]))
+    found = gallery_of(read_settings(variables)).embeddings.now()
+    assert found is not None
+    assert found.image_ids == ["a"]
 
 
 def test_folders_of_caches_are_no_embeddings(tmp_path: Path) -> None:
