@@ -13,35 +13,35 @@ from image_assets.data.image_files import read_known
 from resources.image_folder import ImageFolder
 from resources.outside_table import OutsideTable
 from resources.thin_tables import ThinTables
-from sensors.attempts import ACTIVE, Asked, next_request, to_known
+from sensors.attempts import ACTIVE, RequestKey, next_request, read_state
 
 JOB_NAME = "ingest_images"
-# What else reads the landing folder: while one of these goes on, nothing is asked for.
+# The jobs that read the landing folder: while one of them runs, the sensor requests nothing.
 JOB_NAMES = (JOB_NAME, "whole_path", "replay_quarantine")
-# A run may fail when the files are taken in already: what follows has to be done all the same.
+# A run can fail after it has recorded the files, so an unchanged folder does not mean that its work is done.
 UNFINISHED = (dg.DagsterRunStatus.FAILURE, *ACTIVE)
 
 
-def to_part(cursor: str | None) -> tuple[int, str | None]:
-    """The part of the known files whose turn it is, and what was asked for last; the reverse of `to_cursor`."""
-    part, _, asked = (cursor or "").partition(" ")
-    return (int(part), asked) if part.isdecimal() else (0, cursor)
+def parse_cursor(cursor: str | None) -> tuple[int, str | None]:
+    """The slice of known files to check next, and the last request; the inverse of `to_cursor`."""
+    part, _, key = (cursor or "").partition(" ")
+    return (int(part), key) if part.isdecimal() else (0, cursor)
 
 
-def to_cursor(part: int, asked: Asked) -> str:
-    """What the next tick has to know."""
-    return f"{part} {asked}"
+def to_cursor(part: int, key: RequestKey) -> str:
+    """The cursor for the next tick."""
+    return f"{part} {key}"
 
 
-def to_request(asked: Asked, part: int) -> dg.RunRequest:
-    """A run that looks at the part in which the changes were found."""
+def to_request(key: RequestKey, part: int) -> dg.RunRequest:
+    """A run that re-checks the slice in which the changes were found."""
     config = {"ops": {"raw_images": {"config": {"part": part}}}}
-    return dg.RunRequest(run_key=str(asked), run_config=config)
+    return dg.RunRequest(run_key=str(key), run_config=config)
 
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Let Python not look for garbage, which takes a third of the time that making a hundred thousand rows takes."""
+    """Turns Python's garbage collector off: it would take a third of the time that creating 100,000 rows takes."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -52,32 +52,31 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def new_images_every(seconds: int) -> dg.SensorDefinition:
-    """The sensor that lists the landing folder, so often at most."""
+    """The sensor that lists the landing folder, at most once in so many seconds."""
 
     @dg.sensor(
-        name="new_images",
         job_name=JOB_NAME,
         minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Image files landed, changed or left, or the label table changed: take it in.",
+        description="Ingests images when files are added, changed or deleted, or when the label table changes.",
     )
-    def look(
+    def new_images(
         context: dg.SensorEvaluationContext,
         image_folder: ImageFolder,
         label_table: OutsideTable,
         thin_tables: ThinTables,
     ) -> dg.SensorResult | dg.SkipReason:
-        """Ingest when files land in the image folder, change or leave it, or labels change; again when that failed."""
-        return changes_found(context, image_folder, label_table, thin_tables)
+        """Requests a run for each change of the landing folder or the label table, and retries failed runs."""
+        return request_ingest(context, image_folder, label_table, thin_tables)
 
-    return look
+    return new_images
 
 
-def changes_found(
+def request_ingest(
     context: dg.SensorEvaluationContext, image_folder: ImageFolder, label_table: OutsideTable, thin_tables: ThinTables
 ) -> dg.SensorResult | dg.SkipReason:
-    """What a look at the folder and at the label table comes to."""
-    part, asked = to_part(context.cursor)
+    """One tick: compares the landing folder and the label table with what has been ingested."""
+    part, cursor = parse_cursor(context.cursor)
     try:
         with no_garbage_collection():
             found = folder_changes(image_folder, read_known(thin_tables), part)
@@ -85,14 +84,14 @@ def changes_found(
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))
     changes = without_writing(found, image_folder)
-    said = f"{image_folder.root}: {changes}" + (f"; the label table: {labels}" if labels else "")
-    known = to_known(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=asked)
+    summary = f"{image_folder.root}: {changes}." + (f" Label table: {labels}." if labels else "")
+    state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=cursor)
     digest = changes.digest() if not labels else sha256(f"{changes.digest()} {labels}".encode()).hexdigest()[:32]
-    # The next tick looks at the next part. While something is to be done, the part stays: a run looks there.
+    # Each tick checks the next slice. While there is work to do the slice stays, because the run re-checks that slice.
     next_part = part if digest else part + 1
-    if not digest and known.status not in UNFINISHED:
-        return dg.SensorResult(skip_reason=said, cursor=to_cursor(next_part, known.asked.forgotten()))
-    request = next_request(known, digest or known.asked.digest)
-    if isinstance(request, Asked):
+    if not digest and state.status not in UNFINISHED:
+        return dg.SensorResult(skip_reason=summary, cursor=to_cursor(next_part, state.key.without_digest()))
+    request = next_request(state, digest or state.key.digest)
+    if isinstance(request, RequestKey):
         return dg.SensorResult(run_requests=[to_request(request, part)], cursor=to_cursor(part, request))
-    return dg.SensorResult(skip_reason=f"{said}; {request}", cursor=to_cursor(next_part, known.asked))
+    return dg.SensorResult(skip_reason=f"{summary} {request}", cursor=to_cursor(next_part, state.key))

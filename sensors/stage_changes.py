@@ -1,4 +1,4 @@
-"""A model changed stage → predict_images."""
+"""A model version changed stage → predict_images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,37 +18,39 @@ from resources.model_registry import (
     shadows,
 )
 from resources.thin_tables import ThinTables
-from sensors.attempts import Asked, next_request, to_known
+from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "predict_images"
-TOLD_TAGS = ("framework", "code_version", "dagster_run_id")  # of a version, that its runs show
+VERSION_TAGS = ("framework", "code_version", "dagster_run_id")  # copied from the model version to its runs
 
 
-def digest(serving: ModelVersion | None, beside: Sequence[ModelVersion]) -> str:
-    """The versions that predict, in one string. The MLflow run tells registries apart that both begin at version 1."""
+def digest(serving: ModelVersion | None, shadow_versions: Sequence[ModelVersion]) -> str:
+    """The versions that predict, as one string. The MLflow run ID keeps versions of different registries apart."""
     first = f"{serving.version}-{serving.mlflow_run_id}" if serving else ""
-    return "+".join([first, *(str(version.version) for version in beside)])
+    return "+".join([first, *(str(version.version) for version in shadow_versions)])
 
 
 def to_request(
-    asked: Asked, serving: ModelVersion | None, beside: Sequence[ModelVersion], run_tags: Mapping[str, str]
+    key: RequestKey,
+    serving: ModelVersion | None,
+    shadow_versions: Sequence[ModelVersion],
+    run_tags: Mapping[str, str],
 ) -> dg.RunRequest:
-    """A run that predicts with these versions, and shows them in its tags."""
+    """A run that predicts with these versions and shows them in its tags."""
     tags = {"image_assets/pool": "gpu", **run_tags}
     if serving:
-        told = {name: serving.tags[name] for name in TOLD_TAGS if name in serving.tags}
         tags |= {"image_assets/model_version": str(serving.version), "image_assets/stage": serving.stage}
-        tags |= {f"image_assets/{name}": value for name, value in told.items()}
-    if beside:
-        tags["image_assets/shadow_versions"] = in_words(beside)
-    return dg.RunRequest(run_key=str(asked), tags=tags)
+        tags |= {f"image_assets/{name}": serving.tags[name] for name in VERSION_TAGS if name in serving.tags}
+    if shadow_versions:
+        tags["image_assets/shadow_versions"] = in_words(shadow_versions)
+    return dg.RunRequest(run_key=str(key), tags=tags)
 
 
 @dg.sensor(
     job_name=JOB_NAME,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Another model version serves, or is in Staging: let it predict.",
+    description="Predicts when another model version enters Production or Staging.",
 )
 def stage_changes(
     context: dg.SensorEvaluationContext,
@@ -56,21 +58,21 @@ def stage_changes(
     thin_tables: ThinTables,
     inference_device: InferenceDevice,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Predict when others are in Production or Staging, and again when that failed; write down who was moved."""
+    """Requests a run when the versions in Production or Staging change, retries failed runs, records stage changes."""
     try:
         versions = model_registry.versions()
         record_changes(versions, thin_tables)
         serving = serving_version(versions)
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))
-    known = to_known(context.instance, sensor_name=context.sensor_name, job_names=[JOB_NAME], cursor=context.cursor)
-    report, beside = disagreement(versions), shadows(versions)
-    if serving is None and not beside:
-        reason = report or f"no version of {model_registry.name} is in stage {SERVING_STAGE}"
-        return dg.SensorResult(skip_reason=reason, cursor=str(known.asked.forgotten()))
-    request = next_request(known, digest(serving, beside))
-    if isinstance(request, Asked):
-        wanted = to_request(request, serving, beside, inference_device.run_tags)
-        return dg.SensorResult(run_requests=[wanted], cursor=str(request))
-    who = f"version {serving.version} serves" if serving else "no version serves"
-    return dg.SkipReason(f"{who}; {request}" + (f". But {report}" if report else ""))
+    state = read_state(context.instance, sensor_name=context.sensor_name, job_names=[JOB_NAME], cursor=context.cursor)
+    alias_warning, shadow_versions = disagreement(versions), shadows(versions)
+    if serving is None and not shadow_versions:
+        reason = alias_warning or f"No version of {model_registry.name} is in stage {SERVING_STAGE}."
+        return dg.SensorResult(skip_reason=reason, cursor=str(state.key.without_digest()))
+    request = next_request(state, digest(serving, shadow_versions))
+    if isinstance(request, RequestKey):
+        run_request = to_request(request, serving, shadow_versions, inference_device.run_tags)
+        return dg.SensorResult(run_requests=[run_request], cursor=str(request))
+    summary = f"Version {serving.version} is serving." if serving else "No version is serving."
+    return dg.SkipReason(f"{summary} {request}" + (f" Warning: {alias_warning}" if alias_warning else ""))

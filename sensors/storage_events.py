@@ -1,8 +1,8 @@
-"""An object store told of image files → ingest_images, which looks at these files only."""
+"""Object store events about image files → ingest_images, for just these files."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import dagster as dg
@@ -13,106 +13,112 @@ from resources import object_storage
 from resources.image_folder import ImageFolder
 from resources.storage_events import Message, StorageEvents
 from resources.thin_tables import ThinTables
-from sensors.attempts import Asked, next_request, to_known
+from sensors.attempts import RequestKey, next_request, read_state
 from sensors.new_images import JOB_NAME, JOB_NAMES
 
-MOST_MESSAGES = 300  # that one run answers; a tick has a minute, and looks at each of their objects
+MAX_MESSAGES = 300  # per run: a tick has a minute and checks every object that they name
 
 
 @dataclass(frozen=True)
-class Pending:
-    """What the sensor asked for last: a run that looks at these files, and the messages that are deleted then."""
+class PendingRequest:
+    """The last request: a run that checks these files, and the messages to delete once it succeeds."""
 
-    asked: str = ""
+    run_key: str = ""
     paths: list[str] = field(default_factory=list)
     receipts: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, cursor: str | None) -> "Pending":
-        """What the cursor says."""
-        return cls(**json.loads(cursor)) if cursor else cls()
+    def from_cursor(cls, cursor: str | None) -> "PendingRequest":
+        """The request that the cursor holds; an empty one for no cursor."""
+        if not cursor:
+            return cls()
+        values = json.loads(cursor)
+        return cls(values["asked"], values["paths"], values["receipts"])
 
     def to_cursor(self) -> str:
-        """The reverse."""
-        return json.dumps(asdict(self))
+        """The inverse of `from_cursor`."""
+        return json.dumps({"asked": self.run_key, "paths": self.paths, "receipts": self.receipts})
 
-    def request(self) -> dg.SensorResult:
-        """The run."""
+    def to_result(self) -> dg.SensorResult:
+        """The tick's result that requests the run."""
         config = {"ops": {"raw_images": {"config": {"paths": self.paths}}}}
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=self.asked, run_config=config)], cursor=self.to_cursor()
+            run_requests=[dg.RunRequest(run_key=self.run_key, run_config=config)], cursor=self.to_cursor()
         )
 
 
 @dataclass(frozen=True)
-class Told:
-    """What messages told of the landing folder, in files as the tables spell them."""
+class SortedMessages:
+    """Messages by what to do with them."""
 
-    new: dict[Message, list[str]]  # of files that are not as the ledger says
-    known: list[Message]  # of nothing that is to be done
-    waiting: int  # of files that may still be written, or of something else: they stay in the queue
+    changed: dict[Message, list[str]]  # with the paths of files that differ from the ledger: ingest
+    unchanged: list[Message]  # about files that the ledger already has, or outside the landing folder: delete
+    waiting: int  # about files that may still be being written, or not about files: leave in the queue
 
 
-def told(messages: Sequence[Message], image_folder: ImageFolder, thin_tables: ThinTables) -> Told:
-    """Look at the files that the messages tell of, and at what the ledger says of them."""
+def sort_messages(messages: Sequence[Message], image_folder: ImageFolder, thin_tables: ThinTables) -> SortedMessages:
+    """Compares the files that the messages name with the ledger."""
     landing = f"{image_folder.path}/"
-    understood = {
+    paths_by_message = {
         message: [path for path in map(object_storage.to_path, message.addresses) if path.startswith(landing)]
         for message in messages
         if message.addresses is not None
     }
-    paths = {path for of_message in understood.values() for path in of_message}
-    found = folder_changes(image_folder, read_known(thin_tables), part=None, only=paths) if paths else None
-    read = found.to_read if found else ()
-    young = {file.path for file in read} - {file.path for file in image_folder.old_enough(read)}
-    other = {file.path for file in read} | (
-        {*found.missing, *(file.path for file in found.irregular)} if found else set()
-    )
-    ready = {message: of_message for message, of_message in understood.items() if young.isdisjoint(of_message)}
-    new = {message: of_message for message, of_message in ready.items() if not other.isdisjoint(of_message)}
-    return Told(new, [message for message in ready if message not in new], len(messages) - len(ready))
+    paths = {path for message_paths in paths_by_message.values() for path in message_paths}
+    if not paths:
+        return SortedMessages({}, list(paths_by_message), len(messages) - len(paths_by_message))
+    changes = folder_changes(image_folder, read_known(thin_tables), part=None, only=paths)
+    to_read = {file.path for file in changes.to_read}
+    unsettled = to_read - {file.path for file in image_folder.old_enough(changes.to_read)}
+    different = {*to_read, *changes.missing, *(file.path for file in changes.irregular)}
+    ready = {message: found for message, found in paths_by_message.items() if unsettled.isdisjoint(found)}
+    changed = {message: found for message, found in ready.items() if not different.isdisjoint(found)}
+    unchanged = [message for message in ready if message not in changed]
+    return SortedMessages(changed, unchanged, len(messages) - len(ready))
 
 
 def storage_events(*, on: bool) -> dg.SensorDefinition:
-    """The sensor of a queue; it runs by itself where there is one."""
+    """The sensor of the event queue; `on` says whether it runs by default."""
 
     @dg.sensor(
-        name="storage_events",
         job_name=JOB_NAME,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED,
-        description="An object store told of image files in its events: take these in.",
+        description="Ingests the image files named in the object store's events.",
     )
-    def look(
+    def storage_events(
         context: dg.SensorEvaluationContext, events: StorageEvents, image_folder: ImageFolder, thin_tables: ThinTables
     ) -> dg.SensorResult | dg.SkipReason:
-        """Ingest the files that messages tell of. They are deleted once a run took the files in."""
+        """Requests a run for the files that messages name, and deletes the messages once it has succeeded."""
         if not events.queue:
-            return dg.SkipReason("no queue is named: set IMAGE_ASSETS_EVENTS")
-        pending = Pending.read(context.cursor)
-        known = to_known(
-            context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=pending.asked or None
+            return dg.SkipReason("No queue is configured: set IMAGE_ASSETS_EVENTS.")
+        pending = PendingRequest.from_cursor(context.cursor)
+        state = read_state(
+            context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=pending.run_key or None
         )
-        if pending.receipts and known.status is not dg.DagsterRunStatus.SUCCESS:
-            request = next_request(known, known.asked.digest) if known.status else known.asked
-            if isinstance(request, Asked):
-                return replace(pending, asked=str(request)).request()
-            return dg.SkipReason(f"{len(pending.receipts):,} messages: {request}")
-        if known.active_run_id:
-            return dg.SkipReason(f"messages stay in the queue: {next_request(known, '')}")
+        if pending.receipts and state.status is not dg.DagsterRunStatus.SUCCESS:
+            request = next_request(state, state.key.digest) if state.status else state.key
+            if isinstance(request, RequestKey):
+                return replace(pending, run_key=str(request)).to_result()
+            return dg.SkipReason(f"{len(pending.receipts):,} messages are waiting. {request}")
+        if state.active_run_id:
+            return dg.SkipReason(f"Messages stay in the queue. {next_request(state, '')}")
         if pending.receipts:
             events.delete(pending.receipts)
-        heard = told(events.receive(MOST_MESSAGES), image_folder, thin_tables)
-        events.delete([message.receipt for message in heard.known])
-        done = Pending(str(known.asked.forgotten()))
-        said = f"{len(heard.known):,} messages tell nothing new, {heard.waiting:,} stay in the queue for now"
-        if not heard.new:
-            return dg.SensorResult(skip_reason=said, cursor=done.to_cursor())
-        paths = sorted({path for of_message in heard.new.values() for path in of_message})
+        messages = sort_messages(events.receive(MAX_MESSAGES), image_folder, thin_tables)
+        events.delete([message.receipt for message in messages.unchanged])
+        done = PendingRequest(str(state.key.without_digest()))
+        summary = (
+            f"{len(messages.unchanged):,} messages without changes deleted, {messages.waiting:,} left in the queue."
+        )
+        if not messages.changed:
+            return dg.SensorResult(skip_reason=summary, cursor=done.to_cursor())
+        paths = sorted({path for message_paths in messages.changed.values() for path in message_paths})
         digest = sha256("\n".join(paths).encode()).hexdigest()[:32]
-        request = next_request(replace(known, asked=known.asked.forgotten()), digest)
-        if isinstance(request, Asked):
-            return Pending(str(request), paths, [message.receipt for message in heard.new]).request()
-        return dg.SensorResult(skip_reason=f"{said}; {request}", cursor=done.to_cursor())
+        request = next_request(replace(state, key=state.key.without_digest()), digest)
+        if isinstance(request, RequestKey):
+            receipts = [message.receipt for message in messages.changed]
+            return PendingRequest(str(request), paths, receipts).to_result()
+        return dg.SensorResult(skip_reason=f"{summary} {request}", cursor=done.to_cursor())
 
-    return look
+    return storage_events

@@ -7,10 +7,10 @@ import dagster as dg
 
 from image_assets.predictions.alert_states import due
 from resources.thin_tables import ThinTables
-from sensors.attempts import Asked, next_request, to_known
+from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "send_alerts"
-# What else sends them: while one of these goes on, nothing is asked for.
+# The jobs that send alerts: while one of them runs, the sensor requests nothing.
 JOB_NAMES = (JOB_NAME, "ingest_images", "predict_images", "replay_quarantine")
 
 
@@ -18,15 +18,15 @@ JOB_NAMES = (JOB_NAME, "ingest_images", "predict_images", "replay_quarantine")
     job_name=JOB_NAME,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="An alert could not be sent: try again.",
+    description="Retries alerts that could not be sent.",
 )
 def waiting_alerts(context: dg.SensorEvaluationContext, thin_tables: ThinTables) -> dg.SensorResult | dg.SkipReason:
-    """Send alerts that a receiver did not take, or a run did not come to, when it is time to try again."""
-    said = due(thin_tables, datetime.now(UTC))
-    known = to_known(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=context.cursor)
-    if not said:
-        return dg.SensorResult(skip_reason="no alert waits to be sent now", cursor=str(known.asked.forgotten()))
-    request = next_request(known, sha256(said.encode()).hexdigest())
-    if isinstance(request, Asked):
+    """Requests a run when alerts that failed, or that no run has sent yet, are due for another attempt."""
+    due_alerts = due(thin_tables, datetime.now(UTC))
+    state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=context.cursor)
+    if not due_alerts:
+        return dg.SensorResult(skip_reason="No alerts are due.", cursor=str(state.key.without_digest()))
+    request = next_request(state, sha256(due_alerts.encode()).hexdigest())
+    if isinstance(request, RequestKey):
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=str(request))], cursor=str(request))
-    return dg.SkipReason(f"{said}; {request}")
+    return dg.SkipReason(f"{due_alerts}. {request}")

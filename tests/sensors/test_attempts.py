@@ -1,9 +1,9 @@
-"""A sensor asks once for each change, again for a failure, and never twice at a time."""
+"""A sensor requests one run per change, retries failures, and never has two runs at a time."""
 
 import dagster as dg
 import pytest
 
-from sensors.attempts import ATTEMPTS, Asked, Known, next_request, to_known
+from sensors.attempts import ATTEMPTS, RequestKey, RequestState, next_request, read_state
 
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 CANCELED, NOT_STARTED = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.NOT_STARTED
@@ -20,9 +20,9 @@ def predict_images() -> None:
     predict()
 
 
-def launch(instance: dg.DagsterInstance, asked: Asked, *, fails: bool = False) -> None:
+def launch(instance: dg.DagsterInstance, key: RequestKey, *, fails: bool = False) -> None:
     """What the daemon does with a run request: the run key becomes a tag."""
-    tags = {"dagster/run_key": str(asked), "dagster/sensor_name": "stage_changes"}
+    tags = {"dagster/run_key": str(key), "dagster/sensor_name": "stage_changes"}
     predict_images.execute_in_process(
         instance=instance,
         tags={**tags, "fails": "yes"} if fails else tags,
@@ -30,18 +30,26 @@ def launch(instance: dg.DagsterInstance, asked: Asked, *, fails: bool = False) -
     )
 
 
-def known_to(instance: dg.DagsterInstance, cursor: str | None) -> Known:
-    return to_known(instance, sensor_name="stage_changes", job_names=["predict_images"], cursor=cursor)
+def state_of(instance: dg.DagsterInstance, cursor: str | None) -> RequestState:
+    return read_state(instance, sensor_name="stage_changes", job_names=["predict_images"], cursor=cursor)
 
 
-@pytest.mark.parametrize("asked", [Asked(), Asked("3-a.b", 12, 2), Asked("one\ntwo", 1, 1)])
-def test_what_was_asked_survives_as_text(asked: Asked) -> None:
-    assert Asked.from_text(str(asked)) == asked
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (RequestKey(), ".0.0"),
+        (RequestKey("3-a.b", 12, 2), "3-a.b.12.2"),
+        (RequestKey("one\ntwo", 1, 1), "one\ntwo.1.1"),
+    ],
+)
+def test_a_key_survives_as_text(key: RequestKey, text: str) -> None:
+    assert str(key) == text
+    assert RequestKey.from_text(text) == key
 
 
 @pytest.mark.parametrize("text", [None, "", "3", "a cursor of another version"])
-def test_any_other_text_is_no_memory(text: str | None) -> None:
-    assert Asked.from_text(text) is None
+def test_any_other_text_is_not_a_key(text: str | None) -> None:
+    assert RequestKey.from_text(text) is None
 
 
 @pytest.mark.parametrize(
@@ -49,51 +57,51 @@ def test_any_other_text_is_no_memory(text: str | None) -> None:
     [
         (SUCCESS, 1, None),
         (None, 1, None),  # the run was deleted
-        (FAILURE, 1, Asked("A", 4, 2)),
+        (FAILURE, 1, RequestKey("A", 4, 2)),
         (FAILURE, ATTEMPTS, None),
         (CANCELED, 1, None),
-        (NOT_STARTED, 1, Asked("A", 4, 1)),  # the tick died before it launched the run
+        (NOT_STARTED, 1, RequestKey("A", 4, 1)),  # the tick died before it launched the run
     ],
 )
-def test_the_same_digest_is_asked_for_again_only_after_a_failure(
-    status: dg.DagsterRunStatus | None, attempt: int, expected: Asked | None
+def test_the_same_digest_is_requested_again_only_after_a_failure(
+    status: dg.DagsterRunStatus | None, attempt: int, expected: RequestKey | None
 ) -> None:
-    request = next_request(Known(Asked("A", 4, attempt), status), "A")
-    assert (request if isinstance(request, Asked) else None) == expected
+    request = next_request(RequestState(RequestKey("A", 4, attempt), status), "A")
+    assert (request if isinstance(request, RequestKey) else None) == expected
 
 
 def test_a_digest_that_comes_back_gets_a_new_key_each_time() -> None:
-    asked, keys = Asked(), []
+    key, keys = RequestKey(), []
     for digest in "ABABA":
-        request = next_request(Known(asked, SUCCESS), digest)
-        assert isinstance(request, Asked)
-        keys.append(str(asked := request))
+        request = next_request(RequestState(key, SUCCESS), digest)
+        assert isinstance(request, RequestKey)
+        keys.append(str(key := request))
     assert len(set(keys)) == len(keys)
 
 
-def test_nothing_is_asked_for_while_a_run_of_the_job_goes_on() -> None:
-    request = next_request(Known(Asked("A", 1, 1), FAILURE, active_run_id="f00"), "B")
+def test_nothing_is_requested_while_a_run_of_the_job_is_active() -> None:
+    request = next_request(RequestState(RequestKey("A", 1, 1), FAILURE, active_run_id="f00"), "B")
     assert isinstance(request, str)
-    assert request.startswith("waiting for run f00 to end")
+    assert request.startswith("Waiting for run f00 to finish.")
 
 
 def test_a_run_of_the_job_counts_as_active_whoever_launched_it() -> None:
     instance = dg.DagsterInstance.ephemeral()
     run = instance.create_run_for_job(predict_images, status=dg.DagsterRunStatus.STARTING)
-    assert known_to(instance, cursor=None).active_run_id == run.run_id
+    assert state_of(instance, cursor=None).active_run_id == run.run_id
     instance.report_run_failed(run)
-    assert known_to(instance, cursor=None).active_run_id is None
+    assert state_of(instance, cursor=None).active_run_id is None
 
 
-def test_a_cursor_lost_after_the_launch_is_found_again_in_the_run() -> None:
-    instance, asked = dg.DagsterInstance.ephemeral(), Asked("A", 1, 1)
-    launch(instance, asked)
-    assert known_to(instance, cursor=None) == Known(asked, SUCCESS)
-    assert next_request(known_to(instance, cursor=None), "A") == "nothing new"
+def test_a_cursor_lost_after_the_launch_is_recovered_from_the_run() -> None:
+    instance, key = dg.DagsterInstance.ephemeral(), RequestKey("A", 1, 1)
+    launch(instance, key)
+    assert state_of(instance, cursor=None) == RequestState(key, SUCCESS)
+    assert next_request(state_of(instance, cursor=None), "A") == "No changes."
 
 
-def test_an_emptied_cursor_starts_the_attempts_afresh_after_failures() -> None:
-    instance, asked = dg.DagsterInstance.ephemeral(), Asked("A", 1, ATTEMPTS)
-    launch(instance, asked, fails=True)
-    assert isinstance(next_request(known_to(instance, cursor=str(asked)), "A"), str)
-    assert next_request(known_to(instance, cursor=None), "A") == Asked("A", 2, 1)
+def test_a_reset_cursor_allows_new_attempts_after_failures() -> None:
+    instance, key = dg.DagsterInstance.ephemeral(), RequestKey("A", 1, ATTEMPTS)
+    launch(instance, key, fails=True)
+    assert isinstance(next_request(state_of(instance, cursor=str(key)), "A"), str)
+    assert next_request(state_of(instance, cursor=None), "A") == RequestKey("A", 2, 1)

@@ -1,4 +1,4 @@
-"""Files that land, change or leave are ingested once; a failed run is tried again."""
+"""Files that are added, changed or deleted are ingested once; failed runs are retried."""
 
 import os
 from pathlib import Path
@@ -13,13 +13,13 @@ from image_assets.data.raw_images import IngestConfig
 from resources.image_folder import ImageFolder
 from resources.outside_table import OutsideTable
 from resources.thin_tables import ThinTables
-from sensors.attempts import ATTEMPTS
-from sensors.new_images import new_images_every
+from sensors.attempts import ATTEMPTS, RequestKey
+from sensors.new_images import new_images_every, parse_cursor, to_cursor
 from tests.images import png, put
 
 
-def take_in(image_folder: ImageFolder, home: Path) -> None:
-    """Write what the ledger says when everything in the folder was taken in."""
+def write_ledger(image_folder: ImageFolder, home: Path) -> None:
+    """Write the ledger as it is once everything in the folder has been ingested."""
     files = image_folder.list_files()
     columns = {
         "path": pa.array([file.path for file in files], pa.string()),
@@ -39,12 +39,12 @@ new_images = new_images_every(10)
 def raw_images(
     context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, label_table: OutsideTable
 ) -> None:
-    """Does to the ledger what the asset of this name does, but for failures on purpose, and what given_labels says."""
+    """Updates the ledger and the label table's version as the real assets do, or fails on purpose."""
     if context.run.tags.get("fails"):
         raise ValueError("no Spark")
-    take_in(image_folder, Path(context.run.tags["home"]))
-    said = {"label_table_version": label_table.version()}
-    context.instance.report_runless_asset_event(dg.AssetMaterialization("given_labels", metadata=said))
+    write_ledger(image_folder, Path(context.run.tags["home"]))
+    metadata = {"label_table_version": label_table.version()}
+    context.instance.report_runless_asset_event(dg.AssetMaterialization("given_labels", metadata=metadata))
     if context.run.tags.get("fails_late"):
         raise ValueError("no model registry")
 
@@ -140,7 +140,7 @@ def test_each_state_of_the_folder_is_ingested_once_also_when_it_returns(daemon: 
         extra.unlink()
         launched += [daemon.launched(), daemon.launched()]
     assert launched == [1, 0] * 5
-    assert reason(daemon.tick()).endswith("landing: 1 files, 1 looked at: all taken in")
+    assert reason(daemon.tick()).endswith("landing: 1 files, 1 looked at: all taken in.")
     assert len(daemon.cursor or "") < 100
 
 
@@ -155,11 +155,11 @@ def test_a_folder_that_is_emptied_is_ingested_and_one_that_was_always_empty_is_n
     assert "landing: 0 files" in reason(unused.tick())
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     assert "does not exist: make it" in reason(Daemon(tmp_path / "photos").tick())
 
 
-def test_what_someone_else_ingested_is_not_asked_for(daemon: Daemon, landing: Path) -> None:
+def test_nothing_is_requested_for_what_another_run_has_ingested(daemon: Daemon, landing: Path) -> None:
     daemon.ingest()
     assert daemon.launched() == 0
     put(landing, "cube/b.png", png(2))
@@ -169,27 +169,27 @@ def test_what_someone_else_ingested_is_not_asked_for(daemon: Daemon, landing: Pa
     assert daemon.launched() == 0
 
 
-def test_nothing_is_asked_for_while_a_run_goes_on(daemon: Daemon) -> None:
+def test_nothing_is_requested_while_a_run_is_active(daemon: Daemon) -> None:
     job = DEFINITIONS.resolve_job_def("ingest_images")
     run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    assert f"waiting for run {run.run_id}" in reason(daemon.tick())
+    assert f"Waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert daemon.launched() == 1
 
 
-def test_nothing_is_asked_for_while_a_continuous_run_goes_on(daemon: Daemon, landing: Path) -> None:
+def test_nothing_is_requested_while_a_continuous_run_is_active(daemon: Daemon, landing: Path) -> None:
     job = DEFINITIONS.resolve_job_def("ingest_images")
     run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={TRIGGER_TAG: "30 seconds"})
     put(landing, "cube/b.png", png(2))
     assert daemon.launched() == 0
-    assert f"run {run.run_id} goes on, looks every 30 seconds" in reason(daemon.tick())
+    assert f"Run {run.run_id} is continuous and checks for changes every 30 seconds" in reason(daemon.tick())
     daemon.instance.report_run_canceled(run)
     assert [daemon.launched(), daemon.launched()] == [1, 0]
 
 
-def test_a_failed_run_is_tried_again_a_few_times_and_then_waits_for_a_change(daemon: Daemon, landing: Path) -> None:
+def test_a_failed_run_is_retried_a_few_times_and_then_waits_for_a_change(daemon: Daemon, landing: Path) -> None:
     assert [daemon.launched(fails="fails") for _ in range(ATTEMPTS + 2)] == [1] * ATTEMPTS + [0, 0]
-    assert f"{ATTEMPTS} runs for this failed" in reason(daemon.tick())
+    assert f"{ATTEMPTS} runs failed on these changes." in reason(daemon.tick())
     put(landing, "cube/b.png", png(2))
     assert [daemon.launched(), daemon.launched()] == [1, 0]
 
@@ -198,45 +198,45 @@ def test_a_failure_is_followed_by_one_success(daemon: Daemon) -> None:
     assert [daemon.launched(fails="fails"), daemon.launched(), daemon.launched()] == [1, 1, 0]
 
 
-def test_a_run_that_failed_after_it_took_the_files_in_is_tried_again(daemon: Daemon, landing: Path) -> None:
+def test_a_run_that_failed_after_recording_the_files_is_retried(daemon: Daemon, landing: Path) -> None:
     assert [daemon.launched(fails="fails_late") for _ in range(ATTEMPTS + 2)] == [1] * ATTEMPTS + [0, 0]
-    assert reason(daemon.tick()).startswith(f"{landing}: 1 files, 1 looked at: all taken in; {ATTEMPTS} runs for this")
-    daemon.ingest()  # somebody mended it and launched the job
-    assert reason(daemon.tick()).endswith("all taken in")
+    assert reason(daemon.tick()).startswith(f"{landing}: 1 files, 1 looked at: all taken in. {ATTEMPTS} runs failed")
+    daemon.ingest()  # somebody fixed it and launched the job
+    assert reason(daemon.tick()).endswith("all taken in.")
     put(landing, "cube/b.png", png(2))
     assert [daemon.launched(fails="fails_late"), daemon.launched(), daemon.launched()] == [1, 1, 0]
 
 
-def test_a_run_that_took_the_files_in_and_goes_on_may_still_fail(daemon: Daemon) -> None:
+def test_an_active_run_that_has_recorded_the_files_may_still_fail(daemon: Daemon) -> None:
     assert daemon.launched(fails="fails_late") == 1
     job = DEFINITIONS.resolve_job_def("ingest_images")
     tags = {"dagster/run_key": daemon.run_keys[-1], "dagster/sensor_name": "new_images"}
     run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
-    assert f"all taken in; waiting for run {run.run_id}" in reason(daemon.tick())
+    assert f"all taken in. Waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert [daemon.launched(), daemon.launched()] == [1, 0]
 
 
-def test_another_label_table_is_read_once_and_so_is_none(daemon: Daemon, landing: Path) -> None:
+def test_a_changed_label_table_is_read_once_and_so_is_its_removal(daemon: Daemon, landing: Path) -> None:
     assert daemon.launched() == 1
     labels = landing.parent / "labels.csv"
     daemon.label_table = OutsideTable(source=str(labels))
     assert "labels.csv is not there: expected a file" in reason(daemon.tick())
     launched = []
-    for said in ("path,label\na.png,roses\n", "path,label\na.png,tulips\n"):
-        labels.write_text(said)
+    for text in ("path,label\na.png,roses\n", "path,label\na.png,tulips\n"):
+        labels.write_text(text)
         launched += [daemon.launched(fails="fails"), daemon.launched(), daemon.launched()]
     daemon.label_table = OutsideTable()
     launched += [daemon.launched(), daemon.launched()]
     assert launched == [1, 1, 0, 1, 1, 0, 1, 0]
 
 
-def test_a_file_that_is_being_written_is_not_yet_a_change(landing: Path) -> None:
+def test_a_file_that_is_being_written_is_not_a_change_yet(landing: Path) -> None:
     daemon = Daemon(landing, settle_seconds=3600)
-    assert reason(daemon.tick()).endswith("1 looked at: 1 being written")
+    assert reason(daemon.tick()).endswith("1 looked at: 1 being written.")
 
 
-def test_a_replaced_file_is_found_when_its_part_is_looked_at_and_ingested_there(landing: Path) -> None:
+def test_a_replaced_file_is_found_and_ingested_when_its_slice_is_checked(landing: Path) -> None:
     for number in range(30):
         put(landing, f"cube/{number}.png", png(number))
     daemon = Daemon(landing, sweep_files=5)
@@ -244,21 +244,34 @@ def test_a_replaced_file_is_found_when_its_part_is_looked_at_and_ingested_there(
     replaced = landing / "cube" / "7.png"
     replaced.write_bytes(png(99))
     launched = [daemon.launched(fails="fails") for _ in range(9)]
-    assert sum(launched) == ATTEMPTS, "a failed run is tried again, whichever part is next"
-    assert f"1 new or changed; {ATTEMPTS} runs for this failed" in reason(daemon.tick())
+    assert sum(launched) == ATTEMPTS, "a failed run is retried, whichever slice is next"
+    assert f"1 new or changed. {ATTEMPTS} runs failed on these changes." in reason(daemon.tick())
     os.utime(replaced)
     assert [daemon.launched(), *(daemon.launched() for _ in range(8))] == [1] + [0] * 8
 
 
-def test_a_run_that_reads_the_folder_by_another_name_is_waited_for(daemon: Daemon) -> None:
+def test_the_sensor_waits_for_runs_of_other_jobs_that_read_the_folder(daemon: Daemon) -> None:
     @dg.job
     def whole_path() -> None:
         raw_images()
 
     run = daemon.instance.create_run_for_job(whole_path, status=dg.DagsterRunStatus.STARTED)
-    assert f"waiting for run {run.run_id}" in reason(daemon.tick())
+    assert f"Waiting for run {run.run_id}" in reason(daemon.tick())
 
 
 def test_the_sensor_runs_by_default_and_its_job_exists() -> None:
     dg.Definitions.validate_loadable(DEFINITIONS)
     assert new_images.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("stored", "part", "key"),
+    [(None, 0, None), ("", 0, ""), ("12 0a1b.3.2", 12, "0a1b.3.2"), ("0a1b.3.2", 0, "0a1b.3.2")],
+)
+def test_the_cursor_keeps_the_format_that_homes_have_stored(stored: str | None, part: int, key: str | None) -> None:
+    assert parse_cursor(stored) == (part, key)
+
+
+def test_a_cursor_is_written_as_it_is_parsed() -> None:
+    key = RequestKey("0a1b", 3, 2)
+    assert parse_cursor(to_cursor(12, key)) == (12, str(key))

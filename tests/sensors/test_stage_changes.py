@@ -1,4 +1,4 @@
-"""A model version that begins to serve leads to a run of predict_images."""
+"""A model version that enters Production or Staging leads to a run of predict_images."""
 
 import shutil
 import socket
@@ -30,7 +30,7 @@ def predict_images() -> None:
 
 @pytest.fixture
 def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
-    """A registry with two versions, none of which serves."""
+    """A registry with two versions, neither of them in a stage."""
     empty = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
     create_store(f"sqlite:///{empty}")
     shutil.copy(empty, tmp_path / "mlflow.db")
@@ -105,7 +105,9 @@ def test_each_change_of_the_serving_version_is_one_run_also_when_a_version_retur
     assert len(daemon.cursor or "") < 100
 
 
-def test_of_several_changes_between_two_ticks_the_last_one_counts(registry: ModelRegistry, daemon: Daemon) -> None:
+def test_several_changes_between_two_ticks_lead_to_one_run_for_the_last(
+    registry: ModelRegistry, daemon: Daemon
+) -> None:
     registry.promote(1, "Production")
     assert daemon.launched(registry) == ["1"]
     before = daemon.cursor
@@ -132,7 +134,7 @@ def test_a_version_that_serves_on_the_first_tick_is_predicted(registry: ModelReg
     }
 
 
-def test_a_version_in_staging_predicts_beside_the_serving_one(registry: ModelRegistry, daemon: Daemon) -> None:
+def test_a_version_in_staging_predicts_along_with_the_serving_one(registry: ModelRegistry, daemon: Daemon) -> None:
     registry.promote(1, "Production")
     assert daemon.launched(registry) == ["1"]
     registry.promote(2, "Staging")
@@ -147,16 +149,16 @@ def test_a_version_that_serves_again_after_none_did_is_predicted_again(registry:
     registry.promote(1, "Production")
     assert daemon.launched(registry) == ["1"]
     registry.promote(1, "Archived")
-    assert reason(daemon.tick(registry)) == "no version of image_classifier is in stage Production"
+    assert reason(daemon.tick(registry)) == "No version of image_classifier is in stage Production."
     registry.promote(1, "Production")
     assert daemon.launched(registry) == ["1"]
 
 
-def test_a_failed_run_is_tried_again_a_few_times(registry: ModelRegistry, daemon: Daemon) -> None:
+def test_a_failed_run_is_retried_a_few_times(registry: ModelRegistry, daemon: Daemon) -> None:
     registry.promote(1, "Production")
     launched = [daemon.launched(registry, fails=True) for _ in range(ATTEMPTS + 2)]
     assert launched == [["1"]] * ATTEMPTS + [[], []]
-    assert f"{ATTEMPTS} runs for this failed" in reason(daemon.tick(registry))
+    assert f"{ATTEMPTS} runs failed on these changes." in reason(daemon.tick(registry))
     registry.promote(2, "Production")
     assert daemon.launched(registry) == ["2"]
 
@@ -164,12 +166,12 @@ def test_a_failed_run_is_tried_again_a_few_times(registry: ModelRegistry, daemon
 def test_a_change_during_a_run_waits_for_its_end(registry: ModelRegistry, daemon: Daemon) -> None:
     registry.promote(1, "Production")
     run = daemon.instance.create_run_for_job(predict_images, status=dg.DagsterRunStatus.STARTED)
-    assert f"waiting for run {run.run_id}" in reason(daemon.tick(registry))
+    assert f"Waiting for run {run.run_id}" in reason(daemon.tick(registry))
     daemon.instance.report_run_failed(run)
     assert daemon.launched(registry) == ["1"]
 
 
-def test_a_registry_that_is_down_is_said_and_the_cursor_kept(registry: ModelRegistry, daemon: Daemon) -> None:
+def test_a_registry_that_is_down_is_reported_and_the_cursor_stays(registry: ModelRegistry, daemon: Daemon) -> None:
     registry.promote(1, "Production")
     daemon.launched(registry)
     cursor = daemon.cursor
@@ -191,7 +193,7 @@ def test_an_alias_that_was_moved_alone_is_reported(registry: ModelRegistry, daem
     assert "alias production names version 2: the stage is followed" in reason(daemon.tick(registry))
 
 
-def test_what_was_moved_in_mlflow_is_written_down_whatever_it_leads_to(registry: ModelRegistry, daemon: Daemon) -> None:
+def test_stage_changes_made_in_mlflow_are_recorded(registry: ModelRegistry, daemon: Daemon) -> None:
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
     client.set_model_version_tag(registry.name, "2", "seen", "yes")
     daemon.tick(registry)

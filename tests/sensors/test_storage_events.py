@@ -1,4 +1,4 @@
-"""Objects that events tell of are ingested by themselves, once; a message is gone when a run took its files in."""
+"""Objects named in events are ingested once; messages are deleted after a run has ingested their files."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,28 +20,28 @@ from resources.image_folder import ImageFolder
 from resources.storage_events import StorageEvents
 from resources.thin_tables import ThinTables
 from sensors.attempts import ATTEMPTS
-from sensors.storage_events import storage_events
+from sensors.storage_events import PendingRequest, storage_events
 from tests.images import png
 from tests.s3_server import BUCKET, s3_server
 
-look = storage_events(on=True)
+sensor = storage_events(on=True)
 
 
 @dg.op
 def raw_images(
     context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, thin_tables: ThinTables
 ) -> None:
-    """Does to the ledger what the asset of this name does, but for failures on purpose."""
+    """Updates the ledger as the asset of this name does, or fails on purpose."""
     if context.run.tags.get("fails"):
         raise ValueError("no Spark")
     known = read_known(thin_tables)
     changes = folder_changes(image_folder, known, config.part, config.paths)
-    assert changes.listed == len(config.paths) - len(changes.missing), "nothing else is looked at"
+    assert changes.listed == len(config.paths) - len(changes.missing), "nothing else is checked"
     names = ("state", "reason", "image_id", "length", "modification_time")
     rows = {row["path"]: row for row in thin_tables.read(IMAGE_FILES, ["path", *names]).to_pylist()}
     for file in changes.to_read:
-        said = ("current", None, None, file.length, file.modification_time)
-        rows[file.path] = {"path": file.path, **dict(zip(names, said, strict=True))}
+        values = ("current", None, None, file.length, file.modification_time)
+        rows[file.path] = {"path": file.path, **dict(zip(names, values, strict=True))}
     for path in changes.missing:
         rows[path]["state"] = "missing"
     schema = to_arrow_schema(StructType([IMAGE_FILES.columns[name] for name in ("path", *names)]))
@@ -81,7 +81,7 @@ class Daemon:
         context = dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, sensor_name="storage_events", resources=self.resources
         )
-        answer = look(context)
+        answer = sensor(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor
@@ -127,7 +127,7 @@ def reason(answer: dg.SensorResult | dg.SkipReason) -> str:
     return (skip.skip_message if isinstance(skip, dg.SkipReason) else skip) or ""
 
 
-def test_objects_that_come_change_and_go_are_ingested_once(daemon: Daemon) -> None:
+def test_added_changed_and_deleted_objects_are_ingested_once(daemon: Daemon) -> None:
     assert daemon.launched() == []
     daemon.put("photos/roses/a b.png", 1)
     daemon.put("photos/roses/100%25.png", 2)
@@ -143,19 +143,19 @@ def test_objects_that_come_change_and_go_are_ingested_once(daemon: Daemon) -> No
     assert daemon.waiting() == 0
 
 
-def test_messages_stay_until_a_run_took_the_files_in(daemon: Daemon) -> None:
+def test_messages_stay_until_a_run_has_ingested_their_files(daemon: Daemon) -> None:
     daemon.put("photos/a.png", 1)
     assert daemon.launched(fails=True) == ["a.png"]
     assert daemon.waiting() == 1
     daemon.put("photos/b.png", 2)
     assert [daemon.launched(fails=True) for _ in range(ATTEMPTS)] == [["a.png"]] * (ATTEMPTS - 1) + [[]]
-    assert f"1 messages: {ATTEMPTS} runs for this failed" in reason(daemon.tick())
+    assert f"1 messages are waiting. {ATTEMPTS} runs failed on these changes." in reason(daemon.tick())
     daemon.run({"ops": {"raw_images": {"config": {"paths": [f"s3://{BUCKET}/photos/a.png"]}}}}, {})
     assert [daemon.launched(), daemon.launched()] == [["b.png"], []]
     assert daemon.waiting() == 0
 
 
-def test_a_tick_that_died_before_its_run_asks_for_it_again(daemon: Daemon) -> None:
+def test_a_tick_that_died_before_its_run_requests_it_again(daemon: Daemon) -> None:
     daemon.put("photos/a.png", 1)
     daemon.tick()
     assert daemon.launched() == ["a.png"]
@@ -163,7 +163,7 @@ def test_a_tick_that_died_before_its_run_asks_for_it_again(daemon: Daemon) -> No
     assert daemon.waiting() == 0
 
 
-def test_a_lost_cursor_costs_a_look(daemon: Daemon) -> None:
+def test_a_lost_cursor_leads_to_no_second_run(daemon: Daemon) -> None:
     daemon.put("photos/a.png", 1)
     assert daemon.launched() == ["a.png"]
     daemon.cursor = None
@@ -171,15 +171,15 @@ def test_a_lost_cursor_costs_a_look(daemon: Daemon) -> None:
     assert daemon.waiting() == 0
 
 
-def test_nothing_is_taken_from_the_queue_while_a_run_goes_on(daemon: Daemon) -> None:
+def test_messages_stay_in_the_queue_while_a_run_is_active(daemon: Daemon) -> None:
     run = daemon.instance.create_run_for_job(ingest_images, status=dg.DagsterRunStatus.STARTED)
     daemon.put("photos/a.png", 1)
-    assert f"messages stay in the queue: waiting for run {run.run_id}" in reason(daemon.tick())
+    assert f"Messages stay in the queue. Waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert daemon.launched() == ["a.png"]
 
 
-def test_what_is_no_event_and_what_may_still_be_written_stays(daemon: Daemon) -> None:
+def test_other_messages_and_files_being_written_stay_in_the_queue(daemon: Daemon) -> None:
     daemon.sqs.send_message(QueueUrl=daemon.queue, MessageBody=json.dumps({"order": 7}))
     daemon.put("photos/a.png", 1)
     daemon.resources["image_folder"] = ImageFolder(root=f"s3://{BUCKET}/photos", settle_seconds=3600)
@@ -191,12 +191,18 @@ def test_what_is_no_event_and_what_may_still_be_written_stays(daemon: Daemon) ->
     assert daemon.waiting() == 1
 
 
-def test_without_a_queue_the_sensor_says_so() -> None:
+def test_a_missing_queue_is_reported() -> None:
     resources = {
         "events": StorageEvents(),
         "image_folder": ImageFolder(root="/nowhere"),
         "thin_tables": ThinTables(root="/nowhere"),
     }
-    answer = look(dg.build_sensor_context(sensor_name="storage_events", resources=resources))
+    answer = sensor(dg.build_sensor_context(sensor_name="storage_events", resources=resources))
     assert isinstance(answer, dg.SkipReason)
     assert "set IMAGE_ASSETS_EVENTS" in str(answer.skip_message)
+
+
+def test_the_cursor_keeps_the_format_that_homes_have_stored() -> None:
+    stored = '{"asked": "0a1b.3.2", "paths": ["s3://photos/a.png"], "receipts": ["r1"]}'
+    assert PendingRequest.from_cursor(stored) == PendingRequest("0a1b.3.2", ["s3://photos/a.png"], ["r1"])
+    assert PendingRequest.from_cursor(stored).to_cursor() == stored

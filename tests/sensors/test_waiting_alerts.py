@@ -1,4 +1,4 @@
-"""Alerts that wait lead to a run of send_alerts when it is time, without new predictions."""
+"""Alerts that are due lead to a run of send_alerts, without new predictions."""
 
 import dagster as dg
 
@@ -27,7 +27,7 @@ class Daemon:
         self.instance, self.thin_tables, self.cursor = dg.DagsterInstance.ephemeral(), thin_tables, None
 
     def tick(self) -> str:
-        """The run key that a tick asks for, or why it asks for none."""
+        """The run key that a tick requests, or why it requests none."""
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
@@ -44,27 +44,27 @@ class Daemon:
         return str(skip.skip_message if isinstance(skip, dg.SkipReason) else skip)
 
 
-def test_a_receiver_that_failed_is_tried_again_when_it_is_time(thin_tables: ThinTables, inbox: Inbox) -> None:
+def test_a_failed_receiver_is_retried_when_it_is_due(thin_tables: ThinTables, inbox: Inbox) -> None:
     daemon, oncall = Daemon(thin_tables), {"oncall": f"json://127.0.0.1:{inbox.port}"}
-    assert daemon.tick() == "no alert waits to be sent now"
+    assert daemon.tick() == "No alerts are due."
     inbox.answers = [500, 500]
     predict(thin_tables, ("a.jpg", "roses", 1))
     run(thin_tables, ROSES, oncall)  # long ago: it may be tried again
     keys = [daemon.tick()]
     run(thin_tables, ROSES, oncall, 1)
     keys += [daemon.tick()]
-    assert [key.split(".")[1:] for key in keys] == [["1", "1"], ["2", "1"]], "each attempt is asked for once"
+    assert [key.split(".")[1:] for key in keys] == [["1", "1"], ["2", "1"]], "each attempt is requested once"
     run(thin_tables, ROSES, oncall, 3)
-    assert daemon.tick() == "no alert waits to be sent now"
+    assert daemon.tick() == "No alerts are due."
     assert len(inbox.accepted) == 1
 
 
-def test_nothing_is_asked_for_while_another_run_sends(thin_tables: ThinTables) -> None:
+def test_nothing_is_requested_while_another_run_sends(thin_tables: ThinTables) -> None:
     daemon = Daemon(thin_tables)
     predict(thin_tables, ("a.jpg", "roses", 1))
     run(thin_tables, ROSES, {"oncall": "json://127.0.0.1:9"})
-    going = daemon.instance.create_run_for_job(send_alerts, status=dg.DagsterRunStatus.STARTED)
-    assert f"waiting for run {going.run_id} to end" in daemon.tick()
+    active = daemon.instance.create_run_for_job(send_alerts, status=dg.DagsterRunStatus.STARTED)
+    assert f"Waiting for run {active.run_id} to finish" in daemon.tick()
     assert daemon.tick().startswith("alerts wait for oncall (1) since ")
-    daemon.instance.report_run_failed(going)
+    daemon.instance.report_run_failed(active)
     assert daemon.tick().endswith(".1.1")
