@@ -1,11 +1,11 @@
 """Everything Dagster loads: assets, checks, jobs, sensors, resources."""
 
+import warnings
+from collections.abc import Sequence
+
 import dagster as dg
 
-from image_assets import layout_checks
-from image_assets.code_references import with_code_references
 from image_assets.data import (
-    cache_checks,
     data_checks,
     featured_images,
     fetched_images,
@@ -14,10 +14,11 @@ from image_assets.data import (
     image_samples,
     image_splits,
     label_corrections,
-    petastorm_caches,
     raw_images,
+    table_checks,
+    training_cache,
 )
-from image_assets.jobs import JOBS
+from image_assets.jobs.asset_jobs import JOBS
 from image_assets.models import model_evaluations, stage_history, tensorflow_model, torch_model
 from image_assets.predictions import (
     current_predictions,
@@ -28,8 +29,7 @@ from image_assets.predictions import (
     version_agreements,
 )
 from image_assets.schemas import TABLES
-from resources.environments import read_settings
-from resources.graph_resources import local
+from resources.settings import local, read_settings
 from sensors.new_images import new_images_every
 from sensors.stage_changes import stage_changes
 from sensors.storage_events import storage_events
@@ -46,7 +46,7 @@ GROUPS = {
         featured_images,
         grayscale_images,
         image_splits,
-        petastorm_caches,
+        training_cache,
     ],
     "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],
@@ -66,6 +66,14 @@ GALLERY_PAGES = {
 settings = read_settings()
 resources = local(settings)
 tables = {table.name: table for table in TABLES}
+
+
+def with_code_references(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """The assets, each with its file and line. Dagster warns each time that this is beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        found = dg.with_source_code_references(assets)
+    return [asset for asset in found if isinstance(asset, dg.AssetsDefinition)]
 
 
 def described(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -90,7 +98,7 @@ defs = dg.Definitions(
             if isinstance(asset, dg.AssetsDefinition)
         ]
     ),
-    asset_checks=dg.load_asset_checks_from_modules([cache_checks, data_checks, layout_checks, prediction_checks]),
+    asset_checks=dg.load_asset_checks_from_modules([data_checks, table_checks, prediction_checks]),
     jobs=JOBS,
     sensors=[
         new_images_every(settings.listing_seconds),

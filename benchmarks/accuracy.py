@@ -58,7 +58,7 @@ def figures_of(result: dg.ExecuteInProcessResult, model: str) -> dict[str, Any]:
     """What a training and the evaluation of its version told; seconds from this process's start to each epoch's end."""
     from mlflow import MlflowClient
 
-    from resources.environments import read_settings
+    from resources.settings import read_settings
     from scripts.runs import metadata_of
 
     told = metadata_of(result)
@@ -79,7 +79,7 @@ def figures_of(result: dg.ExecuteInProcessResult, model: str) -> dict[str, Any]:
 
 def main() -> None:
     """Write the caches where there are none, train, evaluate."""
-    from image_assets.jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES
 
     task = read_task()
     asked, home = json.loads(task.kernel), Path(task.target)

@@ -18,11 +18,11 @@ from benchmarks.measurement import measured
 from benchmarks.photographs import CACHE, Photographs, landing_of
 from benchmarks.results import good
 from benchmarks.task import read_task, timed
-from image_assets.cache_contents import SIDE_PIXELS, in_cache, to_cached_pixels
-from image_assets.pixels import to_pixels
-from resources.arrow_rows import map_partitions
-from resources.cache_settings import Content
-from resources.petastorm_cache import Cache, PetastormCaches
+from image_assets.images.cached_pixels import SIDE_PIXELS, in_cache, to_cached_pixels
+from image_assets.images.pixels import to_pixels
+from resources.delta.arrow_rows import map_partitions
+from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.delta.row_groups import Content
 
 READS = 3
 
@@ -106,7 +106,7 @@ def difference(cache: Cache, landing: Path) -> float:
 
 def main() -> None:
     """Write a cache of photographs, twice, and read it."""
-    from resources.spark_session import spark_session
+    from resources.delta.spark_session import spark_session
 
     task = read_task()
     session = spark_session("local[2]", scratch=f"{task.target}/spark")

@@ -25,7 +25,7 @@ def prepare(framework: str, target: Path) -> None:
     """A network with a head that tells images apart, as a model in MLflow's own flavor and as ONNX."""
     import mlflow
 
-    from image_assets.models.onnx_model import write_onnx
+    from image_assets.models.logged_models import write_onnx
 
     training = import_module(f"image_assets.models.{framework}_training")
     model, _ = training.build_model(LABELS, os.environ[BACKBONE], seed=0)
@@ -101,7 +101,7 @@ ENGINES = {
 
 def batches(landing: Path, images: int) -> Iterable[np.ndarray]:
     """The photographs decoded, in batches."""
-    from image_assets.pixels import to_pixels
+    from image_assets.images.pixels import to_pixels
 
     pixels = np.stack([to_pixels(file.read_bytes(), 224) for file in sorted(files_in(landing))])
     return [pixels[start : start + images] for start in range(0, len(pixels), images)]

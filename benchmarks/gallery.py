@@ -25,11 +25,11 @@ from benchmarks.photographs import LABELS, SMALL_SIZE, crop, numbered, to_jpeg, 
 from benchmarks.results import Spread, good
 from benchmarks.task import read_task, timed
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
-from resources.file_system import to_path
-from resources.parquet_files import write_files
-from resources.parquet_layout import file_layout
-from resources.tables import Table
-from resources.thin_tables import ThinTables
+from resources.delta.parquet_files import write_files
+from resources.delta.table import Table
+from resources.delta.table_layout import file_layout
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import to_path
 
 PICTURES = 60  # that differ; the others are copies with other bytes
 PAGE_IMAGES = 60

@@ -39,7 +39,7 @@ def home_of(photographs: Photographs, count: int) -> tuple[Path, Path]:
 
 def data_assets() -> dg.AssetSelection:
     """The assets of the data group that follow the landing folder, with their checks: caches are for a training."""
-    from image_assets.jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES
 
     return dg.AssetSelection.groups("data") - CACHES
 
@@ -49,7 +49,7 @@ def main() -> None:
     task = read_task()
     home = Path(task.target)
     use_home(home, Path(task.source))
-    from resources.environments import read_settings
+    from resources.settings import read_settings
     from scripts.home import prepare
 
     prepare(read_settings())

@@ -17,15 +17,14 @@ from pyspark.sql import functions as F
 
 from benchmarks.feeding import BATCH_IMAGES, SIDE_PIXELS, WORKERS, Batch, feed
 from benchmarks.task import Task, read_task, timed
-from image_assets.cache_contents import in_cache
-from image_assets.models.cache_batches import Shard
+from image_assets.images.cached_pixels import in_cache
+from image_assets.images.pixels import to_pixels
 from image_assets.models.collectives import Collective, HorovodForTorch
-from image_assets.models.decoded_rows import Decoding
-from image_assets.models.kept_images import KeptImages, keep_images
-from image_assets.pixels import to_pixels
-from resources.arrow_rows import map_partitions
-from resources.cache_settings import Content
-from resources.petastorm_cache import Cache, PetastormCaches
+from image_assets.models.embeddings import KeptImages, keep_images
+from image_assets.models.training_images import Decoding, Shard
+from resources.delta.arrow_rows import map_partitions
+from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.delta.row_groups import Content
 
 NAME = "training-benchmark"
 

@@ -8,14 +8,14 @@ from benchmarks.parts import timed_parts
 from benchmarks.predicting import ALL, FIRST, landing_in
 from benchmarks.task import read_task, seconds_since_start, timed
 from benchmarks.versions import version_of
-from resources.model_registry import ModelRegistry
+from resources.mlflow.model_registry import ModelRegistry
 
 
 def predict(home: Path, framework: str) -> None:
     """Score the images of a home that this process did not begin with, too."""
     from definitions import resources
     from image_assets.predictions.image_predictions import score
-    from resources.delta_tables import DeltaTables
+    from resources.delta.delta_tables import DeltaTables
 
     registry = ModelRegistry(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
     tables = DeltaTables(pyspark=resources["pyspark"], root=str(home / "tables"), checkpoints=str(home / "checkpoints"))

@@ -13,7 +13,7 @@ from benchmarks.measurement import measured
 from benchmarks.ours import copied_home, materialized, start_spark, use_home
 from benchmarks.recipe_training import BACKBONE, cache_in, labels_in
 from benchmarks.task import answer, read_task, timed
-from resources.petastorm_cache import PetastormCaches
+from resources.delta.petastorm_caches import PetastormCaches
 
 
 def caches_of(home: Path, target: Path) -> None:
@@ -26,7 +26,7 @@ def caches_of(home: Path, target: Path) -> None:
 
 def write_caches(home: Path) -> None:
     """Let the home have its caches."""
-    from image_assets.jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES
 
     use_home(home, Path((home / "landing_folder").read_text().strip()))
     start_spark()
@@ -38,7 +38,7 @@ def mlflow_run_in(folder: Path) -> tuple[str, str]:
     """A store's tracking URI and a new run in it."""
     import mlflow
 
-    from resources.mlflow_tracking import create_store
+    from resources.mlflow.mlflow_tracking import create_store
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     create_store(uri)

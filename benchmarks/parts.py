@@ -10,10 +10,10 @@ from typing import Any
 
 from pyspark.sql.classic.dataframe import DataFrame
 
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.tables import Table
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.table import Table
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
 
 BROUGHT = ("collect", "toPandas", "count", "isEmpty")  # what makes Spark compute and bring rows to the driver
 

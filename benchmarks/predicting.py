@@ -104,6 +104,6 @@ class Network:
 
 def decoded(content: bytes) -> np.ndarray:
     """The pixels of an image, by the project's own function."""
-    from image_assets.pixels import to_pixels
+    from image_assets.images.pixels import to_pixels
 
     return to_pixels(content, SIDE_PIXELS)

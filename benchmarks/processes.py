@@ -96,7 +96,7 @@ def figures_of(result: dg.ExecuteInProcessResult) -> dict[str, float]:
 
 def main() -> None:
     """Write the caches, train, and look at the ranks meanwhile."""
-    from image_assets.jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES
 
     task = read_task()
     home = Path(task.target)

@@ -19,7 +19,7 @@ from benchmarks.predicting import landing_in
 from benchmarks.sensor import Daemon
 from benchmarks.task import answer, read_task, seconds_since_start
 from benchmarks.versions import FRAMEWORKS, tracking_uri_of, version_of, versions_of
-from resources.model_registry import SERVING_STAGE, ModelRegistry
+from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 
 FORMER, NEW = "tensorflow", "torch"  # the version that has predicted all images, and the one that is promoted
 LEAST_IMAGES = 100  # fewer have not every label in every split
@@ -63,7 +63,7 @@ def program(task: str, home: Path, versions: Path, kernel: str = "") -> Run:
 
 def watched(versions: Path, home: Path, *, prepare: bool) -> None:
     """Promote, and let a sensor look that has looked before; what became of it."""
-    from resources.environments import read_settings
+    from resources.settings import read_settings
     from scripts.home import prepare as made_ready
     from sensors.stage_changes import stage_changes
 
@@ -84,7 +84,7 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
     """Promote the framework's version and run what the sensor asks for; when what happened, in seconds from then on."""
     from definitions import resources
     from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
-    from resources.delta_tables import changes_rows
+    from resources.delta.delta_tables import changes_rows
 
     tables, version = resources["thin_tables"], version_of(framework, registry).version
     tables.create(IMAGE_PREDICTIONS)

@@ -19,7 +19,7 @@ CODEC = "spark.sql.parquet.compression.codec"
 def delta_session() -> SparkSession:
     """Spark's default settings but for Delta, the master and the driver's memory."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    logging = Path(__file__).resolve().parent.parent / "resources" / "log4j2.properties"
+    logging = Path(__file__).resolve().parent.parent / "resources" / "delta" / "log4j2.properties"
     settings = {
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",

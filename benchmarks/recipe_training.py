@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.task import answer
 from resources.backbone import WEIGHT_FILES
-from resources.petastorm_cache import Cache, PetastormCaches
+from resources.delta.petastorm_caches import Cache, PetastormCaches
 
 if TYPE_CHECKING:
     from petastorm import TransformSpec

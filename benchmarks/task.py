@@ -64,6 +64,6 @@ def to_gray(kernel: str) -> Callable[[bytes], bytes]:
     """The function that turns an image gray: Pillow's, or this project's own."""
     if kernel == "pillow":
         return to_pillow_gray
-    from image_assets.pixels import to_grayscale
+    from image_assets.images.pixels import to_grayscale
 
     return to_grayscale

@@ -20,7 +20,7 @@ from benchmarks.photographs import CACHE, Photographs
 from benchmarks.predicting import BATCH_IMAGES, LABELS, ONNX, RECIPE_MODEL, SIDE_PIXELS, TORCHSCRIPT
 from benchmarks.recipe_training import BACKBONE
 from benchmarks.task import read_task, timed
-from resources.model_registry import ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 VERSIONS = CACHE / "versions"
 TRAINED_IMAGES = 600
@@ -62,7 +62,7 @@ def version_of(framework: str, registry: ModelRegistry) -> ModelVersion:
 
 def train(home: Path) -> None:
     """Both frameworks' versions, by the assets themselves."""
-    from image_assets.jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES
 
     use_home(home, Path((home / "landing_folder").read_text().strip()))
     start_spark()

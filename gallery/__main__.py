@@ -5,7 +5,7 @@ import argparse
 import uvicorn
 
 from gallery.server import build_app, gallery_of
-from resources.environments import read_settings
+from resources.settings import read_settings
 
 HOST = "127.0.0.1"
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from gallery.index import Index
 from gallery.queries import Row, WrongFilter
 from image_assets.data.label_corrections import Correction, record, why_no_label
-from image_assets.labels import to_label
-from resources.thin_tables import ThinTables
+from image_assets.data.labels import to_label
+from resources.delta.thin_tables import ThinTables
 
 MOST_LETTERS = {"corrected_by": 100, "comment": 1000}
 NO_LABEL = "none"  # what the form's field `kind` says of an image that is none of the labels

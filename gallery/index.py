@@ -20,15 +20,15 @@ from image_assets.schemas import (
     IMAGE_SPLITS,
     LABEL_CORRECTIONS,
 )
-from resources.model_registry import (
+from resources.delta.table import Table
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import (
     ModelRegistry,
     ModelVersion,
     RegistryUnavailable,
     UnclearServingVersion,
     serving_version,
 )
-from resources.tables import Table
-from resources.thin_tables import ThinTables
 
 READ = {
     IMAGE_FILES: IMAGE_FILES.columns.fieldNames(),

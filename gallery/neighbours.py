@@ -9,7 +9,7 @@ import numpy as np
 
 from gallery.index import Index
 from gallery.queries import Row
-from image_assets.models.embedding_store import EmbeddingStore
+from image_assets.models.embeddings import EmbeddingStore
 
 FRAMEWORKS = ("tensorflow", "torch")  # how the folders of embeddings begin
 SHOWN = 12

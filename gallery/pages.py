@@ -34,10 +34,10 @@ from gallery.queries import (
     to_address,
     version_of,
 )
+from image_assets.models.lineage import table_versions
 from image_assets.schemas import IMAGE_PREDICTIONS, REPLAYED_FILES
-from image_assets.table_versions import table_versions
-from resources.model_registry import ModelVersion
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelVersion
 
 SHOWN_LABELS = 12  # in the table of probabilities
 UNITS = ("bytes", "KB", "MB", "GB")

@@ -26,11 +26,10 @@ from gallery.neighbours import KeptEmbeddings
 from gallery.pages import WORDS, image_page, images_page
 from gallery.queries import Filters, WrongFilter, read_image
 from gallery.thumbnails import SIDE_PIXELS, Content, KeptFolder, NoPicture, Size, Thumbnails, no_picture
-from resources.environments import Settings
-from resources.graph_resources import local
-from resources.image_folder import ImageFolder
-from resources.model_registry import ModelRegistry
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
+from resources.mlflow.model_registry import ModelRegistry
+from resources.settings import Settings, local
 
 HERE = Path(__file__).parent
 PERSON = "corrected_by"  # the cookie that spares a person their name

@@ -15,11 +15,11 @@ from uuid import uuid4
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
-from image_assets.pixels import UnreadableImage, to_smaller, to_thumbnail
+from image_assets.images.pixels import UnreadableImage, to_smaller, to_thumbnail
 from image_assets.schemas import FEATURED_IMAGES
-from resources.file_system import opened
-from resources.parquet_footers import open_parquet
-from resources.thin_tables import ThinTables
+from resources.delta.parquet_files import open_parquet
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import opened
 
 Size = Literal["thumbnail", "view"]
 SIDE_PIXELS: dict[Size, int] = {"thumbnail": 256, "view": 1280}

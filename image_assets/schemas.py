@@ -16,7 +16,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from resources.tables import Table
+from resources.delta.table import Table
 
 
 def _column(name: str, of: DataType, comment: str) -> StructField:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import dagster as dg
 
-from resources.environments import Settings
+from resources.settings import Settings
 from scripts.home import prepared_home, quiet, write_samples_if_new
 from scripts.runs import (
     ON_TERMINAL,

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from dagster import DagsterInstance
 
-from resources.environments import Settings
+from resources.settings import Settings
 from scripts.home import prepared_home
 from scripts.runs import end_lost_runs
 from scripts.terminal import emphasized

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from resources.environments import DATABASE_VARIABLE, Settings, read_settings, to_place
-from resources.object_storage import fresh
+from resources.files.object_storage import fresh
+from resources.settings import DATABASE_VARIABLE, Settings, read_settings, to_place
 from scripts.sample_images import write_sample_images
 from scripts.terminal import end_with_what_to_do
 

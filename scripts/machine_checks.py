@@ -104,7 +104,7 @@ def gpu() -> Finding:
 
 def home() -> Finding:
     """The home folder, or the nearest folder above it that exists: can it be written to, is there room?"""
-    from resources.environments import read_settings
+    from resources.settings import read_settings
 
     wanted = read_settings().home
     existing = existing_part(wanted)
@@ -139,7 +139,7 @@ def open_files() -> Finding:
 
 def clock() -> Finding:
     """Whether files of the home get the time that this process sees, and servers have about the same."""
-    from resources.environments import read_settings
+    from resources.settings import read_settings
 
     settings = read_settings()
     folder = existing_part(settings.home)
@@ -171,8 +171,8 @@ def server_time(url: str) -> float | None:
 
 def locks() -> Finding:
     """Locks of the kernel where caches and databases lie: some network file systems have none."""
-    from resources.environments import read_settings
-    from resources.folder_lock import locked
+    from resources.delta.petastorm_caches import locked
+    from resources.settings import read_settings
 
     settings = read_settings()
     for folder in {existing_part(settings.home), existing_part(settings.caches)}:
@@ -184,7 +184,7 @@ def locks() -> Finding:
 
 def ports() -> Finding:
     """The ports of `make dev`: free, or in use by it."""
-    from resources.environments import read_settings
+    from resources.settings import read_settings
     from scripts.dev import PORTS, answers, port
 
     elsewhere = {"MLFLOW_PORT"} if read_settings().tracking_uri.startswith("http") else set()

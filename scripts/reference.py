@@ -7,11 +7,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from image_assets.jobs import JOBS
-from image_assets.launchpad_examples import EXAMPLES
+from image_assets.jobs.asset_jobs import JOBS
+from image_assets.jobs.launchpad_examples import EXAMPLES
 from image_assets.schemas import TABLES
-from resources import environments
-from resources.tables import Table
+from resources import settings
+from resources.delta.table import Table
 from scripts.terminal import end_with_what_to_do
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ def rows(head: tuple[str, ...], of: Iterator[tuple[object, ...]]) -> Iterator[st
 def settings_page() -> Iterator[str]:
     """Every environment variable."""
     yield "# Settings\n\nWhat differs between machines. All of them are environment variables.\n"
-    yield from (line for line in (environments.__doc__ or "").splitlines() if line.startswith("|"))
+    yield from (line for line in (settings.__doc__ or "").splitlines() if line.startswith("|"))
 
 
 def configs(of: type[dg.Config] = dg.Config) -> Iterator[type[dg.Config]]:

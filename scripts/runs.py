@@ -16,7 +16,7 @@ import psutil
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._utils.error import SerializableErrorInfo
 
-from resources.progress_line import ProgressLine, is_terminal
+from resources.progress import ProgressLine, is_terminal
 from scripts.terminal import emphasized, remedy
 
 MOST_LINES = 12  # of what a failure says: the run in Dagster has all of it

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from image_assets.pixels import to_features
+from image_assets.images.pixels import to_features
 
 LEAST_DISTANCE = 8  # bits between the perceptual hashes of two different pictures
 SIZES = ((240, 180), (270, 200), (300, 225), (320, 240), (360, 270), (225, 300))

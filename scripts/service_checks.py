@@ -46,8 +46,8 @@ def spark() -> Finding:
     """A Delta table written and read by the Spark session that the graph uses."""
     from dagster import build_init_resource_context
 
-    from resources.environments import read_settings
-    from resources.spark_session import spark_session
+    from resources.delta.spark_session import spark_session
+    from resources.settings import read_settings
 
     settings = read_settings()
     with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +77,7 @@ def petastorm() -> Finding:
 
 def landing() -> Finding:
     """The folder where image files land."""
-    from resources.environments import read_settings
-    from resources.graph_resources import image_folder
+    from resources.settings import image_folder, read_settings
 
     settings = read_settings()
     try:
@@ -93,8 +92,8 @@ def mlflow_store() -> Finding:
     """The MLflow store of the home; a temporary one where the home has none yet."""
     from mlflow import MlflowClient
 
-    from resources.environments import read_settings
-    from resources.registry_errors import refusals_explained
+    from resources.mlflow.registry_errors import refusals_explained
+    from resources.settings import read_settings
 
     # MLflow would go on asking for minutes.
     os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SECONDS)})
@@ -113,7 +112,7 @@ def dagster_database() -> Finding:
     """The database of Dagster's runs and events."""
     import psycopg2
 
-    from resources.environments import DATABASE_VARIABLE, read_settings
+    from resources.settings import DATABASE_VARIABLE, read_settings
 
     settings = read_settings()
     if not settings.dagster_on_postgres:
@@ -133,9 +132,9 @@ def dagster_database() -> Finding:
 
 def s3() -> Finding:
     """The places on S3 that are named: Spark's jars, listing, and writing where tables lie."""
-    from resources.environments import read_settings
-    from resources.object_storage import fresh
-    from resources.s3_access import SCHEME
+    from resources.files.object_storage import fresh
+    from resources.files.s3 import SCHEME
+    from resources.settings import read_settings
 
     settings = read_settings()
     storage, landing = str(settings.storage), str(settings.landing)
@@ -158,7 +157,7 @@ def spark_master() -> Finding:
     """The Spark cluster that is named."""
     from urllib.parse import urlsplit
 
-    from resources.environments import read_settings
+    from resources.settings import read_settings
 
     master = read_settings().spark_master
     if not master.startswith("spark://"):
@@ -175,8 +174,7 @@ def alerts() -> Finding:
 
     from image_assets.predictions.alert_rules import to_rules
     from image_assets.predictions.alert_sending import to_receivers
-    from resources.environments import read_settings
-    from resources.graph_resources import alert_sender, rules_file
+    from resources.settings import alert_sender, read_settings, rules_file
 
     settings = read_settings()
     file = rules_file(settings)

@@ -10,9 +10,9 @@ import dagster as dg
 from image_assets.data.folder_changes import folder_changes, without_writing
 from image_assets.data.given_labels import label_table_news
 from image_assets.data.image_files import read_known
-from resources.image_folder import ImageFolder
-from resources.outside_table import OutsideTable
-from resources.thin_tables import ThinTables
+from resources.delta.external_table import OutsideTable
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
 from sensors.attempts import ACTIVE, RequestKey, next_request, read_state
 
 JOB_NAME = "ingest_images"

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from image_assets.models.stage_history import record_changes
-from resources.inference_device import InferenceDevice
-from resources.model_registry import (
+from resources.delta.thin_tables import ThinTables
+from resources.devices import InferenceDevice
+from resources.mlflow.model_registry import (
     SERVING_STAGE,
     ModelRegistry,
     ModelVersion,
@@ -17,7 +18,6 @@ from resources.model_registry import (
     serving_version,
     shadows,
 )
-from resources.thin_tables import ThinTables
 from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "predict_images"

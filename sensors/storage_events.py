@@ -9,10 +9,10 @@ import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import read_known
-from resources import object_storage
-from resources.image_folder import ImageFolder
-from resources.storage_events import Message, StorageEvents
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.files import object_storage
+from resources.files.image_folder import ImageFolder
+from resources.files.storage_events import Message, StorageEvents
 from sensors.attempts import RequestKey, next_request, read_state
 from sensors.new_images import JOB_NAME, JOB_NAMES
 

@@ -5,8 +5,8 @@ from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.predictions.alert_states import due
-from resources.thin_tables import ThinTables
+from image_assets.predictions.alert_sending import due
+from resources.delta.thin_tables import ThinTables
 from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "send_alerts"

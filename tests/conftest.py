@@ -14,15 +14,15 @@ from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
 from image_assets.data.raw_images import raw_images
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.mlflow_tracking import create_store
-from resources.model_registry import ModelRegistry
-from resources.spark_session import DeltaSpark, spark_session
-from resources.thin_tables import ThinTables
-from tests.images import png, put
-from tests.mlflow_server import MlflowServer, mlflow_server
-from tests.receivers import Inbox, webhook
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark, spark_session
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
+from resources.mlflow.mlflow_tracking import create_store
+from resources.mlflow.model_registry import ModelRegistry
+from tests.support.images import png, put
+from tests.support.mlflow_server import MlflowServer, mlflow_server
+from tests.support.receivers import Inbox, webhook
 
 # A few rows at a time: compiling queries and spreading them over tasks takes longer than it saves.
 SMALL_WORK = {

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from resources import environments
-from resources.environments import DATABASE_VARIABLE, Settings, read_settings
+from resources import settings
+from resources.settings import DATABASE_VARIABLE, Settings, read_settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 VALUES = yaml.safe_load((DEPLOY / "dagster-values.yaml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
-KNOWN = set(re.findall(r"`([A-Z_]{4,})`", environments.__doc__ or ""))
+KNOWN = set(re.findall(r"`([A-Z_]{4,})`", settings.__doc__ or ""))
 WITH_SECRETS = {"POSTGRES_PASSWORD": "a-password", "S3_SECRET": "a-secret"}
 (CODE,) = VALUES["dagster-user-deployments"]["deployments"]
 

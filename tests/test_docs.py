@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from definitions import defs
-from image_assets.jobs import JOBS
+from image_assets.jobs.asset_jobs import JOBS
 from scripts import reference
 
 ROOT = Path(__file__).parent.parent

@@ -11,10 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from image_assets.current_files import current_files
 from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import read_known
-from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.data.image_files import current_files, read_known
+from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -25,11 +24,11 @@ from image_assets.schemas import (
     RAW_IMAGES,
     TABLES,
 )
-from resources.arrow_rows import Row, map_rows
-from resources.delta_tables import DeltaTables
-from resources.file_system import opened
-from resources.image_folder import ImageFolder
-from resources.tables import Table
+from resources.delta.arrow_rows import Row, map_rows
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.table import Table
+from resources.files.file_system import opened
+from resources.files.image_folder import ImageFolder
 
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
 SHOWN = 5  # examples of what is wrong

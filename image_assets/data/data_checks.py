@@ -6,12 +6,24 @@ from collections.abc import Sequence
 import dagster as dg
 import pyarrow.compute as pc
 
-from image_assets.current_files import current_keys
-from image_assets.data.exploration import current_images, groups_of_several, to_table
-from image_assets.data.fetching import FAILED
+from image_assets.data.fetched_images import FAILED
 from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, not_there
-from image_assets.file_states import QUARANTINED
-from image_assets.key_checks import keys_unique
+from image_assets.data.image_files import current_keys
+from image_assets.data.image_samples import current_images, groups_of_several, to_table
+from image_assets.data.inspection import QUARANTINED
+from image_assets.data.split_rows import (
+    LISTED,
+    MEND_LABELS,
+    MEND_LEAKS,
+    SPLITS,
+    current_assignments,
+    first_of,
+    leaks,
+    missing_labels,
+    training_labels,
+)
+from image_assets.data.table_checks import keys_unique
+from image_assets.data.training_cache import existing_cache
 from image_assets.schemas import (
     FEATURED_IMAGES,
     FETCHED_IMAGES,
@@ -21,17 +33,65 @@ from image_assets.schemas import (
     IMAGE_SPLITS,
     RAW_IMAGES,
 )
-from image_assets.split_soundness import (
-    LISTED,
-    MEND_LABELS,
-    MEND_LEAKS,
-    SPLITS,
-    current_assignments,
-    first_of,
-    leaks,
-    missing_labels,
-)
-from resources.delta_tables import DeltaTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import row_groups
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.delta.row_groups import ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
+from resources.processes.training_processes import TrainingProcesses
+
+FEW_ROWS = 4  # a row group of so few rows is as small as its images allow
+
+
+def row_group_faults(groups: Sequence[tuple[int, int]], rows: int, ranks: int) -> list[str]:
+    """What is wrong with the row groups, by rows and bytes, of a cache of so many rows."""
+    shards = shard_rows(groups, ranks)
+    sizes = [size for _, size in groups]
+    large = [size for rows_in, size in groups if size > 2 * ROW_GROUP_BYTES and rows_in > FEW_ROWS]
+    least = min(rows, ROW_GROUPS_PER_RANK * ranks)
+    faults = []
+    if sum(shards) != rows:
+        faults.append(f"{sum(shards)} rows where {rows} were written")
+    if len(groups) < least:
+        faults.append(f"{len(groups)} row groups for {ranks} rank(s): expected {least} or more")
+    if large:
+        faults.append(f"{len(large)} row groups above 2 MB")
+    if len(groups) > least and sum(sizes) < len(groups) * ROW_GROUP_BYTES / 2:
+        faults.append(f"{len(groups)} row groups of {sum(sizes) // len(groups):,} bytes: expected about 1 MB")
+    if max(shards) - min(shards) > 1:
+        faults.append(f"shards of {min(shards)} to {max(shards)} rows")
+    return faults
+
+
+def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
+    """The check that a cache is read fast and evenly: every rank some row groups, all of them alike."""
+
+    @dg.asset_check(
+        asset=f"{split}_cache",
+        name="row_groups_balanced",
+        description="Every row is there, in row groups near 1 MB, four for each rank, and shards of equal size. "
+        f"If it fails: delete the folder that its message names, and materialize {split}_cache.",
+    )
+    def check(
+        delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
+    ) -> dg.AssetCheckResult:
+        ranks = training_processes.processes
+        try:
+            cache = existing_cache(delta_tables, petastorm_caches, split, training_labels(delta_tables.thin), ranks)
+        except (ValueError, FileNotFoundError) as nothing_yet:
+            return dg.AssetCheckResult(passed=False, description=str(nothing_yet))
+        groups = row_groups(cache.files)
+        faults = row_group_faults(groups, cache.rows, ranks)
+        return dg.AssetCheckResult(
+            passed=not faults,
+            metadata={"row_groups": len(groups), "shard_rows": ", ".join(map(str, shard_rows(groups, ranks)))},
+            description=f"{'; '.join(faults)}: delete {cache.url} and materialize {split}_cache" if faults else None,
+        )
+
+    return check
+
+
+row_group_checks = [row_groups_balanced(split) for split in ("training", "validation")]
+
 
 SHOWN = 20
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file

@@ -1,29 +1,59 @@
 """What can be read off each image: label, size, mode, format, perceptual hashes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from image_assets.contact_sheets import sheet_of_new
-from image_assets.data.arrivals import arrivals_look
-from image_assets.data.decoding import decoded
-from image_assets.data.image_files import Decision, read_known, record
-from image_assets.data.label_numbers import known_labels, label_numbers
-from image_assets.data.limits import to_limits
-from image_assets.data.quarantine_sheets import quarantine_look
-from image_assets.data.relabelling import relabel
-from image_assets.data.said_labels import said_labels
-from image_assets.file_states import CURRENT, QUARANTINED
-from image_assets.guarded_process import Failure, GuardedProcess
-from image_assets.labels import to_label
-from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES
-from resources.arrow_rows import Row, SetAside
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.new_rows import NewRows
-from resources.parquet_files import WrittenFile
-from resources.tables import Change
-from resources.thin_tables import ThinTables
+from image_assets.data.contact_sheets import sheet_of_new
+from image_assets.data.folder_changes import to_limits
+from image_assets.data.image_files import Decision, quarantine_look, read_known, record
+from image_assets.data.inspection import CURRENT, QUARANTINED, decoded
+from image_assets.data.labels import known_labels, label_numbers, relabel, said_labels, to_label
+from image_assets.images.charts import SHOWN_BARS, stacked_bars, to_markdown
+from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
+from resources.delta.arrow_rows import Row, SetAside
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import WrittenFile
+from resources.delta.table import Change
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
+
+COLUMNS = ["path", "image_id", "first_seen"]
+
+
+def arrivals(thin_tables: ThinTables, landing: str, today: date) -> pd.DataFrame:
+    """The current files that were found on each of the last days: a row for each day, a column for each label."""
+    first = today - timedelta(days=SHOWN_BARS - 1)
+    since = pa.scalar(datetime(first.year, first.month, first.day, tzinfo=UTC), pa.timestamp("us", "UTC"))
+    recent = (pc.field("state") == CURRENT) & (pc.field("first_seen") >= since)
+    files = thin_tables.read(IMAGE_FILES, COLUMNS, recent).to_pylist()
+    said = said_labels(thin_tables)
+    labels = [said.of((file["path"], file["image_id"]), to_label(file["path"], landing)) for file in files]
+    found = pd.DataFrame(
+        {"day": [file["first_seen"].date() for file in files], "label": [label or "no label" for label in labels]}
+    )
+    if found.empty:
+        return found
+    days = pd.date_range(found["day"].min(), found["day"].max()).to_series().dt.date
+    return pd.crosstab(found["day"], found["label"]).reindex(days.tolist(), fill_value=0)
+
+
+def arrivals_look(thin_tables: ThinTables, landing: str) -> dict[str, dg.MetadataValue]:
+    """Metadata with a figure of the images that came lately; nothing where none did."""
+    counts = arrivals(thin_tables, landing, datetime.now(UTC).date())
+    if counts.empty:
+        return {}
+    counts.index = [f"{day:%d %b}" for day in counts.index]
+    picture = stacked_bars(counts, "new images of each day (UTC), by label")
+    title = f"{counts.to_numpy().sum():,} images came in the last {SHOWN_BARS} days"
+    return {"arrivals": dg.MetadataValue.md(to_markdown(picture, title))}
+
 
 IMAGE = ["path", "image_id"]
 FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")

@@ -11,17 +11,16 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.label_corrections import why_no_label
-from image_assets.labels import to_label
-from image_assets.materializations import last_said
+from image_assets.data.labels import to_label
 from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
-from resources import object_storage
-from resources.file_system import SCHEME, to_path
-from resources.image_file import escaped
-from resources.image_folder import ImageFolder
-from resources.object_storage import is_url
-from resources.outside_table import OutsideTable
-from resources.table_metadata import table_metadata
-from resources.thin_tables import ThinTables
+from resources.delta.external_table import OutsideTable
+from resources.delta.table_metadata import last_said, table_metadata
+from resources.delta.thin_tables import ThinTables
+from resources.files import object_storage
+from resources.files.file_system import SCHEME, to_path
+from resources.files.image_file import escaped
+from resources.files.image_folder import ImageFolder
+from resources.files.object_storage import is_url
 
 GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # of files that it names
 UNNAMED, FOLDER = "unnamed", "folder"

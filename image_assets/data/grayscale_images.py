@@ -2,14 +2,14 @@
 
 import dagster as dg
 
-from image_assets.contact_sheets import sheet_of_new
-from image_assets.data.gray_pixels import in_gray
-from image_assets.data.relabelling import relabel
+from image_assets.data.contact_sheets import sheet_of_new
+from image_assets.data.labels import relabel
+from image_assets.images.grayscale import in_gray
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
-from resources.delta_tables import DeltaTables
-from resources.new_rows import NewRows
-from resources.parquet_files import WrittenFile
-from resources.tables import Change
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import WrittenFile
+from resources.delta.table import Change
 
 TRIMMED = [*GRAYSCALE_IMAGES.columns.fieldNames(), "length"]  # what a worker has to see: nothing is joined back
 

@@ -1,18 +1,99 @@
 """Every file ever seen in the landing folder, and what became of it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from io import BytesIO
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
+import dagster as dg
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
+from PIL import ImageFile as PillowFile
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.file_states import CURRENT, MISSING, QUARANTINED
+from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
+from image_assets.images.charts import contact_sheet, to_markdown
+from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.pixels import BOMBS, BROKEN, FORMATS
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.image_file import ImageFile
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import opened
+from resources.files.image_file import ImageFile
+
+KEYS = ["path", "image_id"]
+
+
+def current_files(ledger: DataFrame) -> DataFrame:
+    """Path and image_id of the files in state `current`; `ledger` holds rows of image_files."""
+    return ledger.where(F.col("state") == CURRENT).select(*KEYS)
+
+
+def current_keys(thin_tables: ThinTables) -> pd.DataFrame:
+    """The same, without Spark."""
+    return thin_tables.read(IMAGE_FILES, KEYS, pc.field("state") == CURRENT).to_pandas()
+
+
+SHOWN = 32  # files on the sheet
+SIDE_PIXELS = 112
+SECONDS, MEMORY_BYTES = 5, 512 * 1024**2
+
+
+def quarantine_look(thin_tables: ThinTables) -> dict[str, dg.MetadataValue]:
+    """Metadata with the quarantined files by reason, an example of each message, and a contact sheet."""
+    rows = thin_tables.read(
+        IMAGE_FILES, ["path", "reason", "message", "last_seen"], pc.field("state") == QUARANTINED
+    ).to_pylist()
+    if not rows:
+        return {}
+    rows.sort(key=lambda row: (-row["last_seen"].timestamp(), row["path"]))
+    newest = rows[:SHOWN]
+    with GuardedProcess(glimpse, memory_bytes=MEMORY_BYTES) as guarded:
+        looks = [guarded.answer(row["path"], seconds=SECONDS) for row in newest]
+    captions = [f"{row['reason']}: {unquote(row['path'].rpartition('/')[2])}" for row in newest]
+    tiles = [(b"" if isinstance(look, Failure) else look, text) for look, text in zip(looks, captions, strict=True)]
+    sheet = to_markdown(contact_sheet(tiles, SIDE_PIXELS), f"what can be shown of {len(rows):,} quarantined files")
+    return {"quarantined": by_reason(rows), "quarantined_files": dg.MetadataValue.md(sheet)}
+
+
+def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """How many files for each reason, the most frequent one first, with the newest message and its time."""
+    counts = Counter(row["reason"] for row in newest_first)
+    newest = {row["reason"]: row for row in reversed(newest_first)}
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "reason": str(reason),
+                    "files": str(count),
+                    "such as": str(newest[reason]["message"]),
+                    "last seen": f"{newest[reason]['last_seen']:%Y-%m-%d %H:%M:%S} UTC",
+                }
+            )
+            for reason, count in sorted(counts.items(), key=lambda found: (-found[1], str(found[0])))
+        ]
+    )
+
+
+def glimpse(path: str) -> bytes:
+    """A small JPEG of as much of a broken image as can be decoded, or nothing; for a guarded process."""
+    PillowFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        with opened(path) as file, Image.open(file, formats=FORMATS) as image:
+            image.draft("RGB", (SIDE_PIXELS, SIDE_PIXELS))
+            image.thumbnail((SIDE_PIXELS, SIDE_PIXELS))
+            small = BytesIO()
+            image.convert("RGB").save(small, "JPEG")
+    except (*BROKEN, *BOMBS):
+        return b""
+    return small.getvalue()
+
 
 NOT_REGULAR = "not_regular"  # a reason: such files are never opened
 # What becomes of a row of the ledger by a decision: what that leaves out stays as it was.

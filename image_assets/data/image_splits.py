@@ -9,18 +9,33 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from image_assets.current_files import KEYS, current_keys
-from image_assets.data.label_numbers import known_labels, label_numbers
-from image_assets.data.relabelling import relabel
-from image_assets.data.said_labels import said_labels
-from image_assets.data.split_figures import splits_look
-from image_assets.near_duplicates import HASHED, to_new_groups
+from image_assets.data.image_files import KEYS, current_keys
+from image_assets.data.labels import known_labels, label_numbers, relabel, said_labels
+from image_assets.data.split_rows import SPLITS
+from image_assets.images.charts import by_label, stacked_bars, to_markdown
+from image_assets.images.near_duplicates import HASHED, to_new_groups
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
-from resources.delta_tables import DeltaTables
-from resources.new_rows import NewRows
-from resources.parquet_files import WrittenFile, write_files
-from resources.parquet_layout import file_layout
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import WrittenFile, write_files
+from resources.delta.table_layout import file_layout
+from resources.delta.thin_tables import ThinTables
+
+SET_ASIDE = "set_aside"  # in no split
+
+
+def splits_look(thin_tables: ThinTables) -> dict[str, dg.MetadataValue]:
+    """Metadata with the number of images in each split, and a figure of them by label."""
+    images = thin_tables.read(IMAGE_SPLITS, ["label", "split"]).to_pandas().fillna({"split": SET_ASIDE})
+    metadata: dict[str, dg.MetadataValue] = {
+        f"images_{split}": dg.MetadataValue.int(int(count)) for split, count in images["split"].value_counts().items()
+    }
+    counts = by_label(images, "split", (*SPLITS, SET_ASIDE))
+    if len(counts):
+        picture = stacked_bars(counts, "images of each label, by split")
+        metadata["splits"] = dg.MetadataValue.md(to_markdown(picture, f"{len(images):,} labelled images"))
+    return metadata
+
 
 THIN = ["path", *HASHED, "label", "label_index"]
 KNOWN = ["path", *HASHED, "label", "duplicate_group", "split"]

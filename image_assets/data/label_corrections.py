@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 
 from image_assets.schemas import LABEL_CORRECTIONS
-from resources.parquet_files import write_files
-from resources.parquet_layout import file_layout
-from resources.table_metadata import table_metadata
-from resources.thin_tables import ThinTables
+from resources.delta.parquet_files import write_files
+from resources.delta.table_layout import file_layout
+from resources.delta.table_metadata import table_metadata
+from resources.delta.thin_tables import ThinTables
 
 SHOWN = 20
 MOST_LETTERS = 255  # as many as a folder's name may have

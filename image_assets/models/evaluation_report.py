@@ -4,15 +4,115 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
+import pandas as pd
 
-from image_assets.models.evaluation import Comparison, Evaluation, by_label
-from image_assets.models.kept_pictures import kept_pictures
-from image_assets.models.slices import Slice
-from image_assets.pictures import to_markdown
-from resources.mlflow_tracking import MlflowTracking
-from resources.model_registry import ModelVersion
+from image_assets.images.charts import DOTS_PER_INCH, to_markdown, to_png
+from image_assets.models.evaluation import (
+    Comparison,
+    Evaluation,
+    Slice,
+    by_label,
+    calibration_bins,
+    calibration_error,
+    intervals,
+)
+from image_assets.models.lineage import kept_pictures
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import ModelVersion
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RIGHT, WRONG = "#1f77b4", "#ff7f0e"
+SHOWN_LABELS = 30
+
+
+def reliability_diagram(answers: pd.DataFrame) -> bytes:
+    """How many of the judged answers are right at each probability, beside the ideal; and how many there are, as PNG.
+
+    Below the diagonal a version is surer than it should be. The bins are those of the calibration error (reliability
+    diagrams: DeGroot and Fienberg 1983, "The comparison and evaluation of forecasters").
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(5.2, 6), dpi=DOTS_PER_INCH, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _draw_bins(top, calibration_bins(answers))
+    error = calibration_error(answers)
+    top.set(title="no answers" if error is None else f"calibration error {error:.3f}", ylabel="share of right answers")
+    given = answers[answers["probability"].notna()]
+    of = [given.loc[given["right"] == right, "probability"].to_numpy(float) for right in (True, False)]
+    bottom.hist(of, bins=np.linspace(0, 1, 41).tolist(), stacked=True, color=[RIGHT, WRONG], label=["right", "wrong"])
+    bottom.set(xlabel="probability of the answer", ylabel="images")
+    bottom.set_ylim(0, max(1, bottom.get_ylim()[1]))
+    bottom.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    bottom.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    return to_png(figure)
+
+
+def precision_and_recall(evaluation: Evaluation) -> bytes:
+    """Precision and recall of each label with their intervals, as PNG; of many labels, those of the lowest recall."""
+    from matplotlib.figure import Figure
+
+    labels = by_label(evaluation)
+    shown = labels.head(SHOWN_LABELS)
+    figure = Figure(figsize=(7, 1.4 + 0.26 * len(shown)), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    for name, color, offset in (("recall", RIGHT, -0.14), ("precision", WRONG, 0.14)):
+        share, low, high = (shown[column].to_numpy() for column in (name, f"{name}_low", f"{name}_high"))
+        places = np.where(np.isnan(low), np.nan, np.arange(len(shown)) + offset)
+        axes.errorbar(
+            share, places, xerr=_lengths(share, low, high), fmt="o", color=color, markersize=4, elinewidth=1, label=name
+        )
+    names = [
+        f"{name if len(name) <= 20 else f'{name[:19]}…'} ({support:.0f})"
+        for name, support in zip(shown["label"], shown["support"], strict=True)
+    ]
+    axes.set_yticks(range(len(shown)), names, parse_math=False, fontsize=8)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.02)
+    which = f" of {len(shown)} labels among {len(labels)}, the lowest recall first" if len(labels) > len(shown) else ""
+    axes.set_title(f"precision and recall{which}", fontsize=10)
+    axes.set_xlabel("share, with its 95 % interval; images of the label in brackets", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return to_png(figure)
+
+
+def _draw_bins(axes: "Axes", bins: pd.DataFrame) -> None:
+    low, high = (np.array(ends, float) for ends in intervals(bins["right"], bins["images"]))
+    share = (bins["right"] / bins["images"]).to_numpy()
+    axes.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1, label="ideal")
+    axes.errorbar(
+        bins["probability"],
+        share,
+        yerr=_lengths(share, low, high),
+        fmt="o-",
+        color=RIGHT,
+        markersize=4,
+        capsize=2,
+        linewidth=1,
+        label="answers, with 95 % intervals",
+    )
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False)
+
+
+def _lengths(share: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    # Rounding may put an end of an interval a hair beyond a share of 0 or 1.
+    return np.maximum([share - low, high - share], 0)
+
 
 LISTED = 30
 

@@ -3,16 +3,76 @@
 import json
 import os
 import platform
+import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_assets.models.trained import Trained
-from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
-from resources.code_version import code_version
-from resources.delta_tables import DeltaTables
+import dagster as dg
+
+from image_assets.images.charts import to_markdown
+from image_assets.models.training_plan import Trained
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, TABLES
+from resources.delta.delta_log import why_unreadable
+from resources.delta.delta_tables import DeltaTables
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import ModelVersion
+
+TABLE_VERSIONS = "table_versions"
+
+
+def table_versions(version: ModelVersion) -> dict[str, int]:
+    """Tables by name, and their Delta versions; a ValueError when the tag does not say them."""
+    said = version.tags.get(TABLE_VERSIONS)
+    try:
+        versions = json.loads(said or "")
+    except json.JSONDecodeError:
+        versions = None
+    if not versions or not isinstance(versions, dict) or not all(type(at) is int for at in versions.values()):
+        raise ValueError(
+            f"{version.uri}: the tag {TABLE_VERSIONS} is {said!r}, expected JSON of tables and Delta versions, "
+            'such as {"image_splits": 12}'
+        )
+    return versions
+
+
+def lost(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Those of the tables' versions that cannot be read any longer, and that in words."""
+    by_name = {table.name: table for table in TABLES}
+    found = {}
+    for name, at in sorted(versions):
+        if name in by_name and (why := why_unreadable(delta_tables.uri(by_name[name]), at)):
+            found[name, at] = f"{name} at Delta version {at} cannot be read: {why}"
+    return found
+
+
+def code_version() -> str:
+    """The commit of this checkout, with `-dirty` when files differ from it; the package's version outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return version("image-assets")
+
+
+def kept_pictures(
+    tracking: MlflowTracking, mlflow_run_id: str, files: Mapping[str, str], title: str
+) -> dict[str, dg.MetadataValue]:
+    """Metadata with pictures that were logged to an MLflow run, by name; none where MLflow does not have all of them.
+
+    That is no failure: somebody may have deleted them, and a version serves without.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        pictures = {name: tracking.read(mlflow_run_id, file) for name, file in files.items()}
+    except (MlflowException, OSError):
+        return {}
+    return {name: dg.MetadataValue.md(to_markdown(picture, title)) for name, picture in pictures.items()}
+
 
 if TYPE_CHECKING:
     from image_assets.models.training import Task

@@ -12,22 +12,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.models.evaluation import KEYS, Comparison, compare, evaluate, judged
-from image_assets.models.evaluation_pictures import precision_and_recall, reliability_diagram
-from image_assets.models.evaluation_report import FOLDER, PICTURES, Metadata, Report, earlier_look
-from image_assets.models.slices import with_traits, worst_slices
+from image_assets.data.split_rows import digest, read_split, split_rows, with_content
+from image_assets.images.charts import confusion_matrix, contact_sheet
+from image_assets.models.evaluation import KEYS, Comparison, compare, evaluate, judged, with_traits, worst_slices
+from image_assets.models.evaluation_report import (
+    FOLDER,
+    PICTURES,
+    Metadata,
+    Report,
+    earlier_look,
+    precision_and_recall,
+    reliability_diagram,
+)
+from image_assets.models.scoring import with_answers
 from image_assets.models.stage_history import Told
-from image_assets.pictures import confusion_matrix, contact_sheet
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
-from image_assets.scoring import with_answers
-from image_assets.split_rows import digest, read_split, split_rows, with_content
-from resources.delta_tables import DeltaTables
-from resources.inference_device import InferenceDevice
-from resources.mlflow_tracking import MlflowTracking
-from resources.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
-from resources.registry_errors import PermissionRefused
-from resources.task_counts import counted
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.task_counts import counted
+from resources.delta.thin_tables import ThinTables
+from resources.devices import InferenceDevice
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
+from resources.mlflow.registry_errors import PermissionRefused
 
 SPLIT = "test"
 SHOWN_MISTAKES = 32

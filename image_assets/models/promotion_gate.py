@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from image_assets.models.evaluation import Comparison
-from image_assets.scoring import SUM_TOLERANCE
-from resources.model_registry import ModelVersion
+from image_assets.models.scoring import SUM_TOLERANCE
+from resources.mlflow.model_registry import ModelVersion
 
 LINEAGE = ("framework", "labels", "table_versions", "code_version", "training_settings", "weights_digest")
 SURE = 0.05  # of a p-value: below it, chance does not explain that a version is worse

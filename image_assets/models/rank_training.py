@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,23 +14,60 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from image_assets.models.augmented_images import AugmentedImages
-from image_assets.models.cache_batches import Shard
-from image_assets.models.checkpoints import Checkpoints, State, digest
 from image_assets.models.collectives import Collective
-from image_assets.models.decoded_rows import Decoding
-from image_assets.models.embedding_store import EmbeddingStore
-from image_assets.models.epoch_reports import epoch_reporter, no_report
-from image_assets.models.epochs import Network, Phase, Progress, Source, run_epochs
-from image_assets.models.kept_images import (
+from image_assets.models.embeddings import (
     Activations,
+    AugmentedImages,
+    EmbeddingStore,
     KeptImages,
     Standardisation,
     keep_images,
     standardisation,
 )
-from image_assets.models.trained import Trained
-from image_assets.models.training_plan import BACKBONE_BLOCKS, Places, Schedule, TrainingPlan
+from image_assets.models.epochs import Checkpoints, Network, Phase, Progress, Source, State, digest, run_epochs
+from image_assets.models.training_images import Decoding, Shard
+from image_assets.models.training_plan import BACKBONE_BLOCKS, Places, Schedule, Trained, TrainingPlan
+from resources.progress import LINE_SECONDS
+
+
+def epoch_reporter(
+    framework: str, *, tracking_uri: str, mlflow_run_id: str
+) -> Callable[[str, int, dict[str, float]], None]:
+    """A function that tells an epoch's figures (of a phase, with so many epochs) to the terminal and to MLflow."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient(tracking_uri)
+    phases: dict[str, str] = {}
+    told_at = -math.inf
+
+    def report(phase: str, epochs: int, figures: dict[str, float]) -> None:
+        nonlocal told_at
+        epoch, now = int(figures["epoch"]), int(time.time() * 1000)
+        if epoch in (1, epochs) or time.monotonic() - told_at >= LINE_SECONDS:
+            logger.info("%s %s %s", framework, phase.replace("_", " "), in_words(epochs, figures))
+            told_at = time.monotonic()
+        # The head's figures and those of the blocks below it are curves of their own.
+        prefix = phases.setdefault(phase, f"{phase}_" if phases else "")
+        client.log_batch(
+            mlflow_run_id,
+            [Metric(f"{prefix}{key}", value, now, epoch) for key, value in figures.items() if key != "epoch"],
+        )
+
+    return report
+
+
+def in_words(epochs: int, figures: dict[str, float]) -> str:
+    """An epoch's figures on a line, and how long those after it take at most: a training may stop before them."""
+    names = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
+    told = [f"epoch {figures['epoch']:.0f}/{epochs}", *(f"{name} {figures[key]:.3f}" for name, key in names.items())]
+    left = round((epochs - figures["epoch"]) * figures["seconds"])
+    return "  ".join([*told, f"at most {timedelta(seconds=left)} left"] if left else told)
+
+
+def no_report(phase: str, epochs: int, figures: dict[str, float]) -> None:
+    """Say nothing: only rank 0 reports."""
+
 
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter

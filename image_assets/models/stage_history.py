@@ -13,9 +13,9 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.models.promotion_gate import Finding
 from image_assets.schemas import STAGE_HISTORY
-from resources.delta_tables import DeltaTables
-from resources.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegistry, ModelVersion
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegistry, ModelVersion
 
 TOLD_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
 OUTSIDE = "mlflow"

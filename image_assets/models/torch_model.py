@@ -5,11 +5,11 @@ import dagster as dg
 from image_assets.models import torch_training
 from image_assets.models.training import TrainingConfig, Workshop, trained_version
 from resources.backbone import Backbone
-from resources.delta_tables import DeltaTables
-from resources.mlflow_tracking import MlflowTracking
-from resources.model_registry import ModelRegistry
-from resources.petastorm_cache import PetastormCaches
-from resources.process_runner import TrainingProcesses
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import ModelRegistry
+from resources.processes.training_processes import TrainingProcesses
 
 
 @dg.asset(

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_assets.models.backbone_weights import impatient_downloads, weights_file
-from image_assets.models.checkpoints import State
+from image_assets.models.backbones import impatient_downloads, weights_file
 from image_assets.models.collectives import Collective, HorovodForTorch, TorchDistributed
-from image_assets.models.decoded_rows import PIXELS_SHAPE
-from image_assets.models.epochs import Batch
-from image_assets.models.kept_images import READ_BATCH_SIZE, Activations, Standardisation
+from image_assets.models.embeddings import READ_BATCH_SIZE, Activations, Standardisation
+from image_assets.models.epochs import Batch, State
+from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
-from image_assets.models.run_models import log_to_run
-from image_assets.models.trained import Trained
-from image_assets.models.training_plan import Places, Schedule, TrainingPlan
+from image_assets.models.training_images import PIXELS_SHAPE
+from image_assets.models.training_plan import Places, Schedule, Trained, TrainingPlan
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,12 @@ from hashlib import sha256
 import dagster as dg
 from pydantic import Field, model_validator
 
+from image_assets.data.split_rows import require_sound_splits, training_labels
+from image_assets.data.training_cache import existing_cache
+from image_assets.images.charts import learning_curves, to_markdown
 from image_assets.models import lineage
-from image_assets.models.kept_pictures import kept_pictures
-from image_assets.models.logged_classifier import log_classifier
-from image_assets.models.trained import Trained
+from image_assets.models.lineage import kept_pictures
+from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import (
     BACKBONE_BLOCKS,
     Distributor,
@@ -21,19 +23,15 @@ from image_assets.models.training_plan import (
     Precision,
     Schedule,
     Trainable,
+    Trained,
     TrainingPlan,
 )
-from image_assets.pictures import learning_curves, to_markdown
-from image_assets.split_caches import existing_cache
-from image_assets.split_rows import training_labels
-from image_assets.split_soundness import require_sound_splits
 from resources.backbone import Backbone
-from resources.delta_tables import DeltaTables
-from resources.mlflow_tracking import MlflowTracking
-from resources.model_files import FILES_DIGEST
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.petastorm_cache import Cache, PetastormCaches
-from resources.process_runner import TrainingProcesses
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from resources.processes.training_processes import TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it when the same settings would give another model
 CURVES = "loss and accuracy by epoch"

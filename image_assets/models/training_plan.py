@@ -3,8 +3,29 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from resources.cache_settings import Color, Content
-from resources.rank import Distributor
+from resources.delta.row_groups import Color, Content
+from resources.processes.rank_process import Distributor
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One rank's account of a training: plain values, so that it travels from the rank to the driver."""
+
+    rank: int
+    size: int
+    model_uri: str | None  # the MLflow model in its own flavor, which rank 0 logs; None on the other ranks
+    backbone: str  # what was really used: folder, imagenet or untrained
+    # Per epoch, averaged over the ranks: epoch, loss, accuracy, validation_loss, validation_accuracy, seconds.
+    history: tuple[dict[str, float], ...]
+    best_epoch: int  # whose weights the model has, counted over the whole history
+    steps: int  # per epoch, equal on all ranks
+    images_per_second: float  # of this rank, while it embedded images
+    embedded_images: int  # by this rank; those that were known are not among them
+    seconds: float  # on this rank, from the network's being there to the logged model
+    seconds_to_first_step: float
+    precision: str
+    weights_digest: str  # SHA-256 of the trained weights, equal on all ranks
+
 
 BACKBONE_BLOCKS = 19  # of MobileNetV2: the first convolution, 17 inverted residuals, the last convolution
 

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from resources.model_registry import SERVING_STAGE
+from resources.mlflow.model_registry import SERVING_STAGE
 
 SCHEMA_FILE = "docs/alert_rules.schema.json"
 NO_ADDRESS = "an address, which belongs into an environment variable"

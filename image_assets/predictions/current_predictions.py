@@ -7,13 +7,13 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.contact_sheets import thumbnails
-from image_assets.current_files import current_files
-from image_assets.materializations import last_said
-from image_assets.pictures import contact_sheet, to_markdown
+from image_assets.data.contact_sheets import thumbnails
+from image_assets.data.image_files import current_files
+from image_assets.images.charts import contact_sheet, to_markdown
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
-from resources.delta_tables import DeltaTables
-from resources.model_registry import ModelRegistry
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.table_metadata import last_said
+from resources.mlflow.model_registry import ModelRegistry
 
 SHOWN = 40
 

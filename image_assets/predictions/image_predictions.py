@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import dagster as dg
+import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
 from py4j.protocol import Py4JJavaError
 from pydantic import Field
@@ -11,13 +13,15 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.path_only_images import with_small_content
-from image_assets.predictions.answer_figures import answers_look
+from image_assets.images.charts import by_label, stacked_bars, to_markdown
+from image_assets.images.large_images import with_small_content
+from image_assets.models.scoring import UNREADABLE, with_answers, with_careful_answers
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
-from image_assets.scoring import UNREADABLE, with_answers, with_careful_answers
-from resources.delta_tables import DeltaTables
-from resources.inference_device import InferenceDevice
-from resources.model_registry import (
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.task_counts import NOT_COUNTED, TaskCounter, counted
+from resources.delta.thin_tables import ThinTables
+from resources.devices import InferenceDevice
+from resources.mlflow.model_registry import (
     DamagedVersion,
     ModelRegistry,
     ModelVersion,
@@ -25,9 +29,27 @@ from resources.model_registry import (
     serving_version,
     shadows,
 )
-from resources.progress_line import ProgressLine
-from resources.task_counts import NOT_COUNTED, TaskCounter, counted
-from resources.thin_tables import ThinTables
+from resources.progress import ProgressLine
+
+SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the least probability of each
+
+
+def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
+    """How many answers (label, probability) name each label, in columns by how sure they are."""
+    of = answers["probability"].to_numpy(np.float64)
+    sure = np.select([of >= least for least in SURENESS.values()], [*SURENESS], default="")
+    return by_label(answers.assign(sure=sure), "sure", [*SURENESS])
+
+
+def answers_look(thin_tables: ThinTables, version: int) -> dict[str, dg.MetadataValue]:
+    """Metadata with a figure of all answers of a version; nothing where it gave none."""
+    answered = (pc.field("model_version") == version) & pc.field("label").is_valid()
+    answers = thin_tables.read(IMAGE_PREDICTIONS, ["label", "probability"], answered).to_pandas()
+    if answers.empty:
+        return {}
+    picture = stacked_bars(by_sureness(answers), "answers with each label, by probability")
+    return {"answers": dg.MetadataValue.md(to_markdown(picture, f"{len(answers):,} answers of version {version}"))}
+
 
 SCORED = ["path", "image_id", "length", "content"]
 SHOWN_FAULTS = 20

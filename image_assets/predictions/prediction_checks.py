@@ -7,17 +7,17 @@ import dagster as dg
 import pandas as pd
 from pyspark.sql import functions as F
 
-from image_assets.current_files import current_files
-from image_assets.key_checks import MEND_KEYS
-from image_assets.key_checks import keys_unique as keys_unique_in
-from image_assets.predictions.alert_states import UNCLEAR, UNSENT, read_alerts
+from image_assets.data.image_files import current_files
+from image_assets.data.table_checks import MEND_KEYS
+from image_assets.data.table_checks import keys_unique as keys_unique_in
+from image_assets.models.scoring import SUM_TOLERANCE
+from image_assets.predictions.alert_sending import UNCLEAR, UNSENT, read_alerts
 from image_assets.predictions.drift_figures import LEAST_DAYS, LEAST_IMAGES, jumps
 from image_assets.predictions.prediction_drift import days_of
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
-from image_assets.scoring import SUM_TOLERANCE
-from resources.delta_tables import DeltaTables
-from resources.model_registry import ModelRegistry
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry
 
 MEND_PROBABILITIES = "a version gives no probabilities; promote another one, archive this one and train it again"
 MEND_PREDICTIONS = "materialize image_predictions and current_predictions; where no version serves, promote one"

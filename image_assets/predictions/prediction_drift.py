@@ -9,15 +9,51 @@ import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.guarded_process import Failure
-from image_assets.pictures import to_markdown
-from image_assets.predictions.drift_figures import KEYS, arrival_days, figures_by_day
-from image_assets.predictions.drift_pictures import confidence, label_shares
-from image_assets.predictions.embedding_distances import days_to_embed, embedding_distances
+from image_assets.images.charts import COLORS, DOTS_PER_INCH, NAMED_BARS, SHOWN_BARS, stacked_bars, to_markdown, to_png
+from image_assets.images.isolated_process import Failure
+from image_assets.predictions.drift_figures import (
+    KEYS,
+    arrival_days,
+    days_to_embed,
+    embedding_distances,
+    figures_by_day,
+    shares_by_day,
+)
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.table_metadata import table_metadata
-from resources.thin_tables import ThinTables
+from resources.delta.table_metadata import table_metadata
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+
+
+def label_shares(days: pd.DataFrame) -> bytes:
+    """The share of each label on each day, stacked, as PNG; rare labels count as others."""
+    return stacked_bars(shares_by_day(days).set_axis(day_names(days)), "share of each label", top=1)
+
+
+def day_names(days: pd.DataFrame) -> list[str]:
+    """The days as they stand below a picture."""
+    return [f"{day:%d %b}" for day in days["day"]]
+
+
+def confidence(days: pd.DataFrame) -> bytes:
+    """How sure the version was on each day, and how far answers and images were from those that it knows, as PNG."""
+    from matplotlib.figure import Figure
+
+    shown = days.tail(SHOWN_BARS)
+    figure = Figure(figsize=(9, 3.6), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    lines = {"mean_probability": COLORS[""], "unsure_share": COLORS["validation_"], "answer_distance": "#2ca02c"}
+    lines["embedding_distance"] = "#9467bd"
+    for name, color in lines.items():
+        axes.plot(range(len(shown)), shown[name].astype(float), "o-", color=color, markersize=4, label=name)
+    axes.set(title="confidence", ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    step = -(-len(shown) // NAMED_BARS)
+    axes.set_xticks(range(0, len(shown), step), day_names(shown)[::step])
+    axes.spines[["top", "right"]].set_visible(False)
+    return to_png(figure)
+
 
 ANSWER = ["label", "probability", "probabilities"]
 

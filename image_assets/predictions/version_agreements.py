@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.contact_sheets import thumbnails
-from image_assets.current_files import KEYS, current_keys
-from image_assets.pictures import contact_sheet, to_markdown
+from image_assets.data.contact_sheets import thumbnails
+from image_assets.data.image_files import KEYS, current_keys
+from image_assets.images.charts import contact_sheet, to_markdown
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
-from resources.delta_tables import DeltaTables
-from resources.model_registry import ModelRegistry, serving_version, shadows
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry, serving_version, shadows
 
 SHOWN = 40
 

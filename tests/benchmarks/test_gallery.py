@@ -3,7 +3,7 @@ from pathlib import Path
 from benchmarks.gallery import FILTERS, build, gallery_section
 from gallery.index import read_index
 from gallery.queries import Filters, read_page
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
 
 
 def test_the_home_that_is_measured_has_what_its_filters_ask_for(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from benchmarks.loader import require_fed
 from benchmarks.outputs import WrongOutput
 from benchmarks.own_loader import NAME, OwnEpochs, undecoded_epoch
 from benchmarks.photographs import SMALL, files_in, number_of, write
-from image_assets.cache_contents import to_cached
-from resources.cache_settings import Content
-from resources.petastorm_cache import MANIFEST, Cache, PetastormCaches
-from tests.image_assets.models.rank_programs import Alone
+from image_assets.images.cached_pixels import to_cached
+from resources.delta.petastorm_caches import MANIFEST, Cache, PetastormCaches
+from resources.delta.row_groups import Content
+from tests.support.rank_programs import Alone
 
 COUNT = SEEN_EVERY + 1
 

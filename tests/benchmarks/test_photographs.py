@@ -20,7 +20,7 @@ from benchmarks.photographs import (
     remove_beyond,
     write,
 )
-from tests.images import jpeg, put
+from tests.support.images import jpeg, put
 
 
 def pixels(content: bytes) -> np.ndarray:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.recipe_training import EpochClock, cache_in, labels_in, transform, weights_file
-from resources.petastorm_cache import MANIFEST
-from tests.images import jpeg
+from resources.delta.petastorm_caches import MANIFEST
+from tests.support.images import jpeg
 
 
 def test_a_home_s_cache_is_found_by_its_split_with_its_labels(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gallery.index import Index, read_index
-from resources.model_registry import ModelVersion
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.small_home import Row, write_photographs
 
 

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import sync_playwright
 
-from image_assets.pixels import UnreadableImage
+from image_assets.images.pixels import UnreadableImage
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
 from scripts.sample_images import write_sample_images
 from tests.gallery.small_home import Row, append, featured, landed, predicted, served
 

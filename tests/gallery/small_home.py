@@ -16,16 +16,16 @@ from gallery.index import LiveIndex
 from gallery.neighbours import KeptEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import KeptFolder, Thumbnails
-from image_assets.labels import to_label
-from image_assets.pixels import to_features
+from image_assets.data.labels import to_label
+from image_assets.images.pixels import to_features
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
-from resources.file_system import to_path
-from resources.model_registry import ModelRegistry
-from resources.parquet_files import write_files
-from resources.parquet_layout import file_layout
-from resources.tables import Table
-from resources.thin_tables import ThinTables
-from tests.images import png, put
+from resources.delta.parquet_files import write_files
+from resources.delta.table import Table
+from resources.delta.table_layout import file_layout
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import to_path
+from resources.mlflow.model_registry import ModelRegistry
+from tests.support.images import png, put
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 LABELS = ("roses", "tulips")

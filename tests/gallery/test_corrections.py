@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from gallery.queries import Filters, read_image, read_page
-from image_assets.data.said_labels import said_labels
+from image_assets.data.labels import said_labels
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, served

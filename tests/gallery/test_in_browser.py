@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from image_assets.data.said_labels import said_labels
+from image_assets.data.labels import said_labels
 from tests.gallery.conftest import SmallHome, small_home
 from tests.gallery.small_home import served
 

@@ -5,11 +5,11 @@ import pytest
 from gallery.index import Index, LiveIndex, read_index
 from gallery.queries import Filters, read_choices, read_page
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
-from resources.model_registry import ModelRegistry
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed
-from tests.images import colored_jpeg, png
+from tests.support.images import colored_jpeg, png
 
 
 def test_a_home_without_tables_has_no_images_and_gets_none(tmp_path: Path) -> None:

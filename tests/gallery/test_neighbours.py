@@ -6,8 +6,8 @@ from gallery.index import Index
 from gallery.neighbours import KeptEmbeddings, look_alikes
 from gallery.queries import read_image
 from gallery.server import gallery_of
-from image_assets.models.embedding_store import EmbeddingStore
-from resources.environments import read_settings
+from image_assets.models.embeddings import EmbeddingStore
+from resources.settings import read_settings
 from tests.gallery.conftest import SmallHome
 
 

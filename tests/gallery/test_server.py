@@ -13,12 +13,12 @@ import pytest
 
 from gallery.neighbours import KeptEmbeddings
 from gallery.pages import image_page
-from image_assets.models.embedding_store import EmbeddingStore
+from image_assets.models.embeddings import EmbeddingStore
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, REPLAYED_FILES
-from resources.model_registry import ModelVersion
+from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import HOSTILE, NOON, append, featured, landed, predicted, served
-from tests.images import png
+from tests.support.images import png
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from gallery.thumbnails import Content, KeptFolder, NoPicture, Thumbnails
 from tests.gallery.conftest import SmallHome
-from tests.images import png
+from tests.support.images import png
 
 
 def content_of(home: SmallHome, number: int) -> Content:

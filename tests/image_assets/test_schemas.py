@@ -6,7 +6,7 @@ import pytest
 from deltalake import DeltaTable
 
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, TABLES
-from resources.delta_tables import DeltaTables
+from resources.delta.delta_tables import DeltaTables
 
 
 def test_names_are_told_apart_and_keys_are_columns() -> None:

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import dagster as dg
 
-from resources.environments import Settings, read_settings
-from resources.graph_resources import alert_sender, artifact_url, image_folder, local, petastorm_caches, rules_file
-from resources.rules_file import RulesFile
+from resources.alerts import RulesFile
+from resources.settings import (
+    Settings,
+    alert_sender,
+    artifact_url,
+    image_folder,
+    local,
+    petastorm_caches,
+    read_settings,
+    rules_file,
+)
 
 
 def settings_of(home: Path, **variables: str) -> Settings:

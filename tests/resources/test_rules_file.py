@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.rules_file import RulesFile
+from resources.alerts import RulesFile
 
 
 def test_what_the_file_says_is_read_anew_each_time(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resources.environments import read_settings
+from resources.settings import read_settings
 from scripts.dev import HOST, Service, answers, end, keep_running, list_services, port, start
 
 SLEEP = "import time; time.sleep(600)"

@@ -16,9 +16,9 @@ import pytest
 from scripts import jars
 from scripts.cluster import HOST, free_port
 from scripts.doctor import cause
-from tests.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
-from tests.postgres_server import PASSWORD, postgres_server, programs
-from tests.s3_server import BUCKET, SECRET, s3_server
+from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
+from tests.support.postgres_server import PASSWORD, postgres_server, programs
+from tests.support.s3_server import BUCKET, SECRET, s3_server
 
 ROOT = Path(__file__).parents[2]
 needs_s3_jars = pytest.mark.skipif(

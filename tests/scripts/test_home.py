@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resources.environments import Settings, read_settings
+from resources.settings import Settings, read_settings
 from scripts.home import prepare
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from image_assets.pixels import Features, UnreadableImage, to_features
+from image_assets.images.pixels import Features, UnreadableImage, to_features
 from scripts.sample_images import write_sample_images
 
 LABELS = {"checkers", "circles", "spots", "stripes", "triangles"}

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from image_assets.continuous import TRIGGER_TAG
 from image_assets.data.raw_images import IngestConfig
-from resources.image_folder import ImageFolder
-from resources.outside_table import OutsideTable
-from resources.thin_tables import ThinTables
+from image_assets.jobs.continuous import TRIGGER_TAG
+from resources.delta.external_table import OutsideTable
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
 from sensors.attempts import ATTEMPTS, RequestKey
 from sensors.new_images import new_images_every, parse_cursor, to_cursor
-from tests.images import png, put
+from tests.support.images import png, put
 
 
 def write_ledger(image_folder: ImageFolder, home: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.schemas import STAGE_HISTORY
-from resources.inference_device import InferenceDevice
-from resources.mlflow_tracking import create_store
-from resources.model_registry import ModelRegistry
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.devices import InferenceDevice
+from resources.mlflow.mlflow_tracking import create_store
+from resources.mlflow.model_registry import ModelRegistry
 from sensors.attempts import ATTEMPTS
 from sensors.stage_changes import stage_changes
 

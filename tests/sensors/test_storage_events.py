@@ -16,13 +16,13 @@ from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import read_known
 from image_assets.data.raw_images import IngestConfig
 from image_assets.schemas import IMAGE_FILES
-from resources.image_folder import ImageFolder
-from resources.storage_events import StorageEvents
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
+from resources.files.storage_events import StorageEvents
 from sensors.attempts import ATTEMPTS
 from sensors.storage_events import PendingRequest, storage_events
-from tests.images import png
-from tests.s3_server import BUCKET, s3_server
+from tests.support.images import png
+from tests.support.s3_server import BUCKET, s3_server
 
 sensor = storage_events(on=True)
 

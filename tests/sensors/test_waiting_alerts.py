@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
 from sensors.waiting_alerts import waiting_alerts
-from tests.image_assets.predictions.alert_run import predict, run
-from tests.receivers import Inbox
+from tests.support.alert_run import predict, run
+from tests.support.receivers import Inbox
 
 ROSES = "rules: [{name: sure roses, send_to: [oncall]}]"
 

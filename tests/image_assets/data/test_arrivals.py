@@ -3,14 +3,14 @@
 from datetime import date
 from pathlib import Path
 
-from image_assets.data.arrivals import arrivals, arrivals_look
+from image_assets.data.featured_images import arrivals, arrivals_look
+from image_assets.data.image_splits import splits_look
 from image_assets.data.label_corrections import Correction, record
-from image_assets.data.split_figures import splits_look
 from image_assets.schemas import IMAGE_FILES
-from resources.file_system import to_path
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import to_path
 from tests.gallery.small_home import NOON, append, landed, write_photographs
-from tests.images import png
+from tests.support.images import png
 
 MAY_4 = date(2026, 5, 4)
 

@@ -8,11 +8,11 @@ from pyspark.sql import functions as F
 
 from image_assets.data.audit import audit
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.tables import Table
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.table import Table
+from resources.files.image_folder import ImageFolder
 from tests.conftest import Ingested
-from tests.images import png, put
+from tests.support.images import png, put
 
 pytestmark = pytest.mark.spark
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_assets.data.cache_checks import row_group_faults, row_groups_balanced
-from image_assets.split_caches import cache_split
-from resources.delta_tables import DeltaTables
-from resources.petastorm_cache import PetastormCaches
-from resources.process_runner import TrainingProcesses
+from image_assets.data.data_checks import row_group_faults, row_groups_balanced
+from image_assets.data.training_cache import cache_split
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.processes.training_processes import TrainingProcesses
 
 MEGABYTE = 1024 * 1024
 GOOD = [(10, MEGABYTE)] * 16

@@ -18,17 +18,17 @@ from image_assets.data.data_checks import (
     no_file_lost,
 )
 from image_assets.data.image_splits import image_splits
-from image_assets.data.petastorm_caches import training_cache, validation_cache
-from image_assets.key_checks import keys_unique
+from image_assets.data.split_rows import UnsoundSplits, require_sound_splits
+from image_assets.data.table_checks import keys_unique
+from image_assets.data.training_cache import training_cache, validation_cache
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
-from image_assets.split_soundness import UnsoundSplits, require_sound_splits
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.petastorm_cache import PetastormCaches
-from resources.process_runner import TrainingProcesses
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.files.image_folder import ImageFolder
+from resources.processes.training_processes import TrainingProcesses
 from tests.conftest import Ingested
-from tests.image_assets.data.data_run import run_data
-from tests.images import jpeg, picture, png, put
+from tests.support.data_run import run_data
+from tests.support.images import jpeg, picture, png, put
 
 pytestmark = pytest.mark.spark
 

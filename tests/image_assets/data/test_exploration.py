@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
-from image_assets.data.exploration import (
+from image_assets.data.image_samples import (
     MEMBERS,
     Group,
     current_images,
@@ -14,7 +14,7 @@ from image_assets.data.exploration import (
     groups_of_several,
 )
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
-from resources.delta_tables import DeltaTables
+from resources.delta.delta_tables import DeltaTables
 from tests.conftest import Ingested
 
 pytestmark = pytest.mark.spark

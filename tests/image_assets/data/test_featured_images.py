@@ -7,14 +7,13 @@ import pytest
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import read_known, record, to_decision
-from image_assets.data.label_numbers import label_numbers
+from image_assets.data.inspection import PENDING
+from image_assets.data.labels import label_numbers, to_label
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.file_states import PENDING
-from image_assets.labels import to_label
 from image_assets.schemas import FEATURED_IMAGES
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from tests.images import jpeg, put
+from resources.delta.delta_tables import DeltaTables
+from resources.files.image_folder import ImageFolder
+from tests.support.images import jpeg, put
 
 
 def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> None:

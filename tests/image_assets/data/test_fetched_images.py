@@ -8,17 +8,15 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images
-from image_assets.data.fetching import shown, to_sources
+from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images, shown, to_sources
 from image_assets.schemas import FETCHED_IMAGES
-from resources.file_system import read_content
-from resources.image_folder import ImageFolder
-from resources.landed_files import PART
-from resources.remote_files import RemoteFiles
-from resources.thin_tables import ThinTables
-from tests.image_server import ImageServer, image_server
-from tests.images import jpeg, png, put
-from tests.s3_server import BUCKET, s3_server
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import read_content
+from resources.files.image_folder import PART, ImageFolder
+from resources.files.remote_files import RemoteFiles
+from tests.support.image_server import ImageServer, image_server
+from tests.support.images import jpeg, png, put
+from tests.support.s3_server import BUCKET, s3_server
 
 SECRET = "a-token-that-nobody-may-see"
 

@@ -9,9 +9,9 @@ import pytest
 
 from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import NOT_REGULAR, Known, to_microseconds
-from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
-from resources.image_folder import ImageFolder
-from tests.images import png, put
+from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
+from resources.files.image_folder import ImageFolder
+from tests.support.images import png, put
 
 FILES = 40
 

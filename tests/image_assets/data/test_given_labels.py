@@ -16,11 +16,11 @@ from image_assets.data.image_splits import image_splits
 from image_assets.data.label_corrections import Correction, record
 from image_assets.data.raw_images import raw_images
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.outside_table import OutsideTable
-from resources.tables import Table
-from tests.images import png, put
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.external_table import OutsideTable
+from resources.delta.table import Table
+from resources.files.image_folder import ImageFolder
+from tests.support.images import png, put
 
 ASSETS = [raw_images, given_labels, featured_images, grayscale_images, image_samples, image_splits]
 LABELLED = (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)

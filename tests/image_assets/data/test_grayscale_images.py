@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
-from resources.delta_tables import DeltaTables
+from resources.delta.delta_tables import DeltaTables
 
 CARRIED = ["path", "image_id", "label", "label_index"]
 

@@ -14,21 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from image_assets.data.decoding import decoded
 from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_files import read_known
-from image_assets.data.judging import Limits, judge
+from image_assets.data.inspection import CURRENT, decoded, judge
 from image_assets.data.raw_images import raw_images
-from image_assets.file_states import CURRENT
-from image_assets.guarded_process import Failure, GuardedProcess
+from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.large_images import Limits
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
-from resources.delta_tables import DeltaTables
-from resources.file_system import to_path
-from resources.image_folder import ImageFolder
-from resources.spark_session import DeltaSpark
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark
+from resources.files.file_system import to_path
+from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
-from tests.images import jpeg, picture, png, put
+from tests.support.images import jpeg, picture, png, put
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "flowers_original"
 MEMORY_BYTES = 160 * 1024**2

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from image_assets.data.image_files import Decision, Known, read_known, record, to_microseconds
-from image_assets.file_states import CURRENT, MISSING, QUARANTINED
+from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
-from resources.tables import Snapshot
-from resources.thin_tables import ThinTables
+from resources.delta.table import Snapshot
+from resources.delta.thin_tables import ThinTables
 
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123457, UTC)
 

@@ -11,10 +11,10 @@ from PIL import Image
 from image_assets.data.image_samples import PER_LABEL, image_samples
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import IMAGE_FILES, IMAGE_SAMPLES
-from resources.delta_tables import DeltaTables
-from resources.file_system import to_name
-from resources.image_folder import ImageFolder
-from tests.images import picture, png, put
+from resources.delta.delta_tables import DeltaTables
+from resources.files.file_system import to_name
+from resources.files.image_folder import ImageFolder
+from tests.support.images import picture, png, put
 
 pytestmark = pytest.mark.spark
 

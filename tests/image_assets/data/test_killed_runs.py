@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from image_assets.data.audit import audit
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.spark_session import DeltaSpark
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark
+from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
-from tests.image_assets.data.data_run import POINTS, contents, run_data
-from tests.images import jpeg, png, put
+from tests.support.data_run import POINTS, contents, run_data
+from tests.support.images import jpeg, png, put
 
 pytestmark = pytest.mark.spark
 
@@ -49,7 +49,7 @@ def change(landing: Path, number: int) -> None:
 def killed(place: Path, number: int, point: str) -> str:
     """What a run says that is killed at the point, after a change."""
     change(place / "landing", number)
-    command = [sys.executable, "-m", "tests.image_assets.data.data_run", place / "killed", place / "landing", point]
+    command = [sys.executable, "-m", "tests.support.data_run", place / "killed", place / "landing", point]
     run = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
     )

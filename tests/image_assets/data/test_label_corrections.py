@@ -10,20 +10,18 @@ from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
 from image_assets.data.label_corrections import Correction, label_corrections, record
+from image_assets.data.labels import outdated, said_labels
 from image_assets.data.raw_images import raw_images
-from image_assets.data.relabelling import outdated
-from image_assets.data.said_labels import said_labels
+from image_assets.data.split_rows import read_split, require_sound_splits, training_labels
+from image_assets.data.training_cache import cache_name
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
-from image_assets.split_caches import cache_name
-from image_assets.split_rows import read_split, training_labels
-from image_assets.split_soundness import require_sound_splits
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from resources.petastorm_cache import PetastormCaches
-from resources.tables import Table
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.delta.table import Table
+from resources.delta.thin_tables import ThinTables
+from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import write_photographs
-from tests.images import png, put
+from tests.support.images import png, put
 
 ASSETS = [label_corrections, raw_images, featured_images, grayscale_images, image_samples, image_splits]
 

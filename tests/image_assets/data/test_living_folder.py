@@ -20,20 +20,19 @@ from pyspark.errors import StreamingQueryException
 
 from image_assets.data.audit import audit
 from image_assets.data.image_files import read_known
-from image_assets.data.raw_images import IngestConfig
-from image_assets.data.replay import replay
-from image_assets.file_states import CURRENT, MISSING, QUARANTINED
+from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
+from image_assets.data.raw_images import IngestConfig, replay
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
-from resources.delta_tables import DeltaTables
-from resources.file_system import to_name
-from resources.image_folder import ImageFolder
-from resources.parquet_files import WrittenFile
-from resources.spark_session import DeltaSpark
-from resources.tables import Table
-from resources.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import WrittenFile
+from resources.delta.spark_session import DeltaSpark
+from resources.delta.table import Table
+from resources.delta.thin_tables import ThinTables
+from resources.files.file_system import to_name
+from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
-from tests.image_assets.data.data_run import compact_now, contents, run_data
-from tests.images import jpeg, png
+from tests.support.data_run import compact_now, contents, run_data
+from tests.support.images import jpeg, png
 
 pytestmark = pytest.mark.spark
 

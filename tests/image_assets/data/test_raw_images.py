@@ -9,17 +9,16 @@ import dagster as dg
 import pytest
 
 from image_assets.data.featured_images import featured_images
-from image_assets.data.folder_changes import FolderChanges
+from image_assets.data.folder_changes import FolderChanges, to_limits
 from image_assets.data.image_files import read_known
-from image_assets.data.limits import to_limits
+from image_assets.data.ingestion import append_new
+from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.data.reading import append_new
-from image_assets.file_states import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.delta_tables import DeltaTables
-from resources.file_system import to_name
-from resources.image_folder import ImageFolder
-from tests.images import jpeg, png, put
+from resources.delta.delta_tables import DeltaTables
+from resources.files.file_system import to_name
+from resources.files.image_folder import ImageFolder
+from tests.support.images import jpeg, png, put
 
 pytestmark = pytest.mark.spark
 

@@ -9,13 +9,12 @@ from PIL import Image
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import Known, read_known
-from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.data.replay import quarantined, replay
-from image_assets.file_states import CURRENT, MISSING, QUARANTINED
+from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
+from image_assets.data.raw_images import IngestConfig, ingest, quarantined, replay
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES, REPLAYED_FILES
-from resources.delta_tables import DeltaTables
-from resources.image_folder import ImageFolder
-from tests.images import png, put
+from resources.delta.delta_tables import DeltaTables
+from resources.files.image_folder import ImageFolder
+from tests.support.images import png, put
 
 KNOWN = {
     "file:/photos/roses/a 50%25.jpg": Known(QUARANTINED, "too_large", None, 0, 1),

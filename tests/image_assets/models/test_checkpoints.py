@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_assets.models.checkpoints import Checkpoints
+from image_assets.models.epochs import Checkpoints
 
 
 def test_a_checkpoint_comes_back_as_it_was_kept(tmp_path: Path) -> None:

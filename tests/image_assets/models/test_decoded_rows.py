@@ -6,9 +6,9 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 
-from image_assets.models.decoded_rows import PIXELS_SHAPE, Augmentation, Decoding, to_decoded_rows
-from image_assets.pixels import to_pixels
-from tests.images import png
+from image_assets.images.pixels import to_pixels
+from image_assets.models.training_images import PIXELS_SHAPE, Augmentation, Decoding, to_decoded_rows
+from tests.support.images import png
 
 CONTENTS = [png(number, (300, 200)) for number in range(3)]
 ROWS = pd.DataFrame(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_assets.models.embedding_store import EmbeddingStore
+from image_assets.models.embeddings import EmbeddingStore
 
 
 def test_what_was_added_is_found_and_what_was_cut_off_is_not(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from image_assets.models.evaluation import evaluate, judged
-from image_assets.models.evaluation_pictures import precision_and_recall, reliability_diagram
+from image_assets.models.evaluation_report import precision_and_recall, reliability_diagram
 
 
 def answers(images: int, labels: int, answered: float = 1) -> tuple[pd.DataFrame, list[str]]:

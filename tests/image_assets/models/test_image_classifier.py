@@ -16,13 +16,13 @@ from PIL import Image
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from image_assets.guarded_process import GuardedProcess
-from image_assets.models.logged_classifier import log_classifier
-from image_assets.pixels import to_grayscale
-from image_assets.scoring import own_workers
-from image_assets.version_embeddings import ImagesToEmbed, embeddings
-from tests.images import colored_jpeg, put
-from tests.photographs import WEIGHTS
+from image_assets.images.isolated_process import GuardedProcess
+from image_assets.images.pixels import to_grayscale
+from image_assets.models.logged_models import log_classifier
+from image_assets.models.scoring import own_workers
+from image_assets.predictions.version_embeddings import ImagesToEmbed, embeddings
+from tests.support.images import colored_jpeg, put
+from tests.support.photographs import WEIGHTS
 
 COLORS: dict[str, Literal["rgb", "gray"]] = {"tensorflow": "rgb", "torch": "gray"}
 NO_WEIGHTS = f"no weights in {WEIGHTS}: what an untrained backbone makes of images is alike for all of them"
@@ -60,7 +60,7 @@ import json, sys
 from pathlib import Path
 import mlflow, numpy as np
 from image_assets.models import engines
-from image_assets.pixels import to_pixels
+from image_assets.images.pixels import to_pixels
 device, tracking_uri, uri = sys.argv[1:]
 mlflow.set_tracking_uri(tracking_uri)
 files = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"

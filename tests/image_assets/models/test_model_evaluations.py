@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from mlflow import MlflowClient
 from pyspark.sql import functions as F
 
-from image_assets.models.evaluation import Comparison, evaluate, judged
+from image_assets.models.evaluation import Comparison, Slice, evaluate, judged
 from image_assets.models.evaluation_report import Report, earlier_look
 from image_assets.models.model_evaluations import (
     accuracies,
@@ -21,14 +21,13 @@ from image_assets.models.model_evaluations import (
     record,
     to_evaluate,
 )
-from image_assets.models.slices import Slice
 from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
-from resources.delta_tables import DeltaTables
-from resources.inference_device import InferenceDevice
-from resources.mlflow_tracking import MlflowTracking, create_store
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.thin_tables import ThinTables
-from tests.registered_versions import registered, saved_model
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.thin_tables import ThinTables
+from resources.devices import InferenceDevice
+from resources.mlflow.mlflow_tracking import MlflowTracking, create_store
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from tests.support.registered_versions import registered, saved_model
 
 LABELS = ["ball", "cube"]
 CPU = InferenceDevice(choice="cpu")

@@ -17,7 +17,7 @@ from image_assets.models.promotion_gate import (
     sound_answers,
     to_report,
 )
-from resources.model_registry import ModelVersion
+from resources.mlflow.model_registry import ModelVersion
 
 LABELS = ["ball", "cube"]
 

@@ -3,8 +3,7 @@
 import pandas as pd
 import pytest
 
-from image_assets.models.evaluation import interval, judged
-from image_assets.models.slices import Slice, size_class, with_traits, worst_slices
+from image_assets.models.evaluation import Slice, interval, judged, size_class, with_traits, worst_slices
 
 
 def images(folder: str, right: int, wrong: int, *, side: int = 300, image_format: str | None = "JPEG") -> pd.DataFrame:

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from image_assets.models.promotion_gate import Finding
 from image_assets.models.stage_history import Told, record_changes, to_markdown
 from image_assets.schemas import STAGE_HISTORY
-from resources.model_registry import ModelRegistry
-from resources.thin_tables import ThinTables
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry
 
 WHY = Told("Production", "promote_model", "Ada", "it is better", findings=(Finding("files", True, "the same"),))
 

@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from image_assets.models.logged_classifier import log_classifier
-from image_assets.models.trained import Trained
-from resources.model_registry import ModelRegistry
-from resources.process_runner import TrainingProcesses
-from resources.ranks import RankFailure
+from image_assets.models.logged_models import log_classifier
+from image_assets.models.training_plan import Trained
+from resources.mlflow.model_registry import ModelRegistry
+from resources.processes.ranks import RankFailure
+from resources.processes.training_processes import TrainingProcesses
 from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
-from tests.image_assets.models.conftest import HEAD, PLAN, Work
-from tests.image_assets.models.rank_programs import train_and_average
-from tests.photographs import PHOTOGRAPHS, WEIGHTS, photographs
+from tests.image_assets.conftest import HEAD, PLAN, Work
+from tests.support.photographs import PHOTOGRAPHS, WEIGHTS, photographs
+from tests.support.rank_programs import train_and_average
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 LABELS = ("daisy", "tulips")
@@ -112,7 +112,7 @@ def test_two_workers_of_a_cluster_train_one_model(flowers: Work, tmp_path: Path)
     call = tmp_path / "call.pickle"
     call.write_bytes(pickle.dumps(("torch", *flowers.arguments())))
     with standalone_cluster(workers=2) as master:
-        command = [sys.executable, "-m", "tests.image_assets.models.training_on_cluster", master, str(tmp_path)]
+        command = [sys.executable, "-m", "tests.support.training_on_cluster", master, str(tmp_path)]
         environment = {**os.environ, **CLUSTER_ENVIRONMENT}
         driver = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert driver.returncode == 0, driver.stderr[-3000:]

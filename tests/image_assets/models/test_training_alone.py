@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_assets.models.trained import Trained
-from tests.image_assets.models.conftest import HEAD, Work, in_a_process, red_and_blue
+from image_assets.models.training_plan import Trained
+from tests.image_assets.conftest import HEAD, Work, in_a_process, red_and_blue
 
 pytestmark = pytest.mark.training
 FRAMEWORKS = pytest.mark.parametrize("framework", ["tensorflow", "torch"])
@@ -37,7 +37,7 @@ def several(framework: str, *arguments: tuple[Any, ...]) -> list[Trained]:
 
 def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, ...]) -> None:
     """A training whose process is killed when an epoch of a phase was kept."""
-    from image_assets.models import checkpoints
+    from image_assets.models import epochs as checkpoints
 
     module = training_of(framework)
     save = checkpoints.Checkpoints.save

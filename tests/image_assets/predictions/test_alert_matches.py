@@ -9,14 +9,14 @@ import pytest
 from mlflow import MlflowClient
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.predictions.alert_matches import meeting, new_alerts, predictions_in
 from image_assets.predictions.alert_rules import AlertRule, AlertRules
-from image_assets.predictions.alert_states import record
+from image_assets.predictions.alert_sending import record
+from image_assets.predictions.prediction_alerts import meeting, new_alerts, predictions_in
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
-from resources.mlflow_tracking import create_store
-from resources.model_registry import ModelRegistry
-from resources.thin_tables import ThinTables
-from tests.image_assets.predictions.alert_run import NOON, alerts, predict
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.mlflow_tracking import create_store
+from resources.mlflow.model_registry import ModelRegistry
+from tests.support.alert_run import NOON, alerts, predict
 
 UPDATES = {"path": "new.path"}
 

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from image_assets.predictions.alert_messages import MESSAGES, Message, to_messages
-from tests.image_assets.predictions.alert_run import NOON
+from image_assets.predictions.alert_sending import MESSAGES, Message, to_messages
+from tests.support.alert_run import NOON
 
 ROOM = 1000
 

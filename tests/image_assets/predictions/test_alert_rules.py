@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from image_assets.predictions.alert_rules import SCHEMA_FILE, AlertRule, schema, to_rules
-from tests.receivers import SECRET
+from tests.support.receivers import SECRET
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = "docs/alerts.md"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from image_assets.predictions.answer_figures import answers_look, by_sureness
-from resources.thin_tables import ThinTables
+from image_assets.predictions.image_predictions import answers_look, by_sureness
+from resources.delta.thin_tables import ThinTables
 from tests.gallery.small_home import write_photographs
 
 

@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from image_assets.predictions.image_predictions import faults, image_predictions, score
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
-from resources.delta_tables import DeltaTables
-from resources.inference_device import InferenceDevice
-from resources.model_registry import ModelRegistry, ModelVersion
-from tests.registered_versions import registered, saved_model
+from resources.delta.delta_tables import DeltaTables
+from resources.devices import InferenceDevice
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from tests.support.registered_versions import registered, saved_model
 
 pytestmark = pytest.mark.spark
 

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 
 from image_assets.predictions.image_predictions import score
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
-from resources.delta_tables import DeltaTables
-from resources.model_registry import ModelRegistry, ModelVersion
-from tests.registered_versions import registered, saved_model
+from resources.delta.delta_tables import DeltaTables
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from tests.support.registered_versions import registered, saved_model
 
 # Answers by the mean value of the pixels; raises on a path.
 BRIGHTNESS = """

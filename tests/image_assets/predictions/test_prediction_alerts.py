@@ -10,15 +10,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from image_assets.predictions.alert_states import due, settle_unclear
+from image_assets.predictions.alert_sending import due, settle_unclear
 from image_assets.predictions.prediction_alerts import prediction_alerts
 from image_assets.predictions.prediction_checks import every_alert_sent
-from resources.alert_sender import AlertSender
-from resources.model_registry import ModelRegistry
-from resources.rules_file import RulesFile
-from resources.thin_tables import ThinTables
-from tests.image_assets.predictions.alert_run import NOON, alerts, predict, run, start, watched
-from tests.receivers import DROP, HANG, SECRET, Inbox, webhook
+from resources.alerts import AlertSender, RulesFile
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry
+from tests.support.alert_run import NOON, alerts, predict, run, start, watched
+from tests.support.receivers import DROP, HANG, SECRET, Inbox, webhook
 
 ROSES = "rules: [{name: sure roses, labels: [roses], minimum_probability: 0.9, send_to: [oncall]}]"
 KNOWS_IDS = f"{ROSES}\nreceivers: {{oncall: {{deduplicates: true}}}}"

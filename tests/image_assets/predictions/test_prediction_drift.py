@@ -11,16 +11,22 @@ import pytest
 from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.predictions.drift_figures import LEAST_DAYS, arrival_days, figures, figures_by_day, jumps
-from image_assets.predictions.drift_pictures import confidence, label_shares
-from image_assets.predictions.embedding_distances import days_to_embed, discrepancy
+from image_assets.predictions.drift_figures import (
+    LEAST_DAYS,
+    arrival_days,
+    days_to_embed,
+    discrepancy,
+    figures,
+    figures_by_day,
+    jumps,
+)
 from image_assets.predictions.prediction_checks import drift_is_small
-from image_assets.predictions.prediction_drift import DriftConfig, prediction_drift
+from image_assets.predictions.prediction_drift import DriftConfig, confidence, label_shares, prediction_drift
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
-from resources.model_registry import ModelRegistry
-from resources.tables import Table
-from resources.thin_tables import ThinTables
-from tests.registered_versions import registered, saved_model
+from resources.delta.table import Table
+from resources.delta.thin_tables import ThinTables
+from resources.mlflow.model_registry import ModelRegistry
+from tests.support.registered_versions import registered, saved_model
 
 LABELS = ["ball", "cube"]
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)

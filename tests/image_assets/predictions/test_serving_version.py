@@ -13,10 +13,10 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import StructType
 
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
-from resources.delta_tables import DeltaTables
-from resources.model_registry import ModelRegistry, ModelVersion
-from resources.tables import Table
-from tests.image_assets.predictions.predictions_run import POINTS, kept_instance, logged_version, run_predictions
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.table import Table
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from tests.support.predictions_run import POINTS, kept_instance, logged_version, run_predictions
 
 pytestmark = pytest.mark.spark
 
@@ -117,7 +117,7 @@ def test_after_a_kill_the_last_version_is_shown_and_the_next_run_ends_as_an_undi
         hangs = platform.home / "cube 1.png"
         if point == "while answering":
             hangs.touch()
-        command = [sys.executable, "-m", "tests.image_assets.predictions.predictions_run", platform.home, point]
+        command = [sys.executable, "-m", "tests.support.predictions_run", platform.home, point]
         run = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
         )

@@ -1,0 +1,96 @@
+"""The first look at a file, before it becomes a row (runs in each executor)."""
+
+import os
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from io import BufferedReader
+from typing import cast
+
+import imagehash  # noqa: F401 - loaded once here, not again by each guarded process, within its memory bound
+import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
+
+from image_assets.images.isolated_process import Failure
+from image_assets.images.large_images import Limits
+from image_assets.images.pixels import (
+    FORMATS,
+    SIGNATURE_BYTES,
+    Features,
+    UnreadableImage,
+    format_of,
+    to_features,
+    to_file_features,
+)
+from resources.delta.arrow_rows import Row
+from resources.files.file_system import FileChanged, opened, read_content, state
+
+
+def decoded(image: Row) -> Features | Failure:
+    """The whole look at a row's content or, where it has none, at the file of its path; to be run guarded."""
+    try:
+        if image["content"] is not None:
+            return to_features(image["content"])
+        with opened(image["path"]) as file:
+            found = file.seek(0, os.SEEK_END)
+            if found != image["length"]:
+                raise FileChanged(f"the file has {found:,} bytes, its row {image['length']:,}")
+            return to_file_features(file)
+    except UnreadableImage as unreadable:
+        return Failure(unreadable.reason, str(unreadable))
+    except OSError as error:
+        return Failure("unreadable_file", f"{error}: expected the file as it was listed; copy it again")
+
+
+CURRENT = "current"  # it is there, as an image that could be read
+PENDING = "pending"  # somebody may still be writing it
+QUARANTINED = "quarantined"  # it is there, and no image that is taken in
+MISSING = "missing"  # it is there no more
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of a file: its bytes when it may be an image (none above the content limit), else why not."""
+
+    state: str
+    content: bytes | None = None
+    image_id: str | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+def judge(path: str, length: int, limits: Limits) -> Judgement:
+    """Look at a file in the order size, reading, first bytes; no decoder sees it yet."""
+    if length > limits.size_bytes:
+        message = f"{length:,} bytes: expected at most {limits.size_bytes:,}; make the file smaller or raise the limit"
+        return Judgement(QUARANTINED, reason="too_large", message=message)
+    try:
+        if length > limits.content_bytes:
+            content, (start, image_id) = None, streamed(path, length=length)
+        else:
+            content = read_content(path, length=length)
+            start, image_id = content[:SIGNATURE_BYTES], sha256(content).hexdigest()
+    except FileChanged as changed:
+        return Judgement(PENDING, reason="changed", message=str(changed))
+    except FileNotFoundError:
+        return Judgement(MISSING)
+    except OSError as error:
+        message = f"{error}: expected a file that can be read; check its folder's links and permissions"
+        return Judgement(QUARANTINED, reason="unreadable_file", message=message)
+    if not length:
+        message = "0 bytes: expected an image; copy the file again"
+        return Judgement(QUARANTINED, image_id=image_id, reason="empty", message=message)
+    if format_of(start) is None:
+        message = f"{length:,} bytes beginning with {start[:8]!r}: expected one of {', '.join(FORMATS)}"
+        return Judgement(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{message}; convert the file")
+    return Judgement(CURRENT, content, image_id)
+
+
+def streamed(path: str, *, length: int) -> tuple[bytes, str]:
+    """A file's first bytes and its SHA-256, read in blocks; FileChanged and OSError as `read_content` raises them."""
+    with opened(path) as file:
+        before = state(file)
+        start = file.read(SIGNATURE_BYTES)
+        file.seek(0)
+        image_id = file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+        if file.tell() != length or state(file) != before:
+            raise FileChanged(f"{path} had {length} bytes when listed and {file.tell()} when read")
+    return start, image_id

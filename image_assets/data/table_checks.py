@@ -1,0 +1,142 @@
+"""Checks of how tables lie on disk: codec, row groups, file sizes, statistics; from the log and from footers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from image_assets.schemas import TABLES
+from resources.delta.delta_log import STATISTICS_PROPERTY, TableFiles, table_files
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
+from resources.delta.table import Table
+from resources.delta.table_layout import ROW_CHECK_MIN, ROW_GROUP_BYTES, SMALL_FILES, Compaction
+
+MEND_KEYS = (
+    "something wrote to the table beside its asset; end that, let `make audit` name the rows, and delete the repeated "
+    "ones with a Delta writer"
+)
+
+
+def keys_unique(table: Table) -> dg.AssetChecksDefinition:
+    """The check that no two rows of the table have the same keys."""
+
+    @dg.asset_check(
+        asset=table.name,
+        name="keys_unique",
+        description=f"One row for each {', '.join(table.keys)}. If it fails: {MEND_KEYS}.",
+    )
+    def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+        rows = delta_tables.thin.read(table, table.keys).to_pandas()
+        repeated = len(rows[rows.duplicated(keep=False)].drop_duplicates())
+        return dg.AssetCheckResult(
+            passed=repeated == 0,
+            metadata={"repeated_keys": repeated},
+            description=f"{repeated:,} keys have several rows: {MEND_KEYS}" if repeated else None,
+        )
+
+    return check
+
+
+SAMPLED_FILES = 8  # of which footers are read, the newest ones: seconds, however many there are
+REWRITTEN = "files written so far stay readable, and change when they are compacted"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is not as it should be: found, expected, and what to do about it."""
+
+    sentence: str
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
+
+
+def column_faults(table: Table, chunks: set[ColumnChunk]) -> list[Fault]:
+    """What is wrong with how columns are written: codecs, dictionaries and statistics of image bytes."""
+    codec = table.codec.upper()
+    others = sorted({f"{chunk.column} in {chunk.codec}" for chunk in chunks if chunk.codec != codec})
+    images = [chunk for chunk in chunks if chunk.column in table.binary_columns]
+    costly = sorted({chunk.column for chunk in images if chunk.dictionary or chunk.statistics})
+    faults = []
+    if others:
+        # Image bytes that are compressed twice cost time at every reading; a thin table only a little space.
+        severity = dg.AssetCheckSeverity.ERROR if table.binary_columns else dg.AssetCheckSeverity.WARN
+        faults.append(
+            Fault(f"found {', '.join(others)}, expected {codec}: write only by DeltaTables; {REWRITTEN}", severity)
+        )
+    if costly:
+        faults.append(
+            Fault(
+                f"found a dictionary or statistics of {', '.join(costly)}, expected none for image bytes: "
+                f"write only by DeltaTables; {REWRITTEN}"
+            )
+        )
+    return faults
+
+
+def size_faults(groups: Sequence[tuple[int, int]], compaction: Compaction) -> list[Fault]:
+    """What is wrong with sizes: row groups that are too large, too many small files."""
+    large = [size for rows, size in groups if size > 2 * ROW_GROUP_BYTES and rows > ROW_CHECK_MIN]
+    faults = []
+    if large:
+        faults.append(
+            Fault(
+                f"found {len(large)} row groups of up to {max(large):,} bytes, expected about {ROW_GROUP_BYTES:,}: "
+                f"write only by DeltaTables; {REWRITTEN}"
+            )
+        )
+    if compaction.pays:
+        faults.append(
+            Fault(
+                f"found {compaction.small_files} small files of {compaction.files}, of which compaction would join "
+                f"{compaction.rewritten_files} ({compaction.rewritten_bytes:,} bytes), expected fewer than "
+                f"{SMALL_FILES}: launch the job optimize_tables"
+            )
+        )
+    return faults
+
+
+def log_faults(table: Table, log: TableFiles) -> list[Fault]:
+    """What is wrong with the statistics in the log, by which readers skip files."""
+    expected = ",".join(table.statistics_columns)
+    if not log.files or log.statistics_columns == expected:
+        return []
+    found = log.statistics_columns or "any column"
+    remedy = f"set the table's property {STATISTICS_PROPERTY} to the columns expected"
+    return [Fault(f"found statistics of {found} in the log, expected of {expected}: {remedy}")]
+
+
+def layout(table: Table) -> dg.AssetChecksDefinition:
+    """The check that a table lies on disk as its columns ask for."""
+
+    @dg.asset_check(
+        asset=table.name,
+        name="layout",
+        description=f"Columns are {table.codec}, row groups bounded, few files small; told by the log and the footers "
+        f"of the newest {SAMPLED_FILES} files. If it fails: launch `optimize_tables`, which joins small files; let "
+        "nothing write to the table but its asset.",
+    )
+    def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+        log = table_files(delta_tables.uri(table))
+        newest = [file.url for file in log.files[:SAMPLED_FILES]]
+        chunks, groups, compaction = column_chunks(newest), row_groups(newest), delta_tables.compaction(table)
+        faults = column_faults(table, chunks) + size_faults(groups, compaction) + log_faults(table, log)
+        errors = [fault for fault in faults if fault.severity is dg.AssetCheckSeverity.ERROR]
+        return dg.AssetCheckResult(
+            passed=not faults,
+            severity=dg.AssetCheckSeverity.ERROR if errors else dg.AssetCheckSeverity.WARN,
+            description="; ".join(fault.sentence for fault in faults) or None,
+            metadata={
+                "files": len(log.files),
+                "small_files": compaction.small_files,
+                "bytes": log.size_bytes,
+                "footers_read": f"{len(newest)}, the newest" if newest else "none",
+                "codecs": ", ".join(sorted({chunk.codec for chunk in chunks})) or "none",
+                "row_groups_read": len(groups),
+                "largest_row_group_bytes": max((size for _, size in groups), default=0),
+            },
+        )
+
+    return check
+
+
+layout_checks = [layout(table) for table in TABLES]

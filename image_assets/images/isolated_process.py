@@ -1,0 +1,137 @@
+"""A process that a hostile file may take down: what runs in it has a time limit and a memory bound.
+
+Items go one by one through a pipe: which of them crashed or hung is known without a second try, and no more than one
+is under way, which no general pool of processes tells of a chunk of items.
+"""
+
+import faulthandler
+import os
+import pickle
+import resource
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+from resources.processes.child_process import end_with
+
+FORK = get_context("fork")  # starts in milliseconds, with the decoders loaded already
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is said of an item in place of an answer: in one word, and in a sentence."""
+
+    reason: str
+    message: str
+
+
+class GuardedProcess(Generic[Item, Answer]):
+    """Runs a function on one item after the other in a child process, which is replaced when an item takes it down.
+
+    Exceptions of the function, but for a lack of memory, rise in the caller. The child ends with the block, and with
+    the process that started it, however that ends.
+    """
+
+    def __init__(self, function: Callable[[Item], Answer], *, memory_bytes: int, name: str = "decoder") -> None:
+        self._function = function
+        self._memory_bytes = memory_bytes
+        self._name = name  # of what runs in it, for its failures
+        self._child = self._pipe = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def answer(self, item: Item, *, seconds: float) -> Answer | Failure:
+        """The function's answer, or why there is none."""
+        pipe = self._started()
+        try:
+            pipe.send(item)
+            if not pipe.poll(seconds):
+                self._stop()
+                said = f"the {self._name} took more than {seconds:,.0f} s: make the image smaller, or re-save it"
+                return Failure("timeout", said)
+            answer = pipe.recv()
+        except (EOFError, ConnectionError):
+            return self._crashed()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _started(self) -> Connection:
+        if self._pipe is None or self._child is None or not self._child.is_alive():
+            self._stop()
+            self._pipe, theirs = FORK.Pipe()
+            arguments = (self._function, theirs, self._pipe, self._memory_bytes, os.getpid())
+            self._child = FORK.Process(target=_serve, args=arguments, daemon=True)
+            self._child.start()
+            theirs.close()
+        return self._pipe
+
+    def _crashed(self) -> Failure:
+        code = self._stop()
+        cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        said = f"the {self._name} crashed ({cause}): re-save the image with another program"
+        return Failure(f"{self._name}_crash", said)
+
+    def _stop(self) -> int | None:
+        """End the child, if there is one; its exit code when it had ended by itself."""
+        if self._child is None or self._pipe is None:
+            return None
+        self._pipe.close()  # one that is still alive ends itself, or is killed
+        self._child.join(timeout=0.05)
+        self._child.kill()
+        self._child.join()
+        code = self._child.exitcode
+        self._child.close()
+        self._child = self._pipe = None
+        return code
+
+
+def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int) -> None:
+    """Answer items until the caller closes the pipe or ends."""
+    callers_end.close()
+    end_with(caller)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()  # the caller tells of a crash
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    at_start = _address_space()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    while True:
+        try:
+            received = pipe.recv_bytes()
+        except EOFError:
+            os._exit(0)  # without the caller's exit handlers
+        # The item comes twice, as received and unpacked; neither counts as memory that decoding takes.
+        bound = at_start + 2 * len(received) + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
+        answer = _answer(function, received, memory_bytes)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        pipe.send(answer)
+
+
+def _answer(function: Callable, received: bytes, memory_bytes: int) -> object:
+    """The function's answer, a Failure, or the exception that it raised."""
+    try:
+        return function(pickle.loads(received))
+    except MemoryError:
+        needed = f"decoding needs more than {memory_bytes:,} bytes of memory"
+        return Failure("out_of_memory", f"{needed}: make the image smaller")
+    except Exception as error:  # noqa: BLE001 - it rises in the caller
+        error.add_note("".join(traceback.format_exception(error)))
+        return error
+
+
+def _address_space() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[0]
+    return int(pages) * resource.getpagesize()

@@ -1,0 +1,73 @@
+"""Pixels of images above the content limit, whose rows hold no content (runs in each executor)."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.pixels import SMALLER_SIDE_PIXELS, UnreadableImage, to_smaller
+from resources.files.file_system import opened
+
+MEMORY_BYTES = 1024**3
+BYTES_PER_SECOND = 16 * 1024**2  # the time limit grows with the file: reading and decoding go at least this fast
+
+File = tuple[str, int, int]  # its path, the side of the square, its length
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a file is taken in: its bytes in tables, at all, and what decoding it may take."""
+
+    content_bytes: int = 512 * 1024**2
+    size_bytes: int = 16 * 1024**3
+    seconds: float = 10
+    memory_bytes: int = 1024**3
+
+    def seconds_for(self, length: int) -> float:
+        """The time limit for a file of this length."""
+        return self.seconds + length / BYTES_PER_SECOND
+
+
+def small_content(path: str, side_pixels: int, length: int | None = None) -> bytes | None:
+    """The file's image as PNG, scaled while it is decoded to fit in a square.
+
+    None where it cannot be read any more, or has not the length that is said.
+    """
+    try:
+        with opened(path) as file:
+            changed = length is not None and file.seek(0, os.SEEK_END) != length
+            return None if changed else to_smaller(file, side_pixels)
+    except (OSError, UnreadableImage):  # gone or replaced since it was judged
+        return None
+
+
+def with_small_content(images: DataFrame) -> DataFrame:
+    """The images without their `length`; where they have no content, they get that of their file's image, scaled.
+
+    A version of any age is asked about it as about any other content, wherever the file lies.
+    """
+    path_only = [F.when(F.col("content").isNull(), F.col(name)) for name in ("path", "length")]
+    pandas_udf: Any = F.pandas_udf  # Any: its stubs know no functions on iterators of tuples
+    small = pandas_udf(small_contents, "binary")
+    return images.withColumn("content", F.coalesce("content", small(*path_only))).drop("length")
+
+
+def small_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
+    """Small contents of paths and lengths; None where there is no path, or the file is no longer that image."""
+    process = GuardedProcess[File, bytes | None](lambda file: small_content(*file), memory_bytes=MEMORY_BYTES)
+    with process as guarded:
+
+        def content(path: str | None, length: float) -> bytes | None:
+            if path is None:
+                return None
+            seconds = Limits().seconds_for(int(length))
+            found = guarded.answer((path, SMALLER_SIDE_PIXELS, int(length)), seconds=seconds)
+            return None if isinstance(found, Failure) else found
+
+        for paths, lengths in batches:
+            yield pd.Series([content(*file) for file in zip(paths, lengths, strict=True)], dtype=object)

@@ -1,0 +1,106 @@
+"""The jobs: named selections of the path."""
+
+import dagster as dg
+
+from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
+from image_assets.jobs.continuous import (
+    continuous_executor,
+    either,
+    news_of_alerts,
+    news_of_corrections,
+    news_of_files,
+    news_of_labels,
+    news_to_predict,
+)
+from image_assets.jobs.launchpad_examples import with_example
+from image_assets.jobs.optimize_tables import optimize_tables
+from image_assets.jobs.package_model import package_model
+from image_assets.jobs.promote_model import promote_model
+from image_assets.jobs.reproduce_model import reproduce_model
+from image_assets.jobs.vacuum_tables import vacuum_tables
+from image_assets.predictions.prediction_checks import every_alert_sent
+
+# Fetched is what a person names.
+FETCHED = dg.AssetSelection.assets("fetched_images")
+CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
+PREDICTIONS = dg.AssetSelection.groups("predictions")
+
+# What keeps images from being trained on keeps them from no table.
+BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
+FOLLOWING = ((dg.AssetSelection.groups("data") - FETCHED - CACHES) | PREDICTIONS) - BEFORE_TRAINING
+
+ingest_images = dg.define_asset_job(
+    "ingest_images",
+    selection=FOLLOWING,
+    description=with_example(
+        "ingest_images", "Take new and changed files through the tables, and predict them by the version that serves."
+    ),
+    executor_def=continuous_executor(
+        either(either(news_of_alerts, news_of_files), either(news_of_labels, news_of_corrections))
+    ),
+)
+replay_quarantine = dg.define_asset_job(
+    "replay_quarantine",
+    selection=FOLLOWING,
+    config={"ops": {"raw_images": {"config": {"replay_reason": "*"}}}},
+    description=with_example(
+        "replay_quarantine", "Judge quarantined files again, by reason or path; replayed_files holds what came of it."
+    ),
+)
+train_models = dg.define_asset_job(
+    "train_models",
+    selection=dg.AssetSelection.assets("image_splits") | CACHES | dg.AssetSelection.groups("models"),
+    description=with_example(
+        "train_models", "Train both frameworks on the images as they are now, register and evaluate what changed."
+    ),
+)
+predict_images = dg.define_asset_job(
+    "predict_images",
+    selection=PREDICTIONS,
+    description=with_example(
+        "predict_images", "Let the version that serves predict the images that it has not predicted."
+    ),
+    executor_def=continuous_executor(either(news_of_alerts, news_to_predict)),
+)
+send_alerts = dg.define_asset_job(
+    "send_alerts",
+    selection=dg.AssetSelection.assets("prediction_alerts").without_checks()
+    | dg.AssetSelection.checks(every_alert_sent),  # the others start Spark
+    description=with_example(
+        "send_alerts", "Tell of predictions that meet a rule, and send what could not be sent before."
+    ),
+)
+check_assets = dg.define_asset_job(
+    "check_assets",
+    selection=dg.AssetSelection.all_asset_checks(),
+    description=with_example("check_assets", "Evaluate every asset check; nothing is materialized."),
+)
+fetch_images = dg.define_asset_job(
+    "fetch_images",
+    selection=FETCHED,
+    description=with_example(
+        "fetch_images", "Fetch the images that a table names by their addresses into the landing folder."
+    ),
+)
+whole_path = dg.define_asset_job(
+    "whole_path",
+    selection=dg.AssetSelection.all() - FETCHED.without_checks(),
+    description=with_example(
+        "whole_path", "Everything, from the landing folder to predictions: what `make demo` runs."
+    ),
+)
+JOBS = (
+    whole_path,
+    fetch_images,
+    ingest_images,
+    replay_quarantine,
+    train_models,
+    predict_images,
+    send_alerts,
+    promote_model,
+    reproduce_model,
+    package_model,
+    optimize_tables,
+    vacuum_tables,
+    check_assets,
+)

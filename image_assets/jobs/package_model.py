@@ -1,0 +1,213 @@
+"""A version, out of the platform: a folder that needs nothing of it."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any  # Any: JSON
+
+import dagster as dg
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pydantic import Field
+
+from image_assets.jobs.launchpad_examples import with_example
+from image_assets.models.engines import SIDE_PIXELS
+from image_assets.models.logged_models import INPUT, OPSET
+from image_assets.models.promotion_gate import files_as_logged
+from image_assets.models.training import FILES_DIGEST
+from resources.mlflow.model_registry import ModelPackages, ModelRegistry, ModelVersion, files_digest
+
+if TYPE_CHECKING:
+    import onnx
+
+IMAGE = "image"
+MOST_BYTES = 15_000_000
+# In front of the network, what `pixels.py` does to a decoded image, with Pillow's own numbers: gray as weighted sums
+# of integers, and a bilinear resize with antialiasing whose weights count no pixel outside of the image.
+RESIZED = f"""
+    batch = Unsqueeze (to_resize, first)
+    square = Resize <mode = "linear", antialias = 1, exclude_outside = 1> (batch, , , sizes)
+    {INPUT} = Expand (square, shape)
+"""
+CONSTANTS = """
+    int64[1] first = {0}, int64[4] sizes = {1, SIDE, SIDE, CHANNELS}, int64[4] shape = {1, SIDE, SIDE, 3}
+"""
+TO_GRAY = """
+    values = Cast <to = 6> (image)
+    weighted = Mul (values, weights)
+    sums = ReduceSum <keepdims = 1> (weighted, last)
+    rounded = Add (sums, half)
+    levels = Div (rounded, whole)
+    to_resize = Cast <to = 2> (levels)
+"""
+GRAY_CONSTANTS = """,
+    int64[1] last = {2}, int32[3] weights = {19595, 38470, 7471}, int32 half = {32768}, int32 whole = {65536}
+"""
+IN_COLOR = "to_resize = Identity (image)"
+
+
+def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -> None:
+    """Write a network, as `write_onnx` left it, with what comes before it and what its version says of itself.
+
+    It takes `image`, uint8 (height, width, 3), and gives `probabilities`, float32 (1, labels). Its metadata hold the
+    `labels` (JSON) in the order of the probabilities, the `color` that it sees, and the `framework` of its training.
+    """
+    import onnx
+
+    model = onnx.load(network)
+    color = classifier.get("color", "rgb")
+    front = onnx.compose.add_prefix(  # a network may have names like its own
+        _front(color, model.ir_version), "front/", rename_inputs=False, rename_outputs=False
+    )
+    whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
+    told = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
+    onnx.helper.set_model_props(whole, {**told, "color": color})
+    onnx.checker.check_model(whole, full_check=True)
+    content = whole.SerializeToString()
+    if len(content) > MOST_BYTES:
+        raise ValueError(
+            f"the model has {len(content):,} bytes, expected at most {MOST_BYTES:,}: a device takes no larger one; "
+            "train a smaller network"
+        )
+    file.write_bytes(content)
+
+
+def _front(color: str, ir_version: int) -> "onnx.ModelProto":
+    import onnx
+
+    channels, before, more = {"rgb": (3, IN_COLOR, ""), "gray": (1, TO_GRAY, GRAY_CONSTANTS)}[color]
+    constants = CONSTANTS.replace("SIDE", str(SIDE_PIXELS)).replace("CHANNELS", str(channels)) + more
+    return onnx.parser.parse_model(
+        f"""<ir_version: {ir_version}, opset_import: ["" : {OPSET}]>
+        front (uint8[height, width, 3] {IMAGE}) => (uint8[1, {SIDE_PIXELS}, {SIDE_PIXELS}, 3] {INPUT}) <{constants}>
+        {{ {before} {RESIZED} }}"""
+    )
+
+
+SERVES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads a model and answers for it
+FOR_GPUS = ("tensorflow", "keras", "torch", "torchvision")  # on a CPU, ONNX Runtime computes
+EDGE = ("onnxruntime", "pillow")
+
+
+def to_requirements(version: Path) -> list[str]:
+    """The lines of a requirements file for a version, in the folder that MLflow downloaded it to.
+
+    The packages that the version names are those of its training. What they need in turn is pinned as it is installed
+    here, where the former are installed in the same versions; else pip finds what fits.
+    """
+    named = [Requirement(line) for line in (version / "requirements.txt").read_text().splitlines() if line]
+    direct = {SERVES.get(one.name, one.name): str(one.specifier) for one in named if one.name not in FOR_GPUS}
+    pins = installed_with([*direct])
+    if any(pins[name] != pin for name, pin in direct.items()):
+        pins = direct
+    return sorted(f"{name}{pin}" for name, pin in pins.items())
+
+
+def to_edge_requirements() -> list[str]:
+    """The lines of a requirements file for the edge file's example."""
+    return [f"{name}=={metadata.version(name)}" for name in EDGE]
+
+
+def installed_with(names: Sequence[str]) -> dict[str, str]:
+    """The packages and all that they need, as installed here: name, and `==` with the version."""
+    pins: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in pins:
+            pins[name] = f"=={metadata.version(name)}"
+            needs = map(Requirement, metadata.requires(name) or [])
+            waiting += [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+    return pins
+
+
+FILES = Path(__file__).with_name("package")
+EDGE_FILE = "edge/image_classifier.onnx"
+
+
+def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) -> None:
+    """Fill an empty folder; a ValueError when the version's files are not those that were logged."""
+    model = registry.download(version.uri, folder / "model")
+    files = files_as_logged(files_digest(model), version.tags.get(FILES_DIGEST))
+    if not files.passed:  # files of somebody else's are not loaded
+        raise ValueError(f"version {version.version} is not packaged: {files.said}")
+    write_edge(model, folder)
+    write_lines(folder / "requirements.txt", to_requirements(model))
+    write_lines(folder / "edge" / "requirements.txt", to_edge_requirements())
+    shutil.copy(model / "serving_input_example.json", folder / "request.json")
+    shutil.copy(FILES / "serve.sh", folder)
+    shutil.copy(FILES / "example.py", folder / "edge")
+    told = {
+        "version": version.version,
+        "name": registry.name,
+        "framework": version.tags["framework"],
+        "labels": ", ".join(version.labels),
+        "python": to_python(model),
+    }
+    for name in ("Dockerfile", "README.md"):
+        (folder / name).write_text(Template((FILES / name).read_text()).substitute(told))
+
+
+def write_edge(model: Path, folder: Path) -> None:
+    """Write the edge file into a package, of the model that is in it."""
+    from mlflow.models import Model
+
+    stored = Model.load(model).flavors["python_function"]["artifacts"]
+    network, classifier = (model / stored[name]["path"] for name in ("onnx", "classifier"))
+    (folder / "edge").mkdir()
+    write_edge_model(network, json.loads(classifier.read_text()), folder / EDGE_FILE)
+
+
+def write_lines(file: Path, lines: Sequence[str]) -> None:
+    """Write the lines into a file."""
+    file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def to_python(model: Path) -> str:
+    """Python's version of the training, without its last number: `3.11`."""
+    told = yaml.safe_load((model / "python_env.yaml").read_text())
+    return ".".join(told["python"].split(".")[:2])
+
+
+class PackageConfig(dg.Config):
+    """Which version is packaged, and where."""
+
+    version: int = Field(gt=0, description="The registered model version to package.")
+    folder: str | None = Field(
+        default=None, description="A folder that is not there yet; `packages/<model>_v<version>` in the home if none."
+    )
+
+
+@dg.op
+def package(
+    context: dg.OpExecutionContext, config: PackageConfig, model_registry: ModelRegistry, model_packages: ModelPackages
+) -> None:
+    """Write a version with what it needs to answer without the platform; the op's metadata says where."""
+    version = model_registry.version(config.version)
+    fill = partial(write_package, version, model_registry)
+    folder = model_packages.write(f"{model_registry.name}_v{version.version}", fill, config.folder)
+    context.add_output_metadata(
+        {
+            "model_uri": version.uri,
+            "folder": dg.MetadataValue.path(folder),
+            "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+            "edge_bytes": (folder / EDGE_FILE).stat().st_size,
+            "run": dg.MetadataValue.md((folder / "README.md").read_text()),
+        }
+    )
+
+
+@dg.job(
+    description=with_example(
+        "package_model",
+        "Write a model version as a folder that answers by HTTP and on devices, without the platform.",
+    )
+)
+def package_model() -> None:
+    """Package one version."""
+    package()

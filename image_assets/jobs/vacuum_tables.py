@@ -1,0 +1,201 @@
+"""Files that nobody needs any longer, removed: what live model versions were trained on stays."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import PurePosixPath
+
+import dagster as dg
+from deltalake import DeltaTable
+from pydantic import Field
+
+from image_assets.jobs.launchpad_examples import with_example
+from image_assets.jobs.optimize_tables import for_every_op, pool, records
+from image_assets.models.lineage import lost, table_versions
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GRAYSCALE_IMAGES,
+    IMAGE_FILES,
+    IMAGE_PREDICTIONS,
+    IMAGE_SPLITS,
+    RAW_IMAGES,
+    TABLES,
+)
+from resources.delta.delta_log import table_files
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import file_sizes
+from resources.delta.table import Table
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+
+REMEMBERED_HOURS = 168  # for so long a Delta log says when a file left its table
+
+
+def removable_files(uri: str, keep: Iterable[int], retention_hours: int) -> dict[str, int]:
+    """Their names and sizes in bytes: files that left the table, or were written, longer ago than the retention."""
+    names = {PurePosixPath(file).name for file in _vacuum(uri, keep, retention_hours, dry_run=True)}
+    return {name: size for name, size in file_sizes(uri).items() if name in names}  # some are removed already
+
+
+def remove_files(uri: str, keep: Iterable[int], retention_hours: int) -> None:
+    """Remove them; the table's log says so."""
+    _vacuum(uri, keep, retention_hours, dry_run=False)
+
+
+def _vacuum(uri: str, keep: Iterable[int], retention_hours: int, *, dry_run: bool) -> list[str]:
+    return DeltaTable(uri).vacuum(
+        retention_hours, dry_run, enforce_retention_duration=False, full=True, keep_versions=sorted(keep)
+    )
+
+
+# Who follows a table by its versions; image_predictions does by streams, one for each model version.
+FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
+
+Trained = dict[tuple[str, int], list[int]]  # model versions by the table and Delta version they were trained on
+
+
+class VersionsAtRisk(RuntimeError):
+    """It cannot be told what model versions need, or it is lost already."""
+
+
+class VacuumConfig(dg.Config):
+    """Which tables are looked at, and what may go."""
+
+    tables: list[str] = Field(default=[table.name for table in TABLES], description="Names of the tables to look at.")
+    dry_run: bool = Field(default=True, description="Say what would go, and remove nothing.")
+    retention_hours: int = Field(
+        default=REMEMBERED_HOURS,
+        ge=0,
+        le=REMEMBERED_HOURS,
+        description="Files that left their table since then stay: longer than any reader or training takes.",
+    )
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What went from a table: a row of the report."""
+
+    table: str
+    done: str
+    files: int
+    bytes: int
+    kept_for_models: str
+
+
+def trained_on(versions: Sequence[ModelVersion]) -> Trained:
+    """What the live versions were trained on; VersionsAtRisk names those whose tags do not say it."""
+    trained, unclear = defaultdict(list), []
+    for version in versions:
+        if version.live:
+            try:
+                for at in table_versions(version).items():
+                    trained[at].append(version.version)
+            except ValueError as error:
+                unclear.append(str(error))
+    _refuse_for(unclear)
+    return dict(trained)
+
+
+def require_readable(delta_tables: DeltaTables, trained: Trained) -> None:
+    """VersionsAtRisk names the model versions that were trained on what cannot be read any longer."""
+    _refuse_for([f"{in_words(trained[at])}: {why}" for at, why in lost(delta_tables, trained).items()])
+
+
+def followed(delta_tables: DeltaTables, table: Table, live: Iterable[ModelVersion]) -> set[int]:
+    """The versions that brought the rows which followers of the table have still to take in.
+
+    A follower that finds them gone loses no row; it compares the whole table with itself.
+    """
+    thin, needed = delta_tables.thin, set()
+    there = [into for into in FOLLOWERS.get(table, ()) if table_files(thin.uri(into)).files]
+    for into in there:
+        position = thin.followed_version(table, into) or thin.transaction(into, table.name)
+        needed.update(thin.versions_with_new_rows(table, position or 0) or ())
+    for version in live if table == FEATURED_IMAGES else ():
+        stream = delta_tables.stream_position(f"{IMAGE_PREDICTIONS.name}/{version.version}")
+        if stream:
+            needed.update(thin.versions_with_new_rows(table, stream.version - 1) or ())
+        if stream and stream.whole:
+            needed.add(stream.version)
+    return needed
+
+
+def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, config: VacuumConfig) -> Vacuumed:
+    """Remove what nobody needs of the table, or say what it is; nothing where a model version is at risk."""
+    versions = registry.versions()
+    trained = trained_on(versions)
+    require_readable(delta_tables, trained)
+    uri = delta_tables.uri(table)
+    if not table_files(uri).files:
+        return Vacuumed(table.name, "nothing there", 0, 0, "")
+    kept = {at: models for (name, at), models in sorted(trained.items()) if name == table.name}
+    keep = kept.keys() | followed(delta_tables, table, [version for version in versions if version.live])
+    files = removable_files(uri, keep, config.retention_hours)
+    if files and not config.dry_run:
+        remove_files(uri, keep, config.retention_hours)
+    return Vacuumed(
+        table=table.name,
+        done="nothing to remove" if not files else "would go" if config.dry_run else "removed",
+        files=len(files),
+        bytes=sum(files.values()),
+        kept_for_models=", ".join(f"{at} ({in_words(models)})" for at, models in kept.items()),
+    )
+
+
+def in_words(models: Sequence[int]) -> str:
+    """Model versions, named."""
+    return f"model version{'s' if len(models) > 1 else ''} {', '.join(map(str, models))}"
+
+
+def to_markdown(rows: Sequence[Vacuumed]) -> str:
+    """The rows as a table to read."""
+    lines = ["| table | | files | bytes | Delta versions kept |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, astuple(row))) + " |" for row in rows)])
+
+
+def vacuum_op(table: Table) -> dg.OpDefinition:
+    """The op that vacuums one table, while nobody else writes to it."""
+
+    @dg.op(
+        name=f"vacuum_{table.name}",
+        description=f"Remove files of {table.name} that nobody needs any longer.",
+        pool=pool(table),
+    )
+    def op(config: VacuumConfig, delta_tables: DeltaTables, model_registry: ModelRegistry) -> list[Vacuumed]:
+        return [vacuum(delta_tables, model_registry, table, config)] if table.name in config.tables else []
+
+    return op
+
+
+@dg.op
+def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed]]) -> None:
+    """What went from every table, in one table."""
+    rows = [row for of_table in vacuumed for row in of_table]
+    report = dg.MetadataValue.md(to_markdown(rows))
+    context.add_output_metadata({"vacuumed": records(rows, Vacuumed), "report": report})
+
+
+@dg.config_mapping
+def every_op(config: VacuumConfig) -> dg.RunConfig:
+    """The same config for the op of every table."""
+    return for_every_op("vacuum", config)
+
+
+OPS = [vacuum_op(table) for table in TABLES]
+
+
+@dg.job(
+    config=every_op,
+    description=with_example(
+        "vacuum_tables",
+        "Say which files of the tables nobody needs any longer, or remove them; what models were trained on stays.",
+    ),
+)
+def vacuum_tables() -> None:
+    """Every table, then the report."""
+    report_vacuumed([op() for op in OPS])
+
+
+def _refuse_for(reasons: Sequence[str]) -> None:
+    if reasons:
+        told = "\n".join(["nothing was removed:", *reasons, "archive or delete these model versions, or mend them"])
+        raise VersionsAtRisk(told)

@@ -1,0 +1,217 @@
+"""A trained model, logged to MLflow as the image classifier that every model becomes."""
+
+import json
+import multiprocessing
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from image_assets.models.engines import SIDE_PIXELS, Network, load_tensorflow, onnx_network
+from resources.processes.child_process import end_with
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+INPUT, OUTPUT = "pixels", "probabilities"
+TOLERANCE = 1e-3  # of a probability
+TRIED_IMAGES = 8
+
+
+class DifferentAnswers(ValueError):
+    """A network answers otherwise than the ONNX that was made of it."""
+
+
+def write_onnx(framework: str, model: Path, file: Path) -> None:
+    """Write the network of a model in the framework's own flavor, in a local folder, as an ONNX file.
+
+    It takes `pixels`, uint8 (n, 224, 224, 3), and gives `probabilities`, float32 (n, labels); the normalisation is in
+    it. DifferentAnswers when the file does not answer as the network does.
+    """
+    # Apart, as two frameworks in one process do not get along; a run that is killed takes the export with it.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as apart:
+        apart.submit(_write_here, framework, model, file).result()
+
+
+def require_same_answers(network: Network, other: Network) -> None:
+    """DifferentAnswers unless both give the same probabilities, and so labels, for some noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, 7, 7, 3), np.uint8)
+    pixels = np.kron(noise, np.ones((1, SIDE_PIXELS // 7, SIDE_PIXELS // 7, 1), np.uint8))
+    difference = float(np.abs(network(pixels) - other(pixels)).max())
+    if not difference <= TOLERANCE:
+        raise DifferentAnswers(
+            f"probabilities differ by {difference:.2g} between a network and its ONNX: expected {TOLERANCE:g} at most; "
+            "is one of the packages that export it another version than pyproject.toml says?"
+        )
+
+
+def _write_here(framework: str, model: Path, file: Path) -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    warnings.simplefilter("ignore", FutureWarning)  # of torch, of its own exporter
+    import onnx
+
+    exported, network = {"tensorflow": _from_tensorflow, "torch": _from_torch}[framework](str(model))
+    onnx.checker.check_model(exported, full_check=True)
+    onnx.save(exported, file)
+    require_same_answers(network, onnx_network(str(file)))
+
+
+def _from_tensorflow(folder: str) -> "tuple[onnx.ModelProto, Network]":
+    load_tensorflow()
+    import tensorflow as tf
+    import tf2onnx
+    from mlflow import tensorflow
+
+    network = tensorflow.load_model(folder)
+    graph = tf.function(lambda pixels: {OUTPUT: network(pixels, training=False)})
+    pixels = tf.TensorSpec((None, SIDE_PIXELS, SIDE_PIXELS, 3), tf.uint8, name=INPUT)
+    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=OPSET)
+    return exported, lambda pixels: graph(tf.constant(pixels))[OUTPUT].numpy()
+
+
+def _from_torch(folder: str) -> "tuple[onnx.ModelProto, Network]":
+    import torch
+
+    (file,) = Path(folder).rglob("*.pt2")
+    program = torch.export.load(file)
+    exported = torch.onnx.export(
+        program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True, verbose=False
+    )
+    if exported is None:
+        raise RuntimeError("torch exported nothing: expected a program")
+    network = program.module()
+    return exported.model_proto, lambda pixels: network(torch.from_numpy(pixels)).detach().numpy()
+
+
+@dataclass(frozen=True)
+class Untried:
+    """A flavor as `Model.log` takes it that is told to try no input example: its `save_model` knows nothing of that."""
+
+    flavor: ModuleType
+
+    # Any: what a flavor wants to be told differs by flavor.
+    def save_model(self, *, validate_serving_input: bool, **saved: Any) -> None:
+        """Save a model in the flavor."""
+        self.flavor.save_model(**saved)
+
+
+def log_to_run(name: str, flavor: ModuleType, *, tracking_uri: str, mlflow_run_id: str, **saved: Any) -> str:
+    """Log a model to the run, in the flavor (a module of MLflow's such as `mlflow.pytorch`); the model's URI.
+
+    The flavors' own `log_model` would start the run again in this process, and end it when the process ends; and
+    without an active run a model would land in the default experiment, not in the run's. To try an input example,
+    MLflow would load the model, and its framework, into this process.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    mlflow.set_tracking_uri(tracking_uri)
+    client = mlflow.MlflowClient(tracking_uri)
+    experiment_id = client.get_run(mlflow_run_id).info.experiment_id
+    model = client.create_logged_model(experiment_id, name=name, source_run_id=mlflow_run_id)
+    logged = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=Untried(flavor),
+        run_id=mlflow_run_id,
+        model_id=model.model_id,
+        validate_serving_input=False,
+        **saved,
+    )
+    return logged.model_uri
+
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+NAME = "image_classifier"
+FRAMEWORKS = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch", "torchvision")}
+PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
+
+
+def log_classifier(
+    *,
+    model_uri: str,
+    labels: Sequence[str],
+    framework: str,
+    tracking_uri: str,
+    mlflow_run_id: str,
+    color: Literal["rgb", "gray"] = "rgb",
+) -> str:
+    """Log the classifier around a model that is in MLflow in its own flavor; the classifier's URI.
+
+    `color` is what the model was trained on: a version of gray looks at every image in gray.
+
+    Neither framework is imported into this process. What is stored is code, not a pickled object.
+    """
+    import mlflow
+    from mlflow import pyfunc
+
+    here = Path(__file__).parent
+    mlflow.set_tracking_uri(tracking_uri)  # download_artifacts knows a model by its URI only there
+    with tempfile.TemporaryDirectory() as folder:
+        model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
+        write_onnx(framework, Path(model), Path(folder, "network.onnx"))
+        told = Path(folder) / "classifier.json"
+        said = {"framework": framework, "labels": list(labels), "color": color}
+        told.write_text(json.dumps(said, ensure_ascii=False))
+        return log_to_run(
+            NAME,
+            pyfunc,
+            tracking_uri=tracking_uri,
+            mlflow_run_id=mlflow_run_id,
+            python_model=str(here / "image_classifier.py"),
+            artifacts={
+                "model": model,
+                "onnx": str(Path(folder, "network.onnx")),
+                "pixels": str(here.parent / "images" / "pixels.py"),
+                "engines": str(here / "engines.py"),
+                "classifier": str(told),
+            },
+            model_config={"device": "auto"},
+            signature=_signature(),
+            input_example=_input_example(),
+            pip_requirements=[f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework])],
+        )
+
+
+def _input_example() -> pd.DataFrame:
+    """One row as the classifier takes it: a small image's bytes."""
+    image = BytesIO()
+    Image.new("RGB", (8, 8), "tomato").save(image, "PNG")
+    return pd.DataFrame({"content": [image.getvalue()], "path": [None]})
+
+
+def _signature() -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    return ModelSignature(
+        Schema(
+            [
+                ColSpec(DataType.binary, "content", required=False),
+                ColSpec(DataType.string, "path", required=False),
+            ]
+        ),
+        Schema(
+            [
+                ColSpec(DataType.string, "label"),
+                ColSpec(DataType.double, "probability"),
+                ColSpec(Array(DataType.double), "probabilities"),
+            ]
+        ),
+    )

@@ -1,0 +1,198 @@
+"""A cache's rows as a rank reads them: through Petastorm, decoded on its threads, in batches of equal length."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pandas as pd
+
+from image_assets.images.cached_pixels import SIDE_PIXELS, to_cached_pixels
+from image_assets.images.pixels import Crop
+from resources.delta.row_groups import Color, Content
+
+PIXELS_SHAPE = (SIDE_PIXELS, SIDE_PIXELS, 3)
+# What becomes of the content: name, type, shape, and whether nulls may occur. Bytes travel through Petastorm at the
+# speed of memory, arrays of numbers do not.
+DECODED = [("pixels", np.bytes_, (), False)]
+
+SCALE = (0.5, 1.0)  # of the area that a crop keeps
+RATIO = (3 / 4, 4 / 3)  # of its width to its height
+MIRRORED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crops and mirrored images. An image's own bytes, the seed and the epoch say what becomes of it."""
+
+    seed: int
+    epoch: int
+
+    def crop(self, image_id: str) -> Crop:
+        """What is cut out of the image, and whether it is mirrored.
+
+        Szegedy et al., Going Deeper with Convolutions (2014), as torchvision's RandomResizedCrop has it.
+        """
+        rng = np.random.default_rng((self.seed, self.epoch, int(image_id[:16], 16)))
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        area = rng.uniform(*SCALE)
+        width, height = min(1.0, math.sqrt(area * ratio)), min(1.0, math.sqrt(area / ratio))
+        left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+        return Crop(left, top, left + width, top + height, mirrored=bool(rng.random() < MIRRORED_SHARE))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a cache's content becomes pixels."""
+
+    content: Content = "original"
+    color: Color = "rgb"
+    augmentation: Augmentation | None = None
+
+    def pixels(self, image_id: str, cached: bytes) -> bytes:
+        """The pixels (224, 224, 3) uint8 of one row, as bytes."""
+        crop = self.augmentation.crop(image_id) if self.augmentation else None
+        return to_cached_pixels(cached, self.content, self.color, crop).tobytes()
+
+
+def to_decoded_rows(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[str]) -> pd.DataFrame:
+    """A row group's rows with `pixels` in place of their content; no bytes where the image is skipped.
+
+    An image that cannot be decoded raises: none gets into a cache.
+    """
+    pixels = [
+        b"" if image_id in skipped else decoding.pixels(cast("str", image_id), content)
+        for image_id, content in zip(rows["image_id"], rows["content"], strict=True)
+    ]
+    return rows.drop(columns="content").assign(pixels=pixels)
+
+
+if TYPE_CHECKING:
+    from petastorm.spark import SparkDatasetConverter
+
+READ_BATCH_SIZE = 32
+THIN = ["image_id", "label_index"]
+WAITING_ROW_GROUPS = 4  # decoded ones, each of some megabytes
+SHUFFLED_ROWS = 256  # among which the next ones of an epoch are drawn; as pixels, 38 MB
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Some images: ids (n,), label indexes (n,) int64, pixels (n, 224, 224, 3) uint8."""
+
+    image_ids: np.ndarray
+    label_indexes: np.ndarray
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label_indexes)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "DecodedImages":
+        return DecodedImages(self.image_ids[rows], self.label_indexes[rows], self.pixels[rows])
+
+    @classmethod
+    def joined(cls, parts: Iterable["DecodedImages"]) -> "DecodedImages":
+        """The images of all parts."""
+        columns = zip(*((part.image_ids, part.label_indexes, part.pixels) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of a cache that one rank reads."""
+
+    converter: "SparkDatasetConverter"
+    decoding: Decoding
+    rank: int
+    size: int
+    threads: int  # that decode
+
+    @property
+    def rows_of_all(self) -> int:
+        """How many images all shards hold together."""
+        return len(self.converter)
+
+    def labels(self) -> pd.DataFrame:
+        """`image_id` and `label_index` of every row of the shard, in an order that does not depend on their reading."""
+        parts = [pd.DataFrame({name: getattr(part, name) for name in THIN}) for part in self._read(THIN)]
+        if not parts:
+            raise ValueError("a shard of the cache holds no rows: expected at least one row for every process")
+        return pd.concat(parts).sort_values(THIN, ignore_index=True)
+
+    def images(self, *, skipped: frozenset[str] = frozenset()) -> Iterator[DecodedImages]:
+        """The images once, a row group at a time, but for those of some ids, which are not decoded."""
+        for part in self._read([*THIN, "content"], lambda rows: to_decoded_rows(rows, self.decoding, skipped)):
+            yield from to_images(part)
+
+    def epoch(self, number: int, seed: int) -> Iterator[DecodedImages]:
+        """Augmented images for one epoch, shuffled over all ranks, as many times as they are asked for."""
+        decoding = replace(self.decoding, augmentation=Augmentation(seed, number))
+        shuffled = np.random.default_rng((seed, number, self.rank))
+        while True:
+            parts = self._read(
+                [*THIN, "content"], lambda rows: to_decoded_rows(rows, decoding, frozenset()), seed=seed + number
+            )
+            yield from shuffle((images for part in parts for images in to_images(part)), shuffled)
+
+    def _read(
+        self,
+        columns: list[str],
+        transform: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+        seed: int | None = None,
+    ) -> Iterator:
+        from petastorm import TransformSpec, make_batch_reader
+
+        removed = ["content"]
+        with make_batch_reader(
+            self.converter.file_urls,
+            schema_fields=columns,
+            transform_spec=TransformSpec(transform, edit_fields=DECODED, removed_fields=removed) if transform else None,
+            workers_count=self.threads,
+            results_queue_size=WAITING_ROW_GROUPS,
+            num_epochs=1,
+            shuffle_row_groups=seed is not None,
+            seed=seed,
+            cur_shard=self.rank,
+            shard_count=self.size,
+        ) as reader:
+            yield from reader
+
+
+def to_images(part: object) -> Iterator[DecodedImages]:
+    """What Petastorm read, without the rows that were skipped; nothing when all were."""
+    image_ids, label_indexes, pixels = (np.asarray(getattr(part, name)) for name in (*THIN, "pixels"))
+    decoded = np.array([len(of) > 0 for of in pixels], dtype=bool)
+    if decoded.any():
+        values = np.frombuffer(b"".join(pixels[decoded]), np.uint8).reshape(-1, SIDE_PIXELS, SIDE_PIXELS, 3)
+        yield DecodedImages(image_ids[decoded], label_indexes[decoded], values)
+
+
+def in_batches(parts: Iterable[DecodedImages], batch_size: int = READ_BATCH_SIZE) -> Iterator[DecodedImages]:
+    """The images in batches of equal length; the last one holds what is left."""
+    waiting: list[DecodedImages] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) < batch_size:
+            continue
+        images = DecodedImages.joined(waiting)
+        whole = len(images) - len(images) % batch_size
+        yield from (images[start : start + batch_size] for start in range(0, whole, batch_size))
+        waiting = [images[whole:]] if whole < len(images) else []
+    if waiting:
+        yield DecodedImages.joined(waiting)
+
+
+def shuffle(parts: Iterable[DecodedImages], rng: np.random.Generator) -> Iterator[DecodedImages]:
+    """The images in another order, each drawn from some hundred."""
+    waiting: list[DecodedImages] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= 2 * SHUFFLED_ROWS:
+            images = DecodedImages.joined(waiting)
+            images = images[rng.permutation(len(images))]
+            yield images[SHUFFLED_ROWS:]
+            waiting = [images[:SHUFFLED_ROWS]]
+    if waiting:
+        images = DecodedImages.joined(waiting)
+        yield images[rng.permutation(len(images))]

@@ -1,0 +1,76 @@
+"""What a Delta table's log says of its files: read by delta-rs, without a Spark job."""
+
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from resources.delta.parquet_files import exists
+
+STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
+RETENTION_PROPERTY = "delta.logRetentionDuration"
+# Versions whose log entries are gone cannot be read, whatever files are there; Delta's default is 30 days.
+LOG_RETENTION = "interval 730 days"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of a table's newest version."""
+
+    url: str
+    size_bytes: int
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """The files of a table's newest version, newest first, and the columns whose statistics the log shall keep."""
+
+    files: tuple[DataFile, ...] = ()
+    statistics_columns: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def table_files(uri: str, version: int | None = None) -> TableFiles:
+    """What the log of the table at `uri` says, now or at a version; no files where no table is yet."""
+    if not DeltaTable.is_deltatable(uri):
+        return TableFiles()
+    root = uri if "://" in uri else Path(uri).absolute().as_uri()
+    table = DeltaTable(uri, version=version)
+    actions = table.get_add_actions()
+    columns = [actions[name].to_pylist() for name in ("path", "size_bytes", "modification_time", "num_records")]
+    newest_first = sorted(zip(*columns, strict=True), key=itemgetter(2), reverse=True)
+    return TableFiles(
+        tuple(DataFile(f"{root}/{path}", size, rows) for path, size, _, rows in newest_first),
+        table.metadata().configuration.get(STATISTICS_PROPERTY) or "",
+    )
+
+
+def keep_log(log: DeltaTable) -> None:
+    """Let the log of a table that was made without a retention of its own live as long as that of a new one."""
+    if RETENTION_PROPERTY in log.metadata().configuration:
+        return
+    try:
+        log.alter.set_table_properties({RETENTION_PROPERTY: LOG_RETENTION})
+    except CommitFailedError:  # where another process has said so meanwhile, all is well
+        log.update_incremental()
+        if RETENTION_PROPERTY not in log.metadata().configuration:
+            raise
+
+
+def why_unreadable(uri: str, version: int) -> str:
+    """Why a version of the table at `uri` cannot be read any longer; empty when it can."""
+    if not DeltaTable.is_deltatable(uri):
+        return "there is no such table"
+    try:
+        files = table_files(uri, version).files
+    except DeltaError:
+        return "its log does not hold the version"
+    gone = sum(not exists(file.url) for file in files)
+    return f"{gone} of its {len(files)} files are gone" if gone else ""

@@ -1,0 +1,99 @@
+"""A table that somebody else keeps: a CSV or Parquet file, or a Delta table; on disk, or where fsspec finds it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from pyarrow import csv
+from pyarrow.dataset import ParquetFragmentScanOptions
+from pydantic import Field
+
+from resources.files.object_storage import fresh, to_time
+
+CSV, PARQUET = ".csv", ".parquet"
+EXPECTED = f"a file ending in {CSV} or {PARQUET}, or the folder of a Delta table"
+
+
+@dataclass(frozen=True)
+class OutsideRows:
+    """What a table holds, as texts; `version` is what a look at it said before, `content` what was read exactly."""
+
+    rows: pa.Table
+    version: str
+    content: str
+
+
+class OutsideTable(dg.ConfigurableResource):
+    """A table that somebody else keeps, or none."""
+
+    source: str = Field(default="", description=f"{EXPECTED[0].upper()}{EXPECTED[1:]}; none by default.")
+
+    def version(self) -> str:
+        """What changes when the table does, without reading it; empty where there is none to read.
+
+        FileNotFoundError when the one that is named is not there.
+        """
+        if not self.source:
+            return ""
+        if not self._is_file():
+            return f"Delta version {self._log().version()}"
+        system, path = fresh(self.source)
+        try:
+            known = system.info(path)
+        except FileNotFoundError as error:
+            raise self._missing() from error
+        return f"{to_time(known).isoformat()}, {known['size']} bytes"
+
+    def read(self, columns: Sequence[str], optional: Sequence[str] = ()) -> OutsideRows:
+        """These columns, and those of the optional ones that are there, as texts.
+
+        A ValueError says which one lacks, or why the table cannot be read.
+        """
+        version = self.version()
+        try:
+            rows, content = self._file_rows() if self._is_file() else self._delta_rows()
+            names = [*columns, *(name for name in optional if name in rows.column_names)]
+            if lacking := [name for name in names if rows.column_names.count(name) != 1]:
+                raise ValueError(f"expected one column {lacking[0]}, found the columns {', '.join(rows.column_names)}")
+            texts = [rows[name].cast(pa.string()) for name in names]
+        except (pa.ArrowException, DeltaError, ValueError) as error:
+            raise ValueError(f"{self.source} cannot be read: {error}; expected {EXPECTED}") from error
+        return OutsideRows(pa.table(dict(zip(names, texts, strict=True))), version, content)
+
+    def _is_file(self) -> bool:
+        return self.source.lower().endswith((CSV, PARQUET))
+
+    def _missing(self) -> FileNotFoundError:
+        return FileNotFoundError(f"{self.source} is not there: expected {EXPECTED}")
+
+    def _log(self) -> DeltaTable:
+        try:
+            return DeltaTable(self.source)
+        except TableNotFoundError as error:
+            raise self._missing() from error
+
+    def _file_rows(self) -> tuple[pa.Table, str]:
+        system, path = fresh(self.source)
+        content = system.cat_file(path)
+        file = pa.BufferReader(content)
+        rows = csv_rows(file) if self.source.lower().endswith(CSV) else pq.read_table(file, use_threads=False)
+        return rows, f"SHA-256 {sha256(content).hexdigest()}"
+
+    def _delta_rows(self) -> tuple[pa.Table, str]:
+        log = self._log()
+        # As ThinTables reads: threads that read a delta-rs file system abort Python when it ends (pyarrow 14).
+        unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
+        return log.to_pyarrow_dataset().scanner(**unthreaded).to_table(), f"Delta version {log.version()}"
+
+
+def csv_rows(file: pa.NativeFile) -> pa.Table:
+    """The rows of a CSV file: every column as it is written, so that neither `007` nor `NA` becomes anything else."""
+    names = csv.open_csv(file).schema.names
+    file.seek(0)
+    as_written = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    return csv.read_csv(file, csv.ReadOptions(use_threads=False), csv.ParseOptions(newlines_in_values=True), as_written)

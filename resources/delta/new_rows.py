@@ -1,0 +1,90 @@
+"""The rows that a table got since another one followed it, read by tasks from the files that brought them.
+
+What a follower has taken in is written in its own commits: the upstream's version up to which it follows.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from resources.delta.arrow_rows import Row, SetAside, kept
+from resources.delta.parquet_files import FileLayout, WrittenFile, open_parquet, write_files
+from resources.delta.task_counts import TaskCounter
+
+READ_ROWS = 64
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Some files of an upstream, and which of their rows, told by their keys, are handed over.
+
+    `version` is the upstream's version up to which a follower follows once it has these rows; None when more are to
+    come first.
+    """
+
+    files: tuple[str, ...]
+    version: int | None
+    keys: tuple[str, ...] = ()
+    skipped: frozenset[Key] = frozenset()
+    wanted: frozenset[Key] | None = None
+    before: int = 0  # rows of earlier batches
+    total: int | None = None  # rows of all batches, where that is known
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """The columns of all rows, without tasks: for thin ones."""
+        parts = list(self.tables(columns, 0, 1))
+        none = pa.table({name: pa.nulls(0) for name in columns})
+        return pa.concat_tables([none, *parts], promote_options="default")
+
+    def rows(self, columns: Sequence[str], part: int, of: int) -> Iterator[Row]:
+        """The columns of the rows of one of so many parts, a row group after the other."""
+        for table in self.tables(columns, part, of):
+            for batch in table.to_batches(READ_ROWS):
+                yield from batch.to_pylist()
+
+    def tables(self, columns: Sequence[str], part: int, of: int) -> Iterator[pa.Table]:
+        """The row groups of a part with the rows that are handed over."""
+        for number, file in enumerate(self.files):
+            with open_parquet(file) as parquet:
+                for group in range(parquet.num_row_groups):
+                    if (number + group) % of == part and (rows := self._chosen(parquet, group, columns)) is not None:
+                        yield rows
+
+    def _chosen(self, parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table | None:
+        chosen = None
+        if self.skipped or self.wanted is not None:  # told before images are read
+            keys = parquet.read_row_group(group, list(self.keys), use_threads=False)
+            chosen = [self._is_chosen(key) for key in zip(*(keys[name].to_pylist() for name in self.keys), strict=True)]
+            if not any(chosen):
+                return None
+        rows = parquet.read_row_group(group, list(columns), use_threads=False)
+        for name in columns:
+            if name not in rows.column_names:  # the file is older than the column
+                rows = rows.append_column(name, pa.nulls(len(rows)))
+        return rows if chosen is None else rows.filter(pa.array(chosen))
+
+    def _is_chosen(self, key: Key) -> bool:
+        return key not in self.skipped and (self.wanted is None or key in self.wanted)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task does with its part of new rows."""
+
+    new: NewRows
+    columns: tuple[str, ...]
+    by: Callable[[Iterable[Row]], Iterable[Row | SetAside]]
+    folder: str
+    layout: FileLayout
+    parts: int
+    counter: TaskCounter
+
+    def __call__(self, parts: Iterable[int]) -> Iterator[tuple[list[WrittenFile], list[Row]]]:
+        """Read, work and write; the files, and the rows that were set aside."""
+        for part in parts:
+            aside: list[Row] = []
+            made = self.by(self.counter.over(self.new.rows(self.columns, part, self.parts)))
+            yield list(write_files(kept(made, aside), self.folder, self.layout)), aside

@@ -1,0 +1,207 @@
+"""A table's Parquet files, written by whoever has the rows (runs in each executor)."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from resources.delta.arrow_rows import Row, bounded
+from resources.files.object_storage import arrow_system
+
+
+@dataclass(frozen=True)
+class ColumnChunk:
+    """How a column is written in a row group."""
+
+    column: str
+    codec: str
+    dictionary: bool
+    statistics: bool
+
+
+def located(file: str) -> tuple[pafs.FileSystem, str]:
+    """Where a file lies, by its URL or path."""
+    parts = urlsplit(file)
+    if parts.scheme in ("", "file"):
+        return pafs.LocalFileSystem(), unquote(parts.path)
+    return arrow_system(file)
+
+
+def open_parquet(file: str) -> pq.ParquetFile:
+    """One Parquet file, by its URL."""
+    system, path = located(file)
+    return pq.ParquetFile(path, filesystem=system)
+
+
+def exists(file: str) -> bool:
+    """Whether the file is still there."""
+    system, path = located(file)
+    return system.get_file_info(path).type == pafs.FileType.File
+
+
+def file_sizes(folder: str) -> dict[str, int]:
+    """The names of the files directly in a folder, and their sizes in bytes."""
+    system, path = located(folder)
+    found = system.get_file_info(pafs.FileSelector(path))
+    return {file.base_name: file.size for file in found if file.type == pafs.FileType.File}
+
+
+def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
+    """What the footers say of every row group of the files."""
+    for file in files:
+        with open_parquet(file) as parquet:
+            for place in range(parquet.num_row_groups):
+                yield parquet.metadata.row_group(place)
+
+
+def column_chunks(files: Iterable[str]) -> set[ColumnChunk]:
+    """The ways in which columns are written in any row group of the files; a nested column is its outermost name."""
+    chunks = (group.column(place) for group in row_group_metadata(files) for place in range(group.num_columns))
+    return {
+        ColumnChunk(
+            chunk.path_in_schema.split(".")[0], chunk.compression, chunk.has_dictionary_page, chunk.is_stats_set
+        )
+        for chunk in chunks
+    }
+
+
+def codecs(files: Iterable[str], column: str) -> set[str]:
+    """The codecs that the column is written with in any row group of the files."""
+    return {chunk.codec for chunk in column_chunks(files) if chunk.column == column}
+
+
+def row_groups(files: Iterable[str]) -> list[tuple[int, int]]:
+    """Rows and bytes of every row group of the files."""
+    return [(group.num_rows, group.total_byte_size) for group in row_group_metadata(files)]
+
+
+FILES, GROUPS = 8, 2  # files that are opened, and row groups of each that are read, at most
+
+One = TypeVar("One")
+
+
+def spread(of: Sequence[One], most: int) -> list[One]:
+    """So many of them at most, from all over."""
+    count = min(most, len(of))
+    return [of[place * len(of) // count] for place in range(count)]
+
+
+def spread_rows(files: Sequence[str], columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """A few rows of the files; null in columns that a file was written without."""
+    rows: list[dict[str, Any]] = []
+    chosen = spread(files, FILES)
+    for left, file in zip(range(len(chosen), 0, -1), chosen, strict=True):
+        wanted = -(-(limit - len(rows)) // left)
+        with open_parquet(file) as parquet:
+            groups = spread(range(parquet.num_row_groups), GROUPS)
+            found = parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
+        for place in spread(range(found.num_rows), wanted):
+            rows += found.slice(place, 1).to_pylist()
+    return [{**dict.fromkeys(columns), **row} for row in rows]
+
+
+ROW_GROUP_BYTES = 4 * 1024**2  # memory that is used again and again: with 32 MB writing takes twice as long
+FILE_BYTES = 192 * 1024**2  # no larger than what a compaction makes
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """How files are written: a row group for each list of rows, no dictionary or statistics of image bytes."""
+
+    schema: pa.Schema
+    codec: str
+    statistics: tuple[str, ...]  # the columns that have some
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file in the table's folder; `statistics` is JSON, as Delta's log takes it."""
+
+    name: str
+    size_bytes: int
+    statistics: str
+
+
+def file_system_of(folder: str) -> tuple[pafs.FileSystem, str]:
+    """Where a folder lies, on disk or by its URL, and its path there."""
+    if "://" in folder:
+        return arrow_system(folder)
+    return pafs.LocalFileSystem(), folder
+
+
+def write_files(rows: Iterable[Row], folder: str, layout: FileLayout) -> Iterator[WrittenFile]:
+    """Write the rows into as many files as they fill, none for no rows; no reader knows of them before a commit."""
+    batches = bounded(rows, ROW_GROUP_BYTES)
+    for first in batches:
+        yield write_file(first, batches, folder, layout)
+
+
+def write_file(first: list[Row], more: Iterator[list[Row]], folder: str, layout: FileLayout) -> WrittenFile:
+    """Write lists of rows until the file is full or none is left."""
+    system, root = file_system_of(folder)
+    name = f"part-{uuid4()}.parquet"
+    statistics = Statistics(layout.statistics)
+    with (
+        system.open_output_stream(f"{root}/{name}") as file,
+        pq.ParquetWriter(
+            file,
+            layout.schema,
+            compression="none" if layout.codec == "uncompressed" else layout.codec,
+            use_dictionary=list(layout.statistics),  # pyright: ignore[reportArgumentType] - pyarrow has no types
+            write_statistics=list(layout.statistics),  # pyright: ignore[reportArgumentType]
+        ) as writer,
+    ):
+        batch: list[Row] | None = first
+        while batch:
+            table = pa.Table.from_pylist(batch, layout.schema)
+            writer.write_table(table)
+            statistics.add(table)
+            batch = next(more, None) if file.tell() < FILE_BYTES else None
+    return WrittenFile(name, system.get_file_info(f"{root}/{name}").size, statistics.to_json())
+
+
+class Statistics:
+    """The number of rows, and of some columns the smallest and largest values and the number of nulls."""
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        self.rows = 0
+        self.nulls = dict.fromkeys(columns, 0)
+        self.smallest: dict[str, Any] = {}
+        self.largest: dict[str, Any] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Take more rows into account."""
+        self.rows += table.num_rows
+        for name in self.nulls:
+            self.nulls[name] += table[name].null_count
+            found = pc.call_function("min_max", [table[name]]).as_py()
+            if found["min"] is not None:
+                self.smallest[name] = min(self.smallest.get(name, found["min"]), found["min"])
+                self.largest[name] = max(self.largest.get(name, found["max"]), found["max"])
+
+    def to_json(self) -> str:
+        """As Delta's protocol writes it ("Per-file Statistics"): times in milliseconds, here rounded outwards."""
+        return json.dumps(
+            {
+                "numRecords": self.rows,
+                "minValues": {name: to_value(value, timedelta()) for name, value in self.smallest.items()},
+                "maxValues": {name: to_value(value, MILLISECOND) for name, value in self.largest.items()},
+                "nullCount": self.nulls,
+            }
+        )
+
+
+def to_value(value: Any, more: timedelta) -> Any:
+    """A value as JSON holds it; a time is cut to milliseconds after `more` is added."""
+    if isinstance(value, datetime):
+        return (value + more).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return value

@@ -1,0 +1,110 @@
+"""How a table's Parquet files are written: the session's settings, for a while, or a writer's own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from resources.delta.parquet_files import FileLayout
+from resources.delta.table import Table
+
+MEBIBYTE = 1024 * 1024
+SMALL_FILES = 32  # fewer are left as they are
+GROWTH = 4  # what a compaction makes is this many times the largest file that goes into it
+
+
+@dataclass(frozen=True)
+class FileSizes:
+    """Which files are small, and how large those may become that a compaction makes of them."""
+
+    minimum_bytes: int = 48 * MEBIBYTE
+    maximum_bytes: int = 192 * MEBIBYTE
+
+    def __post_init__(self) -> None:
+        """Files filled up to the largest size may not be small again, or they would be rewritten for ever."""
+        if not 0 < 2 * self.minimum_bytes <= self.maximum_bytes:
+            raise ValueError(
+                f"files from {self.minimum_bytes:,} to {self.maximum_bytes:,} bytes: "
+                "expected a largest size of at least twice the smallest, such as 48 and 192 MB"
+            )
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """A table's files, and those that a compaction would rewrite: all below a size, or none."""
+
+    files: int
+    small_files: int
+    rewritten_files: int
+    rewritten_bytes: int
+    below_bytes: int
+
+    @property
+    def pays(self) -> bool:
+        """Whether there is anything worth rewriting."""
+        return self.rewritten_files > 0
+
+
+def advise(sizes: Sequence[int], limits: FileSizes) -> Compaction:
+    """What compacting files of these sizes would do: the most small files that are worth it, smallest first."""
+    small = sorted(size for size in sizes if size < limits.minimum_bytes)
+    sums = list(accumulate(small))
+    worth_it = [
+        place
+        for place, size in enumerate(small)
+        if place + 1 >= SMALL_FILES and sums[place] >= GROWTH * size and small[place + 1 : place + 2] != [size]
+    ]
+    if not worth_it:
+        return Compaction(len(sizes), len(small), 0, 0, 0)
+    last = worth_it[-1]
+    return Compaction(len(sizes), len(small), last + 1, sums[last], small[last] + 1)
+
+
+ROW_GROUP_BYTES = 32 * 1024 * 1024
+ROW_CHECK_MIN, ROW_CHECK_MAX = 4, 32
+
+
+def parquet_settings(table: Table) -> dict[str, str]:
+    """The settings that the table's files are written with, by appends, merges and compaction alike.
+
+    Delta drops a writer's options but for the codec; what the session's configuration holds reaches Parquet.
+    """
+    settings = {
+        "spark.sql.parquet.compression.codec": table.codec,
+        "parquet.block.size": str(ROW_GROUP_BYTES),
+    }
+    if table.binary_columns:
+        # Parquet looks at a row group's size after this many rows; its default of 100 lets large images fill gigabytes.
+        settings["parquet.page.size.row.check.min"] = str(ROW_CHECK_MIN)
+        settings["parquet.page.size.row.check.max"] = str(ROW_CHECK_MAX)
+    for column in table.binary_columns:
+        settings[f"parquet.enable.dictionary#{column}"] = "false"  # no image is there twice
+        settings[f"parquet.column.statistics.enabled#{column}"] = "false"  # nobody asks for images between two others
+    return settings
+
+
+def file_layout(table: Table) -> FileLayout:
+    """The same, for files that are written without Spark's writer."""
+    return FileLayout(to_arrow_schema(table.columns), table.codec, tuple(table.statistics_columns))
+
+
+@contextmanager
+def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """The session with these settings; as it was afterwards, whatever happens.
+
+    A batch of a stream belongs to a session of its own (`batch.sparkSession`), with settings of its own.
+    """
+    before = {name: spark.conf.get(name, None) for name in settings}
+    try:
+        for name, value in settings.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, value)

@@ -1,0 +1,56 @@
+"""Where predictions are computed."""
+
+import shutil
+from dataclasses import dataclass
+
+import dagster as dg
+from pydantic import Field
+from pyspark.sql import SparkSession
+
+from resources.delta.spark_session import is_local
+from resources.gpu_probe import gpus_found
+
+
+@dataclass(frozen=True)
+class Device:
+    """`cuda` or `cpu`, and why."""
+
+    name: str
+    reason: str
+
+
+class InferenceDevice(dg.ConfigurableResource):
+    """A GPU where there is one, else the CPU."""
+
+    choice: str = Field(default="auto", description="auto, cpu or cuda.")
+    run_tags: dict[str, str] = Field(
+        default={}, description="Tags that the run launcher gives such runs a GPU by, such as `dagster-k8s/config`."
+    )
+
+    def resolve(self, spark: SparkSession, framework: str) -> Device:
+        """Where versions of a framework compute: as chosen, else on a GPU where Spark's tasks and it find one.
+
+        ValueError when `cuda` was chosen and there is none.
+        """
+        if self.choice == "cpu":
+            return Device("cpu", "IMAGE_ASSETS_DEVICE is cpu")
+        missing = (self.choice == "auto" and no_gpu(spark)) or not_found(spark, framework)
+        if not missing:
+            return Device("cuda", f"{framework} finds a GPU")
+        if self.choice == "cuda":
+            raise ValueError(f"IMAGE_ASSETS_DEVICE is 'cuda', but {missing}: mend that, or set it to auto or cpu")
+        return Device("cpu", missing)
+
+
+def no_gpu(spark: SparkSession) -> str | None:
+    """Why Spark's tasks have no GPU for certain, which is known at once; None where they may have one."""
+    if is_local(str(spark.sparkContext.master)):
+        return None if shutil.which("nvidia-smi") else "this machine has no NVIDIA driver: there is no nvidia-smi"
+    handed_out = float(spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") or 0) > 0
+    return None if handed_out else "Spark hands no GPU to tasks: IMAGE_ASSETS_SPARK_GPUS is 0"
+
+
+def not_found(spark: SparkSession, framework: str) -> str | None:
+    """Why the framework cannot use a GPU where a task runs; None where it can."""
+    (found,) = spark.sparkContext.parallelize([framework], 1).map(gpus_found).collect()
+    return None if found else f"{framework or 'a model of no known framework'} finds no GPU where Spark's tasks run"

@@ -1,0 +1,104 @@
+"""What an item does to the guarded process costs that item only."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from image_assets.images.isolated_process import Failure, GuardedProcess
+
+MEMORY_BYTES = 64 * 1024**2
+
+
+def does(word: str) -> object:
+    """What the word says."""
+    if word == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif word == "exit":
+        os._exit(3)
+    elif word == "sleep":
+        time.sleep(60)
+    elif word == "hog":
+        return len(bytes(4 * MEMORY_BYTES))
+    elif word == "raise":
+        raise ValueError("a mistake")
+    return word, os.getpid()
+
+
+@pytest.fixture
+def guarded() -> Iterator[GuardedProcess[str, object]]:
+    with GuardedProcess(does, memory_bytes=MEMORY_BYTES) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "says"),
+    [
+        ("crash", "decoder_crash", "SIGSEGV"),
+        ("exit", "decoder_crash", "exit code 3"),
+        ("sleep", "timeout", "more than 1 s"),
+        ("hog", "out_of_memory", f"{MEMORY_BYTES:,} bytes"),
+    ],
+)
+def test_a_hostile_item_has_a_reason_and_the_next_one_its_answer(
+    guarded: GuardedProcess[str, object], word: str, reason: str, says: str
+) -> None:
+    for _ in range(2):
+        failure = guarded.answer(word, seconds=1)
+        assert isinstance(failure, Failure)
+        assert failure.reason == reason
+        assert says in failure.message
+        answer = guarded.answer("harmless", seconds=10)
+        assert isinstance(answer, tuple)
+        assert answer[0] == "harmless"
+        assert answer[1] != os.getpid()
+
+
+def test_one_process_serves_all_items_and_ends_with_the_block() -> None:
+    with GuardedProcess(does, memory_bytes=MEMORY_BYTES) as guarded:
+        answers = [guarded.answer(str(number), seconds=10) for number in range(100)]
+    words, processes = zip(*answers, strict=True)  # pyright: ignore[reportArgumentType]
+    assert list(words) == [str(number) for number in range(100)]
+    (process,) = set(processes)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_an_item_far_larger_than_the_memory_bound_gets_through(guarded: GuardedProcess[str, object]) -> None:
+    large = "x" * 2 * MEMORY_BYTES
+    answer = guarded.answer(large, seconds=60)
+    assert isinstance(answer, tuple)
+    assert answer[0] == large
+
+
+def test_an_exception_rises_in_the_caller_with_its_own_traceback(guarded: GuardedProcess[str, object]) -> None:
+    with pytest.raises(ValueError, match="a mistake") as raised:
+        guarded.answer("raise", seconds=10)
+    assert "in does" in "".join(raised.value.__notes__)
+
+
+def test_the_child_ends_with_a_caller_that_is_killed() -> None:
+    program = """
+import os, time
+from image_assets.images.isolated_process import GuardedProcess
+guarded = GuardedProcess(lambda seconds: time.sleep(seconds) or os.getpid(), memory_bytes=1 << 26)
+print(guarded.answer(0, seconds=10), flush=True)
+guarded.answer(600, seconds=600)
+"""
+    caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    child = int(caller.stdout.readline())
+    caller.kill()
+    caller.wait()
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {child} outlives its caller")

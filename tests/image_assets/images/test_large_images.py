@@ -1,0 +1,113 @@
+"""Images above the limits are scaled while they are decoded, wherever their files lie."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.large_images import small_content, small_contents
+from image_assets.images.pixels import UnreadableImage, to_file_pixels, to_pixels
+from resources.files.file_system import to_path
+from tests.support.images import jpeg, picture, png, put
+
+MEMORY_BYTES = 300 * 1024**2  # 20,000 x 15,000 pixels are 900 MB
+
+
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Executor]:
+    """A process in which no thread of libvips was started, as one that is forked from cannot have any."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+def write_large(file: Path) -> None:
+    """The picture at 20,000 x 15,000 pixels, written in as little memory as it is to be read in."""
+    import pyvips
+
+    pyvips.Image.new_from_buffer(png(1, (20, 15)), "").zoom(1000, 1000).write_to_file(str(file))
+
+
+def copy(name: str, factor: int) -> bytes:
+    """The picture, a multiple of 20 x 15 pixels, in a format."""
+    content = BytesIO()
+    picture(1, (20, 15)).resize((20 * factor, 15 * factor), Image.Resampling.NEAREST).save(content, name)
+    return content.getvalue()
+
+
+def pixels_of(file: Path, color: Literal["rgb", "gray"], most_bytes: int) -> np.ndarray:
+    """What a network sees of the file."""
+    with file.open("rb") as opened:
+        return to_file_pixels(opened, 224, color, most_bytes=most_bytes)
+
+
+def pixels_in_little_memory(file: Path, color: Literal["rgb", "gray"]) -> np.ndarray | Failure:
+    """The same, where there is no memory for the whole image."""
+    with GuardedProcess(lambda file: pixels_of(file, color, 10**9), memory_bytes=MEMORY_BYTES) as guarded:
+        return guarded.answer(file, seconds=120)
+
+
+@pytest.mark.parametrize("name", ["large.jpg", "large.png"])
+def test_a_large_file_gives_the_pixels_of_a_smaller_copy_in_little_memory(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as writing:
+        writing.submit(write_large, file).result()
+    for color in ("rgb", "gray"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+            found = apart.submit(pixels_in_little_memory, file, color).result()
+        assert isinstance(found, np.ndarray), found
+        assert np.abs(found.astype(float) - to_pixels(copy("PNG", 100), 224, color)).mean() < 1
+    file.unlink()
+
+
+def test_only_what_is_too_large_is_scaled(tmp_path: Path, apart: Executor) -> None:
+    content = copy("JPEG", 100)
+    file = put(tmp_path, "a.jpg", content)
+    whole, scaled = (apart.submit(pixels_of, file, "rgb", len(content) - less).result() for less in (0, 1))
+    assert np.array_equal(whole, to_pixels(content, 224))
+    assert 0 < np.abs(whole.astype(float) - scaled).mean() < 1
+
+
+def test_a_large_file_that_was_cut_off_is_unreadable(tmp_path: Path, apart: Executor) -> None:
+    file = put(tmp_path, "a.jpg", jpeg(1)[:-20])
+    with pytest.raises(UnreadableImage, match="cut off"):
+        apart.submit(pixels_of, file, "rgb", 10).result()
+
+
+def small_object(content: bytes) -> bytes | None:
+    """Small content of an object in a store that has no descriptors."""
+    with fsspec.open("memory://path_only/a", "wb") as written:
+        written.write(content)
+    return small_content("memory://path_only/a", 20)
+
+
+@pytest.mark.parametrize("encoded", [png, jpeg])
+def test_an_object_is_scaled_as_a_file_is(tmp_path: Path, encoded: Callable[[int], bytes], apart: Executor) -> None:
+    path = to_path(os.fsencode(put(tmp_path, "a", encoded(1))))
+    small = apart.submit(small_content, path, 20).result()
+    assert apart.submit(small_object, encoded(1)).result() == small is not None
+
+
+def list_small_contents(paths: list[str | None], lengths: list[int | None]) -> list[bytes | None]:
+    """The small contents of one batch."""
+    (made,) = small_contents(iter([(pd.Series(paths), pd.Series(lengths, dtype=float))]))
+    return made.tolist()
+
+
+def test_contents_are_made_of_files_that_are_as_they_were(tmp_path: Path) -> None:
+    content = png(1)
+    path = to_path(os.fsencode(put(tmp_path, "a b%.png", content)))
+    paths = [path, None, path, f"{path}.gone", to_path(os.fsencode(put(tmp_path, "text", b"no image")))]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        made = apart.submit(list_small_contents, paths, [len(content), None, len(content) + 1, 5, 8]).result()
+    assert [small is not None for small in made] == [True, False, False, False, False]
+    assert np.array_equal(to_pixels(made[0] or b"", 32), to_pixels(content, 32))

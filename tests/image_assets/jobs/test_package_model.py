@@ -1,0 +1,74 @@
+"""What package_model refuses, and what it pins."""
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from image_assets.jobs.package_model import package_model, to_requirements
+from image_assets.models.training import FILES_DIGEST
+from resources.mlflow.model_registry import ModelPackages, ModelRegistry
+from tests.support.registered_versions import registered, saved_model
+
+MODEL = """
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+
+    class Model(PythonModel):
+        def predict(self, context, model_input, params=None):
+            return model_input
+
+
+    set_model(Model())
+"""
+
+
+def packaged(registry: ModelRegistry, root: Path, **config: object) -> str:
+    """Why a version was not packaged."""
+    result = package_model.execute_in_process(
+        run_config={"ops": {"package": {"config": config}}},
+        resources={"model_registry": registry, "model_packages": ModelPackages(root=str(root))},
+        raise_on_error=False,
+    )
+    (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    return str(failure.step_failure_data.error)
+
+
+def test_files_that_were_changed_and_folders_that_are_there_are_refused(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    model = saved_model(MODEL, tmp_path, "model")
+    tags = {"framework": "torch", "labels": "[]", FILES_DIGEST: registry.files_digest(model.as_uri())}
+    registered(model, registry, tags, (tmp_path / "artifacts").as_uri())
+    (model / "model.py").write_text("raise SystemExit('loaded')")
+    packages = tmp_path / "packages"
+
+    assert "version 1 is not packaged: SHA-256 is" in packaged(registry, packages, version=1)
+    assert list(packages.iterdir()) == []
+    assert "no version 2; its versions: 1" in packaged(registry, packages, version=2)
+    there = packages / "image_classifier_v1"
+    there.mkdir()
+    assert f"{there} is there already, nothing was written" in packaged(registry, packages, version=1)
+    elsewhere = str(tmp_path / "model")
+    assert f"{elsewhere} is there already" in packaged(registry, packages, version=1, folder=elsewhere)
+
+
+@pytest.mark.parametrize("framework", ["tensorflow", "torch"])
+def test_everything_is_pinned_and_nothing_is_of_the_platform(framework: str, tmp_path: Path) -> None:
+    names = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "simplejpeg", framework)
+    lines = [f"{name}=={metadata.version(name)}" for name in names]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    found = to_requirements(tmp_path)
+    assert all("==" in line for line in found)
+    pinned = {f"{name}=={metadata.version(name)}" for name in (*names[1:-1], "mlflow-skinny")}
+    assert pinned <= set(found)
+    found_names = {line.split("==")[0] for line in found}
+    assert {"protobuf", "uvicorn"} <= found_names
+    unwanted = ("dagster", "pyspark", "delta", "petastorm", "horovod", "nvidia", "sqlalchemy", "mlflow=", framework)
+    assert not [name for name in found_names if name.startswith(unwanted)]
+
+
+def test_a_version_of_other_libraries_keeps_its_own_and_no_pins_of_theirs(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("mlflow==3.1.0\nnumpy==1.26.0\ntensorflow==2.19.0\n")
+    assert to_requirements(tmp_path) == ["mlflow-skinny==3.1.0", "numpy==1.26.0"]

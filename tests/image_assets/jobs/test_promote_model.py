@@ -1,0 +1,140 @@
+"""What promote_model finds out before it moves a version, and what it leaves behind."""
+
+import json
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+from pyspark.sql import functions as F
+
+from image_assets.jobs.promote_model import promote_model
+from image_assets.models.promotion_gate import LINEAGE
+from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
+from resources.delta.delta_tables import DeltaTables
+from resources.devices import InferenceDevice
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from tests.support.registered_versions import registered, saved_model
+
+pytestmark = pytest.mark.spark
+
+LABELS = ["ball", "cube"]
+# Reads the label off the path, or always says the same; one that is not careful calls broken files something too.
+CLASSIFIER = """
+    from io import BytesIO
+
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+    from PIL import Image
+
+
+    class Classifier(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            answers = [self.answer(*row) for row in model_input[["content", "path"]].itertuples(index=False)]
+            columns = ["label", "probability", "probabilities"]
+            return pd.DataFrame(answers, columns=columns, index=model_input.index)
+
+        def answer(self, content, path):
+            try:
+                Image.open(BytesIO(content)).load()
+            except OSError:
+                if {careful}:
+                    return None, None, None
+            return {label} or path.split("/")[-2], 0.75, [0.75, 0.25]
+
+
+    set_model(Classifier())
+"""
+
+
+class Platform:
+    """The job with real tables and a real registry."""
+
+    def __init__(self, tables: DeltaTables, registry: ModelRegistry, folder: Path) -> None:
+        self.tables, self.registry, self.folder = tables, registry, folder
+
+    def version(self, name: str, *, label: str | None = None, careful: bool = True, **tags: str | None) -> ModelVersion:
+        """A registered version; `label` is what it always says, a tag of None is one that it lacks."""
+        model = saved_model(CLASSIFIER.format(label=repr(label), careful=careful), self.folder, name)
+        told = dict.fromkeys(LINEAGE, "known") | {"framework": "torch", "labels": json.dumps(LABELS)}
+        told |= {"backbone": "imagenet", FILES_DIGEST: self.registry.files_digest(model.as_uri()), **tags}
+        told = {tag: value for tag, value in told.items() if value is not None}
+        return registered(model, self.registry, told, (self.folder / "artifacts").as_uri())
+
+    def promoted(self, version: ModelVersion, **config: object) -> str:
+        """Nothing where the version was moved, else why it was not."""
+        result = promote_model.execute_in_process(
+            run_config={"ops": {"promote": {"config": {"version": version.version, **config}}}},
+            resources={
+                "delta_tables": self.tables,
+                "model_registry": self.registry,
+                "inference_device": InferenceDevice(choice="cpu"),
+            },
+            raise_on_error=False,
+        )
+        if result.success:
+            return ""
+        (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+        details = failure.step_failure_data.user_failure_data
+        return (details.description if details else None) or str(failure.step_failure_data.error)
+
+    def history(self) -> list[tuple]:
+        """Version, from, to, person, forced of every change."""
+        columns = ["model_version", "from_stage", "to_stage", "person", "forced"]
+        rows = self.tables.thin.read(STAGE_HISTORY, [*columns, "changed_at"]).to_pylist()
+        return [tuple(row[name] for name in columns) for row in sorted(rows, key=lambda row: row["changed_at"])]
+
+
+@pytest.fixture
+def platform(ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path) -> Platform:
+    splits = ingested_tables.read(IMAGE_SPLITS).withColumn("split", F.lit("test"))
+    ingested_tables.overwrite(splits.localCheckpoint(), IMAGE_SPLITS)
+    return Platform(ingested_tables, registry, tmp_path)
+
+
+def test_a_fit_version_serves_and_a_worse_one_only_by_force(platform: Platform) -> None:
+    good, worse = platform.version("good"), platform.version("worse", label="ball")
+    assert platform.promoted(good, person="Ada", reason="the first one") == ""
+    why = platform.promoted(worse, person="Bob")
+    assert why.startswith("version 2 stays in stage None, nothing was moved. accuracy: 0.500, version 1: 1.000")
+    assert platform.registry.stages() == {1: "Production", 2: "None"}
+    assert platform.promoted(worse, person="Bob", force=True) == ""
+    assert platform.promoted(worse, stage="Archived") == ""
+    assert platform.history() == [
+        (1, "None", "Production", "Ada", False),
+        (1, "Production", "Archived", "Bob", True),
+        (2, "None", "Production", "Bob", True),
+        (2, "Production", "Archived", None, False),
+    ]
+    findings = platform.tables.thin.read(STAGE_HISTORY, ["findings"], pc.field("person").is_null())
+    assert findings["findings"].to_pylist() == [None]  # nothing is asked of a version that is archived
+
+
+def test_a_version_that_is_not_fit_is_told_everything_that_is_wrong(platform: Platform) -> None:
+    careless = platform.version("careless", careful=False, backbone="untrained", table_versions=None)
+    why = platform.promoted(careless, stage="Staging")
+    assert "answers: 16 images and 17 broken files: a broken file is called ball" in why
+    assert "backbone: the backbone is untrained" in why
+    assert "lineage: it lacks the tags table_versions" in why
+    assert platform.registry.stages() == {1: "None"}
+    assert platform.history() == []
+
+
+def test_files_that_were_changed_are_not_even_loaded(platform: Platform) -> None:
+    version = platform.version("changed")
+    (platform.folder / "changed" / "changed.py").write_text("raise SystemExit('loaded')")
+    why = platform.promoted(version)
+    assert "files: SHA-256 is" in why
+    assert "answers" not in why
+    assert platform.registry.serving() is None
+
+    platform.registry.promote(version.version, "Production")  # as MLflow's UI does
+    assert platform.promoted(platform.version("sound")) == ""
+    assert platform.registry.stages() == {1: "Archived", 2: "Production"}
+    (found,) = (
+        platform.tables.thin.read(STAGE_HISTORY, ["model_version", "findings"])
+        .filter(pc.field("model_version") == 2)
+        .to_pylist()
+    )
+    told = {finding["check"]: finding["said"] for finding in found["findings"]}
+    assert told["accuracy"].startswith("not compared: the files of version 1 of image_classifier are not those")

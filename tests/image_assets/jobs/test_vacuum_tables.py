@@ -1,0 +1,254 @@
+"""What nobody needs goes; what live model versions were trained on, and what followers have still to take in, stays."""
+
+import json
+import socket
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from mlflow import MlflowClient
+from pyspark.sql import functions as F
+
+from image_assets.data.image_files import Decision, record
+from image_assets.data.inspection import MISSING
+from image_assets.jobs.vacuum_tables import FOLLOWERS, VacuumConfig, VersionsAtRisk, to_markdown, vacuum, vacuum_tables
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    IMAGE_FILES,
+    IMAGE_PREDICTIONS,
+    IMAGE_SPLITS,
+    MODEL_EVALUATIONS,
+    RAW_IMAGES,
+    TABLES,
+)
+from resources.delta.delta_log import why_unreadable
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import file_sizes, write_files
+from resources.delta.table import Table
+from resources.delta.table_layout import file_layout
+from resources.delta.thin_tables import UPSTREAM
+from resources.mlflow.model_registry import ModelRegistry, RegistryUnavailable
+
+pytestmark = pytest.mark.spark
+
+INPUTS = (RAW_IMAGES, FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
+NOW = VacuumConfig(dry_run=False, retention_hours=0)
+
+
+def client(registry: ModelRegistry) -> MlflowClient:
+    return MlflowClient(registry.tracking_uri, registry.tracking_uri)
+
+
+def register(registry: ModelRegistry, tags: dict[str, str]) -> None:
+    client(registry).create_model_version(registry.name, "file:///nowhere", tags=tags)
+
+
+def register_trained(registry: ModelRegistry, delta_tables: DeltaTables) -> dict[str, int]:
+    """A version trained on the tables as they are: their Delta versions."""
+    at = {table.name: delta_tables.version(table) for table in INPUTS}
+    register(registry, {"table_versions": json.dumps(at)})
+    return at
+
+
+def rewrite(delta_tables: DeltaTables, table: Table) -> None:
+    """The same rows in new files."""
+    rows = delta_tables.thin.read(table, table.columns.fieldNames())
+    write_deltalake(delta_tables.uri(table), rows, mode="overwrite")
+
+
+def files(delta_tables: DeltaTables) -> dict[str, set[str]]:
+    return {
+        table.name: {name for name in file_sizes(delta_tables.uri(table)) if name.endswith(".parquet")}
+        for table in INPUTS
+    }
+
+
+def run(delta_tables: DeltaTables, registry: ModelRegistry, **config: object) -> dict[str, dict[str, object]]:
+    """The last op's report by table."""
+    result = vacuum_tables.execute_in_process(
+        run_config=config,
+        resources={"delta_tables": delta_tables, "model_registry": registry},
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    events = [event for event in result.all_events if event.is_successful_output]
+    last = next(event for event in events if event.step_key == "report_vacuumed")
+    table = last.step_output_data.metadata["vacuumed"]
+    assert isinstance(table, dg.TableMetadataValue)
+    return {str(record.data["table"]): dict(record.data) for record in table.records}
+
+
+def test_what_a_model_was_trained_on_stays_until_it_is_archived(
+    ingested_tables: DeltaTables, registry: ModelRegistry
+) -> None:
+    trained_at = register_trained(registry, ingested_tables)
+    at_training = files(ingested_tables)
+    keys = {table: ingested_tables.thin.read_keys(table) for table in INPUTS}
+    for table in INPUTS:
+        rewrite(ingested_tables, table)
+    in_between = files(ingested_tables)
+    for table in (IMAGE_SPLITS, IMAGE_FILES):  # the others' rows of in between have still to be followed
+        rewrite(ingested_tables, table)
+    everything = files(ingested_tables)
+
+    assert all(row["files"] == 0 for row in run(ingested_tables, registry).values()), "a week has not gone by"
+    dry = run(ingested_tables, registry, retention_hours=0)
+    assert dry["image_splits"]["done"] == "would go"
+    assert dry["image_splits"]["kept_for_models"] == f"{trained_at['image_splits']} (model version 1)"
+    assert dry["model_evaluations"]["done"] == "nothing there", "it does not exist, and is not made"
+    assert files(ingested_tables) == everything
+    assert not DeltaTable.is_deltatable(ingested_tables.uri(MODEL_EVALUATIONS))
+
+    before = {table: ingested_tables.last_change(table) for table in INPUTS}
+    done = run(ingested_tables, registry, dry_run=False, retention_hours=0)
+    gone = {name: names - files(ingested_tables)[name] for name, names in everything.items()}
+    rewritten_twice = (IMAGE_SPLITS.name, IMAGE_FILES.name)
+    assert gone == {
+        name: in_between[name] - at_training[name] if name in rewritten_twice else set() for name in everything
+    }
+    assert all(gone[name] for name in rewritten_twice)
+    assert {name: done[name]["files"] for name in gone} == {name: len(names) for name, names in gone.items()}
+    assert {name: done[name]["bytes"] for name in gone} == {name: dry[name]["bytes"] for name in gone}
+    assert {table: ingested_tables.last_change(table) for table in INPUTS} == before, "no row has changed"
+    pinned = ingested_tables.as_of(trained_at)
+    for table, of_then in keys.items():
+        assert {tuple(row) for row in pinned.read(table).select(*table.keys).collect()} == of_then, "by Spark"
+        assert pinned.thin.read_keys(table) == of_then, "by delta-rs"
+    version = ingested_tables.version(IMAGE_SPLITS)
+    assert run(ingested_tables, registry, dry_run=False, retention_hours=0)["image_splits"]["files"] == 0
+    assert ingested_tables.version(IMAGE_SPLITS) == version, "nothing to remove, no commit"
+
+    registry.promote(1, "Archived")
+    run(ingested_tables, registry, dry_run=False, retention_hours=0, tables=["image_splits"])
+    for table, lost in ((IMAGE_SPLITS, True), (FEATURED_IMAGES, False)):
+        assert bool(why_unreadable(ingested_tables.uri(table), trained_at[table.name])) == lost
+        assert ingested_tables.thin.read_keys(table) == keys[table]
+
+
+def test_an_archived_version_that_an_alias_names_is_live(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+    trained_at = register_trained(registry, ingested_tables)
+    registry.promote(1, "Archived")
+    client(registry).set_registered_model_alias(registry.name, "published", "1")
+    rewrite(ingested_tables, IMAGE_SPLITS)
+    vacuum(ingested_tables, registry, IMAGE_SPLITS, NOW)
+    assert why_unreadable(ingested_tables.uri(IMAGE_SPLITS), trained_at["image_splits"]) == ""
+
+
+@pytest.mark.parametrize("said", [None, "", "version 12", "[1, 2]", '{"image_splits": "12"}'])
+def test_a_version_that_does_not_say_what_it_was_trained_on_is_named_and_nothing_goes(
+    ingested_tables: DeltaTables, registry: ModelRegistry, said: str | None
+) -> None:
+    register_trained(registry, ingested_tables)
+    register(registry, {} if said is None else {"table_versions": said})
+    rewrite(ingested_tables, IMAGE_SPLITS)
+    before = files(ingested_tables)
+    with pytest.raises(VersionsAtRisk, match=r"nothing was removed:\nmodels:/image_classifier/2: the tag .*\narchive"):
+        vacuum(ingested_tables, registry, IMAGE_SPLITS, NOW)
+    assert files(ingested_tables) == before
+    client(registry).delete_model_version(registry.name, "2")
+    assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "nothing to remove"
+
+
+def test_a_version_whose_tables_are_lost_already_is_named_and_nothing_goes_from_any_table(
+    ingested_tables: DeltaTables, registry: ModelRegistry
+) -> None:
+    at = register_trained(registry, ingested_tables)
+    register_trained(registry, ingested_tables)
+    for table in (IMAGE_SPLITS, RAW_IMAGES):
+        rewrite(ingested_tables, table)
+    rewrite(ingested_tables, RAW_IMAGES)
+    DeltaTable(ingested_tables.uri(IMAGE_SPLITS)).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    before = files(ingested_tables)
+    lost = f"model versions 1, 2: image_splits at Delta version {at['image_splits']} cannot be read: 1 of its 1 files"
+    with pytest.raises(VersionsAtRisk, match=lost):
+        vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
+    assert files(ingested_tables) == before
+
+
+def test_nothing_goes_while_the_registry_does_not_answer(ingested_tables: DeltaTables) -> None:
+    rewrite(ingested_tables, IMAGE_SPLITS)
+    before = files(ingested_tables)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        silent = ModelRegistry(tracking_uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
+    with pytest.raises(RegistryUnavailable):
+        vacuum(ingested_tables, silent, IMAGE_SPLITS, NOW)
+    assert files(ingested_tables) == before
+
+
+def add_images(delta_tables: DeltaTables, table: Table, number: int) -> None:
+    """A copy of an image under another path, in a file and a version of its own."""
+    row = {**delta_tables.thin.read(table, table.columns.fieldNames()).to_pylist()[0], "path": f"file:/new {number}"}
+    delta_tables.thin.append_files(table, list(write_files([row], delta_tables.uri(table), file_layout(table))))
+
+
+def test_what_a_follower_has_still_to_take_in_stays(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+    thin = ingested_tables.thin
+    position = thin.followed_version(RAW_IMAGES, FEATURED_IMAGES)
+    assert position is not None
+    for number in range(2):
+        add_images(ingested_tables, RAW_IMAGES, number)
+    DeltaTable(ingested_tables.uri(RAW_IMAGES)).optimize.compact()
+    vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
+    assert thin.tells_since(RAW_IMAGES, position)
+    thin.append_files(FEATURED_IMAGES, [], follows=(RAW_IMAGES, ingested_tables.version(RAW_IMAGES)))
+    record(thin, [Decision("file:/new 0", MISSING)], ingested_tables.version(RAW_IMAGES))
+    assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "removed", "all have taken it in"
+    assert not thin.tells_since(RAW_IMAGES, position)
+
+
+def test_what_a_live_version_has_still_to_predict_stays(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+    register_trained(registry, ingested_tables)
+    nothing = {field.name: F.lit(None).cast(field.dataType) for field in IMAGE_PREDICTIONS.columns}
+
+    def predict() -> int:
+        return ingested_tables.follow(
+            FEATURED_IMAGES,
+            ["path", "image_id"],
+            IMAGE_PREDICTIONS,
+            by=lambda images: images.withColumns(
+                {**nothing, "path": F.col("path"), "image_id": F.col("image_id"), "model_version": F.lit(1)}
+            ),
+            only={"model_version": 1},
+        ).rows_added
+
+    assert predict() == 16
+    position = ingested_tables.stream_position("image_predictions/1")
+    assert position is not None
+    for number in range(2):
+        add_images(ingested_tables, FEATURED_IMAGES, number)
+    for follower in FOLLOWERS[FEATURED_IMAGES]:
+        ingested_tables.thin.append_files(
+            follower, [], follows=(FEATURED_IMAGES, ingested_tables.version(FEATURED_IMAGES))
+        )
+    DeltaTable(ingested_tables.uri(FEATURED_IMAGES)).optimize.compact()
+    vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
+    assert ingested_tables.thin.tells_since(FEATURED_IMAGES, position.version - 1)
+    registry.promote(1, "Archived")
+    vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
+    assert not ingested_tables.thin.tells_since(FEATURED_IMAGES, position.version - 1)
+    assert predict() == 2, "the version is asked again, and finds what it predicted"
+
+
+def test_every_follower_by_versions_is_known(ingested_tables: DeltaTables) -> None:
+    by_name = {table.name: table for table in TABLES}
+    for into in INPUTS:
+        for commit in ingested_tables.thin.history(into):
+            if UPSTREAM in commit:
+                assert into in FOLLOWERS[by_name[commit[UPSTREAM]]]
+        if ingested_tables.thin.transaction(into, RAW_IMAGES.name) is not None:
+            assert into in FOLLOWERS[RAW_IMAGES]
+
+
+def test_files_of_killed_runs_go_and_new_ones_stay(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+    left = Path(ingested_tables.uri(RAW_IMAGES), "left.parquet")
+    left.write_bytes(b"cut off")
+    assert vacuum(ingested_tables, registry, RAW_IMAGES, VacuumConfig(dry_run=False)).files == 0
+    row = vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
+    assert (row.done, row.files, row.bytes, left.exists()) == ("removed", 1, 7, False)
+    assert "| raw_images | removed | 1 | 7 |  |" in to_markdown([row])
+
+
+def test_a_retention_beyond_what_logs_remember_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than or equal to 168"):
+        VacuumConfig(retention_hours=1000)

@@ -1,0 +1,138 @@
+"""What the frozen part of a network makes of images, kept; read through Petastorm, without a framework."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_assets.models.embeddings import (
+    AugmentedImages,
+    EmbeddingStore,
+    KeptImages,
+    Standardisation,
+    keep_images,
+    standardisation,
+    usable_deviation,
+)
+from image_assets.models.rank_training import label_weights
+from image_assets.models.training_images import DecodedImages, Decoding, Shard, in_batches, shuffle
+from tests.image_assets.conftest import red_and_blue, write_cache
+from tests.support.images import colored_jpeg
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+class Alone:
+    """The only rank."""
+
+    rank, size, local_rank = 0, 1, 0
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return np.array(values, np.float64)
+
+
+def shard(folder: Path, images: list[tuple[bytes, int]], rank: int = 0, size: int = 1) -> Shard:
+    cache = folder / "cache"
+    return Shard(write_cache(cache, images), Decoding(), rank, size, threads=2)
+
+
+class MeanColors:
+    """A frozen network: an image's mean color, and how many images it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.asked += len(pixels)
+        return pixels.mean(axis=(1, 2)).astype(np.float32)
+
+
+def test_each_image_is_computed_once_and_more_images_only_themselves(tmp_path: Path) -> None:
+    store, colors = EmbeddingStore(str(tmp_path / "embeddings")), MeanColors()
+    images = red_and_blue(20)
+    first = keep_images(shard(tmp_path, images), colors, Alone(), batch_size=4, seed=0, store=store)
+    assert colors.asked == 32  # one batch, filled up
+    assert first.steps == 5
+    more = [*images, (colored_jpeg(1, 99), 1)]
+    (tmp_path / "more").mkdir()
+    colors = MeanColors()
+    second = keep_images(shard(tmp_path / "more", more), colors, Alone(), batch_size=4, seed=0, store=store)
+    assert colors.asked == 32
+    assert len(second) == 21
+    for kept in (first, second):
+        red = kept.inputs[kept.label_indexes == 0]
+        assert (red[:, 0] > red[:, 2] + 50).all()
+    assert len(store.image_ids()) == 21
+
+
+def test_the_same_image_under_two_rows_counts_twice(tmp_path: Path) -> None:
+    images = [*red_and_blue(8), *red_and_blue(8)]
+    kept = keep_images(shard(tmp_path, images), MeanColors(), Alone(), batch_size=4, seed=0)
+    assert len(kept) == 16
+    assert np.bincount(kept.label_indexes).tolist() == [8, 8]
+
+
+def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None:
+    kept = KeptImages(np.arange(5.0)[:, None], np.arange(5), steps=3, batch_size=4, seed=(0, 1))
+    first, again, later = ([batch.label_indexes.tolist() for batch in kept.batches(epoch)] for epoch in (1, 1, 2))
+    assert [len(batch) for batch in first] == [4, 4, 4]
+    assert {label for batch in first for label in batch} == set(range(5))
+    assert first == again != later
+    assert [label for batch in kept for label in batch.label_indexes] == list(range(5))
+
+
+def test_features_are_standardised_over_all_images_and_never_divided_by_zero() -> None:
+    inputs = np.random.default_rng(0).normal(3, 2, (1000, 2)).astype(np.float32)
+    inputs[:, 1] = 7
+    kept = KeptImages(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
+    by = standardisation(kept, Alone())
+    np.testing.assert_allclose(by.mean, inputs.mean(axis=0), rtol=1e-5)
+    (batch, *_) = kept.standardised(by)
+    assert abs(batch.inputs.mean()) < 0.2
+    assert (batch.inputs[:, 1] == 0).all()
+    assert usable_deviation(np.array([4.0, 0.0, 1e-20]), np.array([1.0, 0.0, 5.0])).tolist() == [2.0, 1.0, 1.0]
+    assert Standardisation(np.array([1.0]), np.array([2.0])).of(np.array([[5.0]])).tolist() == [[2.0]]
+
+
+def test_rare_labels_weigh_more_and_images_one_on_average() -> None:
+    labels = np.array([0] * 9 + [1], np.int64)
+    weights = label_weights(KeptImages(np.zeros((10, 1)), labels, 1, 1, (0, 0)), 3, Alone())
+    assert weights[1] == pytest.approx(9 * weights[0])
+    assert weights[labels].sum() == pytest.approx(10 * 2 / 3)
+
+
+def test_an_augmented_epoch_is_the_same_again_and_another_one_later(tmp_path: Path) -> None:
+    images = replace(shard(tmp_path, red_and_blue(19)), threads=1)
+    source = AugmentedImages(images, MeanColors(), batch_size=8, seed=0)
+    assert source.steps == 3
+    first, again, later = (np.stack([batch.inputs for batch in source.batches(epoch)]) for epoch in (1, 1, 2))
+    assert first.shape == (3, 8, 3)  # the last batch is filled up with images of another round
+    assert (first == again).all()
+    assert not np.array_equal(first, later)
+
+
+def test_two_shards_share_the_images_of_an_epoch(tmp_path: Path) -> None:
+    images = red_and_blue(19)
+    converter = write_cache(tmp_path / "cache", images)
+    ids = [
+        image_id
+        for rank in (0, 1)
+        for image_id in Shard(converter, Decoding(), rank, 2, 1).labels()["image_id"].tolist()
+    ]
+    assert len(ids) == len(set(ids)) == 19
+
+
+def test_batches_have_equal_lengths_and_a_shuffle_loses_none() -> None:
+    def parts() -> list[DecodedImages]:
+        ids = np.arange(1000)
+        return [
+            DecodedImages(ids[at : at + 7], ids[at : at + 7], np.zeros((len(ids[at : at + 7]), 1)))
+            for at in range(0, 1000, 7)
+        ]
+
+    batches = [batch.image_ids for batch in in_batches(parts(), 32)]
+    assert [len(batch) for batch in batches] == [32] * 31 + [8]
+    assert np.concatenate(batches).tolist() == list(range(1000))
+    shuffled = np.concatenate([part.image_ids for part in shuffle(parts(), np.random.default_rng(0))])
+    assert sorted(shuffled) == list(range(1000)) != shuffled.tolist()

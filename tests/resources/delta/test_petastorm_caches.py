@@ -1,0 +1,231 @@
+"""A cache is found again by its name while it is whole, has as much for every rank, and makes room for newer ones."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from resources.delta.parquet_files import codecs, row_groups
+from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.delta.row_groups import ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture
+def caches(home: Path) -> PetastormCaches:
+    return PetastormCaches(root=str(home / "caches"))
+
+
+def images(spark: SparkSession, count: int, *, kilobytes: int = 1) -> DataFrame:
+    """Rows of a cache, spread over three partitions, sorted by label."""
+    content = f"cast(concat(string(id), repeat('x', {kilobytes * 1024})) AS binary) content"
+    return spark.range(0, count, 1, 3).selectExpr("sha2(string(id), 256) image_id", content, "id label_index")
+
+
+def files_of(cache: Cache) -> list[Path]:
+    return [Path(file.removeprefix("file://")) for file in cache.files]
+
+
+def folders_in(caches: PetastormCaches) -> list[str]:
+    return sorted(folder.name for folder in Path(caches.root).iterdir())
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(1, 1), (4, 4), (7, 2), (100, 3)])
+def test_every_rank_gets_as_many_rows_however_few_the_images(
+    caches: PetastormCaches, spark: SparkSession, count: int, ranks: int
+) -> None:
+    cache = caches.write(images(spark, count), "training-v1-a", ranks=ranks)
+    groups = row_groups(cache.files)
+    assert len(groups) == min(count, ROW_GROUPS_PER_RANK * ranks)
+    shards = shard_rows(groups, ranks)
+    assert max(shards) - min(shards) <= 1
+    found = [row for file in files_of(cache) for row in pq.read_table(file).to_pylist()]
+    assert [row["image_id"] for row in found] == sorted(row["image_id"] for row in found), "a hash: labels are mixed"
+    assert sorted(row["label_index"] for row in found) == list(range(count))
+    assert all(row["content"].startswith(str(row["label_index"]).encode()) for row in found)
+
+
+def test_row_groups_are_near_a_megabyte_and_hold_every_label(caches: PetastormCaches, spark: SparkSession) -> None:
+    rows = images(spark, 400, kilobytes=100).selectExpr("image_id", "content", "label_index div 200 label_index")
+    cache = caches.write(rows, "training-v1-a", ranks=2)
+    sizes = [size for _, size in row_groups(cache.files)]
+    assert len(sizes) == 40
+    assert len(cache.files) < len(sizes)
+    assert all(ROW_GROUP_BYTES / 2 < size < 2 * ROW_GROUP_BYTES for size in sizes)
+    assert codecs(cache.files, "content") == {"UNCOMPRESSED"}
+    footers = [pq.ParquetFile(file) for file in files_of(cache)]
+    labels = [
+        set(file.read_row_group(group, columns=["label_index"])["label_index"].to_pylist())
+        for file in footers
+        for group in range(file.num_row_groups)
+    ]
+    assert labels.count({0, 1}) > 35, "of ten rows, hardly ever all have the same label"
+
+
+def test_a_cache_is_found_again_until_a_file_is_cut_or_gone(caches: PetastormCaches, spark: SparkSession) -> None:
+    assert caches.find("training-v1-a") is None
+    written = caches.write(images(spark, 4), "training-v1-a", ranks=2)
+    assert caches.find("training-v1-a") == written
+    assert caches.find("training-v2-a") is None
+    file = files_of(written)[0]
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    assert caches.find("training-v1-a") is None
+    with pytest.raises(FileNotFoundError, match="training-v1-a is no longer whole: materialize it again"):
+        written.in_use().__enter__()
+    file.unlink()
+    assert caches.find("training-v1-a") is None
+    rewritten = caches.write(images(spark, 3), "training-v1-a", ranks=2)
+    assert rewritten.rows == sum(rows for rows, _ in row_groups(rewritten.files)) == 3
+    assert folders_in(caches) == ["training-v1-a"]
+
+
+def test_the_same_rows_give_the_same_files_however_they_are_spread(
+    caches: PetastormCaches, spark: SparkSession
+) -> None:
+    first = caches.write(images(spark, 50), "training-v1-a", ranks=2)
+    again = caches.write(images(spark, 50).repartition(5), "training-v1-b", ranks=2)
+    assert [file.read_bytes() for file in files_of(first)] == [file.read_bytes() for file in files_of(again)]
+
+
+def test_fewer_images_than_ranks_are_refused_with_the_remedy(caches: PetastormCaches, spark: SparkSession) -> None:
+    with pytest.raises(ValueError, match=r"2 images cannot feed 3 processes: add images .*IMAGE_ASSETS_PROCESSES"):
+        caches.write(images(spark, 2), "training-v1-a", ranks=3)
+    assert folders_in(caches) == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_petastorm_deals_every_row_once_and_evenly(caches: PetastormCaches, spark: SparkSession) -> None:
+    from petastorm import make_batch_reader
+
+    cache = caches.write(images(spark, 1001), "training-v1-a", ranks=3)
+    converter = cache.converter()
+    assert len(converter) == 1001
+    shards = []
+    for rank in range(3):
+        with make_batch_reader(
+            converter.file_urls, num_epochs=1, workers_count=1, cur_shard=rank, shard_count=3
+        ) as reader:
+            shards.append([label_index for batch in reader for label_index in batch.label_index])
+    assert [len(shard) for shard in shards] == shard_rows(row_groups(cache.files), 3) == [334, 334, 333]
+    assert sorted(label_index for shard in shards for label_index in shard) == list(range(1001))
+
+
+# In processes of their own, to be killed.
+WRITE = """
+import sys
+import dagster as dg
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.delta.spark_session import spark_session
+session = spark_session("local[2]", scratch=sys.argv[2])
+session.setup_for_execution(dg.build_init_resource_context())
+rows = session.spark_session.range(0, 1000, 1, 2).selectExpr(
+    "sha2(string(id), 256) image_id", "cast(repeat('x', 100000) AS binary) content", "id label_index"
+)
+PetastormCaches(root=sys.argv[1]).write(rows, "training-v1-a", ranks=1)
+"""
+USE = """
+import sys
+from resources.delta.petastorm_caches import PetastormCaches
+with PetastormCaches(root=sys.argv[1]).find(sys.argv[2]).in_use():
+    print("in use", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_write_leaves_nothing_that_is_found_and_the_next_one_cleans_up(
+    caches: PetastormCaches, spark: SparkSession, tmp_path: Path
+) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", WRITE, caches.root, str(tmp_path / "spark")])
+    while not list(Path(caches.root).glob(".*/part-*")):
+        assert writer.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
+    writer.kill()
+    writer.wait()
+    (left,) = folders_in(caches)
+    assert not (Path(caches.root) / left / "_cache.json").exists()
+    assert caches.find("training-v1-a") is None
+    assert caches.write(images(spark, 4), "training-v1-a", ranks=2).rows == 4
+    assert folders_in(caches) == ["training-v1-a"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting is not allowed here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(("count", "kilobytes"), [(100, 40), (102, 20)])  # the second one fits, but for its footers
+def test_a_full_disk_is_told_with_what_was_needed_and_leaves_nothing(
+    small_disk: Path, spark: SparkSession, count: int, kilobytes: int
+) -> None:
+    caches = PetastormCaches(root=str(small_disk))
+    with pytest.raises(OSError, match=r"needs [\d,]+ bytes and more, [\d,]+ are free. Delete .*disk'") as told:
+        caches.write(images(spark, count, kilobytes=kilobytes), "training-v1-a", ranks=2)
+    assert told.value.filename == str(small_disk)
+    assert folders_in(caches) == []
+    assert caches.write(images(spark, 100), "training-v1-a", ranks=2).rows == 100
+
+
+@pytest.fixture
+def aged(caches: PetastormCaches, spark: SparkSession) -> int:
+    """Four caches for training and one for validation, from the oldest to the newest; how many bytes each has."""
+    first = files_of(caches.write(images(spark, 8), "validation-v1-a", ranks=2))[0].parent
+    for age, name in enumerate(["training-v4-a", "training-v3-a", "training-v2-a", "training-v1-a", "validation-v1-a"]):
+        folder = first.with_name(name)
+        if folder != first:
+            shutil.copytree(first, folder)
+        used = time.time() - 60 * (1 + age)
+        os.utime(folder, (used, used))
+    return sum(file.stat().st_size for file in first.iterdir())
+
+
+def within(caches: PetastormCaches, *, keep: int = 9, keep_bytes: float = 1e9) -> PetastormCaches:
+    return PetastormCaches(root=caches.root, keep=keep, keep_megabytes=keep_bytes / 1024**2)
+
+
+def test_caches_beyond_the_number_are_evicted_by_their_last_use(caches: PetastormCaches, aged: int) -> None:
+    assert caches.find("training-v1-a"), "finding it counts as a use"
+    assert within(caches, keep=2).evict() == ["training-v2-a", "training-v3-a"]
+    assert within(caches, keep=2).evict() == []
+    assert folders_in(caches) == ["training-v1-a", "training-v4-a", "validation-v1-a"]
+
+
+def test_caches_beyond_the_bytes_are_evicted_but_for_the_last_one_of_each_split(
+    caches: PetastormCaches, aged: int
+) -> None:
+    assert within(caches, keep_bytes=5 * aged).evict() == []
+    assert within(caches, keep_bytes=3.5 * aged).evict() == ["training-v1-a", "training-v2-a"]
+    assert within(caches, keep_bytes=1).evict() == ["training-v3-a"]
+    assert folders_in(caches) == ["training-v4-a", "validation-v1-a"]
+
+
+def test_a_cache_in_use_is_not_evicted_until_its_process_is_gone(caches: PetastormCaches, aged: int) -> None:
+    cache = caches.find("training-v1-a")
+    assert cache
+    command = [sys.executable, "-c", USE, caches.root, "training-v2-a"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"in use\n"
+        with cache.in_use(), cache.in_use():
+            caches.find("training-v4-a")
+            assert within(caches, keep=1).evict() == ["training-v3-a"]
+        assert within(caches, keep=1).evict() == ["training-v1-a"]
+        other.kill()
+    assert within(caches, keep=1).evict() == ["training-v2-a"]
+    with pytest.raises(FileNotFoundError, match="is no longer whole"):
+        cache.in_use().__enter__()

@@ -1,0 +1,128 @@
+"""Any name that a file may have survives in the tables; only regular files are opened."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from resources.files.file_system import FileChanged, list_names, look_at, read_content, to_name, to_path
+from resources.files.image_folder import ImageFolder
+from tests.support.images import png, put
+
+NAMES = [
+    pytest.param(b"plain.jpg", id="plain"),
+    pytest.param(b"with a space.jpg", id="space"),
+    pytest.param(b"%20.jpg", id="what looks like an escaped space"),
+    pytest.param(b"100%.jpg", id="percent"),
+    pytest.param(b"%25%0A.jpg", id="what looks like an escape"),
+    pytest.param(b"a#b?c=d&e.jpg", id="signs of an address"),
+    pytest.param(b"a:b;c,d'e\"f.jpg", id="punctuation"),
+    pytest.param(b"[1]{2}*\\.jpg", id="signs of a pattern"),
+    pytest.param("Blüte 😀.jpg".encode(), id="emoji"),
+    pytest.param(b"two\nlines\r\t.jpg", id="line breaks"),
+    pytest.param("\u2028\x85\x0b.jpg".encode(), id="other line breaks"),
+    pytest.param(b"\xe9t\xe9 \xff.jpg", id="no UTF-8"),
+    pytest.param(b"a" * 251 + b".jpg", id="255 bytes"),
+    pytest.param("\u00e9.jpg".encode(), id="composed"),
+    pytest.param("e\u0301.jpg".encode(), id="decomposed"),
+    pytest.param(b"_hidden from Spark.jpg", id="underscore"),
+    pytest.param(b".hidden.jpg", id="dot"),
+    pytest.param("\ufeff\u202e\u0301.jpg".encode(), id="invisible signs"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_the_same_again_and_names_the_file_on_disk(name: bytes, tmp_path: Path) -> None:
+    file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
+    with open(file, "wb") as opened:  # noqa: PTH123 - pathlib takes no bytes
+        opened.write(b"content")
+    (path,) = list_names(tmp_path, lambda name: True, lambda name: False)
+    assert path == to_path(file)
+    assert to_name(path) == file
+    assert read_content(path, length=7) == b"content"
+    path.encode()  # a table's text is UTF-8
+    assert not set(path) & set("\n\r")
+
+
+def test_every_single_byte_of_a_name_survives() -> None:
+    names = [b"/a/" + bytes([byte]) + b".jpg" for byte in range(1, 256)]
+    assert [to_name(to_path(name)) for name in names] == names
+    assert len({to_path(name) for name in names}) == len(names)
+
+
+def test_readable_names_stay_readable() -> None:
+    assert to_path("/photos/Blüte 1#2?.jpg".encode()) == "file:/photos/Blüte 1#2?.jpg"
+    assert to_path(b"/photos/100%.jpg") == "file:/photos/100%25.jpg"
+
+
+def test_images_are_listed_by_suffix_in_any_depth_and_links_are_not_followed(tmp_path: Path) -> None:
+    landing, elsewhere = tmp_path / "landing", tmp_path / "elsewhere"
+    for file in (landing / "a.JPG", landing / "x" / "y" / "b.tiff", landing / "notes.txt", elsewhere / "c.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"1234")
+    (landing / "folder").symlink_to(elsewhere)
+    (landing / "link.png").symlink_to(elsewhere / "c.png")
+    (landing / "nowhere.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(landing / "pipe.png")
+    (landing / "loop").symlink_to(landing / "loop")
+    found = {Path(path).name: regular for path, regular in ImageFolder(root=str(landing)).list_names().names.items()}
+    assert found == {
+        "a.JPG": True,
+        "b.tiff": True,
+        "folder": False,
+        "link.png": False,
+        "nowhere.png": False,
+        "pipe.png": False,
+    }
+    file = look_at(to_path(os.fsencode(landing / "a.JPG")))
+    assert file is not None
+    assert (file.length, file.regular) == (4, True)
+
+
+def test_a_look_at_what_is_gone_finds_nothing(tmp_path: Path) -> None:
+    file = put(tmp_path, "a/b.png", png(1))
+    path = to_path(os.fsencode(file))
+    file.unlink()
+    assert look_at(path) is None
+    file.parent.rmdir()
+    file.parent.touch()
+    assert look_at(path) is None
+
+
+def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
+    for place, nanoseconds in enumerate([1, 999, 1_000, 1_767_323_045_678_901_999, 4_000_000_000_999_999_999]):
+        file = tmp_path / f"{place}.png"
+        file.touch()
+        os.utime(file, ns=(nanoseconds, nanoseconds))
+        listed = look_at(to_path(os.fsencode(file)))
+        assert listed is not None
+        assert round(listed.modification_time.timestamp() * 1e6) == nanoseconds // 1000
+
+
+def test_a_file_of_another_length_than_listed_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"123")
+    path = to_path(os.fsencode(file))
+    with pytest.raises(FileChanged, match="4 bytes when listed and 3 when read"):
+        read_content(path, length=4)
+    with pytest.raises(FileChanged):
+        read_content(path, length=2)
+
+
+def test_links_and_pipes_are_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("link.png", "pipe.png"):
+        with pytest.raises(OSError, match=name):
+            read_content(to_path(os.fsencode(tmp_path / name)), length=1)
+
+
+def test_a_folder_that_became_a_link_leads_nowhere(tmp_path: Path) -> None:
+    file = put(tmp_path, "landing/cat/a.png", png(1))
+    path = to_path(os.fsencode(file))
+    assert read_content(path, length=len(png(1))) == png(1)
+    file.parent.rename(tmp_path / "elsewhere")
+    file.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="Not a directory|Too many levels"):
+        read_content(path, length=len(png(1)))

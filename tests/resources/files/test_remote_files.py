@@ -1,0 +1,150 @@
+"""Files come whole, once for each version; why one does not is told without its address."""
+
+import os
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import boto3
+import pytest
+
+from resources.files.remote_files import NotFetched, RemoteFiles
+from tests.support.image_server import ImageServer, image_server
+from tests.support.images import png
+from tests.support.s3_server import BUCKET, s3_server
+
+SECRET = "a-token-that-nobody-may-see"
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    with image_server() as served:
+        served.images = {f"/{name}.png": png(number) for number, name in enumerate(("rose", "slow", "cut", "plain"))}
+        yield served
+
+
+def remote(**settings: object) -> RemoteFiles:
+    return RemoteFiles(**{"most_bytes": 10**6, "seconds": 5, "private_addresses": True, **settings})  # pyright: ignore[reportArgumentType] - values of several types
+
+
+def test_a_file_comes_whole_and_only_once_for_each_version(server: ImageServer) -> None:
+    files, address = remote(), f"{server.address}/rose.png"
+    first = files.fetch(address, "")
+    assert first is not None
+    with first.file as file:
+        assert file.read() == png(0)
+    assert (first.length, first.digest) == (len(png(0)), sha256(png(0)).hexdigest())
+    assert files.fetch(address, first.stamp) is None
+    server.images["/rose.png"] = png(9)
+    second = files.fetch(address, first.stamp)
+    assert second is not None
+    assert second.stamp != first.stamp
+    assert server.statuses_of("/rose.png") == [200, 304, 200]
+
+
+def test_what_has_no_versions_comes_every_time(server: ImageServer) -> None:
+    server.untagged = {"/plain.png"}
+    files, address = remote(), f"{server.address}/plain.png"
+    stamps = [fetched.stamp for _ in range(2) if (fetched := files.fetch(address, ""))]
+    assert stamps == ["", ""]
+
+
+def test_a_server_that_is_busy_is_asked_again(server: ImageServer) -> None:
+    server.statuses = {"/rose.png": [503, 429]}
+    assert remote().fetch(f"{server.address}/rose.png", "") is not None
+    assert server.statuses_of("/rose.png") == [503, 429, 200]
+
+
+def test_a_redirect_is_followed(server: ImageServer) -> None:
+    server.redirects = {"/here": "/rose.png"}
+    assert remote().fetch(f"{server.address}/here", "") is not None
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("/none.png", "not_found"),
+        ("/forbidden.png", "forbidden"),
+        ("/teapot.png", "http_status"),
+        ("/busy.png", "busy"),
+        ("/slow.png", "timeout"),
+        ("/cut.png", "unreachable"),
+        ("/loop.png", "unreachable"),
+        ("/to-a-file.png", "bad_address"),
+        ("/large.png", "too_large"),
+    ],
+)
+def test_why_a_file_does_not_come_is_told_without_its_address(server: ImageServer, place: str, reason: str) -> None:
+    server.statuses = {"/forbidden.png": [403], "/teapot.png": [418], "/busy.png": [500] * 9}
+    server.redirects = {"/loop.png": "/loop.png", "/to-a-file.png": "file:///etc/passwd"}
+    server.slow, server.cut = {"/slow.png"}, {"/cut.png"}
+    server.images["/large.png"] = bytes(10**6 + 1)
+    with pytest.raises(NotFetched) as found:
+        remote(seconds=1, attempts=1).fetch(f"{server.address}{place}?token={SECRET}", "")
+    assert found.value.reason == reason
+    for told in (found.value.message, repr(found.value)):
+        assert SECRET not in told
+        assert "127.0.0.1" not in told
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
+def test_a_private_address_is_asked_for_nothing(server: ImageServer, host: str) -> None:
+    with pytest.raises(NotFetched) as found:
+        remote(private_addresses=False).fetch(server.address.replace("127.0.0.1", host) + "/rose.png", "")
+    assert found.value.reason == "private_address"
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "rose.png",
+        "ftp://example.com/rose.png",
+        "memory://rose.png",
+        "http://[",
+        "s3://bucket/a::file:///etc/passwd",
+    ],
+)
+def test_other_addresses_are_none(address: str) -> None:
+    with pytest.raises(NotFetched) as found:
+        remote(local_files=True).fetch(address, "")
+    assert found.value.reason == "bad_address"
+
+
+def test_files_of_this_machine_come_where_that_is_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "a rose.png"
+    file.write_bytes(png(1))
+    for address in (str(file), file.as_uri()):
+        with pytest.raises(NotFetched, match="a file of this machine: allow them"):
+            remote().fetch(address, "")
+        files = remote(local_files=True)
+        fetched = files.fetch(address, "")
+        assert fetched is not None
+        assert fetched.file.read() == png(1)
+        assert files.fetch(address, fetched.stamp) is None
+
+
+def test_links_and_pipes_of_this_machine_are_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to("/etc/hostname")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("link.png", "pipe.png", "none.png"):
+        with pytest.raises(NotFetched):
+            remote(local_files=True, attempts=1).fetch(str(tmp_path / name), "")
+
+
+def test_objects_come_from_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.put_object(Bucket=BUCKET, Key="photos/a #1.png", Body=png(1))
+        files, address = remote(), f"s3://{BUCKET}/photos/a #1.png"
+        fetched = files.fetch(address, "")
+        assert fetched is not None
+        assert fetched.file.read() == png(1)
+        assert files.fetch(address, fetched.stamp) is None
+        client.put_object(Bucket=BUCKET, Key="photos/a #1.png", Body=png(2))
+        assert files.fetch(address, fetched.stamp) is not None
+        with pytest.raises(NotFetched, match="there is no such file"):
+            files.fetch(f"s3://{BUCKET}/photos/none.png", "")

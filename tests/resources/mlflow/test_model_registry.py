@@ -1,0 +1,185 @@
+"""The registry's versions, stages and aliases, in words of ours."""
+
+import shutil
+import socket
+import warnings
+from pathlib import Path
+from textwrap import dedent
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from resources.mlflow.model_registry import (
+    VERSIONS_PER_PAGE,
+    ModelRegistry,
+    ModelVersion,
+    RegistryUnavailable,
+    UnclearServingVersion,
+    disagreement,
+    serving_version,
+)
+
+CLASSIFIER = """
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class Classifier(PythonModel):
+    def predict(self, context, model_input: list[bytes], params=None):
+        return ["rose"] * len(model_input)
+
+
+set_model(Classifier())
+"""
+
+
+@pytest.fixture(scope="session")
+def store_with_a_model(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, str, str]:
+    """A store with one logged model, its URI and its run. MLflow takes seconds to make one, so the tests copy it."""
+    folder = tmp_path_factory.mktemp("store_with_a_model")
+    (folder / "classifier.py").write_text(dedent(CLASSIFIER))
+    shutil.copy(empty_store, folder / "mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("image_assets", (folder / "artifacts").as_uri()))
+    with mlflow.start_run() as run:
+        model = mlflow.pyfunc.log_model(
+            name="classifier", python_model=str(folder / "classifier.py"), pip_requirements=["mlflow"]
+        )
+    return folder / "mlflow.db", model.model_uri, run.info.run_id
+
+
+@pytest.fixture
+def registry(tmp_path: Path, store_with_a_model: tuple[Path, str, str]) -> ModelRegistry:
+    shutil.copy(store_with_a_model[0], tmp_path / "mlflow.db")
+    return ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def three_versions(registry: ModelRegistry, store_with_a_model: tuple[Path, str, str]) -> ModelRegistry:
+    _, model_uri, mlflow_run_id = store_with_a_model
+    for framework in ("tensorflow", "torch", "torch"):
+        registry.register(model_uri, mlflow_run_id, {"framework": framework})
+    return registry
+
+
+def client(registry: ModelRegistry) -> MlflowClient:
+    return MlflowClient(registry.tracking_uri, registry.tracking_uri)
+
+
+def version(number: int, stage: str, *aliases: str) -> ModelVersion:
+    return ModelVersion(number, stage, aliases, "", f"models:/image_classifier/{number}", {})
+
+
+def test_a_registered_version_has_its_tags_run_and_address(
+    registry: ModelRegistry, store_with_a_model: tuple[Path, str, str]
+) -> None:
+    _, model_uri, mlflow_run_id = store_with_a_model
+    registered = registry.register(model_uri, mlflow_run_id, {"framework": "torch"})
+    assert registered == ModelVersion(
+        version=1,
+        stage="None",
+        aliases=(),
+        mlflow_run_id=mlflow_run_id,
+        uri="models:/image_classifier/1",
+        tags={"framework": "torch", "mlflow_run_id": mlflow_run_id},
+    )
+    assert mlflow.pyfunc.load_model(registered.uri).predict([b"not an image"]) == ["rose"]
+
+
+def test_a_registry_without_a_model_answers_with_nothing(registry: ModelRegistry) -> None:
+    assert registry.versions() == []
+    assert registry.serving() is None
+    assert registry.with_tag("framework", "torch") is None
+    assert registry.stages() == {}
+    assert registry.state() == ()
+
+
+def test_looking_into_a_store_that_is_not_there_leaves_no_trace(tmp_path: Path) -> None:
+    assert ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}").versions() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_page_of_versions_is_read(registry: ModelRegistry) -> None:
+    client(registry).create_registered_model(registry.name)
+    client(registry).create_registered_model("image_classifier_2")
+    for _ in range(VERSIONS_PER_PAGE + 1):
+        client(registry).create_model_version(registry.name, "file:///nowhere")
+    client(registry).create_model_version("image_classifier_2", "file:///nowhere")
+    assert [found.version for found in registry.versions()] == list(range(1, VERSIONS_PER_PAGE + 2))
+
+
+def test_the_newest_version_with_a_tag_is_found_but_no_deleted_one(three_versions: ModelRegistry) -> None:
+    found = three_versions.with_tag("framework", "torch")
+    assert found
+    assert found.version == 3
+    client(three_versions).delete_model_version(three_versions.name, "3")
+    found = three_versions.with_tag("framework", "torch")
+    assert found
+    assert found.version == 2
+    assert three_versions.with_tag("framework", "jax") is None
+
+
+def test_promotion_moves_stage_and_alias_and_archives_the_former_version(three_versions: ModelRegistry) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert three_versions.promote(1, "Production").aliases == ("production",)
+        assert three_versions.promote(3, "Production").aliases == ("production",)
+    assert three_versions.state() == ((1, "Archived", ()), (2, "None", ()), (3, "Production", ("production",)))
+    assert three_versions.serving() == three_versions.version(3)
+    assert client(three_versions).get_model_version_by_alias(three_versions.name, "production").version in (3, "3")
+
+
+def test_a_version_that_leaves_a_stage_leaves_its_alias(three_versions: ModelRegistry) -> None:
+    three_versions.promote(2, "Staging")
+    assert three_versions.state()[1] == (2, "Staging", ("staging",))
+    three_versions.promote(2, "Production")
+    assert three_versions.state()[1] == (2, "Production", ("production",))
+    three_versions.promote(2, "Archived")
+    assert three_versions.state()[1] == (2, "Archived", ())
+    assert three_versions.serving() is None
+
+
+def test_a_promotion_killed_between_stage_and_alias_serves_and_is_mended_by_the_next(
+    three_versions: ModelRegistry,
+) -> None:
+    three_versions.promote(1, "Production")
+    three_versions.promote(2, "Production")
+    client(three_versions).set_registered_model_alias(three_versions.name, "production", "1")
+    serving = three_versions.serving()
+    assert serving
+    assert serving.version == 2
+    assert "alias production names version 1" in (disagreement(three_versions.versions()) or "")
+    three_versions.promote(2, "Production")
+    assert disagreement(three_versions.versions()) is None
+
+
+def test_an_unknown_version_or_stage_is_named_with_those_that_exist(three_versions: ModelRegistry) -> None:
+    with pytest.raises(ValueError, match="no version 9; its versions: 1, 2, 3"):
+        three_versions.promote(9, "Production")
+    with pytest.raises(ValueError, match="'production'; the stages: None, Staging, Production, Archived"):
+        three_versions.promote(1, "production")
+    assert set(three_versions.stages().values()) == {"None"}
+
+
+def test_a_registry_that_does_not_answer_says_so_at_once_and_without_its_password() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(RegistryUnavailable, match=f"http://127.0.0.1:{port} does not answer") as raised:
+        ModelRegistry(tracking_uri=f"http://user:secret@127.0.0.1:{port}").serving()
+    assert "secret" not in str(raised.value)
+
+
+def test_among_several_versions_in_production_the_alias_decides() -> None:
+    one, two = version(1, "Production"), version(2, "Production", "production")
+    assert serving_version([one, two]) == two
+    with pytest.raises(UnclearServingVersion, match="versions 1, 3 are all in stage Production"):
+        serving_version([one, version(3, "Production")])
+
+
+def test_an_alias_moved_by_hand_is_reported_and_not_followed() -> None:
+    versions = [version(1, "None", "production")]
+    assert serving_version(versions) is None
+    assert "names version none, alias production names version 1" in (disagreement(versions) or "")
+    assert disagreement([version(1, "Production", "production"), version(2, "None")]) is None

@@ -1,0 +1,131 @@
+"""Tests of the three ways to run a function on several processes, with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+
+from resources.processes.ranks import RankFailure
+from resources.processes.training_processes import TrainingProcesses
+from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
+from tests.support.rank_functions import CONNECTED, die_while_the_other_waits, fail_while_the_other_sleeps, sleep
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+TWO = TrainingProcesses(processes=2)
+MARK = "IMAGE_ASSETS_TEST_MARK"
+
+each_distributor = pytest.mark.parametrize("distributor", list(CONNECTED))
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the environment of this test's ranks holds."""
+    mark = uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    return mark
+
+
+def seconds_since(file: Path) -> float:
+    """How long ago a rank wrote the file."""
+    return time.time() - file.stat().st_mtime
+
+
+def processes_left(mark: str) -> list[list[str]]:
+    """The command lines of ranks, and of what started them, that still run some seconds after a training."""
+    deadline = time.monotonic() + 10
+    while (left := ranks(mark) + launchers()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def ranks(mark: str) -> list[list[str]]:
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                left.append(process.cmdline())
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return left
+
+
+def launchers() -> list[list[str]]:
+    left = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command = process.cmdline()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if any(word.startswith(("torch.distributed", "pyspark.ml.torch")) for word in command):
+            left.append(command)
+    return left
+
+
+@pytest.mark.parametrize("distributor", ["horovod", "torch_distributor"])
+def test_when_one_rank_fails_its_message_is_on_top_and_a_sleeping_one_is_stopped(
+    spark: SparkSession, distributor: str, mark: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RankFailure, match=r"\AValueError: the second rank has had enough\n"):
+        TWO.run(spark, distributor, fail_while_the_other_sleeps, tmp_path / "gone")
+    assert seconds_since(tmp_path / "gone") < 60
+    assert processes_left(mark) == []
+
+
+@each_distributor
+def test_a_killed_rank_ends_the_others_and_the_error_says_by_which_signal(
+    spark: SparkSession, distributor: str, mark: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RankFailure, match=r"\ARankKilled: a rank was killed from outside \(signal 9, SIGKILL\)"):
+        TWO.run(spark, distributor, die_while_the_other_waits, distributor, tmp_path / "gone")
+    assert seconds_since(tmp_path / "gone") < 60
+    assert processes_left(mark) == []
+
+
+@pytest.fixture
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as it raises an error of Dagster's in a run that is terminated."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("interrupted_by_sigterm")
+@each_distributor
+def test_a_cancelled_run_leaves_no_process(spark: SparkSession, distributor: str, mark: str, tmp_path: Path) -> None:
+    def terminate_once_both_sleep() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate_once_both_sleep, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        TWO.run(spark, distributor, sleep, tmp_path)
+    assert processes_left(mark) == []
+    assert spark.range(3).count() == 3
+
+
+def test_on_a_cluster_of_two_workers_each_runs_a_rank(tmp_path: Path) -> None:
+    with standalone_cluster(workers=2) as master:
+        command = [sys.executable, "-m", "tests.support.ranks_on_cluster", master, str(tmp_path), *CONNECTED]
+        environment = {**os.environ, **CLUSTER_ENVIRONMENT}
+        driver = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert driver.returncode == 0, driver.stderr[-3000:]
+    lines = driver.stdout.splitlines()
+    assert [line for line in lines if "workers" in line] == [
+        f"{distributor}: ranks 0 and 1 on 2 workers, [0, 3, 6] and [[3, 3]]" for distributor in CONNECTED
+    ]
+    assert [lines.count(f"hello from rank {rank}") for rank in (0, 1)] == [3, 3]

@@ -1,0 +1,256 @@
+"""Settings come from variables, have defaults, and are refused with a reason."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from resources.settings import Settings, read_settings
+
+
+def settings_of(home: Path, **variables: str) -> Settings:
+    return read_settings({"IMAGE_ASSETS_HOME": str(home), **variables})
+
+
+def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings({})
+    assert settings == Settings(
+        home=tmp_path / ".image_assets",
+        storage=tmp_path / ".image_assets",
+        caches=tmp_path / ".image_assets" / "caches",
+        landing=tmp_path / ".image_assets" / "landing",
+        tracking_uri=f"sqlite:///{tmp_path / '.image_assets' / 'mlflow.db'}",
+        spark_master="local[*]",
+        processes=2,
+        backbone="auto",
+        device="auto",
+        gpu_run_tags={},
+        spark_gpus=0,
+        tasks_per_gpu=4,
+        dagster_url="http://127.0.0.1:3000",
+        mlflow_url="http://127.0.0.1:5000",
+        owners=(),
+        freshness=None,
+        gallery_url="http://127.0.0.1:4000",
+        include=(),
+        exclude=(),
+        labels="",
+        settle_seconds=2,
+        listing_seconds=10,
+        events="",
+        content_limit_megabytes=512,
+        size_limit_megabytes=16384,
+        cache_content="original",
+        cache_color="rgb",
+        cache_megabytes=16384,
+        alert_rules=None,
+        alert_receivers=(),
+        s3_settings={},
+        dagster_on_postgres=False,
+    )
+
+
+def test_every_variable_is_heard(tmp_path: Path) -> None:
+    settings = settings_of(
+        tmp_path,
+        IMAGE_ASSETS_STORAGE=str(tmp_path / "shared"),
+        IMAGE_ASSETS_CACHES=str(tmp_path / "shared" / "caches"),
+        IMAGE_ASSETS_DAGSTER_DATABASE="postgresql+psycopg2://me:secret@database/dagster",
+        IMAGE_ASSETS_LANDING=str(tmp_path / "photos"),
+        MLFLOW_TRACKING_URI="http://mlflow:5000",
+        IMAGE_ASSETS_SPARK_MASTER="spark://spark:7077",
+        IMAGE_ASSETS_PROCESSES="4",
+        IMAGE_ASSETS_BACKBONE="none",
+        IMAGE_ASSETS_DEVICE="cuda",
+        IMAGE_ASSETS_GPU_RUN_TAGS='{"queue": "gpu", "dagster-k8s/config": {"gpus": 1}}',
+        IMAGE_ASSETS_OWNERS="team:plants",
+        IMAGE_ASSETS_FRESH_HOURS="36",
+        IMAGE_ASSETS_SPARK_GPUS="2",
+        IMAGE_ASSETS_SPARK_TASKS_PER_GPU="8",
+        IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
+        IMAGE_ASSETS_EXCLUDE="thumbnails",
+        IMAGE_ASSETS_LABELS=str(tmp_path / "labels.csv"),
+        IMAGE_ASSETS_SETTLE_SECONDS="0.5",
+        IMAGE_ASSETS_LISTING_SECONDS="3600",
+        IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
+        IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
+        IMAGE_ASSETS_DAGSTER_URL="https://dagster.example",
+        IMAGE_ASSETS_GALLERY_URL="https://gallery.example",
+        IMAGE_ASSETS_CACHE_CONTENT="jpeg",
+        IMAGE_ASSETS_CACHE_COLOR="gray",
+        IMAGE_ASSETS_CACHE_MEGABYTES="500",
+        IMAGE_ASSETS_ALERT_RULES=str(tmp_path / "rules.yaml"),
+        IMAGE_ASSETS_ALERT_TEAM="slack://a/b/c",
+        IMAGE_ASSETS_ALERT_ONCALL="mailto://me:secret@example.com",
+    )
+    assert settings == Settings(
+        home=tmp_path,
+        storage=tmp_path / "shared",
+        caches=tmp_path / "shared" / "caches",
+        landing=tmp_path / "photos",
+        tracking_uri="http://mlflow:5000",
+        spark_master="spark://spark:7077",
+        processes=4,
+        backbone="none",
+        device="cuda",
+        gpu_run_tags={"queue": "gpu", "dagster-k8s/config": '{"gpus": 1}'},
+        spark_gpus=2,
+        tasks_per_gpu=8,
+        dagster_url="https://dagster.example",
+        mlflow_url="http://mlflow:5000",
+        owners=("team:plants",),
+        freshness=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36)),
+        gallery_url="https://gallery.example",
+        include=("*.jpg", "raw/*"),
+        exclude=("thumbnails",),
+        labels=str(tmp_path / "labels.csv"),
+        settle_seconds=0.5,
+        listing_seconds=3600,
+        events="",
+        content_limit_megabytes=64,
+        size_limit_megabytes=2000,
+        cache_content="jpeg",
+        cache_color="gray",
+        cache_megabytes=500,
+        alert_rules=tmp_path / "rules.yaml",
+        alert_receivers=("oncall", "team"),
+        s3_settings={},
+        dagster_on_postgres=True,
+    )
+    assert "secret" not in repr(settings)
+
+
+def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None:
+    moved = settings_of(tmp_path, DAGSTER_PORT="3001", MLFLOW_PORT="5001")
+    assert (moved.dagster_url, moved.mlflow_url) == ("http://127.0.0.1:3001", "http://127.0.0.1:5001")
+    server = settings_of(tmp_path, MLFLOW_TRACKING_URI="https://mlflow.example/tracking/")
+    assert server.mlflow_url == "https://mlflow.example/tracking"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "remedy"),
+    [
+        ("MLFLOW_TRACKING_URI", "https://ann:tOps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "http://tOps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "http://ann:tO/ps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "postgresql+psycopg2://ann:tOps3cret@db:5432/mlflow", "pgpass"),
+        ("MLFLOW_TRACKING_URI", "postgresql://db/mlflow?user=ann&Password=tOps3cret", "pgpass"),
+        ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "leave it out"),
+        ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "leave it out"),
+        ("IMAGE_ASSETS_LABELS", "https://ann:tOps3cret@labels.example/labels.csv", "leave it out"),
+        ("IMAGE_ASSETS_EVENTS", "https://ann:tOps3cret@sqs.example/1/photos", "leave it out"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_repeating_it(
+    tmp_path: Path, name: str, said: str, remedy: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} holds a password") as raised:
+        settings_of(tmp_path, **{name: said})
+    assert remedy in str(raised.value)
+    assert "ps3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "said", ["postgresql://ann@db/mlflow", "sqlite:////home/ann@work/mlflow.db", "http://mlflow:5000"]
+)
+def test_an_address_without_a_password_is_taken(tmp_path: Path, said: str) -> None:
+    assert settings_of(tmp_path, MLFLOW_TRACKING_URI=said).tracking_uri == said
+
+
+def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="s3://photos/mine/").landing == "s3://photos/mine"
+
+
+def test_a_label_table_is_a_path_or_lies_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(tmp_path, IMAGE_ASSETS_LABELS="labels.csv").labels == str(tmp_path / "labels.csv")
+    assert settings_of(tmp_path, IMAGE_ASSETS_LABELS="s3://b/labels/").labels == "s3://b/labels"
+    with pytest.raises(
+        ValueError, match="IMAGE_ASSETS_LABELS is 'https://labels.example/a.csv': expected a folder, or"
+    ):
+        settings_of(tmp_path, IMAGE_ASSETS_LABELS="https://labels.example/a.csv")
+
+
+def test_events_are_those_of_a_landing_folder_on_s3(tmp_path: Path) -> None:
+    queue, landing = "https://sqs.eu-central-1.amazonaws.com/1/photos", "s3://photos/landing"
+    assert settings_of(tmp_path, IMAGE_ASSETS_EVENTS=queue, IMAGE_ASSETS_LANDING=landing).events == queue
+    for wrong in ({"IMAGE_ASSETS_EVENTS": queue}, {"IMAGE_ASSETS_EVENTS": "photos", "IMAGE_ASSETS_LANDING": landing}):
+        with pytest.raises(
+            ValueError, match="expected the https address of an SQS queue, and a landing folder on s3://"
+        ):
+            settings_of(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("IMAGE_ASSETS_SETTLE_SECONDS", "-1"),
+        ("IMAGE_ASSETS_SETTLE_SECONDS", "soon"),
+        ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "2048"),
+        ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "0"),
+        ("IMAGE_ASSETS_SIZE_LIMIT_MB", "nan"),
+        ("IMAGE_ASSETS_CACHE_MEGABYTES", "0"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{said}': expected a number from .* to "):
+        settings_of(tmp_path, **{name: said})
+
+
+def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+    names = ["IMAGE_ASSETS_LANDING", "MLFLOW_TRACKING_URI", "IMAGE_ASSETS_PROCESSES", "IMAGE_ASSETS_BACKBONE"]
+    assert settings_of(tmp_path, **dict.fromkeys(names, "")) == settings_of(tmp_path)
+
+
+def test_a_home_remembers_its_landing_folder_and_a_variable_overrules_it(tmp_path: Path) -> None:
+    settings_of(tmp_path).remembered_landing.write_text("/photos\n")
+    assert settings_of(tmp_path).landing == Path("/photos")
+    assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="/others").landing == Path("/others")
+
+
+def test_folders_are_absolute_wherever_a_process_works_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings({"IMAGE_ASSETS_HOME": "h", "IMAGE_ASSETS_LANDING": "l", "IMAGE_ASSETS_BACKBONE": "w"})
+    assert (settings.home, settings.landing) == (tmp_path / "h", tmp_path / "l")
+    assert settings.backbone == str(tmp_path / "w")
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_processes_is_refused_by_name(tmp_path: Path, processes: str) -> None:
+    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_PROCESSES is '{processes}': expected a number from 1"):
+        settings_of(tmp_path, IMAGE_ASSETS_PROCESSES=processes)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "choices"),
+    [
+        ("IMAGE_ASSETS_DEVICE", "tpu", "auto, cpu, cuda"),
+        ("IMAGE_ASSETS_CACHE_CONTENT", "png", "original, jpeg, pixels"),
+        ("IMAGE_ASSETS_CACHE_COLOR", "grey", "rgb, gray"),
+    ],
+)
+def test_what_is_none_of_the_choices_is_refused_by_name(tmp_path: Path, name: str, said: str, choices: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{said}': expected one of {choices}"):
+        settings_of(tmp_path, **{name: said})
+
+
+@pytest.mark.parametrize("said", ["gpu", "[1]"])
+def test_tags_that_are_no_json_object_are_refused_with_an_example(tmp_path: Path, said: str) -> None:
+    with pytest.raises(ValueError, match=r"IMAGE_ASSETS_GPU_RUN_TAGS is .*: expected a JSON object, such as \{"):
+        settings_of(tmp_path, IMAGE_ASSETS_GPU_RUN_TAGS=said)
+
+
+def test_owners_and_freshness_are_those_that_somebody_said(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, IMAGE_ASSETS_OWNERS="team:plants, ada@example.com", IMAGE_ASSETS_FRESH_HOURS="24")
+    assert settings.owners == ("team:plants", "ada@example.com")
+    assert settings.freshness is not None
+    assert settings_of(tmp_path).owners == ()
+    assert settings_of(tmp_path).freshness is None
+
+
+@pytest.mark.parametrize("owner", ["plants", "team:", "ada@example"])
+def test_an_owner_is_a_team_or_a_mail_address(tmp_path: Path, owner: str) -> None:
+    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_OWNERS has '{owner}': expected a mail address or team:<name>"):
+        settings_of(tmp_path, IMAGE_ASSETS_OWNERS=owner)

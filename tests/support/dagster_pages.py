@@ -1,0 +1,93 @@
+"""Dagster's pages in Debian's chromium, opened as a person does: for tests, and for the documentation's pictures."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
+
+from image_assets.jobs.launchpad_examples import EXAMPLES
+from resources.settings import Settings
+from scripts.dev import answers
+from tests.support.served import free_port, served, wait_for
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SIZE: ViewportSize = {"width": 1360, "height": 850}
+SECONDS = 1000.0  # Playwright counts in milliseconds
+
+
+@contextmanager
+def dagster_ui(settings: Settings, log: Path) -> Iterator[str]:
+    """What `make dev` runs, on a home: the address of Dagster's UI, once it answers."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with served(settings, log, {"DAGSTER_PORT": port}):
+        wait_for(lambda: answers(f"{address}/server_info"), "Dagster's UI", log)
+        yield address
+
+
+@contextmanager
+def window(address: str) -> Iterator[Page]:
+    """A window of a browser on the UI, in its light theme."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        page = browser.new_page(base_url=address, viewport=SIZE, color_scheme="light")
+        page.set_default_timeout(60 * SECONDS)
+        expect.set_options(timeout=60 * SECONDS)
+        yield page
+        browser.close()
+
+
+def open_lineage(page: Page) -> None:
+    """The graph of all assets, its groups opened."""
+    page.goto("/asset-groups")
+    expect(page.get_by_role("button", name="Materialize all")).to_be_visible()
+    page.keyboard.press("Alt+e")
+    expect(page.locator("foreignObject").get_by_text("version_agreements").first).to_be_visible()
+
+
+def shown_in_lineage(page: Page, asset: str) -> bool:
+    """Whether the graph has a box for the asset; in a small graph long names are cut in their middle."""
+    start, end = re.escape(asset[:5]), re.escape(asset[-8:])
+    names = page.locator("foreignObject").all_text_contents()
+    return any(re.fullmatch(f"{re.escape(asset)}|{start}.*….*{end}", name.strip()) for name in names)
+
+
+def open_asset(page: Page, asset: str) -> None:
+    """An asset's page, with what its latest materialization said."""
+    page.goto(f"/assets/{asset}?view=overview")
+    expect(page.get_by_text("[Show Markdown]").first).to_be_visible()
+
+
+def show_picture(page: Page, entry: str) -> Locator:
+    """A picture that the page keeps under a name in its metadata, shown; it has been decoded."""
+    row = page.get_by_role("row").filter(has=page.get_by_text(entry, exact=True))
+    row.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").locator("img")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 100
+    return picture
+
+
+def open_check(page: Page, asset: str, check: str) -> None:
+    """The page of an asset's checks, with one of them chosen."""
+    page.goto(f"/assets/{asset}?view=checks&checkDetail={check}")
+    expect(page.get_by_text("Latest execution").first).to_be_visible()
+
+
+def open_launchpad(page: Page, job: str) -> None:
+    """The Launchpad of a job with its example, as the link on the job's page opens it."""
+    page.goto(f"/locations/definitions/jobs/{job}")
+    page.get_by_role("link", name="Open this in the Launchpad").click()
+    first_line = EXAMPLES[job].splitlines()[0].partition(" #")[0]
+    expect(page.locator(".CodeMirror-code")).to_contain_text(first_line)
+
+
+def launch(page: Page) -> str:
+    """Launch what the Launchpad holds and wait until the run's page says success; the run's id."""
+    page.get_by_role("button", name="Launch Run").click()
+    page.wait_for_url(re.compile("/runs/"))
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=300 * SECONDS)
+    return page.url.rpartition("/")[2].partition("?")[0]

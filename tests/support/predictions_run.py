@@ -1,0 +1,106 @@
+"""A run of the predictions, also as a program that is killed at a named point.
+
+`python -m tests.support.predictions_run HOME POINT`
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import dagster as dg
+from pyspark.sql import DataFrame
+
+from image_assets.predictions.current_predictions import current_predictions
+from image_assets.predictions.image_predictions import image_predictions
+from image_assets.schemas import IMAGE_PREDICTIONS
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import spark_session
+from resources.delta.table import Table
+from resources.devices import InferenceDevice
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from tests.support.data_run import kill, kill_when_written
+from tests.support.registered_versions import registered, saved_model
+
+POINTS = ("while answering", "after the commit", "in current_predictions")
+# Says `ball`; where a file of this name is beside the model, it hangs at that image for as long as the file is there.
+CLASSIFIER = """
+    import time
+    from pathlib import Path
+
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+
+    class Classifier(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            for path in model_input["path"]:
+                while (Path({folder!r}) / path.split("/")[-1]).exists():
+                    time.sleep(0.1)
+            rows = [("ball", 0.75, [0.75, 0.25]) for _ in model_input["path"]]
+            return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
+
+
+    set_model(Classifier())
+"""
+
+
+def logged_version(registry: ModelRegistry, folder: Path) -> ModelVersion:
+    """A version whose tags say what was logged; its files are below the folder, named by its number."""
+    name = f"version{len(registry.versions()) + 1}"
+    model = saved_model(CLASSIFIER.format(folder=str(folder)), folder, name)
+    tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
+    tags[FILES_DIGEST] = registry.files_digest(model.as_uri())
+    return registered(model, registry, tags, (folder / "artifacts").as_uri())
+
+
+def kept_instance(home: Path) -> dg.DagsterInstance:
+    """The home's Dagster instance, which a killed run leaves no pool of claimed."""
+    folder = home / "dagster"
+    folder.mkdir(exist_ok=True)
+    return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}})
+
+
+def run_predictions(
+    delta_tables: DeltaTables, registry: ModelRegistry, instance: dg.DagsterInstance
+) -> dg.ExecuteInProcessResult:
+    """A run of image_predictions and current_predictions."""
+    resources = {
+        "delta_tables": delta_tables,
+        "model_registry": registry,
+        "inference_device": InferenceDevice(choice="cpu"),
+    }
+    assets = [image_predictions, current_predictions]
+    return dg.materialize(assets, instance=instance, resources=resources, raise_on_error=False)
+
+
+class KilledTables(DeltaTables):
+    """Tables whose writer ends at the point."""
+
+    point: str
+
+    def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
+        """Add rows, and end before Spark hears of it."""
+        super().append(rows, table, transaction=transaction)
+        if self.point == "after the commit":
+            kill()
+
+    def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
+        """Put these rows in place of all others, or end meanwhile."""
+        kill_when_written(Path(self.uri(table)))
+        super().overwrite(rows, table, note=note)
+
+
+def main(home: str, point: str) -> None:
+    """Run, and be killed."""
+    session = spark_session("local[2]", scratch=f"{home}/spark")
+    session.setup_for_execution(dg.build_init_resource_context())
+    tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
+    if point == "while answering":
+        kill_when_written(Path(tables.uri(IMAGE_PREDICTIONS)))
+    with kept_instance(Path(home)) as instance:
+        run_predictions(tables, ModelRegistry(tracking_uri=f"sqlite:///{home}/mlflow.db"), instance)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

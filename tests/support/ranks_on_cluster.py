@@ -1,0 +1,39 @@
+"""A driver on a cluster: `python -m tests.support.ranks_on_cluster <master> <folder> <distributor>…`.
+
+It prints for each distributor what two ranks summed, and on how many workers they ran.
+"""
+
+import sys
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+
+from resources.delta.spark_session import spark_session
+from resources.processes.training_processes import TrainingProcesses
+from tests.support.rank_functions import summed
+
+ARRAYS = (np.arange(3.0), np.ones((1, 2)))
+
+
+def summed_where(distributor: str) -> tuple[int, list[list[int]], Path]:
+    """This rank, the sums over all ranks, and the folder in which an executor of Spark runs this one."""
+    rank, sums = summed(distributor, ARRAYS)
+    return rank, [total.astype(int).tolist() for total in sums], Path.cwd()
+
+
+def main(master: str, folder: str, *distributors: str) -> None:
+    session = spark_session(master, scratch=folder)
+    session.setup_for_execution(dg.build_init_resource_context())
+    processes = TrainingProcesses(processes=2)
+    for name in distributors:
+        (first, sums, here), (second, others, there) = processes.run(
+            session.spark_session, name, summed_where, distributor=name
+        )
+        assert sums == others
+        said = f"ranks {first} and {second} on {len({here, there})} workers, {sums[0]} and {sums[1]}"
+        sys.stdout.write(f"{name}: {said}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,80 @@
+"""What `make dev` runs, on a home, and the runs that its sensors ask for."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from resources.settings import Settings
+from scripts.dev import end, list_services, start
+from sensors.attempts import RUN_KEY_TAG, SENSOR_TAG
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 600
+
+
+def free_port() -> str:
+    """A port that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def served(settings: Settings, log: Path, variables: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Dagster's UI and daemon, and MLflow unless it is elsewhere; what they say is added to the log."""
+    environment = {
+        **os.environ,
+        "IMAGE_ASSETS_HOME": str(settings.home),
+        "IMAGE_ASSETS_SPARK_MASTER": "local[2]",
+        "DAGSTER_PORT": free_port(),
+        "MLFLOW_PORT": free_port(),
+        "GALLERY_PORT": free_port(),
+        **(variables or {}),
+    }
+    command = [sys.executable, "-m", "scripts.dev"]
+    with log.open("a") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@contextmanager
+def mlflow_server(settings: Settings, port: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server of its own for the home's registry."""
+    monkeypatch.setenv("MLFLOW_PORT", port)
+    monkeypatch.setenv("DAGSTER_PORT", free_port())
+    monkeypatch.setenv("GALLERY_PORT", free_port())
+    (server,) = [service for service in list_services(settings) if service.name == "mlflow"]
+    process = start(server, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    try:
+        yield
+    finally:
+        end([process])
+
+
+def wait_for(condition: Callable[[], object], what: str, log: Path) -> None:
+    """Look again until it is so; the end of the log, when it takes too long."""
+    since = time.monotonic()
+    while not condition():
+        if time.monotonic() - since > PATIENCE_SECONDS:
+            pytest.fail(f"{what}: not within {PATIENCE_SECONDS} s\n{log.read_text()[-3000:]}")
+        time.sleep(1)
+
+
+def asked_for(instance: dg.DagsterInstance, sensor: str) -> list[dg.DagsterRun]:
+    """The runs that a sensor asked for, oldest first; each under a key of its own, and none that failed."""
+    runs = instance.get_runs(dg.RunsFilter(tags={SENSOR_TAG: sensor}))[::-1]
+    assert len({run.tags[RUN_KEY_TAG] for run in runs}) == len(runs)
+    assert dg.DagsterRunStatus.FAILURE not in {run.status for run in runs}
+    return runs
