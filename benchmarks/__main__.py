@@ -1,4 +1,4 @@
-"""What `make bench` runs: every benchmark, or one of them; then the page with its picture."""
+"""Run all benchmarks or one of them, then update the results page and its chart (`make bench`)."""
 
 import argparse
 import time
@@ -49,34 +49,36 @@ ON_SMALL = {"following": following, "sensor": sensor, "gallery": gallery, "proce
 
 
 def arguments() -> argparse.Namespace:
-    """What is asked for."""
+    """The command-line arguments."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", choices=[*SIZES, "page"], help="one benchmark; `page` writes the page again")
-    parser.add_argument("--size", type=int, help="how many images, in place of the benchmark's own number")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
-    parser.add_argument("--photographs", help="a folder of photographs, in place of generated ones")
+    parser.add_argument(
+        "--only", choices=[*SIZES, "page"], help="run a single benchmark; `page` only rewrites the page"
+    )
+    parser.add_argument("--size", type=int, help="number of images (each benchmark has its own default)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per contestant")
+    parser.add_argument("--photographs", help="a folder of photographs to use instead of generated ones")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, keep, write."""
-    asked = arguments()
+    """Run the benchmarks, save the results, write the page."""
+    chosen = arguments()
     end_with_what_to_do()
-    photographs = Photographs(source=asked.photographs)
+    photographs = Photographs(source=chosen.photographs)
     for benchmark, size in SIZES.items():
-        if asked.only in (None, benchmark):
+        if chosen.only in (None, benchmark):
             started = time.monotonic()
-            count = asked.size or size
+            count = chosen.size or size
             if benchmark in CONTESTANTS:
-                found = contest(benchmark, photographs, count, asked.repeats)
+                found = contest(benchmark, photographs, count, chosen.repeats)
             elif benchmark in ON_PHOTOGRAPHS:
-                found = ON_PHOTOGRAPHS[benchmark](photographs, count, asked.repeats)
+                found = ON_PHOTOGRAPHS[benchmark](photographs, count, chosen.repeats)
             else:
-                found = ON_SMALL[benchmark](count, asked.repeats)
+                found = ON_SMALL[benchmark](count, chosen.repeats)
             save(benchmark, found)
-            print(f"{benchmark}: done in {time.monotonic() - started:.0f} s\n", flush=True)
+            print(f"{benchmark}: finished in {time.monotonic() - started:.0f} s\n", flush=True)
     print(write_page())
-    print(f"\nResults {RESULTS}, page {PAGE}, picture {PICTURE}")
+    print(f"\nResults: {RESULTS}\nPage: {PAGE}\nChart: {PICTURE}")
 
 
 if __name__ == "__main__":

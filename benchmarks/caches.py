@@ -1,4 +1,4 @@
-"""What training caches hold of an image: how large they are, how long writing and reading takes, how true they are."""
+"""Cache content compared: size, write and read time, and difference from the original pixels."""
 
 import sys
 import time
@@ -28,7 +28,7 @@ READS = 3
 
 
 def caches(photographs: Photographs, count: int, repeats: int) -> dict[str, Any]:
-    """Each content several times, in processes of their own."""
+    """Measure each cache content several times, each run in a separate process."""
     landing = landing_of(photographs, count)
     runs: dict[str, list[dict]] = {}
     for repeat in range(repeats):
@@ -49,11 +49,11 @@ def caches(photographs: Photographs, count: int, repeats: int) -> dict[str, Any]
 
 
 def rows_of(found: dict[str, Any]) -> list[list[str]]:
-    """The medians of each content, as cells of a table."""
+    """The median figures of each content, as table rows."""
     rows = []
     for content, runs in found["runs"].items():
-        if said := [run["answer"] for run in good(runs)]:
-            middle = {name: median(one[name] for one in said) for name in said[0]}
+        if answers := [run["answer"] for run in good(runs)]:
+            middle = {name: median(one[name] for one in answers) for name in answers[0]}
             rates = [f"{middle[name]:,.0f}" for name in ("read_1", "read_2")]
             size, write = f"{middle['kilobytes']:.1f}", f"{middle['write_seconds']:.1f}"
             rows.append([f"`{content}`", size, write, *rates, f"{middle['difference']:.2f}"])
@@ -61,13 +61,13 @@ def rows_of(found: dict[str, Any]) -> list[list[str]]:
 
 
 def decoded(rows: pd.DataFrame, content: Content) -> pd.DataFrame:
-    """Pixels of a row group, as a training takes them."""
+    """The pixels of a row group, as training reads them."""
     pixels = [to_cached_pixels(cached, content, "rgb") for cached in rows["content"]]
     return pd.DataFrame({"image_id": rows["image_id"], "pixels": pixels})
 
 
 def batches(cache: Cache, workers: int) -> Iterator[Any]:
-    """One pass through Petastorm."""
+    """One pass over the cache through Petastorm."""
     from petastorm import make_batch_reader
     from petastorm.transform import TransformSpec
 
@@ -84,7 +84,7 @@ def batches(cache: Cache, workers: int) -> Iterator[Any]:
 
 
 def images_per_second(cache: Cache, workers: int) -> float:
-    """The median of a few passes."""
+    """The read rate, as the median of several passes."""
     taken = []
     for _ in range(READS):
         started = time.perf_counter()
@@ -94,7 +94,7 @@ def images_per_second(cache: Cache, workers: int) -> float:
 
 
 def difference(cache: Cache, landing: Path) -> float:
-    """The mean difference, of 255, from the pixels of the files themselves."""
+    """The mean absolute difference (0 to 255) from the pixels of the original files."""
     files = {sha256(content).hexdigest(): content for content in (file.read_bytes() for file in landing.rglob("*.jpg"))}
     means = [
         np.abs(pixels.astype(int) - to_pixels(files[image_id], SIDE_PIXELS)).mean()
@@ -105,7 +105,7 @@ def difference(cache: Cache, landing: Path) -> float:
 
 
 def main() -> None:
-    """Write a cache of photographs, twice, and read it."""
+    """Write a cache of the photographs twice, the first time as a warm-up, and read it."""
     from resources.delta.spark_session import spark_session
 
     task = read_task()
@@ -118,14 +118,14 @@ def main() -> None:
     if content != "original":
         images = map_partitions(images, partial(in_cache, content=content, color="rgb"), images.schema)
     store.write(images, "training-warm", ranks=2)
-    with timed() as told:
+    with timed() as figures:
         started = time.perf_counter()
         cache = store.write(images, "training-measured", ranks=2)
-        told["write_seconds"] = time.perf_counter() - started
+        figures["write_seconds"] = time.perf_counter() - started
         size = sum(Path(file.removeprefix("file://")).stat().st_size for file in cache.files)
-        told["kilobytes"] = size / cache.rows / 1000
-        told |= {f"read_{workers}": images_per_second(cache, workers) for workers in (1, 2)}
-        told["difference"] = difference(cache, Path(task.source))
+        figures["kilobytes"] = size / cache.rows / 1000
+        figures |= {f"read_{workers}": images_per_second(cache, workers) for workers in (1, 2)}
+        figures["difference"] = difference(cache, Path(task.source))
 
 
 if __name__ == "__main__":

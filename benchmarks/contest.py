@@ -1,4 +1,4 @@
-"""The same work by everybody: one process each, one after the other, again and again."""
+"""Runs every contestant on the same task, interleaved and each in a separate process."""
 
 import shutil
 import sys
@@ -18,7 +18,10 @@ RECIPE = "common recipe"
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who does the work, by which function for an image, and where its table is then."""
+    """One way of doing a benchmark's task.
+
+    `kernel` selects the function applied to an image; `table` is the result's path below the target folder.
+    """
 
     name: str
     module: str
@@ -27,19 +30,19 @@ class Contestant:
 
     @property
     def command(self) -> list[str]:
-        """The program; PeerMissing where its environment cannot be made."""
+        """The command that runs it. Raises PeerMissing if its environment cannot be installed."""
         peer = self.module.removeprefix("benchmarks.peers.").removesuffix("_peer")
         python = str(python_of(peer)) if peer in PEERS else sys.executable
         return [python, "-m", self.module]
 
 
 def peers(*kernels: str) -> Iterator[Contestant]:
-    """Each peer with each of the functions for an image."""
+    """Each peer with each of the given kernels."""
     names = {"daft": "Daft", "ray": "Ray Data", "datasets": "Hugging Face datasets"}
-    said = {"own": ", our function", "pillow": ", Pillow", "": ""}
+    suffixes = {"own": ", our function", "pillow": ", Pillow", "": ""}
     for peer, name in names.items():
         for kernel in kernels:
-            yield Contestant(f"{name}{said[kernel]}", f"benchmarks.peers.{peer}_peer", kernel)
+            yield Contestant(f"{name}{suffixes[kernel]}", f"benchmarks.peers.{peer}_peer", kernel)
 
 
 CONTESTANTS = {
@@ -62,7 +65,7 @@ CONTESTANTS = {
 
 
 def contest(benchmark: str, photographs: Photographs, count: int, repeats: int) -> dict:
-    """Every contestant's runs on so many photographs, interleaved; the outputs are checked and thrown away."""
+    """Run every contestant on `count` photographs, interleaved; outputs are checked, then deleted."""
     if benchmark == "ingest":
         source = landing = landing_of(photographs, count)
     else:
@@ -72,13 +75,13 @@ def contest(benchmark: str, photographs: Photographs, count: int, repeats: int) 
         for contestant in CONTESTANTS[benchmark]:
             run = one_run(benchmark, contestant, source, landing)
             runs[contestant.name].append(asdict(run))
-            told = run.error or f"{count / run.answer['work_seconds']:,.0f} images a second"
-            print(f"{benchmark} {repeat + 1}/{repeats}  {contestant.name}: {told}", flush=True)
+            result = run.error or f"{count / run.answer['work_seconds']:,.0f} images/s"
+            print(f"{benchmark} {repeat + 1}/{repeats}  {contestant.name}: {result}", flush=True)
     return {"count": count, "bytes": sum(file.stat().st_size for file in landing.rglob("*.jpg")), "runs": runs}
 
 
 def one_run(benchmark: str, contestant: Contestant, source: Path, landing: Path) -> Run:
-    """One run, in an empty folder; the error says what kept it from counting."""
+    """One run into an empty folder; `error` says why it does not count."""
     target = CACHE / "output"
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A contest's figures as tables: what everybody came to, and where our own time goes."""
+"""Contest results as tables: all contestants, and where our own time goes."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from benchmarks.contest import OURS, RECIPE
 from benchmarks.markdown import markdown, to_cell
 from benchmarks.results import Spread, good, median_parts, peak_megabytes, rates, start_seconds
 
-WORTH_SHOWING = 0.1  # seconds: parts that never take as long are left out
+WORTH_SHOWING = 0.1  # seconds; parts that never take this long are left out
 
 
 def contest_table(found: dict[str, Any]) -> str:
-    """Every contestant: images a second, start-up, total, processor time, memory; or why there is no figure."""
+    """One row per contestant: rate, startup, total time, CPU time and memory, or why it has no result."""
     rate = rates(found)
     recipe = rate.get(RECIPE)
-    head = ["", "images a second", "times the recipe", "start and stop, s", "in all, s", "CPU s / 1,000", "peak MB"]
+    head = ["", "images/s", "relative to the recipe", "start and stop, s", "total, s", "CPU s / 1,000", "peak MB"]
     rows = []
     for name, runs in found["runs"].items():
         if name not in rate:
@@ -34,7 +34,7 @@ def contest_table(found: dict[str, Any]) -> str:
 
 
 def own_parts(found: dict[str, Any]) -> str:
-    """Where our own time goes, the longest part first."""
+    """Seconds per part of our own run, longest first."""
     parts = median_parts(found["runs"][OURS], "parts")
     by_cost = sorted(parts, key=lambda name: -parts[name])
     rows = [[f"`{name}`", f"{parts[name]:.1f}"] for name in by_cost if parts[name] >= WORTH_SHOWING]

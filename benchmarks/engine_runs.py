@@ -1,4 +1,4 @@
-"""One engine computes one network on photographs in a process of its own; what `benchmarks.engines` starts."""
+"""Runs one network in one engine on photographs (the program that `benchmarks.engines` starts)."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from benchmarks.recipe_training import BACKBONE
 from benchmarks.task import answer, read_task, timed
 
 LABELS = 5
-THREADS = 1  # as a Python worker of Spark has
+THREADS = 1  # as in a Spark Python worker
 Network = Callable[[np.ndarray], np.ndarray]
 
 
 def prepare(framework: str, target: Path) -> None:
-    """A network with a head that tells images apart, as a model in MLflow's own flavor and as ONNX."""
+    """Write a network as an MLflow model and as ONNX; its random head gives different images different labels."""
     import mlflow
 
     from image_assets.models.logged_models import write_onnx
@@ -46,7 +46,7 @@ def prepare(framework: str, target: Path) -> None:
 
 
 def tensorflow_function(folder: str, _: str) -> Network:
-    """TensorFlow's own graph."""
+    """TensorFlow, as a `tf.function`."""
     import tensorflow as tf
     from mlflow import tensorflow
 
@@ -58,7 +58,7 @@ def tensorflow_function(folder: str, _: str) -> Network:
 
 
 def torch_script(folder: str, _: str) -> Network:
-    """PyTorch's graph, traced and frozen; pixels and weights are channels-last."""
+    """PyTorch as traced and frozen TorchScript, with pixels and weights in channels-last layout."""
     import torch
     from mlflow import pytorch
 
@@ -77,14 +77,14 @@ def torch_script(folder: str, _: str) -> Network:
 
 
 def onnx_runtime(_: str, file: str) -> Network:
-    """What this project computes with on a CPU."""
+    """ONNX Runtime, which this project uses on a CPU."""
     from image_assets.models.engines import onnx_network
 
     return onnx_network(file)
 
 
 def open_vino(_: str, file: str) -> Network:
-    """OpenVINO, in single precision; its bfloat16 gives other labels."""
+    """OpenVINO in single precision; its bfloat16 changes some labels."""
     openvino = import_module("openvino")
     config = {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(file, "CPU", config).create_infer_request()
@@ -100,7 +100,7 @@ ENGINES = {
 
 
 def batches(landing: Path, images: int) -> Iterable[np.ndarray]:
-    """The photographs decoded, in batches."""
+    """The decoded photographs in batches: uint8 (n, 224, 224, 3)."""
     from image_assets.images.pixels import to_pixels
 
     pixels = np.stack([to_pixels(file.read_bytes(), 224) for file in sorted(files_in(landing))])
@@ -108,7 +108,7 @@ def batches(landing: Path, images: int) -> Iterable[np.ndarray]:
 
 
 def main() -> None:
-    """Prepare a network, or compute it: all photographs once to get warm, then again, timed."""
+    """Prepare a network, or run it on all photographs: once to warm up, then again, timed."""
     task = read_task()
     target = Path(task.target)
     if task.benchmark == "prepare":
@@ -119,12 +119,12 @@ def main() -> None:
     network = ENGINES[engine]((target / "model").read_text(), str(target / "network.onnx"))
     decoded = batches(Path(task.source), images)
     found = np.concatenate([network(batch) for batch in decoded])
-    with timed() as told:
+    with timed() as figures:
         computed = time.process_time()
         for batch in decoded:
             network(batch)
-        told["cpu_seconds"] = time.process_time() - computed  # one thread: what passes on an idle machine
-        told["probabilities"] = found.tolist()
+        figures["cpu_seconds"] = time.process_time() - computed  # with one thread, the wall time of an idle machine
+        figures["probabilities"] = found.tolist()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What computes a network on a CPU: the frameworks themselves, ONNX Runtime, OpenVINO; one thread each."""
+"""Inference engines on a CPU: the frameworks themselves, ONNX Runtime and OpenVINO, with one thread each."""
 
 import json
 import os
@@ -15,15 +15,15 @@ from benchmarks.photographs import CACHE, Photographs, landing_of
 from benchmarks.recipe_training import BACKBONE
 from benchmarks.results import Spread, good, peak_megabytes
 
-FIRST = {"tensorflow": "tensorflow, tf.function", "torch": "torch, frozen TorchScript"}  # what others are compared with
+FIRST = {"tensorflow": "tensorflow, tf.function", "torch": "torch, frozen TorchScript"}  # the baselines
 OTHERS = ("onnxruntime", "openvino")
-BATCHES = {"onnxruntime": 8}  # of 32 images otherwise
-# Without it torch spends half of its time on giving memory back.
+BATCHES = {"onnxruntime": 8}  # images per batch; 32 in the other engines
+# Without this, torch spends half of its time returning memory to the system.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE), "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE)}
 
 
 def engines(photographs: Photographs, count: int, repeats: int) -> dict:
-    """Both networks in every engine that computes them, interleaved."""
+    """Run both networks in every engine that supports them, interleaved."""
     landing, work = landing_of(photographs, count), CACHE / "output"
     shutil.rmtree(work, ignore_errors=True)
     variables = {**ALLOCATOR, BACKBONE: os.environ.get(BACKBONE, "none"), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -32,7 +32,7 @@ def engines(photographs: Photographs, count: int, repeats: int) -> dict:
     for framework in FIRST:
         made = measured([*program, "prepare", str(landing), str(work / framework), framework], variables)
         if made.error:
-            raise RuntimeError(f"{framework} could not be prepared: {made.error}")
+            raise RuntimeError(f"preparing the {framework} network failed: {made.error}")
     for repeat in range(repeats):
         for framework, first in FIRST.items():
             for engine in (first, *OTHERS):
@@ -45,7 +45,7 @@ def engines(photographs: Photographs, count: int, repeats: int) -> dict:
 
 
 def with_differences(found: dict[str, Any], first: str) -> dict[str, Any]:
-    """Each run with how far its probabilities are from the first engine's, in place of them."""
+    """Replace each run's probabilities with their largest difference from those of the first engine."""
     (expected, *_) = (np.array(run["answer"]["probabilities"]) for run in good(found["runs"][first]))
     for run in (run for runs in found["runs"].values() for run in good(runs)):
         probabilities = np.array(run["answer"].pop("probabilities"))
@@ -55,7 +55,7 @@ def with_differences(found: dict[str, Any], first: str) -> dict[str, Any]:
 
 
 def engine_rates(found: dict[str, Any]) -> dict[str, Spread]:
-    """Images a second of one core, of every engine that got to the end."""
+    """Images per second and core, for every engine that finished."""
     return {
         engine: Spread.of([found["count"] / run["answer"]["cpu_seconds"] for run in good(runs)])
         for engine, runs in found["runs"].items()
@@ -64,23 +64,23 @@ def engine_rates(found: dict[str, Any]) -> dict[str, Spread]:
 
 
 def engine_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What this project computes with against the framework itself."""
+    """ONNX Runtime compared with the framework itself."""
     rows = []
     for framework, of in found.items():
         rate = engine_rates(of)
         if FIRST[framework] in rate and "onnxruntime" in rate:
-            said = f"{framework} network: images a second in ONNX Runtime, times the framework's own"
-            rows.append((said, f"{rate['onnxruntime'].median / rate[FIRST[framework]].median:.2f}", "1.1"))
+            compared = f"{framework} network: images/s in ONNX Runtime, relative to the framework"
+            rows.append((compared, f"{rate['onnxruntime'].median / rate[FIRST[framework]].median:.2f}", "1.1"))
     return rows
 
 
 def engines_section(found: dict[str, Any]) -> str:
-    """All that the page says of engines."""
+    """The page's section on engines."""
     head = [
         "",
-        "images a second and core",
-        "times the framework's",
-        "start, CPU s",
+        "images/s per core",
+        "relative to the framework",
+        "startup, CPU s",
         "peak MB",
         "largest difference",
         "same labels",
@@ -93,7 +93,7 @@ def engines_section(found: dict[str, Any]) -> str:
             if engine not in rate:
                 rows.append([name, to_cell(runs[0]["error"]), *[""] * 5])
                 continue
-            told = [run["answer"] for run in good(runs)]
+            answers = [run["answer"] for run in good(runs)]
             started = Spread.of([run["cpu_seconds"] - 2 * run["answer"]["cpu_seconds"] for run in good(runs)]).median
             rows.append(
                 [
@@ -102,8 +102,8 @@ def engines_section(found: dict[str, Any]) -> str:
                     f"{rate[engine].median / rate[FIRST[framework]].median:.2f}" if FIRST[framework] in rate else "",
                     f"{started:.1f}",
                     f"{peak_megabytes(runs):,.0f}",
-                    f"{max(one['difference'] for one in told):.0e}",
-                    f"{min(one['same_labels'] for one in told):.1%}",
+                    f"{max(one['difference'] for one in answers):.0e}",
+                    f"{min(one['same_labels'] for one in answers):.1%}",
                 ]
             )
     count = next(iter(found.values()))["count"]

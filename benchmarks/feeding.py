@@ -1,6 +1,6 @@
-"""Batches of images as a training takes them: two epochs are timed, a third is looked at.
+"""Feeds batches of images as training consumes them: two epochs are timed, the pixels of a third are checked.
 
-Every loader feeds so, also those in environments of their own.
+Every loader uses this, including those in separate environments.
 """
 
 import time
@@ -18,14 +18,14 @@ PIXELS_SHAPE = (SIDE_PIXELS, SIDE_PIXELS, 3)
 BATCH_IMAGES = 32
 WORKERS = 2
 EPOCHS = 2
-SEEN_EVERY = 20  # the pixels of each so-manieth photograph are kept to be looked at
+SEEN_EVERY = 20  # the pixels of every 20th photograph are saved and checked
 
-# Pixels (n, 224, 224, 3) uint8, or the files' bytes where nothing is decoded; and the photographs' numbers (n,).
+# Pixels uint8 (n, 224, 224, 3), or the files' bytes if nothing is decoded; and the photographs' numbers (n,).
 Batch = tuple[np.ndarray | list[bytes], np.ndarray]
 
 
 def to_pillow_pixels(file: Path | BinaryIO) -> np.ndarray:
-    """The pixels of a photograph, decoded and resized by Pillow."""
+    """The pixels of a photograph, decoded and resized with Pillow: uint8 (224, 224, 3)."""
     from PIL import Image
 
     with Image.open(file) as image:
@@ -33,28 +33,28 @@ def to_pillow_pixels(file: Path | BinaryIO) -> np.ndarray:
 
 
 def feed(epoch: Callable[[], Iterable[Batch]], target: str) -> None:
-    """Take in every batch of the epochs that are timed, tell how long each took, and keep some pixels of another."""
+    """Consume all batches of the timed epochs, report the times, and save some pixels of one more epoch."""
     epochs = [timed_epoch(epoch) for _ in range(EPOCHS)]
     answer({"work_seconds": epochs[0]["seconds"], "epochs": epochs})
     keep(epoch(), Path(target))
 
 
 def timed_epoch(epoch: Callable[[], Iterable[Batch]]) -> dict[str, float]:
-    """Seconds, processor seconds and images of one epoch."""
+    """Wall seconds, CPU seconds and number of images of one epoch."""
     computed, started = cpu_seconds(), time.perf_counter()
     images = sum(len(numbers) for _, numbers in epoch())
     return {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - computed, "images": images}
 
 
 def cpu_seconds() -> float:
-    """What this process and all below it have computed so far."""
+    """CPU time of this process and all its descendants so far."""
     program = psutil.Process()
     times = [process.cpu_times() for process in (program, *program.children(recursive=True))]
     return sum(of.user + of.system + of.children_user + of.children_system for of in times)
 
 
 def keep(batches: Iterable[Batch], target: Path) -> None:
-    """Write down which photographs came, and the pixels of some of them."""
+    """Save the numbers of all photographs in the batches, and the pixels of some."""
     numbers, seen, pixels = [], [], []
     for images, of in batches:
         numbers.append(np.array(of))

@@ -1,4 +1,4 @@
-"""A hundred new files into tables of a thousand, ten thousand and a hundred thousand images."""
+"""Adds a hundred new files to tables of a thousand, ten thousand and a hundred thousand images."""
 
 import shutil
 import sys
@@ -21,12 +21,12 @@ FOLLOWERS = ("image_files", "raw_images", "featured_images", "grayscale_images",
 
 
 def sizes_up_to(count: int) -> tuple[int, ...]:
-    """The sizes of tables to follow into."""
+    """The table sizes to measure."""
     return (count // 100, count // 10, count)
 
 
 def following(count: int, repeats: int) -> dict:
-    """Runs for a hundred new files each, at every size by turns, and the recipe's whole path to compare with."""
+    """Runs for a hundred new files at every table size, interleaved, and the recipe's full rebuild for comparison."""
     runs: dict[str, list[dict]] = {}
     for size in sizes_up_to(count):
         home, _ = home_of(SMALL, size)
@@ -36,8 +36,8 @@ def following(count: int, repeats: int) -> dict:
         for size in sizes_up_to(count):
             run = one_run(size, size + NEW * repeat)
             runs.setdefault(str(size), []).append(asdict(run))
-            told = run.error or f"{run.answer['work_seconds']:.1f} s"
-            print(f"following {repeat + 1}/{repeats}  {NEW} new files into {size:,} images: {told}", flush=True)
+            result = run.error or f"{run.answer['work_seconds']:.1f} s"
+            print(f"following {repeat + 1}/{repeats}  {NEW} new files into {size:,} images: {result}", flush=True)
     for size in sizes_up_to(count):
         shutil.rmtree(copy_of(size))
     recomputed = {str(size): recipe_runs(size, repeats) for size in (count // 100, count // 20)}
@@ -45,12 +45,12 @@ def following(count: int, repeats: int) -> dict:
 
 
 def copy_of(size: int) -> Path:
-    """Where a home is changed."""
+    """The folder of the copy of a home that the benchmark modifies."""
     return CACHE / "following" / str(size)
 
 
 def one_run(size: int, before: int) -> Run:
-    """Add files to the landing folder of a home and let its tables follow, in a new process."""
+    """Add files to a home's landing folder and update its tables, in a new process."""
     home, landing = copy_of(size), SMALL.folder / str(size)
     write(SMALL, landing, range(before, before + NEW))
     run = measured([sys.executable, "-m", "benchmarks.following", "following", str(landing), str(home), ""])
@@ -61,12 +61,12 @@ def one_run(size: int, before: int) -> Run:
 
 
 def rows_in(home: Path, table: str) -> int:
-    """How many rows a table has, by another reader."""
+    """The number of rows of a table, read without this project's code."""
     return DeltaTable(home / "tables" / table).to_pyarrow_dataset().count_rows()
 
 
 def recipe_runs(size: int, repeats: int) -> list[dict]:
-    """The recipe makes the same tables anew."""
+    """Runs in which the recipe rebuilds the same tables."""
     landing, target = landing_of(SMALL, size), CACHE / "output"
     runs = []
     for repeat in range(repeats):
@@ -79,14 +79,14 @@ def recipe_runs(size: int, repeats: int) -> list[dict]:
 
 
 def main() -> None:
-    """Follow once, and tell how long each step and each part took."""
+    """Update the tables once, and report the seconds of each step and part."""
     task = read_task()
     home = Path(task.target)
     use_home(home, Path(task.source))
     start_spark()
-    with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as told, timed_parts() as parts:
+    with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as figures, timed_parts() as parts:
         result = materialized(data_assets(), instance)
-        told |= {"steps": seconds_by_step(result), "parts": parts}
+        figures |= {"steps": seconds_by_step(result), "parts": parts}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The gallery over many images: how long a filter takes, a page of pictures, one image."""
+"""The gallery with many images: response times of filters, of a page with thumbnails, and of one image."""
 
 import os
 import socket
@@ -31,11 +31,11 @@ from resources.delta.table_layout import file_layout
 from resources.delta.thin_tables import ThinTables
 from resources.files.file_system import to_path
 
-PICTURES = 60  # that differ; the others are copies with other bytes
+PICTURES = 60  # different pictures; all others are copies with different bytes
 PAGE_IMAGES = 60
-CONNECTIONS = 6  # as many as a browser opens
+CONNECTIONS = 6  # as in a browser
 REPEATS = 5
-AT_ONCE = 5_000  # rows that are written together
+AT_ONCE = 5_000  # rows per commit
 FILTERS: dict[str, dict[str, object]] = {
     "nothing": {},
     "label": {"label": LABELS[0]},
@@ -50,7 +50,7 @@ Row = dict[str, Any]
 
 
 def gallery(count: int, repeats: int) -> dict[str, Any]:
-    """A home of so many images, written without Spark; the gallery asked over HTTP."""
+    """Request pages over HTTP from the gallery of a home with `count` images (written without Spark)."""
     home = HOMES / f"gallery-{count}"
     if not home.with_suffix(".finished").exists():
         build(home, count)
@@ -64,7 +64,7 @@ def gallery(count: int, repeats: int) -> dict[str, Any]:
 
 
 def build(home: Path, count: int) -> None:
-    """The files and tables of a home: every image another one by its bytes, two versions' answers to each."""
+    """Write the files and tables of a home: no two images have the same bytes, and two versions predicted each."""
     thin_tables, random = ThinTables(root=str(home / "tables")), Random(0)
     contents = [to_jpeg(crop(to_noise(place), place)) for place in range(PICTURES)]
     for start in range(0, count, AT_ONCE):
@@ -81,7 +81,7 @@ def build(home: Path, count: int) -> None:
 
 
 def add(rows: dict[Table, list[Row]], landing: Path, content: bytes, number: int, random: Random) -> None:
-    """Write one file, and add its row to every table's."""
+    """Write one file, and append its row to the rows of every table."""
     label = random.choice(LABELS)
     file = landing / label / f"{number // AT_ONCE:03}" / f"{number:07}.jpg"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,15 +98,15 @@ def add(rows: dict[Table, list[Row]], landing: Path, content: bytes, number: int
     split = random.choices(("training", "validation", "test"), (70, 15, 15))[0]
     rows[IMAGE_SPLITS].append({**key, "label": label, "split": split, "duplicate_group": key["image_id"], **hashes})
     for version, framework in ((1, "tensorflow"), (2, "torch")):
-        said = label if random.random() < 0.9 else random.choice(LABELS)
+        predicted = label if random.random() < 0.9 else random.choice(LABELS)
         shares = [random.random() for _ in LABELS]
-        answer = {"label": said, "probability": max(shares) / sum(shares), "probabilities": shares}
+        answer = {"label": predicted, "probability": max(shares) / sum(shares), "probabilities": shares}
         rows[IMAGE_PREDICTIONS].append({**key, **answer, "model_version": version, "framework": framework})
 
 
 @contextmanager
 def served(home: Path) -> Iterator[int]:
-    """The gallery in a process of its own, as `make dev` starts it: its port."""
+    """Run the gallery in a separate process, as `make dev` does, and yield its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -126,74 +126,74 @@ def served(home: Path) -> Iterator[int]:
 
 
 def get(connection: HTTPConnection, address: str) -> bytes:
-    """What is there; an OSError where something else is."""
+    """The body of the response. Raises OSError if the status is not 200."""
     connection.request("GET", address)
     answer = connection.getresponse()
     body = answer.read()
     if answer.status != 200:
-        raise OSError(f"{address} answers {answer.status}")
+        raise OSError(f"{address} returned status {answer.status}")
     return body
 
 
 def last_page(connection: HTTPConnection) -> int:
-    """How many pages there are."""
+    """The number of the last page."""
     return int(get(connection, "/").decode().split("page 1 of ")[1].split("<")[0].replace(",", ""))
 
 
 def milliseconds(act: Callable[[], object]) -> float:
-    """How long it takes."""
+    """The duration of a call."""
     started = time.perf_counter()
     act()
     return 1000 * (time.perf_counter() - started)
 
 
 def page_with_pictures(connections: list[HTTPConnection], number: int) -> None:
-    """A page and all its pictures, over as many connections as a browser opens."""
+    """Load a page and all its thumbnails, over as many connections as a browser uses."""
     address = f"/?{urlencode({'sort': 'unsure', 'page': number})}"
     pictures = [part.split('"')[0] for part in get(connections[0], address).decode().split('src="')[1:]]
     if len(pictures) != PAGE_IMAGES:
-        raise OSError(f"{address} has {len(pictures)} pictures: expected {PAGE_IMAGES}")
+        raise OSError(f"{address} has {len(pictures)} thumbnails: expected {PAGE_IMAGES}")
     with ThreadPoolExecutor(CONNECTIONS) as browser:
         parts = [pictures[place::CONNECTIONS] for place in range(CONNECTIONS)]
         list(browser.map(lambda one, some: [get(one, picture) for picture in some], connections, parts))
 
 
 def main() -> None:
-    """Ask every filter, pages that nobody saw and the same again, one image."""
+    """Request every filter, pages without cached thumbnails, the same pages again, and one image."""
     home = Path(read_task().target)
     started = time.perf_counter()
-    with served(home) as port, timed() as told:
-        told["start"] = time.perf_counter() - started
+    with served(home) as port, timed() as figures:
+        figures["start"] = time.perf_counter() - started
         connections = [HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(CONNECTIONS)]
         first = connections[0]
-        filters = {name: f"/?{urlencode(said)}".rstrip("?") for name, said in FILTERS.items()}
-        told["filters"] = {
+        filters = {name: f"/?{urlencode(parameters)}".rstrip("?") for name, parameters in FILTERS.items()}
+        figures["filters"] = {
             name: [milliseconds(partial(get, first, address)) for _ in range(REPEATS)]
             for name, address in filters.items()
         }
         pages = Random(time.time_ns()).sample(range(1, last_page(first)), REPEATS)
         for kind in ("new", "kept"):
-            told[kind] = [milliseconds(partial(page_with_pictures, connections, page)) for page in pages]
+            figures[kind] = [milliseconds(partial(page_with_pictures, connections, page)) for page in pages]
         one = get(first, "/?sort=unsure").decode().split('href="/image?')[1].split('"')[0].replace("&amp;", "&")
-        told["image"] = [milliseconds(partial(get, first, f"/image?{one}")) for _ in range(REPEATS)]
+        figures["image"] = [milliseconds(partial(get, first, f"/image?{one}")) for _ in range(REPEATS)]
 
 
 def gallery_section(found: dict[str, Any]) -> str:
-    """What the gallery takes, as the page of figures shows it."""
-    said = [run["answer"] for run in good(found["runs"])]
-    if not said:
+    """The page's section on the gallery."""
+    answers = [run["answer"] for run in good(found["runs"])]
+    if not answers:
         return ""
     rows = [
-        [f"filter: {name}", f"{Spread.of([one for run in said for one in run['filters'][name]]):,.0f}", "1,000"]
+        [f"filter: {name}", f"{Spread.of([one for run in answers for one in run['filters'][name]]):,.0f}", "1,000"]
         for name in FILTERS
     ]
     for words, name, aim in (
-        ("a page of 60 images, pictures made", "new", "500"),
-        ("the same again, pictures kept", "kept", "500"),
+        ("a page of 60 images, thumbnails created", "new", "500"),
+        ("the same page again, thumbnails cached", "kept", "500"),
         ("one image", "image", ""),
     ):
-        rows.append([words, f"{Spread.of([one for run in said for one in run[name]]):,.0f}", aim])
-    return f"## The gallery over {found['count']:,} images\n\n{markdown(['', 'ms', 'at most'], rows)}"
+        rows.append([words, f"{Spread.of([one for run in answers for one in run[name]]):,.0f}", aim])
+    return f"## The gallery over {found['count']:,} images\n\n{markdown(['', 'ms', 'target (at most)'], rows)}"
 
 
 if __name__ == "__main__":

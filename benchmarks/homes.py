@@ -1,4 +1,4 @@
-"""Homes of so many images, gone through the data assets: kept for as long as the code that made them is the same."""
+"""Homes with a given number of images in their data tables, reused as long as the code that wrote them is unchanged."""
 
 import shutil
 import sys
@@ -17,13 +17,13 @@ KEPT_CODE = ("image_assets/*.py", "image_assets/data/*.py", "resources/*.py")
 
 
 def code_digest() -> str:
-    """What decides what is in a home's tables, in one short string."""
+    """A short hash of all code that determines the content of a home's tables."""
     files = sorted(file for pattern in KEPT_CODE for file in ROOT.glob(pattern))
     return sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:10]
 
 
 def home_of(photographs: Photographs, count: int) -> tuple[Path, Path]:
-    """A home whose tables hold so many photographs, and its landing folder; not to be changed."""
+    """A home whose tables contain `count` photographs, and its landing folder. Do not modify them."""
     landing = landing_of(photographs, count)
     home = HOMES / f"{photographs.folder.name}-{count}-{code_digest()}"
     finished = home.with_suffix(".finished")
@@ -32,13 +32,13 @@ def home_of(photographs: Photographs, count: int) -> tuple[Path, Path]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         run = measured([sys.executable, "-m", "benchmarks.homes", "build", str(landing), str(home), ""])
         if run.error:
-            raise RuntimeError(f"the home of {count:,} images could not be made: {run.error}")
+            raise RuntimeError(f"building the home with {count:,} images failed: {run.error}")
         finished.touch()
     return home, landing
 
 
 def data_assets() -> dg.AssetSelection:
-    """The assets of the data group that follow the landing folder, with their checks: caches are for a training."""
+    """The data assets that follow the landing folder, with their checks, but no caches: only training needs those."""
     from image_assets.jobs.asset_jobs import CACHES
 
     return dg.AssetSelection.groups("data") - CACHES

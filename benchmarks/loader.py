@@ -1,4 +1,4 @@
-"""Batches of decoded images for a training, by this project and by other loaders: a first epoch and a second one."""
+"""Loaders of decoded images for training, ours and others: a first and a second epoch."""
 
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,14 +15,14 @@ from benchmarks.peers.environments import PeerMissing
 from benchmarks.photographs import CACHE, Photographs, files_in, number_of
 
 OWN = "benchmarks.own_loader"
-TOLERANCE = 2.0  # mean difference of an image's values from Pillow's: TensorFlow's decoder is a less exact one
-# What this project gives the processes of a training.
+TOLERANCE = 2.0  # mean absolute difference from Pillow's pixels; TensorFlow's decoder is less exact
+# As in the training processes of this project.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE), "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE)}
 
 
 @dataclass(frozen=True)
 class Loader(Contestant):
-    """A contestant that may have to prepare something before it can feed."""
+    """A contestant that may have to write files in its own format first."""
 
     prepares: bool = False
 
@@ -43,7 +43,7 @@ LIMITS = (
 
 
 def loader(photographs: Photographs, count: int, repeats: int) -> dict:
-    """Every loader's preparations and runs, interleaved, and the limits of our own."""
+    """Preparations and runs of every loader, interleaved, and the limits of our own."""
     home, landing = home_of(photographs, count)
     runs: dict[str, list[dict]] = {}
     preparations: dict[str, list[dict]] = {}
@@ -53,14 +53,14 @@ def loader(photographs: Photographs, count: int, repeats: int) -> dict:
             runs.setdefault(contestant.name, []).append(asdict(run))
             if preparation:
                 preparations.setdefault(contestant.name, []).append(asdict(preparation))
-            told = run.error or [f"{epoch['images'] / epoch['seconds']:,.0f}" for epoch in run.answer["epochs"]]
-            print(f"loader {repeat + 1}/{repeats}  {contestant.name}, images a second by epoch: {told}", flush=True)
+            result = run.error or [f"{epoch['images'] / epoch['seconds']:,.0f}" for epoch in run.answer["epochs"]]
+            print(f"loader {repeat + 1}/{repeats}  {contestant.name}, images/s by epoch: {result}", flush=True)
     size = sum(file.stat().st_size for file in files_in(landing))
     return {"count": count, "bytes": size, "runs": runs, "preparations": preparations}
 
 
 def one_run(contestant: Loader, home: Path, landing: Path) -> tuple[Run | None, Run]:
-    """What a loader prepares, and how it feeds; the error says what kept it from counting."""
+    """A loader's preparation, if any, and its run; `error` says why a run does not count."""
     work = CACHE / "output"
     prepared, output = work / "prepared", work / "fed"
     shutil.rmtree(work, ignore_errors=True)
@@ -85,14 +85,14 @@ def one_run(contestant: Loader, home: Path, landing: Path) -> tuple[Run | None, 
 
 
 def require_fed(output: Path, landing: Path, *, decoded: bool = True) -> None:
-    """WrongOutput unless every photograph came once and, among those looked at, is nearly as Pillow has it."""
+    """Raise WrongOutput unless every photograph came once and the checked ones nearly match Pillow's pixels."""
     fed = np.load(output / "fed.npz")
     require_same_numbers(fed["numbers"].tolist(), landing)
     if not decoded:
         return
     files = {number: file for file in files_in(landing) if (number := number_of(file)) % SEEN_EVERY == 0}
     if sorted(fed["seen"].tolist()) != sorted(files):
-        raise WrongOutput(f"{len(fed['seen'])} photographs to be looked at: expected {len(files)}")
+        raise WrongOutput(f"{len(fed['seen'])} photographs were saved for checking: expected {len(files)}")
     for number, pixels in zip(fed["seen"].tolist(), fed["pixels"], strict=True):
         difference = np.abs(pixels.astype(np.int16) - to_pillow_pixels(files[number])).mean()
         if difference > TOLERANCE:

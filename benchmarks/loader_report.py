@@ -1,4 +1,4 @@
-"""The loaders' figures as a table: two epochs, what they cost, and what limits our own."""
+"""Loader results as a table: two epochs, their cost, and the limits of our own loader."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ FIRST, SECOND = 0, 1
 
 
 def epoch_rates(found: dict[str, Any], epoch: int) -> dict[str, Spread]:
-    """Images a second of every loader that got to the end, in the first epoch or the second."""
+    """Images per second in one epoch, for every loader that finished."""
     taken = {name: [run["answer"]["epochs"][epoch] for run in good(runs)] for name, runs in found["runs"].items()}
     return {
         name: Spread.of([of["images"] / of["seconds"] for of in epochs]) for name, epochs in taken.items() if epochs
@@ -19,37 +19,37 @@ def epoch_rates(found: dict[str, Any], epoch: int) -> dict[str, Spread]:
 
 
 def epoch_milliseconds(runs: list[dict], epoch: int) -> float:
-    """Processor time for an image, of all processes."""
+    """CPU milliseconds per image, over all processes."""
     epochs = [run["answer"]["epochs"][epoch] for run in good(runs)]
     return Spread.of([1000 * of["cpu_seconds"] / of["images"] for of in epochs]).median
 
 
 def loader_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Each of our caches against the best of the others, epoch by epoch."""
+    """Each of our caches relative to the best other loader, for each epoch."""
     rows = []
     own = [of.name for of in LOADERS if of.module == OWN]
     others = [of.name for of in LOADERS if of.module != OWN]
-    for epoch, said, aim in ((FIRST, "first", "1.2"), (SECOND, "second", "1")):
+    for epoch, ordinal, aim in ((FIRST, "first", "1.2"), (SECOND, "second", "1")):
         rate = {name: spread.median for name, spread in epoch_rates(found, epoch).items()}
         peers = {name: rate[name] for name in others if name in rate}
         if peers:
             best = max(peers, key=lambda name: peers[name])
             for name in (name for name in own if name in rate):
-                compared = f"loader, {said} epoch, {name}: images a second, times the best other's ({best})"
+                compared = f"loader, {ordinal} epoch, {name}: images/s, relative to the best other loader ({best})"
                 rows.append((compared, f"{rate[name] / peers[best]:.2f}", aim))
     return rows
 
 
 def loader_section(found: dict[str, Any]) -> str:
-    """All that the page says of loaders."""
+    """The page's section on loaders."""
     size = found["bytes"] / found["count"] / 1000
     title = f"## Loader: batches of {BATCH_IMAGES} images of {SIDE_PIXELS} x {SIDE_PIXELS}, two epochs"
     return f"{title}\n\n{found['count']:,} photographs of {size:.0f} KB on average.\n\n{loader_table(found)}"
 
 
 def loader_table(found: dict[str, Any]) -> str:
-    """Every loader, then the limits of our own: both epochs, preparation, processor time, memory."""
-    head = ["", "first epoch, images a second", "second epoch", "preparation, s", "CPU ms an image", "peak MB"]
+    """One row per loader, then the limits of our own: both epochs, preparation, CPU time, memory."""
+    head = ["", "first epoch, images/s", "second epoch, images/s", "preparation, s", "CPU ms per image", "peak MB"]
     first, second = epoch_rates(found, FIRST), epoch_rates(found, SECOND)
     rows = []
     for name, runs in found["runs"].items():

@@ -1,4 +1,4 @@
-"""One run of a program in a process of its own: how long it took, how much memory its processes held."""
+"""Runs a program in a separate process and measures its time, CPU time and memory."""
 
 import json
 import os
@@ -24,7 +24,7 @@ GIBIBYTE = 1024**3
 
 @dataclass(frozen=True)
 class Run:
-    """What one run came to; `answer` is what the program itself said, `error` why it did not get there."""
+    """The result of one run: `answer` is what the program reported, `error` why it failed."""
 
     seconds: float
     cpu_seconds: float = 0.0
@@ -34,16 +34,16 @@ class Run:
 
 
 def to_role(process: psutil.Process, root: int) -> str:
-    """What a process of the tree is there for."""
+    """The role of a process in the process tree: driver, java or workers."""
     if process.pid == root:
         return "driver"
     return "java" if process.name() == "java" else "workers"
 
 
 class Watch(threading.Thread):
-    """A program's processes, looked at a few times a second: the most memory they held, the processor time they took.
+    """Samples a program's processes several times a second: their peak memory and their CPU time.
 
-    Pages that processes share count for each of them.
+    Memory is the sum of the resident memory of all processes, so shared pages count once per process.
     """
 
     def __init__(self, root: int) -> None:
@@ -53,14 +53,14 @@ class Watch(threading.Thread):
         self.cpu: dict[tuple[int, float], float] = {}
 
     def run(self) -> None:
-        """Look until the program has ended."""
+        """Sample until the program has ended."""
         while not self.ended.wait(SAMPLE_SECONDS):
             with suppress(psutil.NoSuchProcess):
                 program = psutil.Process(self.root)
                 self.look([program, *program.children(recursive=True)])
 
     def look(self, processes: Sequence[psutil.Process]) -> None:
-        """Note what the processes hold now, by role and together, and how much they have computed so far."""
+        """Record the current memory, by role and in total, and the CPU time so far."""
         held: Counter[str] = Counter()
         for process in processes:
             with suppress(psutil.NoSuchProcess):
@@ -72,21 +72,21 @@ class Watch(threading.Thread):
 
 
 def environment(answer: str, more: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a run: this folder's modules, one thread for each process that computes."""
+    """The environment of a run: this project's modules, and one thread per computing process."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    dropped = ("IMAGE_ASSETS_", "PYTHONDONTWRITEBYTECODE")  # modules compiled at every start are no figure of anybody
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    told = {"BENCHMARK_ANSWER": answer, "BENCHMARK_STARTED": str(time.time())}
-    return {**kept, **threads, "PYTHONPATH": str(ROOT), **told, **more}
+    dropped = ("IMAGE_ASSETS_", "PYTHONDONTWRITEBYTECODE")  # the latter would add compiling modules to every start
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    task = {"BENCHMARK_ANSWER": answer, "BENCHMARK_STARTED": str(time.time())}
+    return {**inherited, **threads, "PYTHONPATH": str(ROOT), **task, **more}
 
 
 def on_cores() -> None:
-    """Let this process, and all that it starts, use a fixed number of cores."""
+    """Restrict this process and its children to a fixed number of cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
 def measured(command: Sequence[str], more: Mapping[str, str] | None = None) -> Run:
-    """Run a program to its end on CORES cores; it writes what it has to say to the file in BENCHMARK_ANSWER."""
+    """Run a program on CORES cores; it writes its figures to the file named by BENCHMARK_ANSWER."""
     with tempfile.TemporaryDirectory() as folder:
         answer, log = Path(folder, "answer.json"), Path(folder, "log")
         with log.open("wb") as output:
@@ -110,6 +110,6 @@ def measured(command: Sequence[str], more: Mapping[str, str] | None = None) -> R
             seconds = time.perf_counter() - started
         cpu = sum(watch.cpu.values())
         if code or not answer.is_file():
-            said = log.read_text(errors="replace").strip().splitlines()[-15:]
-            return Run(seconds, cpu, dict(watch.peak), error="\n".join(said) or f"ended with {code}")
+            output_tail = log.read_text(errors="replace").strip().splitlines()[-15:]
+            return Run(seconds, cpu, dict(watch.peak), error="\n".join(output_tail) or f"exited with code {code}")
         return Run(seconds, cpu, dict(watch.peak), json.loads(answer.read_text()))

@@ -1,4 +1,4 @@
-"""The same work by this project: its own assets, materialized in a home."""
+"""This project as a contestant: its assets, materialized in a home."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from benchmarks.recipe import start_workers
 from benchmarks.task import Task, read_task, timed
 
 TARGETS = {
-    "ingest": ("image_files", "replayed_files", "raw_images"),  # one step makes them
+    "ingest": ("image_files", "replayed_files", "raw_images"),  # one step writes all three
     "featured": ("featured_images",),
     "grayscale": ("grayscale_images",),
 }
 
 
 def copied_home(source: Path, target: Path, without: Collection[str] = ()) -> None:
-    """A home to change: Parquet files, which nobody changes, are shared with the first one."""
+    """Copy a home so that it can be modified; its Parquet files, which are never modified, are hard links."""
 
     def copy(file: str, to: str) -> None:
         if file.endswith(".parquet") and "_delta_log" not in file:
@@ -32,7 +32,7 @@ def copied_home(source: Path, target: Path, without: Collection[str] = ()) -> No
 
 
 def use_home(home: Path, landing: Path) -> None:
-    """Let the definitions, which are loaded after this, speak of this home."""
+    """Make definitions that are loaded later use this home."""
     os.environ |= {
         "IMAGE_ASSETS_HOME": str(home),
         "IMAGE_ASSETS_LANDING": str(landing),
@@ -41,7 +41,7 @@ def use_home(home: Path, landing: Path) -> None:
 
 
 def start_spark() -> None:
-    """Start the session that the assets find afterwards."""
+    """Start the Spark session that the assets will use."""
     from definitions import resources
 
     session = resources["pyspark"]
@@ -52,7 +52,7 @@ def start_spark() -> None:
 def materialized(
     selection: dg.AssetSelection, instance: dg.DagsterInstance, run_config: dict[str, Any] | None = None
 ) -> dg.ExecuteInProcessResult:
-    """One Dagster run of some of the assets, with the project's resources."""
+    """Materialize some of the assets in one Dagster run, with the project's resources."""
     from definitions import defs, resources
 
     everything = [*(defs.assets or ()), *(defs.asset_checks or ())]
@@ -62,7 +62,7 @@ def materialized(
 
 
 def prepare(task: Task) -> None:
-    """The home to work in: an empty one for a landing folder, else a copy of one, without what is to be made."""
+    """Set up the home: an empty one for a landing folder, otherwise a copy of one without the tables to build."""
     source, target = Path(task.source), Path(task.target)
     if task.benchmark == "ingest":
         use_home(target, source)
@@ -72,14 +72,14 @@ def prepare(task: Task) -> None:
 
 
 def main() -> None:
-    """Do the task."""
+    """Run the task."""
     task = read_task()
     prepare(task)
     start_spark()
     selection = dg.AssetSelection.assets(*TARGETS[task.benchmark]).without_checks()
-    with dg.DagsterInstance.ephemeral() as instance, timed() as told, timed_parts() as parts:
+    with dg.DagsterInstance.ephemeral() as instance, timed() as figures, timed_parts() as parts:
         materialized(selection, instance)
-        told["parts"] = parts
+        figures["parts"] = parts
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Batches from this project's own caches, and what limits them: Petastorm without decoding, decoding without Petastorm.
+"""Batches from this project's own caches, and their two limits: Petastorm without decoding, decoding without Petastorm.
 
-`original`, `jpeg` and `pixels` are what a cache holds of an image; `undecoded` and `decoding` are the limits.
+The kernels `original`, `jpeg` and `pixels` are cache contents; `undecoded` and `decoding` measure the limits.
 """
 
 import warnings
@@ -30,7 +30,7 @@ NAME = "training-benchmark"
 
 
 def prepare(task: Task) -> None:
-    """Write a cache of a home's images, each with its photograph's number for a label."""
+    """Write a cache of a home's images, with the photograph's number as the label."""
     from benchmarks.ours import start_spark, use_home
 
     home = Path(task.source)
@@ -48,7 +48,7 @@ def prepare(task: Task) -> None:
 
 
 class OwnEpochs:
-    """A cache's images as a training of all blocks takes them: decoded in the first epoch, kept for the others."""
+    """A cache's images as in full fine-tuning: decoded in the first epoch, stored as pixels for the others."""
 
     def __init__(self, cache: Cache, collective: Collective) -> None:
         self._shard = Shard(cache.converter(), Decoding(cache.content, cache.color), 0, 1, WORKERS)
@@ -57,7 +57,7 @@ class OwnEpochs:
         self._rng = np.random.default_rng(0)
 
     def epoch(self) -> Iterator[Batch]:
-        """Every image once, in shuffled batches of equal length; the last one holds what is left."""
+        """Every image once, in shuffled batches; the last batch may be smaller."""
         if self._kept is None:
             self._kept = keep_images(self._shard, np.array, self._collective, batch_size=BATCH_IMAGES, seed=0)
         order = self._rng.permutation(len(self._kept))
@@ -81,13 +81,13 @@ def petastorm_rows(cache: Cache) -> Iterator:
 
 
 def undecoded_epoch(cache: Cache) -> Iterator[Batch]:
-    """What Petastorm alone does: the cache's bytes as they are."""
+    """Petastorm alone: the cache's bytes, not decoded."""
     for rows in petastorm_rows(cache):
         yield list(rows.content), rows.label_index
 
 
 def decoding_epoch(undecoded: Sequence[Batch]) -> Iterator[Batch]:
-    """What decoding alone does: bytes that are in memory, in as many threads as Petastorm has."""
+    """Decoding alone: bytes already in memory, with as many threads as Petastorm uses."""
     contents = [content for batch, _ in undecoded for content in batch]
     numbers = np.concatenate([of for _, of in undecoded])
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -97,13 +97,13 @@ def decoding_epoch(undecoded: Sequence[Batch]) -> Iterator[Batch]:
 
 
 def main() -> None:
-    """Prepare, or feed."""
+    """Write the cache, or feed from it."""
     task = read_task()
     if task.benchmark == "prepare":
         prepare(task)
         return
     for name in ("petastorm", "horovod.torch"):
-        import_module(name)  # which belongs to the start
+        import_module(name)  # so that startup includes it
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
     cache = PetastormCaches(root=task.source).find(NAME)
     assert cache, f"no cache {NAME} in {task.source}"

@@ -1,4 +1,4 @@
-"""This project's predictions: what `image_predictions` does for a version that has not predicted yet."""
+"""This project's predictions, as `image_predictions` computes them for a version without predictions."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from resources.mlflow.model_registry import ModelRegistry
 
 
 def predict(home: Path, framework: str) -> None:
-    """Score the images of a home that this process did not begin with, too."""
+    """Predict the images of a home, which may differ from the home that this process was configured for."""
     from definitions import resources
     from image_assets.predictions.image_predictions import score
     from resources.delta.delta_tables import DeltaTables
@@ -24,16 +24,16 @@ def predict(home: Path, framework: str) -> None:
 
 
 def main() -> None:
-    """Predict a few images, then all."""
+    """Predict a few images, then all of them."""
     task = read_task()
     first, images = Path(task.source) / FIRST, Path(task.source) / ALL
     use_home(first, landing_in(first))
     start_spark()
     predict(first, task.kernel)
     first_seconds = seconds_since_start()
-    with timed() as told, timed_parts() as parts:
+    with timed() as figures, timed_parts() as parts:
         predict(images, task.kernel)
-        told |= {"first_seconds": first_seconds, "parts": parts}
+        figures |= {"first_seconds": first_seconds, "parts": parts}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""This project's training, from caches to the accuracy of the last epoch; before it, the caches in a home."""
+"""This project's training, from caches to the accuracy of the last epoch, and the home with these caches."""
 
 import importlib
 import os
@@ -17,15 +17,15 @@ from resources.delta.petastorm_caches import PetastormCaches
 
 
 def caches_of(home: Path, target: Path) -> None:
-    """A copy of a home, with its training and validation caches for one process."""
+    """Copy a home, and write its training and validation caches for one process."""
     copied_home(home, target)
     run = measured([sys.executable, "-m", "benchmarks.own_training", "caches", "", str(target), ""])
     if run.error:
-        raise RuntimeError(f"the caches of {home.name} could not be made: {run.error}")
+        raise RuntimeError(f"writing the caches of {home.name} failed: {run.error}")
 
 
 def write_caches(home: Path) -> None:
-    """Let the home have its caches."""
+    """Write the home's caches."""
     from image_assets.jobs.asset_jobs import CACHES
 
     use_home(home, Path((home / "landing_folder").read_text().strip()))
@@ -35,7 +35,7 @@ def write_caches(home: Path) -> None:
 
 
 def mlflow_run_in(folder: Path) -> tuple[str, str]:
-    """A store's tracking URI and a new run in it."""
+    """The tracking URI of a new MLflow store, and the id of a new run in it."""
     import mlflow
 
     from resources.mlflow.mlflow_tracking import create_store
@@ -47,8 +47,8 @@ def mlflow_run_in(folder: Path) -> tuple[str, str]:
     return uri, client.create_run(experiment).info.run_id
 
 
-def train(framework: str, seed: int, home: str, kept: str, tracking_uri: str, mlflow_run_id: str) -> None:
-    """One training by the project's own settings, in this process; its epochs are told to the MLflow run."""
+def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, mlflow_run_id: str) -> None:
+    """Train once in this process with the project's default settings, and log the epochs to the MLflow run."""
     from image_assets.models import tensorflow_training, torch_training
     from image_assets.models.training import TrainingConfig
     from image_assets.models.training_plan import Places
@@ -57,20 +57,20 @@ def train(framework: str, seed: int, home: str, kept: str, tracking_uri: str, ml
     training, validation = cache_in(home, "training"), cache_in(home, "validation")
     backbone = os.environ.get(BACKBONE, "auto")
     plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
-    places = Places(tracking_uri, mlflow_run_id, f"{kept}/embeddings", f"{kept}/checkpoints/{mlflow_run_id}")
+    places = Places(tracking_uri, mlflow_run_id, f"{store}/embeddings", f"{store}/checkpoints/{mlflow_run_id}")
     by.train(training.converter(), validation.converter(), plan, places)
 
 
 def epochs_of(tracking_uri: str, mlflow_run_id: str, started: float) -> list[dict[str, float]]:
-    """The seconds from a moment to the end of each epoch, and its validation accuracy."""
+    """The seconds from `started` to the end of each epoch, and its validation accuracy."""
     from mlflow import MlflowClient
 
-    told = MlflowClient(tracking_uri).get_metric_history(mlflow_run_id, "validation_accuracy")
-    return [{"seconds": of.timestamp / 1000 - started, "validation_accuracy": of.value} for of in told]
+    history = MlflowClient(tracking_uri).get_metric_history(mlflow_run_id, "validation_accuracy")
+    return [{"seconds": of.timestamp / 1000 - started, "validation_accuracy": of.value} for of in history]
 
 
 def main() -> None:
-    """Write the caches of a home, or train: the kernel names the framework and, behind a colon, the seed."""
+    """Write the caches of a home, or train; the kernel is `framework:seed`."""
     task = read_task()
     if task.benchmark == "caches":
         write_caches(Path(task.target))
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def import_framework(framework: str) -> None:
-    """Import what a training imports, which belongs to its start."""
+    """Import what training imports, so that startup includes it."""
     for name in (framework, f"horovod.{framework}", f"mlflow.{'pytorch' if framework == 'torch' else framework}"):
         importlib.import_module(name)
 

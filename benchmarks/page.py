@@ -1,4 +1,4 @@
-"""The page of figures: what was found anew takes the place of what was there, the rest stays as it was."""
+"""Updates the results page: new figures replace the old ones, everything else stays."""
 
 import re
 from collections.abc import Collection
@@ -17,27 +17,27 @@ RULE = "| --- | --- | --- |"
 
 
 def with_figures(page: str, figures: str, benchmarks: Collection[str]) -> str:
-    """The page with what these benchmarks found; ValueError where it has no place for it."""
+    """The page with the results of these benchmarks. Raises ValueError if the page lacks the markers."""
     before, found, rest = page.partition(BEGIN)
     old, ended, after = rest.partition(END)
     if not (found and ended):
         raise ValueError(f"the page lacks the lines {BEGIN} and {END}: put them where the figures belong")
-    kept, new = sections(old), sections(figures)
-    kept.pop(CONDITIONS, None)
-    if RATIOS in kept and RATIOS in new:
-        new[RATIOS] = with_kept_rows(new[RATIOS], kept[RATIOS], benchmarks)
-    together = "\n\n".join({**kept, **new}.values())
+    current, new = sections(old), sections(figures)
+    current.pop(CONDITIONS, None)
+    if RATIOS in current and RATIOS in new:
+        new[RATIOS] = with_kept_rows(new[RATIOS], current[RATIOS], benchmarks)
+    together = "\n\n".join({**current, **new}.values())
     return f"{before}{BEGIN}\n\n{together}\n\n{END}{after}"
 
 
 def sections(figures: str) -> dict[str, str]:
-    """The sections by what their titles say before a colon, behind which sizes may differ."""
+    """The sections by their titles up to the colon, after which sizes may differ."""
     texts = [text.strip() for text in re.split(r"^(?=## )", figures, flags=re.MULTILINE) if text.strip()]
     return {text.splitlines()[0].removeprefix("## ").split(":")[0]: text for text in texts}
 
 
 def with_kept_rows(new: str, old: str, benchmarks: Collection[str]) -> str:
-    """The new table of ratios, with the rows of the old one that are of other benchmarks."""
+    """The new table of ratios, with the old rows of all other benchmarks."""
     before = {name: [] if name in benchmarks else rows for name, rows in rows_by_benchmark(old).items()}
     rows = [row for of in {**before, **rows_by_benchmark(new)}.values() for row in of]
     head, _, tail = new.partition(RULE)
@@ -46,7 +46,7 @@ def with_kept_rows(new: str, old: str, benchmarks: Collection[str]) -> str:
 
 
 def rows_by_benchmark(ratios: str) -> dict[str, list[str]]:
-    """The rows of the table of ratios by their first word, which names the benchmark."""
+    """The rows of the table of ratios by the benchmark they start with."""
     rows: dict[str, list[str]] = {}
     for row in ratios.partition(RULE)[2].splitlines():
         if row.startswith("| "):
@@ -55,7 +55,7 @@ def rows_by_benchmark(ratios: str) -> dict[str, list[str]]:
 
 
 def write_page(page: Path = PAGE) -> str:
-    """Put what every benchmark found last into the page; its picture is drawn anew where all of it was found here."""
+    """Write the latest results into the page. The chart is redrawn only if all its panels have results."""
     results = read_results()
     figures = report(results)
     page.write_text(with_figures(page.read_text(), figures, results))

@@ -1,4 +1,4 @@
-"""Where a run's time goes: the methods of the resources, timed while a benchmark looks."""
+"""Where a run's time goes: times the methods of the resources during a benchmark."""
 
 import functools
 import inspect
@@ -15,21 +15,26 @@ from resources.delta.table import Table
 from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder
 
-BROUGHT = ("collect", "toPandas", "count", "isEmpty")  # what makes Spark compute and bring rows to the driver
+BROUGHT = (
+    "collect",
+    "toPandas",
+    "count",
+    "isEmpty",
+)  # the calls that make Spark compute and send results to the driver
 
 
 class Clock:
-    """Seconds by part, without those of the parts inside it: together they are never more than what passed.
+    """Seconds per part, excluding nested parts, so that their sum never exceeds the time elapsed.
 
-    A stream hands its batches to another thread, while the first one waits: one stack serves both.
+    A stream processes its batches in another thread while the first one waits, so one stack serves both.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.inside: list[float] = []  # for each part that is going on, what the parts inside it took
+        self.inside: list[float] = []  # for each active part, the seconds of its nested parts
 
     def timed(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The method, whose calls are timed under its name and the table that it is called with."""
+        """The method with its calls timed, under its name and the table it is called with."""
 
         @functools.wraps(method)
         def call(*args: Any, **more: Any) -> Any:
@@ -49,13 +54,13 @@ class Clock:
 
 
 def public_methods(of: type) -> list[str]:
-    """The methods that a class itself offers."""
+    """The public methods defined in a class itself."""
     return [name for name, value in vars(of).items() if inspect.isfunction(value) and not name.startswith("_")]
 
 
 @contextmanager
 def timed_parts() -> Iterator[dict[str, float]]:
-    """Time what the resources do inside; only here, and put back afterwards."""
+    """Time the resources' methods within the block; the original methods are restored afterwards."""
     clock = Clock()
     methods = [(of, name) for of in (DeltaTables, ThinTables, ImageFolder) for name in public_methods(of)]
     methods += [(DataFrame, name) for name in BROUGHT]

@@ -1,4 +1,4 @@
-"""The photographs that benchmarks run on: as many files as are asked for, no two with the same bytes."""
+"""The photographs for benchmarks: any number of files, no two with the same bytes."""
 
 import os
 import re
@@ -16,33 +16,33 @@ from PIL import Image
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "image-assets" / "benchmarks"
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-BASES = 240  # generated pictures that differ; files beyond them, or beyond those of a folder, are numbered copies
+BASES = 240  # different generated pictures; further files, also of a folder, are numbered copies
 SIZE = (500, 333)
 SMALL_SIZE = (160, 107)
-FALL_OFF, GRAIN = 1.4, 4.0  # how generated pictures come to about 58 KB, as tf_flowers' photographs do
+FALL_OFF, GRAIN = 1.4, 4.0  # chosen so that generated pictures have about 58 KB, like the photographs of tf_flowers
 PER_FOLDER = 5_000
-LONG_AGO = 1_600_000_000  # when the files were last modified: well before any settle period
+LONG_AGO = 1_600_000_000  # modification time of the files, long before any settle period
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """A kind of photographs: large ones (about 58 KB) or small ones (about 6 KB), generated or from a folder."""
+    """A kind of photograph: large (about 58 KB) or small (about 6 KB), generated or from the folder `source`."""
 
     small: bool = False
     source: str | None = None
 
     @property
     def folder(self) -> Path:
-        """Where files of this kind are kept."""
+        """The folder where files of this kind are stored."""
         origin = f"photographs-{sha256(self.source.encode()).hexdigest()[:8]}" if self.source else "generated"
         return CACHE / f"{origin}-{'small' if self.small else 'large'}"
 
 
-SMALL = Photographs(small=True)  # what large tables are made of
+SMALL = Photographs(small=True)  # for benchmarks with large tables
 
 
 def to_noise(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture whose detail falls off with its frequency, as a photograph's does, with some grain."""
+    """A picture whose detail decreases with frequency, as in a photograph, plus some grain."""
     width, height = size
     random = np.random.default_rng(seed)
     frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
@@ -57,20 +57,20 @@ def to_noise(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
 
 
 def to_jpeg(picture: Image.Image, quality: int = 90) -> bytes:
-    """The picture as cameras' software writes it: colors at half the resolution (4:2:0)."""
+    """The picture as a JPEG with 4:2:0 subsampling, as most cameras write it."""
     content = BytesIO()
     picture.save(content, "JPEG", quality=quality, subsampling=2)
     return content.getvalue()
 
 
 def numbered(content: bytes, number: int) -> bytes:
-    """The JPEG with a number in a comment behind its first marker: other bytes, the same pixels."""
+    """The JPEG with a number in a comment after its first marker: different bytes, same pixels."""
     comment = f"photograph {number}".encode()
     return content[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + content[2:]
 
 
 def crop(picture: Image.Image, number: int) -> Image.Image:
-    """A small part of the picture, another one for each number, so that small photographs look different too."""
+    """A small crop of the picture, different for each number, so that small photographs look different too."""
     random = np.random.default_rng(number)
     scale = random.uniform(0.4, 0.8)
     width, height = int(picture.width * scale), int(picture.height * scale)
@@ -80,20 +80,20 @@ def crop(picture: Image.Image, number: int) -> Image.Image:
 
 @lru_cache
 def source_files(source: str) -> tuple[Path, ...]:
-    """The photographs of a folder in an order of their own, so that the first ones are of all its sub-folders.
+    """The photographs of a folder, shuffled, so that the first ones come from all subfolders.
 
-    A photograph's label is the sub-folder that it is in.
+    The name of a photograph's subfolder is its label.
     """
     files = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
-        raise FileNotFoundError(f"PHOTOGRAPHS names {source}, which holds no JPEG file")
+        raise FileNotFoundError(f"PHOTOGRAPHS is {source}, which contains no JPEG files")
     Random(0).shuffle(files)
     return tuple(files)
 
 
 @lru_cache(maxsize=BASES)
 def base(photographs: Photographs, place: int) -> tuple[str, bytes]:
-    """Label and JPEG of one of the pictures that differ."""
+    """The label and JPEG of one of the different pictures."""
     if photographs.source is None:
         return LABELS[place % len(LABELS)], to_jpeg(to_noise(place))
     files = source_files(photographs.source)
@@ -103,17 +103,17 @@ def base(photographs: Photographs, place: int) -> tuple[str, bytes]:
 
 @lru_cache(maxsize=BASES)
 def base_pixels(photographs: Photographs, place: int) -> Image.Image:
-    """The same picture decoded."""
+    """The same picture, decoded."""
     return Image.open(BytesIO(base(photographs, place)[1])).convert("RGB")
 
 
 def bases(photographs: Photographs) -> int:
-    """How many pictures differ."""
+    """The number of different pictures."""
     return len(source_files(photographs.source)) if photographs.source else BASES
 
 
 def photograph(photographs: Photographs, number: int) -> tuple[str, bytes]:
-    """Name below the landing folder and bytes of the file with this number."""
+    """The path below the landing folder and the bytes of the file with this number."""
     place = number % bases(photographs)
     label, content = base(photographs, place)
     if photographs.small:
@@ -122,7 +122,7 @@ def photograph(photographs: Photographs, number: int) -> tuple[str, bytes]:
 
 
 def write(photographs: Photographs, folder: Path, numbers: Sequence[int]) -> None:
-    """The files with these numbers below the folder, whole and old."""
+    """Write the files with these numbers into the folder, with an old modification time."""
     for number in numbers:
         name, content = photograph(photographs, number)
         file = folder / name
@@ -133,7 +133,7 @@ def write(photographs: Photographs, folder: Path, numbers: Sequence[int]) -> Non
 
 
 def landing_of(photographs: Photographs, count: int, processes: int = 2) -> Path:
-    """A landing folder with exactly so many photographs: kept, found again, and read once so that it is in memory."""
+    """A landing folder with exactly `count` photographs; it is reused, and read once so that it is cached in memory."""
     folder = photographs.folder / str(count)
     finished = folder.with_suffix(".finished")
     if not finished.exists():
@@ -158,7 +158,7 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def remove_beyond(folder: Path, count: int) -> None:
-    """Take away what an earlier benchmark added."""
+    """Delete the files that an earlier benchmark added."""
     for file in files_in(folder):
         if number_of(file) >= count:
             file.unlink()

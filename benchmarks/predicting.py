@@ -1,7 +1,7 @@
-"""Predictions as every contestant makes them, each in an environment of its own: of a few images first, then of all.
+"""What all contestants share when they predict, each in its own environment: a few images first, then all.
 
-The few come to what a start costs: imports, processes, the loading of the model. Peers run the project's own weights in
-the project's own engine, on pixels decoded by the project's own function.
+The first few measure the cost of a cold start: imports, processes, loading the model. Peers use the project's weights,
+engine and decoding function.
 """
 
 import ctypes
@@ -13,37 +13,37 @@ import numpy as np
 
 from benchmarks.task import Task, seconds_since_start, timed
 
-FIRST, ALL = "first", "all"  # folders of a task's source: homes of a few images and of all
+FIRST, ALL = "first", "all"  # folders in a task's source: homes with a few images and with all of them
 FIRST_IMAGES = 64
-BATCH_IMAGES, SIDE_PIXELS = 32, 224  # as the project's classifier has it
+BATCH_IMAGES, SIDE_PIXELS = 32, 224  # as in the project's classifier
 ONNX, TORCHSCRIPT, LABELS = "network.onnx", "network.pt", "labels.json"
-ONNX_IMAGES = 8  # at once: more of them take more memory and are no faster
-RECIPE_MODEL = "recipe_{}"  # the registered model of a framework, as the recipe wraps it
+ONNX_IMAGES = 8  # per batch: more would take more memory and be no faster
+RECIPE_MODEL = "recipe_{}"  # name of the registered model with the recipe's pyfunc, by framework
 GIBIBYTE = 1 << 30
 
 
 def predict_twice(task: Task, predict: Callable[[Path, Path], None]) -> None:
-    """Let `predict` write predictions of a home's images to a folder: of the few, and, which is timed, of all."""
+    """Call `predict(home, folder)` for the few images, then, timed, for all of them."""
     source, target = Path(task.source), Path(task.target)
     predict(source / FIRST, target / FIRST)
     first_seconds = seconds_since_start()
-    with timed() as told:
+    with timed() as figures:
         predict(source / ALL, target / ALL)
-        told["first_seconds"] = first_seconds
+        figures["first_seconds"] = first_seconds
 
 
 def landing_in(home: Path) -> Path:
-    """The landing folder that a home was made for."""
+    """The landing folder of a home."""
     return Path((home / "landing_folder").read_text().strip())
 
 
 def network_folder(task: Task) -> Path:
-    """Where the network for peers is."""
+    """The folder with the network for peers."""
     return Path(task.source) / "network"
 
 
 def torchscript_network(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A frozen TorchScript, the allocator set as the project's classifier sets it: that is worth as much."""
+    """A frozen TorchScript, with the allocator settings of the project's classifier, which matter as much."""
     import torch
 
     trim_threshold, mmap_threshold = -1, -3
@@ -76,23 +76,23 @@ def onnx_network(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
 
 
 class Network:
-    """The network in memory, with as many threads as are named."""
+    """The network, loaded into memory, computing with the given number of threads."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self.labels: list[str] = json.loads((folder / LABELS).read_text())
         file = folder / ONNX
-        # Pixels (n, 224, 224, 3) uint8 in, probabilities (n, labels) out.
+        # Takes pixels uint8 (n, 224, 224, 3), returns probabilities (n, labels).
         self.probabilities = (
             onnx_network(file, threads) if file.exists() else torchscript_network(folder / TORCHSCRIPT, threads)
         )
 
     def answers(self, contents: Sequence[bytes]) -> Iterator[np.ndarray]:
-        """The probabilities of each image, batch by batch."""
+        """The probabilities of each image, computed in batches."""
         for start in range(0, len(contents), BATCH_IMAGES):
             yield from self.probabilities(np.stack([decoded(of) for of in contents[start : start + BATCH_IMAGES]]))
 
     def rows(self, paths: Sequence[str], probabilities: Sequence[np.ndarray]) -> dict[str, list]:
-        """Predictions in columns."""
+        """The predictions as columns."""
         best = [int(of.argmax()) for of in probabilities]
         return {
             "path": list(paths),
@@ -103,7 +103,7 @@ class Network:
 
 
 def decoded(content: bytes) -> np.ndarray:
-    """The pixels of an image, by the project's own function."""
+    """The pixels of an image, decoded by the project's own function."""
     from image_assets.images.pixels import to_pixels
 
     return to_pixels(content, SIDE_PIXELS)

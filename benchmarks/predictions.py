@@ -1,4 +1,4 @@
-"""Predictions of many photographs: by this project, by the common recipe, and by peers with the same weights."""
+"""Predicts many photographs: with this project, the common recipe, and peers that use the same weights."""
 
 import shutil
 from dataclasses import asdict, dataclass
@@ -18,8 +18,8 @@ from benchmarks.photographs import CACHE, Photographs, files_in, number_of
 from benchmarks.predicting import ALL, FIRST, FIRST_IMAGES
 from benchmarks.versions import OTHERS, tracking_uri_of, versions_of
 
-LEAST_AGREEMENT = 0.995  # the share of images under the recipe's label
-MOST_DIFFERENCE = 1e-3  # of a probability from the recipe's
+LEAST_AGREEMENT = 0.995  # share of images with the same label as in the recipe
+MOST_DIFFERENCE = 1e-3  # between a probability and the recipe's
 OWN, TAUGHT = "benchmarks.own_predictions", "benchmarks.recipe_predictions"
 LOADER = "benchmarks.peers.dataloader_predictions_peer"
 PREDICTING = {
@@ -42,16 +42,16 @@ Answers = dict[int, tuple[str, np.ndarray]]  # label and probabilities of each p
 
 @dataclass(frozen=True)
 class Ground:
-    """What everybody works with."""
+    """The inputs that all contestants share."""
 
     home: Path
-    first: Path  # a home of a few images
+    first: Path  # a home with a few images
     landing: Path
     versions: Path
 
 
 def predictions(photographs: Photographs, count: int, repeats: int) -> dict:
-    """Every contestant's runs, interleaved; each framework's answers are compared with the recipe's."""
+    """Run every contestant, interleaved; all predictions are compared with the recipe's in the same framework."""
     home, landing = home_of(photographs, count)
     first, _ = home_of(photographs, FIRST_IMAGES)
     ground = Ground(home, first, landing, versions_of(photographs))
@@ -64,17 +64,17 @@ def predictions(photographs: Photographs, count: int, repeats: int) -> dict:
                 if of.name == RECIPE and answers:
                     taught.setdefault(framework, answers)
                 runs[framework].setdefault(of.name, []).append(asdict(run))
-                told = run.error or (
-                    f"{count / run.answer['work_seconds']:,.0f} images a second, the first ones after "
+                result = run.error or (
+                    f"{count / run.answer['work_seconds']:,.0f} images/s, the first ones after "
                     f"{run.answer['first_seconds']:.1f} s"
                 )
-                print(f"predictions {repeat + 1}/{repeats}  {of.name}, {framework}: {told}", flush=True)
+                print(f"predictions {repeat + 1}/{repeats}  {of.name}, {framework}: {result}", flush=True)
     size = sum(file.stat().st_size for file in files_in(landing))
     return {"count": count, "first": FIRST_IMAGES, "bytes": size, "runs": runs}
 
 
 def one_run(of: Contestant, ground: Ground, taught: Answers | None) -> tuple[Run, Answers]:
-    """One run and its answers; the error says what kept it from counting."""
+    """One run and its predictions; `error` says why it does not count."""
     work = CACHE / "output"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -96,7 +96,7 @@ def one_run(of: Contestant, ground: Ground, taught: Answers | None) -> tuple[Run
 
 
 def answers_in(folder: Path) -> list[tuple[int, tuple[str, np.ndarray]]]:
-    """Every row of a Delta table, or of Parquet files."""
+    """All predictions in a Delta table or a folder of Parquet files, by photograph number."""
     delta = (folder / "_delta_log").is_dir()
     files = DeltaTable(folder).file_uris() if delta else [str(file) for file in folder.rglob("*.parquet")]
     columns = ["path", "label", "probabilities"]
@@ -105,23 +105,25 @@ def answers_in(folder: Path) -> list[tuple[int, tuple[str, np.ndarray]]]:
 
 
 def require_answers(answers: list[tuple[int, tuple[str, np.ndarray]]], landing: Path, taught: Answers | None) -> None:
-    """WrongOutput unless every photograph has one answer, which is what the recipe answers."""
+    """Raise WrongOutput unless every photograph has exactly one prediction, which agrees with the recipe's."""
     require_same_numbers([number for number, _ in answers], landing)
     if taught is None:
         return
     if not taught:
-        raise WrongOutput("there is nothing to compare it with: the recipe came to no end")
+        raise WrongOutput("nothing to compare the predictions with: the recipe did not finish")
     require_agreement(dict(answers), taught)
 
 
 def require_agreement(answers: Answers, taught: Answers) -> None:
-    """WrongOutput where other labels or other probabilities are answered than those that are taught."""
+    """Raise WrongOutput if labels or probabilities differ from the recipe's."""
     agreeing = sum(label == taught[number][0] for number, (label, _) in answers.items()) / len(answers)
     if agreeing < LEAST_AGREEMENT:
-        raise WrongOutput(f"{agreeing:.2%} of the labels are those of the recipe: expected {LEAST_AGREEMENT:.1%}")
+        raise WrongOutput(f"{agreeing:.2%} of the labels agree with the recipe: expected {LEAST_AGREEMENT:.1%}")
     for number, (_, probabilities) in answers.items():
         if probabilities.shape != taught[number][1].shape:
-            raise WrongOutput(f"{probabilities.size} probabilities of photograph {number}: not as the recipe has it")
+            raise WrongOutput(
+                f"{probabilities.size} probabilities of photograph {number}: the recipe has a different number"
+            )
         difference = float(np.abs(probabilities - taught[number][1]).max())
         if not difference <= MOST_DIFFERENCE:
             raise WrongOutput(f"a probability differs by {difference:.4f} from the recipe's: photograph {number}")

@@ -1,4 +1,4 @@
-"""One Horovod process against two on the same cores, and the memory that a rank holds as tables grow."""
+"""Compares one Horovod process with two on the same cores, and a rank's memory at two table sizes."""
 
 import os
 import re
@@ -26,7 +26,7 @@ PROCESSES = (1, 2)
 
 
 def processes(count: int, repeats: int) -> dict:
-    """Trainings by one process and by two, on tables of a tenth of so many images and on so many."""
+    """Train with one process and with two, on tables with a tenth of `count` images and with all of them."""
     runs: dict[str, dict[str, list[dict]]] = {str(number): {} for number in PROCESSES}
     for repeat in range(repeats):
         for size in (count // 10, count):
@@ -34,28 +34,28 @@ def processes(count: int, repeats: int) -> dict:
                 run = one_run(size, number)
                 runs[str(number)].setdefault(str(size), []).append(asdict(run))
                 print(
-                    f"processes {repeat + 1}/{repeats}  {number}, {size:,} images: {run.error or run.answer}",
+                    f"processes {repeat + 1}/{repeats}  {number} processes, {size:,} images: {run.error or run.answer}",
                     flush=True,
                 )
     return {"count": count, "runs": runs}
 
 
 def one_run(size: int, number: int) -> Run:
-    """One training in a copy of a home, by so many Horovod processes."""
+    """One training in a copy of a home, with `number` Horovod processes."""
     home, _ = home_of(SMALL, size)
     target = CACHE / "processes"
     shutil.rmtree(target, ignore_errors=True)
     copied_home(home, target)
-    asked = {name: os.environ[name] for name in (BACKBONE,) if name in os.environ}
+    variables = {name: os.environ[name] for name in (BACKBONE,) if name in os.environ}
     try:
         command = [sys.executable, "-m", "benchmarks.processes", "processes", "", str(target), str(number)]
-        return measured(command, {**asked, "IMAGE_ASSETS_PROCESSES": str(number)})
+        return measured(command, {**variables, "IMAGE_ASSETS_PROCESSES": str(number)})
     finally:
         shutil.rmtree(target, ignore_errors=True)
 
 
 def anonymous_bytes(process: int) -> int:
-    """The memory of a process that no file stands behind; none of one that has ended."""
+    """A process's anonymous memory, which no file backs; 0 if it has ended."""
     status = Path(f"/proc/{process}/status").read_text()
     kilobytes = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
     return 1024 * int(kilobytes[1]) if kilobytes else 0
@@ -63,10 +63,10 @@ def anonymous_bytes(process: int) -> int:
 
 @contextmanager
 def watched_ranks() -> Iterator[dict[str, int]]:
-    """While it is open: the most anonymous memory that any Python process below this one held.
+    """Track the peak anonymous memory of any Python process below this one.
 
-    Pages of files, which the kernel drops when it needs room, do not count. Spark's Python workers are far smaller than
-    a rank.
+    File-backed pages do not count, because the kernel drops them when it needs memory. Spark's Python workers do not
+    matter: they are far smaller than a rank.
     """
     most = {"bytes": 0}
     ended = threading.Event()
@@ -88,14 +88,14 @@ def watched_ranks() -> Iterator[dict[str, int]]:
 
 
 def figures_of(result: dg.ExecuteInProcessResult) -> dict[str, float]:
-    """What a training told of itself."""
-    (told,) = result.asset_materializations_for_node(MODEL)
+    """A training's figures from its metadata."""
+    (materialization,) = result.asset_materializations_for_node(MODEL)
     names = ("embedded_images_per_second", "processes", "validation_accuracy")
-    return {name: float(str(told.metadata[name].value)) for name in names}
+    return {name: float(str(materialization.metadata[name].value)) for name in names}
 
 
 def main() -> None:
-    """Write the caches, train, and look at the ranks meanwhile."""
+    """Write the caches, then train while the ranks' memory is tracked."""
     from image_assets.jobs.asset_jobs import CACHES
 
     task = read_task()
@@ -104,9 +104,9 @@ def main() -> None:
     start_spark()
     with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance:
         materialized(CACHES.without_checks(), instance)
-        with timed() as told, watched_ranks() as most:
-            told |= figures_of(materialized(dg.AssetSelection.assets(MODEL).without_checks(), instance))
-            told["rank_bytes"] = most["bytes"]
+        with timed() as figures, watched_ranks() as most:
+            figures |= figures_of(materialized(dg.AssetSelection.assets(MODEL).without_checks(), instance))
+            figures["rank_bytes"] = most["bytes"]
 
 
 if __name__ == "__main__":

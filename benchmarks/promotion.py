@@ -1,4 +1,4 @@
-"""From a promotion to the first new prediction and to the last one, and back to the former version."""
+"""Measures the time from a promotion to the first and the last new prediction, and of a rollback."""
 
 import json
 import shutil
@@ -21,13 +21,13 @@ from benchmarks.task import answer, read_task, seconds_since_start
 from benchmarks.versions import FRAMEWORKS, tracking_uri_of, version_of, versions_of
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 
-FORMER, NEW = "tensorflow", "torch"  # the version that has predicted all images, and the one that is promoted
-LEAST_IMAGES = 100  # fewer have not every label in every split
+FORMER, NEW = "tensorflow", "torch"  # the version with predictions for all images, and the one to promote
+LEAST_IMAGES = 100  # with fewer, some split would lack a label
 JOB = "predict_images"
 
 
 def promotion(photographs: Photographs, count: int, repeats: int) -> dict:
-    """Promotions and rollbacks in homes of a tenth of so many images, and of so many."""
+    """Promote and roll back in a home with a tenth of `count` images and in one with all of them."""
     versions = versions_of(photographs)
     work = CACHE / "promotion"
     runs: dict[str, list[dict]] = {}
@@ -37,32 +37,32 @@ def promotion(photographs: Photographs, count: int, repeats: int) -> dict:
             predicted = work / str(size)
             copied_home(home_of(photographs, size)[0], predicted)
             prepared = program("prepare", predicted, versions)
-            print(f"promotion  {size:,} images, the former version: {said(prepared)}", flush=True)
+            print(f"promotion  {size:,} images, the former version: {summary(prepared)}", flush=True)
             for repeat in range(repeats):
                 copied_home(predicted, work / "home")
                 run = prepared if prepared.error else program("move", work / "home", versions)
                 shutil.rmtree(work / "home")
                 runs.setdefault(str(size), []).append(asdict(run))
-                print(f"promotion {repeat + 1}/{repeats}  {size:,} images: {said(run)}", flush=True)
+                print(f"promotion {repeat + 1}/{repeats}  {size:,} images: {summary(run)}", flush=True)
         loaded = [asdict(program("load", versions, versions)) for _ in range(repeats)]
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return {"count": count, "runs": runs, "loaded": loaded}
 
 
-def said(run: Run) -> str:
-    """What a run came to, in short."""
+def summary(run: Run) -> str:
+    """A run's result in one line."""
     return run.error or ", ".join(f"{name} {move['seconds']:.1f} s" for name, move in run.answer.items())
 
 
 def program(task: str, home: Path, versions: Path, kernel: str = "") -> Run:
-    """One of this file's programs, in a process of its own."""
+    """Run one of this file's programs in a separate process."""
     command = [sys.executable, "-m", "benchmarks.promotion", task, str(versions), str(home), kernel]
     return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)})
 
 
 def watched(versions: Path, home: Path, *, prepare: bool) -> None:
-    """Promote, and let a sensor look that has looked before; what became of it."""
+    """Promote, let a sensor that has ticked before tick again, and report the figures of each move."""
     from resources.settings import read_settings
     from scripts.home import prepare as made_ready
     from sensors.stage_changes import stage_changes
@@ -81,7 +81,7 @@ def watched(versions: Path, home: Path, *, prepare: bool) -> None:
 
 
 def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple[Path, Path]) -> dict[str, object]:
-    """Promote the framework's version and run what the sensor asks for; when what happened, in seconds from then on."""
+    """Promote the framework's version, execute the run that the sensor requests, and return the moments in seconds."""
     from definitions import resources
     from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
     from resources.delta.delta_tables import changes_rows
@@ -92,10 +92,10 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
     began = time.time()
     registry.promote(version, SERVING_STAGE)
     moments = {"registry": time.time()}
-    _, asked = daemon.tick()
+    _, result = daemon.tick()
     moments["sensor"] = time.time()
-    assert isinstance(asked, dg.SensorResult), asked
-    (request,) = asked.run_requests or []
+    assert isinstance(result, dg.SensorResult), result
+    (request,) = result.run_requests or []
     run = program("run", places[1], places[0], json.dumps(dict(request.tags)))
     if run.error:
         raise RuntimeError(run.error)
@@ -105,7 +105,9 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
         moments |= {"first": min(new), "last": max(new)}
     current = tables.read(CURRENT_PREDICTIONS, ["model_version"])["model_version"].to_pylist()
     if Counter(current) != {version: tables.snapshot(FEATURED_IMAGES).rows}:
-        raise RuntimeError(f"current_predictions is by {Counter(current)}: expected all of version {version}")
+        raise RuntimeError(
+            f"current_predictions has rows by version {Counter(current)}: expected only version {version}"
+        )
     moments["current"] = max(commit["timestamp"] / 1000 for commit in tables.history(CURRENT_PREDICTIONS))
     scored = tables.snapshot(IMAGE_PREDICTIONS).rows - before
     seconds = {name: moment - began for name, moment in moments.items()}
@@ -113,7 +115,7 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
 
 
 def run(home: Path, tags: Mapping[str, str]) -> None:
-    """The job, as its own process runs it; the moments of its events."""
+    """Execute the job, and report the moments of its events."""
     from definitions import defs
 
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
@@ -134,7 +136,7 @@ MOMENTS = {
 
 
 def load(registry: ModelRegistry) -> None:
-    """Load the new version as a worker that has imported nothing does."""
+    """Load the new version, as a worker without any imports does."""
     import mlflow
 
     mlflow.set_tracking_uri(registry.tracking_uri)
@@ -143,7 +145,7 @@ def load(registry: ModelRegistry) -> None:
 
 
 def main() -> None:
-    """Prepare a home, move versions in it, run the job, or load a version."""
+    """Prepare a home, promote versions in it, run the job, or load a version."""
     task = read_task()
     versions, home = Path(task.source), Path(task.target)
     if task.benchmark == "load":

@@ -1,4 +1,4 @@
-"""The common recipe, as it is taught: no handicap, no improvement."""
+"""The common recipe, as tutorials show it, made neither slower nor faster."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ CODEC = "spark.sql.parquet.compression.codec"
 
 
 def delta_session() -> SparkSession:
-    """Spark's default settings but for Delta, the master and the driver's memory."""
+    """A session with Spark's default settings, except for Delta, the master and the driver's memory."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
     logging = Path(__file__).resolve().parent.parent / "resources" / "delta" / "log4j2.properties"
     settings = {
@@ -36,12 +36,12 @@ def delta_session() -> SparkSession:
 
 
 def start_workers(spark: SparkSession) -> None:
-    """Start the executors' Python processes, which a session does not do by itself before its first work."""
+    """Start the executors' Python processes, which Spark would otherwise start with the first job."""
     spark.sparkContext.parallelize(range(2), 2).map(str).collect()
 
 
 def write(images: DataFrame, target: str) -> None:
-    """Uncompressed, as image bytes are compressed already; then compacted, which takes the restored codec."""
+    """Write uncompressed, because image files are compressed already; then compact, with the restored codec."""
     spark = images.sparkSession
     codec = spark.conf.get(CODEC)
     spark.conf.set(CODEC, "uncompressed")
@@ -51,13 +51,13 @@ def write(images: DataFrame, target: str) -> None:
 
 
 def ingest(spark: SparkSession, source: str, target: str) -> None:
-    """Binary files, as Spark reads them, in a Delta table."""
+    """Write a Delta table of the files, as Spark's `binaryFile` source reads them."""
     files = spark.read.format("binaryFile").option("recursiveFileLookup", True).option("pathGlobFilter", "*.jpg")
     write(files.load(source), target)
 
 
 def featured(spark: SparkSession, source: str, target: str, landing: str) -> None:
-    """The images with label, label index, width and height."""
+    """Write the images with label, label index, width and height."""
 
     @F.udf("string")
     def to_label(path: str) -> str:
@@ -79,7 +79,7 @@ def featured(spark: SparkSession, source: str, target: str, landing: str) -> Non
 
 
 def grayscale(spark: SparkSession, source: str, target: str) -> None:
-    """The images in gray, a class at a time, joined with their features again."""
+    """Write the images in grayscale, converted one label at a time and joined with their features again."""
 
     def in_gray(images: pd.DataFrame) -> pd.DataFrame:
         return images.assign(content=images["content"].map(to_pillow_gray))
@@ -91,7 +91,7 @@ def grayscale(spark: SparkSession, source: str, target: str) -> None:
 
 
 def main() -> None:
-    """Do one step, or all of them one after the other: `whole_path`."""
+    """Run one step, or all of them (`whole_path`)."""
     task = read_task()
     spark = delta_session()
     start_workers(spark)
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def landing_in(home: str) -> str:
-    """The landing folder that a home was made for."""
+    """The landing folder of a home."""
     return Path(home, "landing_folder").read_text().strip()
 
 

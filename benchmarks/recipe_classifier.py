@@ -1,4 +1,4 @@
-"""The common recipe's pyfunc: it takes paths, does the framework's transformations, asks the framework's own model."""
+"""The common recipe's pyfunc: reads paths, applies the framework's transformations, runs the framework's model."""
 
 from typing import Any
 
@@ -13,32 +13,32 @@ BATCH_SIZE = 32
 
 
 def file_of(path: str) -> str:
-    """The file that Spark names by a URL."""
+    """The file of a URL as Spark writes it."""
     return path.removeprefix("file:")
 
 
 def to_image(path: str) -> Image.Image:
-    """The image, decoded and resized by Pillow."""
+    """The image, decoded and resized with Pillow."""
     image = Image.open(file_of(path)).convert("RGB")
     return image.resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR)
 
 
 class RecipeClassifier(PythonModel):
-    """Paths in; label, probability and probabilities out."""
+    """Takes paths; returns label, probability and probabilities."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the model in its framework."""
+        """Load the model with its framework."""
         config = context.model_config or {}
         self.labels: list[str] = config["labels"]
         self.probabilities = {"torch": eager_torch, "tensorflow": keras_model}[config["framework"]](
             context.artifacts["model"], len(self.labels)
         )
 
-    # MLflow's own `predict` has no body, which makes it one that returns None.
+    # MLflow's own `predict` has no body, so pyright infers that it returns None.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
-        """A row for each path."""
+        """One row per path."""
         paths = model_input["path"].tolist()
         batches = [paths[start : start + BATCH_SIZE] for start in range(0, len(paths), BATCH_SIZE)]
         probabilities = np.concatenate([self.probabilities([to_image(path) for path in batch]) for batch in batches])
@@ -77,7 +77,7 @@ def eager_torch(folder: str, labels: int) -> Any:
 
 
 def keras_model(folder: str, labels: int) -> Any:
-    """The Keras model as it was trained: scaling is part of it."""
+    """The Keras model as it was trained; scaling is part of it."""
     from mlflow import tensorflow
 
     model = tensorflow.load_model(folder)

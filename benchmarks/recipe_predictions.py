@@ -24,7 +24,7 @@ def main() -> None:
 
     def predict(home: Path, target: Path) -> None:
         model = f"models:/{RECIPE_MODEL.format(task.kernel)}/Production"
-        # MLflow annotates what the function does inside.
+        # MLflow annotates the inner function instead.
         answer = cast("Callable[[str], Column]", mlflow.pyfunc.spark_udf(spark, model, result_type=RESULT))
         images = spark.read.format("delta").load(str(home / "tables" / "featured_images")).select("path")
         predictions = images.withColumn("prediction", answer("path")).select("path", "prediction.*")

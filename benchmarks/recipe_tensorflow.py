@@ -24,7 +24,7 @@ SHAPE = (SIDE_PIXELS, SIDE_PIXELS, 3)
 
 
 def preprocessed(image: Image.Image) -> np.ndarray:
-    """From -1 to 1, as the weights expect."""
+    """Pixels scaled to -1 to 1, as the weights expect: float32 (224, 224, 3)."""
     return cast("np.ndarray", keras.applications.mobilenet_v2.preprocess_input(np.array(image, np.float32)))
 
 
@@ -59,8 +59,8 @@ def main() -> None:
             epochs=EPOCHS,
             validation_data=unseen.map(lambda rows: (rows.features, rows.label_index)),
             validation_steps=max(1, validation.rows // BATCH_SIZE),
-            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda _, told: clock.tell(told["val_accuracy"]))],
-            verbose=cast("str", 0),  # Keras's annotation forgets that it may be a number
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: clock.tell(logs["val_accuracy"]))],
+            verbose=cast("str", 0),  # Keras also accepts a number, but does not annotate it
         )
     clock.answer()
 

@@ -25,11 +25,13 @@ from benchmarks.recipe_training import (
 from benchmarks.task import read_task
 
 SHAPE = (3, SIDE_PIXELS, SIDE_PIXELS)
-SCALED = Compose([ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])  # ImageNet's colors
+SCALED = Compose(
+    [ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+)  # mean and standard deviation of ImageNet
 
 
 def preprocessed(image: Image.Image) -> np.ndarray:
-    """Channels first, scaled as the weights expect."""
+    """Pixels normalized as the weights expect, channels first: float32 (3, 224, 224)."""
     return cast("torch.Tensor", SCALED(image)).numpy()
 
 
@@ -38,7 +40,9 @@ def build_model(labels: int) -> torchvision.models.MobileNetV2:
     file = weights_file("torch")
     model = torchvision.models.mobilenet_v2(weights=None if file else "IMAGENET1K_V1")
     if file:
-        model.load_state_dict(torch.load(file, weights_only=True), strict=False)  # there are none of the classifier
+        model.load_state_dict(
+            torch.load(file, weights_only=True), strict=False
+        )  # the file has no weights of the classifier
     for parameter in model.parameters():
         parameter.requires_grad = False
     model.classifier[1] = torch.nn.Linear(model.last_channel, labels)
@@ -56,7 +60,7 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Ite
 
 
 def accuracy(model: torch.nn.Module, batches: Iterator[dict], steps: int) -> float:
-    """The share of images that are told right."""
+    """The share of images with a correct prediction."""
     model.eval()
     correct = images = 0
     with torch.no_grad():

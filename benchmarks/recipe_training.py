@@ -1,4 +1,4 @@
-"""The common recipe's training, as far as both frameworks share it: rows decoded by Pillow, epochs told one by one."""
+"""What both frameworks share in the common recipe's training: decoding with Pillow, timing of epochs."""
 
 import os
 import time
@@ -28,7 +28,7 @@ BACKBONE = "IMAGE_ASSETS_BACKBONE"
 
 
 def cache_in(home: str, split: str) -> Cache:
-    """The cache of a split in a home that has one of each."""
+    """The cache of a split, in a home with exactly one cache per split."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
     caches = Path(home, "caches")
     found = [PetastormCaches(root=str(caches)).find(folder.name) for folder in caches.glob(f"{split}-*")]
@@ -37,19 +37,19 @@ def cache_in(home: str, split: str) -> Cache:
 
 
 def labels_in(cache: Cache) -> int:
-    """How many labels a cache tells apart."""
+    """The number of labels in a cache."""
     files = [file.removeprefix("file://") for file in cache.files]
     return 1 + max(int(pq.read_table(file, columns=["label_index"])["label_index"].to_numpy().max()) for file in files)
 
 
 def weights_file(framework: str) -> Path | None:
-    """The file in the folder that IMAGE_ASSETS_BACKBONE names; None where the framework downloads its own."""
+    """The weight file in the folder IMAGE_ASSETS_BACKBONE, or None if the framework downloads its own."""
     folder = os.environ.get(BACKBONE, "")
     return Path(folder) / WEIGHT_FILES[framework] if Path(folder).is_absolute() else None
 
 
 def transform(preprocessed: Callable[[Image.Image], np.ndarray], shape: Sequence[int]) -> "TransformSpec":
-    """What Petastorm does to a row group: decode and resize by Pillow, the framework's preprocessing to float32."""
+    """Petastorm's transformation of a row group: decode and resize with Pillow, then preprocess to float32."""
     from petastorm import TransformSpec
 
     def to_features(content: bytes) -> np.ndarray:
@@ -63,17 +63,17 @@ def transform(preprocessed: Callable[[Image.Image], np.ndarray], shape: Sequence
 
 
 class EpochClock:
-    """The seconds from the caches to the end of each epoch, its validation included."""
+    """Measures the seconds until the end of each epoch, including its validation."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.epochs: list[dict[str, float]] = []
 
     def tell(self, validation_accuracy: float) -> None:
-        """An epoch has ended."""
+        """Record the end of an epoch."""
         seconds = time.perf_counter() - self.started
         self.epochs.append({"seconds": seconds, "validation_accuracy": validation_accuracy})
 
     def answer(self) -> None:
-        """Tell the harness; the work ends with the last epoch."""
+        """Report to the harness; the work ends with the last epoch."""
         answer({"work_seconds": self.epochs[-1]["seconds"], "epochs": self.epochs})

@@ -1,4 +1,4 @@
-"""The figures as Markdown tables: ratios first, then what they are made of."""
+"""All results as Markdown tables: the ratios first, then the figures behind them."""
 
 import platform
 from importlib.metadata import version
@@ -43,22 +43,22 @@ from benchmarks.training_report import (
 TITLES = {
     "ingest": "Ingest: files to `raw_images` and the ledger",
     "featured": "Features: `raw_images` to `featured_images`",
-    "grayscale": "Gray: `featured_images` to `grayscale_images`",
+    "grayscale": "Grayscale: `featured_images` to `grayscale_images`",
 }
 
 
 def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """What the page begins with: what is compared, the ratio, what was aimed at."""
+    """The page's first table: what is compared, the measured ratio, the target."""
     rows = []
     for benchmark, least, least_of_peers in (("ingest", "3", "1"), ("grayscale", "5", "1.3"), ("featured", "", "")):
         if benchmark in results and OURS in (rate := rates(results[benchmark])):
             ours = rate.pop(OURS).median
             if recipe := rate.pop(RECIPE, None):
-                rows.append((f"{benchmark}: images a second, times the recipe's", f"{ours / recipe.median:.1f}", least))
+                rows.append((f"{benchmark}: images/s, relative to the recipe", f"{ours / recipe.median:.1f}", least))
             if rate:
                 best = max(rate, key=lambda name: rate[name].median)
-                said = f"{benchmark}: images a second, times the best peer's ({best})"
-                rows.append((said, f"{ours / rate[best].median:.2f}", least_of_peers))
+                compared = f"{benchmark}: images/s, relative to the best peer ({best})"
+                rows.append((compared, f"{ours / rate[best].median:.2f}", least_of_peers))
     more = {
         "following": following_ratios,
         "loader": loader_ratios,
@@ -75,28 +75,28 @@ def ratios(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def following_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """How the cost of new files grows with the tables, and what making the tables anew would cost."""
+    """How the cost of new files grows with the tables, compared with rebuilding the tables."""
     seconds = {int(size): work_seconds(runs).median for size, runs in found["runs"].items() if good(runs)}
     if len(seconds) < 2:
         return []
     smallest, largest = min(seconds), max(seconds)
     recipe = {int(size): work_seconds(runs).median for size, runs in found["recipe"].items() if good(runs)}
-    grown = f"following: seconds for {found['new']} files into {largest:,} images, times those into {smallest:,}"
+    grown = f"following: seconds for {found['new']} files into {largest:,} images, relative to {smallest:,}"
     rows = [(grown, f"{seconds[largest] / seconds[smallest]:.2f}", "at most 1.3")]
     if len(recipe) == 2:
-        anew = f"following: the recipe's making of {largest:,} images anew (from {max(recipe):,}), times ours"
-        rows.append((anew, f"{extrapolated(recipe, largest) / seconds[largest]:.0f}", "45"))
+        rebuilt = f"following: the recipe's time to rebuild {largest:,} images (from {max(recipe):,}), relative to ours"
+        rows.append((rebuilt, f"{extrapolated(recipe, largest) / seconds[largest]:.0f}", "45"))
     return rows
 
 
 def following_tables(found: dict[str, Any]) -> str:
-    """The run as a whole, every step, every part and the memory, by the size of the tables."""
+    """The whole run, its steps and parts, and its memory, by the size of the tables."""
     sizes = [int(size) for size, runs in found["runs"].items() if good(runs)]
     head = ["", *(f"into {size:,}" for size in sizes), "s per 100,000 more"]
     runs = {size: found["runs"][str(size)] for size in sizes}
     whole = {size: work_seconds(runs[size]) for size in sizes}
     middle = {size: spread.median for size, spread in whole.items()}
-    rows = [["**the run, s**", *(f"{whole[size]:.1f}" for size in sizes), f"{slope(middle):+.1f}"]]
+    rows = [["**whole run, s**", *(f"{whole[size]:.1f}" for size in sizes), f"{slope(middle):+.1f}"]]
     rows.append(["start and stop, s", *(f"{start_seconds(runs[size]):.1f}" for size in sizes), ""])
     tables = [markdown(head, rows)]
     for kind, title in (("steps", "step or check, s"), ("parts", "part, s")):
@@ -108,12 +108,12 @@ def following_tables(found: dict[str, Any]) -> str:
         ]
         tables.append(markdown([title, *head[1:]], cells))
     memory = [
-        [role, *(f"{peak_megabytes(runs[size], role):,.0f}" for size in sizes)]
-        for role in ("driver", "java", "workers", "together")
+        [name, *(f"{peak_megabytes(runs[size], role):,.0f}" for size in sizes)]
+        for role, name in {"driver": "driver", "java": "java", "workers": "workers", "together": "total"}.items()
     ]
     tables.append(markdown(["peak memory, MB", *head[1:-1]], memory))
     recipe = [
-        [f"{int(size):,} images anew", f"{work_seconds(runs):.1f} s"]
+        [f"rebuild {int(size):,} images", f"{work_seconds(runs):.1f} s"]
         for size, runs in found["recipe"].items()
         if good(runs)
     ]
@@ -122,27 +122,34 @@ def following_tables(found: dict[str, Any]) -> str:
 
 
 def sensor_table(found: dict[str, Any]) -> str:
-    """A tick by the number of files: milliseconds and the bytes of its cursor."""
-    head = ["files", "nothing new, ms", f"{found['new']} new, ms", "first tick, ms", "cursor, bytes"]
+    """Milliseconds of a tick and the size of its cursor, by the number of files."""
+    head = ["files", "no new files, ms", f"{found['new']} new files, ms", "first tick, ms", "cursor, bytes"]
     rows = []
     for size, runs in found["runs"].items():
-        said = [run["answer"] for run in good(runs)]
-        if said:
-            quiet, new = (Spread.of([tick for one in said for tick in one[kind]]) for kind in ("quiet", "new"))
-            first = Spread.of([one["first"] for one in said])
-            cursor = max(one["cursor_bytes"] for one in said)
+        answers = [run["answer"] for run in good(runs)]
+        if answers:
+            quiet, new = (Spread.of([tick for one in answers for tick in one[kind]]) for kind in ("quiet", "new"))
+            first = Spread.of([one["first"] for one in answers])
+            cursor = max(one["cursor_bytes"] for one in answers)
             rows.append([f"{int(size):,}", f"{quiet:,.0f}", f"{new:,.0f}", f"{first.median:,.0f}", f"{cursor}"])
     return markdown(head, rows)
 
 
 def cache_table(found: dict[str, Any]) -> str:
-    """What a cache costs, by what it holds of an image."""
-    head = ["content", "KB an image", "writing, s", "images/s read by 1 worker", "by 2", "mean difference, of 255"]
+    """Size and speed of a cache, by its content."""
+    head = [
+        "content",
+        "KB per image",
+        "write time, s",
+        "images/s read, 1 worker",
+        "2 workers",
+        "mean difference, of 255",
+    ]
     return markdown(head, rows_of(found))
 
 
 def conditions() -> str:
-    """On what it was measured."""
+    """The hardware and software of the measurement."""
     names = (
         "pyspark",
         "delta-spark",
@@ -165,15 +172,15 @@ def conditions() -> str:
 
 
 def report(results: dict[str, dict[str, Any]]) -> str:
-    """All that is between the page's markers."""
-    parts = ["## Ratios", markdown(["", "found", "aimed at"], ratios(results)), "![the figures](benchmarks.png)"]
+    """Everything between the page's markers."""
+    parts = ["## Ratios", markdown(["", "measured", "target"], ratios(results)), "![the figures](benchmarks.png)"]
     for benchmark, title in TITLES.items():
         if found := results.get(benchmark):
             size = found["bytes"] / found["count"] / 1000
             repeats = max(len(runs) for runs in found["runs"].values())
             parts += [
                 f"## {title}",
-                f"{found['count']:,} photographs of {size:.0f} KB on average, {repeats} runs each.",
+                f"{found['count']:,} photographs of {size:.0f} KB on average; runs of each contestant: {repeats}.",
             ]
             parts += [contest_table(found), own_parts(found)]
     if found := results.get("following"):

@@ -1,4 +1,4 @@
-"""One tick of the sensor new_images: how long it takes, how much it remembers."""
+"""Measures ticks of the sensor new_images: their duration and the size of the cursor."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ TICKS = 5
 
 
 def sensor(count: int, repeats: int) -> dict:
-    """Ticks at every size, with nothing new and with a hundred new files."""
+    """Ticks at every size, without new files and with a hundred."""
     runs: dict[str, list[dict]] = {}
     for size in sizes_up_to(count):
         home, landing = home_of(SMALL, size)
@@ -32,7 +32,7 @@ def sensor(count: int, repeats: int) -> dict:
 
 
 class Daemon:
-    """What Dagster's daemon does at each tick: resources, the sensor's answer, its cursor."""
+    """Ticks a sensor like Dagster's daemon: provides resources, evaluates it, stores its cursor."""
 
     def __init__(self, instance: dg.DagsterInstance, sensor: dg.SensorDefinition) -> None:
         self.instance = instance
@@ -40,7 +40,7 @@ class Daemon:
         self.cursor: str | None = None
 
     def tick(self) -> tuple[float, dg.SensorResult | dg.SkipReason]:
-        """Milliseconds and the answer."""
+        """The milliseconds of one tick, and its result."""
         from definitions import resources
 
         needed = {name: resources[name] for name in self.sensor.required_resource_keys}
@@ -57,24 +57,24 @@ class Daemon:
 
 
 def requests(answer: dg.SensorResult | dg.SkipReason) -> int:
-    """How many runs a tick asked for."""
+    """The number of runs that a tick requested."""
     return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
 
 
 def main() -> None:
-    """Tick with nothing new, add files, tick again."""
+    """Tick without new files, add some, tick again."""
     task = read_task()
     home, landing = Path(task.target), Path(task.source)
     use_home(home, landing)
     from sensors.new_images import new_images_every
 
-    with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as told:
+    with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as figures:
         daemon = Daemon(instance, new_images_every(10))
         quiet = [daemon.tick() for _ in range(1 + TICKS)]
         count = number_of(landing)
         write(SMALL, landing, range(count, count + NEW))
         new = [daemon.tick() for _ in range(TICKS)]
-        told |= {
+        figures |= {
             "first": quiet[0][0],
             "quiet": [milliseconds for milliseconds, _ in quiet[1:]],
             "new": [milliseconds for milliseconds, _ in new],

@@ -1,4 +1,4 @@
-"""What every contestant is told and answers (standard library only: each runs in an environment of its own)."""
+"""A contestant's task and report (standard library only, because contestants run in separate environments)."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Task:
-    """What to do (such as ingest, featured, grayscale), from where, to where, and with which function for an image."""
+    """What to do (such as `ingest`), the source and target, and the kernel: the function or setting to use."""
 
     benchmark: str
     source: str
@@ -28,31 +28,31 @@ def read_task() -> Task:
 
 
 def seconds_since_start() -> float:
-    """How long ago the harness started this program."""
+    """Seconds since the harness started this program."""
     return time.time() - float(os.environ["BENCHMARK_STARTED"])
 
 
 @contextmanager
 def timed() -> Iterator[dict[str, object]]:
-    """Time the work inside, without what comes before and after it; what is put into the dict is told too."""
-    more: dict[str, object] = {}
+    """Time the block and report it to the harness, together with the figures put into the yielded dict."""
+    figures: dict[str, object] = {}
     started = time.perf_counter()
-    yield more
-    answer({"work_seconds": time.perf_counter() - started, **more})
+    yield figures
+    answer({"work_seconds": time.perf_counter() - started, **figures})
 
 
-def answer(said: dict[str, object]) -> None:
-    """Tell the harness."""
-    Path(os.environ["BENCHMARK_ANSWER"]).write_text(json.dumps(said))
+def answer(figures: dict[str, object]) -> None:
+    """Report figures to the harness."""
+    Path(os.environ["BENCHMARK_ANSWER"]).write_text(json.dumps(figures))
 
 
 def to_sha256(content: bytes) -> str:
-    """What tells an image's bytes from others."""
+    """The SHA-256 of an image's bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def to_pillow_gray(content: bytes) -> bytes:
-    """Gray PNG as everybody writes it."""
+    """The image as a grayscale PNG, converted with Pillow in the usual way."""
     from PIL import Image
 
     gray = BytesIO()
@@ -61,7 +61,7 @@ def to_pillow_gray(content: bytes) -> bytes:
 
 
 def to_gray(kernel: str) -> Callable[[bytes], bytes]:
-    """The function that turns an image gray: Pillow's, or this project's own."""
+    """The function that converts an image to grayscale: with Pillow, or this project's own."""
     if kernel == "pillow":
         return to_pillow_gray
     from image_assets.images.pixels import to_grayscale

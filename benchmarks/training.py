@@ -1,4 +1,4 @@
-"""From caches to the accuracy of the default: this project's training against the common recipe's."""
+"""Compares this project's training with the common recipe's: time and accuracy, starting from caches."""
 
 import os
 import shutil
@@ -20,16 +20,16 @@ THREADS = {"OMP_NUM_THREADS": str(CORES)}  # one process on all cores
 
 @dataclass(frozen=True)
 class Training:
-    """Who trains, in which framework, by which program."""
+    """One way to train: the contestant, the framework, and the program to run."""
 
     name: str
     framework: str
     module: str
-    seed: int | None = None  # another one each time: what was trained before is not trained again
+    seed: int | None = None  # different each time, because nothing is trained twice with the same seed
 
     @property
     def kernel(self) -> str:
-        """What its program is told."""
+        """The kernel that its program gets."""
         return self.framework if self.seed is None else f"{self.framework}:{self.seed}"
 
 
@@ -45,7 +45,7 @@ TRAININGS = tuple(
 
 
 def training(photographs: Photographs, count: int, repeats: int) -> dict:
-    """Every training's runs, interleaved, on the same caches."""
+    """Run every training, interleaved, on the same caches."""
     home, _ = home_of(photographs, count)
     runs: dict[str, dict[str, list[dict]]] = {}
     work = CACHE / "trainings"
@@ -53,22 +53,22 @@ def training(photographs: Photographs, count: int, repeats: int) -> dict:
     try:
         caches_of(home, work / "home")
         for repeat in range(repeats):
-            shutil.rmtree(work / "kept", ignore_errors=True)
+            shutil.rmtree(work / "store", ignore_errors=True)
             for of in TRAININGS:
-                run = one_run(of, work / "home", work / "kept" / of.framework)
+                run = one_run(of, work / "home", work / "store" / of.framework)
                 runs.setdefault(of.framework, {}).setdefault(of.name, []).append(asdict(run))
-                told = run.error or f"{run.answer['work_seconds']:.1f} s, {run.answer['epochs'][-1]}"
-                print(f"training {repeat + 1}/{repeats}  {of.name}, {of.framework}: {told}", flush=True)
+                result = run.error or f"{run.answer['work_seconds']:.1f} s, {run.answer['epochs'][-1]}"
+                print(f"training {repeat + 1}/{repeats}  {of.name}, {of.framework}: {result}", flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return {"count": count, "runs": runs}
 
 
-def one_run(of: Training, home: Path, kept: Path) -> Run:
-    """One training; what it keeps is there for the next one of its framework."""
-    kept.mkdir(parents=True, exist_ok=True)
+def one_run(of: Training, home: Path, store: Path) -> Run:
+    """One training; the next one in the same framework reuses the embeddings in `store`."""
+    store.mkdir(parents=True, exist_ok=True)
     backbone = {BACKBONE: os.environ[BACKBONE]} if BACKBONE in os.environ else {}
     own = ALLOCATOR if of.seed is not None else {}
     return measured(
-        [sys.executable, "-m", of.module, "training", str(home), str(kept), of.kernel], backbone | own | THREADS
+        [sys.executable, "-m", of.module, "training", str(home), str(store), of.kernel], backbone | own | THREADS
     )

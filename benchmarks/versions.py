@@ -1,6 +1,6 @@
-"""Versions of both frameworks, trained and registered once by this project, and what others need to run their weights.
+"""Model versions of both frameworks, trained and registered once, and exported for other contestants.
 
-They are kept in a home of their own, for as long as the code that made them is the same.
+They are stored in a separate home and reused as long as the code that trained them is unchanged.
 """
 
 import json
@@ -25,18 +25,18 @@ from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 VERSIONS = CACHE / "versions"
 TRAINED_IMAGES = 600
 FRAMEWORKS = ("tensorflow", "torch")  # in the order of their versions
-OTHERS = "others"  # the folder with what others run
+OTHERS = "others"  # the folder with the exports for other contestants
 
 
 def versions_of(photographs: Photographs) -> Path:
-    """The home of the versions; what is below it is not to be changed, but for the stages."""
+    """The home of the versions. Do not modify anything in it except the stages."""
     backbone = os.environ.get(BACKBONE, "auto")
     code = sorted((ROOT / "image_assets" / "models").glob("*.py"))
     digest = sha256(b"\0".join([backbone.encode(), code_digest().encode(), *(file.read_bytes() for file in code)]))
     name = f"{photographs.folder.name}-{digest.hexdigest()[:10]}"
     finished = VERSIONS / f"{name}.finished"
     if not finished.exists():
-        print("the versions are trained, once", flush=True)
+        print("training the model versions (only once)", flush=True)
         home, _ = home_of(photographs, TRAINED_IMAGES)
         for old in VERSIONS.glob(f"{photographs.folder.name}-*"):
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -44,24 +44,24 @@ def versions_of(photographs: Photographs) -> Path:
         command = [sys.executable, "-m", "benchmarks.versions", "train", "", str(VERSIONS / name), ""]
         run = measured(command, {BACKBONE: backbone, "IMAGE_ASSETS_PROCESSES": "1"})
         if run.error:
-            raise RuntimeError(f"the versions could not be trained: {run.error}")
+            raise RuntimeError(f"training the model versions failed: {run.error}")
         finished.touch()
     return VERSIONS / name
 
 
 def tracking_uri_of(versions: Path) -> str:
-    """Where the registry is."""
+    """The tracking URI of the versions' registry."""
     return f"sqlite:///{versions / 'mlflow.db'}"
 
 
 def version_of(framework: str, registry: ModelRegistry) -> ModelVersion:
-    """The version that was trained in the framework."""
+    """The version trained in this framework."""
     (version,) = [version for version in registry.versions() if version.tags["framework"] == framework]
     return version
 
 
 def train(home: Path) -> None:
-    """Both frameworks' versions, by the assets themselves."""
+    """Train both frameworks' versions by materializing their assets."""
     from image_assets.jobs.asset_jobs import CACHES
 
     use_home(home, Path((home / "landing_folder").read_text().strip()))
@@ -73,20 +73,20 @@ def train(home: Path) -> None:
 
 
 def files_of(version: ModelVersion, folder: Path) -> Path:
-    """What a version consists of."""
+    """Download a version's files, and return their folder."""
     import mlflow
 
     return Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=str(folder / version.tags["framework"])))
 
 
 def model_in(files: Path) -> Path:
-    """The trained model of a version, in its framework's own flavor."""
+    """The folder of the trained model within a version's files, in its framework's MLflow flavor."""
     (model,) = {file.parent for file in files.glob("artifacts/**/MLmodel")}
     return model
 
 
 def register_as_the_recipe(framework: str, model: Path, labels: list[str]) -> None:
-    """The same weights as the recipe wraps them: its own pyfunc, in stage Production."""
+    """Register the same weights in the recipe's own pyfunc, in stage Production."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
@@ -106,7 +106,7 @@ def register_as_the_recipe(framework: str, model: Path, labels: list[str]) -> No
 
 
 def write_for_peers(files: Path, labels: list[str], folder: Path) -> None:
-    """The network as this project's classifier runs it: its ONNX file, or else traced and frozen."""
+    """Write the network in the form this project's classifier uses: its ONNX file, or a frozen TorchScript."""
     import torch
     from mlflow import pytorch
 
@@ -122,7 +122,7 @@ def write_for_peers(files: Path, labels: list[str], folder: Path) -> None:
 
 
 def main() -> None:
-    """Train, and give the weights to the recipe and to peers."""
+    """Train, then export the weights for the recipe and the peers."""
     import mlflow
 
     home = Path(read_task().target)

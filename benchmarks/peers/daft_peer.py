@@ -1,4 +1,4 @@
-"""The same work in Daft, on its native runner."""
+"""The ingest and grayscale tasks in Daft, on its native runner."""
 
 import daft
 from daft import DataType, Series, col
@@ -11,12 +11,12 @@ BATCH_ROWS = 64
 
 @daft.func.batch(return_dtype=DataType.string())
 def sha256(contents: Series) -> list[str]:
-    """Hashing lets go of Python's lock: threads are enough."""
+    """The hash of each file; threads suffice, because hashing releases Python's global lock."""
     return [to_sha256(content) for content in contents.to_pylist()]
 
 
 def ingest(task: Task) -> None:
-    """Files found by a pattern, downloaded by Daft itself, hashed in batches, written to Delta."""
+    """Find files by a pattern, download them with Daft, hash them in batches, write them to Delta."""
     images = daft.from_glob_path(f"{task.source}/**/*.jpg").select("path", "size")
     images = images.with_column("content", download(col("path")))
     images = images.with_column("image_id", sha256(col("content")))
@@ -25,19 +25,19 @@ def ingest(task: Task) -> None:
 
 @daft.cls(use_process=True, max_concurrency=2)
 class InGray:
-    """A function for a batch, in two processes."""
+    """Converts batches in two processes."""
 
     def __init__(self, kernel: str) -> None:
         self.to_gray = to_gray(kernel)
 
     @daft.method.batch(return_dtype=DataType.binary(), batch_size=BATCH_ROWS)
     def of(self, contents: Series) -> list[bytes]:
-        """The images in gray."""
+        """The images in grayscale."""
         return [self.to_gray(content) for content in contents.to_pylist()]
 
 
 def grayscale(task: Task) -> None:
-    """By Daft's own image functions, or by a function for a batch."""
+    """Convert with Daft's own image functions, or with a batch function."""
     images = daft.read_deltalake(f"{task.source}/tables/featured_images").select("path", "label", "content")
     if task.kernel == "native":
         gray = encode_image(decode_image(col("content"), mode="L"), "PNG")
@@ -47,7 +47,7 @@ def grayscale(task: Task) -> None:
 
 
 def main() -> None:
-    """Do the task."""
+    """Run the task."""
     task = read_task()
     daft.set_runner_native()
     with timed():

@@ -1,4 +1,4 @@
-"""Predictions in Daft, on its native runner: a class of two processes, each with the network in memory."""
+"""Predictions in Daft, on its native runner: a class with two processes, each with the network in memory."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ ROW = DataType.struct(
 
 @daft.cls(use_process=True, max_concurrency=2)
 class Predictor:
-    """The network, loaded once in each process."""
+    """Predicts with a network that is loaded once per process."""
 
     def __init__(self, folder: str) -> None:
         self.network = Network(Path(folder))
 
     @daft.method.batch(return_dtype=ROW, batch_size=BATCHES_AT_ONCE * BATCH_IMAGES)
     def predictions(self, paths: Series, contents: Series) -> list[dict]:
-        """A prediction for each image."""
+        """One prediction per image."""
         columns = self.network.rows(paths.to_pylist(), [*self.network.answers(contents.to_pylist())])
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

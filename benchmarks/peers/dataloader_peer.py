@@ -1,4 +1,4 @@
-"""Torch's DataLoader over the files, decoded and resized by Pillow, in two processes that stay."""
+"""Torch's DataLoader: files decoded and resized with Pillow in two persistent workers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmarks.task import read_task
 
 
 class Photographs(Dataset):
-    """The files of a folder."""
+    """The photographs in a folder."""
 
     def __init__(self, folder: str) -> None:
         self.files = sorted(files_in(Path(folder)))
@@ -25,7 +25,7 @@ class Photographs(Dataset):
 
 
 def main() -> None:
-    """Feed."""
+    """Feed batches."""
     task = read_task()
     loader = DataLoader(Photographs(task.source), BATCH_IMAGES, num_workers=WORKERS, persistent_workers=True)
 

@@ -1,4 +1,4 @@
-"""Predictions by a plain loop over torch's DataLoader: workers decode the files, this process runs the network."""
+"""Predictions in a plain loop over torch's DataLoader: workers decode files, this process runs the network."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from benchmarks.task import read_task
 
 
 class Photographs(Dataset):
-    """The files of a folder."""
+    """The photographs in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(str(file) for file in files_in(folder))
@@ -33,7 +33,7 @@ class Photographs(Dataset):
 
 
 def main() -> None:
-    """Predict; the kernel says by how many workers and how many threads."""
+    """Predict; the kernel is `workers,threads`."""
     task = read_task()
     workers, threads = map(int, task.kernel.split(","))
     network = Network(network_folder(task), threads)

@@ -1,4 +1,4 @@
-"""The same work in Hugging Face datasets, in two processes."""
+"""The ingest and grayscale tasks in Hugging Face datasets, in two processes."""
 
 from pathlib import Path
 
@@ -13,20 +13,20 @@ INGESTED = Features({"path": Value("string"), "image_id": Value("string"), "cont
 
 
 def read(files: dict[str, list[str]]) -> dict[str, list]:
-    """Bytes and hashes of a batch of files."""
+    """The bytes and hashes of a batch of files."""
     contents = [Path(path).read_bytes() for path in files["path"]]
     return {"path": files["path"], "image_id": [to_sha256(content) for content in contents], "content": contents}
 
 
 def ingest(task: Task) -> None:
-    """Files read and hashed in batches, written to Parquet."""
+    """Read and hash files in batches, write them to Parquet."""
     files = Dataset.from_dict({"path": [str(file) for file in Path(task.source).rglob("*.jpg")]})
     images = files.map(read, batched=True, batch_size=BATCH_ROWS, num_proc=PROCESSES, features=INGESTED)
     images.to_parquet(f"{task.target}/images.parquet")
 
 
 def grayscale(task: Task) -> None:
-    """A function for a batch."""
+    """Convert with a batch function."""
     kernel = to_gray(task.kernel)
 
     def in_gray(images: dict[str, list]) -> dict[str, list]:
@@ -39,7 +39,7 @@ def grayscale(task: Task) -> None:
 
 
 def main() -> None:
-    """Do the task."""
+    """Run the task."""
     task = read_task()
     Path(task.target).mkdir(parents=True, exist_ok=True)
     with timed():

@@ -1,4 +1,4 @@
-"""The peers' environments, one each: their pins would not go together. Made on first use, then kept."""
+"""The peers' virtual environments, separate because their pins conflict; created on first use, then reused."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.photographs import CACHE
 
 KERNEL = ("pillow==13.0.0", "simplejpeg==1.9.0", "isal==1.9.1", "numpy==2.3.4", "deltalake==1.6.6")
-# Torch takes gigabytes: it is linked, and everybody runs the same one. This is what it imports.
+# Torch takes gigabytes, so all environments link to the same installation; these are its dependencies.
 ENGINES = (
     "onnxruntime==1.32.0",
     "filelock==4.2.11",
@@ -29,17 +29,17 @@ PEERS = {
     "webdataset": ("webdataset==1.0.2",),
     "streaming": ("mosaicml-streaming==0.13.0",),
 }
-ON_OURS = ("webdataset", "streaming")  # a layer on this environment: its torch, its Pillow
+ON_OURS = ("webdataset", "streaming")  # layered on this environment, with its torch and Pillow
 LINKED = {peer: ("torch", "torchgen", "functorch", "nvidia") for peer in ("daft_predictions", "ray_predictions")}
 INSTALL = ("-m", "pip", "install", "--quiet", "--only-binary", ":all:")
 
 
 class PeerMissing(RuntimeError):
-    """A peer that cannot be installed here: its column says so, the others are measured."""
+    """A peer cannot be installed here; its row in the results says so, and the others are still measured."""
 
 
 def python_of(peer: str) -> Path:
-    """The Python of a peer's environment; PeerMissing says why there is none."""
+    """The Python of a peer's environment. Raises PeerMissing if it cannot be installed."""
     pins = PEERS[peer]
     folder = CACHE / "peers" / f"{peer}-{sha256(' '.join(pins).encode()).hexdigest()[:8]}"
     python, finished = folder / "bin" / "python", folder / "finished"
@@ -58,7 +58,7 @@ def python_of(peer: str) -> Path:
 
 
 def run(command: list[str]) -> None:
-    """Run a part of an installation; PeerMissing says why it failed."""
+    """Run one command of an installation. Raises PeerMissing with the reason if it fails."""
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise PeerMissing(f"not installed: {(made.stderr.strip() or 'no reason given').splitlines()[-1]}")

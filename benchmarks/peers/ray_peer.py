@@ -1,4 +1,4 @@
-"""The same work in Ray Data, on two CPUs."""
+"""The ingest and grayscale tasks in Ray Data, on two CPUs."""
 
 import logging
 
@@ -9,23 +9,23 @@ from deltalake import DeltaTable
 from benchmarks.task import Task, read_task, timed, to_gray, to_sha256
 
 BATCH_ROWS = 64
-BLOCKS = 8  # so that two CPUs have something to share, however large the files
+BLOCKS = 8  # enough for two CPUs to share, whatever the file sizes
 
 
 def hashed(images: pa.Table) -> pa.Table:
-    """The images with their hash."""
+    """The images with their hashes."""
     return images.append_column("image_id", pa.array([to_sha256(value.as_py()) for value in images["bytes"]]))
 
 
 def ingest(task: Task) -> None:
-    """Files read by Ray itself, hashed in Arrow batches, written to Parquet."""
+    """Read files with Ray, hash them in Arrow batches, write them to Parquet."""
     images = ray.data.read_binary_files(task.source, include_paths=True, file_extensions=["jpg"])
     images = images.map_batches(hashed, batch_format="pyarrow").rename_columns({"bytes": "content"})
     images.write_parquet(task.target)
 
 
 def grayscale(task: Task) -> None:
-    """A function for an Arrow batch."""
+    """Convert with a function on Arrow batches."""
     kernel = to_gray(task.kernel)
 
     def in_gray(images: pa.Table) -> pa.Table:
@@ -38,7 +38,7 @@ def grayscale(task: Task) -> None:
 
 
 def main() -> None:
-    """Do the task."""
+    """Run the task."""
     task = read_task()
     ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
     with timed():

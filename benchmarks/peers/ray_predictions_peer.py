@@ -12,17 +12,17 @@ from benchmarks.task import read_task
 
 ACTORS = 2
 BATCHES_AT_ONCE = 2
-BLOCKS = 8  # so that two actors have something to share, however large the files
+BLOCKS = 8  # enough for two actors to share, whatever the file sizes
 
 
 class Predictor:
-    """The network, loaded once in each actor."""
+    """Predicts with a network that is loaded once per actor."""
 
     def __init__(self, folder: str) -> None:
         self.network = Network(Path(folder))
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        """A prediction for each image."""
+        """One prediction per image."""
         contents = [content.as_py() for content in images["content"]]
         return pa.table(self.network.rows(images["path"].to_pylist(), [*self.network.answers(contents)]))
 
@@ -30,7 +30,7 @@ class Predictor:
 def main() -> None:
     """Predict the images of a table's Parquet files."""
     task = read_task()
-    # Twice as many CPUs as there are: actors keep theirs, and reading and writing would find none.
+    # Declare twice as many CPUs as there are: actors never release theirs, so reading and writing would get none.
     ray.init(num_cpus=2 * ACTORS, include_dashboard=False, logging_level=logging.ERROR)
     folder = str(network_folder(task))
 

@@ -1,4 +1,4 @@
-"""Mosaic Streaming: MDS files of photographs, decoded and resized by Pillow in two processes that stay."""
+"""Mosaic Streaming: photographs in MDS files, decoded and resized with Pillow in two persistent workers."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -21,7 +21,7 @@ def prepare(task: Task) -> None:
 
 
 class Photographs(StreamingDataset):
-    """The photographs of MDS files."""
+    """The photographs in MDS files."""
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
         photograph = super().__getitem__(place)
@@ -29,7 +29,7 @@ class Photographs(StreamingDataset):
 
 
 def main() -> None:
-    """Prepare, or feed."""
+    """Write the MDS files, or feed batches from them."""
     task = read_task()
     if task.benchmark == "prepare":
         prepare(task)

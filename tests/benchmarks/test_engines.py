@@ -1,4 +1,4 @@
-"""The figures of engines, made of runs."""
+"""Tests of the engine figures."""
 
 from benchmarks.engines import engine_ratios, engines_section, with_differences
 

@@ -1,4 +1,4 @@
-"""What loaders feed counts only when it is every photograph, as Pillow has it; ours keeps what it decoded."""
+"""Tests of loaders: every photograph is fed with Pillow's pixels, and ours stores what it decoded."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def landing(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def images(landing: Path) -> list[Batch]:
-    """What a faithful loader feeds, in batches of 16."""
+    """The batches of a correct loader, 16 images each."""
     files = sorted(files_in(landing), key=number_of)
     parts = [files[start : start + 16] for start in range(0, COUNT, 16)]
     return [(np.stack([*map(to_pillow_pixels, part)]), np.array([*map(number_of, part)])) for part in parts]
@@ -39,13 +39,13 @@ def images(landing: Path) -> list[Batch]:
 
 @pytest.fixture
 def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the harness looks for an answer."""
+    """The file in which the harness expects the report."""
     monkeypatch.setenv("BENCHMARK_ANSWER", str(tmp_path / "answer.json"))
     return tmp_path / "answer.json"
 
 
 def cache_of(landing: Path, root: Path, content: Content) -> Cache:
-    """A cache as Petastorm reads it, of two row groups."""
+    """A cache with two row groups, as Petastorm reads it."""
     files = sorted(files_in(landing), key=number_of)
     contents = [file.read_bytes() for file in files]
     rows = [
@@ -60,8 +60,8 @@ def cache_of(landing: Path, root: Path, content: Content) -> Cache:
     folder.mkdir(parents=True)
     file = folder / "part-0.parquet"
     pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=16)
-    told = {"rows": COUNT, "files": {file.name: file.stat().st_size}, "content": content, "color": "rgb"}
-    (folder / MANIFEST).write_text(json.dumps(told))
+    manifest = {"rows": COUNT, "files": {file.name: file.stat().st_size}, "content": content, "color": "rgb"}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     cache = PetastormCaches(root=str(root)).find(NAME)
     assert cache
     return cache
@@ -71,9 +71,9 @@ def test_two_epochs_are_timed_and_what_came_is_kept(
     images: list[Batch], landing: Path, answered: Path, tmp_path: Path
 ) -> None:
     feed(lambda: iter(images), str(tmp_path / "output"))
-    told = json.loads(answered.read_text())
-    assert [epoch["images"] for epoch in told["epochs"]] == [COUNT, COUNT]
-    assert told["work_seconds"] == told["epochs"][0]["seconds"]
+    report = json.loads(answered.read_text())
+    assert [epoch["images"] for epoch in report["epochs"]] == [COUNT, COUNT]
+    assert report["work_seconds"] == report["epochs"][0]["seconds"]
     require_fed(tmp_path / "output", landing)
 
 

@@ -1,4 +1,4 @@
-"""A contestant's output counts only when it is what was asked for."""
+"""Tests of the validation of contestants' output."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def landing(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rows(landing: Path) -> list[dict[str, object]]:
-    """What a faithful contestant writes."""
+    """The output of a correct contestant."""
     return [{"path": f"file:{file}", "content": file.read_bytes()} for file in files_in(landing)]
 
 
@@ -43,7 +43,7 @@ def test_a_lost_or_repeated_row_is_not(rows: list[dict], landing: Path, tmp_path
 
 def test_other_bytes_are_not(rows: list[dict], landing: Path, tmp_path: Path) -> None:
     rows[0]["content"] += b"\0"
-    with pytest.raises(WrongOutput, match="other bytes"):
+    with pytest.raises(WrongOutput, match="differ from its file"):
         require_ingested(written(rows, tmp_path / "output"), landing)
 
 

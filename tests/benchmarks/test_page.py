@@ -1,14 +1,14 @@
-"""The page: new figures in place of old ones, and all else as it was."""
+"""Tests of the page: new figures replace old ones, everything else stays."""
 
 import pytest
 
 from benchmarks.page import BEGIN, END, with_figures
 
-HEAD = "|  | found | aimed at |\n| --- | --- | --- |"
+HEAD = "|  | measured | target |\n| --- | --- | --- |"
 
 
 def figures(*ratios: str, conditions: str = "here", **more: str) -> str:
-    """Figures as the report gives them: ratios and their picture, sections, conditions."""
+    """Figures as in a report: ratios and their chart, sections, conditions."""
     rows = "\n".join(f"| {ratio} | 1.0 | 3 |" for ratio in ratios)
     texts = [f"## {title.replace('_', ' ')}{text}" for title, text in more.items()]
     parts = [f"## Ratios\n\n{HEAD}\n{rows}\n\n![the figures](benchmarks.png)", *texts]

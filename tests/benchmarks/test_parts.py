@@ -1,4 +1,4 @@
-"""The time of every part, without the parts inside it."""
+"""Tests of the timing of parts, which excludes nested parts."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The photographs of benchmarks: as many as asked for, no two alike, the same each time."""
+"""Tests of the photographs for benchmarks: the requested number, no two alike, reproducible."""
 
 from io import BytesIO
 from pathlib import Path
@@ -67,5 +67,5 @@ def test_a_folder_of_photographs_gives_its_own_pictures_and_labels(tmp_path: Pat
 
 
 def test_a_folder_without_photographs_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="which holds no JPEG file"):
+    with pytest.raises(FileNotFoundError, match="which contains no JPEG files"):
         photograph(Photographs(source=str(tmp_path)), 0)

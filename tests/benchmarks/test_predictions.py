@@ -1,4 +1,4 @@
-"""Answers are looked at before their time counts."""
+"""Tests of the validation of predictions, which comes before their time counts."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def answers(labels: str = "roses") -> Answers:
 
 
 def other(taught: Answers, *answered: tuple[str, list[float]]) -> Answers:
-    """The same answers but for some of them."""
+    """The same predictions, except for some of them."""
     return taught | {number: (label, np.array(of)) for number, (label, of) in enumerate(answered)}
 
 
@@ -28,7 +28,7 @@ def test_answers_may_differ_a_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "said"),
+    ("answered", "message"),
     [
         ([("tulips", [0.25, 0.75])] * 2, "99.20% of the labels"),
         ([("roses", [0.252, 0.748])], "a probability differs by 0.0020"),
@@ -36,8 +36,8 @@ def test_answers_may_differ_a_little() -> None:
         ([("roses", [0.25])], "1 probabilities of photograph 0"),
     ],
 )
-def test_other_labels_or_probabilities_do_not_count(answered: list[tuple[str, list[float]]], said: str) -> None:
-    with pytest.raises(WrongOutput, match=said):
+def test_other_labels_or_probabilities_do_not_count(answered: list[tuple[str, list[float]]], message: str) -> None:
+    with pytest.raises(WrongOutput, match=message):
         require_agreement(other(answers(), *answered), answers())
 
 
@@ -54,5 +54,5 @@ def test_every_photograph_has_one_answer(tmp_path: Path) -> None:
     require_answers(found, tmp_path / "landing", None)  # the recipe's own
     with pytest.raises(WrongOutput, match="3 rows of 2 images"):
         require_answers([*found[:2], found[0]], tmp_path / "landing", answers())
-    with pytest.raises(WrongOutput, match="the recipe came to no end"):
+    with pytest.raises(WrongOutput, match="the recipe did not finish"):
         require_answers(found, tmp_path / "landing", {})

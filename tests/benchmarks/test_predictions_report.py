@@ -1,4 +1,4 @@
-"""The figures of predictions and of promotions: ratios, parts, and what failed."""
+"""Tests of the figures of predictions and promotions: ratios, parts, and failures."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def moved(scored: int, **moments: float) -> dict:
 
 @pytest.fixture
 def raced() -> dict:
-    """Everybody in one framework, of which one could not run; ours alone in the other."""
+    """All contestants in one framework, one of which could not run; only ours in the other."""
     missing = [run({}, error="not installed: no wheel")]
     torch = {RECIPE: predicted(100), OURS: predicted(20, 25, 30), "Daft": predicted(40), "Ray Data": missing}
     return {
@@ -68,10 +68,10 @@ def test_everybody_has_a_row_with_the_start_apart(raced: dict) -> None:
 
 def test_a_promotion_is_told_part_by_part(promoted: dict) -> None:
     section = promotion_section(promoted)
-    assert "| **promotion, in all** | 21.0 (21.0 to 21.0) | 111.0 (111.0 to 111.0) |" in section
+    assert "| **promotion, total** | 21.0 (21.0 to 21.0) | 111.0 (111.0 to 111.0) |" in section
     assert "| the run's process starts | 5.0 | 5.0 |" in section
-    assert "| `image_predictions`: to the last ones | 0.0 | 90.0 |" in section
-    assert "load the new version takes 7.0 (7.0 to 7.0) s" in section
+    assert "| `image_predictions`: until the last new rows | 0.0 | 90.0 |" in section
+    assert "loads the new version takes 7.0 (7.0 to 7.0) s" in section
     rollback = section.partition("| rollback, s |")[2]
     assert "| images scored | 0 | 0 |" in rollback
     assert "| `current_predictions` | 5.0 | 14.0 |" in rollback
@@ -88,6 +88,6 @@ def test_a_rollback_is_compared_by_the_number_of_images(promoted: dict) -> None:
 def test_the_page_has_a_section_for_each(raced: dict, promoted: dict) -> None:
     page = report({"predictions": raced, "promotion": promoted})
     assert [line for line in page.splitlines() if line.startswith("## ")][1:3] == [
-        "## Predictions: images to labels and probabilities, in a table",
-        "## Promotion: another version serves, and the former one again",
+        "## Predictions: from images to a table of labels and probabilities",
+        "## Promotion: switch to another version, then roll back",
     ]

@@ -1,4 +1,4 @@
-"""The memory of a rank, as it is looked at."""
+"""Tests of the measurement of a rank's memory."""
 
 import mmap
 import os
@@ -32,7 +32,7 @@ print(most["bytes"])
 
 
 def test_the_most_that_a_python_process_below_held_is_told() -> None:
-    """In a process of its own: below this one there may be others' processes."""
+    """Runs in a separate process, because other tests may have started processes below this one."""
     command = [sys.executable, "-c", WATCHED]
-    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert 64 * MEBIBYTE <= int(told) < 128 * MEBIBYTE
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert 64 * MEBIBYTE <= int(printed) < 128 * MEBIBYTE

@@ -1,4 +1,4 @@
-"""The common recipe's training: its rows, and what it is told of a cache."""
+"""Tests of the common recipe's training: its rows, and how it finds a cache."""
 
 import json
 from pathlib import Path
@@ -20,11 +20,11 @@ def test_a_home_s_cache_is_found_by_its_split_with_its_labels(tmp_path: Path) ->
         folder.mkdir(parents=True)
         file = folder / "part-0.parquet"
         pq.write_table(pa.table({"content": [b"a", b"b"], "label_index": [0, 4]}), file)
-        told = {"rows": 2, "files": {file.name: file.stat().st_size}, "content": "original", "color": "rgb"}
-        (folder / MANIFEST).write_text(json.dumps(told))
+        manifest = {"rows": 2, "files": {file.name: file.stat().st_size}, "content": "original", "color": "rgb"}
+        (folder / MANIFEST).write_text(json.dumps(manifest))
     cache = cache_in(str(tmp_path), "validation")
     assert cache.name == "validation-v1-abc"
-    assert json.dumps(labels_in(cache)) == "5"  # a plain number: frameworks refuse numpy's
+    assert json.dumps(labels_in(cache)) == "5"  # a plain number: frameworks reject numpy's
 
 
 def test_rows_become_features_of_float32() -> None:
@@ -48,6 +48,6 @@ def test_each_epoch_ends_later_than_the_one_before(tmp_path: Path, monkeypatch: 
     clock.tell(0.5)
     clock.tell(0.75)
     clock.answer()
-    told = json.loads((tmp_path / "answer.json").read_text())
-    assert [epoch["validation_accuracy"] for epoch in told["epochs"]] == [0.5, 0.75]
-    assert told["epochs"][0]["seconds"] <= told["epochs"][1]["seconds"] == told["work_seconds"]
+    report = json.loads((tmp_path / "answer.json").read_text())
+    assert [epoch["validation_accuracy"] for epoch in report["epochs"]] == [0.5, 0.75]
+    assert report["epochs"][0]["seconds"] <= report["epochs"][1]["seconds"] == report["work_seconds"]

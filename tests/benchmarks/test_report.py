@@ -1,4 +1,4 @@
-"""The figures of a benchmark as tables: medians, ratios, slopes, and what failed."""
+"""Tests of the result tables: medians, ratios, slopes, and failures."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def run(work_seconds: float, error: str | None = None, **answer: object) -> dict
 
 @pytest.fixture
 def ingested() -> dict:
-    """Three contestants with figures, one without."""
+    """Three contestants with results, one without."""
     runs = {
         OURS: [run(seconds, parts={"append raw_images": seconds / 2}) for seconds in (1, 2, 4)],
         RECIPE: [run(8), run(8), run(9)],
@@ -53,7 +53,7 @@ def test_a_table_has_a_row_for_everybody_and_says_who_could_not_run(ingested: di
 
 def test_ratios_are_to_the_recipe_and_to_the_best_peer(ingested: dict, followed: dict) -> None:
     found = [ratio for _, ratio, _ in ratios({"ingest": ingested, "following": followed})]
-    # Recipe anew: 30 s at 5,000 and 5 s for each 1,000 more: 510 s at 101,000, against our 6 s.
+    # Recipe: 30 s for 5,000 images and 5 s per 1,000 more, so 510 s for 101,000, compared with our 6 s.
     assert found == ["4.0", "2.00", "1.20", "85"]
 
 

@@ -1,4 +1,4 @@
-"""The figures of loaders and trainings: epochs, ratios, limits, and what failed."""
+"""Tests of the figures of loaders and trainings: epochs, ratios, limits, and failures."""
 
 import pytest
 
@@ -22,20 +22,20 @@ def run(answer: dict, error: str | None = None) -> dict:
 
 
 def fed(first: float, second: float) -> dict:
-    """A run of a loader that took so many seconds for its epochs of a thousand images."""
+    """A loader's run with these seconds for its two epochs of a thousand images."""
     epochs = [{"seconds": seconds, "cpu_seconds": 2 * seconds, "images": 1000} for seconds in (first, second)]
     return run({"work_seconds": first, "epochs": epochs})
 
 
 def trained(*seconds: float) -> dict:
-    """A run of a training whose epochs ended then."""
+    """A training's run whose epochs ended after these seconds."""
     epochs = [{"seconds": end, "validation_accuracy": 0.9 - 0.1 / end} for end in seconds]
     return run({"work_seconds": seconds[-1], "epochs": epochs})
 
 
 @pytest.fixture
 def loaded() -> dict:
-    """Our two caches, two others of which one could not run, and the limits."""
+    """Two of our caches, two other loaders, one of which could not run, and the limits."""
     original, _, pixels, torch, _, web, _ = (loader.name for loader in LOADERS)
     runs = {original: [fed(2, 0.1)], pixels: [fed(0.5, 0.1)], torch: [fed(4, 4)]}
     runs |= {web: [run({}, error="not installed: no wheel")]}
@@ -50,20 +50,23 @@ def loaded() -> dict:
 
 @pytest.fixture
 def taught() -> dict:
-    """The recipe against ours in one framework."""
+    """The recipe and ours in one framework."""
     runs = {RECIPE: [trained(20, 40, 60, 80, 100)], FIRST: [trained(10, 10.5)], AGAIN: [trained(1, 2)]}
     return {"count": 2500, "runs": {"torch": runs}}
 
 
 @pytest.fixture
 def distributed() -> dict:
-    """One process and two, at two sizes of the tables."""
+    """One process and two, at two table sizes."""
 
-    def told(rate: float, megabytes: int) -> list[dict]:
+    def runs_with(rate: float, megabytes: int) -> list[dict]:
         answer = {"work_seconds": 9.0, "embedded_images_per_second": rate, "rank_bytes": megabytes << 20}
         return [run(answer)]
 
-    runs = {"1": {"500": told(80, 700), "5000": told(80, 720)}, "2": {"500": told(100, 600), "5000": told(120, 660)}}
+    runs = {
+        "1": {"500": runs_with(80, 700), "5000": runs_with(80, 720)},
+        "2": {"500": runs_with(100, 600), "5000": runs_with(120, 660)},
+    }
     return {"count": 5000, "runs": runs}
 
 
@@ -109,6 +112,6 @@ def test_the_page_has_a_section_for_each(loaded: dict, taught: dict, distributed
     page = report({"loader": loaded, "training": taught, "processes": distributed})
     assert [line for line in page.splitlines() if line.startswith("## ")][1:4] == [
         "## Loader: batches of 32 images of 224 x 224, two epochs",
-        "## Training: from caches to the accuracy of the default",
+        "## Training: from caches to a trained model",
         "## Processes: one or two on the same cores",
     ]
