@@ -13,13 +13,17 @@ from benchmarks.photographs import CACHE, Photographs, landing_of
 from benchmarks.task import read_task, timed
 
 HOMES = CACHE / "homes"
-KEPT_CODE = ("image_assets/*.py", "image_assets/data/*.py", "resources/*.py")
+TABLE_CODE = ("image_assets/*.py", "image_assets/images/*.py", "image_assets/data/*.py", "resources/**/*.py")
+
+
+def code_files() -> list[Path]:
+    """All code that determines the content of a home's tables."""
+    return sorted(file for pattern in TABLE_CODE for file in ROOT.glob(pattern))
 
 
 def code_digest() -> str:
-    """A short hash of all code that determines the content of a home's tables."""
-    files = sorted(file for pattern in KEPT_CODE for file in ROOT.glob(pattern))
-    return sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:10]
+    """A short hash of the code that determines the content of a home's tables."""
+    return sha256(b"\0".join(file.read_bytes() for file in code_files())).hexdigest()[:10]
 
 
 def home_of(photographs: Photographs, count: int) -> tuple[Path, Path]:
