@@ -37,6 +37,20 @@ def test_each_command_is_one_of_make(command: str) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
+def test_the_menu_has_every_page_once_and_the_index_links_to_it() -> None:
+    menu = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text().partition("nav:")[2])
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    written = [page for page in pages if not page.startswith("reference/")]  # those are generated
+    links = re.findall(r"\]\(([\w/]+\.md)\)", TEXTS["docs/index.md"])
+    assert sorted(page for page in menu if not page.startswith("reference/")) == sorted(written)
+    assert sorted(links) == sorted(page for page in menu if page != "index.md")
+
+
+def test_every_picture_is_shown_on_a_page() -> None:
+    shown = {name for text in TEXTS.values() for name in re.findall(r"pictures/(\w+\.\w+)\)", text)}
+    assert {picture.name for picture in (ROOT / "docs" / "pictures").iterdir()} == shown
+
+
 def test_the_pages_have_run_configs() -> None:
     assert len(CONFIGS) >= 7
 

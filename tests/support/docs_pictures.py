@@ -1,7 +1,7 @@
 """The pictures of real pages in docs/pictures: `python -m tests.support.docs_pictures [HOME]` draws them anew.
 
-On sample images, which a run of the demo takes from files to predictions, in a temporary home; a HOME that is named is
-kept, and taken as it is where it is there already. Look at each picture before you keep it.
+They show a home of photographs after a run of the demo; tests/support/docs_photographs.py says what that needs. A HOME
+that is named is kept, and used as it is if it exists. Look at each picture before you commit it.
 """
 
 import os
@@ -13,13 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import FloatRect, Page, ViewportSize
 
 from resources.settings import Settings, read_settings
-from scripts.sample_images import write_sample_images
-from tests.gallery.docs_picture import gallery_picture
+from sensors.attempts import ACTIVE
+from tests.gallery import small_home
 from tests.support.dagster_pages import (
     SIZE,
     dagster_ui,
@@ -30,52 +29,63 @@ from tests.support.dagster_pages import (
     show_picture,
     window,
 )
+from tests.support.docs_photographs import write_photographs
 from tests.support.served import wait_for
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "pictures"
-COLORS = (160, 96, 64, 40)
-MOST_BYTES = 150_000
-BROKEN = 24  # of about 300 files
+QUALITY = 85  # of 100: text stays sharp, and a page of photographs has 140 KB
+GALLERY_SIZE: ViewportSize = {"width": 1200, "height": 720}
+LINEAGE_SIZE: ViewportSize = {"width": 1700, "height": 1100}  # the graph is scaled to fit
 SENSORS_SECONDS = 45  # until every sensor has looked once
-FADING = 1500  # milliseconds, in which the page moves things to their places
+FADING = 3000  # milliseconds, in which the page moves things to their places
 
 
 def keep(name: str, picture: bytes) -> None:
-    """A picture of the documentation, with as many colors as fit into so few bytes."""
-    file = FOLDER / f"{name}.png"
+    """Writes a screenshot to the documentation's pictures."""
     with Image.open(BytesIO(picture)) as drawn:
-        for colors in COLORS:
-            drawn.convert("RGB").quantize(colors).save(file, "PNG", optimize=True)
-            if file.stat().st_size <= MOST_BYTES:
-                return
+        drawn.convert("RGB").save(FOLDER / f"{name}.webp", quality=QUALITY, method=6)
 
 
 def take(name: str, page: Page, left: float = 0, top: float = 0) -> None:
     """The page as a picture, or what is right and below of a point, once nothing more comes from the server."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(FADING)
-    width, height = SIZE["width"] - left, SIZE["height"] - top
-    keep(name, page.screenshot(clip={"x": left, "y": top, "width": width, "height": height}))
+    size = page.viewport_size or SIZE
+    clip = FloatRect(x=left, y=top, width=size["width"] - left, height=size["height"] - top)
+    keep(name, page.screenshot(clip=clip))
 
 
 def fill(settings: Settings) -> None:
-    """A home of sample images, some of them cut in half, after a run of the demo."""
-    landing = settings.home / "landing"
-    write_sample_images(landing)
-    for number, file in enumerate(sorted((landing / "spots").glob("*.jpg"))[:BROKEN]):
-        content = file.read_bytes()
-        (landing / "spots" / f"broken_upload_{number:02}.jpg").write_bytes(content[: len(content) // 3])
+    """Fills a home with photographs, then with what a run of the demo makes of them."""
+    write_photographs(settings.home / "landing")
     environment = {**os.environ, "IMAGE_ASSETS_HOME": str(settings.home)}
-    subprocess.run([sys.executable, "-m", "scripts.demo"], cwd=ROOT, env=environment, check=True)
+    for command in ("scripts.demo", "scripts.checks check-data"):
+        subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, env=environment, check=True)
+
+
+def draw_gallery(home: Path) -> None:
+    """The newest photographs in the gallery."""
+    with small_home.served(home, home / "landing") as address, window(address) as page:
+        page.set_viewport_size(GALLERY_SIZE)
+        page.goto("/?sort=newest")
+        page.wait_for_load_state("networkidle")
+        keep("gallery", page.screenshot())
 
 
 def draw(page: Page) -> None:
     """Each page in turn; what the browser is told to hide stays hidden."""
+    page.set_viewport_size(LINEAGE_SIZE)
     open_lineage(page)
     panel = page.get_by_placeholder("Jump to").bounding_box()
     assert panel is not None
-    take("lineage", page, left=panel["x"] + panel["width"] + 52, top=panel["y"] + panel["height"] + 14)
+    left, top = panel["x"] + panel["width"] + 52, panel["y"] + panel["height"] + 14
+    page.mouse.move(left + 100, top + 100)
+    page.mouse.down()
+    page.mouse.move(left + 100, top + 140, steps=5)  # down: the first group's name is behind the search field
+    page.mouse.up()
+    take("lineage", page, left=left, top=top)
+    page.set_viewport_size(SIZE)
     page.get_by_text("Hide navigation").click()
     open_asset(page, "featured_images")
     page.get_by_role("button", name="Columns").click()
@@ -96,7 +106,7 @@ def draw(page: Page) -> None:
 def calm(settings: Settings) -> bool:
     """Whether no run goes on: the sensors ask for some when they look for the first time."""
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        return not instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
+        return not instance.get_runs(dg.RunsFilter(statuses=ACTIVE), limit=1)
 
 
 def main(home: Path) -> None:
@@ -105,7 +115,7 @@ def main(home: Path) -> None:
     if not (home / "tables").is_dir():
         fill(settings)
     FOLDER.mkdir(exist_ok=True)
-    keep("gallery", gallery_picture())
+    draw_gallery(home)
     log = home / "dev.log"
     with dagster_ui(settings, log) as address, window(address) as page:
         time.sleep(SENSORS_SECONDS)
