@@ -46,6 +46,14 @@ def test_the_menu_has_every_page_once_and_the_index_links_to_it() -> None:
     assert sorted(links) == sorted(page for page in menu if page != "index.md")
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "deploy/README.md"])
+def test_links_outside_the_site_lead_to_files(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    files = [link for link in links if "://" not in link]
+    assert files
+    assert [link for link in files if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
 def test_every_picture_is_shown_on_a_page() -> None:
     shown = {name for text in TEXTS.values() for name in re.findall(r"pictures/(\w+\.\w+)\)", text)}
     assert {picture.name for picture in (ROOT / "docs" / "pictures").iterdir()} == shown
