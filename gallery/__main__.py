@@ -1,4 +1,4 @@
-"""What `make dev` starts beside Dagster and MLflow: the gallery, for this machine only."""
+"""Serves the gallery on this machine; `make dev` starts it next to Dagster and MLflow."""
 
 import argparse
 
@@ -11,12 +11,13 @@ HOST = "127.0.0.1"
 
 
 def main() -> None:
-    """Serve until asked to end."""
+    """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m gallery", description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, required=True, help="the port to listen on")
+    port = parser.parse_args().port
     gallery = gallery_of(read_settings())
     gallery.index.refresh()
-    uvicorn.run(build_app(gallery), host=HOST, port=parser.parse_args().port, log_level="warning", server_header=False)
+    uvicorn.run(build_app(gallery), host=HOST, port=port, log_level="warning", server_header=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tables say of every file, in memory: their thin columns, in DuckDB."""
+"""The home's tables in memory: one row per file with its features, label, split and predictions, in DuckDB."""
 
 import threading
 import time
@@ -30,7 +30,8 @@ from resources.mlflow.model_registry import (
     serving_version,
 )
 
-READ = {
+# What is read of each table: everything that filters and pages need, and never the images' bytes.
+COLUMNS = {
     IMAGE_FILES: IMAGE_FILES.columns.fieldNames(),
     FEATURED_IMAGES: [name for name in FEATURED_IMAGES.columns.fieldNames() if name != "content"],
     IMAGE_SPLITS: ["path", "image_id", "duplicate_group", "split", "reason"],
@@ -39,51 +40,54 @@ READ = {
     IMAGE_PREDICTIONS: ["path", "image_id", "label", "probability", "fault", "model_version", "framework"],
 }
 HASHES = {"perceptual_hash", "mirrored_hash"}
-LEAST_TRAINED = 20  # images: of fewer nobody can say what is usual among them
-LOOK_SECONDS = 3  # between two looks at the tables' logs
-RARE = 0.01  # the share of the images trained on that counts as rare
+CHECK_SECONDS = 3  # between two checks for new Delta versions
+MIN_TRAINING_IMAGES = 20  # fewer than these do not show what is usual, so there are no outliers
+RARE_SHARE = 0.01  # formats and modes of a smaller share of the training images are rare
 
-# One row for each file of the ledger: what is known of the content that it has, or had last.
+# One row per file in the ledger, with the features of its current content, or of its last content if it is gone.
 FILES = """
 CREATE TABLE files AS
 SELECT row_number() OVER (ORDER BY ledger.path) AS n, ledger.*, featured.* EXCLUDE (path, image_id, length,
     modification_time), split.duplicate_group, split.split, split.reason AS split_reason,
-    lower(ledger.path) AS searched, width::BIGINT * height AS pixels
+    lower(ledger.path) AS lower_path, width::BIGINT * height AS pixels
 FROM ledger LEFT JOIN featured USING (path, image_id) LEFT JOIN split USING (path, image_id)
 """
-ANSWERS = """
-CREATE TABLE answers AS
-SELECT n, said.label, said.probability, said.fault, said.model_version AS version, said.framework
-FROM said JOIN files USING (path, image_id)
+PREDICTIONS = """
+CREATE TABLE predictions AS
+SELECT n, stored.label, stored.probability, stored.fault, stored.model_version AS version, stored.framework
+FROM stored_predictions stored JOIN files USING (path, image_id)
 """
-# Whether versions answered differently: any two, or the newest ones of the frameworks.
-APART = """
-CREATE TABLE apart AS
-WITH newest AS (SELECT framework, max(version) AS version FROM answers GROUP BY framework)
-SELECT n, count(DISTINCT label) > 1 AS versions,
-    count(DISTINCT label) FILTER (WHERE version IN (SELECT version FROM newest)) > 1 AS frameworks
-FROM answers GROUP BY n
+# Whether any two versions disagree on an image, and whether the newest versions of the frameworks do.
+DISAGREEMENTS = """
+CREATE TABLE disagreements AS
+WITH newest AS (SELECT framework, max(version) AS version FROM predictions GROUP BY framework)
+SELECT n, count(DISTINCT label) > 1 AS versions_disagree,
+    count(DISTINCT label) FILTER (WHERE version IN (SELECT version FROM newest)) > 1 AS frameworks_disagree
+FROM predictions GROUP BY n
 """
-# What few of the images that models are trained on are: the outer half percents, or a rare format or mode.
-UNUSUAL = """
-CREATE TABLE unusual AS
-WITH known AS (SELECT *, width / height AS aspect, length / (width * height) AS density FROM files WHERE width > 0),
-trained AS (SELECT * FROM known WHERE split = 'training' AND state = 'current'),
-ends AS (SELECT count(*) AS images, {ends} FROM trained)
+# Images outside the 0.5 to 99.5 % range of the current training images, or with a rare format or mode.
+OUTLIERS = """
+CREATE TABLE outliers AS
+WITH measured AS (
+    SELECT *, width / height AS aspect, length / (width * height) AS density FROM files WHERE width > 0
+),
+training AS (SELECT * FROM measured WHERE split = 'training' AND state = 'current'),
+bounds AS (SELECT count(*) AS images, {bounds} FROM training)
 SELECT * FROM (
     SELECT n, list_filter([{traits}], lambda trait: trait IS NOT NULL) AS traits
-    FROM known, ends WHERE ends.images >= $least
+    FROM measured, bounds WHERE bounds.images >= $min_training_images
 ) WHERE len(traits) > 0
 """
-TRAITS = {
+# Each measure, with the traits of images below and above its bounds.
+MEASURES = {
     "width": ("narrow", "wide"),
-    "height": ("low", "high"),
+    "height": ("short", "tall"),
     "aspect": ("tall for its width", "wide for its height"),
-    "density": ("few bytes for its size", "many bytes for its size"),
+    "density": ("few bytes per pixel", "many bytes per pixel"),
 }
-KINDS = ("format", "mode")
-# The newest correction of each image counts, whether featured_images has it already or not. What one that takes
-# corrections back says is the folder's label: where a label table gives one, that counts.
+CATEGORIES = ("format", "mode")
+# The newest correction of each image counts, whether or not featured_images has it yet. A withdrawn correction holds
+# the folder's label, so a label from the label table takes precedence over it.
 CORRECTED = """
 CREATE OR REPLACE TABLE corrected AS
 SELECT path, image_id, NOT withdrawn AS is_corrected,
@@ -95,102 +99,159 @@ IMAGES = """
 CREATE VIEW images AS
 SELECT files.* EXCLUDE (label), coalesce(is_corrected, false) AS corrected,
     CASE WHEN is_corrected IS NULL THEN label ELSE corrected_label END AS label,
-    versions AS versions_apart, frameworks AS frameworks_apart, traits
-FROM files LEFT JOIN apart USING (n) LEFT JOIN unusual USING (n) LEFT JOIN corrected USING (path, image_id)
+    versions_disagree, frameworks_disagree, traits
+FROM files LEFT JOIN disagreements USING (n) LEFT JOIN outliers USING (n) LEFT JOIN corrected USING (path, image_id)
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The tables at one moment; `versions` are their Delta versions, `models` the registered versions by number."""
+    """The tables at one moment, to be queried by several threads.
+
+    Pages query the view `images` (one row per file, numbered by `n` in the order of paths) and the tables
+    `predictions`, `featured` (also former contents) and `corrections`.
+    """
 
     connection: duckdb.DuckDBPyConnection
-    versions: Mapping[str, int | None]
-    models: Mapping[int, ModelVersion] = field(default_factory=dict)
+    versions: Mapping[str, int | None]  # the Delta version of each table; None if there is no table yet
+    models: Mapping[int, ModelVersion] = field(default_factory=dict)  # the registered versions by number
     read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
-        """What DuckDB answers, also to several threads at once."""
+        """The rows that a query selects, as dictionaries by column."""
         with self.connection.cursor() as cursor:
-            found = cursor.execute(query, values)
-            names = [column[0] for column in found.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            result = cursor.execute(query, values)
+            names = [column[0] for column in result.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def value(self, query: str, values: Sequence[Any] = ()) -> Any:  # whatever the query selects
-        """The one value that a query selects."""
+        """The single value that a query selects."""
         return next(iter(self.rows(query, values)[0].values()))
 
     @property
     def serving(self) -> int | None:
-        """The version that serves, where it can be told."""
+        """The number of the serving version; None if there is none, or if the registry is ambiguous."""
         with suppress(UnclearServingVersion):
-            if found := serving_version(list(self.models.values())):
-                return found.version
+            if version := serving_version(list(self.models.values())):
+                return version.version
         return None
 
 
+class LiveIndex:
+    """Provides the index without delay, and refreshes it in the background when tables or the registry change."""
+
+    def __init__(self, thin_tables: ThinTables, registry: ModelRegistry) -> None:
+        self._thin_tables = thin_tables
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._index: Index | None = None
+        self._checked_at = 0.0
+
+    def current(self) -> Index:
+        """The index, a few seconds old at most; the first call waits until it has been read."""
+        if self._index is None:
+            self.refresh()
+        elif time.monotonic() - self._checked_at > CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            threading.Thread(target=self.refresh, name="index", daemon=True).start()
+        assert self._index is not None
+        return self._index
+
+    def refresh(self) -> None:
+        """Read what has changed in the tables and the registry; concurrent calls wait for each other."""
+        with self._lock:
+            models, newest = self._models(), newest_versions(self._thin_tables)
+            index = self._index
+            if (
+                index is None
+                or [*index.models.values()] != models
+                or without_corrections(index.versions) != without_corrections(newest)
+            ):
+                self._index = read_index(self._thin_tables, models)
+            elif index.versions != newest:
+                self._index = with_corrections(index, self._thin_tables)
+            self._checked_at = time.monotonic()
+
+    def refresh_corrections(self) -> None:
+        """Read the label corrections only, which takes milliseconds."""
+        with self._lock:
+            if self._index:
+                self._index = with_corrections(self._index, self._thin_tables)
+
+    def _models(self) -> Sequence[ModelVersion]:
+        try:
+            return self._registry.versions()
+        except RegistryUnavailable:  # pages work without the models, they only lack some names
+            return [*self._index.models.values()] if self._index else []
+
+
 def newest_versions(thin_tables: ThinTables) -> dict[str, int | None]:
-    """The Delta version of each table that is read; None where there is no table yet."""
-    return {table.name: thin_tables.newest_version(table) for table in READ}
+    """The newest Delta version of each table in the index; None if there is no table yet."""
+    return {table.name: thin_tables.newest_version(table) for table in COLUMNS}
+
+
+def without_corrections(versions: Mapping[str, int | None]) -> dict[str, int | None]:
+    """The Delta versions of all tables except label_corrections."""
+    return {name: version for name, version in versions.items() if name != LABEL_CORRECTIONS.name}
 
 
 def read_index(thin_tables: ThinTables, models: Sequence[ModelVersion] = ()) -> Index:
-    """The tables as they are now."""
+    """A new index of the tables' newest versions."""
     versions = newest_versions(thin_tables)
     connection = duckdb.connect()
     for name, table in {"ledger": IMAGE_FILES, "featured": FEATURED_IMAGES, "split": IMAGE_SPLITS}.items():
-        keep(connection, name, read(thin_tables, table))
+        create_table(connection, name, read_columns(thin_tables, table))
     connection.execute(FILES)
-    keep(connection, "said", thin_tables.read(IMAGE_PREDICTIONS, READ[IMAGE_PREDICTIONS]))
-    connection.execute(ANSWERS)
-    connection.execute("DROP TABLE said; DROP TABLE split; DROP TABLE ledger")
-    connection.execute(APART)
-    connection.execute(unusual(), {"rare": RARE, "least": LEAST_TRAINED})
-    keep_corrections(connection, thin_tables)
+    create_table(connection, "stored_predictions", read_columns(thin_tables, IMAGE_PREDICTIONS))
+    connection.execute(PREDICTIONS)
+    connection.execute("DROP TABLE stored_predictions; DROP TABLE split; DROP TABLE ledger")
+    connection.execute(DISAGREEMENTS)
+    connection.execute(outliers_sql(), {"rare_share": RARE_SHARE, "min_training_images": MIN_TRAINING_IMAGES})
+    load_corrections(connection, thin_tables)
     connection.execute(IMAGES)
     connection.execute("CREATE INDEX contents ON featured (image_id)")
     return Index(connection, versions, {model.version: model for model in models})
 
 
 def with_corrections(index: Index, thin_tables: ThinTables) -> Index:
-    """The same index with the label corrections as they are now."""
+    """The same index with the newest label corrections."""
     version = thin_tables.newest_version(LABEL_CORRECTIONS)
     with index.connection.cursor() as connection:
         connection.begin()
-        keep_corrections(connection, thin_tables)
+        load_corrections(connection, thin_tables)
         connection.commit()
     return replace(index, versions={**index.versions, LABEL_CORRECTIONS.name: version}, read_at=datetime.now(UTC))
 
 
-def keep_corrections(connection: duckdb.DuckDBPyConnection, thin_tables: ThinTables) -> None:
-    """Put the label corrections in place of those that the index has."""
-    keep(connection, "given", thin_tables.read(GIVEN_LABELS, READ[GIVEN_LABELS]))
-    keep(connection, "corrections", thin_tables.read(LABEL_CORRECTIONS, READ[LABEL_CORRECTIONS]))
+def load_corrections(connection: duckdb.DuckDBPyConnection, thin_tables: ThinTables) -> None:
+    """Replace the label corrections of the index with the newest ones."""
+    create_table(connection, "given", read_columns(thin_tables, GIVEN_LABELS))
+    create_table(connection, "corrections", read_columns(thin_tables, LABEL_CORRECTIONS))
     connection.execute(CORRECTED)
 
 
-def unusual() -> str:
-    """The statement that finds images which are unlike those that models are trained on."""
-    outer = [
-        f"CASE WHEN {name} < {name}_ends[1] THEN '{low}' WHEN {name} > {name}_ends[2] THEN '{high}' END"
-        for name, (low, high) in TRAITS.items()
+def outliers_sql() -> str:
+    """The statement that creates the table `outliers`, with the traits that make each image one."""
+    extremes = [
+        f"CASE WHEN {name} < {name}_bounds[1] THEN '{low}' WHEN {name} > {name}_bounds[2] THEN '{high}' END"
+        for name, (low, high) in MEASURES.items()
     ]
-    usual = "SELECT {0} FROM trained GROUP BY {0} HAVING count(*) >= $rare * (SELECT images FROM ends)"
-    rare = [f"CASE WHEN {name} NOT IN ({usual.format(name)}) THEN '{name} ' || {name} END" for name in KINDS]
-    ends = [f"quantile_disc({name}, [0.005, 0.995]) AS {name}_ends" for name in TRAITS]
-    return UNUSUAL.format(ends=", ".join(ends), traits=", ".join([*outer, *rare]))
+    common = "SELECT {0} FROM training GROUP BY {0} HAVING count(*) >= $rare_share * (SELECT images FROM bounds)"
+    rare = [f"CASE WHEN {name} NOT IN ({common.format(name)}) THEN '{name} ' || {name} END" for name in CATEGORIES]
+    bounds = [f"quantile_disc({name}, [0.005, 0.995]) AS {name}_bounds" for name in MEASURES]
+    return OUTLIERS.format(bounds=", ".join(bounds), traits=", ".join([*extremes, *rare]))
 
 
-def keep(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
-    """Copy the rows into a table of the index."""
-    connection.register("coming", rows)
-    connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM coming")
-    connection.unregister("coming")
+def create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Copy rows into a table of the index; replaces a table of that name."""
+    connection.register("arrow_rows", rows)
+    connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arrow_rows")
+    connection.unregister("arrow_rows")
 
 
-def read(thin_tables: ThinTables, table: Table) -> pa.Table:
-    """A table's thin columns, its hashes as numbers."""
-    rows = thin_tables.read(table, READ[table])
+def read_columns(thin_tables: ThinTables, table: Table) -> pa.Table:
+    """A table's columns for the index; hashes become uint64, so that DuckDB can count their differing bits."""
+    rows = thin_tables.read(table, COLUMNS[table])
     for name in HASHES.intersection(rows.column_names):
         numbers = pa.array([int(text, 16) if text else None for text in rows[name].to_pylist()], pa.uint64())
         rows = rows.set_column(rows.column_names.index(name), name, numbers)
@@ -198,54 +259,5 @@ def read(thin_tables: ThinTables, table: Table) -> pa.Table:
 
 
 def to_hash_text(number: int | None) -> str | None:
-    """A perceptual hash as the tables have it."""
+    """A perceptual hash as 16 hexadecimal digits, the way the tables store it."""
     return None if number is None else f"{np.uint64(number):016x}"
-
-
-class LiveIndex:
-    """Hands out an index at once, and looks behind it whether the tables or the registry have gone on."""
-
-    def __init__(self, thin_tables: ThinTables, registry: ModelRegistry) -> None:
-        self._thin_tables = thin_tables
-        self._registry = registry
-        self._reading = threading.Lock()
-        self._index: Index | None = None
-        self._looked_at = 0.0
-
-    def now(self) -> Index:
-        """The index; the very first time it has to be read."""
-        if self._index is None:
-            self.refresh()
-        elif time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._looked_at = time.monotonic()
-            threading.Thread(target=self.refresh, name="index", daemon=True).start()
-        assert self._index is not None
-        return self._index
-
-    def refresh(self) -> None:
-        """Read the tables and the registry again where they have gone on; one thread does, the others wait."""
-        with self._reading:
-            models, newest = self._models(), newest_versions(self._thin_tables)
-            index = self._index
-            if index is None or [*index.models.values()] != models or others(index.versions) != others(newest):
-                self._index = read_index(self._thin_tables, models)
-            elif index.versions != newest:
-                self._index = with_corrections(index, self._thin_tables)
-            self._looked_at = time.monotonic()
-
-    def refresh_corrections(self) -> None:
-        """Read what a person just corrected: it takes milliseconds."""
-        with self._reading:
-            if self._index:
-                self._index = with_corrections(self._index, self._thin_tables)
-
-    def _models(self) -> Sequence[ModelVersion]:
-        try:
-            return self._registry.versions()
-        except RegistryUnavailable:  # pages do without names of probabilities until it answers
-            return [*self._index.models.values()] if self._index else []
-
-
-def others(versions: Mapping[str, int | None]) -> dict[str, int | None]:
-    """The Delta versions of all tables but the corrections."""
-    return {name: version for name, version in versions.items() if name != LABEL_CORRECTIONS.name}

@@ -1,4 +1,4 @@
-"""Which images are most like one: by the embeddings that trainings keep, and by perceptual hashes."""
+"""The most similar images: by the embeddings that trainings store, and by perceptual hash."""
 
 import tempfile
 import threading
@@ -12,89 +12,91 @@ from gallery.queries import Row
 from image_assets.models.embeddings import EmbeddingStore
 
 FRAMEWORKS = ("tensorflow", "torch")  # how the folders of embeddings begin
-SHOWN = 12
-CHUNK_ROWS = 8192  # float16 is turned to float32 as many at a time
+NEIGHBOURS = 12
+CHUNK_ROWS = 8192  # converted from float16 to float32 at a time, which limits the memory that a search needs
 
-# The hash of an image or of its mirror image, whichever is nearer.
-NEAR = """
+# The hash of an image or of its mirror image, whichever is closer.
+NEAREST_BY_HASH = """
 SELECT least(bit_count(xor(perceptual_hash, $hash)), bit_count(xor(coalesce(mirrored_hash, perceptual_hash), $hash)))
     AS bits, * FROM images
-WHERE state = 'current' AND n <> $n AND perceptual_hash IS NOT NULL ORDER BY bits, n LIMIT $shown
+WHERE state = 'current' AND n <> $n AND perceptual_hash IS NOT NULL ORDER BY bits, n LIMIT $neighbours
 """
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of length one (n, features), float16, in a file without a name; `places` are the images' rows."""
+    """Embeddings of many images, made by the backbone of one framework."""
 
-    backbone: str
-    places: dict[str, int]
+    framework: str
     image_ids: list[str]
-    rows: np.ndarray
+    row_numbers: dict[str, int]  # by image_id
+    vectors: np.ndarray  # (images, features) float16, of length 1, memory-mapped from an unnamed file
 
     def nearest(self, image_id: str, count: int) -> list[tuple[str, float]]:
-        """The images that are most like this one, by the cosine of their embeddings; none where it has none."""
-        place = self.places.get(image_id)
-        if place is None:
+        """The images with the greatest cosine similarity, most similar first; empty if the image has no embedding."""
+        number = self.row_numbers.get(image_id)
+        if number is None:
             return []
-        wanted = self.rows[place].astype(np.float32)
-        starts = range(0, len(self.rows), CHUNK_ROWS)
+        vector = self.vectors[number].astype(np.float32)
+        starts = range(0, len(self.vectors), CHUNK_ROWS)
         cosines = np.concatenate(
-            [self.rows[start : start + CHUNK_ROWS].astype(np.float32) @ wanted for start in starts]
+            [self.vectors[start : start + CHUNK_ROWS].astype(np.float32) @ vector for start in starts]
         )
-        cosines[place] = -np.inf
-        best = np.argsort(-cosines)[: min(count, len(cosines) - 1)]
-        return [(self.image_ids[one], float(cosines[one])) for one in best]
+        cosines[number] = -np.inf  # the image itself
+        nearest = np.argsort(-cosines)[: min(count, len(cosines) - 1)]
+        return [(self.image_ids[other], float(cosines[other])) for other in nearest]
 
 
-class KeptEmbeddings:
-    """The embeddings of one home, as trainings leave them among its caches: of images that were trained on."""
+class LiveEmbeddings:
+    """The embeddings in a caches folder, which trainings store for the images that they train on."""
 
     def __init__(self, caches: Path) -> None:
         self._caches = caches
-        self._reading = threading.Lock()
-        self._state: list[tuple[str, int]] = []
+        self._lock = threading.Lock()
+        self._files: list[tuple[str, int]] = []
         self._embeddings: Embeddings | None = None
 
-    def now(self) -> Embeddings | None:
-        """Those of the backbone that was used last; None where nothing was trained yet."""
+    def current(self) -> Embeddings | None:
+        """The embeddings of the backbone that was used last; None if there are none yet."""
         folders = [folder for name in FRAMEWORKS for folder in self._caches.glob(f"{name}-*") if folder.is_dir()]
         if not folders:
             return None
         newest = max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
-        state = sorted((str(file), file.stat().st_size) for file in newest.glob("*.parquet"))
-        with self._reading:
-            if state != self._state:
-                self._embeddings, self._state = read_embeddings(newest), state
+        files = sorted((str(file), file.stat().st_size) for file in newest.glob("*.parquet"))
+        with self._lock:
+            if files != self._files:
+                self._embeddings, self._files = read_embeddings(newest), files
             return self._embeddings
 
 
 def read_embeddings(folder: Path) -> Embeddings | None:
-    """All embeddings of a backbone, once for each image; None for no images."""
-    places: dict[str, int] = {}
+    """All embeddings in a folder, one per image; None if there are none."""
+    row_numbers: dict[str, int] = {}
     image_ids: list[str] = []
     features = 0
     with tempfile.TemporaryFile() as file:
-        for ids, embeddings in EmbeddingStore(str(folder)).embeddings():
+        for batch_ids, batch in EmbeddingStore(str(folder)).embeddings():
             new = []
-            for row, image_id in enumerate(ids):
-                if image_id not in places:
-                    places[image_id] = len(image_ids)
+            for row, image_id in enumerate(batch_ids):
+                if image_id not in row_numbers:
+                    row_numbers[image_id] = len(image_ids)
                     image_ids.append(image_id)
                     new.append(row)
-            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-            file.write((embeddings / np.maximum(lengths, 1e-12)).astype(np.float16)[new].tobytes())
-            features = embeddings.shape[1]
+            lengths = np.linalg.norm(batch, axis=1, keepdims=True)
+            # The floor keeps an all-zero embedding from becoming NaN.
+            file.write((batch / np.maximum(lengths, 1e-12)).astype(np.float16)[new].tobytes())
+            features = batch.shape[1]
         file.flush()
         if not image_ids:
             return None
-        rows = np.memmap(file, np.float16, "r", shape=(len(image_ids), features))
-    return Embeddings(folder.name.partition("-")[0], places, image_ids, rows)
+        # The mapping keeps the file's content after the file is closed.
+        vectors = np.memmap(file, np.float16, "r", shape=(len(image_ids), features))
+    return Embeddings(folder.name.partition("-")[0], image_ids, row_numbers, vectors)
 
 
-def look_alikes(index: Index, image: Row) -> list[Row]:
-    """Current images whose perceptual hash, or mirrored one, differs in the fewest `bits` of 64; the nearest first."""
+def nearest_by_hash(index: Index, image: Row) -> list[Row]:
+    """Current images whose perceptual hash, mirrored or not, differs in the fewest `bits` of 64; closest first."""
     if image["perceptual_hash"] is None:
         return []
-    values = {"hash": image["perceptual_hash"], "n": image["n"], "shown": SHOWN}
-    return index.rows(NEAR, values)
+    values = {"hash": image["perceptual_hash"], "n": image["n"], "neighbours": NEIGHBOURS}
+    return index.rows(NEAREST_BY_HASH, values)

@@ -1,4 +1,4 @@
-"""What the pages show: the page of images, the page of one image, values as people read them."""
+"""What the pages show: the page of images, the page of one image, and how values are formatted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -9,199 +9,218 @@ from urllib.parse import unquote
 import pyarrow.compute as pc
 
 from gallery.index import Index, to_hash_text
-from gallery.neighbours import SHOWN, KeptEmbeddings, look_alikes
+from gallery.neighbours import NEIGHBOURS, LiveEmbeddings, nearest_by_hash
 from gallery.queries import (
-    ANSWERS,
-    APART,
-    LABELLED,
+    DISAGREEMENTS,
+    LABEL_STATUSES,
     PAGE_IMAGES,
+    RESULTS,
     SORTS,
     SPLITS,
     Filters,
+    InvalidInput,
     Page,
     Row,
-    WrongFilter,
-    by_path,
+    all_labels,
     corrections_of,
+    current_images,
+    exact_copies,
     former_contents,
-    known_labels,
-    read_answers,
+    image_url,
+    predictions_of,
     read_choices,
     read_image,
     read_images,
     read_page,
-    same_content,
-    to_address,
-    version_of,
+    shown_version,
 )
 from image_assets.models.lineage import table_versions
 from image_assets.schemas import IMAGE_PREDICTIONS, REPLAYED_FILES
 from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelVersion
 
-SHOWN_LABELS = 12  # in the table of probabilities
+MAX_LABELS = 12  # in the table of probabilities
 UNITS = ("bytes", "KB", "MB", "GB")
-choices_of = lru_cache(maxsize=1)(read_choices)
-Option = tuple[Any, str]  # a filter's value, and what it is called
+cached_choices = lru_cache(maxsize=1)(read_choices)  # counted once per index; every refresh makes another index
+Option = tuple[Any, str]  # the value of a filter, and its text
 
 
 def images_page(index: Index, filters: Filters) -> dict[str, Any]:
     """The values of the template `images.html`."""
     page = read_page(index, filters)
-    version = version_of(index, filters)
+    version = shown_version(index, filters)
     return {
         "index": index,
         "filters": filters,
         "page": page,
-        "jumps": jumps(page, filters),
+        "page_urls": page_urls(page, filters),
         "total": index.value("SELECT count(*) FROM files WHERE state = ?", [filters.state]),
         "version": version,
-        "framework": dict(choices_of(index)["framework"]).get(version),
+        "framework": dict(cached_choices(index)["framework"]).get(version),
         "options": options(index),
-        "address": partial(to_address, filters),
+        "image_url": partial(image_url, filters),
     }
 
 
 def options(index: Index) -> dict[str, list[Option]]:
-    """What can be chosen in each filter."""
-    found = choices_of(index)
-    frameworks = dict(found["framework"])
+    """The options of each filter."""
+    choices = cached_choices(index)
+    frameworks = dict(choices["framework"])
     counted = ("label", "predicted", "format", "state", "reason")
     return {
-        **{name: [(value, f"{value} ({files:,})") for value, files in found[name]] for name in counted},
-        "version": [(version, f"{version}, {frameworks[version]} ({said:,})") for version, said in found["version"]],
-        "apart": [
-            *((name, words) for name, (words, _) in APART.items()),
-            *((version, f"from version {version}") for version, _ in found["version"]),
+        **{name: [(value, f"{value} ({files:,})") for value, files in choices[name]] for name in counted},
+        "version": [
+            (version, f"{version}, {frameworks[version]} ({count:,})") for version, count in choices["version"]
         ],
-        "answer": [(name, words) for name, (words, _) in ANSWERS.items()],
-        "labelled": [(name, words) for name, (words, _) in LABELLED.items()],
+        "disagreement": [
+            *((name, text) for name, (text, _) in DISAGREEMENTS.items()),
+            *((version, f"version {version} disagrees") for version, _ in choices["version"]),
+        ],
+        "result": [(name, text) for name, (text, _) in RESULTS.items()],
+        "label_status": [(name, text) for name, (text, _) in LABEL_STATUSES.items()],
         "split": [*SPLITS.items()],
-        "sort": [(name, words) for name, (words, _) in SORTS.items()],
+        "sort": [(name, text) for name, (text, _) in SORTS.items()],
     }
 
 
-def jumps(page: Page, filters: Filters) -> dict[str, str | None]:
-    """The addresses of the first, previous, next and last page; None where that is this one or there is none."""
+def page_urls(page: Page, filters: Filters) -> dict[str, str | None]:
+    """The URLs of the first, previous, next and last page; None for this page and for pages that do not exist."""
     numbers = {"first": 1, "previous": page.number - 1, "next": page.number + 1, "last": page.pages}
     return {
-        name: filters.changed(page=number) if 1 <= number <= page.pages and number != page.number else None
+        name: filters.url(page=number) if 1 <= number <= page.pages and number != page.number else None
         for name, number in numbers.items()
     }
 
 
 def image_page(
-    index: Index, thin_tables: ThinTables, embeddings: KeptEmbeddings, said: Mapping[str, str]
+    index: Index, thin_tables: ThinTables, embeddings: LiveEmbeddings, parameters: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """The values of the template `image.html`; None where the ledger has no such file."""
-    image = read_image(index, said.get("path", ""))
+    """The values of the template `image.html`.
+
+    Args:
+        index: The index.
+        thin_tables: The tables, for what the index does not hold.
+        embeddings: The embeddings of the home.
+        parameters: Of the URL: the image's `path`, its position `at`, and the filters it was found with.
+
+    Returns:
+        The values; None if the ledger has no file with this path.
+    """
+    image = read_image(index, parameters.get("path", ""))
     if image is None:
         return None
-    filters = Filters.read({name: value for name, value in said.items() if name != "path"})
-    answers = read_answers(index, image)
+    filters = Filters.read({name: value for name, value in parameters.items() if name != "path"})
+    predictions = predictions_of(index, image)
     return {
         "index": index,
-        "to_address": partial(to_address, Filters()),
+        "image_url": partial(image_url, Filters()),
         "image": image,
         "hash": to_hash_text(image["perceptual_hash"]),
         "corrections": corrections_of(index, image),
-        "labels": known_labels(index),
-        "answers": answers,
-        "probabilities": probabilities(thin_tables, image, index.models) if answers else None,
+        "labels": all_labels(index),
+        "predictions": predictions,
+        "probabilities": probabilities(thin_tables, image, index.models) if predictions else None,
         "trained_on": {version: trained_on(model) for version, model in index.models.items()},
-        "former": former_contents(index, image),
-        "same": same_content(index, image),
+        "former_contents": former_contents(index, image),
+        "exact_copies": exact_copies(index, image),
         "replays": replays(thin_tables, image),
-        "alike": look_alikes(index, image),
-        **near_by_embedding(index, embeddings, image),
-        **beside(index, filters, image, place_of(said)),
+        "nearest_by_hash": nearest_by_hash(index, image),
+        **nearest_by_embedding(index, embeddings, image),
+        **adjacent_urls(index, filters, image, to_position(parameters)),
     }
 
 
-def place_of(said: Mapping[str, str]) -> int:
-    """The image's place among those that were asked for, from 1; 0 where none is said."""
-    place = said.get("at") or "0"
-    if not place.isdecimal() or len(place) > 9:
-        raise WrongFilter(f"at is {place[:80]!r}: expected a number, such as 1")
-    return int(place)
+def to_position(parameters: Mapping[str, str]) -> int:
+    """The position of the image among those that match the filters, counted from 1; 0 if the URL has none."""
+    position = parameters.get("at") or "0"
+    if not position.isdecimal() or len(position) > 9:
+        raise InvalidInput(f"at is {position[:80]!r}: expected a number, such as 1")
+    return int(position)
 
 
-def beside(index: Index, filters: Filters, image: Row, place: int) -> dict[str, Any]:
-    """The addresses of the images before and after this one, and of the page that it is on.
+def adjacent_urls(index: Index, filters: Filters, image: Row, position: int) -> dict[str, Any]:
+    """The URLs of the previous and next image, and of the page of images that this one is on.
 
-    An image that is no longer among those asked for, because its label was corrected, has left its place to the next.
+    An image stops matching the filters when its label is corrected. Its position then belongs to the next image.
     """
-    around: dict[int, str | None] = {place + step: None for step in (-1, 0, 1)}
-    start = max(place - 1, 1)
-    if place:
-        rows = read_images(index, filters, start - 1, place + 2 - start)
-        around |= {start + number: row["path"] for number, row in enumerate(rows)}
-    after = place + 1 if around[place] == image["path"] else place
-    page = max(1, -(-place // PAGE_IMAGES))
+    paths: dict[int, str | None] = {position + step: None for step in (-1, 0, 1)}
+    start = max(position - 1, 1)
+    if position:
+        rows = read_images(index, filters, start - 1, position + 2 - start)
+        paths |= {start + number: row["path"] for number, row in enumerate(rows)}
+    next_position = position + 1 if paths[position] == image["path"] else position
+    page = max(1, -(-position // PAGE_IMAGES))
     return {
-        "back": f"/{filters.changed(page=page)}",
+        "page_url": f"/{filters.url(page=page)}",
         **{
-            name: to_address(filters, path, number) if (path := around[number]) else None
-            for name, number in (("before", place - 1), ("after", after))
+            name: image_url(filters, path, number) if (path := paths[number]) else None
+            for name, number in (("previous_url", position - 1), ("next_url", next_position))
         },
     }
 
 
 def probabilities(thin_tables: ThinTables, image: Row, models: Mapping[int, ModelVersion]) -> dict[str, Any] | None:
-    """A row for each label that any version thinks likely, a column for each version whose labels are known."""
+    """The probabilities of the likeliest labels, by version.
+
+    Returns:
+        `columns`, each version's probability by label, newest version first; `labels`, the `MAX_LABELS` labels with
+        the greatest probability in any version; `more`, how many labels are left out. None if the registry does not
+        know the labels of any version.
+    """
     where = (pc.field("path") == image["path"]) & (pc.field("image_id") == image["image_id"])
     rows = thin_tables.read(IMAGE_PREDICTIONS, ["model_version", "probabilities"], where).to_pylist()
     columns: dict[int, dict[str, float]] = {}
     for row in sorted(rows, key=lambda row: -row["model_version"]):
-        model, found = models.get(row["model_version"]), row["probabilities"]
-        if model and found and len(model.labels) == len(found):
-            columns[row["model_version"]] = dict(zip(model.labels, found, strict=True))
+        model, values = models.get(row["model_version"]), row["probabilities"]
+        if model and values and len(model.labels) == len(values):
+            columns[row["model_version"]] = dict(zip(model.labels, values, strict=True))
     if not columns:
         return None
     greatest: dict[str, float] = {}
     for column in columns.values():
-        greatest |= {label: max(share, greatest.get(label, 0)) for label, share in column.items()}
+        greatest |= {label: max(value, greatest.get(label, 0)) for label, value in column.items()}
     labels = sorted(greatest, key=lambda label: -greatest[label])
-    return {"columns": columns, "labels": labels[:SHOWN_LABELS], "more": max(0, len(labels) - SHOWN_LABELS)}
+    return {"columns": columns, "labels": labels[:MAX_LABELS], "more": max(0, len(labels) - MAX_LABELS)}
 
 
 def trained_on(model: ModelVersion) -> str:
-    """The Delta versions that a model version was trained on, in words."""
+    """The Delta versions of the tables that a model version was trained on, as text."""
     try:
         return ", ".join(f"{table} v{version}" for table, version in table_versions(model).items())
     except ValueError:
-        return "not known"
+        return "unknown"
 
 
 def replays(thin_tables: ThinTables, image: Row) -> Sequence[Row]:
-    """How the file was judged again while it was quarantined, the newest first."""
+    """The retries of the file while it was quarantined, newest first."""
     rows = thin_tables.read(REPLAYED_FILES, REPLAYED_FILES.columns.fieldNames(), pc.field("path") == image["path"])
     return sorted(rows.to_pylist(), key=lambda row: row["replayed_at"], reverse=True)
 
 
-def near_by_embedding(index: Index, embeddings: KeptEmbeddings, image: Row) -> dict[str, Any]:
-    """The images nearest by embedding, with their `likeness`; None where no embedding of this one is kept."""
-    kept = embeddings.now() if image["image_id"] else None
-    found = kept.nearest(image["image_id"], 2 * SHOWN) if kept else []  # some may be gone
-    files = by_path(index, [image_id for image_id, _ in found])
-    near = [{**files[image_id], "likeness": likeness} for image_id, likeness in found if image_id in files]
-    return {"near": near[:SHOWN] or None, "backbone": kept.backbone if kept else None}
+def nearest_by_embedding(index: Index, embeddings: LiveEmbeddings, image: Row) -> dict[str, Any]:
+    """Current images with the most similar embeddings and their cosine `similarity`; None without an embedding."""
+    stored = embeddings.current() if image["image_id"] else None
+    # Twice as many as are shown, because some of them may have been deleted.
+    similar = stored.nearest(image["image_id"], 2 * NEIGHBOURS) if stored else []
+    files = current_images(index, [image_id for image_id, _ in similar])
+    rows = [{**files[image_id], "similarity": cosine} for image_id, cosine in similar if image_id in files]
+    return {"nearest_by_embedding": rows[:NEIGHBOURS] or None, "embedded_by": stored.framework if stored else None}
 
 
 def file_name(path: str) -> str:
-    """A path's last part, as the file is called."""
+    """The last part of a path, without percent-encoding."""
     return unquote(path.rpartition("/")[2])
 
 
 def percent(share: float | None) -> str:
-    """A share in whole percents; one that is no whole, or not nothing, never looks as if it were."""
+    """A share in whole percent; only 0 and 1 themselves are shown as 0% and 100%."""
     if share is None:
         return "–"
-    return f"{min(99, max(1, round(100 * share))) if 0 < share < 1 else round(100 * share)} %"
+    return f"{min(99, max(1, round(100 * share))) if 0 < share < 1 else round(100 * share)}%"
 
 
-def size(length: int | None) -> str:
-    """A number of bytes in the unit that reads best."""
+def file_size(length: int | None) -> str:
+    """A number of bytes, in the largest unit that makes it 1 or more."""
     if length is None:
         return "–"
     number, unit = float(length), 0
@@ -210,20 +229,20 @@ def size(length: int | None) -> str:
     return f"{number:.3g} {UNITS[unit]}" if unit else f"{length} bytes"
 
 
-def moment(time: datetime | None) -> str:
-    """A time of this machine's clock, to the second."""
+def local_time(time: datetime | None) -> str:
+    """A time in this machine's time zone, to the second."""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else "–"
 
 
 def count(number: int) -> str:
-    """A number with its thousands apart."""
+    """A number with thousands separators."""
     return f"{number:,}"
 
 
-WORDS: dict[str, Callable[..., str]] = {
+TEMPLATE_FILTERS: dict[str, Callable[..., str]] = {
     "file_name": file_name,
     "percent": percent,
-    "size": size,
-    "moment": moment,
+    "file_size": file_size,
+    "local_time": local_time,
     "count": count,
 }

@@ -1,4 +1,4 @@
-"""Filters as addresses name them, and the questions that pages ask the index: a page of images, one image, choices."""
+"""Filters, as URLs name them, and the queries of the pages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,205 +11,215 @@ from gallery.index import Index
 
 State = Literal["current", "quarantined", "pending", "missing"]
 Sort = Literal["name", "newest", "unsure", "sure", "large", "small", "label"]
-# By what the images are sorted: in words, in SQL. The number breaks ties, so that pages never overlap.
+# The choices of some filters, by their value in the URL: what the page shows, and the SQL. Every order ends with the
+# file's number, so that ties keep their order from page to page.
 SORTS: dict[Sort, tuple[str, str]] = {
     "name": ("name", "n"),
-    "newest": ("newest file first", "modification_time DESC NULLS LAST, n"),
-    "unsure": ("least sure first", "probability ASC NULLS LAST, n"),
-    "sure": ("surest first", "probability DESC NULLS LAST, n"),
+    "newest": ("newest first", "modification_time DESC NULLS LAST, n"),
+    "unsure": ("least confident first", "probability ASC NULLS LAST, n"),
+    "sure": ("most confident first", "probability DESC NULLS LAST, n"),
     "large": ("largest first", "pixels DESC NULLS LAST, n"),
     "small": ("smallest first", "pixels ASC NULLS LAST, n"),
     "label": ("label, then prediction", "label NULLS FIRST, predicted NULLS FIRST, n"),
 }
-SPLITS = {"training": "training", "validation": "validation", "test": "test", "none": "in no split"}
-ANSWERS = {
+SPLITS = {"training": "training", "validation": "validation", "test": "test", "none": "no split"}
+RESULTS = {
     "mistakes": ("mistakes", "predicted <> label"),
-    "right": ("right answers", "predicted = label"),
-    "fault": ("no answer", "fault IS NOT NULL"),
-    "none": ("not asked yet", "asked IS NULL"),
+    "right": ("correct predictions", "predicted = label"),
+    "fault": ("failed predictions", "fault IS NOT NULL"),
+    "none": ("not predicted yet", "NOT has_prediction"),
 }
-APART = {
-    "versions": ("any two versions disagree", "versions_apart"),
-    "frameworks": ("frameworks disagree", "frameworks_apart"),
+DISAGREEMENTS = {
+    "versions": ("versions disagree", "versions_disagree"),
+    "frameworks": ("frameworks disagree", "frameworks_disagree"),
 }
-LABELLED = {"corrected": ("corrected by a person", "corrected"), "none": ("without a label", "label IS NULL")}
+LABEL_STATUSES = {"corrected": ("corrected by hand", "corrected"), "none": ("no label", "label IS NULL")}
 PAGE_IMAGES = 60
 Row = dict[str, Any]
 
-# `said` is what the chosen version answered; its label is `predicted`, so that it is no other label.
-CHOSEN = """
+# All images with the predictions of one version. Its label is called `predicted`: `label` is the image's own.
+IMAGES_WITH_PREDICTIONS = """
 FROM (
-    SELECT images.*, said.n AS asked, said.label AS predicted, said.probability, said.fault
-    FROM images LEFT JOIN (SELECT * FROM answers WHERE version = ?) said ON said.n = images.n
-) said
+    SELECT images.*, chosen.n IS NOT NULL AS has_prediction, chosen.label AS predicted, chosen.probability, chosen.fault
+    FROM images LEFT JOIN (SELECT * FROM predictions WHERE version = ?) chosen ON chosen.n = images.n
+) images_with_predictions
 """
 
 
-class WrongFilter(ValueError):
-    """An address that asks for what no image can be."""
+class InvalidInput(ValueError):
+    """A URL parameter or form field whose value is not allowed."""
 
 
 class Filters(BaseModel):
-    """What a page shows. Every field is a parameter of its address; one that is not there filters nothing."""
+    """The images that a page shows, and their order. Each field is a URL parameter; its default filters nothing.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    The aliases are the names in URLs, which must not change: people bookmark pages.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     text: Annotated[str, Field(max_length=500)] = ""
     label: str = ""
-    labelled: Literal["", "corrected", "none"] = ""
+    label_status: Annotated[Literal["", "corrected", "none"], Field(alias="labelled")] = ""
     predicted: str = ""
     version: Annotated[int | None, Field(ge=1, le=10**9)] = None
-    answer: Literal["", "mistakes", "right", "fault", "none"] = ""
-    apart: Annotated[str, Field(pattern=r"^(|versions|frameworks|[1-9]\d{0,8})$")] = ""
-    least: Annotated[float | None, Field(ge=0, le=100)] = None
-    most: Annotated[float | None, Field(ge=0, le=100)] = None
+    result: Annotated[Literal["", "mistakes", "right", "fault", "none"], Field(alias="answer")] = ""
+    disagreement: Annotated[str, Field(alias="apart", pattern=r"^(|versions|frameworks|[1-9]\d{0,8})$")] = ""
+    min_percent: Annotated[float | None, Field(alias="least", ge=0, le=100)] = None
+    max_percent: Annotated[float | None, Field(alias="most", ge=0, le=100)] = None
     split: Literal["", "training", "validation", "test", "none"] = ""
     state: State = "current"
     reason: str = ""
     format: str = ""
-    drift: Annotated[bool, BeforeValidator(lambda said: said in (True, "1"))] = False
+    outliers: Annotated[bool, Field(alias="drift"), BeforeValidator(lambda value: value in (True, "1"))] = False
     sort: Sort = "name"
     page: Annotated[int, Field(ge=1, le=10**9)] = 1
 
     @classmethod
     def read(cls, parameters: Mapping[str, str]) -> "Filters":
-        """The filters of an address; WrongFilter says which parameter is wrong."""
+        """The filters of a URL's parameters.
+
+        Raises:
+            InvalidInput: A value is not allowed; the message names the parameter.
+        """
         try:
-            return cls.model_validate({name: said for name, said in parameters.items() if said.strip()})
+            return cls.model_validate({name: value for name, value in parameters.items() if value.strip()})
         except ValidationError as error:
             first = error.errors()[0]
-            said = f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-            raise WrongFilter(said) from error
+            problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise InvalidInput(f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {problem}") from error
 
-    def changed(self, **other: object) -> str:
-        """The address of a page with other filters, its first page where none is named; without what is not set."""
-        said = {"page": 1} | other
-        values = {**self.model_dump(), **said}
-        default = type(self)().model_dump()
-        kept = {name: value for name, value in values.items() if value != default[name] and value is not None}
-        whole = {
-            name for name, value in kept.items() if value is True or isinstance(value, float) and value == int(value)
-        }
-        kept = {name: int(value) if name in whole else value for name, value in kept.items()}
-        return f"?{urlencode(kept)}" if kept else "?"
+    def url(self, **changes: object) -> str:
+        """The query of a URL with these filters, without those at their default.
+
+        Args:
+            changes: URL parameters to set to other values. The page becomes the first unless it is one of them.
+        """
+        defaults = Filters().model_dump(by_alias=True)
+        values = {**self.model_dump(by_alias=True), "page": 1, **changes}
+        changed = {name: value for name, value in values.items() if value not in (defaults[name], None)}
+        for name, value in changed.items():
+            if value is True or isinstance(value, float) and value == int(value):
+                changed[name] = int(value)
+        return f"?{urlencode(changed)}"
 
     def to_sql(self) -> tuple[str, list[Any]]:
-        """The condition and its values; `said` is what the version answered."""
-        found: list[tuple[str, list[Any]]] = [("state = ?", [self.state])]
+        """The condition on `IMAGES_WITH_PREDICTIONS`, and the values of its placeholders."""
+        clauses: list[tuple[str, list[Any]]] = [("state = ?", [self.state])]
         equal = {"label": self.label, "predicted": self.predicted, "reason": self.reason, "format": self.format}
-        found += [(f"{name} = ?", [value]) for name, value in equal.items() if value]
+        clauses += [(f"{name} = ?", [value]) for name, value in equal.items() if value]
         if self.text:
-            found.append(("contains(searched, lower(?))", [self.text]))
-        if self.labelled:
-            found.append((LABELLED[self.labelled][1], []))
+            clauses.append(("contains(lower_path, lower(?))", [self.text]))
+        if self.label_status:
+            clauses.append((LABEL_STATUSES[self.label_status][1], []))
         if self.split:
-            found.append(("split IS NULL", []) if self.split == "none" else ("split = ?", [self.split]))
-        if self.answer:
-            found.append((ANSWERS[self.answer][1], []))
-        if self.apart in APART:
-            found.append((APART[self.apart][1], []))
-        elif self.apart:
-            other = "n IN (SELECT n FROM answers WHERE version = ? AND label <> predicted)"
-            found.append((other, [int(self.apart)]))
-        if self.least is not None:
-            found.append(("probability >= ?::FLOAT", [self.least / 100]))
-        if self.most is not None:
-            found.append(("probability <= ?::FLOAT", [self.most / 100]))
-        if self.drift:
-            found.append(("traits IS NOT NULL", []))
-        return " AND ".join(clause for clause, _ in found), [value for _, values in found for value in values]
+            clauses.append(("split IS NULL", []) if self.split == "none" else ("split = ?", [self.split]))
+        if self.result:
+            clauses.append((RESULTS[self.result][1], []))
+        if self.disagreement in DISAGREEMENTS:
+            clauses.append((DISAGREEMENTS[self.disagreement][1], []))
+        elif self.disagreement:
+            other = "n IN (SELECT n FROM predictions WHERE version = ? AND label <> predicted)"
+            clauses.append((other, [int(self.disagreement)]))
+        if self.min_percent is not None:
+            clauses.append(("probability >= ?::FLOAT", [self.min_percent / 100]))
+        if self.max_percent is not None:
+            clauses.append(("probability <= ?::FLOAT", [self.max_percent / 100]))
+        if self.outliers:
+            clauses.append(("traits IS NOT NULL", []))
+        return " AND ".join(clause for clause, _ in clauses), [value for _, values in clauses for value in values]
 
     def chips(self) -> list[tuple[str, str]]:
-        """Every filter that is set: in words, and the address without it."""
-        words = {
-            "text": f"path has “{self.text}”",
+        """Every active filter: a description, and the URL without it."""
+        texts = {
+            "text": f"path contains “{self.text}”",
             "label": f"label {self.label}",
-            "labelled": LABELLED[self.labelled][0] if self.labelled else "",
+            "labelled": LABEL_STATUSES[self.label_status][0] if self.label_status else "",
             "predicted": f"predicted {self.predicted}",
             "version": f"version {self.version}",
-            "answer": ANSWERS[self.answer][0] if self.answer else "",
-            "apart": APART[self.apart][0] if self.apart in APART else f"version {self.apart} disagrees",
-            "least": f"{self.least or 0:g} % or more",
-            "most": f"{self.most or 0:g} % or less",
+            "answer": RESULTS[self.result][0] if self.result else "",
+            "apart": DISAGREEMENTS[self.disagreement][0]
+            if self.disagreement in DISAGREEMENTS
+            else f"version {self.disagreement} disagrees",
+            "least": f"at least {self.min_percent or 0:g}%",
+            "most": f"at most {self.max_percent or 0:g}%",
             "split": SPLITS.get(self.split, ""),
             "state": self.state,
             "reason": f"reason {self.reason}",
             "format": self.format,
             "drift": "unlike the training images",
         }
-        default = type(self)().model_dump()
+        values, defaults = self.model_dump(by_alias=True), Filters().model_dump(by_alias=True)
         return [
-            (text, self.changed(**{name: default[name]}))
-            for name, text in words.items()
-            if getattr(self, name) != default[name]
+            (text, self.url(**{name: defaults[name]})) for name, text in texts.items() if values[name] != defaults[name]
         ]
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some images of all that were asked for."""
+    """Some of the images that match the filters."""
 
     images: list[Row]
-    count: int
+    count: int  # of all matching images
     number: int
 
     @property
     def pages(self) -> int:
-        """How many pages there are; one at least."""
+        """The number of pages, at least one."""
         return max(1, -(-self.count // PAGE_IMAGES))
 
     @property
     def first(self) -> int:
-        """The place of the first image among all, from 1; 0 where there are none."""
+        """The position of the page's first image among all matching images, counted from 1; 0 if there are none."""
         return (self.number - 1) * PAGE_IMAGES + 1 if self.images else 0
 
 
-def version_of(index: Index, filters: Filters) -> int | None:
-    """The version whose answers are shown: the one asked for, the one that serves, or the newest that answered."""
-    return filters.version or index.serving or index.value("SELECT max(version) FROM answers")
+def shown_version(index: Index, filters: Filters) -> int | None:
+    """The version whose predictions are shown: the chosen one, else the serving one, else the newest one."""
+    return filters.version or index.serving or index.value("SELECT max(version) FROM predictions")
 
 
 def read_page(index: Index, filters: Filters) -> Page:
-    """The page that is asked for; the last one where there are fewer."""
+    """The page of the filters, or the last page if there are fewer."""
     where, values = filters.to_sql()
-    version = version_of(index, filters)
-    count = index.value(f"SELECT count(*) {CHOSEN} WHERE {where}", [version, *values])
+    version = shown_version(index, filters)
+    count = index.value(f"SELECT count(*) {IMAGES_WITH_PREDICTIONS} WHERE {where}", [version, *values])
     number = min(filters.page, max(1, -(-count // PAGE_IMAGES)))
     return Page(read_images(index, filters, (number - 1) * PAGE_IMAGES, PAGE_IMAGES), count, number)
 
 
 def read_images(index: Index, filters: Filters, start: int, count: int) -> list[Row]:
-    """So many of the images that are asked for, from a place on."""
+    """Up to `count` matching images, from the position `start` (counted from 0) in the order of the filters."""
     where, values = filters.to_sql()
-    version = version_of(index, filters)
+    version = shown_version(index, filters)
     order = SORTS[filters.sort][1]
-    # First which, then all of these: sorting every column of all images takes three times as long.
-    which = f"SELECT n {CHOSEN} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
-    numbers = [row["n"] for row in index.rows(which, [version, *values, count, start])]
-    rows = index.rows(f"SELECT * {CHOSEN} WHERE n IN (SELECT unnest(?))", [version, numbers])
+    # First the numbers, then the rows: sorting the images with all their columns takes three times as long.
+    sort = f"SELECT n {IMAGES_WITH_PREDICTIONS} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+    numbers = [row["n"] for row in index.rows(sort, [version, *values, count, start])]
+    rows = index.rows(f"SELECT * {IMAGES_WITH_PREDICTIONS} WHERE n IN (SELECT unnest(?))", [version, numbers])
     by_number = {row["n"]: row for row in rows}
     return [by_number[number] for number in numbers]
 
 
 def read_image(index: Index, path: str) -> Row | None:
-    """Everything of the file with this path; None where the ledger has none."""
-    found = index.rows("SELECT * FROM images WHERE path = ?", [path])
-    return found[0] if found else None
+    """The file with this path; None if the ledger has no such file."""
+    rows = index.rows("SELECT * FROM images WHERE path = ?", [path])
+    return rows[0] if rows else None
 
 
-def read_answers(index: Index, image: Row) -> list[Row]:
-    """What every version said of the image, the newest version first."""
-    return index.rows("SELECT * FROM answers WHERE n = ? ORDER BY version DESC", [image["n"]])
+def predictions_of(index: Index, image: Row) -> list[Row]:
+    """The predictions of all versions, newest version first."""
+    return index.rows("SELECT * FROM predictions WHERE n = ? ORDER BY version DESC", [image["n"]])
 
 
 def former_contents(index: Index, image: Row) -> list[Row]:
-    """What the file held before, the newest first: images that could be read."""
+    """The images that the file contained before, newest first."""
     query = "SELECT * FROM featured WHERE path = ? AND image_id IS DISTINCT FROM ? ORDER BY modification_time DESC"
     return index.rows(query, [image["path"], image["image_id"]])
 
 
-def same_content(index: Index, image: Row) -> list[Row]:
-    """Other files with the very same bytes."""
+def exact_copies(index: Index, image: Row) -> list[Row]:
+    """Other files with the same bytes, at most 20."""
     return index.rows(
         "SELECT path, state, label FROM images WHERE image_id = ? AND path <> ? ORDER BY n LIMIT 20",
         [image["image_id"], image["path"]],
@@ -217,45 +227,55 @@ def same_content(index: Index, image: Row) -> list[Row]:
 
 
 def corrections_of(index: Index, image: Row) -> list[Row]:
-    """What people said of the image, the newest first."""
+    """The label corrections of the image, newest first."""
     query = "SELECT * FROM corrections WHERE path = ? AND image_id = ? ORDER BY corrected_at DESC"
     return index.rows(query, [image["path"], image["image_id"]])
 
 
-def known_labels(index: Index) -> list[str]:
-    """Every label that an image has, or a version gives."""
-    query = "SELECT label FROM images WHERE label IS NOT NULL UNION SELECT label FROM answers WHERE label IS NOT NULL"
+def all_labels(index: Index) -> list[str]:
+    """The labels of all images and predictions."""
+    query = (
+        "SELECT label FROM images WHERE label IS NOT NULL UNION SELECT label FROM predictions WHERE label IS NOT NULL"
+    )
     return [row["label"] for row in index.rows(f"{query} ORDER BY label")]
 
 
-def by_path(index: Index, image_ids: list[str]) -> dict[str, Row]:
-    """For each content that a current file has, one of these files."""
+def current_images(index: Index, image_ids: list[str]) -> dict[str, Row]:
+    """One current file per image_id, the first by path; without image_ids that no current file has."""
     query = "SELECT * FROM images WHERE state = 'current' AND list_contains(?, image_id) ORDER BY n DESC"
     return {row["image_id"]: row for row in index.rows(query, [image_ids])}
 
 
-def counted(index: Index, column: str) -> list[tuple[str, int]]:
-    """The values of a column of all files, and how many files have each."""
+def value_counts(index: Index, column: str) -> list[tuple[str, int]]:
+    """The values of a column, with the number of files that have each."""
     query = f"SELECT {column} AS value, count(*) AS files FROM images WHERE value IS NOT NULL GROUP BY value ORDER BY 1"
     return [(row["value"], row["files"]) for row in index.rows(query)]
 
 
 def read_choices(index: Index) -> dict[str, list[tuple[Any, Any]]]:
-    """What can be chosen in each filter, and how many files or answers there are of it; each version's framework."""
-    answered = index.rows(
-        "SELECT version, any_value(framework) AS framework, count(*) AS answers FROM answers "
+    """The values to choose from in each filter, with their number of files or predictions; each version's framework."""
+    versions = index.rows(
+        "SELECT version, any_value(framework) AS framework, count(*) AS predictions FROM predictions "
         "GROUP BY version ORDER BY version DESC"
     )
-    predicted = "SELECT label, count(DISTINCT n) AS files FROM answers WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
+    predicted = (
+        "SELECT label, count(DISTINCT n) AS files FROM predictions WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
+    )
     return {
-        **{name: counted(index, name) for name in ("label", "state", "reason", "format")},
-        "version": [(row["version"], row["answers"]) for row in answered],
-        "framework": [(row["version"], row["framework"] or "unknown framework") for row in answered],
+        **{name: value_counts(index, name) for name in ("label", "state", "reason", "format")},
+        "version": [(row["version"], row["predictions"]) for row in versions],
+        "framework": [(row["version"], row["framework"] or "unknown framework") for row in versions],
         "predicted": [(row["label"], row["files"]) for row in index.rows(predicted)],
     }
 
 
-def to_address(filters: Filters, path: str, place: int | None = None) -> str:
-    """The address of an image's page, with its place among those that were asked for."""
-    said = {"path": path} if place is None else {"path": path, "at": place}
-    return f"/image{filters.changed()}&{urlencode(said)}".replace("?&", "?")
+def image_url(filters: Filters, path: str, position: int | None = None) -> str:
+    """The URL of an image's page; with its position among the matching images, the page links to the next and previous.
+
+    Args:
+        filters: The filters that the image was found with.
+        path: The image's path.
+        position: Counted from 1.
+    """
+    parameters = {"path": path} if position is None else {"path": path, "at": position}
+    return f"/image{filters.url()}&{urlencode(parameters)}".replace("?&", "?")

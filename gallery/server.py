@@ -1,4 +1,4 @@
-"""The gallery's server: its addresses, and what they lead to."""
+"""The gallery's web server: routes, request handlers, and protection against other sites."""
 
 import os
 from collections.abc import Mapping
@@ -20,157 +20,48 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gallery.corrections import StaleImage, keep, to_corrections
+from gallery.corrections import StaleImage, save, to_corrections
 from gallery.index import LiveIndex
-from gallery.neighbours import KeptEmbeddings
-from gallery.pages import WORDS, image_page, images_page
-from gallery.queries import Filters, WrongFilter, read_image
-from gallery.thumbnails import SIDE_PIXELS, Content, KeptFolder, NoPicture, Size, Thumbnails, no_picture
+from gallery.neighbours import LiveEmbeddings
+from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
+from gallery.queries import Filters, InvalidInput, read_image
+from gallery.thumbnails import SIDE_PIXELS, Content, FolderCache, NoPicture, Size, Thumbnails, placeholder
 from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 from resources.settings import Settings, local
 
-HERE = Path(__file__).parent
-PERSON = "corrected_by"  # the cookie that spares a person their name
-A_YEAR = 365 * 24 * 3600
-MOST_BYTES = 16 * 1024  # of a form
-FOREVER = "private, max-age=31536000, immutable"  # an image_id tells the very bytes
-HOSTS = ("127.0.0.1", "localhost")  # another name that leads here is somebody's trick (DNS rebinding)
+FOLDER = Path(__file__).parent
+NAME_COOKIE = "corrected_by"  # remembers a person's name for the next correction
+YEAR_SECONDS = 365 * 24 * 3600
+MAX_FORM_BYTES = 16 * 1024
+IMMUTABLE = "private, max-age=31536000, immutable"  # the URL contains the hash of the image's bytes
+HOSTS = ("127.0.0.1", "localhost")  # no other name may lead here, which prevents DNS rebinding
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with `no-referrer` a form would not say which page it is on
+    "Referrer-Policy": "same-origin",  # with `no-referrer`, browsers send forms with the origin "null"
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-SAFE = ("GET", "HEAD")
+SAFE_METHODS = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the pages of one home are made of.
-
-    `landing` is the folder whose sub-folders are the labels, `links` say where other UIs are seen.
-    """
+    """Everything the pages of one home need."""
 
     thin_tables: ThinTables
-    landing: str
+    landing: str  # the landing folder's path, whose subfolders are the labels
     index: LiveIndex
     thumbnails: Thumbnails
-    embeddings: KeptEmbeddings
-    links: Mapping[str, str]
-
-
-class Site:
-    """The answers to a gallery's addresses. Starlette runs each on a thread."""
-
-    def __init__(self, gallery: Gallery) -> None:
-        self._gallery = gallery
-        self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
-            autoescape=True,  # file names and labels are whatever somebody called a file
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(WORDS)
-        self._templates.globals["links"] = gallery.links
-
-    def images(self, request: Request) -> Response:
-        """A page of images; a form's address is made short first."""
-        filters = Filters.read(request.query_params)
-        short = filters.changed(page=filters.page).removeprefix("?")
-        if short != request.url.query:
-            return RedirectResponse(f"/?{short}", 303)
-        return self._page("images.html", images_page(self._gallery.index.now(), filters))
-
-    def image(self, request: Request) -> Response:
-        """All that is known of one image."""
-        said = request.query_params
-        gallery = self._gallery
-        found = image_page(gallery.index.now(), gallery.thin_tables, gallery.embeddings, said)
-        if found is None:
-            raise no_such_file(said)
-        form = {
-            "query": request.url.query,
-            "person": unquote(request.cookies.get(PERSON, "")) or os.environ.get("USER", ""),
-        }
-        return self._page("image.html", found | form)
-
-    async def correct(self, request: Request) -> Response:
-        """Keep what a person says of an image's label, and go back to its page."""
-        if int(request.headers.get("content-length") or MOST_BYTES + 1) > MOST_BYTES:
-            raise HTTPException(413, f"expected a form of at most {MOST_BYTES:,} bytes")
-        said = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
-        await run_in_threadpool(self._correct, request.query_params, said)
-        answer = RedirectResponse(f"/image?{request.url.query}", 303)
-        answer.set_cookie(PERSON, quote(said["corrected_by"]), max_age=A_YEAR, httponly=True, samesite="strict")
-        return answer
-
-    def _correct(self, query: Mapping[str, str], said: Mapping[str, str]) -> None:
-        gallery, index = self._gallery, self._gallery.index.now()
-        image = read_image(index, query.get("path", ""))
-        if image is None:
-            raise no_such_file(query)
-        keep(gallery.thin_tables, to_corrections(index, image, said, gallery.landing))
-        gallery.index.refresh_corrections()
-
-    def picture(self, request: Request) -> Response:
-        """A picture of an image that could be read, by its id; others are never decoded here."""
-        image_id, size = request.path_params["image_id"], request.path_params["size"]
-        tag = f'"{image_id}-{size}"'
-        query = "SELECT image_id, path, length FROM featured WHERE image_id = ? LIMIT 1"
-        found = self._gallery.index.now().rows(query, [image_id])
-        if size not in SIDE_PIXELS or not found:
-            raise HTTPException(404, "there is no such picture")
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304)
-        try:
-            picture = self._gallery.thumbnails.picture(Content(**found[0]), cast(Size, size))
-        except NoPicture:
-            return Response(no_picture(), 404, {"Cache-Control": "no-store"}, "image/png")
-        return Response(picture, 200, {"Cache-Control": FOREVER, "ETag": tag}, "image/jpeg")
-
-    def refused(self, _: Request, error: Exception) -> Response:
-        """What is wrong with an address, in words."""
-        status, said = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
-        status = 409 if isinstance(error, StaleImage) else status
-        return self._page("refused.html", {"said": said, "status": status}, status)
-
-    def _page(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
-        html = self._templates.get_template(template).render(values)
-        return HTMLResponse(html, status, {"Cache-Control": "no-store"})
-
-
-def no_such_file(said: Mapping[str, str]) -> HTTPException:
-    """The answer to a path that the ledger does not know."""
-    return HTTPException(404, f"image_files has no file with the path {said.get('path', '')[:500]!r}")
-
-
-def build_app(gallery: Gallery) -> Starlette:
-    """The server of a gallery."""
-    site = Site(gallery)
-    return Starlette(
-        routes=[
-            Route("/", site.images),
-            Route("/image", site.image),
-            Route("/corrections", site.correct, methods=["POST"]),
-            Route("/images/{image_id}/{size}", site.picture),
-            Route("/health", lambda _: PlainTextResponse("ok")),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
-        ],
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
-            Middleware(Protection),
-        ],
-        exception_handlers=dict.fromkeys((HTTPException, WrongFilter, StaleImage), site.refused),
-    )
+    embeddings: LiveEmbeddings
+    links: Mapping[str, str]  # the URLs of other UIs, by name
 
 
 def gallery_of(settings: Settings) -> Gallery:
-    """The gallery of the home that the settings name."""
+    """The gallery of the home in the settings."""
     resources = local(settings)
     thin_tables = cast(ThinTables, resources["thin_tables"])
     landing, registry = cast(ImageFolder, resources["image_folder"]), cast(ModelRegistry, resources["model_registry"])
@@ -178,38 +69,144 @@ def gallery_of(settings: Settings) -> Gallery:
         thin_tables=thin_tables,
         landing=landing.path,
         index=LiveIndex(thin_tables, registry),
-        thumbnails=Thumbnails(thin_tables, KeptFolder(settings.home / "gallery")),
-        embeddings=KeptEmbeddings(settings.caches),
+        thumbnails=Thumbnails(thin_tables, FolderCache(settings.home / "gallery")),
+        embeddings=LiveEmbeddings(settings.caches),
         links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},
     )
 
 
+def build_app(gallery: Gallery) -> Starlette:
+    """The web application of a gallery."""
+    handlers = Handlers(gallery)
+    return Starlette(
+        routes=[
+            Route("/", handlers.images),
+            Route("/image", handlers.image),
+            Route("/corrections", handlers.correct, methods=["POST"]),
+            Route("/images/{image_id}/{size}", handlers.picture),
+            Route("/health", lambda _: PlainTextResponse("ok")),
+            Mount("/static", StaticFiles(directory=FOLDER / "static")),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
+            Middleware(Protection),
+        ],
+        exception_handlers=dict.fromkeys((HTTPException, InvalidInput, StaleImage), handlers.error),
+    )
+
+
+class Handlers:
+    """The request handlers. Starlette runs those that are not async in a thread each."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._templates = Environment(
+            loader=FileSystemLoader(FOLDER / "templates"),
+            autoescape=True,  # file names and labels can contain anything, HTML included
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(TEMPLATE_FILTERS)
+        self._templates.globals["links"] = gallery.links
+
+    def images(self, request: Request) -> Response:
+        """A page of images. Redirects to the shortest URL, because forms send their empty fields too."""
+        filters = Filters.read(request.query_params)
+        query = filters.url(page=filters.page).removeprefix("?")
+        if query != request.url.query:
+            return RedirectResponse(f"/?{query}", 303)
+        return self._page("images.html", images_page(self._gallery.index.current(), filters))
+
+    def image(self, request: Request) -> Response:
+        """The page of one image."""
+        parameters, gallery = request.query_params, self._gallery
+        values = image_page(gallery.index.current(), gallery.thin_tables, gallery.embeddings, parameters)
+        if values is None:
+            raise no_such_file(parameters)
+        form = {
+            "query": request.url.query,
+            "person": unquote(request.cookies.get(NAME_COOKIE, "")) or os.environ.get("USER", ""),
+        }
+        return self._page("image.html", values | form)
+
+    async def correct(self, request: Request) -> Response:
+        """Stores a label correction and redirects to the image's page."""
+        if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
+            raise HTTPException(413, f"The form is too large: expected at most {MAX_FORM_BYTES:,} bytes.")
+        form = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
+        await run_in_threadpool(self._correct, request.query_params, form)
+        response = RedirectResponse(f"/image?{request.url.query}", 303)
+        name = quote(form["corrected_by"])
+        response.set_cookie(NAME_COOKIE, name, max_age=YEAR_SECONDS, httponly=True, samesite="strict")
+        return response
+
+    def _correct(self, parameters: Mapping[str, str], form: Mapping[str, str]) -> None:
+        gallery, index = self._gallery, self._gallery.index.current()
+        image = read_image(index, parameters.get("path", ""))
+        if image is None:
+            raise no_such_file(parameters)
+        save(gallery.thin_tables, to_corrections(index, image, form, gallery.landing))
+        gallery.index.refresh_corrections()
+
+    def picture(self, request: Request) -> Response:
+        """A thumbnail, by image_id. Files that could not be decoded on import are never decoded here."""
+        image_id, size = request.path_params["image_id"], request.path_params["size"]
+        tag = f'"{image_id}-{size}"'
+        query = "SELECT image_id, path, length FROM featured WHERE image_id = ? LIMIT 1"
+        rows = self._gallery.index.current().rows(query, [image_id])
+        if size not in SIDE_PIXELS or not rows:
+            raise HTTPException(404, "There is no such picture.")
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304)
+        try:
+            picture = self._gallery.thumbnails.picture(Content(**rows[0]), cast(Size, size))
+        except NoPicture:
+            return Response(placeholder(), 404, {"Cache-Control": "no-store"}, "image/png")
+        return Response(picture, 200, {"Cache-Control": IMMUTABLE, "ETag": tag}, "image/jpeg")
+
+    def error(self, _: Request, error: Exception) -> Response:
+        """The page that explains why a request was rejected."""
+        status, message = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
+        status = 409 if isinstance(error, StaleImage) else status
+        return self._page("error.html", {"message": message, "status": status}, status)
+
+    def _page(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+        html = self._templates.get_template(template).render(values)
+        return HTMLResponse(html, status, {"Cache-Control": "no-store"})
+
+
+def no_such_file(parameters: Mapping[str, str]) -> HTTPException:
+    """The error for a path that the ledger does not have."""
+    return HTTPException(404, f"image_files has no file with the path {parameters.get('path', '')[:500]!r}")
+
+
 class Protection:
-    """Refuses what another site's page makes a browser send, and says in each answer what may be done with it."""
+    """Middleware that rejects forms sent by other sites, and adds security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def protected(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if scope["method"] in SAFE or from_own_page(Headers(scope=scope)):
-            await self._app(scope, receive, protected)
+        if scope["method"] in SAFE_METHODS or is_same_origin(Headers(scope=scope)):
+            await self._app(scope, receive, send_with_headers)
         else:
-            refusal = PlainTextResponse("This form was sent by another page: open the gallery itself.", 403)
-            await refusal(scope, receive, protected)
+            rejection = PlainTextResponse("This form was sent from another page. Open the gallery and try again.", 403)
+            await rejection(scope, receive, send_with_headers)
 
 
-def from_own_page(headers: Headers) -> bool:
-    """Whether a form was sent by a page of this very server: every browser says so of what changes something."""
+def is_same_origin(headers: Headers) -> bool:
+    """Whether a page of this server sent the form: browsers add these headers to every form they post."""
     return headers.get("origin") == f"http://{headers.get('host')}" and (
         headers.get("sec-fetch-site", "same-origin") == "same-origin"
     )

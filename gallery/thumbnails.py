@@ -1,4 +1,4 @@
-"""Small pictures of images, made when somebody looks and kept in a folder of bounded size."""
+"""Thumbnails: small JPEGs of images, made on demand and cached in a folder of limited size."""
 
 import os
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from resources.files.file_system import opened
 
 Size = Literal["thumbnail", "view"]
 SIDE_PIXELS: dict[Size, int] = {"thumbnail": 256, "view": 1280}
-LARGE_BYTES = 64 * 1024**2  # files above are scaled while they are decoded
-KEPT_BYTES = 512 * 1024**2
+LARGE_BYTES = 64 * 1024**2  # larger files are scaled while they are decoded, which needs less memory
+CACHE_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True)
 class Content:
-    """An image that could be read: its id, and where its bytes are, or were."""
+    """Identifies the bytes of an image that could be read, and the file that had them when it was ingested."""
 
     image_id: str
     path: str
@@ -37,95 +37,100 @@ class Content:
 
 
 class NoPicture(LookupError):
-    """An image of which neither its file nor the tables hold the bytes any more."""
+    """The bytes of an image are neither in its file nor in the tables any more."""
 
 
-class KeptFolder:
-    """Files by name, the oldest of which go when all together are too large."""
+class FolderCache:
+    """Files by name in a folder; the oldest are deleted when all of them together become too large."""
 
-    def __init__(self, folder: Path, most_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, folder: Path, max_bytes: int = CACHE_BYTES) -> None:
         self._folder = folder
-        self._most_bytes = most_bytes
-        self._unseen_bytes = most_bytes  # written since somebody looked: at the first chance
+        self._max_bytes = max_bytes
+        self._unchecked_bytes = max_bytes  # written since the last check of the size; the first write checks it
 
     def get(self, name: str) -> bytes | None:
-        """The file's bytes; None where it is not there."""
+        """The content of a file; None if it is not in the cache."""
         try:
             return (self._folder / name[:2] / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def put(self, name: str, content: bytes) -> None:
-        """Keep a file: all of it, or nothing when this is cut off."""
+        """Store a file. If this is interrupted, nothing is stored."""
         file = self._folder / name[:2] / name
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{uuid4().hex}")
         unfinished.write_bytes(content)
         unfinished.replace(file)
-        self._unseen_bytes += len(content)
-        if self._unseen_bytes > self._most_bytes / 16:
-            self._unseen_bytes = 0
-            self._make_room()
+        self._unchecked_bytes += len(content)
+        # Listing the folder is slow, so the size is checked only now and then.
+        if self._unchecked_bytes > self._max_bytes / 16:
+            self._unchecked_bytes = 0
+            self._evict()
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         files = [(file, file.stat()) for file in self._folder.glob("*/*")]
         total = sum(status.st_size for _, status in files)
-        for file, status in sorted(files, key=lambda found: found[1].st_mtime):
-            if total <= self._most_bytes:
+        for file, status in sorted(files, key=lambda entry: entry[1].st_mtime):
+            if total <= self._max_bytes:
                 return
             file.unlink(missing_ok=True)
             total -= status.st_size
 
 
 class Thumbnails:
-    """Pictures of the images of one home, as JPEG, whatever format they have: nothing is served as it came."""
+    """The thumbnails of a home's images. They are always JPEGs made here; original files are never served."""
 
-    def __init__(self, thin_tables: ThinTables, kept: KeptFolder) -> None:
+    def __init__(self, thin_tables: ThinTables, stored: FolderCache) -> None:
         self._thin_tables = thin_tables
-        self._kept = kept
-        self._makers = ThreadPoolExecutor(os.cpu_count(), "thumbnail")  # each may hold a decoded photograph
+        self._stored = stored
+        self._pool = ThreadPoolExecutor(os.cpu_count(), "thumbnail")  # limits how many decoded images are in memory
 
     def picture(self, content: Content, size: Size) -> bytes:
-        """A JPEG of the upright image that fits in a square; NoPicture where its bytes are gone."""
-        name = f"{content.image_id}-{SIDE_PIXELS[size]}.jpg"
-        return self._kept.get(name) or self._makers.submit(self._made, content, SIDE_PIXELS[size], name).result()
+        """A JPEG of the image, upright, that fits in a square of `SIDE_PIXELS`.
 
-    def _made(self, content: Content, side_pixels: int, name: str) -> bytes:
-        made = first_picture(
+        Raises:
+            NoPicture: The bytes of the image are gone.
+        """
+        name = f"{content.image_id}-{SIDE_PIXELS[size]}.jpg"
+        return self._stored.get(name) or self._pool.submit(self._make, content, SIDE_PIXELS[size], name).result()
+
+    def _make(self, content: Content, side_pixels: int, name: str) -> bytes:
+        picture = first_thumbnail(
             side_pixels,
-            lambda: from_file(content, side_pixels),
-            lambda: from_table(self._thin_tables, content),
+            lambda: read_from_file(content, side_pixels),
+            lambda: read_from_table(self._thin_tables, content),
         )
-        if made is None:
-            raise NoPicture(f"neither the file {content.path} nor featured_images hold the image any more")
-        with suppress(OSError):  # a full disk costs time, and no picture
-            self._kept.put(name, made)
-        return made
+        if picture is None:
+            raise NoPicture(f"neither the file {content.path} nor featured_images has the image any more")
+        with suppress(OSError):  # with a full disk, thumbnails are made again each time
+            self._stored.put(name, picture)
+        return picture
 
 
 @cache
-def no_picture() -> bytes:
-    """What stands for an image whose bytes are gone, as PNG."""
-    empty = Image.new("L", (256, 256), 128)
-    ImageDraw.Draw(empty).text((128, 128), "no picture", 255, anchor="mm", font_size=24)
-    picture = BytesIO()
-    empty.save(picture, "PNG", optimize=True)
-    return picture.getvalue()
+def placeholder() -> bytes:
+    """The PNG that is shown for an image whose bytes are gone."""
+    image = Image.new("L", (256, 256), 128)
+    ImageDraw.Draw(image).text((128, 128), "no preview", 255, anchor="mm", font_size=24)
+    content = BytesIO()
+    image.save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
-def first_picture(side_pixels: int, *sources: Callable[[], bytes | None]) -> bytes | None:
-    """A small picture of the first source that has one."""
+def first_thumbnail(side_pixels: int, *sources: Callable[[], bytes | None]) -> bytes | None:
+    """A thumbnail from the first source that has a readable image; None if none of them has."""
     for source in sources:
         try:
-            if found := source():
-                return to_thumbnail(found, side_pixels)
+            if content := source():
+                return to_thumbnail(content, side_pixels)
         except UnreadableImage:
             continue
     return None
 
 
-def from_file(content: Content, side_pixels: int) -> bytes | None:
-    """The image as its file has it, a large one scaled; None where the file is gone or holds another image."""
+def read_from_file(content: Content, side_pixels: int) -> bytes | None:
+    """The bytes of the image's file, scaled down if it is large; None if the file is gone or has other content."""
     try:
         with opened(content.path) as file:
             if file_digest(cast("BufferedReader", file), "sha256").hexdigest() != content.image_id:
@@ -136,13 +141,14 @@ def from_file(content: Content, side_pixels: int) -> bytes | None:
         return None
 
 
-def from_table(thin_tables: ThinTables, content: Content) -> bytes | None:
-    """The image as featured_images keeps it; None where it has the path only."""
-    place = thin_tables.file_with(FEATURED_IMAGES, pc.field("image_id") == content.image_id)
-    if place is None:
+def read_from_table(thin_tables: ThinTables, content: Content) -> bytes | None:
+    """The image's bytes in featured_images; None if the table does not store them."""
+    address = thin_tables.file_with(FEATURED_IMAGES, pc.field("image_id") == content.image_id)
+    if address is None:
         return None
-    with open_parquet(place) as parquet:
+    with open_parquet(address) as parquet:
         for group in range(parquet.num_row_groups):
+            # Only the row group with the image is read: the others hold the bytes of many other images.
             ids = parquet.read_row_group(group, ["image_id"], use_threads=False)["image_id"].to_pylist()
             if content.image_id in ids:
                 rows = parquet.read_row_group(group, ["content"], use_threads=False)["content"]

@@ -1,4 +1,4 @@
-"""A home with photographs, made once, to be read only."""
+"""A small home with photographs, shared by all tests that only read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def small_home(folder: Path, count: int = 24) -> SmallHome:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> SmallHome:
-    """Twenty-four photographs, to be read only."""
+    """A home with twenty-four photographs; do not change it."""
     return small_home(tmp_path_factory.mktemp("gallery"))
 
 
@@ -47,5 +47,5 @@ def index(photographs: SmallHome) -> Index:
 
 @pytest.fixture
 def own_home(tmp_path: Path) -> SmallHome:
-    """The same, to be changed."""
+    """A home with twenty-four photographs that a test may change."""
     return small_home(tmp_path)

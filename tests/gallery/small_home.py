@@ -1,4 +1,4 @@
-"""A home whose tables were written without Spark: photographs of two labels, and files with something odd."""
+"""A small home whose tables are written without Spark: photographs of two labels, predicted by two versions."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from typing import Any
 import uvicorn
 
 from gallery.index import LiveIndex
-from gallery.neighbours import KeptEmbeddings
+from gallery.neighbours import LiveEmbeddings
 from gallery.server import Gallery, build_app
-from gallery.thumbnails import KeptFolder, Thumbnails
+from gallery.thumbnails import FolderCache, Thumbnails
 from image_assets.data.labels import to_label
 from image_assets.images.pixels import to_features
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
@@ -29,12 +29,12 @@ from tests.support.images import png, put
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 LABELS = ("roses", "tulips")
-HOSTILE = '"><img src=x onerror=alert(1)>'  # a label, as a folder may be called
+HOSTILE = '"><img src=x onerror=alert(1)>'  # a label: folders can have any name
 Row = dict[str, Any]
 
 
 def append(thin_tables: ThinTables, table: Table, rows: Sequence[Row]) -> None:
-    """Rows of a table, with nulls for what they do not say."""
+    """Appends rows to a table; missing columns become null."""
     thin_tables.create(table)
     whole = [{**dict.fromkeys(table.columns.fieldNames()), **row} for row in rows]
     folder = thin_tables.uri(table)
@@ -42,7 +42,7 @@ def append(thin_tables: ThinTables, table: Table, rows: Sequence[Row]) -> None:
 
 
 def landed(landing: Path, name: str, content: bytes, number: int) -> Row:
-    """A file in the landing folder, and its row of the ledger."""
+    """Writes a file to the landing folder; returns its row in the ledger."""
     file = put(landing, name, content)
     return {
         "path": to_path(str(file).encode()),
@@ -57,29 +57,29 @@ def landed(landing: Path, name: str, content: bytes, number: int) -> Row:
 
 
 def featured(file: Row, content: bytes, landing: Path) -> Row:
-    """The file's row of featured_images."""
+    """The file's row in featured_images."""
     features = asdict(to_features(content))
     label = to_label(file["path"], to_path(str(landing).encode()))
-    kept = {name: file[name] for name in ("path", "image_id", "length", "modification_time")}
+    key = {name: file[name] for name in ("path", "image_id", "length", "modification_time")}
     number = LABELS.index(label) if label in LABELS else None
-    return {**kept, **features, "label": label, "label_index": number, "content": content}
+    return {**key, **features, "label": label, "label_index": number, "content": content}
 
 
 def predicted(image: Row, version: int, label: str | None, probability: float | None) -> Row:
-    """What a version said of an image."""
+    """A version's prediction for an image, with no label if it failed."""
     framework = ("tensorflow", "torch")[version % 2]
     shares = [probability, 1 - probability] if probability is not None else None
     return {
         **{name: image[name] for name in ("path", "image_id")},
         **{"label": label, "probability": probability, "probabilities": shares, "model_version": version},
-        **{"framework": framework, "fault": None if label else "raised: it gave up", "predicted_at": NOON},
+        **{"framework": framework, "fault": None if label else "raised: out of patience", "predicted_at": NOON},
     }
 
 
 def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -> list[Row]:
-    """Photographs of two labels in turn, every sixth for the test; version 1 is right but for the second one.
+    """Writes photographs of two labels in turn, every sixth in the test split; returns their rows in featured_images.
 
-    Version 2 differs from it on the fifth. The rows of featured_images.
+    Version 1 is wrong about the second photograph only. Version 2 disagrees with it on the fifth.
     """
     files, images = [], []
     for number in range(count):
@@ -94,8 +94,8 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
     ]
     fields = IMAGE_SPLITS.columns.fieldNames()
     append(thin_tables, IMAGE_SPLITS, [{name: row[name] for name in fields if name in row} for row in splits])
-    said = [image["label"] for image in images]
-    first = [*said[:1], LABELS[0], *said[2:]]
+    right = [image["label"] for image in images]
+    first = [*right[:1], LABELS[0], *right[2:]]
     second = [*first[:4], LABELS[1], *first[5:]]
     append(
         thin_tables,
@@ -111,15 +111,15 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
 
 @contextmanager
 def served(home: Path, landing: Path) -> Iterator[str]:
-    """The gallery of a home on a free port of this machine: its address."""
+    """Serves the gallery of a home on a free port; yields its URL."""
     thin_tables = ThinTables(root=str(home / "tables"))
     index = LiveIndex(thin_tables, ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
     gallery = Gallery(
         thin_tables=thin_tables,
         landing=to_path(str(landing).encode()),
         index=index,
-        thumbnails=Thumbnails(thin_tables, KeptFolder(home / "gallery")),
-        embeddings=KeptEmbeddings(home / "caches"),
+        thumbnails=Thumbnails(thin_tables, FolderCache(home / "gallery")),
+        embeddings=LiveEmbeddings(home / "caches"),
         links={"Dagster": "http://127.0.0.1:3000"},
     )
     server = uvicorn.Server(uvicorn.Config(build_app(gallery), host="127.0.0.1", port=0, log_level="error"))

@@ -1,4 +1,4 @@
-"""A wrong label marked in the gallery: what lands in label_corrections, what pages show, what is refused."""
+"""Label corrections: the rows in label_corrections, what pages show, what is rejected."""
 
 import urllib.error
 import urllib.request
@@ -22,22 +22,22 @@ class Form:
     def __init__(self, address: str, home: SmallHome) -> None:
         self.address, self.home = address, home
 
-    def send(self, number: int, origin: str | None = None, **said: str) -> tuple[int, bytes]:
-        """Status and page of the answer to the form of one of the photographs."""
+    def send(self, number: int, origin: str | None = None, **fields: str) -> tuple[int, bytes]:
+        """Status and page of the response to the form of one of the photographs."""
         image = self.home.images[number]
         query = urlencode({"label": image["label"], "path": image["path"], "at": 1})
-        body = urlencode({"image_id": image["image_id"], **FORM, **said}).encode()
+        body = urlencode({"image_id": image["image_id"], **FORM, **fields}).encode()
         request = urllib.request.Request(f"{self.address}/corrections?{query}", body)
         request.add_header("Origin", self.address if origin is None else origin)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                assert answer.url == f"{self.address}/image?{query}"
-                return answer.status, answer.read()
+            with urllib.request.urlopen(request, timeout=20) as response:
+                assert response.url == f"{self.address}/image?{query}"
+                return response.status, response.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
     def labels(self) -> list[str | None]:
-        """The labels of the corrected images, by the tables."""
+        """The labels of the corrected images, in the tables."""
         found = said_labels(self.home.thin_tables).corrected
         return [found[key] for image in self.home.images if (key := (image["path"], image["image_id"])) in found]
 
@@ -48,7 +48,7 @@ def form(own_home: SmallHome) -> Iterator[Form]:
         yield Form(address, own_home)
 
 
-def test_a_correction_lands_in_its_table_and_shows_at_once(form: Form) -> None:
+def test_a_correction_is_stored_and_shown_at_once(form: Form) -> None:
     status, page = form.send(0)
     assert status == 200
     assert b"corrected by <bdi>Ada</bdi>, was <bdi>roses</bdi>" in page
@@ -58,13 +58,13 @@ def test_a_correction_lands_in_its_table_and_shows_at_once(form: Form) -> None:
     assert (row["former_label"], row["label"], row["withdrawn"]) == ("roses", "tulips", False)
     index = form.home.index()
     assert read_page(index, Filters(label="tulips")).count == 13
-    assert read_page(index, Filters(labelled="corrected")).count == 1
-    assert {image["path"] for image in read_page(index, Filters(answer="mistakes")).images} == {
+    assert read_page(index, Filters(label_status="corrected")).count == 1
+    assert {image["path"] for image in read_page(index, Filters(result="mistakes")).images} == {
         form.home.images[number]["path"] for number in (0, 1, 4)
     }
 
 
-def test_the_newest_word_counts_and_can_be_taken_back(form: Form) -> None:
+def test_the_newest_correction_counts_and_can_be_undone(form: Form) -> None:
     form.send(0)
     form.send(0, new_label="peonies")
     assert form.labels() == ["peonies"]
@@ -77,7 +77,7 @@ def test_the_newest_word_counts_and_can_be_taken_back(form: Form) -> None:
     assert (image["label"], image["corrected"]) == ("roses", False)
 
 
-def test_what_is_taken_back_shows_the_label_tables_label_where_there_is_one(form: Form) -> None:
+def test_an_undone_correction_restores_the_label_tables_label(form: Form) -> None:
     path = form.home.images[0]["path"]
     append(form.home.thin_tables, GIVEN_LABELS, [{"path": path, "label": "peonies", "state": "given"}])
     form.send(0)
@@ -87,7 +87,7 @@ def test_what_is_taken_back_shows_the_label_tables_label_where_there_is_one(form
     assert (image["label"], image["corrected"]) == ("peonies", False)
 
 
-def test_the_label_that_it_has_is_no_correction(form: Form) -> None:
+def test_the_same_label_is_not_a_correction(form: Form) -> None:
     assert form.send(1)[0] == 200
     assert form.labels() == []
 
@@ -103,34 +103,34 @@ def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "message"),
+    ("fields", "status", "message"),
     [
-        ({"image_id": "0" * 64}, 409, b"other bytes"),
-        ({"corrected_by": " "}, 400, b"expected who corrects"),
+        ({"image_id": "0" * 64}, 409, b"since you opened this page"),
+        ({"corrected_by": " "}, 400, b"expected your name"),
         ({"label": ""}, 400, b"expected letters"),
         ({"new_label": "../x"}, 400, b"without slashes"),
         ({"new_label": "a\x00b"}, 400, b"control characters"),
         ({"new_label": "x" * 256}, 400, b"at most 255"),
         ({"comment": "x" * 1001}, 400, b"at most 1000"),
-        ({"comment": "x" * 20_000}, 413, b"expected a form of at most"),
+        ({"comment": "x" * 20_000}, 413, b"form is too large"),
         ({"origin": "http://127.0.0.1:3000"}, 403, b"another page"),
         ({"origin": "null"}, 403, b"another page"),
         ({"origin": ""}, 403, b"another page"),
     ],
-    ids=lambda said: str(said)[:30],
+    ids=lambda value: str(value)[:30],
 )
-def test_what_is_wrong_is_refused_and_nothing_kept(
-    form: Form, said: dict[str, str], status: int, message: bytes
+def test_invalid_forms_are_rejected_and_nothing_is_stored(
+    form: Form, fields: dict[str, str], status: int, message: bytes
 ) -> None:
-    answer = form.send(0, **said)
-    assert answer[0] == status
-    assert message in answer[1]
+    response = form.send(0, **fields)
+    assert response[0] == status
+    assert message in response[1]
     assert form.labels() == []
 
 
-def test_a_form_without_a_page_is_refused(form: Form) -> None:
+def test_other_methods_are_rejected(form: Form) -> None:
     for method in ("GET", "PUT", "DELETE"):
         request = urllib.request.Request(f"{form.address}/corrections?path=x", method=method)
-        with pytest.raises(urllib.error.HTTPError) as refused:
+        with pytest.raises(urllib.error.HTTPError) as rejected:
             urllib.request.urlopen(request, timeout=20)
-        assert refused.value.code in (403, 405)
+        assert rejected.value.code in (403, 405)

@@ -1,4 +1,4 @@
-"""The gallery in a real browser, by keyboard, light and dark; the pictures taken lie in pytest's temporary folder."""
+"""The gallery in a real browser, by keyboard, light and dark. Screenshots are in pytest's temporary folder."""
 
 import shutil
 from collections.abc import Iterator
@@ -34,23 +34,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SmallHome:
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Browser, home: SmallHome) -> Iterator[Page]:
-    """The gallery in a window of its own, light by default; whatever the browser complains of fails the test."""
+    """The gallery in a window of its own, light by default; console messages and page errors fail the test."""
     with served(home.home, home.landing) as address:
         window = browser.new_context(
             viewport={"width": 1280, "height": 800}, color_scheme=getattr(request, "param", "light")
         )
         page = window.new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.goto(address)
         yield page
         window.close()
-    assert complaints == []
+    assert messages == []
 
 
 def picture(page: Page, folder: Path, name: str) -> None:
-    """A screenshot once every picture in sight is there and was drawn."""
+    """Takes a screenshot once every loaded picture has been drawn."""
     page.wait_for_load_state("networkidle")
     drawn = "Array.from(document.images).filter(one => one.complete).every(one => one.naturalWidth > 0)"
     assert page.evaluate(drawn)
@@ -58,13 +58,10 @@ def picture(page: Page, folder: Path, name: str) -> None:
 
 
 def press_until_focused(page: Page, name: str, most: int = 40) -> None:
-    """Tab on until the element with this accessible name has the focus."""
+    """Presses Tab until the element with this accessible name has the focus."""
     for _ in range(most):
         page.keyboard.press("Tab")
-        if (
-            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
-            == name
-        ):
+        if page.evaluate(FOCUSED) == name:
             return
     raise AssertionError(f"Tab does not lead to {name!r}")
 
@@ -83,20 +80,20 @@ def test_filtering_and_paging(page: Page, tmp_path: Path) -> None:
     page.keyboard.type("tulips/photograph 00")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("5 of 130 current files")
-    page.get_by_label("Answer").select_option("mistakes")
+    page.get_by_label("Result").select_option("mistakes")
     page.get_by_label("Version").select_option("1")
     page.get_by_role("button", name="Apply").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("1 of 130 current files")
-    expect(page.locator(".mistake .said")).to_contain_text("roses")
+    expect(page.locator(".mistake .prediction")).to_contain_text("roses")
     picture(page, tmp_path, "mistakes")
     press_until_focused(page, "mistakes: remove this filter")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("5 of 130 current files")
 
 
-def test_the_focus_is_seen_and_can_skip_to_the_images(page: Page) -> None:
+def test_the_focus_is_visible_and_can_skip_to_the_images(page: Page) -> None:
     page.keyboard.press("Tab")
-    skip = page.get_by_role("link", name="Skip to the content")
+    skip = page.get_by_role("link", name="Skip to content")
     expect(skip).to_be_focused()
     assert skip.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
     assert (skip.bounding_box() or {"x": -1})["x"] >= 0
@@ -111,26 +108,28 @@ def test_the_colors_follow_the_system(page: Page, request: pytest.FixtureRequest
 
 
 @in_both
-def test_a_label_is_corrected_and_taken_back_by_keyboard(page: Page, home: SmallHome, tmp_path: Path) -> None:
+def test_a_label_is_corrected_and_the_correction_undone_by_keyboard(
+    page: Page, home: SmallHome, tmp_path: Path
+) -> None:
     page.goto(f"{page.url}?answer=mistakes&version=1")
     press_until_focused(page, page.locator(".grid a").first.inner_text())
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("photograph 001.png")
     picture(page, tmp_path, "one")
     page.get_by_label("Your name").fill("Ada")
-    page.get_by_label("The right label").focus()
+    page.get_by_label("Correct label").focus()
     page.keyboard.type("roses")
-    press_until_focused(page, "Save the label", most=6)
+    press_until_focused(page, "Save label", most=6)
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("roses corrected by Ada, was tulips")
     picture(page, tmp_path, "corrected")
     image = home.images[1]
     assert said_labels(home.thin_tables).corrected[image["path"], image["image_id"]] == "roses"
-    page.get_by_role("link", name="Back to the images").press("Enter")
-    expect(page.get_by_text("No image is like that")).to_be_visible()
+    page.get_by_role("link", name="Back to images").press("Enter")
+    expect(page.get_by_text("No images match these filters")).to_be_visible()
     page.go_back()
-    page.get_by_text("Correct it again").press("Enter")
+    page.get_by_text("Change label again").press("Enter")
     expect(page.get_by_label("Your name")).to_have_value("Ada")
-    page.get_by_role("button", name="Undo: as its folder says").press("Enter")
+    page.get_by_role("button", name="Undo correction").press("Enter")
     expect(page.get_by_role("status")).to_have_text("tulips")
     assert said_labels(home.thin_tables).corrected[image["path"], image["image_id"]] == "tulips"

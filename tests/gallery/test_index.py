@@ -12,14 +12,14 @@ from tests.gallery.small_home import append, featured, landed
 from tests.support.images import colored_jpeg, png
 
 
-def test_a_home_without_tables_has_no_images_and_gets_none(tmp_path: Path) -> None:
+def test_a_home_without_tables_has_no_images_and_stays_without(tmp_path: Path) -> None:
     index = read_index(ThinTables(root=str(tmp_path / "tables")))
     assert read_page(index, Filters()).count == 0
     assert set(index.versions.values()) == {None}
     assert not list(tmp_path.iterdir())
 
 
-def test_images_unlike_those_trained_on_are_found_with_the_reason(own_home: SmallHome) -> None:
+def test_outliers_are_found_with_their_traits(own_home: SmallHome) -> None:
     thin_tables, landing = own_home.thin_tables, own_home.landing
     odd = {"roses/other format.jpg": colored_jpeg(0, 1), "roses/wide.png": png(90, size=(200, 20))}
     files = [landed(landing, name, content, 50) for name, content in odd.items()]
@@ -28,21 +28,21 @@ def test_images_unlike_those_trained_on_are_found_with_the_reason(own_home: Smal
     append(thin_tables, FEATURED_IMAGES, images)
     found = {
         image["path"].rpartition("/")[2]: image["traits"]
-        for image in read_page(own_home.index(), Filters(drift=True)).images
+        for image in read_page(own_home.index(), Filters(outliers=True)).images
     }
     assert "format JPEG" in found["other format.jpg"]
-    assert {"wide", "wide for its height", "low"} <= set(found["wide.png"])
+    assert {"wide", "wide for its height", "short"} <= set(found["wide.png"])
 
 
-def test_of_few_trained_images_none_is_called_unusual(tmp_path: Path) -> None:
+def test_few_training_images_make_no_outliers(tmp_path: Path) -> None:
     thin_tables = ThinTables(root=str(tmp_path / "tables"))
     file = landed(tmp_path, "roses/one.png", png(1), 1)
     append(thin_tables, IMAGE_FILES, [file])
     append(thin_tables, FEATURED_IMAGES, [featured(file, png(1), tmp_path)])
-    assert read_page(read_index(thin_tables), Filters(drift=True)).count == 0
+    assert read_page(read_index(thin_tables), Filters(outliers=True)).count == 0
 
 
-def test_pages_never_overlap_and_leave_nothing_out(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_never_overlap_and_omit_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gallery.queries.PAGE_IMAGES", 7)
     for sort in ("name", "label", "sure"):
         pages = [read_page(index, Filters(sort=sort, page=number)) for number in (1, 2, 3, 4)]
@@ -52,21 +52,21 @@ def test_pages_never_overlap_and_leave_nothing_out(index: Index, monkeypatch: py
     assert (beyond.number, beyond.pages, beyond.first) == (4, 4, 22)
 
 
-def test_choices_count_files_and_answers(index: Index) -> None:
+def test_choices_count_files_and_predictions(index: Index) -> None:
     choices = read_choices(index)
     assert choices["label"] == [("roses", 12), ("tulips", 12)]
     assert choices["version"] == [(2, 24), (1, 24)]
     assert choices["framework"] == [(2, "tensorflow"), (1, "torch")]
 
 
-def test_what_tables_get_is_seen_after_a_refresh(own_home: SmallHome) -> None:
+def test_new_rows_are_in_the_index_after_a_refresh(own_home: SmallHome) -> None:
     thin_tables, landing = own_home.thin_tables, own_home.landing
     registry = ModelRegistry(tracking_uri=f"sqlite:///{own_home.home / 'mlflow.db'}")
     live = LiveIndex(thin_tables, registry)
-    before = live.now()
+    before = live.current()
     live.refresh()
-    assert live.now() is before  # nothing changed: nothing was read again
+    assert live.current() is before  # nothing changed, so nothing was read again
     append(thin_tables, IMAGE_FILES, [landed(landing, "roses/new.png", png(70), 70)])
     live.refresh()
-    assert read_page(live.now(), Filters()).count == 25
+    assert read_page(live.current(), Filters()).count == 25
     assert read_page(before, Filters()).count == 24

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from gallery.index import Index
-from gallery.neighbours import KeptEmbeddings, look_alikes
+from gallery.neighbours import LiveEmbeddings, nearest_by_hash
 from gallery.queries import read_image
 from gallery.server import gallery_of
 from image_assets.models.embeddings import EmbeddingStore
@@ -11,28 +11,28 @@ from resources.settings import read_settings
 from tests.gallery.conftest import SmallHome
 
 
-def test_the_nearest_are_those_with_the_smallest_angle(tmp_path: Path) -> None:
+def test_the_nearest_by_embedding_have_the_smallest_angle(tmp_path: Path) -> None:
     embeddings = np.array([[1, 0], [5, 0.1], [0, 1], [-1, 0]])
     EmbeddingStore(str(tmp_path / "torch-1")).add(["a", "b", "c", "d"], embeddings)
     EmbeddingStore(str(tmp_path / "torch-1")).add(["a", "e"], np.array([[1, 0], [1, 1]]))
-    found = KeptEmbeddings(tmp_path).now()
+    found = LiveEmbeddings(tmp_path).current()
     assert found is not None
-    assert found.backbone == "torch"
+    assert found.framework == "torch"
     assert [image for image, _ in found.nearest("a", 3)] == ["b", "e", "c"]
     assert found.nearest("a", 1)[0][1] > 0.99
     assert len(found.nearest("a", 99)) == 4
     assert found.nearest("unknown", 3) == []
 
 
-def test_embeddings_of_later_trainings_are_seen(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path)
-    assert kept.now() is None
+def test_embeddings_of_later_trainings_are_read(tmp_path: Path) -> None:
+    live = LiveEmbeddings(tmp_path)
+    assert live.current() is None
     store = EmbeddingStore(str(tmp_path / "tensorflow-1"))
     store.add(["a"], np.array([[1, 0]]))
-    first = kept.now()
-    assert kept.now() is first
+    first = live.current()
+    assert live.current() is first
     store.add(["b"], np.array([[0, 1]]))
-    found = kept.now()
+    found = live.current()
     assert found is not None
     assert found.image_ids.__len__() == 2
 
@@ -41,20 +41,20 @@ def test_the_gallery_reads_embeddings_from_the_caches_folder_of_the_settings(tmp
     caches = tmp_path / "on another disk"
     variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "IMAGE_ASSETS_CACHES": str(caches)}
     EmbeddingStore(str(caches / "torch-1")).add(["a"], np.array([[1, 0]]))
-    found = gallery_of(read_settings(variables)).embeddings.now()
+    found = gallery_of(read_settings(variables)).embeddings.current()
     assert found is not None
     assert found.image_ids == ["a"]
 
 
-def test_folders_of_caches_are_no_embeddings(tmp_path: Path) -> None:
+def test_cache_folders_are_not_embeddings(tmp_path: Path) -> None:
     (tmp_path / "training-v1-0").mkdir()
-    assert KeptEmbeddings(tmp_path).now() is None
+    assert LiveEmbeddings(tmp_path).current() is None
 
 
-def test_look_alikes_are_sorted_by_bits(photographs: SmallHome, index: Index) -> None:
+def test_the_nearest_by_hash_are_sorted_by_bits(photographs: SmallHome, index: Index) -> None:
     image = read_image(index, photographs.images[3]["path"])
     assert image is not None
-    found = look_alikes(index, image)
+    found = nearest_by_hash(index, image)
     assert len(found) == 12
     assert image["path"] not in {other["path"] for other in found}
     wanted = int(photographs.images[3]["perceptual_hash"], 16)

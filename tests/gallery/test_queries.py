@@ -3,18 +3,18 @@ from urllib.parse import parse_qsl
 import pytest
 
 from gallery.index import Index
-from gallery.queries import Filters, WrongFilter, read_page
+from gallery.queries import Filters, InvalidInput, read_page
 
 
 @pytest.mark.parametrize(
-    ("said", "numbers"),
+    ("parameters", "numbers"),
     [
         ({}, range(24)),
         ({"label": "roses"}, range(0, 24, 2)),
         ({"label": "Roses"}, []),
         ({"labelled": "none"}, []),
         ({"text": "PHOTOGRAPH 01"}, range(10, 20)),
-        ({"text": "%"}, []),  # no pattern: the very letters
+        ({"text": "%"}, []),  # not a pattern
         ({"split": "test"}, [5, 11, 17, 23]),
         ({"split": "none"}, []),
         ({"answer": "mistakes", "version": "1"}, [1]),
@@ -32,8 +32,8 @@ from gallery.queries import Filters, WrongFilter, read_page
         ({"state": "missing"}, []),
     ],
 )
-def test_a_filter_keeps_what_it_says(index: Index, said: dict[str, str], numbers: list[int]) -> None:
-    page = read_page(index, Filters.read(said))
+def test_filters_select_images(index: Index, parameters: dict[str, str], numbers: list[int]) -> None:
+    page = read_page(index, Filters.read(parameters))
     found = {int(image["path"][-6:-4]) for image in page.images}
     assert found == set(numbers)
     assert page.count == len(numbers)
@@ -48,10 +48,10 @@ def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "parameters",
     [
-        *({"version": said} for said in ("x", "0", "-1", "9" * 30)),
-        *({"least": said} for said in ("x", "-1", "101", "nan")),
+        *({"version": value} for value in ("x", "0", "-1", "9" * 30)),
+        *({"least": value} for value in ("x", "-1", "101", "nan")),
         {"sort": "name; DROP TABLE files"},
         {"state": "' OR 1=1"},
         {"page": "0"},
@@ -60,25 +60,37 @@ def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
     ],
     ids=str,
 )
-def test_an_impossible_filter_is_refused_by_name(said: dict[str, str]) -> None:
-    with pytest.raises(WrongFilter, match=f"^{next(iter(said))} is ['\"]"):
-        Filters.read(said)
+def test_an_invalid_filter_is_rejected_by_name(parameters: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput, match=f"^{next(iter(parameters))} is ['\"]"):
+        Filters.read(parameters)
 
 
 @pytest.mark.parametrize("name", ["label", "predicted", "reason", "format", "text"])
-def test_a_text_is_never_a_part_of_the_query(index: Index, name: str) -> None:
+def test_texts_never_become_part_of_the_query(index: Index, name: str) -> None:
     assert read_page(index, Filters.read({name: "' OR '1' = '1"})).count == 0
 
 
-def test_an_address_says_the_filters_again() -> None:
+def test_a_url_restores_its_filters() -> None:
     filters = Filters.read({"label": "a&b=c #1", "least": "12.5", "drift": "1", "sort": "sure", "page": "3"})
-    assert Filters.read(dict(parse_qsl(filters.changed(page=3).removeprefix("?")))) == filters
-    assert "page" not in dict(parse_qsl(filters.changed(label="")))
-    assert Filters().changed() == "?"
+    assert Filters.read(dict(parse_qsl(filters.url(page=3).removeprefix("?")))) == filters
+    assert "page" not in dict(parse_qsl(filters.url(label="")))
+    assert Filters().url() == "?"
 
 
-def test_every_filter_that_is_set_has_a_chip_that_removes_it() -> None:
-    said = {
+def test_urls_keep_the_names_that_people_have_bookmarked() -> None:
+    filters = Filters(
+        label_status="corrected",
+        result="mistakes",
+        disagreement="versions",
+        min_percent=10,
+        max_percent=99.5,
+        outliers=True,
+    )
+    assert filters.url() == "?labelled=corrected&answer=mistakes&apart=versions&least=10&most=99.5&drift=1"
+
+
+def test_every_active_filter_has_a_chip_that_removes_it() -> None:
+    parameters = {
         "text": "a",
         "label": "roses",
         "labelled": "none",
@@ -94,7 +106,7 @@ def test_every_filter_that_is_set_has_a_chip_that_removes_it() -> None:
         "format": "PNG",
         "drift": "1",
     }
-    chips = Filters.read(said).chips()
-    assert len(chips) == len(said)
+    chips = Filters.read(parameters).chips()
+    assert len(chips) == len(parameters)
     for _, address in chips:
-        assert len(dict(parse_qsl(address.removeprefix("?")))) == len(said) - 1
+        assert len(dict(parse_qsl(address.removeprefix("?")))) == len(parameters) - 1

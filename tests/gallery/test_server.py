@@ -1,4 +1,4 @@
-"""The gallery over HTTP: pages, pictures, refusals, hostile names."""
+"""The gallery over HTTP: pages, pictures, rejected requests, hostile names."""
 
 import urllib.error
 import urllib.request
@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 import pytest
 
-from gallery.neighbours import KeptEmbeddings
+from gallery.neighbours import LiveEmbeddings
 from gallery.pages import image_page
 from image_assets.models.embeddings import EmbeddingStore
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, REPLAYED_FILES
@@ -30,13 +30,13 @@ def address(photographs: SmallHome) -> Iterator[str]:
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers by their lower-case names, body; redirects are followed."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
-            return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read()
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as response:
+            return response.status, {name.lower(): value for name, value in response.headers.items()}, response.read()
     except urllib.error.HTTPError as error:
         return error.code, {name.lower(): value for name, value in error.headers.items()}, error.read()
 
 
-class Seen(HTMLParser):
+class Parsed(HTMLParser):
     """The elements and addresses of a page."""
 
     def __init__(self, page: bytes) -> None:
@@ -57,36 +57,36 @@ def test_the_page_of_images_counts_and_links_each(address: str) -> None:
     status, headers, page = get(f"{address}/?label=roses")
     assert status == 200
     assert b"<strong>12</strong> of 24 current files" in page
-    assert len(Seen(page).links("/image?")) == 12
-    assert "script" not in Seen(page).tags
+    assert len(Parsed(page).links("/image?")) == 12
+    assert "script" not in Parsed(page).tags
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
 
 
-def test_a_form_leads_to_a_short_address(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/?text=&label=roses&version=&least=&sort=name&page=1") as answer:
-        assert answer.url == f"{address}/?label=roses"
+def test_a_form_leads_to_a_short_url(address: str) -> None:
+    with urllib.request.urlopen(f"{address}/?text=&label=roses&version=&least=&sort=name&page=1") as response:
+        assert response.url == f"{address}/?label=roses"
 
 
-def test_every_page_that_is_linked_answers(address: str) -> None:
-    start = Seen(get(f"{address}/?answer=mistakes")[2])
+def test_every_link_works(address: str) -> None:
+    start = Parsed(get(f"{address}/?answer=mistakes")[2])
     one = start.links("/image?")[0]
-    for link in {*start.links("/?"), *start.links("/image?"), *Seen(get(f"{address}{one}")[2]).links("/i")}:
+    for link in {*start.links("/?"), *start.links("/image?"), *Parsed(get(f"{address}{one}")[2]).links("/i")}:
         assert get(f"{address}{link}")[0] == 200, link
 
 
-def test_the_page_of_one_image_leads_on_and_back(address: str, photographs: SmallHome) -> None:
+def test_the_page_of_one_image_links_to_its_neighbors(address: str, photographs: SmallHome) -> None:
     query = urlencode({"label": "roses", "path": photographs.images[2]["path"], "at": 2})
-    seen = Seen(get(f"{address}/image?{query}")[2])
-    beside = seen.links("/image?label=roses")
-    assert [link.partition("path=")[2] for link in beside] == [
+    parsed = Parsed(get(f"{address}/image?{query}")[2])
+    adjacent = parsed.links("/image?label=roses")
+    assert [link.partition("path=")[2] for link in adjacent] == [
         urlencode({"path": photographs.images[number]["path"], "at": at}).removeprefix("path=")
         for number, at in ((0, 1), (4, 3))
     ]
-    assert seen.links("/?label=roses")
+    assert parsed.links("/?label=roses")
 
 
-def test_pictures_are_small_jpegs_that_browsers_keep(address: str, photographs: SmallHome) -> None:
+def test_pictures_are_small_jpegs_that_browsers_cache(address: str, photographs: SmallHome) -> None:
     url = f"{address}/images/{photographs.images[0]['image_id']}/thumbnail"
     status, headers, picture = get(url)
     assert (status, headers["content-type"], picture[:2]) == (200, "image/jpeg", b"\xff\xd8")
@@ -106,16 +106,16 @@ def test_pictures_are_small_jpegs_that_browsers_keep(address: str, photographs: 
         "/nothing",
     ],
 )
-def test_what_no_table_names_is_not_found(address: str, path: str) -> None:
+def test_files_outside_the_tables_are_not_found(address: str, path: str) -> None:
     parts = urlsplit(address)
-    connection = HTTPConnection(parts.hostname or "", parts.port or 0, timeout=20)  # sends dots as they are
+    connection = HTTPConnection(parts.hostname or "", parts.port or 0, timeout=20)  # does not normalize dots
     connection.request("GET", path)
-    answer = connection.getresponse()
-    assert answer.status == 404
-    assert b"root:" not in answer.read()
+    response = connection.getresponse()
+    assert response.status == 404
+    assert b"root:" not in response.read()
 
 
-def test_what_is_wrong_with_an_address_is_said(address: str) -> None:
+def test_an_invalid_parameter_is_explained(address: str) -> None:
     status, _, page = get(f"{address}/?least=x")
     assert status == 400
     assert b"least is &#39;x&#39;" in page
@@ -123,20 +123,20 @@ def test_what_is_wrong_with_an_address_is_said(address: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80"])
-def test_another_name_for_this_machine_is_refused(address: str, host: str) -> None:
+def test_other_host_names_are_rejected(address: str, host: str) -> None:
     assert get(address, Host=host)[0] == 400
 
 
-def test_an_empty_home_says_what_to_do(tmp_path: Path) -> None:
+def test_an_empty_home_explains_what_to_do(tmp_path: Path) -> None:
     with served(tmp_path / "home", tmp_path) as address:
         status, _, page = get(address)
         assert status == 200
-        assert b"There are no images yet" in page
+        assert b"No images yet" in page
         assert b"make demo" in page
-        assert b"No image is like that" in get(f"{address}/?label=roses")[2]
+        assert b"No images match these filters" in get(f"{address}/?label=roses")[2]
 
 
-def test_hostile_names_are_shown_as_they_are(own_home: SmallHome) -> None:
+def test_hostile_names_are_escaped(own_home: SmallHome) -> None:
     thin_tables, landing = own_home.thin_tables, own_home.landing
     file = landed(landing, f"{HOSTILE}/<script>alert(1)</script>.png".replace("</", "<"), png(99), 99)
     image = featured(file, png(99), landing)
@@ -149,29 +149,29 @@ def test_hostile_names_are_shown_as_they_are(own_home: SmallHome) -> None:
         for url in ("/?sort=newest", one, f"/?{urlencode({'text': HOSTILE, 'label': HOSTILE})}"):
             status, _, page = get(f"{address}{url}")
             assert status == 200
-            seen = Seen(page)
-            assert "script" not in seen.tags
-            assert "onerror" not in {name for name, _ in seen.attributes}
+            parsed = Parsed(page)
+            assert "script" not in parsed.tags
+            assert "onerror" not in {name for name, _ in parsed.attributes}
             assert b"onerror=alert(1)" in page
         assert b"&lt;script&gt;alert(1)" in get(f"{address}{one}")[2]
 
 
 def test_a_quarantined_file_is_shown_with_its_reason_and_never_decoded(own_home: SmallHome) -> None:
     file = landed(own_home.landing, "roses/broken.png", b"not an image", 1)
-    said = {"state": "quarantined", "reason": "not_an_image", "message": "it begins with b'not an i'"}
-    append(own_home.thin_tables, IMAGE_FILES, [{**file, **said}])
-    judged = {"reason_before": "empty", "state": "quarantined", "reason": "not_an_image", "replayed_at": NOON}
-    append(own_home.thin_tables, REPLAYED_FILES, [{"path": file["path"], **judged}])
+    quarantined = {"state": "quarantined", "reason": "not_an_image", "message": "it begins with b'not an i'"}
+    append(own_home.thin_tables, IMAGE_FILES, [{**file, **quarantined}])
+    replay = {"reason_before": "empty", "state": "quarantined", "reason": "not_an_image", "replayed_at": NOON}
+    append(own_home.thin_tables, REPLAYED_FILES, [{"path": file["path"], **replay}])
     with served(own_home.home, own_home.landing) as address:
         page = get(f"{address}/?state=quarantined&reason=not_an_image")[2]
         assert b"<strong>1</strong> of 1 quarantined files" in page
         one = get(f"{address}/image?{urlencode({'path': file['path']})}")[2]
         assert b"it begins with" in one
-        assert b"judged again: empty" in one
+        assert b"re-validated: was quarantined as empty, now quarantined: not_an_image" in one
         assert get(f"{address}/images/{file['image_id']}/view")[0] == 404
 
 
-def test_an_image_whose_bytes_are_gone_gets_a_stand_in_that_is_not_kept(own_home: SmallHome) -> None:
+def test_an_image_whose_bytes_are_gone_gets_a_placeholder_that_is_not_cached(own_home: SmallHome) -> None:
     content = png(55)
     file = landed(own_home.landing, "roses/gone.png", content, 1)
     append(own_home.thin_tables, IMAGE_FILES, [file])
@@ -182,7 +182,7 @@ def test_an_image_whose_bytes_are_gone_gets_a_stand_in_that_is_not_kept(own_home
     assert (status, headers["cache-control"], picture[1:4]) == (404, "no-store", b"PNG")
 
 
-def test_everything_known_of_an_image_is_there(own_home: SmallHome) -> None:
+def test_the_page_of_an_image_has_everything_in_the_tables(own_home: SmallHome) -> None:
     thin_tables, image = own_home.thin_tables, own_home.images[4]
     former = {**featured({**image, "image_id": "f" * 64}, png(80), own_home.landing), "path": image["path"]}
     append(thin_tables, FEATURED_IMAGES, [former])
@@ -195,17 +195,20 @@ def test_everything_known_of_an_image_is_there(own_home: SmallHome) -> None:
     tags = {"labels": '["roses", "tulips"]', "table_versions": '{"image_splits": 7}', "framework": "torch"}
     models = [ModelVersion(1, "Production", (), "", "models:/m/1", tags), ModelVersion(2, "None", (), "", "", {})]
     index = own_home.index(models)
-    kept = KeptEmbeddings(own_home.home / "caches")
-    found = image_page(index, thin_tables, kept, {"path": image["path"]})
+    embeddings = LiveEmbeddings(own_home.home / "caches")
+    found = image_page(index, thin_tables, embeddings, {"path": image["path"]})
     assert found is not None
-    assert [(answer["version"], answer["label"]) for answer in found["answers"]] == [(2, "tulips"), (1, "roses")]
+    assert [(prediction["version"], prediction["label"]) for prediction in found["predictions"]] == [
+        (2, "tulips"),
+        (1, "roses"),
+    ]
     assert found["probabilities"]["columns"] == {1: pytest.approx({"roses": 0.54, "tulips": 0.46})}
-    assert found["trained_on"] == {1: "image_splits v7", 2: "not known"}
-    assert [content["image_id"] for content in found["former"]] == ["f" * 64]
-    assert [other["path"] for other in found["same"]] == [copy["path"]]
-    assert len(found["near"]) == 7
-    assert all(other["likeness"] <= 1 for other in found["near"])
-    other = image_page(index, thin_tables, kept, {"path": own_home.images[20]["path"]})
+    assert found["trained_on"] == {1: "image_splits v7", 2: "unknown"}
+    assert [content["image_id"] for content in found["former_contents"]] == ["f" * 64]
+    assert [other["path"] for other in found["exact_copies"]] == [copy["path"]]
+    assert len(found["nearest_by_embedding"]) == 7
+    assert all(other["similarity"] <= 1 for other in found["nearest_by_embedding"])
+    other = image_page(index, thin_tables, embeddings, {"path": own_home.images[20]["path"]})
     assert other is not None
-    assert other["near"] is None
-    assert other["alike"]
+    assert other["nearest_by_embedding"] is None
+    assert other["nearest_by_hash"]

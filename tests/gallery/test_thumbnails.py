@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gallery.thumbnails import Content, KeptFolder, NoPicture, Thumbnails
+from gallery.thumbnails import Content, FolderCache, NoPicture, Thumbnails
 from tests.gallery.conftest import SmallHome
 from tests.support.images import png
 
@@ -16,7 +16,7 @@ def content_of(home: SmallHome, number: int) -> Content:
 
 
 def thumbnails_of(home: SmallHome) -> Thumbnails:
-    return Thumbnails(home.thin_tables, KeptFolder(home.home / "gallery"))
+    return Thumbnails(home.thin_tables, FolderCache(home.home / "gallery"))
 
 
 def size_of(picture: bytes) -> tuple[str | None, tuple[int, int]]:
@@ -24,7 +24,7 @@ def size_of(picture: bytes) -> tuple[str | None, tuple[int, int]]:
         return image.format, image.size
 
 
-def test_a_picture_is_a_jpeg_of_the_file_and_is_kept(own_home: SmallHome) -> None:
+def test_a_thumbnail_is_a_jpeg_of_the_file_and_is_cached(own_home: SmallHome) -> None:
     content = content_of(own_home, 0)
     made = thumbnails_of(own_home).picture(content, "thumbnail")
     assert size_of(made) == ("JPEG", (48, 32))
@@ -34,9 +34,7 @@ def test_a_picture_is_a_jpeg_of_the_file_and_is_kept(own_home: SmallHome) -> Non
 
 
 @pytest.mark.parametrize("instead", [None, png(77), b"no image", "link"], ids=["gone", "other", "broken", "link"])
-def test_where_the_file_is_another_one_the_table_has_the_image(
-    own_home: SmallHome, instead: bytes | str | None
-) -> None:
+def test_a_replaced_file_leads_to_the_image_in_the_table(own_home: SmallHome, instead: bytes | str | None) -> None:
     content = content_of(own_home, 1)
     expected = thumbnails_of(own_home).picture(content_of(own_home, 1), "view")
     file = Path(content.path.removeprefix("file:"))
@@ -45,20 +43,20 @@ def test_where_the_file_is_another_one_the_table_has_the_image(
         file.symlink_to(Path(content_of(own_home, 2).path.removeprefix("file:")))
     elif isinstance(instead, bytes):
         file.write_bytes(instead)
-    assert Thumbnails(own_home.thin_tables, KeptFolder(own_home.home / "other")).picture(content, "view") == expected
+    assert Thumbnails(own_home.thin_tables, FolderCache(own_home.home / "other")).picture(content, "view") == expected
 
 
-def test_an_image_whose_bytes_are_nowhere_has_no_picture(own_home: SmallHome) -> None:
+def test_an_image_whose_bytes_are_gone_has_no_thumbnail(own_home: SmallHome) -> None:
     with pytest.raises(NoPicture, match="neither the file"):
         thumbnails_of(own_home).picture(Content("0" * 64, "file:/nowhere.png", 10), "thumbnail")
 
 
-def test_the_oldest_go_when_the_folder_is_too_large(tmp_path: Path) -> None:
-    kept = KeptFolder(tmp_path, most_bytes=1000)
+def test_the_oldest_files_are_deleted_when_the_folder_is_too_large(tmp_path: Path) -> None:
+    stored = FolderCache(tmp_path, max_bytes=1000)
     for number in range(20):
-        kept.put(f"{number:02}", b"x" * 100)
+        stored.put(f"{number:02}", b"x" * 100)
         os.utime(tmp_path / f"{number:02}" / f"{number:02}", (number, number))
     sizes = [file.stat().st_size for file in tmp_path.glob("*/*")]
     assert sum(sizes) <= 1000
-    assert kept.get("19") == b"x" * 100
-    assert kept.get("00") is None
+    assert stored.get("19") == b"x" * 100
+    assert stored.get("00") is None
