@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from gallery.index import Index
-from gallery.queries import Row
+from gallery.queries import SPLITS, Row
 from image_assets.models.embeddings import EmbeddingStore
 
-FRAMEWORKS = ("tensorflow", "torch")  # how the folders of embeddings begin
 NEIGHBOURS = 12
 CHUNK_ROWS = 8192  # converted from float16 to float32 at a time, which limits the memory that a search needs
 
@@ -58,10 +57,12 @@ class LiveEmbeddings:
 
     def current(self) -> Embeddings | None:
         """The embeddings of the backbone that was used last; None if there are none yet."""
-        folders = [folder for name in FRAMEWORKS for folder in self._caches.glob(f"{name}-*") if folder.is_dir()]
-        if not folders:
+        folders = [folder for folder in self._caches.glob("[!.]*-*") if folder.is_dir()]
+        # Each folder is named after a framework or, if it is the cache of a split, after the split.
+        stores = [folder for folder in folders if folder.name.partition("-")[0] not in SPLITS]
+        if not stores:
             return None
-        newest = max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
+        newest = max(stores, key=lambda folder: (folder.stat().st_mtime, folder.name))
         files = sorted((str(file), file.stat().st_size) for file in newest.glob("*.parquet"))
         with self._lock:
             if files != self._files:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,13 @@ def test_the_gallery_reads_embeddings_from_the_caches_folder_of_the_settings(tmp
 
 
 def test_cache_folders_are_not_embeddings(tmp_path: Path) -> None:
-    (tmp_path / "training-v1-0").mkdir()
-    assert LiveEmbeddings(tmp_path).current() is None
+    EmbeddingStore(str(tmp_path / "torch-1")).add(["a"], np.array([[1, 0]]))
+    for name in ("training-v1-0", "test-v1-0", ".trainings", ".unfinished-0"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (2**33, 2**33))  # later than the embeddings
+    found = LiveEmbeddings(tmp_path).current()
+    assert found is not None
+    assert found.image_ids == ["a"]
 
 
 def test_the_nearest_by_hash_are_sorted_by_bits(photographs: SmallHome, index: Index) -> None:
