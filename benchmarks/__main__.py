@@ -18,7 +18,7 @@ from benchmarks.promotion import promotion
 from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
 from benchmarks.training import training
-from scripts.terminal import end_with_what_to_do
+from scripts.terminal import explain_errors
 
 SIZES = {
     "ingest": 10_000,
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the benchmarks, save the results, write the page."""
     chosen = arguments()
-    end_with_what_to_do()
+    explain_errors()
     photographs = Photographs(source=chosen.photographs)
     for benchmark, size in SIZES.items():
         if chosen.only in (None, benchmark):

@@ -1,70 +1,56 @@
-"""Two looks at the tables as they are, for a person and for a CI: nothing is materialized, nothing is changed."""
-
-import sys
+"""Two read-only checks of the tables: asset checks (fast, for CI) and an audit that reads every file and row."""
 
 import dagster as dg
 
-from scripts.home import prepared_home, quiet
-from scripts.runs import ON_TERMINAL, end_lost_runs, process_tags, tell_failures, terminal
-from scripts.terminal import Look, emphasized, table
+from scripts.home import hide_library_messages, open_home
+from scripts.runs import print_failures, run_job
+from scripts.terminal import PROGRAM, Style, styled, table
 
-LOOKS: dict[dg.AssetCheckSeverity, Look] = {dg.AssetCheckSeverity.ERROR: "bad", dg.AssetCheckSeverity.WARN: "warning"}
+STYLES: dict[dg.AssetCheckSeverity, Style] = {dg.AssetCheckSeverity.ERROR: "bad", dg.AssetCheckSeverity.WARN: "warning"}
 
 
 def check_data() -> int:
-    """Evaluate all checks; 1 when one of severity ERROR does not pass, or cannot be evaluated."""
-    prepared_home()
-    quiet()
-    from definitions import defs
-
-    job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": terminal})).resolve_job_def("check_assets")
-    with dg.DagsterInstance.get() as instance:
-        end_lost_runs(instance)
-        result = job.execute_in_process(
-            instance=instance, run_config=ON_TERMINAL, tags=process_tags(), raise_on_error=False
+    """Evaluates every asset check on the current tables; 1 if an ERROR check fails or cannot be evaluated."""
+    open_home()
+    hide_library_messages()
+    result = run_job("check_assets")
+    checks = result.get_asset_check_evaluations()
+    rows = [
+        (
+            "passed" if check.passed else styled(check.severity.value, STYLES[check.severity]),
+            f"{check.asset_key.to_user_string()}.{check.check_name}",
+            ", ".join(f"{name} {value.value}" for name, value in check.metadata.items()),
+            check.description or "",
         )
-        checks = result.get_asset_check_evaluations()
-        rows = [
-            (
-                "passed" if check.passed else emphasized(check.severity.value, LOOKS[check.severity]),
-                f"{check.asset_key.to_user_string()}.{check.check_name}",
-                ", ".join(f"{name} {value.value}" for name, value in check.metadata.items()),
-                check.description or "",
-            )
-            for check in checks
-        ]
+        for check in checks
+    ]
     print("\n" + table("Asset checks", rows))
     if not result.success:
-        tell_failures(result)
+        print_failures(result)
     errors = [check for check in checks if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR]
     return 1 if errors or not result.success else 0
 
 
 def audit() -> int:
-    """Print every rule and what it came to; 1 when one is broken."""
-    prepared_home()
-    quiet()
+    """Compares every table with the landing folder and with the tables it was made from; 1 if a rule is broken."""
+    open_home()
+    hide_library_messages()
     from definitions import resources
     from image_assets.data import audit as rules
 
-    broken = 0
-    with dg.build_resources(resources) as ready:
-        for finding in rules.audit(ready.delta_tables, ready.image_folder):
+    broken = total = 0
+    with dg.build_resources(resources) as opened:
+        for finding in rules.audit(opened.delta_tables, opened.image_folder):
+            total += 1
             broken += bool(finding.broken)
-            said = f"{f'broken by {finding.broken:,}' if finding.broken else 'kept':<14}"
-            print(
-                emphasized(said, "bad") if finding.broken else said,
-                finding.rule,
-                *(f"\n{'':<15}{example}" for example in finding.examples),
-                flush=True,
-            )
-    print(
-        f"\n{broken} rules are broken: `make demo`, or a run of ingest_images, takes in what changed"
-        if broken
-        else "\nEvery rule is kept."
-    )
+            state = styled(f"{'broken':<8}", "bad") if finding.broken else f"{'ok':<8}"
+            count = f"{finding.broken:>8,}  " if finding.broken else " " * 10
+            print(state, count, finding.rule, sep="")
+            print(*(f"{'':<18}{example}\n" for example in finding.examples), sep="", end="", flush=True)
+    if broken:
+        print(
+            f"\n{broken} of {total} rules are broken. Run `{PROGRAM} demo` or the job ingest_images to process changes."
+        )
+    else:
+        print(f"\nAll {total} rules hold.")
     return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit({"check-data": check_data, "audit": audit}[sys.argv[1]]())

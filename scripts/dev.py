@@ -1,4 +1,4 @@
-"""The Dagster and MLflow UIs and the gallery on this machine, with the sensors running; Ctrl-C ends all of it."""
+"""The Dagster and MLflow UIs and the gallery on this machine, with the sensors running; Ctrl-C stops all of it."""
 
 import contextlib
 import os
@@ -18,24 +18,24 @@ import psutil
 from dagster import DagsterInstance
 
 from resources.settings import Settings
-from scripts.home import prepared_home
+from scripts.home import open_home
 from scripts.runs import end_lost_runs
-from scripts.terminal import emphasized
+from scripts.terminal import PROGRAM, styled
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 GALLERY = [sys.executable, "-m", "gallery"]
 HOST = "127.0.0.1"
 START_SECONDS = 180
-END_SECONDS = 20
-# What `make dev` serves at: the variable, its default, and the page that says that it is well.
+STOP_SECONDS = 20
+# By environment variable: the default port, and the page that responds once the service is healthy.
 PORTS = {"DAGSTER_PORT": (3000, "/server_info"), "GALLERY_PORT": (4000, "/health"), "MLFLOW_PORT": (5000, "/health")}
-AFTER_FAILURE = "What to do: its last lines above say why it failed; `make doctor` tries each part of the set-up."
+AFTER_FAILURE = f"What to do: its last lines above say why. `{PROGRAM} doctor` tests each part of the setup."
 
 
 @dataclass(frozen=True)
 class Service:
-    """One of the processes that are kept running; `url` is what a person opens."""
+    """A process to run; `url` is the page that users open, `health` the one that responds once it is up."""
 
     name: str
     command: list[str]
@@ -44,28 +44,29 @@ class Service:
 
 
 def port(variable: str) -> int:
-    """The port that the variable names, if nothing uses it."""
+    """The port that the variable names; exits with a message if it is invalid or in use."""
     default, _ = PORTS[variable]
-    said = os.environ.get(variable) or str(default)
-    if not said.isdecimal() or not 0 < int(said) < 65536:
-        raise SystemExit(f"{variable} is {said!r}: expected a port from 1 to 65535, such as {default}")
+    value = os.environ.get(variable) or str(default)
+    if not value.isdecimal() or not 0 < int(value) < 65536:
+        raise SystemExit(f"{variable} is {value!r}: expected a port from 1 to 65535, such as {default}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, int(said)))
+            probe.bind((HOST, int(value)))
         except OSError as error:
             raise SystemExit(
-                f"port {said} of {HOST} cannot be used ({error.strerror}): end what uses it, "
-                f"or name another: make dev {variable}={int(said) % 65535 + 1}"
+                f"Port {value} of {HOST} is not available ({error.strerror}). Stop the program that uses it, "
+                f"or choose another port: {variable}={int(value) % 65535 + 1} {PROGRAM} dev"
             ) from error
-    return int(said)
+    return int(value)
 
 
 def list_services(settings: Settings) -> list[Service]:
-    """Dagster's UI, the daemon that runs sensors and queued runs, the gallery, MLflow's UI where its store is here."""
+    """Dagster's UI and daemon (sensors, queued runs), the gallery, and MLflow's UI if its store is in the home."""
     dagster = f"http://{HOST}:{port('DAGSTER_PORT')}"
     gallery = f"http://{HOST}:{port('GALLERY_PORT')}"
-    workspace = ["-w", str(ROOT / "workspace.yaml")]
+    file = ROOT / "workspace.yaml"
+    workspace = ["-w", str(file)] if file.is_file() else ["-m", "definitions"]  # an installed wheel has no such file
     webserver = [str(BIN / "dagster-webserver"), "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
     services = [
         Service("dagster", webserver, dagster, f"{dagster}/server_info"),
@@ -82,7 +83,7 @@ def list_services(settings: Settings) -> list[Service]:
 
 
 def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Start the service, its lines forwarded under its name. In a session of its own: Ctrl-C reaches this program."""
+    """Starts the service in its own session (so that Ctrl-C reaches only this program) and forwards its output."""
     process = subprocess.Popen(
         service.command,
         cwd=ROOT,
@@ -103,83 +104,81 @@ def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str
     return process
 
 
-def answers(url: str) -> bool:
-    """Whether a server answers there."""
+def is_up(url: str) -> bool:
+    """Whether a server responds at this address with status 200."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
 
 
-def family(processes: Sequence[subprocess.Popen[str]]) -> list[psutil.Process]:
-    """Everything that the services started and that still runs, also below a service that died."""
+def descendants(processes: Sequence[subprocess.Popen[str]]) -> list[psutil.Process]:
+    """The services and everything they started that is still running, also below a service that died."""
     sessions = {process.pid for process in processes}
     members: set[psutil.Process] = set()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # it ended meanwhile, or is not ours
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or belongs to another user
             if os.getsid(process.pid) in sessions:
-                members |= {process, *process.children(recursive=True)}  # Horovod's ranks have sessions of their own
+                members |= {process, *process.children(recursive=True)}  # Horovod's ranks have their own sessions
     return list(members)
 
 
-def end(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """End the services with their code servers, runs, Spark and Horovod's ranks."""
-    running = family(processes)
+def stop(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Stops the services with their code servers, runs, Spark and Horovod's ranks."""
+    running = descendants(processes)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in running:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-        running = psutil.wait_procs(running, timeout=END_SECONDS)[1]
+        running = psutil.wait_procs(running, timeout=STOP_SECONDS)[1]
 
 
-def keep_running(services: Sequence[Service], processes: Sequence[subprocess.Popen[str]], stop: threading.Event) -> int:
-    """Wait until asked to stop (0) or until something goes wrong (1), and say when the UIs answer."""
-    started, waiting = time.monotonic(), [service for service in services if service.url]
-    while not stop.wait(1):
+def supervise(services: Sequence[Service], processes: Sequence[subprocess.Popen[str]], stopped: threading.Event) -> int:
+    """Waits for Ctrl-C (returns 0) or a failure (returns 1), and prints the addresses once all services are up."""
+    start_time, starting = time.monotonic(), [service for service in services if service.url]
+    while not stopped.wait(1):
         for service, process in zip(services, processes, strict=True):
             if process.poll() is not None:
-                said = f"{service.name} ended with code {process.returncode}: ending the others"
-                print(emphasized(said, "bad", sys.stderr), AFTER_FAILURE, sep="\n", file=sys.stderr)
-                return 1
-        if waiting and time.monotonic() - started > START_SECONDS:
-            said = f"{waiting[0].name} does not answer after {START_SECONDS} s"
-            print(emphasized(said, "bad", sys.stderr), AFTER_FAILURE, sep="\n", file=sys.stderr)
-            return 1
-        if waiting and all(answers(service.health) for service in waiting):
-            lines = [f"  {service.name:<8} {emphasized(service.url, 'strong')}" for service in waiting]
-            title = emphasized("Open in a browser (Ctrl-C here ends everything):", "strong")
+                return report_failure(f"{service.name} exited with code {process.returncode}; stopping the others.")
+        if starting and time.monotonic() - start_time > START_SECONDS:
+            return report_failure(f"{starting[0].name} does not respond after {START_SECONDS} s.")
+        if starting and all(is_up(service.health) for service in starting):
+            lines = [f"  {service.name:<8} {styled(service.url, 'strong')}" for service in starting]
+            title = styled("Open in a browser (Ctrl-C here stops everything):", "strong")
             print("\n".join(["", title, *lines, ""]), flush=True)
-            waiting = []
+            starting = []
     return 0
 
 
+def report_failure(message: str) -> int:
+    """Prints the message with what to do next, and returns the exit code 1."""
+    print(styled(message, "bad", sys.stderr), AFTER_FAILURE, sep="\n", file=sys.stderr)
+    return 1
+
+
 def main() -> int:
-    """Start everything, forward what it says, end everything."""
-    settings = prepared_home()
+    """Starts all services, forwards their output, and stops them at the end."""
+    settings = open_home()
     services = list_services(settings)
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(settings.dagster_home),
         "IMAGE_ASSETS_HOME": str(settings.home),
         "IMAGE_ASSETS_LANDING": str(settings.landing),
-        # Seven more processes of 240 MB, for work that only MLflow's language-model features ask for.
+        # Saves seven processes of 240 MB each, which only MLflow's language-model features need.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
     }
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         end_lost_runs(instance)
-    stop = threading.Event()
+    stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stopped.set())
     processes: list[subprocess.Popen[str]] = []
     try:
         for service in services:
             processes.append(start(service, environment))
-        return keep_running(services, processes, stop)
+        return supervise(services, processes, stopped)
     finally:
-        end(processes)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        stop(processes)

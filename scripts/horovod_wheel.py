@@ -1,7 +1,7 @@
-"""Horovod's wheel, built once per Python, torch and TensorFlow version and kept in the user's cache.
+"""Horovod's wheel, built once per Python, torch and TensorFlow version and stored in the user's cache.
 
-Horovod 0.28.1 is its last release and does not build against today's frameworks as it is. The
-edits below are all it takes; each must match exactly as often as it says, or the build stops.
+Horovod 0.28.1 is the last release and does not build against current frameworks. The edits below are all it takes; each
+must match exactly once, or the build stops. Runs before and after the environment exists: standard library only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import sys
 import tarfile
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).parent.parent / "requirements"
+ALL_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "all.txt"
+REQUIREMENT = Path(__file__).with_name("horovod.txt")  # the source distribution and its hash
 PROGRESS_SECONDS = 15
 
 KERAS_BACKEND = re.compile(
@@ -25,7 +27,7 @@ KERAS_BACKEND = re.compile(
     r"    from keras import backend as K\nelse:\n    from tensorflow\.python\.keras import backend as K\n",
     re.MULTILINE,
 )
-# Without the guard, a Keras 3 optimizer is wrapped and averages nothing: the ranks train apart, silently.
+# Without this guard, Horovod wraps a Keras 3 optimizer but averages nothing: each rank silently trains its own model.
 KERAS_3_GUARD = """\
     if not hasattr(optimizer, "_compute_gradients") and not hasattr(optimizer, "compute_gradients"):
         raise TypeError(
@@ -36,7 +38,7 @@ KERAS_3_GUARD = """\
 DISTRIBUTED_OPTIMIZER = re.compile(
     r"^    class _DistributedOptimizer\(\*optimizer\.__class__\.__bases__\):\n", re.MULTILINE
 )
-# file, what is looked for, what takes its place
+# file, pattern, replacement
 EDITS = (
     ("CMakeLists.txt", re.compile(r"set\(CMAKE_CXX_STANDARD 14\)"), "set(CMAKE_CXX_STANDARD 17)"),
     ("horovod/torch/CMakeLists.txt", re.compile(r"set\(CMAKE_CXX_STANDARD 14\)"), "set(CMAKE_CXX_STANDARD 17)"),
@@ -61,42 +63,50 @@ BUILD_SETTINGS = {
 
 
 def pinned(package: str) -> str:
-    """The version of a package that the requirements pin."""
-    found = re.search(rf"^{package}==(\S+)", (REQUIREMENTS / "all.txt").read_text(), re.MULTILINE)
+    """The version of a package in requirements/all.txt, or the installed one outside a checkout."""
+    if not ALL_REQUIREMENTS.is_file():
+        return metadata.version(package)
+    found = re.search(rf"^{package}==(\S+)", ALL_REQUIREMENTS.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f"requirements/all.txt pins no {package}: compile it again from pyproject.toml")
+        raise ValueError(f"requirements/all.txt does not pin {package}: compile it again from pyproject.toml")
     return found.group(1)
 
 
 def wheel_folder() -> Path:
-    """Where this user keeps the wheel for this Python, these frameworks and these edits."""
+    """The cache folder for the wheel of this Python, these frameworks and these edits."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    edits = [(name, wanted.pattern, replacement) for name, wanted, replacement in EDITS]
-    recipe = f"{(REQUIREMENTS / 'horovod.txt').read_text()}{edits}{BUILD_SETTINGS}"
+    edits = [(name, pattern.pattern, replacement) for name, pattern, replacement in EDITS]
+    recipe = f"{REQUIREMENT.read_text()}{edits}{BUILD_SETTINGS}"
     frameworks = f"torch{pinned('torch')}-tensorflow{pinned('tensorflow')}"
     python = f"py{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}"
     return cache / "image-assets" / f"horovod-{python}-{frameworks}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
 
 
 def find_wheel() -> Path | None:
-    """The wheel, where this user has it already."""
+    """The wheel in the cache, if it was built before."""
     return next(wheel_folder().glob("horovod-*.whl"), None)
 
 
 def apply_edits(source: Path) -> None:
-    """Make the unpacked source distribution build; an edit that finds no place is an error."""
-    for name, wanted, replacement in EDITS:
+    """Edits the unpacked source so that it builds.
+
+    Raises:
+        ValueError: A pattern does not match exactly once.
+    """
+    for name, pattern, replacement in EDITS:
         file = source / name
-        text, found = wanted.subn(replacement, file.read_text())
+        text, found = pattern.subn(replacement, file.read_text())
         if found != 1:
-            raise ValueError(f"{name}: expected one place to edit, found {found}: not Horovod 0.28.1 as released")
+            raise ValueError(
+                f"{name}: expected one match for an edit, found {found}; is this the original Horovod 0.28.1?"
+            )
         file.write_text(text)
 
 
 def download_source(folder: Path) -> Path:
-    """The unpacked source distribution, its hash checked by pip."""
+    """Downloads and unpacks the source distribution; pip checks its hash."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    hashed = ["--no-build-isolation", "--require-hashes", "-r", str(REQUIREMENTS / "horovod.txt"), "-d", str(folder)]
+    hashed = ["--no-build-isolation", "--require-hashes", "-r", str(REQUIREMENT), "-d", str(folder)]
     subprocess.run([*pip, *hashed], check=True)
     archive = next(folder.glob("horovod-*.tar.gz"))
     with tarfile.open(archive) as tar:
@@ -105,11 +115,11 @@ def download_source(folder: Path) -> Path:
 
 
 def build(source: Path, wheels: Path, log: Path) -> None:
-    """Build the wheel, with a line of progress every few seconds; the compiler's output goes to `log`."""
+    """Builds the wheel with a line of progress every few seconds; the compiler's output goes to `log`."""
     environment = {**os.environ, **BUILD_SETTINGS, "MAKEFLAGS": f"-j{os.cpu_count() or 1}"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     wheel = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
-    started = time.monotonic()
+    start = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen([*wheel, str(source)], env=environment, stdout=output, stderr=subprocess.STDOUT)
         while True:
@@ -117,19 +127,19 @@ def build(source: Path, wheels: Path, log: Path) -> None:
                 process.wait(PROGRESS_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                done = re.findall(r"\[ *(\d+)%\]", log.read_text(errors="replace"))
-                seconds = time.monotonic() - started
-                print(f"  building Horovod: {seconds:3.0f} s, {done[-1] if done else 0} %", flush=True)
+                percent = re.findall(r"\[ *(\d+)%\]", log.read_text(errors="replace"))
+                seconds = time.monotonic() - start
+                print(f"  building Horovod: {seconds:3.0f} s, {percent[-1] if percent else 0} %", flush=True)
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        raise SystemExit(f"{tail}\nHorovod did not build; the compiler's whole output is in {log}")
+        raise SystemExit(f"{tail}\nHorovod did not build. The full compiler output is in {log}")
 
 
 def main() -> None:
-    """Install the wheel, after building it where this user has none yet."""
+    """Installs the wheel, building it first if the cache has none."""
     folder = wheel_folder()
     if find_wheel() is None:
-        print("  building Horovod 0.28.1 (about five minutes on two cores, once for a user)", flush=True)
+        print("  building Horovod 0.28.1 (about five minutes on two cores, once per user)", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             source = download_source(Path(scratch))
@@ -137,8 +147,7 @@ def main() -> None:
             build(source, Path(scratch) / "wheels", folder / "build.log")
             for wheel in (Path(scratch) / "wheels").glob("horovod-*.whl"):
                 wheel.rename(folder / wheel.name)
-    # Named in full: uv would otherwise take an environment that the caller has activated.
-    install = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable, "--no-deps", "--quiet"]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"]
     subprocess.run([*install, str(find_wheel())], check=True)
 
 

@@ -1,7 +1,7 @@
-"""Everything that runs need, in .venv: packages, Horovod, Delta's jars. Does nothing where nothing changed.
+"""Installs everything into .venv: packages, Horovod, Delta's jars, this project. Does nothing if nothing changed.
 
-Run by the system's Python, before anything is installed: standard library only, and no newer syntax than Python 3.7's
-up to where the wrong Python is named.
+The system's Python runs this before anything is installed: standard library only, and no syntax newer than Python 3.7
+until the version is checked.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from scripts.prerequisites import (
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "installed"  # what was installed, as a digest
-UNFINISHED = VENV / "unfinished"  # there while packages are being put in place
+STAMP = VENV / "installed"  # the digest of what was installed
+UNFINISHED = VENV / "unfinished"  # exists while packages are being installed
 LOG = VENV / "install.log"
 PROGRESS_SECONDS = 15
 UV = [str(PYTHON), "-m", "uv", "--no-progress", "pip", "install", "--python", str(PYTHON)]
@@ -38,34 +38,34 @@ HASHED = ["--require-hashes", "-r"]
 
 
 def digest() -> str:
-    """What decides what is installed, in one string: it changes when any of it does."""
-    import tomllib  # not in the Pythons that only get as far as being told that they are the wrong one
+    """A hash of everything that determines what gets installed."""
+    import tomllib  # missing in older Pythons, which never get here
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project["tool"] = project["tool"].get("setuptools")
-    scripts = [ROOT / "scripts" / "horovod_wheel.py", ROOT / "scripts" / "jars.py"]
+    scripts = [ROOT / "scripts" / name for name in ("horovod.txt", "horovod_wheel.py", "jars.py")]
     files = [file.read_text() for file in [*sorted((ROOT / "requirements").glob("*.txt")), *scripts]]
     return hashlib.sha256(json.dumps([str(VENV), sys.version_info[:2], project, files]).encode()).hexdigest()
 
 
 def is_installed() -> bool:
-    """Whether a finished installation of exactly this is there."""
+    """Whether exactly this was installed to the end."""
     return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == digest()
 
 
-def is_whole() -> bool:
-    """Whether .venv can be built on: made in this place, for Python 3.11, not left in the middle of something."""
+def is_reusable() -> bool:
+    """Whether .venv can be updated: created at this path, for Python 3.11, and not left half installed."""
     settings = VENV / "pyvenv.cfg"
     if UNFINISHED.exists() or not settings.is_file() or not PYTHON.exists():
         return False
     if not re.search(rf"^command = .* {re.escape(str(VENV))}$", settings.read_text(), re.MULTILINE):
         return False
-    answer = subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True, text=True, check=False)
-    return answer.returncode == 0 and "(python 3.11)" in answer.stdout
+    process = subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+    return process.returncode == 0 and "(python 3.11)" in process.stdout
 
 
 def list_missing() -> list[Missing]:
-    """What the machine lacks for what is still to be done."""
+    """What the machine lacks for the remaining steps."""
     missing = [missing_python(), missing_java()]
     if missing[0] or not is_installed():
         missing += [missing_access(ROOT), missing_access(wheel_folder().parent)]
@@ -77,8 +77,8 @@ def list_missing() -> list[Missing]:
 
 
 def run(command: list[str]) -> None:
-    """Run a quiet command, with a line of progress every few seconds; what it says is shown when it fails."""
-    started, free = time.monotonic(), shutil.disk_usage(ROOT).free
+    """Runs a command with a line of progress every few seconds; shows its output only if it fails."""
+    start, free = time.monotonic(), shutil.disk_usage(ROOT).free
     with LOG.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         while True:
@@ -87,20 +87,20 @@ def run(command: list[str]) -> None:
                 break
             except subprocess.TimeoutExpired:
                 written = max(0, free - shutil.disk_usage(ROOT).free) / 1e9
-                print(f"  {time.monotonic() - started:3.0f} s, {written:.1f} GB written", flush=True)
+                print(f"  {time.monotonic() - start:3.0f} s, {written:.1f} GB written", flush=True)
     if process.returncode != 0:
-        raise SystemExit(f"{LOG.read_text()}\nThat failed: {' '.join(command)}\nMend what it names and run it again.")
+        raise SystemExit(f"{LOG.read_text()}\nFailed: {' '.join(command)}\nFix the error above and run it again.")
 
 
 def make_environment() -> None:
-    """A virtual environment; what cannot be built on is made anew."""
-    if not is_whole():
+    """Creates the virtual environment, or keeps a usable one."""
+    if not is_reusable():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
     STAMP.unlink(missing_ok=True)
 
 
 def install_packages() -> None:
-    """The pinned packages. An interrupted one may leave half a package: the mark says so to the next run."""
+    """Installs the pinned packages; if interrupted, the next run starts over, because a package may be incomplete."""
     run([str(PYTHON), "-m", "pip", "install", "--quiet", *HASHED, "requirements/uv.txt"])
     UNFINISHED.touch()
     run([*UV, *HASHED, "requirements/all.txt"])
@@ -108,8 +108,8 @@ def install_packages() -> None:
 
 
 def install() -> None:
-    """All steps, in order; each finds out by itself what of it is done already."""
-    started = time.monotonic()
+    """Runs all steps in order; each skips what is already done."""
+    start = time.monotonic()
     steps = (
         ("virtual environment", make_environment),
         ("packages (7.7 GB on disk)", install_packages),
@@ -118,14 +118,14 @@ def install() -> None:
         ("this project", lambda: run([*UV, "--no-deps", "--no-build-isolation", "-e", "."])),
     )
     for number, (name, step) in enumerate(steps, start=1):
-        print(f"[{time.monotonic() - started:4.0f} s] {number}/{len(steps)} {name}", flush=True)
+        print(f"[{time.monotonic() - start:4.0f} s] {number}/{len(steps)} {name}", flush=True)
         step()
     STAMP.write_text(digest())
-    print(f"[{time.monotonic() - started:4.0f} s] everything is installed in {VENV}", flush=True)
+    print(f"[{time.monotonic() - start:4.0f} s] installed in {VENV}", flush=True)
 
 
 def main() -> int:
-    """Say what is missing, or install what changed."""
+    """Reports what the machine lacks, or installs what changed."""
     missing = list_missing()
     if missing:
         print(to_message(missing), file=sys.stderr)
@@ -135,10 +135,10 @@ def main() -> int:
     try:
         install()
     except subprocess.CalledProcessError as error:
-        print(f"That failed: {' '.join(map(str, error.cmd))}\nMend what it names and run it again.", file=sys.stderr)
+        print(f"Failed: {' '.join(map(str, error.cmd))}\nFix the error above and run it again.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. Run it again: it goes on where it was.", file=sys.stderr)
+        print("Interrupted. Run it again to continue.", file=sys.stderr)
         return 130
     return 0
 

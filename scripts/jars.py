@@ -1,4 +1,4 @@
-"""Delta's jars, and those for S3, laid beside Spark's own: fetched once for a user, then no start needs the network."""
+"""Delta's jars and those for S3, downloaded once per user and copied into Spark, so that starting needs no network."""
 
 import hashlib
 import importlib.util
@@ -13,11 +13,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class JarSet:
-    """Jars that belong together: the folder they are kept in, the packages they come from, and what is left out."""
+    """Jars that belong together: their cache folder, the packages to resolve, the files, and excluded packages."""
 
     folder: str
     packages: tuple[str, ...]
-    # what Spark's resolver puts before the file's name, the file, its SHA-256
+    # prefix that Spark's resolver adds to the file name, file name, SHA-256
     jars: tuple[tuple[str, str, str], ...]
     excluded: tuple[str, ...] = ()
 
@@ -31,7 +31,7 @@ DELTA = JarSet(
         ("org.antlr_", "antlr4-runtime-4.13.1.jar", "54665d2838cc66458343468efc539e454fc95b46a8a04b13c6ac43fc9be63505"),
     ),
 )
-# Hadoop's S3A with the parts of Amazon's SDK that it uses: 9 MB. The bundle of all parts, which it asks for, has 558.
+# Hadoop's S3A with the parts of the AWS SDK that it uses: 9 MB. The complete bundle that it depends on has 558 MB.
 S3_FILES = [line.split() for line in Path(__file__).with_name("s3_jars.sha256").read_text().splitlines()]
 S3 = JarSet(
     "s3-3.4.1",
@@ -45,20 +45,20 @@ S3 = JarSet(
 
 
 def spark_home() -> Path:
-    """The folder of this environment's Spark."""
+    """The folder of the installed Spark."""
     found = importlib.util.find_spec("pyspark")
     if found is None or found.origin is None:
-        raise SystemExit(f"pyspark is not installed for {sys.executable}: run make install")
+        raise SystemExit(f"pyspark is not installed for {sys.executable}: run `make install`")
     return Path(found.origin).parent
 
 
 def cache_folder() -> Path:
-    """Where this user's clones share the jars."""
+    """The cache that all clones of this user share."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-assets"
 
 
 def list_missing(folder: Path, wanted: JarSet = DELTA) -> list[str]:
-    """The jars that the folder lacks, or has with other bytes than were released."""
+    """Names of the jars that are missing in the folder, or differ from the released ones."""
     return [
         name
         for _, name, digest in wanted.jars
@@ -67,55 +67,57 @@ def list_missing(folder: Path, wanted: JarSet = DELTA) -> list[str]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the file under its name at once: never half of it, never into a file shared with other environments."""
+    """Copies the file atomically, replacing a hard link to another environment's file instead of writing through it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(f".{os.getpid()}")
     shutil.copyfile(source, unfinished)
     unfinished.replace(target)
 
 
-def fetch(folder: Path, wanted: JarSet) -> None:
-    """Fetch the jars into the folder by Spark's own resolver, which runs before any program does: here an empty one."""
+def download(folder: Path, wanted: JarSet) -> None:
+    """Downloads the jars into the folder with Spark's own resolver, by submitting an empty program."""
     packages = ",".join(wanted.packages)
     with tempfile.TemporaryDirectory() as scratch:
-        program = Path(scratch) / "nothing.py"
+        program = Path(scratch) / "empty.py"
         program.touch()
         submit = [str(spark_home() / "bin" / "spark-submit"), "--master", "local", "--packages", packages]
         if wanted.excluded:
             submit += ["--exclude-packages", ",".join(wanted.excluded)]
         environment = {**os.environ, "SPARK_HOME": str(spark_home()), "PYSPARK_PYTHON": sys.executable}
         command = [*submit, "--conf", f"spark.jars.ivy={scratch}", str(program)]
-        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if answer.returncode != 0:
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
             raise SystemExit(
-                f"{answer.stdout}{answer.stderr}\nSpark could not fetch {packages}. Behind a proxy, set "
-                "SPARK_SUBMIT_OPTS='-Dhttps.proxyHost=<host> -Dhttps.proxyPort=<port>'; then run it again."
+                f"{process.stdout}{process.stderr}\nSpark could not download {packages}. Behind a proxy, set "
+                "SPARK_SUBMIT_OPTS='-Dhttps.proxyHost=<host> -Dhttps.proxyPort=<port>' and run it again."
             )
         for prefix, name, _ in wanted.jars:
             copy(Path(scratch) / "jars" / f"{prefix}{name}", folder / name)
     if wrong := list_missing(folder, wanted):
-        raise SystemExit(f"{', '.join(wrong)} in {folder}: not the released bytes; check where Spark fetches from")
+        raise SystemExit(
+            f"{', '.join(wrong)} in {folder} differ from the released files; check where Spark downloads from"
+        )
 
 
-def lay(wanted: JarSet) -> None:
-    """Put what is missing beside Spark's jars."""
+def add_to_spark(wanted: JarSet) -> None:
+    """Copies missing jars into Spark's folder, downloading them first if the cache lacks them."""
     spark_jars, cache = spark_home() / "jars", cache_folder() / wanted.folder
     if not list_missing(spark_jars, wanted):
         return
     if list_missing(cache, wanted):
-        print(f"  fetching {', '.join(wanted.packages)}", flush=True)
-        fetch(cache, wanted)
+        print(f"  downloading {', '.join(wanted.packages)}", flush=True)
+        download(cache, wanted)
     for _, name, _ in wanted.jars:
         copy(cache / name, spark_jars / name)
 
 
 def main(chosen: str = "delta") -> None:
-    """Delta's jars, in place of those of another Delta version; or those for S3."""
+    """Adds Delta's jars and removes those of other Delta versions; or adds the jars for S3."""
     if chosen == "s3":
-        lay(S3)
-        print(f"Spark in {spark_home()} reads and writes s3://")
+        add_to_spark(S3)
+        print(f"Spark in {spark_home()} can now read and write s3://")
         return
-    lay(DELTA)
+    add_to_spark(DELTA)
     for jar in (spark_home() / "jars").glob("delta-*.jar"):
         if jar.name not in {name for _, name, _ in DELTA.jars}:
             jar.unlink()

@@ -1,5 +1,6 @@
-"""What the doctor tries of the machine: Python, Java, memory, disks, limits, clock, ports, programs of the tests."""
+"""What `doctor` tests on the machine: Python, Java, memory, disks, limits, clock, ports, and programs for the tests."""
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -16,49 +17,51 @@ from pathlib import Path
 from typing import Literal
 
 from scripts import jars, prerequisites
-from scripts.horovod_wheel import find_wheel
 from scripts.prerequisites import Missing
 
 MEMORY_GIGABYTES = 6  # Spark takes 3 GB, two training processes about 1 GB each
 FREE_GIGABYTES = 2
 OPEN_FILES = 1024
-CLOCK_SECONDS = 1  # a file that seems to come from the future, or to be older than it is, is not judged rightly
-SERVER_CLOCK_SECONDS = 300  # S3 refuses what is signed 15 minutes ago
+CLOCK_SECONDS = 1  # with a larger difference, whether a file is still being written is decided wrongly
+SERVER_CLOCK_SECONDS = 300  # S3 rejects signatures that are 15 minutes old
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of a check; `skipped` if the part is not in use."""
 
-    state: Literal["ok", "failed", "none"]
+    state: Literal["ok", "failed", "skipped"]
     detail: str
 
 
 @dataclass(frozen=True)
 class Check:
-    """A part of the set-up: how it is tried, and what to do when it fails."""
+    """How a part of the setup is tested, and what to do if the test fails."""
 
-    try_it: Callable[[], Finding]
+    run: Callable[[], Finding]
     remedy: str
 
 
 def failed_if(missing: Missing | None, detail: str) -> Finding:
-    """Failed with what is missing, or ok with the detail."""
+    """Failed with the description of what is missing, else ok with the detail."""
     return Finding("failed", missing.what) if missing else Finding("ok", detail)
 
 
 def python() -> Finding:
-    """Python 3.11, in this project's environment, with packages that fit together."""
+    """Python 3.11, and packages whose versions fit together."""
     if missing := prerequisites.missing_python():
         return Finding("failed", missing.what)
-    command = [sys.executable, "-m", "uv", "pip", "check", "--python", sys.executable]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    detail = answer.stderr.strip().splitlines()[-1] if answer.stderr else ""
-    return Finding("failed" if answer.returncode else "ok", f"{sys.version.split()[0]} in {sys.prefix}; {detail}")
+    uv = [sys.executable, "-m", "uv", "pip", "check", "--python", sys.executable]
+    pip = [sys.executable, "-m", "pip", "check"]
+    command = uv if importlib.util.find_spec("uv") else pip
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    detail = (process.stdout + process.stderr).strip().splitlines()[-1:]
+    state = "failed" if process.returncode else "ok"
+    return Finding(state, "; ".join([f"{sys.version.split()[0]} in {sys.prefix}", *detail]))
 
 
 def java() -> Finding:
-    """The Java that Spark starts."""
+    """The Java that Spark uses."""
     found = prerequisites.find_java()
     return failed_if(prerequisites.missing_java(), f"{prerequisites.java_version(found)} ({found})" if found else "")
 
@@ -66,126 +69,125 @@ def java() -> Finding:
 def compiler() -> Finding:
     """The C++ compiler, which only Horovod's build needs."""
     missing = prerequisites.missing_compiler()
-    if missing and find_wheel():
-        return Finding("none", "not needed: Horovod is built already")
+    if missing and importlib.util.find_spec("horovod"):
+        return Finding("skipped", "not needed: Horovod is already installed")
     return failed_if(missing, "compiles C++17 with Python's headers")
 
 
 def delta_jars() -> Finding:
-    """Delta's jars beside Spark's."""
+    """Delta's jars in Spark's folder."""
     folder = jars.spark_home() / "jars"
     if missing := jars.list_missing(folder):
-        return Finding("failed", f"{', '.join(missing)}: missing or changed in {folder}")
+        return Finding("failed", f"{', '.join(missing)}: missing or modified in {folder}")
     return Finding("ok", f"{len(jars.DELTA.jars)} jars in {folder}")
 
 
 def memory() -> Finding:
-    """Memory, and disk where the home is, for a training."""
+    """Enough memory for a training run."""
     import psutil
 
     total = psutil.virtual_memory().total / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     if limit.is_file() and limit.read_text().strip().isdecimal():
         total = min(total, int(limit.read_text()) / 1e9)
-    detail = f"{total:.0f} GB of memory; {MEMORY_GIGABYTES} are needed"
+    detail = f"{total:.0f} GB of memory, {MEMORY_GIGABYTES} GB needed"
     return Finding("ok" if total >= MEMORY_GIGABYTES else "failed", detail)
 
 
 def gpu() -> Finding:
-    """NVIDIA's GPUs, which nothing here needs."""
+    """NVIDIA GPUs, which are optional."""
     if shutil.which("nvidia-smi") is None:
-        return Finding("none", "no nvidia-smi: training and predictions run on the CPU")
+        return Finding("skipped", "no nvidia-smi: training and predictions run on the CPU")
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        return Finding("failed", f"nvidia-smi says {(answer.stdout or answer.stderr).strip()}")
-    return Finding("ok", "; ".join(answer.stdout.strip().splitlines()))
+    process = subprocess.run(query, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        return Finding("failed", f"nvidia-smi: {(process.stdout or process.stderr).strip()}")
+    return Finding("ok", "; ".join(process.stdout.strip().splitlines()))
 
 
 def home() -> Finding:
-    """The home folder, or the nearest folder above it that exists: can it be written to, is there room?"""
+    """A writable home folder (or nearest existing parent) with enough free space."""
     from resources.settings import read_settings
 
-    wanted = read_settings().home
-    existing = existing_part(wanted)
+    folder = read_settings().home
+    existing = existing_part(folder)
     if missing := prerequisites.missing_access(existing):
         return Finding("failed", missing.what)
     free = shutil.disk_usage(existing).free / 1e9
-    made = "" if existing == wanted else " (not made yet)"
+    note = "" if existing == folder else " (not created yet)"
     state = "ok" if free >= FREE_GIGABYTES else "failed"
-    return Finding(state, f"{wanted}{made}, {free:.0f} GB free; {FREE_GIGABYTES} are needed")
+    return Finding(state, f"{folder}{note}, {free:.0f} GB free, {FREE_GIGABYTES} GB needed")
 
 
-def existing_part(wanted: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(folder for folder in (wanted, *wanted.parents) if folder.exists())
+def existing_part(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def temporary_files() -> Finding:
-    """Room for what Spark and trainings lay aside."""
+    """Enough free space for the temporary files of Spark and training runs."""
     folder = Path(tempfile.gettempdir())
     free = shutil.disk_usage(folder).free / 1e9
-    return Finding(
-        "ok" if free >= FREE_GIGABYTES else "failed", f"{folder}, {free:.0f} GB free; {FREE_GIGABYTES} are needed"
-    )
+    state = "ok" if free >= FREE_GIGABYTES else "failed"
+    return Finding(state, f"{folder}, {free:.0f} GB free, {FREE_GIGABYTES} GB needed")
 
 
 def open_files() -> Finding:
-    """How many files a process may have open: Spark, Parquet and the servers have hundreds."""
+    """How many files a process may open: Spark, Parquet and the servers open hundreds."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = limit == resource.RLIM_INFINITY or limit >= OPEN_FILES
-    return Finding("ok" if enough else "failed", f"{limit} files may be open; {OPEN_FILES} are needed")
+    return Finding("ok" if enough else "failed", f"at most {limit} open files, {OPEN_FILES} needed")
 
 
 def clock() -> Finding:
-    """Whether files of the home get the time that this process sees, and servers have about the same."""
+    """This machine's clock agrees with the home's file system and with the servers in use."""
     from resources.settings import read_settings
 
     settings = read_settings()
     folder = existing_part(settings.home)
     with tempfile.NamedTemporaryFile(dir=folder) as file:
-        off = abs(Path(file.name).stat().st_mtime - time.time())
-    if off > CLOCK_SECONDS:
+        offset = abs(Path(file.name).stat().st_mtime - time.time())
+    if offset > CLOCK_SECONDS:
         return Finding(
-            "failed", f"a file in {folder} gets a time that is {off:.0f} s off: the file server's clock is wrong"
+            "failed", f"new files in {folder} are dated {offset:.0f} s off: the file server's clock is wrong"
         )
     for server in filter(None, (os.environ.get("AWS_ENDPOINT_URL"), settings.tracking_uri)):
-        if (there := server_time(server)) and (off := abs(there - time.time())) > SERVER_CLOCK_SECONDS:
-            return Finding("failed", f"{off:.0f} s off the clock of {server}")
+        if (there := server_time(server)) and (offset := abs(there - time.time())) > SERVER_CLOCK_SECONDS:
+            return Finding("failed", f"{offset:.0f} s off the clock of {server}")
     return Finding("ok", time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
 def server_time(url: str) -> float | None:
-    """What a server says that the time is; None where there is none, or it does not say."""
+    """The time in a server's Date header, in seconds since 1970; None if it does not respond or sends none."""
     if not url.startswith(("http:", "https:")):
         return None
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            said = answer.headers.get("Date")
-    except urllib.error.HTTPError as refused:
-        said = refused.headers.get("Date")
-    except OSError:  # another check tells that it does not answer
+        with urllib.request.urlopen(url, timeout=5) as response:
+            date = response.headers.get("Date")
+    except urllib.error.HTTPError as error:
+        date = error.headers.get("Date")
+    except OSError:  # other checks report unreachable servers
         return None
-    return parsedate_to_datetime(said).timestamp() if said else None
+    return parsedate_to_datetime(date).timestamp() if date else None
 
 
 def locks() -> Finding:
-    """Locks of the kernel where caches and databases lie: some network file systems have none."""
+    """File locks work in the folders of caches and databases; some network file systems lack them."""
     from resources.delta.petastorm_caches import locked
     from resources.settings import read_settings
 
     settings = read_settings()
     for folder in {existing_part(settings.home), existing_part(settings.caches)}:
-        with locked(folder, wait=False) as mine, locked(folder, wait=False) as again:
-            if mine and again:
-                return Finding("failed", f"{folder}: two may hold the same lock at once")
-    return Finding("ok", "a folder's lock has one holder")
+        with locked(folder, wait=False) as first, locked(folder, wait=False) as second:
+            if first and second:
+                return Finding("failed", f"{folder}: two processes can hold the same lock")
+    return Finding("ok", "locks are exclusive")
 
 
 def ports() -> Finding:
-    """The ports of `make dev`: free, or in use by it."""
+    """The ports of the command `dev`: free, or already used by it."""
     from resources.settings import read_settings
-    from scripts.dev import PORTS, answers, port
+    from scripts.dev import PORTS, is_up, port
 
     elsewhere = {"MLFLOW_PORT"} if read_settings().tracking_uri.startswith("http") else set()
     in_use = []
@@ -194,24 +196,20 @@ def ports() -> Finding:
         try:
             port(variable)
         except SystemExit as taken:
-            if not answers(f"http://127.0.0.1:{os.environ.get(variable) or default}{health}"):
+            if not is_up(f"http://127.0.0.1:{os.environ.get(variable) or default}{health}"):
                 return Finding("failed", str(taken))
             in_use.append(variable)
-    return Finding("ok", f"make dev runs: {', '.join(in_use)} in use" if in_use else "free")
+    return Finding("ok", f"dev is running: {', '.join(in_use)} in use" if in_use else "free")
 
 
 def chromium() -> Finding:
-    """The browser of the gallery's tests."""
+    """The browser for the tests of web pages."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
-    return (
-        Finding("ok", found) if found else Finding("none", "optional, for tests of the gallery: apt install chromium")
-    )
+    return Finding("ok", found) if found else Finding("skipped", "only for tests of web pages: apt install chromium")
 
 
 def postgresql() -> Finding:
-    """The database of tests with servers."""
+    """The database for tests with servers."""
     debian = max((str(program) for program in Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
     found = shutil.which("initdb") or debian
-    return (
-        Finding("ok", found) if found else Finding("none", "optional, for tests with servers: apt install postgresql")
-    )
+    return Finding("ok", found) if found else Finding("skipped", "only for tests with servers: apt install postgresql")

@@ -1,6 +1,6 @@
-"""What the machine itself must have, and the command that installs what is missing.
+"""What the machine must provide, and the commands that install what is missing.
 
-Standard library and old syntax only: whatever Python 3 runs this must get far enough to say that it is the wrong one.
+Standard library and old syntax only, because any Python 3 must get far enough to report that it is the wrong version.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MANAGERS = {
 
 @dataclass(frozen=True)
 class Missing:
-    """Something the machine lacks: what was found, what was expected, what to do."""
+    """Something the machine lacks: what was expected and found, and what to do about it."""
 
     what: str
-    packages: tuple[str, str, str] | None = None  # as apt-get, dnf and brew call it
+    packages: tuple[str, str, str] | None = None  # for apt-get, dnf and brew
     remedy: str = ""
 
 
 def find_java() -> str | None:
-    """The `java` that Spark would start: the one in JAVA_HOME, else the one on the PATH."""
+    """The `java` that Spark uses: the one in JAVA_HOME, else the first on the PATH."""
     home = os.environ.get("JAVA_HOME")
     if home:
         return shutil.which(str(Path(home) / "bin" / "java"))
@@ -43,14 +43,14 @@ def find_java() -> str | None:
 
 
 def java_version(java: str) -> str:
-    """What this `java` says its version is; empty when it does not say."""
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    found = re.search(r'version "([^"]+)"', answer.stderr + answer.stdout)
+    """The version of this `java`; empty if it does not run."""
+    process = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "([^"]+)"', process.stderr + process.stdout)
     return found.group(1) if found else ""
 
 
 def missing_java() -> Missing | None:
-    """Spark 4.0 runs on Java 17 and 21."""
+    """Java 17 or 21, for Spark 4.0."""
     java = find_java()
     packages = ("openjdk-17-jre-headless", "java-21-openjdk-headless", "openjdk@21")
     if java is None:
@@ -59,14 +59,14 @@ def missing_java() -> Missing | None:
     version = java_version(java)
     if version.split(".")[0] in map(str, JAVA_VERSIONS):
         return None
-    remedy = "Or let JAVA_HOME name a Java 17 or 21 that is installed already."
-    return Missing(f"Java 17 or 21: {java} is {version or 'no working Java'}", packages, remedy)
+    remedy = "If a Java 17 or 21 is already installed, point JAVA_HOME at it."
+    return Missing(f"Java 17 or 21: {java} is {version or 'not a working Java'}", packages, remedy)
 
 
 def missing_python() -> Missing | None:
-    """Python 3.11, able to make virtual environments."""
+    """Python 3.11 that can create virtual environments."""
     packages = ("python3.11 python3.11-venv python3.11-dev", "python3.11 python3.11-devel", "python@3.11")
-    remedy = "A Python 3.11 that is not on the PATH can be named: make install PYTHON=<path>"
+    remedy = "If a Python 3.11 is installed but not on the PATH: make install PYTHON=<path>"
     if sys.version_info[:2] != (3, 11):
         return Missing(f"Python 3.11: {sys.executable} is {sys.version.split()[0]}", packages, remedy)
     if importlib.util.find_spec("ensurepip") is None:
@@ -79,46 +79,44 @@ def missing_compiler() -> Missing | None:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
     packages = ("g++ python3.11-dev", "gcc-c++ python3.11-devel", "gcc")
     if compiler is None:
-        return Missing("C++ compiler (Horovod is built with it): no g++, and CXX names none", packages)
+        return Missing("C++ compiler (to build Horovod): no g++ on the PATH, and CXX is not set to one", packages)
     source = "#include <optional>\n#include <Python.h>\nint main() {}\n"
     include = f"-I{sysconfig.get_path('include')}"
     command = [compiler, "-std=c++17", "-fsyntax-only", include, "-x", "c++", "-"]
-    answer = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-    if answer.returncode == 0:
+    process = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    if process.returncode == 0:
         return None
-    said = next((line for line in answer.stderr.splitlines() if "error" in line), f"exit code {answer.returncode}")
-    return Missing(f"C++17 compiler with Python's headers: {compiler} says {said.strip()}", packages)
+    error = next((line for line in process.stderr.splitlines() if "error" in line), f"exit code {process.returncode}")
+    return Missing(f"C++17 compiler with Python's headers: {compiler} reports {error.strip()}", packages)
 
 
 def missing_disk(folder: Path) -> Missing | None:
-    """Room for the packages, most of them torch's and TensorFlow's."""
+    """Disk space for the packages, mostly torch and TensorFlow."""
     free = shutil.disk_usage(folder).free / 1e9
     if free >= DISK_GIGABYTES:
         return None
-    return Missing(
-        f"disk: {free:.1f} GB are free in {folder}, {DISK_GIGABYTES} GB are needed", remedy="Make room there."
-    )
+    return Missing(f"disk space: {free:.1f} GB free in {folder}, {DISK_GIGABYTES} GB needed", remedy="Free some space.")
 
 
 def missing_access(folder: Path) -> Missing | None:
-    """A folder that can be written to; tried, because permissions alone do not tell."""
+    """Write access to a folder, tested by writing, because permissions are not the only obstacle."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as error:
-        remedy = "Give yourself write access to it, or work in another folder (caches: set XDG_CACHE_HOME)."
+        remedy = "Get write access to it, or use another folder (for caches: set XDG_CACHE_HOME)."
         return Missing(f"a writable folder: {folder} is not ({error.strerror})", remedy=remedy)
 
 
 def to_message(missing: list[Missing]) -> str:
-    """Everything that is missing and what to do about it, in one text."""
+    """Everything that is missing, with the commands that install it."""
     lines = ["Missing on this machine:", *(f"  - {one.what}" for one in missing)]
     packages = [one.packages for one in missing if one.packages]
     if packages:
-        here = [manager for manager in MANAGERS if shutil.which(manager)] or list(MANAGERS)
+        managers = [manager for manager in MANAGERS if shutil.which(manager)] or list(MANAGERS)
         lines.append("To install it:")
-        for manager in here:
+        for manager in managers:
             names = dict.fromkeys(" ".join(names[list(MANAGERS).index(manager)] for names in packages).split())
             lines.append(f"    {MANAGERS[manager]} {' '.join(names)}")
     lines += [f"  {one.remedy}" for one in missing if one.remedy]

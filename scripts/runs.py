@@ -1,7 +1,7 @@
-"""Runs that a command makes in its own process: their lines on the terminal, their failures, and runs that were lost.
+"""Jobs that a command runs in its own process: progress on the terminal, failures, and runs that were lost.
 
-A run is lost when its process is gone without having said so: killed, or the machine was switched off. Dagster's
-launcher on one machine never looks for them. They would stay `STARTED` and keep their tables' pools.
+A run is lost when its process is killed or its machine is switched off before Dagster records the end. Dagster's
+launcher for one machine never notices: the run would stay `STARTED` and block its tables' pools.
 """
 
 import json
@@ -10,52 +10,75 @@ import re
 import socket
 import sys
 import time
+from typing import Protocol
 
 import dagster as dg
 import psutil
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._utils.error import SerializableErrorInfo
 
 from resources.progress import ProgressLine, is_terminal
-from scripts.terminal import emphasized, remedy
+from scripts.terminal import remedy, styled
 
-MOST_LINES = 12  # of what a failure says: the run in Dagster has all of it
-ON_TERMINAL = {"loggers": {"console": {}}}
-LAUNCHED_BY = ".dagster/grpc_info"  # where Dagster notes the code server that a run was started from
-RUN_BY = "image_assets/process"  # where a command notes the process that its run is in
-RUNNING = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
+LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
+RUN_BY = "image_assets/process"  # our tag: the process that a command runs its job in
+UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+class ErrorRecord(Protocol):
+    """An exception as Dagster stores it in an event."""
+
+    @property
+    def message(self) -> str: ...
+
+    @property
+    def cause(self) -> "ErrorRecord | None": ...
+
+
+def run_job(name: str) -> dg.ExecuteInProcessResult:
+    """Runs one of the graph's jobs in this process, with short log lines on the terminal."""
+    from definitions import defs
+
+    job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": terminal_logger})).resolve_job_def(name)
+    with dg.DagsterInstance.get() as instance:
+        end_lost_runs(instance)
+        return job.execute_in_process(
+            instance=instance,
+            run_config={"loggers": {"console": {}}},
+            tags=process_tags(),
+            raise_on_error=False,
+        )
 
 
 @dg.logger(config_schema={})
-def terminal(context: dg.InitLoggerContext) -> logging.Logger:
-    """Dagster's console logger in short: when, which step, what."""
+def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    """Dagster's console logger in short: time, step, message."""
     from definitions import defs
 
     assets = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
 
-    def is_start(event: dg.DagsterEvent | None) -> bool:
-        # Of assets only: checks are too many and too short to announce.
+    def starts_asset(event: dg.DagsterEvent | None) -> bool:
+        # Checks are too many and too short to announce.
         return event is not None and event.event_type_value == "STEP_START" and event.step_key in assets
 
-    class Short(logging.Formatter):
+    class ShortFormatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             meta = getattr(record, "dagster_meta", {})
             event = meta.get("dagster_event")
             step, text = meta.get("step_key") or "", (meta.get("orig_message") or record.getMessage()).splitlines()[0]
-            if is_start(event):
-                step, text = emphasized(f"{step:<20}", "strong"), "…"
+            if starts_asset(event):
+                step, text = styled(f"{step:<20}", "strong"), "…"
             elif record.levelno >= logging.WARNING:
-                text = emphasized(text, "bad" if record.levelno >= logging.ERROR else "warning")
+                text = styled(text, "bad" if record.levelno >= logging.ERROR else "warning")
             return f"{time.strftime('%H:%M:%S')}  {step:<20} {text}"
 
-    def worth_showing(record: logging.LogRecord) -> bool:
+    def is_shown(record: logging.LogRecord) -> bool:
         meta = getattr(record, "dagster_meta", {})
-        # Of checks nothing but warnings: that one is skipped, since there was nothing to check, is no news.
-        said = record.levelno >= logging.WARNING or (record.levelno >= logging.INFO and meta.get("step_key") in assets)
-        return bool(said) or is_start(meta.get("dagster_event"))
+        # Of checks only warnings: a check that was skipped because there was nothing to check is not worth a line.
+        is_message = record.levelno >= logging.INFO and meta.get("step_key") in assets
+        return record.levelno >= logging.WARNING or is_message or starts_asset(meta.get("dagster_event"))
 
-    class Above(logging.StreamHandler):
-        """Lines above the live line of a terminal, which goes on below them."""
+    class HandlerAboveProgress(logging.StreamHandler):
+        """On a terminal, prints above the progress line, which stays at the bottom."""
 
         def emit(self, record: logging.LogRecord) -> None:
             if is_terminal():
@@ -64,39 +87,39 @@ def terminal(context: dg.InitLoggerContext) -> logging.Logger:
                 super().emit(record)
 
     logger = logging.Logger("image_assets.terminal", level=logging.DEBUG)
-    handler = Above(sys.stdout)
-    handler.setFormatter(Short())
-    handler.addFilter(worth_showing)
+    handler = HandlerAboveProgress(sys.stdout)
+    handler.setFormatter(ShortFormatter())
+    handler.addFilter(is_shown)
     logger.addHandler(handler)
     return logger
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """What went wrong, by step, in the words of the first cause; before any step, what a resource said."""
+    """The root cause of each failed step, and of each resource that failed before any step ran."""
     steps = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     resources = [event for event in result.all_events if event.event_type_value == "RESOURCE_INIT_FAILURE"]
     return [
-        *(f"{event.step_key}: {first_cause(event.step_failure_data.error)}" for event in steps),
-        *(f"before any step: {first_cause(event.engine_event_data.error)}" for event in resources),
+        *(f"{event.step_key}: {root_cause(event.step_failure_data.error)}" for event in steps),
+        *(f"before any step: {root_cause(event.engine_event_data.error)}" for event in resources),
     ]
 
 
-def first_cause(error: SerializableErrorInfo | None) -> str:
-    """What the exception said that all others followed from."""
+def root_cause(error: ErrorRecord | None) -> str:
+    """The message of the exception that led to all the others, shortened."""
     while error is not None and error.cause is not None:
         error = error.cause
     lines = re.sub(r"\x1b\[\d*m", "", error.message if error else "failed").strip().splitlines()
-    return "\n    ".join([*lines[:MOST_LINES], *(["…"] if len(lines) > MOST_LINES else [])])
+    return "\n    ".join([*lines[:SHOWN_LINES], *(["…"] if len(lines) > SHOWN_LINES else [])])
 
 
-def tell_failures(result: dg.ExecuteInProcessResult) -> None:
-    """Say what went wrong in which step, and what to do about it."""
-    told = failures(result)
-    print(emphasized("\nNot completed:", "bad", sys.stderr), *told, sep="\n  ", file=sys.stderr)
-    for do in dict.fromkeys(remedy(failure) or "" for failure in told):
-        if do:
-            print(f"What to do: {emphasized(do, 'strong', sys.stderr)}", file=sys.stderr)
-    print("The same command again goes on from what was done.", file=sys.stderr)
+def print_failures(result: dg.ExecuteInProcessResult) -> None:
+    """Prints which steps failed, why, and what to do about it."""
+    messages = failures(result)
+    print(styled("\nFailed:", "bad", sys.stderr), *messages, sep="\n  ", file=sys.stderr)
+    for action in dict.fromkeys(remedy(message) or "" for message in messages):
+        if action:
+            print(f"What to do: {styled(action, 'strong', sys.stderr)}", file=sys.stderr)
+    print("Run the same command again to continue from the last completed step.", file=sys.stderr)
 
 
 def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
@@ -110,7 +133,7 @@ def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object
 
 
 def seconds_by_step(result: dg.ExecuteInProcessResult) -> dict[str, float]:
-    """How long each step took."""
+    """The duration of each step, by name."""
     return {
         event.step_key or "": event.step_success_data.duration_ms / 1000
         for event in result.all_events
@@ -119,16 +142,16 @@ def seconds_by_step(result: dg.ExecuteInProcessResult) -> dict[str, float]:
 
 
 def process_tags() -> dict[str, str]:
-    """Tags for a run in this process: the machine, the process, and when it began, for its number is used again."""
+    """Run tags that identify this process: machine, process id, and start time, because ids are reused."""
     process = psutil.Process()
     return {RUN_BY: json.dumps([socket.gethostname(), process.pid, process.create_time()])}
 
 
-def is_lost(run: DagsterRun) -> bool:
-    """Whether the command that runs it is gone, or the code server that started it and ends with its runs."""
+def is_lost(run: dg.DagsterRun) -> bool:
+    """Whether the command that runs it is gone, or the code server that started it (its runs end with it)."""
     if RUN_BY in run.tags:
-        machine, process, began = json.loads(run.tags[RUN_BY])
-        return machine == socket.gethostname() and not is_running(process, began)
+        machine, process_id, start_time = json.loads(run.tags[RUN_BY])
+        return machine == socket.gethostname() and not is_running(process_id, start_time)
     path = json.loads(run.tags.get(LAUNCHED_BY, "{}")).get("socket")
     if path is None:
         return False
@@ -136,19 +159,19 @@ def is_lost(run: DagsterRun) -> bool:
         return probe.connect_ex(path) != 0
 
 
-def is_running(process: int, began: float) -> bool:
-    """Whether the process of this number is still the one that began then."""
+def is_running(process_id: int, start_time: float) -> bool:
+    """Whether the process with this id is still the one that started at that time."""
     try:
-        return abs(psutil.Process(process).create_time() - began) < 1
+        return abs(psutil.Process(process_id).create_time() - start_time) < 1
     except psutil.NoSuchProcess:
         return False
 
 
-def end_lost_runs(instance: DagsterInstance) -> list[str]:
-    """Record lost runs as failed, give their pools back and say so; the ids of these runs."""
-    lost = [run for run in instance.get_runs(RunsFilter(statuses=RUNNING)) if is_lost(run)]
+def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Records lost runs as failed, frees their pools, and returns their ids."""
+    lost = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_lost(run)]
     for run in lost:
-        instance.report_run_failed(run, "The process of this run ended without a word: it was killed.")
+        instance.report_run_failed(run, "The process of this run was killed before the run ended.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        print(f"run {run.run_id} was lost when its process was killed: recorded as failed", flush=True)
+        print(f"Run {run.run_id} was killed before it ended; it is now recorded as failed.", flush=True)
     return [run.run_id for run in lost]

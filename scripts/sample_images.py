@@ -1,10 +1,9 @@
-"""Sample images for trying everything without photographs of one's own: `python -m scripts.sample_images FOLDER`.
+"""Generated sample images, for trying everything without photographs of your own.
 
-Five labels of drawn pictures, colorful and noisy like photographs. Among them two broken files, a picture that
-comes twice (the second time smaller and coarser), and three pictures without a label.
+Five labels of drawn pictures, colorful and noisy like photographs. They include two broken files, a near duplicate
+(smaller and more compressed) and three images without a label.
 """
 
-import argparse
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,20 +13,20 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from image_assets.images.pixels import to_features
 
-LEAST_DISTANCE = 8  # bits between the perceptual hashes of two different pictures
+MIN_DISTANCE_BITS = 8  # between the perceptual hashes of two different images
 SIZES = ((240, 180), (270, 200), (300, 225), (320, 240), (360, 270), (225, 300))
 UNLABELLED = ("checkers", "circles", "triangles")
-COPIED = "circles"
+DUPLICATED = "circles"
 
 
 def stripes(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Parallel bars across the whole picture."""
+    """Parallel bars across the whole image."""
     across, _ = _turned_grid(rng, size, rng.uniform(0, np.pi))
     return _to_mask(np.sin(across))
 
 
 def checkers(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Squares in turn light and dark."""
+    """Alternating light and dark squares."""
     across, along = _turned_grid(rng, size, rng.uniform(0, np.pi / 2))
     return _to_mask(np.sin(across) * np.sin(along))
 
@@ -75,54 +74,43 @@ PATTERNS: tuple[Callable[[np.random.Generator, tuple[int, int]], Image.Image], .
 
 
 def write_sample_images(folder: Path, *, per_label: int = 60, seed: int = 7) -> None:
-    """Write the sample images: the same bytes for the same seed; a file that is there already is left untouched."""
-    files = _unlike_pictures(per_label, seed)
-    original = files[f"{COPIED}/{COPIED}_000.jpg"]
-    files[f"{COPIED}/{COPIED}_000_copy.jpg"] = _smaller_copy(original)
+    """Writes the sample images; the same seed gives the same bytes, and existing files stay untouched."""
+    files = _distinct_images(per_label, seed)
+    original = files[f"{DUPLICATED}/{DUPLICATED}_000.jpg"]
+    files[f"{DUPLICATED}/{DUPLICATED}_000_copy.jpg"] = _smaller_copy(original)
     half = files["stripes/stripes_000.jpg"]
     files["stripes/cut_in_half.jpg"] = half[: len(half) // 2]
     files["spots/not_an_image.jpg"] = b"This is a text file with the name of an image.\n"
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written again, a file would count as changed: its modification time is looked at.
+        # Rewriting would change the modification time, and so make the file count as changed.
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)
 
 
-def main() -> None:
-    """Write the sample images into the folder that the command line names."""
-    parser = argparse.ArgumentParser(description="Write sample images, one sub-folder per label.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--per-label", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=7)
-    arguments = parser.parse_args()
-    write_sample_images(arguments.folder, per_label=arguments.per_label, seed=arguments.seed)
-    print(f"sample images: {arguments.folder.resolve()}")
-
-
-def _unlike_pictures(per_label: int, seed: int) -> dict[str, bytes]:
-    """Pictures by name, no two of them alike: what looks like an earlier one, or its mirror, is drawn again."""
+def _distinct_images(per_label: int, seed: int) -> dict[str, bytes]:
+    """Encoded images by name; one that resembles an earlier image or its mirror image is drawn again."""
     names = [(index, number) for index in range(len(PATTERNS)) for number in range(per_label)]
     files: dict[str, bytes] = {}
     hashes: list[int] = []
     for index, number in names:
         label = PATTERNS[index].__name__
         kind = {3: "png", 7: "webp"}.get(number % 10, "jpg")
-        files[f"{label}/{label}_{number:03}.{kind}"] = _unlike_picture((seed, index, number), kind, hashes)
+        files[f"{label}/{label}_{number:03}.{kind}"] = _distinct_image((seed, index, number), kind, hashes)
     for number, label in enumerate(UNLABELLED):
         index = [pattern.__name__ for pattern in PATTERNS].index(label)
-        files[f"unlabelled_{number}.jpg"] = _unlike_picture((seed, index, per_label + number), "jpg", hashes)
+        files[f"unlabelled_{number}.jpg"] = _distinct_image((seed, index, per_label + number), "jpg", hashes)
     return files
 
 
-def _unlike_picture(entropy: tuple[int, int, int], kind: str, hashes: list[int]) -> bytes:
+def _distinct_image(entropy: tuple[int, int, int], kind: str, hashes: list[int]) -> bytes:
     rng = np.random.default_rng(entropy)
     while True:
         content = _encoded(_drawn(rng, PATTERNS[entropy[1]]), kind)
         features = to_features(content)
         perceptual_hash, mirrored_hash = int(features.perceptual_hash, 16), int(features.mirrored_hash, 16)
-        if all((perceptual_hash ^ other).bit_count() >= LEAST_DISTANCE for other in hashes):
+        if all((perceptual_hash ^ other).bit_count() >= MIN_DISTANCE_BITS for other in hashes):
             hashes += [perceptual_hash, mirrored_hash]
             return content
 
@@ -130,17 +118,17 @@ def _unlike_picture(entropy: tuple[int, int, int], kind: str, hashes: list[int])
 def _drawn(
     rng: np.random.Generator, pattern: Callable[[np.random.Generator, tuple[int, int]], Image.Image]
 ) -> Image.Image:
-    """The pattern in one color before clouds of others, with blur, noise and uneven light."""
+    """The pattern in one color on a cloudy background, with blur, noise and uneven light."""
     width, height = SIZES[rng.integers(len(SIZES))]
-    # Drawn at twice the size, so that edges come out smooth.
+    # Drawn at twice the size for smooth edges.
     mask = pattern(rng, (2 * width, 2 * height)).resize((width, height), Image.Resampling.BOX)
     mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
-    behind = _clouds(rng, width, height)
+    background = _clouds(rng, width, height)
     color = rng.uniform(0, 255, 3)
-    while abs(color.mean() - behind.mean()) < 60:
+    while abs(color.mean() - background.mean()) < 60:
         color = rng.uniform(0, 255, 3)
     share = np.asarray(mask, np.float64)[:, :, None] / 255 * rng.uniform(0.75, 1)
-    pixels = behind * (1 - share) + color * share
+    pixels = background * (1 - share) + color * share
     light = np.linspace(1, rng.uniform(0.6, 1), width)[None, :, None]
     noise = rng.normal(0, rng.uniform(2, 9), pixels.shape)
     return Image.fromarray(np.clip(pixels * light + noise, 0, 255).astype(np.uint8))
@@ -173,7 +161,3 @@ def _encoded(picture: Image.Image, kind: str, quality: int = 88) -> bytes:
 def _smaller_copy(content: bytes) -> bytes:
     with Image.open(BytesIO(content)) as picture:
         return _encoded(picture.resize((picture.width * 9 // 10, picture.height * 9 // 10)), "jpg", quality=70)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What the doctor tries of the engines and services: do they work together, and may this account use them?"""
+"""What `doctor` tests of engines and services: that they work together and that this account may use them."""
 
 import os
 import socket
@@ -11,12 +11,12 @@ from uuid import uuid4
 from scripts import jars
 from scripts.machine_checks import Finding
 
-SECONDS = 10  # for a service that answers
+TIMEOUT_SECONDS = 10  # for a service to respond
 RANKS = 2
 
 
 def torch_sum() -> float:
-    """Runs on each rank: the sum of all ranks' numbers, by Horovod for torch."""
+    """Horovod's sum of all ranks' numbers with torch (runs on each rank)."""
     import horovod.torch as hvd
     import torch
 
@@ -25,7 +25,7 @@ def torch_sum() -> float:
 
 
 def tensorflow_sum() -> float:
-    """Runs on each rank: the sum of all ranks' numbers, by Horovod for TensorFlow."""
+    """Horovod's sum of all ranks' numbers with TensorFlow (runs on each rank)."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -43,7 +43,7 @@ def horovod(on_each_rank: Callable[[], float]) -> Finding:
 
 
 def spark() -> Finding:
-    """A Delta table written and read by the Spark session that the graph uses."""
+    """A Delta table, written and read with the graph's own Spark session."""
     from dagster import build_init_resource_context
 
     from resources.delta.spark_session import spark_session
@@ -62,7 +62,7 @@ def spark() -> Finding:
 
 
 def petastorm() -> Finding:
-    """A Parquet file read by Petastorm."""
+    """A Parquet file, read with Petastorm."""
     import pyarrow as pa
     from petastorm import make_batch_reader
     from pyarrow import parquet
@@ -76,7 +76,7 @@ def petastorm() -> Finding:
 
 
 def landing() -> Finding:
-    """The folder where image files land."""
+    """The landing folder."""
     from resources.settings import image_folder, read_settings
 
     settings = read_settings()
@@ -84,19 +84,19 @@ def landing() -> Finding:
         files = len(image_folder(settings).list_names().names)
     except FileNotFoundError:
         named = os.environ.get("IMAGE_ASSETS_LANDING") or settings.remembered_landing.is_file()
-        return Finding("failed" if named else "none", f"{settings.landing} is not there")
+        return Finding("failed" if named else "skipped", f"{settings.landing} does not exist")
     return Finding("ok", f"{settings.landing}, {files:,} image files")
 
 
 def mlflow_store() -> Finding:
-    """The MLflow store of the home; a temporary one where the home has none yet."""
+    """The MLflow store; a temporary one if the home has none yet."""
     from mlflow import MlflowClient
 
     from resources.mlflow.registry_errors import refusals_explained
     from resources.settings import read_settings
 
-    # MLflow would go on asking for minutes.
-    os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SECONDS)})
+    # By default MLflow retries for minutes.
+    os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_SECONDS)})
     settings = read_settings()
     uri, store = settings.tracking_uri, settings.home / "mlflow.db"
     with tempfile.TemporaryDirectory() as folder:
@@ -104,72 +104,72 @@ def mlflow_store() -> Finding:
         client = MlflowClient(f"sqlite:///{folder}/mlflow.db" if is_new else uri)
         with refusals_explained(uri, "list experiments and models", "READ"):
             experiments, models = len(client.search_experiments()), len(client.search_registered_models())
-    where = "a new one, in a temporary folder, opens" if is_new else uri
+    where = "not created yet; a temporary one works" if is_new else uri
     return Finding("ok", f"{where}; experiments: {experiments}, registered models: {models}")
 
 
 def dagster_database() -> Finding:
-    """The database of Dagster's runs and events."""
+    """The database for Dagster's runs and events."""
     import psycopg2
 
     from resources.settings import DATABASE_VARIABLE, read_settings
 
     settings = read_settings()
     if not settings.dagster_on_postgres:
-        return Finding("none", f"SQLite in {settings.dagster_home}")
+        return Finding("skipped", f"SQLite in {settings.dagster_home}")
     address = os.environ[DATABASE_VARIABLE].replace("+psycopg2", "", 1)
-    connection = psycopg2.connect(address, connect_timeout=SECONDS)
+    connection = psycopg2.connect(address, connect_timeout=TIMEOUT_SECONDS)
     try:
-        told = connection.get_dsn_parameters()  # without its password
+        parameters = connection.get_dsn_parameters()  # without its password
         with connection.cursor() as cursor:
             cursor.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')")
             row = cursor.fetchone()
     finally:
         connection.close()
-    where = f"{told.get('dbname')} on {told.get('host')} as {told.get('user')}"
-    return Finding("ok", where) if row and row[0] else Finding("failed", f"{where}: may not create tables")
+    where = f"{parameters.get('dbname')} on {parameters.get('host')} as {parameters.get('user')}"
+    return Finding("ok", where) if row and row[0] else Finding("failed", f"{where}: not allowed to create tables")
 
 
 def s3() -> Finding:
-    """The places on S3 that are named: Spark's jars, listing, and writing where tables lie."""
+    """S3: Spark's jars, listing the buckets in use, and writing to the storage."""
     from resources.files.object_storage import fresh
     from resources.files.s3 import SCHEME
     from resources.settings import read_settings
 
     settings = read_settings()
     storage, landing = str(settings.storage), str(settings.landing)
-    named = [place for place in (storage, landing) if place.startswith(SCHEME)]
-    if not named:
-        return Finding("none", "neither storage nor landing folder is on S3")
+    urls = [place for place in (storage, landing) if place.startswith(SCHEME)]
+    if not urls:
+        return Finding("skipped", "neither the storage nor the landing folder is on S3")
     if missing := jars.list_missing(jars.spark_home() / "jars", jars.S3):
         return Finding("failed", f"{len(missing)} of {len(jars.S3.jars)} jars are missing, such as {missing[0]}")
-    for place in named:
-        system, path = fresh(place)
+    for url in urls:
+        system, path = fresh(url)
         system.ls(path.partition("/")[0])
-    if storage in named:
+    if storage in urls:
         system, path = fresh(f"{storage}/doctor-{uuid4()}")
         system.pipe_file(path, b"written by make doctor")
         system.rm_file(path)
-    return Finding("ok", f"{' and '.join(named)}; {len(jars.S3.jars)} jars")
+    return Finding("ok", f"{' and '.join(urls)}; {len(jars.S3.jars)} jars")
 
 
 def spark_master() -> Finding:
-    """The Spark cluster that is named."""
+    """The Spark cluster, if one is set."""
     from urllib.parse import urlsplit
 
     from resources.settings import read_settings
 
     master = read_settings().spark_master
     if not master.startswith("spark://"):
-        return Finding("none", f"{master}: no cluster of its own to reach")
+        return Finding("skipped", f"{master}: no cluster to connect to")
     for address in master.removeprefix("spark://").split(","):
-        place = urlsplit(f"//{address}")
-        socket.create_connection((place.hostname or "", place.port or 7077), timeout=SECONDS).close()
+        parts = urlsplit(f"//{address}")
+        socket.create_connection((parts.hostname or "", parts.port or 7077), timeout=TIMEOUT_SECONDS).close()
     return Finding("ok", master)
 
 
 def alerts() -> Finding:
-    """The alert rules, and the addresses of those who are told by them; nobody is told anything."""
+    """The alert rules and the addresses of their receivers; sends nothing."""
     from dagster import build_resources
 
     from image_assets.predictions.alert_rules import to_rules
@@ -180,7 +180,7 @@ def alerts() -> Finding:
     file = rules_file(settings)
     rules = to_rules(file.text(), file.path)
     if not rules.rules:
-        return Finding("none", f"no rules in {file.path}")
-    with build_resources({"alert_sender": alert_sender(settings)}) as ready:
-        receivers = to_receivers(rules, ready.alert_sender)
-    return Finding("ok", f"{len(rules.rules)} rules in {file.path}, told to {', '.join(receivers)}")
+        return Finding("skipped", f"no rules in {file.path}")
+    with build_resources({"alert_sender": alert_sender(settings)}) as opened:
+        receivers = to_receivers(rules, opened.alert_sender)
+    return Finding("ok", f"{len(rules.rules)} rules in {file.path}, sent to {', '.join(receivers)}")

@@ -45,7 +45,7 @@ def run_demo(home: Path, landing: Path) -> subprocess.CompletedProcess[str]:
         "IMAGE_ASSETS_BACKBONE": str(WEIGHTS) if WEIGHTS.is_dir() else "none",
         "IMAGE_ASSETS_SPARK_MASTER": "local[2]",
     }
-    command = [sys.executable, "-m", "scripts.demo"]
+    command = [sys.executable, "-m", "scripts", "demo"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -135,7 +135,7 @@ def test_every_table_opens_with_delta_rs_with_the_promised_columns(settings: Set
 
 def test_the_summary_says_what_came_out(settings: Settings) -> None:
     said = (settings.home.parent / "said.txt").read_text()
-    for expected in ("not_an_image", "undecodable", "tensorflow", "torch", "serving", "make dev", "grayscale_images"):
+    for expected in ("not_an_image", "undecodable", "tensorflow", "torch", "production", "make dev", "raw_images"):
         assert expected in said
 
 

@@ -20,7 +20,7 @@ from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.settings import read_settings
 from scripts.cluster import HOST, free_port
-from scripts.dev import Service, answers, end, start
+from scripts.dev import Service, is_up, start, stop
 from scripts.home import prepare
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 
@@ -78,8 +78,8 @@ def servers(home: Path) -> Iterator[Servers]:
             ["dagster-daemon", "run", *code_server],
         ]
         processes = [start(Service(name, [str(BIN / name), *more]), environment) for name, *more in commands]
-        running.callback(end, processes)
-        wait_for(lambda: answers(f"{mlflow_url}/health") and answers(f"{web}/server_info"), "answers of the servers")
+        running.callback(stop, processes)
+        wait_for(lambda: is_up(f"{mlflow_url}/health") and is_up(f"{web}/server_info"), "answers of the servers")
         yield Servers(mlflow_url, int(web_port), databases["dagster"])
 
 

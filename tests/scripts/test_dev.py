@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from resources.settings import read_settings
-from scripts.dev import HOST, Service, answers, end, keep_running, list_services, port, start
+from scripts.dev import HOST, Service, is_up, list_services, port, start, stop, supervise
 
 SLEEP = "import time; time.sleep(600)"
-# A service with a child in a session of its own, as Horovod's ranks are.
+# A service with a child in its own session, like Horovod's ranks.
 WITH_RANK = (
     "import subprocess, sys, time\n"
     f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
@@ -21,23 +21,23 @@ WITH_RANK = (
 )
 
 
-def test_a_taken_port_is_refused_with_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_rejected_with_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
         monkeypatch.setenv("DAGSTER_PORT", str(taken.getsockname()[1]))
-        with pytest.raises(SystemExit, match=r"cannot be used .* name another: make dev DAGSTER_PORT="):
+        with pytest.raises(SystemExit, match=r"is not available .* another port: DAGSTER_PORT=\d+ make dev"):
             port("DAGSTER_PORT")
 
 
-@pytest.mark.parametrize("said", ["x", "0", "70000", "-1"])
-def test_what_is_no_port_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_PORT", said)
+@pytest.mark.parametrize("value", ["x", "0", "70000", "-1"])
+def test_an_invalid_port_is_rejected(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PORT", value)
     with pytest.raises(SystemExit, match="expected a port from 1 to 65535"):
         port("MLFLOW_PORT")
 
 
-def test_ending_reaches_what_the_services_started(tmp_path: Path) -> None:
+def test_stopping_reaches_what_the_services_started(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     process = start(Service("one", [sys.executable, "-c", WITH_RANK, str(file)]), dict(os.environ))
     for _ in range(200):
@@ -45,25 +45,25 @@ def test_ending_reaches_what_the_services_started(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     rank = psutil.Process(int(file.read_text()))
-    end([process])
+    stop([process])
     assert process.poll() is not None
     assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_service_that_dies_is_named_and_the_answer_is_1(capsys: pytest.CaptureFixture[str]) -> None:
-    services = [Service("well", [sys.executable, "-c", SLEEP]), Service("ill", [sys.executable, "-c", "exit(3)"])]
+def test_a_service_that_exits_is_named_and_the_exit_code_is_1(capsys: pytest.CaptureFixture[str]) -> None:
+    services = [Service("healthy", [sys.executable, "-c", SLEEP]), Service("broken", [sys.executable, "-c", "exit(3)"])]
     processes = [start(service, dict(os.environ)) for service in services]
     try:
-        assert keep_running(services, processes, threading.Event()) == 1
+        assert supervise(services, processes, threading.Event()) == 1
     finally:
-        end(processes)
-    assert "ill ended with code 3: ending the others" in capsys.readouterr().err
+        stop(processes)
+    assert "broken exited with code 3; stopping the others" in capsys.readouterr().err
 
 
-def test_being_asked_to_stop_is_no_failure() -> None:
-    stop = threading.Event()
-    stop.set()
-    assert keep_running([], [], stop) == 0
+def test_stopping_is_not_a_failure() -> None:
+    stopped = threading.Event()
+    stopped.set()
+    assert supervise([], [], stopped) == 0
 
 
 def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +77,11 @@ def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytes
     process = start(gallery, {**os.environ, "IMAGE_ASSETS_HOME": str(tmp_path)})
     try:
         deadline = time.monotonic() + 120
-        while not answers(gallery.health):
+        while not is_up(gallery.health):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert answers(gallery.url)
+        assert is_up(gallery.url)
     finally:
-        end([process])
+        stop([process])
     assert process.poll() is not None

@@ -1,4 +1,4 @@
-"""The doctor finds what is well, and says what to do about what is not; it is run as a person runs it."""
+"""The doctor reports what works and how to fix what does not; every test runs the real command."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ import pytest
 
 from scripts import jars
 from scripts.cluster import HOST, free_port
-from scripts.doctor import cause
+from scripts.doctor import last_error
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 from tests.support.s3_server import BUCKET, SECRET, s3_server
@@ -29,7 +29,7 @@ needs_postgres = pytest.mark.skipif(programs() is None, reason="no PostgreSQL: a
 
 def doctor(*names: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.doctor", *names],
+        [sys.executable, "-m", "scripts", "doctor", *names],
         cwd=ROOT,
         env={**os.environ, **variables},
         capture_output=True,
@@ -38,7 +38,7 @@ def doctor(*names: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_part_that_is_well_is_ok_and_the_exit_code_is_0() -> None:
+def test_a_part_that_works_is_ok_and_the_exit_code_is_0() -> None:
     answer = doctor("python", "delta jars")
     rows = answer.stdout.splitlines()
     assert rows[1].split()[:2] == ["python", "ok"]
@@ -64,36 +64,36 @@ def test_an_exception_in_a_check_fails_that_check_only() -> None:
     assert answer.returncode == 1
 
 
-def test_a_landing_folder_that_was_named_must_be_there(tmp_path: Path) -> None:
+def test_a_landing_folder_that_was_set_must_exist(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING="").returncode == 0
     assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING=str(tmp_path / "none")).returncode == 1
 
 
-def test_alert_rules_need_the_addresses_of_those_who_are_told(tmp_path: Path) -> None:
+def test_alert_rules_need_the_addresses_of_their_receivers(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("rules: [{name: sure roses, send_to: [oncall]}]")
-    known = {"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_ALERT_RULES": str(rules)}
-    answer = doctor("alerts", **known)
+    settings = {"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_ALERT_RULES": str(rules)}
+    answer = doctor("alerts", **settings)
     assert "ValueError: IMAGE_ASSETS_ALERT_ONCALL is not set" in answer.stdout
     assert answer.returncode == 1
-    answer = doctor("alerts", **known, IMAGE_ASSETS_ALERT_ONCALL="json://tOps3cret")
-    assert answer.stdout.splitlines()[1].endswith("told to oncall")
+    answer = doctor("alerts", **settings, IMAGE_ASSETS_ALERT_ONCALL="json://tOps3cret")
+    assert answer.stdout.splitlines()[1].endswith("sent to oncall")
     assert "tOps3cret" not in answer.stdout
     assert answer.returncode == 0
 
 
-def test_an_unknown_check_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_check_is_rejected_with_the_existing_ones() -> None:
     answer = doctor("weather")
     assert answer.returncode == 1
-    assert "no check named weather: expected some of python, java" in answer.stderr
+    assert "Unknown check: weather. Choose from: python, java" in answer.stderr
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("output", "line"),
     [
         ("Traceback\nValueError: one\nbye\n", "ValueError: one"),
-        # A rank's own error says more than the launcher's.
+        # A rank's own error explains more than the launcher's.
         (
             "[0]<stderr>:ImportError: two\nRuntimeError: some exited with non-zero status\n",
             "[0]<stderr>:ImportError: two",
@@ -102,14 +102,14 @@ def test_an_unknown_check_is_refused_with_the_known_ones() -> None:
         ("", ""),
     ],
 )
-def test_the_line_that_tells_most_is_shown(said: str, told: str) -> None:
-    assert cause(said) == told
+def test_the_line_that_explains_most_is_shown(output: str, line: str) -> None:
+    assert last_error(output) == line
 
 
-def told(name: str, home: Path, before: Callable[[], object] | None = None, **variables: str) -> tuple[str, str]:
-    """State of one check, and its row: what was found, and the remedy where it failed."""
+def result_of(name: str, home: Path, before: Callable[[], object] | None = None, **variables: str) -> tuple[str, str]:
+    """The state of one check, and its row with the details and, if it failed, the remedy."""
     answer = subprocess.run(
-        [sys.executable, "-m", "scripts.doctor", name],
+        [sys.executable, "-m", "scripts", "doctor", name],
         cwd=ROOT,
         env={**os.environ, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": "", **variables},
         preexec_fn=before,
@@ -125,18 +125,18 @@ def told(name: str, home: Path, before: Callable[[], object] | None = None, **va
 
 
 @pytest.mark.parametrize("name", ["dagster database", "s3", "spark master"])
-def test_a_service_that_no_setting_names_is_none(name: str, tmp_path: Path) -> None:
-    assert told(name, tmp_path)[0] == "none"
+def test_a_service_that_is_not_in_use_is_skipped(name: str, tmp_path: Path) -> None:
+    assert result_of(name, tmp_path)[0] == "skipped"
 
 
 @pytest.mark.parametrize("name", ["open files", "clock", "locks", "temporary files", "memory"])
-def test_a_machine_that_is_well_is_ok(name: str, tmp_path: Path) -> None:
-    assert told(name, tmp_path)[0] == "ok"
+def test_a_healthy_machine_is_ok(name: str, tmp_path: Path) -> None:
+    assert result_of(name, tmp_path)[0] == "ok"
 
 
-def test_few_open_files_are_told(tmp_path: Path) -> None:
-    state, row = told("open files", tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
-    assert (state, "256 files" in row, "ulimit -n" in row) == ("failed", True, True)
+def test_a_low_limit_of_open_files_is_reported(tmp_path: Path) -> None:
+    state, row = result_of("open files", tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
+    assert (state, "256 open files" in row, "ulimit -n" in row) == ("failed", True, True)
 
 
 @contextmanager
@@ -155,67 +155,67 @@ def server_of_1999() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_clock_that_is_far_from_a_servers_is_told(tmp_path: Path) -> None:
+def test_a_clock_far_from_a_servers_is_reported(tmp_path: Path) -> None:
     with server_of_1999() as address:
-        state, row = told("clock", tmp_path, AWS_ENDPOINT_URL=address)
+        state, row = result_of("clock", tmp_path, AWS_ENDPOINT_URL=address)
     assert (state, f"off the clock of {address}" in row) == ("failed", True)
 
 
-def test_ports_are_free_or_somebody_elses(tmp_path: Path) -> None:
+def test_ports_are_free_or_taken_by_another_program(tmp_path: Path) -> None:
     free = {name: str(free_port()) for name in ("DAGSTER_PORT", "GALLERY_PORT", "MLFLOW_PORT")}
-    assert told("ports", tmp_path, **free)[0] == "ok"
+    assert result_of("ports", tmp_path, **free)[0] == "ok"
     with socket.create_server((HOST, int(free["GALLERY_PORT"]))):
-        state, row = told("ports", tmp_path, **free)
-    assert (state, f"port {free['GALLERY_PORT']} of {HOST} cannot be used" in row) == ("failed", True)
+        state, row = result_of("ports", tmp_path, **free)
+    assert (state, f"Port {free['GALLERY_PORT']} of {HOST} is not available" in row) == ("failed", True)
 
 
-def test_a_spark_master_is_reached_or_not(tmp_path: Path) -> None:
+def test_a_spark_master_is_reachable_or_not(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as master:
         port = master.getsockname()[1]
-        assert told("spark master", tmp_path, IMAGE_ASSETS_SPARK_MASTER=f"spark://{HOST}:{port}")[0] == "ok"
-    state, row = told("spark master", tmp_path, IMAGE_ASSETS_SPARK_MASTER=f"spark://{HOST}:{port}")
+        assert result_of("spark master", tmp_path, IMAGE_ASSETS_SPARK_MASTER=f"spark://{HOST}:{port}")[0] == "ok"
+    state, row = result_of("spark master", tmp_path, IMAGE_ASSETS_SPARK_MASTER=f"spark://{HOST}:{port}")
     assert (state, "ConnectionRefusedError" in row, "make cluster" in row) == ("failed", True, True)
 
 
-def test_an_mlflow_server_is_asked_with_the_account(
+def test_an_mlflow_server_is_tested_with_the_account(
     accounts_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_in(monkeypatch, ADMINISTRATOR)
     accounts_server.create_account("doctor", {})
-    ann = {
+    account = {
         "MLFLOW_TRACKING_URI": accounts_server.url,
         "MLFLOW_TRACKING_USERNAME": "doctor",
         "MLFLOW_TRACKING_PASSWORD": password_of("doctor"),
     }
-    assert told("mlflow store", tmp_path, **ann)[0] == "ok"
-    state, row = told("mlflow store", tmp_path, **{**ann, "MLFLOW_TRACKING_PASSWORD": "wrong-password"})
+    assert result_of("mlflow store", tmp_path, **account)[0] == "ok"
+    state, row = result_of("mlflow store", tmp_path, **{**account, "MLFLOW_TRACKING_PASSWORD": "wrong-password"})
     assert (state, "MLFLOW_TRACKING_PASSWORD" in row, "wrong-password" in row) == ("failed", True, False)
 
 
-def test_an_mlflow_server_that_does_not_answer_is_told_soon(tmp_path: Path) -> None:
-    state, row = told("mlflow store", tmp_path, MLFLOW_TRACKING_URI=f"http://{HOST}:{free_port()}")
-    assert (state, "no answer within" in row, "check MLFLOW_TRACKING_URI" in row) == ("failed", False, True)
+def test_an_mlflow_server_that_is_down_is_reported_quickly(tmp_path: Path) -> None:
+    state, row = result_of("mlflow store", tmp_path, MLFLOW_TRACKING_URI=f"http://{HOST}:{free_port()}")
+    assert (state, "timed out" in row, "check MLFLOW_TRACKING_URI" in row) == ("failed", False, True)
 
 
 @needs_postgres
-def test_the_database_of_dagster_is_opened_and_its_password_never_shown(tmp_path: Path) -> None:
+def test_the_dagster_database_is_opened_and_its_password_never_shown(tmp_path: Path) -> None:
     with postgres_server("dagster") as addresses:
         address = addresses["dagster"]
-        state, row = told("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
+        state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
         assert (state, "dagster on 127.0.0.1 as owner" in row) == ("ok", True)
         wrong = address.replace(PASSWORD, "wrong-password")
-        state, row = told("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=wrong)
+        state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=wrong)
         assert (state, "password authentication failed" in row, "wrong-password" in row) == ("failed", True, False)
-    state, row = told("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
+    state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
     assert (state, "onnection refused" in row, PASSWORD in row) == ("failed", True, False)
 
 
 @needs_s3_jars
-def test_places_on_s3_are_listed_and_written(tmp_path: Path) -> None:
+def test_buckets_are_listed_and_written_to(tmp_path: Path) -> None:
     with s3_server() as variables:
-        known = {**variables, "IMAGE_ASSETS_STORAGE": f"s3://{BUCKET}/kept"}
-        assert told("s3", tmp_path, **known)[0] == "ok"
-        state, row = told("s3", tmp_path, **{**known, "IMAGE_ASSETS_STORAGE": "s3://no-such-bucket/kept"})
+        settings = {**variables, "IMAGE_ASSETS_STORAGE": f"s3://{BUCKET}/kept"}
+        assert result_of("s3", tmp_path, **settings)[0] == "ok"
+        state, row = result_of("s3", tmp_path, **{**settings, "IMAGE_ASSETS_STORAGE": "s3://no-such-bucket/kept"})
         assert (state, "bucket does not exist" in row, SECRET in row) == ("failed", True, False)
-    state, row = told("s3", tmp_path, **known)
+    state, row = result_of("s3", tmp_path, **settings)
     assert (state, "connect" in row, SECRET in row) == ("failed", True, False)

@@ -1,4 +1,4 @@
-"""The home folder is bound to its landing folder."""
+"""The home folder is tied to its landing folder."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from scripts.home import prepare
 
 
 def settings(home: Path, landing: Path | None = None) -> Settings:
-    """What the environment of a command says."""
+    """The settings of a command with these variables."""
     variables = {"IMAGE_ASSETS_HOME": str(home)} | ({"IMAGE_ASSETS_LANDING": str(landing)} if landing else {})
     return read_settings(variables)
 
@@ -24,7 +24,7 @@ def test_a_home_remembers_its_landing_folder(tmp_path: Path) -> None:
 def test_tables_of_two_landing_folders_are_not_mixed(tmp_path: Path) -> None:
     prepare(settings(tmp_path / "home", tmp_path / "photographs"))
     (tmp_path / "home" / "tables").mkdir()
-    with pytest.raises(ValueError, match=r"photographs, not of .*other: name another home"):
+    with pytest.raises(ValueError, match=r"photographs, not of .*other\. Set IMAGE_ASSETS_HOME"):
         prepare(settings(tmp_path / "home", tmp_path / "other"))
 
 
@@ -34,7 +34,9 @@ def test_a_landing_folder_that_was_never_ingested_binds_nothing(tmp_path: Path) 
     assert settings(tmp_path / "home").landing == tmp_path / "photographs"
 
 
-def test_sample_images_give_way_to_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_of_sample_images_is_moved_aside_for_photographs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare(settings(tmp_path / "home"))
     (tmp_path / "home" / "tables").mkdir()
     prepare(settings(tmp_path / "home", tmp_path / "photographs"))
@@ -45,17 +47,17 @@ def test_sample_images_give_way_to_photographs(tmp_path: Path, capsys: pytest.Ca
     assert str(aside[0]) in capsys.readouterr().out
 
 
-def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_home_that_is_not_writable_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot be written .*IMAGE_ASSETS_HOME"):
+    with pytest.raises(OSError, match=r"Cannot write .*IMAGE_ASSETS_HOME"):
         prepare(settings(tmp_path / "file" / "home"))
 
 
-def test_dagsters_settings_name_the_database_by_its_variable(tmp_path: Path) -> None:
+def test_dagsters_settings_name_only_the_variable_of_the_database(tmp_path: Path) -> None:
     address = "postgresql+psycopg2://me:secret@database/dagster"
     prepare(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_DAGSTER_DATABASE": address}))
-    told = yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
-    assert told["storage"] == {"postgres": {"postgres_url": {"env": "IMAGE_ASSETS_DAGSTER_DATABASE"}}}
-    assert told["concurrency"]["pools"]["default_limit"] == 1
+    content = yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
+    assert content["storage"] == {"postgres": {"postgres_url": {"env": "IMAGE_ASSETS_DAGSTER_DATABASE"}}}
+    assert content["concurrency"]["pools"]["default_limit"] == 1
     prepare(settings(tmp_path))
     assert "storage" not in yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())

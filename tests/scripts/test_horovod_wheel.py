@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_file_is_edited_in_its_one_place(source: Path) -> None:
+def test_each_file_is_edited_once(source: Path) -> None:
     apply_edits(source)
     texts = {name: (source / name).read_text() for name in SOURCE}
     assert texts["CMakeLists.txt"] == texts["horovod/torch/CMakeLists.txt"] == "set(CMAKE_CXX_STANDARD 17)\n"
@@ -52,7 +52,7 @@ def test_each_file_is_edited_in_its_one_place(source: Path) -> None:
     assert guarded.index("raise TypeError") < guarded.index("class _DistributedOptimizer")
 
 
-def test_a_keras_3_optimizer_is_refused_by_the_guard(source: Path) -> None:
+def test_the_guard_rejects_a_keras_3_optimizer(source: Path) -> None:
     apply_edits(source)
     names: dict = {}
     exec((source / "horovod/_keras/__init__.py").read_text(), names)
@@ -61,13 +61,13 @@ def test_a_keras_3_optimizer_is_refused_by_the_guard(source: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SOURCE)
-def test_a_file_without_its_place_is_refused(source: Path, name: str) -> None:
+def test_a_file_without_a_match_is_rejected(source: Path, name: str) -> None:
     (source / name).write_text("something else\n")
-    with pytest.raises(ValueError, match=rf"{name}: expected one place to edit, found 0"):
+    with pytest.raises(ValueError, match=rf"{name}: expected one match for an edit, found 0"):
         apply_edits(source)
 
 
-def test_a_file_with_two_places_is_refused(source: Path) -> None:
+def test_a_file_with_two_matches_is_rejected(source: Path) -> None:
     (source / "CMakeLists.txt").write_text(STANDARD * 2)
     with pytest.raises(ValueError, match="found 2"):
         apply_edits(source)
@@ -81,5 +81,5 @@ def test_edits_are_not_applied_twice(source: Path) -> None:
 
 def test_the_frameworks_versions_come_from_the_requirements() -> None:
     assert pinned("torch").split(".")[0] == "2"
-    with pytest.raises(ValueError, match="pins no nothing"):
+    with pytest.raises(ValueError, match="does not pin nothing"):
         pinned("nothing")

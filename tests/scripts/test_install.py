@@ -42,7 +42,7 @@ def own_root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def test_no_java_is_named_with_the_commands_that_install_it(tmp_path: Path) -> None:
+def test_missing_java_is_reported_with_the_commands_that_install_it(tmp_path: Path) -> None:
     answer = install(tmp_path)
     assert answer.returncode == 1
     assert "Java 17 or 21: no java in the PATH" in answer.stderr
@@ -50,7 +50,7 @@ def test_no_java_is_named_with_the_commands_that_install_it(tmp_path: Path) -> N
     assert "brew install openjdk@21" in answer.stderr
 
 
-def test_another_java_is_named_with_its_version(tmp_path: Path) -> None:
+def test_a_wrong_java_is_reported_with_its_version(tmp_path: Path) -> None:
     java = program(tmp_path, "java", "echo 'openjdk version \"11.0.2\" 2019-01-15' >&2")
     answer = install(tmp_path)
     assert answer.returncode == 1
@@ -64,7 +64,7 @@ def test_java_home_comes_before_the_path(tmp_path: Path) -> None:
     assert f"no java in JAVA_HOME={tmp_path / 'nowhere'}" in answer.stderr
 
 
-def test_everything_missing_is_said_at_once_and_nothing_is_made(tmp_path: Path, own_root: Path) -> None:
+def test_everything_missing_is_reported_at_once_and_nothing_is_created(tmp_path: Path, own_root: Path) -> None:
     (tmp_path / "empty").mkdir()
     program(tmp_path / "empty", "apt-get", "exit 1")
     answer = subprocess.run(
@@ -91,13 +91,13 @@ def test_a_compiler_that_cannot_compile_is_missing(tmp_path: Path, monkeypatch: 
     assert "no such header" in missing.what
 
 
-def test_a_folder_that_cannot_be_made_is_missing(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_missing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     missing = missing_access(tmp_path / "file" / "folder")
     assert missing is not None
     assert "Not a directory" in missing.what
 
 
-def test_packages_wanted_twice_are_named_once() -> None:
+def test_packages_needed_twice_are_named_once() -> None:
     message = to_message([Missing("one", ("g++ make", "gcc", "gcc")), Missing("two", ("make", "gcc", "gcc"))])
     assert message.count("make") == message.count("install g++ make")

@@ -10,8 +10,8 @@ from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, process_tags
 
 
 @dg.job
-def nothing() -> None:
-    """A job of no steps."""
+def empty() -> None:
+    """A job without steps."""
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def started(instance: dg.DagsterInstance, path: Path) -> str:
     tags = {LAUNCHED_BY: json.dumps({"host": "localhost", "socket": str(path)})}
-    return instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
+    return instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
 
 
 def test_a_run_whose_code_server_is_gone_is_recorded_as_failed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_run_whose_code_server_is_gone_is_recorded_as_failed(instance: dg.Dags
     assert instance.get_run_by_id(dagster_run_id).status == dg.DagsterRunStatus.FAILURE
 
 
-def test_a_run_whose_code_server_answers_goes_on(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_a_run_whose_code_server_is_up_continues(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()
@@ -40,15 +40,15 @@ def test_a_run_whose_code_server_answers_goes_on(instance: dg.DagsterInstance, t
 
 
 def test_a_run_inside_another_program_is_left_alone(instance: dg.DagsterInstance) -> None:
-    instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+    instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED)
     assert end_lost_runs(instance) == []
 
 
 def test_a_run_of_a_command_lasts_as_long_as_its_process(instance: dg.DagsterInstance) -> None:
     here = process_tags()
-    machine, process, began = json.loads(here[RUN_BY])
-    instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=here)
+    machine, process_id, start_time = json.loads(here[RUN_BY])
+    instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=here)
     assert end_lost_runs(instance) == []
-    ended = {RUN_BY: json.dumps([machine, process, began - 1000])}  # its number belongs to another process now
-    lost = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=ended)
+    ended = {RUN_BY: json.dumps([machine, process_id, start_time - 1000])}  # another process has this id now
+    lost = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=ended)
     assert end_lost_runs(instance) == [lost.run_id]

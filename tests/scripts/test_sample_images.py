@@ -1,4 +1,4 @@
-"""The sample images are what the demo tells of them: labels, two broken files, one pair of twins, three unlabelled."""
+"""The sample images have five labels, two broken files, one near duplicate and three images without a label."""
 
 from itertools import combinations
 from pathlib import Path
@@ -9,7 +9,7 @@ from image_assets.images.pixels import Features, UnreadableImage, to_features
 from scripts.sample_images import write_sample_images
 
 LABELS = {"checkers", "circles", "spots", "stripes", "triangles"}
-TWINS = {"circles/circles_000.jpg", "circles/circles_000_copy.jpg"}
+DUPLICATES = {"circles/circles_000.jpg", "circles/circles_000_copy.jpg"}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def features(sample_folder: Path) -> dict[str, Features | str]:
-    """By name within the folder: the features, or the reason why there are none."""
+    """By name within the folder: the features, or the reason why the file has none."""
     found: dict[str, Features | str] = {}
     for name, content in contents(sample_folder).items():
         try:
@@ -48,16 +48,16 @@ def test_two_files_are_broken(features: dict[str, Features | str]) -> None:
     assert broken == {"stripes/cut_in_half.jpg": "undecodable", "spots/not_an_image.jpg": "not_an_image"}
 
 
-def test_exactly_one_pair_is_alike(features: dict[str, Features | str]) -> None:
+def test_exactly_one_pair_is_near_duplicates(features: dict[str, Features | str]) -> None:
     whole = {name: found for name, found in features.items() if isinstance(found, Features)}
     plain = {name: int(found.perceptual_hash, 16) for name, found in whole.items()}
     mirrored = {name: int(found.mirrored_hash, 16) for name, found in whole.items()}
     alike = [
         {one, other}
         for one, other in combinations(whole, 2)
-        if any((looks[one] ^ plain[other]).bit_count() <= 6 for looks in (plain, mirrored))
+        if any((hashes[one] ^ plain[other]).bit_count() <= 6 for hashes in (plain, mirrored))
     ]
-    assert alike == [TWINS]
+    assert alike == [DUPLICATES]
 
 
 def test_formats_and_sizes_vary(features: dict[str, Features | str]) -> None:
@@ -67,7 +67,7 @@ def test_formats_and_sizes_vary(features: dict[str, Features | str]) -> None:
     assert not any(found.decode_warning for found in whole)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_others(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> None:
     for name, seed in (("first", 7), ("again", 7), ("other", 8)):
         write_sample_images(tmp_path / name, per_label=4, seed=seed)
     first, again, other = (contents(tmp_path / name) for name in ("first", "again", "other"))
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(tmp_path: Path) -
     assert first["spots/spots_000.jpg"] != other["spots/spots_000.jpg"]
 
 
-def test_files_that_are_there_already_are_left_untouched(tmp_path: Path) -> None:
+def test_existing_files_stay_untouched(tmp_path: Path) -> None:
     write_sample_images(tmp_path, per_label=2)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
     write_sample_images(tmp_path, per_label=2)

@@ -1,4 +1,4 @@
-"""What matters stands out on a terminal; a command that cannot go on says what failed and what to do."""
+"""Text is styled on terminals only, and a command that fails prints why and what to do."""
 
 import io
 import os
@@ -8,73 +8,76 @@ from pathlib import Path
 
 import pytest
 
-from scripts.terminal import DISK, MLFLOW, emphasized, in_short, remedy, to_end
+from scripts.terminal import DISK, MLFLOW, explanation, first_line, remedy, styled
 
 ROOT = Path(__file__).parents[2]
 
 
-def ended(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command of this project that is run in an environment."""
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The result of a command with these settings."""
     environment = {**os.environ, "IMAGE_ASSETS_LANDING": "", **variables}
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "scripts", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-@pytest.mark.parametrize(
-    "command", ["scripts.demo", "scripts.dev", "scripts.checks check-data", "scripts.checks audit", "scripts.reference"]
-)
-def test_a_wrong_setting_is_named_with_what_is_expected(command: str, tmp_path: Path) -> None:
-    answer = ended(*command.split(), IMAGE_ASSETS_HOME=str(tmp_path), IMAGE_ASSETS_PROCESSES="many")
+@pytest.mark.parametrize("command", ["demo", "dev", "check-data", "audit", "docs", "home"])
+def test_an_invalid_setting_is_named_with_what_is_expected(command: str, tmp_path: Path) -> None:
+    answer = run(command, IMAGE_ASSETS_HOME=str(tmp_path), IMAGE_ASSETS_PROCESSES="many")
     assert answer.returncode == 1
     assert answer.stderr == "ValueError: IMAGE_ASSETS_PROCESSES is 'many': expected a number from 1, such as 2\n"
 
 
-def test_a_home_that_cannot_be_made_is_named_with_the_variable_to_set(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created_is_named_with_the_variable_to_set(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    answer = ended("scripts.checks", "audit", IMAGE_ASSETS_HOME=str(tmp_path / "file" / "home"))
+    answer = run("audit", IMAGE_ASSETS_HOME=str(tmp_path / "file" / "home"))
     assert answer.returncode == 1
-    assert answer.stderr.startswith("OSError: the home folder ")
-    assert answer.stderr.endswith("name another one by IMAGE_ASSETS_HOME\n")
+    assert answer.stderr.startswith("OSError: Cannot write to the home folder ")
+    assert answer.stderr.endswith("Set IMAGE_ASSETS_HOME to another one.\n")
 
 
-def test_no_landing_folder_and_an_empty_one_say_what_to_put_there(tmp_path: Path) -> None:
+def test_a_missing_or_empty_landing_folder_is_an_error_that_says_what_to_put_there(tmp_path: Path) -> None:
     variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "IMAGE_ASSETS_BACKBONE": "none"}
-    answer = ended("scripts.demo", **variables, IMAGE_ASSETS_LANDING=str(tmp_path / "photographs"))
+    answer = run("demo", **variables, IMAGE_ASSETS_LANDING=str(tmp_path / "photographs"))
     assert "does not exist: make it, with one sub-folder of photographs" in answer.stderr
     (tmp_path / "photographs").mkdir()
-    answer = ended("scripts.demo", **variables, IMAGE_ASSETS_LANDING=str(tmp_path / "photographs"))
+    answer = run("demo", **variables, IMAGE_ASSETS_LANDING=str(tmp_path / "photographs"))
     assert "holds no image file: expected files ending in" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.returncode == 1
 
 
-def test_a_failure_that_only_its_traceback_explains_has_one_and_names_the_doctor(tmp_path: Path) -> None:
-    program = "from scripts.terminal import end_with_what_to_do; end_with_what_to_do(); int('x')"
+def test_an_unknown_error_has_a_traceback_and_points_to_the_doctor(tmp_path: Path) -> None:
+    program = "from scripts.terminal import explain_errors; explain_errors(); int('x')"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "Traceback" in answer.stderr
     assert answer.stderr.endswith(
-        "What to do: run `make doctor`: it tries each part of the set-up and says what to do about what fails\n"
+        "What to do: Run `make doctor`: it tests each part of the setup and tells you how to fix what fails.\n"
     )
 
 
 @pytest.mark.parametrize("interrupt", ["KeyboardInterrupt()", "dg.DagsterExecutionInterruptedError()"])
-def test_who_interrupts_a_command_sees_no_traceback(interrupt: str) -> None:
-    program = f"import dagster as dg; from scripts.terminal import *; end_with_what_to_do(); raise {interrupt}"
+def test_interrupting_a_command_prints_no_traceback(interrupt: str) -> None:
+    program = f"import dagster as dg; from scripts.terminal import *; explain_errors(); raise {interrupt}"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.stderr == "\nInterrupted. The same command again goes on from there.\n"
+    assert answer.stderr == "\nInterrupted. Run the same command again to continue.\n"
     assert answer.returncode != 0
 
 
-def test_the_first_cause_that_is_known_decides() -> None:
+def test_a_known_cause_provides_the_remedy() -> None:
     error = RuntimeError("the step failed\nwith details")
     error.__cause__ = OSError(28, "No space left on device", "/home/x")
-    assert to_end(error) == f"OSError: [Errno 28] No space left on device: '/home/x'\nWhat to do: {DISK}"
-    assert in_short(error) == "RuntimeError: the step failed"
+    assert explanation(error) == f"OSError: [Errno 28] No space left on device: '/home/x'\nWhat to do: {DISK}"
+    assert first_line(error) == "RuntimeError: the step failed"
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("message", "words"),
     [
         ("API request to http://127.0.0.1:9/api/2.0/mlflow/x failed", MLFLOW),
         ("sqlite3.OperationalError: database or disk is full", DISK),
@@ -87,16 +90,16 @@ def test_the_first_cause_that_is_known_decides() -> None:
         ("OSError: [Errno 24] Too many open files", "ulimit -n"),
     ],
 )
-def test_what_libraries_say_leads_to_what_to_do(said: str, words: str) -> None:
-    assert words in (remedy(said) or "")
+def test_messages_of_libraries_have_a_remedy(message: str, words: str) -> None:
+    assert words in (remedy(message) or "")
 
 
-def test_what_is_not_known_has_no_remedy() -> None:
+def test_an_unknown_error_has_no_remedy() -> None:
     assert remedy("KeyError: 'x'") is None
 
 
 class Terminal(io.StringIO):
-    """A stream that says that a person looks at it."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -109,17 +112,17 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("plain_environment")
-def test_a_terminal_gets_weight_and_color() -> None:
-    assert emphasized("failed", "bad", Terminal()) == "\033[1;31mfailed\033[0m"
+def test_a_terminal_gets_bold_and_color() -> None:
+    assert styled("failed", "bad", Terminal()) == "\033[1;31mfailed\033[0m"
 
 
 @pytest.mark.usefixtures("plain_environment")
 def test_a_pipe_gets_plain_text() -> None:
-    assert emphasized("failed", "bad", io.StringIO()) == "failed"
+    assert styled("failed", "bad", io.StringIO()) == "failed"
 
 
 @pytest.mark.usefixtures("plain_environment")
-@pytest.mark.parametrize(("variable", "said"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_who_wants_no_color_gets_none(variable: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(variable, said)
-    assert emphasized("failed", "bad", Terminal()) == "failed"
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_color_can_be_disabled(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    assert styled("failed", "bad", Terminal()) == "failed"

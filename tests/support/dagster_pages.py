@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwr
 
 from image_assets.jobs.launchpad_examples import EXAMPLES
 from resources.settings import Settings
-from scripts.dev import answers
+from scripts.dev import is_up
 from tests.support.served import free_port, served, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -24,7 +24,7 @@ def dagster_ui(settings: Settings, log: Path) -> Iterator[str]:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     with served(settings, log, {"DAGSTER_PORT": port}):
-        wait_for(lambda: answers(f"{address}/server_info"), "Dagster's UI", log)
+        wait_for(lambda: is_up(f"{address}/server_info"), "Dagster's UI", log)
         yield address
 
 

@@ -60,8 +60,8 @@ def fill(settings: Settings) -> None:
     """Fills a home with photographs, then with what a run of the demo makes of them."""
     write_photographs(settings.home / "landing")
     environment = {**os.environ, "IMAGE_ASSETS_HOME": str(settings.home)}
-    for command in ("scripts.demo", "scripts.checks check-data"):
-        subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, env=environment, check=True)
+    for command in ("demo", "check-data"):
+        subprocess.run([sys.executable, "-m", "scripts", command], cwd=ROOT, env=environment, check=True)
 
 
 def draw_gallery(home: Path) -> None:

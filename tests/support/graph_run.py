@@ -16,7 +16,7 @@ import dagster as dg
 import psutil
 
 from scripts.cluster import CLUSTER_ENVIRONMENT
-from scripts.home import prepared_home, quiet
+from scripts.home import hide_library_messages, open_home
 from scripts.runs import failures, metadata_of
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,8 @@ def told(metadata: Mapping[str, object]) -> dict[str, object]:
 
 def main(*runs: str) -> None:
     """Materialize, one run after the other."""
-    prepared_home()
-    quiet()
+    open_home()
+    hide_library_messages()
     from definitions import defs
 
     job = defs.resolve_implicit_global_asset_job_def()

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from resources.settings import Settings
-from scripts.dev import end, list_services, start
+from scripts.dev import list_services, start, stop
 from sensors.attempts import RUN_KEY_TAG, SENSOR_TAG
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def served(settings: Settings, log: Path, variables: Mapping[str, str] | None = 
         "GALLERY_PORT": free_port(),
         **(variables or {}),
     }
-    command = [sys.executable, "-m", "scripts.dev"]
+    command = [sys.executable, "-m", "scripts", "dev"]
     with log.open("a") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -60,7 +60,7 @@ def mlflow_server(settings: Settings, port: str, monkeypatch: pytest.MonkeyPatch
     try:
         yield
     finally:
-        end([process])
+        stop([process])
 
 
 def wait_for(condition: Callable[[], object], what: str, log: Path) -> None:

@@ -1,0 +1,50 @@
+"""The command `image-assets`, run as its users run it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CALLED_BY_MAKE = re.findall(r"\$\(BIN\)/image-assets ([\w-]+)", (ROOT / "Makefile").read_text())
+
+
+def image_assets(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The result of the command."""
+    command = [sys.executable, "-m", "scripts", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", CALLED_BY_MAKE)
+def test_make_calls_commands_that_exist_and_explain_themselves(name: str) -> None:
+    process = image_assets(name, "--help")
+    assert process.returncode == 0, process.stderr
+    assert f"usage: image-assets {name}" in process.stdout
+    assert f"    {name}" in image_assets("--help").stdout
+
+
+def test_an_unknown_command_is_rejected_with_the_existing_ones() -> None:
+    process = image_assets("predict")
+    assert process.returncode == 2
+    assert "'predict' (choose from" in process.stderr
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    lines = image_assets("settings").stdout.splitlines()
+    (processes,) = [line.split()[:2] for line in lines if "IMAGE_ASSETS_PROCESSES" in line]
+    assert processes == ["IMAGE_ASSETS_PROCESSES", "2"]
+    assert len(lines) > 30
+
+
+def test_sample_images_are_written_into_the_folder(tmp_path: Path) -> None:
+    process = image_assets("sample-images", str(tmp_path / "images"), "--per-label", "1")
+    assert process.stdout == f"Wrote sample images to {tmp_path / 'images'}\n"
+    assert len(list((tmp_path / "images").rglob("*.*"))) == 11
+
+
+def test_benchmarks_get_their_options_and_an_exit_code(tmp_path: Path) -> None:
+    process = image_assets("bench", "--only", "weather", "--size", "3")
+    assert process.returncode == 2
+    assert "argument --only: invalid choice: 'weather'" in process.stderr
