@@ -14,10 +14,12 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m gallery", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="the port to listen on")
-    port = parser.parse_args().port
+    # For containers, whose published port is bound to the machine's own address. Other host names are rejected anyway.
+    parser.add_argument("--host", default=HOST, help=f"the address to listen on (default: {HOST})")
+    arguments = parser.parse_args()
     gallery = gallery_of(read_settings())
     gallery.index.refresh()
-    uvicorn.run(build_app(gallery), host=HOST, port=port, log_level="warning", server_header=False)
+    uvicorn.run(build_app(gallery), host=arguments.host, port=arguments.port, log_level="warning", server_header=False)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
 
 from resources import settings
 from resources.settings import DATABASE_VARIABLE, Settings, read_settings
+from tests.support.wheels import build_wheel, package_files
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -38,7 +43,7 @@ def services() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from COMPOSE["services"].items()
 
 
-@pytest.mark.parametrize("name", ["prepare", "code-server", "daemon", "webserver"])
+@pytest.mark.parametrize("name", ["prepare", "code-server", "daemon", "webserver", "gallery"])
 def test_the_services_of_dagster_share_storage_database_and_master(name: str) -> None:
     settings = settings_of(COMPOSE["services"][name]["environment"])
     assert settings.dagster_on_postgres
@@ -74,13 +79,52 @@ def test_no_secret_is_in_a_file_and_workers_get_none() -> None:
     assert [line for line in example if not line.startswith("#")] == [f"{name}=" for name in WITH_SECRETS]
 
 
-def test_the_image_is_built_of_what_is_there() -> None:
-    let_in = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"]
-    for line in re.findall(r"^COPY ([^-].*)$", DOCKERFILE, re.MULTILINE):
-        for source in line.split()[:-1]:
-            assert (ROOT / source).exists(), source
-            assert any(fnmatch(source, pattern) for pattern in let_in), source
-    assert "USER 10001" in DOCKERFILE
+def sent_to_the_engine(file: Path) -> bool:
+    """Whether Dockerfile.dockerignore lets a file (relative to the root) through: the last matching line decides."""
+    sent = True
+    for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!").removeprefix("**/")
+        names = file.parts if "**/" in line else ["/".join(file.parts[: end + 1]) for end in range(len(file.parts))]
+        if any(fnmatch(name, pattern) for name in names):
+            sent = line.startswith("!")
+    return sent
+
+
+@pytest.fixture(scope="module")
+def build_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the Dockerfile's build stage installs from, with exactly the files that it copies."""
+    folder = tmp_path_factory.mktemp("build_stage")
+    stage = DOCKERFILE.split("\nFROM ")[1]
+    for line in re.findall(r"^COPY (.*)$", stage, re.MULTILINE):
+        *sources, target = line.split()
+        for source in map(Path, sources):
+            files = (ROOT / source).rglob("*") if (ROOT / source).is_dir() else [ROOT / source]
+            base = source if (ROOT / source).is_dir() else source.parent
+            for file in files:
+                if file.is_file() and sent_to_the_engine(file.relative_to(ROOT)):
+                    copy = folder / target / file.relative_to(ROOT / base)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)
+    return folder
+
+
+def test_the_build_stage_can_install_the_whole_project(build_stage: Path, tmp_path: Path) -> None:
+    program = "from scripts.install import digest; digest()"
+    subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path[0:0] = ['.']; {program}"], cwd=build_stage, check=True
+    )
+    with ZipFile(build_wheel(build_stage, tmp_path)) as wheel:
+        packed = set(map(Path, wheel.namelist()))
+    assert {*package_files(), Path("definitions.py")} - packed == set()
+
+
+def test_the_final_stage_copies_files_that_exist_and_runs_without_privileges() -> None:
+    stage = DOCKERFILE.split("\nFROM ")[2]
+    for line in re.findall(r"^COPY ([^-].*)$", stage, re.MULTILINE):
+        for source in map(Path, line.split()[:-1]):
+            assert (ROOT / source).is_file(), source
+            assert sent_to_the_engine(source), source
+    assert "USER 10001" in stage
 
 
 def test_the_charts_values_are_settings_and_gpu_runs_are_limited() -> None:
