@@ -101,3 +101,9 @@ def test_a_folder_that_cannot_be_created_is_missing(tmp_path: Path) -> None:
 def test_packages_needed_twice_are_named_once() -> None:
     message = to_message([Missing("one", ("g++ make", "gcc", "gcc")), Missing("two", ("make", "gcc", "gcc"))])
     assert message.count("make") == message.count("install g++ make")
+
+
+@pytest.mark.parametrize("name", ["install", "prerequisites", "horovod_wheel", "jars", "release_notes"])
+def test_what_runs_before_the_installation_needs_the_standard_library_only(name: str) -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import scripts.{name}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
