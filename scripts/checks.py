@@ -1,5 +1,7 @@
 """Two read-only checks of the tables: asset checks (fast, for CI) and an audit that reads every file and row."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from scripts.home import hide_library_messages, open_home
@@ -19,7 +21,7 @@ def check_data() -> int:
         (
             "passed" if check.passed else styled(check.severity.value, STYLES[check.severity]),
             f"{check.asset_key.to_user_string()}.{check.check_name}",
-            ", ".join(f"{name} {value.value}" for name, value in check.metadata.items()),
+            figures(check.metadata),
             check.description or "",
         )
         for check in checks
@@ -29,6 +31,17 @@ def check_data() -> int:
         print_failures(result)
     errors = [check for check in checks if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR]
     return 1 if errors or not result.success else 0
+
+
+def figures(metadata: Mapping[str, dg.MetadataValue]) -> str:
+    """A check's metadata in one line: tables, which are for the UI, only as their number of rows, if they have any."""
+    texts = []
+    for name, value in metadata.items():
+        if not isinstance(value, dg.TableMetadataValue):
+            texts.append(f"{name} {value.value}")
+        elif value.records:
+            texts.append(f"{name} {len(value.records)}")
+    return ", ".join(texts)
 
 
 def audit() -> int:
