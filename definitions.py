@@ -29,7 +29,7 @@ from image_assets.predictions import (
     version_agreements,
 )
 from image_assets.schemas import TABLES
-from resources.settings import local, read_settings
+from resources.settings import create_resources, read_settings
 from sensors.new_images import new_images_every
 from sensors.stage_changes import stage_changes
 from sensors.storage_events import storage_events
@@ -64,7 +64,7 @@ GALLERY_PAGES = {
 }
 
 settings = read_settings()
-resources = local(settings)
+resources = create_resources(settings)
 tables = {table.name: table for table in TABLES}
 
 
@@ -76,7 +76,7 @@ def with_code_references(assets: Sequence[dg.AssetsDefinition]) -> list[dg.Asset
     return [asset for asset in found if isinstance(asset, dg.AssetsDefinition)]
 
 
-def described(spec: dg.AssetSpec) -> dg.AssetSpec:
+def with_catalog_metadata(spec: dg.AssetSpec) -> dg.AssetSpec:
     """The asset with its owners, its table's address and columns, and its page in the gallery, as the UI shows it."""
     spec = spec.merge_attributes(owners=settings.owners)
     table = tables.get(spec.key.to_user_string())
@@ -85,14 +85,14 @@ def described(spec: dg.AssetSpec) -> dg.AssetSpec:
     metadata = {"dagster/uri": resources["delta_tables"].uri(table), "dagster/column_schema": table.column_schema}
     if page := GALLERY_PAGES.get(table.name):
         metadata["gallery"] = dg.MetadataValue.url(f"{settings.gallery_url}{page}")
-    fresh = settings.freshness if spec.group_name in ("data", "predictions") else None
-    return spec.merge_attributes(metadata=metadata).replace_attributes(freshness_policy=fresh)
+    freshness_policy = settings.freshness if spec.group_name in ("data", "predictions") else None
+    return spec.merge_attributes(metadata=metadata).replace_attributes(freshness_policy=freshness_policy)
 
 
 defs = dg.Definitions(
     assets=with_code_references(
         [
-            asset.map_asset_specs(described)
+            asset.map_asset_specs(with_catalog_metadata)
             for group, files in GROUPS.items()
             for asset in dg.load_assets_from_modules(files, group_name=group)
             if isinstance(asset, dg.AssetsDefinition)

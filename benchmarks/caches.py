@@ -18,7 +18,7 @@ from benchmarks.measurement import measured
 from benchmarks.photographs import CACHE, Photographs, landing_of
 from benchmarks.results import good
 from benchmarks.task import read_task, timed
-from image_assets.images.cached_pixels import SIDE_PIXELS, in_cache, to_cached_pixels
+from image_assets.images.cached_pixels import SIDE_PIXELS, to_cached_pixels, to_cached_rows
 from image_assets.images.pixels import to_pixels
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.petastorm_caches import Cache, PetastormCaches
@@ -116,7 +116,7 @@ def main() -> None:
     files = session.spark_session.read.format("binaryFile").option("recursiveFileLookup", "true").load(task.source)
     images = files.selectExpr("sha2(content, 256) image_id", "content", "0L label_index")
     if content != "original":
-        images = map_partitions(images, partial(in_cache, content=content, color="rgb"), images.schema)
+        images = map_partitions(images, partial(to_cached_rows, content=content, color="rgb"), images.schema)
     store.write(images, "training-warm", ranks=2)
     with timed() as figures:
         started = time.perf_counter()

@@ -25,10 +25,11 @@ from benchmarks.photographs import LABELS, SMALL_SIZE, crop, numbered, to_jpeg, 
 from benchmarks.results import Spread, good
 from benchmarks.task import read_task, timed
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
+from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
 from resources.delta.table_layout import file_layout
-from resources.delta.thin_tables import ThinTables
 from resources.files.file_system import to_path
 
 PICTURES = 60  # different pictures; all others are copies with different bytes
@@ -65,7 +66,10 @@ def gallery(count: int, repeats: int) -> dict[str, Any]:
 
 def build(home: Path, count: int) -> None:
     """Write the files and tables of a home: no two images have the same bytes, and two versions predicted each."""
-    thin_tables, random = ThinTables(root=str(home / "tables")), Random(0)
+    delta_tables, random = (
+        DeltaTables(pyspark=DeltaSpark(spark_config={}), root=str(home / "tables"), checkpoints=str(home)),
+        Random(0),
+    )
     contents = [to_jpeg(crop(to_noise(place), place)) for place in range(PICTURES)]
     for start in range(0, count, AT_ONCE):
         rows: dict[Table, list[Row]] = {
@@ -74,10 +78,10 @@ def build(home: Path, count: int) -> None:
         for number in range(start, min(start + AT_ONCE, count)):
             add(rows, home / "landing", numbered(contents[number % PICTURES], number), number, random)
         for table, some in rows.items():
-            thin_tables.create(table)
+            delta_tables.create(table)
             whole = ({**dict.fromkeys(table.columns.fieldNames()), **row} for row in some)
-            files = list(write_files(whole, thin_tables.uri(table), file_layout(table)))
-            thin_tables.append_files(table, files)
+            files = list(write_files(whole, delta_tables.uri(table), file_layout(table)))
+            delta_tables.append_files(table, files)
 
 
 def add(rows: dict[Table, list[Row]], landing: Path, content: bytes, number: int, random: Random) -> None:

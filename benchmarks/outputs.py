@@ -61,11 +61,11 @@ def to_gray_pixels(content: bytes, kernel: str) -> np.ndarray:
 def require_gray(output: Path, landing: Path, kernel: str) -> None:
     """Raise WrongOutput unless every image occurs exactly once and the checked ones have the right gray pixels."""
     files = {number_of(file): file for file in files_in(landing)}
-    looked_at = set(sorted(files)[:: max(1, len(files) // SEEN)])
+    checked = set(sorted(files)[:: max(1, len(files) // SEEN)])
     found = []
     for number, content in rows_of(output):
         found.append(number)
-        if number in looked_at:
+        if number in checked:
             difference = np.abs(
                 np.asarray(Image.open(BytesIO(content)), dtype=np.int16)
                 - to_gray_pixels(files[number].read_bytes(), kernel)

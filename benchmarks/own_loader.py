@@ -17,10 +17,10 @@ from pyspark.sql import functions as F
 
 from benchmarks.feeding import BATCH_IMAGES, SIDE_PIXELS, WORKERS, Batch, feed
 from benchmarks.task import Task, read_task, timed
-from image_assets.images.cached_pixels import in_cache
+from image_assets.images.cached_pixels import to_cached_rows
 from image_assets.images.pixels import to_pixels
 from image_assets.models.collectives import Collective, HorovodForTorch
-from image_assets.models.embeddings import KeptImages, keep_images
+from image_assets.models.embeddings import PrecomputedInputs, precompute_inputs
 from image_assets.models.training_images import Decoding, Shard
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.petastorm_caches import Cache, PetastormCaches
@@ -43,7 +43,7 @@ def prepare(task: Task) -> None:
     images = resources["delta_tables"].read(FEATURED_IMAGES).select("image_id", "content", number)
     content: Content = cast("Content", task.kernel) if task.kernel in get_args(Content) else "original"
     with timed():
-        held = map_partitions(images, partial(in_cache, content=content, color="rgb"), images.schema)
+        held = map_partitions(images, partial(to_cached_rows, content=content, color="rgb"), images.schema)
         PetastormCaches(root=task.target, content=content).write(held, NAME, ranks=1)
 
 
@@ -53,13 +53,13 @@ class OwnEpochs:
     def __init__(self, cache: Cache, collective: Collective) -> None:
         self._shard = Shard(cache.converter(), Decoding(cache.content, cache.color), 0, 1, WORKERS)
         self._collective = collective
-        self._kept: KeptImages | None = None
+        self._kept: PrecomputedInputs | None = None
         self._rng = np.random.default_rng(0)
 
     def epoch(self) -> Iterator[Batch]:
         """Every image once, in shuffled batches; the last batch may be smaller."""
         if self._kept is None:
-            self._kept = keep_images(self._shard, np.array, self._collective, batch_size=BATCH_IMAGES, seed=0)
+            self._kept = precompute_inputs(self._shard, np.array, self._collective, batch_size=BATCH_IMAGES, seed=0)
         order = self._rng.permutation(len(self._kept))
         for start in range(0, len(order), BATCH_IMAGES):
             rows = order[start : start + BATCH_IMAGES]

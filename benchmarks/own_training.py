@@ -51,13 +51,13 @@ def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, m
     """Train once in this process with the project's default settings, and log the epochs to the MLflow run."""
     from image_assets.models import tensorflow_training, torch_training
     from image_assets.models.training import TrainingConfig
-    from image_assets.models.training_plan import Places
+    from image_assets.models.training_plan import OutputLocations
 
     by = {"tensorflow": tensorflow_training, "torch": torch_training}[framework]
     training, validation = cache_in(home, "training"), cache_in(home, "validation")
     backbone = os.environ.get(BACKBONE, "auto")
     plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
-    places = Places(tracking_uri, mlflow_run_id, f"{store}/embeddings", f"{store}/checkpoints/{mlflow_run_id}")
+    places = OutputLocations(tracking_uri, mlflow_run_id, f"{store}/embeddings", f"{store}/checkpoints/{mlflow_run_id}")
     by.train(training.converter(), validation.converter(), plan, places)
 
 

@@ -86,7 +86,7 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
     from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
     from resources.delta.delta_tables import changes_rows
 
-    tables, version = resources["thin_tables"], version_of(framework, registry).version
+    tables, version = resources["delta_tables"], version_of(framework, registry).version
     tables.create(IMAGE_PREDICTIONS)
     before = tables.snapshot(IMAGE_PREDICTIONS).rows
     began = time.time()

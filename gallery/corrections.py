@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from gallery.index import Index
 from gallery.queries import InvalidInput, Row
-from image_assets.data.label_corrections import Correction, record, why_no_label
+from image_assets.data.label_corrections import Correction, append_corrections, label_problem
 from image_assets.data.labels import to_label
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 
 MAX_LENGTHS = {"corrected_by": 100, "comment": 1000}
 NO_LABEL = "none"  # the field `kind` of an image that belongs to none of the labels
@@ -59,12 +59,12 @@ def chosen_label(form: Mapping[str, str]) -> str | None:
     if form.get("kind") == NO_LABEL:
         return None
     label = form.get("new_label", "").strip() or form.get("label", "")
-    if problem := why_no_label(label):
+    if problem := label_problem(label):
         raise InvalidInput(f"label is {label[:80]!r}: {problem}")
     return label
 
 
-def save(thin_tables: ThinTables, corrections: list[Correction]) -> None:
+def save(delta_tables: DeltaTables, corrections: list[Correction]) -> None:
     """Store the corrections that change something."""
     if changes := [one for one in corrections if one.withdrawn or one.label != one.former_label]:
-        record(thin_tables, changes)
+        append_corrections(delta_tables, changes)

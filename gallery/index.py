@@ -20,8 +20,8 @@ from image_assets.schemas import (
     IMAGE_SPLITS,
     LABEL_CORRECTIONS,
 )
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import (
     ModelRegistry,
     ModelVersion,
@@ -140,8 +140,8 @@ class Index:
 class LiveIndex:
     """Provides the index without delay, and refreshes it in the background when tables or the registry change."""
 
-    def __init__(self, thin_tables: ThinTables, registry: ModelRegistry) -> None:
-        self._thin_tables = thin_tables
+    def __init__(self, delta_tables: DeltaTables, registry: ModelRegistry) -> None:
+        self._delta_tables = delta_tables
         self._registry = registry
         self._lock = threading.Lock()
         self._index: Index | None = None
@@ -160,23 +160,23 @@ class LiveIndex:
     def refresh(self) -> None:
         """Read what has changed in the tables and the registry; concurrent calls wait for each other."""
         with self._lock:
-            models, newest = self._models(), newest_versions(self._thin_tables)
+            models, newest = self._models(), newest_versions(self._delta_tables)
             index = self._index
             if (
                 index is None
                 or [*index.models.values()] != models
                 or without_corrections(index.versions) != without_corrections(newest)
             ):
-                self._index = read_index(self._thin_tables, models)
+                self._index = read_index(self._delta_tables, models)
             elif index.versions != newest:
-                self._index = with_corrections(index, self._thin_tables)
+                self._index = with_corrections(index, self._delta_tables)
             self._checked_at = time.monotonic()
 
     def refresh_corrections(self) -> None:
         """Read the label corrections only, which takes milliseconds."""
         with self._lock:
             if self._index:
-                self._index = with_corrections(self._index, self._thin_tables)
+                self._index = with_corrections(self._index, self._delta_tables)
 
     def _models(self) -> Sequence[ModelVersion]:
         try:
@@ -185,9 +185,9 @@ class LiveIndex:
             return [*self._index.models.values()] if self._index else []
 
 
-def newest_versions(thin_tables: ThinTables) -> dict[str, int | None]:
+def newest_versions(delta_tables: DeltaTables) -> dict[str, int | None]:
     """The newest Delta version of each table in the index; None if there is no table yet."""
-    return {table.name: thin_tables.newest_version(table) for table in COLUMNS}
+    return {table.name: delta_tables.newest_version(table) for table in COLUMNS}
 
 
 def without_corrections(versions: Mapping[str, int | None]) -> dict[str, int | None]:
@@ -195,38 +195,38 @@ def without_corrections(versions: Mapping[str, int | None]) -> dict[str, int | N
     return {name: version for name, version in versions.items() if name != LABEL_CORRECTIONS.name}
 
 
-def read_index(thin_tables: ThinTables, models: Sequence[ModelVersion] = ()) -> Index:
+def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = ()) -> Index:
     """A new index of the tables' newest versions."""
-    versions = newest_versions(thin_tables)
+    versions = newest_versions(delta_tables)
     connection = duckdb.connect()
     for name, table in {"ledger": IMAGE_FILES, "featured": FEATURED_IMAGES, "split": IMAGE_SPLITS}.items():
-        create_table(connection, name, read_columns(thin_tables, table))
+        create_table(connection, name, read_columns(delta_tables, table))
     connection.execute(FILES)
-    create_table(connection, "stored_predictions", read_columns(thin_tables, IMAGE_PREDICTIONS))
+    create_table(connection, "stored_predictions", read_columns(delta_tables, IMAGE_PREDICTIONS))
     connection.execute(PREDICTIONS)
     connection.execute("DROP TABLE stored_predictions; DROP TABLE split; DROP TABLE ledger")
     connection.execute(DISAGREEMENTS)
     connection.execute(outliers_sql(), {"rare_share": RARE_SHARE, "min_training_images": MIN_TRAINING_IMAGES})
-    load_corrections(connection, thin_tables)
+    load_corrections(connection, delta_tables)
     connection.execute(IMAGES)
     connection.execute("CREATE INDEX contents ON featured (image_id)")
     return Index(connection, versions, {model.version: model for model in models})
 
 
-def with_corrections(index: Index, thin_tables: ThinTables) -> Index:
+def with_corrections(index: Index, delta_tables: DeltaTables) -> Index:
     """The same index with the newest label corrections."""
-    version = thin_tables.newest_version(LABEL_CORRECTIONS)
+    version = delta_tables.newest_version(LABEL_CORRECTIONS)
     with index.connection.cursor() as connection:
         connection.begin()
-        load_corrections(connection, thin_tables)
+        load_corrections(connection, delta_tables)
         connection.commit()
     return replace(index, versions={**index.versions, LABEL_CORRECTIONS.name: version}, read_at=datetime.now(UTC))
 
 
-def load_corrections(connection: duckdb.DuckDBPyConnection, thin_tables: ThinTables) -> None:
+def load_corrections(connection: duckdb.DuckDBPyConnection, delta_tables: DeltaTables) -> None:
     """Replace the label corrections of the index with the newest ones."""
-    create_table(connection, "given", read_columns(thin_tables, GIVEN_LABELS))
-    create_table(connection, "corrections", read_columns(thin_tables, LABEL_CORRECTIONS))
+    create_table(connection, "given", read_columns(delta_tables, GIVEN_LABELS))
+    create_table(connection, "corrections", read_columns(delta_tables, LABEL_CORRECTIONS))
     connection.execute(CORRECTED)
 
 
@@ -249,9 +249,9 @@ def create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Tabl
     connection.unregister("arrow_rows")
 
 
-def read_columns(thin_tables: ThinTables, table: Table) -> pa.Table:
+def read_columns(delta_tables: DeltaTables, table: Table) -> pa.Table:
     """A table's columns for the index; hashes become uint64, so that DuckDB can count their differing bits."""
-    rows = thin_tables.read(table, COLUMNS[table])
+    rows = delta_tables.read(table, COLUMNS[table])
     for name in HASHES.intersection(rows.column_names):
         numbers = pa.array([int(text, 16) if text else None for text in rows[name].to_pylist()], pa.uint64())
         rows = rows.set_column(rows.column_names.index(name), name, numbers)

@@ -36,7 +36,7 @@ from gallery.queries import (
 )
 from image_assets.models.lineage import table_versions
 from image_assets.schemas import IMAGE_PREDICTIONS, REPLAYED_FILES
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelVersion
 
 MAX_LABELS = 12  # in the table of probabilities
@@ -93,13 +93,13 @@ def page_urls(page: Page, filters: Filters) -> dict[str, str | None]:
 
 
 def image_page(
-    index: Index, thin_tables: ThinTables, embeddings: LiveEmbeddings, parameters: Mapping[str, str]
+    index: Index, delta_tables: DeltaTables, embeddings: LiveEmbeddings, parameters: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """The values of the template `image.html`.
 
     Args:
         index: The index.
-        thin_tables: The tables, for what the index does not hold.
+        delta_tables: The tables, for what the index does not hold.
         embeddings: The embeddings of the home.
         parameters: Of the URL: the image's `path`, its position `at`, and the filters it was found with.
 
@@ -119,11 +119,11 @@ def image_page(
         "corrections": corrections_of(index, image),
         "labels": all_labels(index),
         "predictions": predictions,
-        "probabilities": probabilities(thin_tables, image, index.models) if predictions else None,
+        "probabilities": probabilities(delta_tables, image, index.models) if predictions else None,
         "trained_on": {version: trained_on(model) for version, model in index.models.items()},
         "former_contents": former_contents(index, image),
         "exact_copies": exact_copies(index, image),
-        "replays": replays(thin_tables, image),
+        "replays": replays(delta_tables, image),
         "nearest_by_hash": nearest_by_hash(index, image),
         **nearest_by_embedding(index, embeddings, image),
         **adjacent_urls(index, filters, image, to_position(parameters)),
@@ -159,7 +159,7 @@ def adjacent_urls(index: Index, filters: Filters, image: Row, position: int) -> 
     }
 
 
-def probabilities(thin_tables: ThinTables, image: Row, models: Mapping[int, ModelVersion]) -> dict[str, Any] | None:
+def probabilities(delta_tables: DeltaTables, image: Row, models: Mapping[int, ModelVersion]) -> dict[str, Any] | None:
     """The probabilities of the likeliest labels, by version.
 
     Returns:
@@ -168,7 +168,7 @@ def probabilities(thin_tables: ThinTables, image: Row, models: Mapping[int, Mode
         know the labels of any version.
     """
     where = (pc.field("path") == image["path"]) & (pc.field("image_id") == image["image_id"])
-    rows = thin_tables.read(IMAGE_PREDICTIONS, ["model_version", "probabilities"], where).to_pylist()
+    rows = delta_tables.read(IMAGE_PREDICTIONS, ["model_version", "probabilities"], where).to_pylist()
     columns: dict[int, dict[str, float]] = {}
     for row in sorted(rows, key=lambda row: -row["model_version"]):
         model, values = models.get(row["model_version"]), row["probabilities"]
@@ -191,9 +191,9 @@ def trained_on(model: ModelVersion) -> str:
         return "unknown"
 
 
-def replays(thin_tables: ThinTables, image: Row) -> Sequence[Row]:
+def replays(delta_tables: DeltaTables, image: Row) -> Sequence[Row]:
     """The retries of the file while it was quarantined, newest first."""
-    rows = thin_tables.read(REPLAYED_FILES, REPLAYED_FILES.columns.fieldNames(), pc.field("path") == image["path"])
+    rows = delta_tables.read(REPLAYED_FILES, REPLAYED_FILES.columns.fieldNames(), pc.field("path") == image["path"])
     return sorted(rows.to_pylist(), key=lambda row: row["replayed_at"], reverse=True)
 
 

@@ -25,11 +25,11 @@ from gallery.index import LiveIndex
 from gallery.neighbours import LiveEmbeddings
 from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
 from gallery.queries import Filters, InvalidInput, read_image
-from gallery.thumbnails import SIDE_PIXELS, Content, FolderCache, NoPicture, Size, Thumbnails, placeholder
-from resources.delta.thin_tables import ThinTables
+from gallery.thumbnails import SIDE_PIXELS, Content, FolderCache, PictureUnavailable, Size, Thumbnails, placeholder
+from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
-from resources.settings import Settings, local
+from resources.settings import Settings, create_resources
 
 FOLDER = Path(__file__).parent
 NAME_COOKIE = "corrected_by"  # remembers a person's name for the next correction
@@ -52,7 +52,7 @@ SAFE_METHODS = ("GET", "HEAD")
 class Gallery:
     """Everything the pages of one home need."""
 
-    thin_tables: ThinTables
+    delta_tables: DeltaTables
     landing: str  # the landing folder's path, whose subfolders are the labels
     index: LiveIndex
     thumbnails: Thumbnails
@@ -62,14 +62,14 @@ class Gallery:
 
 def gallery_of(settings: Settings) -> Gallery:
     """The gallery of the home in the settings."""
-    resources = local(settings)
-    thin_tables = cast(ThinTables, resources["thin_tables"])
+    resources = create_resources(settings)
+    delta_tables = cast(DeltaTables, resources["delta_tables"])
     landing, registry = cast(ImageFolder, resources["image_folder"]), cast(ModelRegistry, resources["model_registry"])
     return Gallery(
-        thin_tables=thin_tables,
+        delta_tables=delta_tables,
         landing=landing.path,
-        index=LiveIndex(thin_tables, registry),
-        thumbnails=Thumbnails(thin_tables, FolderCache(settings.home / "gallery")),
+        index=LiveIndex(delta_tables, registry),
+        thumbnails=Thumbnails(delta_tables, FolderCache(settings.home / "gallery")),
         embeddings=LiveEmbeddings(settings.caches),
         links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},
     )
@@ -121,7 +121,7 @@ class Handlers:
     def image(self, request: Request) -> Response:
         """The page of one image."""
         parameters, gallery = request.query_params, self._gallery
-        values = image_page(gallery.index.current(), gallery.thin_tables, gallery.embeddings, parameters)
+        values = image_page(gallery.index.current(), gallery.delta_tables, gallery.embeddings, parameters)
         if values is None:
             raise no_such_file(parameters)
         form = {
@@ -146,7 +146,7 @@ class Handlers:
         image = read_image(index, parameters.get("path", ""))
         if image is None:
             raise no_such_file(parameters)
-        save(gallery.thin_tables, to_corrections(index, image, form, gallery.landing))
+        save(gallery.delta_tables, to_corrections(index, image, form, gallery.landing))
         gallery.index.refresh_corrections()
 
     def picture(self, request: Request) -> Response:
@@ -161,7 +161,7 @@ class Handlers:
             return Response(status_code=304)
         try:
             picture = self._gallery.thumbnails.picture(Content(**rows[0]), cast(Size, size))
-        except NoPicture:
+        except PictureUnavailable:
             return Response(placeholder(), 404, {"Cache-Control": "no-store"}, "image/png")
         return Response(picture, 200, {"Cache-Control": IMMUTABLE, "ETag": tag}, "image/jpeg")
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 from image_assets.images.pixels import UnreadableImage, to_smaller, to_thumbnail
 from image_assets.schemas import FEATURED_IMAGES
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet
-from resources.delta.thin_tables import ThinTables
-from resources.files.file_system import opened
+from resources.files.file_system import open_file
 
 Size = Literal["thumbnail", "view"]
 SIDE_PIXELS: dict[Size, int] = {"thumbnail": 256, "view": 1280}
@@ -36,7 +36,7 @@ class Content:
     length: int
 
 
-class NoPicture(LookupError):
+class PictureUnavailable(LookupError):
     """The bytes of an image are neither in its file nor in the tables any more."""
 
 
@@ -81,8 +81,8 @@ class FolderCache:
 class Thumbnails:
     """The thumbnails of a home's images. They are always JPEGs made here; original files are never served."""
 
-    def __init__(self, thin_tables: ThinTables, stored: FolderCache) -> None:
-        self._thin_tables = thin_tables
+    def __init__(self, delta_tables: DeltaTables, stored: FolderCache) -> None:
+        self._delta_tables = delta_tables
         self._stored = stored
         self._pool = ThreadPoolExecutor(os.cpu_count(), "thumbnail")  # limits how many decoded images are in memory
 
@@ -99,10 +99,10 @@ class Thumbnails:
         picture = first_thumbnail(
             side_pixels,
             lambda: read_from_file(content, side_pixels),
-            lambda: read_from_table(self._thin_tables, content),
+            lambda: read_from_table(self._delta_tables, content),
         )
         if picture is None:
-            raise NoPicture(f"neither the file {content.path} nor featured_images has the image any more")
+            raise PictureUnavailable(f"neither the file {content.path} nor featured_images has the image any more")
         with suppress(OSError):  # with a full disk, thumbnails are made again each time
             self._stored.put(name, picture)
         return picture
@@ -132,7 +132,7 @@ def first_thumbnail(side_pixels: int, *sources: Callable[[], bytes | None]) -> b
 def read_from_file(content: Content, side_pixels: int) -> bytes | None:
     """The bytes of the image's file, scaled down if it is large; None if the file is gone or has other content."""
     try:
-        with opened(content.path) as file:
+        with open_file(content.path) as file:
             if file_digest(cast("BufferedReader", file), "sha256").hexdigest() != content.image_id:
                 return None
             file.seek(0)
@@ -141,9 +141,9 @@ def read_from_file(content: Content, side_pixels: int) -> bytes | None:
         return None
 
 
-def read_from_table(thin_tables: ThinTables, content: Content) -> bytes | None:
+def read_from_table(delta_tables: DeltaTables, content: Content) -> bytes | None:
     """The image's bytes in featured_images; None if the table does not store them."""
-    address = thin_tables.file_with(FEATURED_IMAGES, pc.field("image_id") == content.image_id)
+    address = delta_tables.file_with(FEATURED_IMAGES, pc.field("image_id") == content.image_id)
     if address is None:
         return None
     with open_parquet(address) as parquet:

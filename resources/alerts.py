@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ADDRESS_PREFIX = "IMAGE_ASSETS_ALERT_"  # and the receiver's name: the environment variable of its address
 ID_HEADER = "Idempotency-Key"
 WEBHOOKS = ("json", "jsons", "xml", "xmls", "form", "forms")  # whose requests get the header
-ANSWER_SECONDS = 20.0  # for an answer, unless the address says `rto=`; apprise's own 4 s leave too much unclear
+RESPONSE_SECONDS = 20.0  # for an answer, unless the address says `rto=`; apprise's own 4 s leave too much unclear
 EXAMPLES = "mailto://user:password@example.com, slack://token/channel or json://example.com/path"
 LOGGERS = ("apprise", "urllib3", "requests_oauthlib", "oauthlib")  # what they say may hold an address
 HTTP_ANSWER = re.compile(r'" (\d{3}) ')  # urllib3 logs each answer: `http://host:80 "POST /path HTTP/1.1" 500 0`
@@ -50,62 +50,62 @@ NOT_REACHED = re.compile(
 )
 MAIL_NOT_BEGUN = "Connection error while submitting email"
 
-Heard = Sequence[tuple[str, str]]  # loggers, and what they said
+LogLines = Sequence[tuple[str, str]]  # loggers, and what they said
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeliveryResult:
     """What became of a message, and why in words that name no address."""
 
     outcome: Literal["accepted", "refused", "unclear"]
     reason: str = ""
 
 
-NO_ANSWER = Answer("unclear", "the receiver gave no answer: nobody knows whether the message arrived")
-UNREACHED = Answer("refused", "no connection to the receiver came about")
+UNANSWERED = DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")
+UNREACHED = DeliveryResult("refused", "no connection to the receiver came about")
 
 
 @contextmanager
-def overheard() -> Iterator[list[tuple[str, str]]]:
+def captured_logs() -> Iterator[list[tuple[str, str]]]:
     """What the libraries that send log during the block. It names addresses, and so it goes nowhere else."""
-    heard: list[tuple[str, str]] = []
-    ear = logging.Handler()
-    ear.emit = lambda record: heard.append((record.name, record.getMessage()))
+    log_lines: list[tuple[str, str]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: log_lines.append((record.name, record.getMessage()))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     try:
         for logger in loggers:
-            logger.handlers, logger.propagate = [ear], False
+            logger.handlers, logger.propagate = [handler], False
             logger.setLevel(logging.DEBUG)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # urllib3's of an unverified certificate names the host
-            yield heard
+            yield log_lines
     finally:
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
 
 
-def to_answer(heard: Heard) -> Answer:
+def to_delivery_result(log_lines: LogLines) -> DeliveryResult:
     """What became of a message that apprise does not call accepted, by what was said while it was sent.
 
     Refused is only what is known not to have been taken: the receiver answered with an error, or was never reached.
     Where neither was said last, the message may have arrived.
     """
-    answer = NO_ANSWER
-    for logger, line in heard:
+    result = UNANSWERED
+    for logger, line in log_lines:
         if logger.startswith("urllib3"):
             if found := HTTP_ANSWER.search(line):
-                answer = Answer("refused", f"the receiver answered with HTTP status {found[1]}")
+                result = DeliveryResult("refused", f"the receiver answered with HTTP status {found[1]}")
         elif line.startswith(MAIL_NOT_BEGUN):
             return UNREACHED
         elif FAILURE.match(line) or "was refused: " in line:
             mail = SMTP_ANSWER.search(line)
             if NOT_REACHED.search(line):
-                answer = UNREACHED
+                result = UNREACHED
             else:
-                answer = Answer("refused", f"the mail server answered {mail[1]}") if mail else NO_ANSWER
-    return answer
+                result = DeliveryResult("refused", f"the mail server answered {mail[1]}") if mail else UNANSWERED
+    return result
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,16 @@ class Receiver:
         """Whether a message travels with its id in a header, so that the receiver can tell one that comes again."""
         return self.service.schema in WEBHOOKS
 
-    def send(self, message_id: str, title: str, body: str) -> Answer:
+    def send(self, message_id: str, title: str, body: str) -> DeliveryResult:
         """Send a message, once."""
         from apprise import Apprise, NotifyFormat
 
         if self.takes_ids:
             self.service.headers[ID_HEADER] = message_id  # pyright: ignore[reportAttributeAccessIssue] - webhooks have it
-        with overheard() as heard:
+        with captured_logs() as log_lines:
             sender = Apprise(self.service, asset=self.service.asset)
             result = sender.notify(body, title, body_format=NotifyFormat.TEXT)
-            return Answer("accepted") if result else to_answer(heard)
+            return DeliveryResult("accepted") if result else to_delivery_result(log_lines)
 
 
 class AlertSender(dg.ConfigurableResource):
@@ -149,7 +149,7 @@ class AlertSender(dg.ConfigurableResource):
         variable = f"{ADDRESS_PREFIX}{name.upper()}"
         if not self.addresses.get(name):
             raise ValueError(f"{variable} is not set: expected the address of {name}, such as {EXAMPLES}")
-        with overheard():
+        with captured_logs():
             # In this thread: what is given up in another one may still arrive. A redirect may end at a page that takes
             # everything, such as one to log in at.
             asset = AppriseAsset(app_id="image-assets", async_mode=False, service_timeout=0, http_redirects=False)
@@ -164,5 +164,5 @@ class AlertSender(dg.ConfigurableResource):
         # What is tried again, split or forgiven below us arrives twice, in part or not at all.
         service.retry, service.optional, service.overflow_mode = 0, False, OverflowMode.TRUNCATE
         if "socket_read_timeout" not in vars(service):
-            service.socket_read_timeout = ANSWER_SECONDS
+            service.socket_read_timeout = RESPONSE_SECONDS
         return Receiver(name, service)

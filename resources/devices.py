@@ -34,7 +34,7 @@ class InferenceDevice(dg.ConfigurableResource):
         """
         if self.choice == "cpu":
             return Device("cpu", "IMAGE_ASSETS_DEVICE is cpu")
-        missing = (self.choice == "auto" and no_gpu(spark)) or not_found(spark, framework)
+        missing = (self.choice == "auto" and why_no_gpu(spark)) or why_gpu_not_found(spark, framework)
         if not missing:
             return Device("cuda", f"{framework} finds a GPU")
         if self.choice == "cuda":
@@ -42,7 +42,7 @@ class InferenceDevice(dg.ConfigurableResource):
         return Device("cpu", missing)
 
 
-def no_gpu(spark: SparkSession) -> str | None:
+def why_no_gpu(spark: SparkSession) -> str | None:
     """Why Spark's tasks have no GPU for certain, which is known at once; None where they may have one."""
     if is_local(str(spark.sparkContext.master)):
         return None if shutil.which("nvidia-smi") else "this machine has no NVIDIA driver: there is no nvidia-smi"
@@ -50,7 +50,7 @@ def no_gpu(spark: SparkSession) -> str | None:
     return None if handed_out else "Spark hands no GPU to tasks: IMAGE_ASSETS_SPARK_GPUS is 0"
 
 
-def not_found(spark: SparkSession, framework: str) -> str | None:
+def why_gpu_not_found(spark: SparkSession, framework: str) -> str | None:
     """Why the framework cannot use a GPU where a task runs; None where it can."""
     (found,) = spark.sparkContext.parallelize([framework], 1).map(gpus_found).collect()
     return None if found else f"{framework or 'a model of no known framework'} finds no GPU where Spark's tasks run"

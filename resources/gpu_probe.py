@@ -7,7 +7,7 @@ PROGRAMS = {
     "tensorflow": "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
     "torch": "import torch; print(torch.cuda.device_count())",
 }
-SECONDS = 300
+PROBE_SECONDS = 300
 
 
 def gpus_found(framework: str) -> int:
@@ -16,5 +16,5 @@ def gpus_found(framework: str) -> int:
     It is asked in a process of its own: a Python worker that has looked for GPUs once could not be given one later.
     """
     program = PROGRAMS.get(framework, "print(0)")
-    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS)
-    return int(asked.stdout) if asked.returncode == 0 else 0
+    probe = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PROBE_SECONDS)
+    return int(probe.stdout) if probe.returncode == 0 else 0

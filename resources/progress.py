@@ -46,14 +46,14 @@ class ProgressLine(tqdm):
         doing: str,
         total: int | None,
         unit: str,
-        tell: Callable[[str], object],
+        log: Callable[[str], object],
         *,
         items: Iterable[Any] | None = None,
         before: int = 0,
     ) -> None:
-        self._tell = None if is_terminal() else tell
+        self._log = None if is_terminal() else log
         self._shown = False
-        seconds = LINE_SECONDS if self._tell else LIVE_SECONDS
+        seconds = LINE_SECONDS if self._log else LIVE_SECONDS
         super().__init__(
             items,
             desc=doing,
@@ -66,7 +66,7 @@ class ProgressLine(tqdm):
             mininterval=seconds,
             maxinterval=10 * seconds,
             miniters=1,
-            delay=LINE_SECONDS if self._tell else 4 * LIVE_SECONDS,
+            delay=LINE_SECONDS if self._log else 4 * LIVE_SECONDS,
         )
 
     def reach(self, done: int) -> None:
@@ -76,13 +76,13 @@ class ProgressLine(tqdm):
     # The annotations of tqdm forget what it answers, which its `close` asks for.
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Show or tell the line; an empty one removes what is shown."""
-        if self._tell is None:
+        if self._log is None:
             if msg is None and self.format_dict["elapsed"] < self.delay:
                 return False  # asked for by `write`, which shows again what it has cleared
             self._shown = True
             return bool(super().display(msg, pos))
         if msg is None and self.n:
-            self._tell(str(self))
+            self._log(str(self))
         return False
 
     def close(self) -> None:
@@ -93,8 +93,8 @@ class ProgressLine(tqdm):
 
     def __str__(self) -> str:
         """The line, no wider than the terminal."""
-        known = self.format_dict
-        seconds = known["elapsed"]
-        rate = known["rate"] or ((self.n - self.initial) / seconds if seconds else None)
-        line = to_line(known["prefix"], self.n, self.total, self.unit, rate)
-        return line if self._tell else line[: (known["ncols"] or len(line) + 1) - 1]
+        format_values = self.format_dict
+        seconds = format_values["elapsed"]
+        rate = format_values["rate"] or ((self.n - self.initial) / seconds if seconds else None)
+        line = to_line(format_values["prefix"], self.n, self.total, self.unit, rate)
+        return line if self._log else line[: (format_values["ncols"] or len(line) + 1) - 1]

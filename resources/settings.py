@@ -57,7 +57,6 @@ from resources.delta.external_table import OutsideTable
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.row_groups import Color, Content
 from resources.delta.spark_session import gpu_settings, is_local, spark_session
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.files import s3
 from resources.files.image_folder import ImageFolder
@@ -75,7 +74,7 @@ POSTGRES = "postgresql+psycopg2://"  # without the driver's name SQLAlchemy take
 HTTP = ("http:", "https:")
 PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # of a database's settings, in lower case
 Choice = TypeVar("Choice", bound=str)
-MOST_CONTENT = 1900  # megabytes: neither Delta nor Arrow can carry 2 GiB in a row
+MAX_CONTENT_MEGABYTES = 1900  # megabytes: neither Delta nor Arrow can carry 2 GiB in a row
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,10 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     rules = variables.get(RULES_VARIABLE)
     return Settings(
         home=home,
-        storage=to_place(storage),
+        storage=to_location(storage),
         caches=to_folder(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
-        landing=to_place(landing),
-        tracking_uri=to_address(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        landing=to_location(landing),
+        tracking_uri=to_url(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER,
         processes=to_count(variables, "IMAGE_ASSETS_PROCESSES", 2),
         backbone=backbone,
@@ -157,24 +156,26 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         gpu_run_tags=to_tags(variables.get("IMAGE_ASSETS_GPU_RUN_TAGS")),
         spark_gpus=to_spark_gpus(variables),
         tasks_per_gpu=to_count(variables, "IMAGE_ASSETS_SPARK_TASKS_PER_GPU", 4),
-        dagster_url=to_address(variables, "IMAGE_ASSETS_DAGSTER_URL") or served("DAGSTER_PORT", 3000, variables),
+        dagster_url=to_url(variables, "IMAGE_ASSETS_DAGSTER_URL") or local_url("DAGSTER_PORT", 3000, variables),
         mlflow_url=to_mlflow_url(variables),
         owners=to_owners(variables.get("IMAGE_ASSETS_OWNERS")),
         freshness=to_freshness(variables),
-        gallery_url=variables.get("IMAGE_ASSETS_GALLERY_URL") or served("GALLERY_PORT", 4000, variables),
+        gallery_url=variables.get("IMAGE_ASSETS_GALLERY_URL") or local_url("GALLERY_PORT", 4000, variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
-        labels=to_outside(variables, "IMAGE_ASSETS_LABELS"),
-        settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", least=0),
+        labels=to_table_location(variables, "IMAGE_ASSETS_LABELS"),
+        settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", "2", minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
         events=to_queue(variables, str(landing)),
-        content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", "512", most=MOST_CONTENT),
+        content_limit_megabytes=to_number(
+            variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", "512", maximum=MAX_CONTENT_MEGABYTES
+        ),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", "16384"),
         cache_content=to_choice(variables, "IMAGE_ASSETS_CACHE_CONTENT", get_args(Content)),
         cache_color=to_choice(variables, "IMAGE_ASSETS_CACHE_COLOR", get_args(Color)),
         cache_megabytes=to_number(variables, "IMAGE_ASSETS_CACHE_MEGABYTES", "16384"),
         alert_rules=to_folder(rules) if rules else None,
-        alert_receivers=to_receivers(variables),
+        alert_receivers=receiver_names(variables),
         s3_settings=to_s3_settings(str(storage), str(landing), variables),
         dagster_on_postgres=is_on_postgres(variables.get(DATABASE_VARIABLE)),
     )
@@ -182,23 +183,23 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
 
 def to_choice(variables: Mapping[str, str], name: str, choices: Sequence[Choice]) -> Choice:
     """The variable's value, the first of the choices where it has none; a ValueError when it is another one."""
-    said = variables.get(name) or choices[0]
-    if said not in choices:
-        raise ValueError(f"{name} is {said!r}: expected one of {', '.join(choices)}")
-    return choices[choices.index(said)]
+    value = variables.get(name) or choices[0]
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+    return choices[choices.index(value)]
 
 
-def to_count(variables: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
+def to_count(variables: Mapping[str, str], name: str, default: int, *, minimum: int = 1) -> int:
     """The variable's whole number; a ValueError when it is none or too small."""
-    said = variables.get(name) or str(default)
-    if not said.isdecimal() or int(said) < least:
-        raise ValueError(f"{name} is {said!r}: expected a number from {least}, such as {default}")
-    return int(said)
+    value = variables.get(name) or str(default)
+    if not value.isdecimal() or int(value) < minimum:
+        raise ValueError(f"{name} is {value!r}: expected a number from {minimum}, such as {default}")
+    return int(value)
 
 
 def to_spark_gpus(variables: Mapping[str, str]) -> int:
     """GPUs of each executor; a ValueError on a local master, whose tasks would wait for them for ever."""
-    gpus = to_count(variables, "IMAGE_ASSETS_SPARK_GPUS", 0, least=0)
+    gpus = to_count(variables, "IMAGE_ASSETS_SPARK_GPUS", 0, minimum=0)
     master = variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER
     if gpus and is_local(master):
         raise ValueError(
@@ -208,68 +209,68 @@ def to_spark_gpus(variables: Mapping[str, str]) -> int:
     return gpus
 
 
-def to_tags(said: str | None) -> dict[str, str]:
+def to_tags(value: str | None) -> dict[str, str]:
     """Tags from a JSON object; values that are no texts stay JSON, as Dagster's launchers read them."""
     try:
-        tags = json.loads(said or "{}")
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in tags.items()}
+        tags = json.loads(value or "{}")
+        return {name: tag if isinstance(tag, str) else json.dumps(tag) for name, tag in tags.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"IMAGE_ASSETS_GPU_RUN_TAGS is {said!r}: expected a JSON object, such as "
+            f"IMAGE_ASSETS_GPU_RUN_TAGS is {value!r}: expected a JSON object, such as "
             '{"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}}'
         ) from error
 
 
-def served(port: str, default: int, variables: Mapping[str, str]) -> str:
+def local_url(port: str, default: int, variables: Mapping[str, str]) -> str:
     """Where `make dev` serves a page."""
     return f"http://127.0.0.1:{variables.get(port) or default}"
 
 
-def to_address(variables: Mapping[str, str], name: str) -> str:
+def to_url(variables: Mapping[str, str], name: str) -> str:
     """The variable's address; a ValueError where it holds a password: Dagster and MLflow show and log addresses."""
-    said = variables.get(name) or ""
-    if said.startswith(HTTP):
-        found, remedy = "@" in said, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are for MLflow's account"
+    value = variables.get(name) or ""
+    if value.startswith(HTTP):
+        found, remedy = "@" in value, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are for MLflow's account"
     else:
-        parts = urlsplit(said)
+        parts = urlsplit(value)
         found = parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
         remedy = "let the database's library find it, in ~/.pgpass for instance, or put an MLflow server in front"
     if found:
         raise ValueError(
             f"{name} holds a password or an account, which would be shown to people: leave it out; {remedy}"
         )
-    return said
+    return value
 
 
 def to_mlflow_url(variables: Mapping[str, str]) -> str:
     """Where people see MLflow: the tracking server, or where `make dev` serves it."""
-    server = to_address(variables, "MLFLOW_TRACKING_URI").rstrip("/")
-    named = to_address(variables, "IMAGE_ASSETS_MLFLOW_URL")
-    return named or (server if server.startswith(HTTP) else served("MLFLOW_PORT", 5000, variables))
+    server = to_url(variables, "MLFLOW_TRACKING_URI").rstrip("/")
+    named = to_url(variables, "IMAGE_ASSETS_MLFLOW_URL")
+    return named or (server if server.startswith(HTTP) else local_url("MLFLOW_PORT", 5000, variables))
 
 
 def to_number(
-    variables: Mapping[str, str], name: str, default: str, *, least: float = 0.001, most: float = 1e9
+    variables: Mapping[str, str], name: str, default: str, *, minimum: float = 0.001, maximum: float = 1e9
 ) -> float:
     """The variable's number; a ValueError when it is none or out of bounds."""
-    said = variables.get(name) or default
+    value = variables.get(name) or default
     try:
-        number = float(said)
+        number = float(value)
     except ValueError:
         number = float("nan")
-    if not least <= number <= most:
-        raise ValueError(f"{name} is {said!r}: expected a number from {least:g} to {most:g}, such as {default}")
+    if not minimum <= number <= maximum:
+        raise ValueError(f"{name} is {value!r}: expected a number from {minimum:g} to {maximum:g}, such as {default}")
     return number
 
 
-def to_patterns(said: str | None) -> tuple[str, ...]:
+def to_patterns(value: str | None) -> tuple[str, ...]:
     """Patterns as a shell has them, such as `*.jpg, raw/*`."""
-    return tuple(pattern.strip() for pattern in (said or "").split(",") if pattern.strip())
+    return tuple(pattern.strip() for pattern in (value or "").split(",") if pattern.strip())
 
 
-def to_owners(said: str | None) -> tuple[str, ...]:
+def to_owners(value: str | None) -> tuple[str, ...]:
     """Owners as Dagster takes them; a ValueError for one that is neither an address nor a team."""
-    owners = to_patterns(said)
+    owners = to_patterns(value)
     for owner in owners:
         if not re.fullmatch(r"team:[A-Za-z0-9._ -]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
             raise ValueError(f"IMAGE_ASSETS_OWNERS has {owner!r}: expected a mail address or team:<name>")
@@ -281,14 +282,14 @@ def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
     name = "IMAGE_ASSETS_FRESH_HOURS"
     if not variables.get(name):
         return None
-    hours = to_number(variables, name, "24", least=1 / 60)
+    hours = to_number(variables, name, "24", minimum=1 / 60)
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
 
 
 def to_s3_settings(storage: str, landing: str, variables: Mapping[str, str]) -> dict[str, str]:
     """What Spark is told where storage or landing folder lie on S3; a ValueError when they cannot be opened there."""
-    s3.check_place("IMAGE_ASSETS_STORAGE", storage, variables)
-    on_s3 = any(place.startswith(s3.SCHEME) for place in (storage, landing))
+    s3.require_supported_location("IMAGE_ASSETS_STORAGE", storage, variables)
+    on_s3 = any(location.startswith(s3.SCHEME) for location in (storage, landing))
     return s3.spark_settings(variables) if on_s3 else {}
 
 
@@ -302,21 +303,21 @@ def is_on_postgres(address: str | None) -> bool:
     return bool(address)
 
 
-def to_place(name: str | Path) -> Path | str:
+def to_location(name: str | Path) -> Path | str:
     """A URL as it is, a local folder by its one absolute name."""
     return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
 
 
-def to_outside(variables: Mapping[str, str], name: str) -> str:
+def to_table_location(variables: Mapping[str, str], name: str) -> str:
     """A table that somebody else keeps, on disk or on S3; nothing where none is named."""
-    place = to_address(variables, name)
-    s3.check_place(name, place, variables)
-    return str(to_place(place)) if place else ""
+    location = to_url(variables, name)
+    s3.require_supported_location(name, location, variables)
+    return str(to_location(location)) if location else ""
 
 
 def to_queue(variables: Mapping[str, str], landing: str) -> str:
     """The queue of events; a ValueError where it is none, or tells of no landing folder on S3."""
-    queue = to_address(variables, "IMAGE_ASSETS_EVENTS")
+    queue = to_url(variables, "IMAGE_ASSETS_EVENTS")
     if queue and not (queue.startswith(HTTP) and landing.startswith(s3.SCHEME)):
         raise ValueError(
             f"IMAGE_ASSETS_EVENTS is {queue!r}, and the landing folder {landing}: expected the https address of an SQS "
@@ -330,9 +331,9 @@ def to_folder(name: str | Path) -> Path:
     return Path(name).expanduser().resolve()
 
 
-def to_receivers(variables: Mapping[str, str]) -> tuple[str, ...]:
+def receiver_names(variables: Mapping[str, str]) -> tuple[str, ...]:
     """The receivers of alerts that have an address, by name."""
-    named = {name for name, said in variables.items() if name.startswith(ADDRESS_PREFIX) and name.isupper() and said}
+    named = {name for name, value in variables.items() if name.startswith(ADDRESS_PREFIX) and name.isupper() and value}
     return tuple(sorted(name.removeprefix(ADDRESS_PREFIX).lower() for name in named - {RULES_VARIABLE}))
 
 
@@ -378,7 +379,7 @@ def rules_file(settings: Settings) -> RulesFile:
     return RulesFile(path=str(path), required=settings.alert_rules is not None)
 
 
-def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+def create_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """The resources of a process: what it keeps lies in the home folder, but for what the settings move elsewhere."""
     tables = f"{settings.storage}/tables"
     spark = spark_session(
@@ -389,7 +390,6 @@ def local(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     return {
         "pyspark": spark,
         "delta_tables": DeltaTables(pyspark=spark, root=tables, checkpoints=f"{settings.storage}/checkpoints"),
-        "thin_tables": ThinTables(root=tables),
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
         "label_table": OutsideTable(source=settings.labels),

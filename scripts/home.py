@@ -8,8 +8,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from resources.files.object_storage import fresh
-from resources.settings import DATABASE_VARIABLE, Settings, read_settings, to_place
+from resources.files.object_storage import uncached_file_system
+from resources.settings import DATABASE_VARIABLE, Settings, read_settings, to_location
 from scripts.terminal import explain_errors
 
 DAGSTER_SETTINGS = Path(__file__).with_name("dagster.yaml")
@@ -67,7 +67,7 @@ def bind_landing(settings: Settings) -> None:
         ValueError: The home already has tables of another landing folder.
     """
     remembered = settings.remembered_landing
-    before = to_place(remembered.read_text().strip()) if remembered.is_file() else settings.landing
+    before = to_location(remembered.read_text().strip()) if remembered.is_file() else settings.landing
     if before != settings.landing and has_tables(settings):
         if before != settings.home / "landing" or settings.storage != settings.home:
             raise ValueError(
@@ -84,7 +84,7 @@ def bind_landing(settings: Settings) -> None:
 
 def has_tables(settings: Settings) -> bool:
     """Whether anything was ever ingested."""
-    system, tables = fresh(f"{settings.storage}/tables")
+    system, tables = uncached_file_system(f"{settings.storage}/tables")
     return system.exists(tables)
 
 

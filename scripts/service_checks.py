@@ -132,7 +132,7 @@ def dagster_database() -> Finding:
 
 def s3() -> Finding:
     """S3: Spark's jars, listing the buckets in use, and writing to the storage."""
-    from resources.files.object_storage import fresh
+    from resources.files.object_storage import uncached_file_system
     from resources.files.s3 import SCHEME
     from resources.settings import read_settings
 
@@ -144,10 +144,10 @@ def s3() -> Finding:
     if missing := jars.list_missing(jars.spark_home() / "jars", jars.S3):
         return Finding("failed", f"{len(missing)} of {len(jars.S3.jars)} jars are missing, such as {missing[0]}")
     for url in urls:
-        system, path = fresh(url)
+        system, path = uncached_file_system(url)
         system.ls(path.partition("/")[0])
     if storage in urls:
-        system, path = fresh(f"{storage}/doctor-{uuid4()}")
+        system, path = uncached_file_system(f"{storage}/doctor-{uuid4()}")
         system.pipe_file(path, b"written by make doctor")
         system.rm_file(path)
     return Finding("ok", f"{' and '.join(urls)}; {len(jars.S3.jars)} jars")

@@ -7,11 +7,11 @@ from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.data.folder_changes import folder_changes, without_writing
-from image_assets.data.given_labels import label_table_news
-from image_assets.data.image_files import read_known
+from image_assets.data.folder_changes import folder_changes, without_unsettled
+from image_assets.data.given_labels import label_table_change
+from image_assets.data.image_files import read_ledger
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder
 from sensors.attempts import ACTIVE, RequestKey, next_request, read_state
 
@@ -64,26 +64,26 @@ def new_images_every(seconds: int) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext,
         image_folder: ImageFolder,
         label_table: OutsideTable,
-        thin_tables: ThinTables,
+        delta_tables: DeltaTables,
     ) -> dg.SensorResult | dg.SkipReason:
         """Requests a run for each change of the landing folder or the label table, and retries failed runs."""
-        return request_ingest(context, image_folder, label_table, thin_tables)
+        return request_ingest(context, image_folder, label_table, delta_tables)
 
     return new_images
 
 
 def request_ingest(
-    context: dg.SensorEvaluationContext, image_folder: ImageFolder, label_table: OutsideTable, thin_tables: ThinTables
+    context: dg.SensorEvaluationContext, image_folder: ImageFolder, label_table: OutsideTable, delta_tables: DeltaTables
 ) -> dg.SensorResult | dg.SkipReason:
     """One tick: compares the landing folder and the label table with what has been ingested."""
     part, cursor = parse_cursor(context.cursor)
     try:
         with no_garbage_collection():
-            found = folder_changes(image_folder, read_known(thin_tables), part)
-        labels = label_table_news(context.instance, label_table)
+            found = folder_changes(image_folder, read_ledger(delta_tables), part)
+        labels = label_table_change(context.instance, label_table)
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))
-    changes = without_writing(found, image_folder)
+    changes = without_unsettled(found, image_folder)
     summary = f"{image_folder.root}: {changes}." + (f" Label table: {labels}." if labels else "")
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=cursor)
     digest = changes.digest() if not labels else sha256(f"{changes.digest()} {labels}".encode()).hexdigest()[:32]

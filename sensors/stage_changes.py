@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from image_assets.models.stage_history import record_changes
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
     SERVING_STAGE,
@@ -14,9 +14,9 @@ from resources.mlflow.model_registry import (
     RegistryUnavailable,
     UnclearServingVersion,
     disagreement,
-    in_words,
     serving_version,
     shadows,
+    version_numbers,
 )
 from sensors.attempts import RequestKey, next_request, read_state
 
@@ -42,7 +42,7 @@ def to_request(
         tags |= {"image_assets/model_version": str(serving.version), "image_assets/stage": serving.stage}
         tags |= {f"image_assets/{name}": serving.tags[name] for name in VERSION_TAGS if name in serving.tags}
     if shadow_versions:
-        tags["image_assets/shadow_versions"] = in_words(shadow_versions)
+        tags["image_assets/shadow_versions"] = version_numbers(shadow_versions)
     return dg.RunRequest(run_key=str(key), tags=tags)
 
 
@@ -55,13 +55,13 @@ def to_request(
 def stage_changes(
     context: dg.SensorEvaluationContext,
     model_registry: ModelRegistry,
-    thin_tables: ThinTables,
+    delta_tables: DeltaTables,
     inference_device: InferenceDevice,
 ) -> dg.SensorResult | dg.SkipReason:
     """Requests a run when the versions in Production or Staging change, retries failed runs, records stage changes."""
     try:
         versions = model_registry.versions()
-        record_changes(versions, thin_tables)
+        record_changes(versions, delta_tables)
         serving = serving_version(versions)
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))

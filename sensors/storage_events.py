@@ -8,11 +8,11 @@ from hashlib import sha256
 import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import read_known
-from resources.delta.thin_tables import ThinTables
+from image_assets.data.image_files import read_ledger
+from resources.delta.delta_tables import DeltaTables
 from resources.files import object_storage
 from resources.files.image_folder import ImageFolder
-from resources.files.storage_events import Message, StorageEvents
+from resources.files.storage_events import QueueMessage, StorageEvents
 from sensors.attempts import RequestKey, next_request, read_state
 from sensors.new_images import JOB_NAME, JOB_NAMES
 
@@ -51,12 +51,14 @@ class PendingRequest:
 class SortedMessages:
     """Messages by what to do with them."""
 
-    changed: dict[Message, list[str]]  # with the paths of files that differ from the ledger: ingest
-    unchanged: list[Message]  # about files that the ledger already has, or outside the landing folder: delete
+    changed: dict[QueueMessage, list[str]]  # with the paths of files that differ from the ledger: ingest
+    unchanged: list[QueueMessage]  # about files that the ledger already has, or outside the landing folder: delete
     waiting: int  # about files that may still be being written, or not about files: leave in the queue
 
 
-def sort_messages(messages: Sequence[Message], image_folder: ImageFolder, thin_tables: ThinTables) -> SortedMessages:
+def sort_messages(
+    messages: Sequence[QueueMessage], image_folder: ImageFolder, delta_tables: DeltaTables
+) -> SortedMessages:
     """Compares the files that the messages name with the ledger."""
     landing = f"{image_folder.path}/"
     paths_by_message = {
@@ -67,7 +69,7 @@ def sort_messages(messages: Sequence[Message], image_folder: ImageFolder, thin_t
     paths = {path for message_paths in paths_by_message.values() for path in message_paths}
     if not paths:
         return SortedMessages({}, list(paths_by_message), len(messages) - len(paths_by_message))
-    changes = folder_changes(image_folder, read_known(thin_tables), part=None, only=paths)
+    changes = folder_changes(image_folder, read_ledger(delta_tables), part=None, only=paths)
     to_read = {file.path for file in changes.to_read}
     unsettled = to_read - {file.path for file in image_folder.old_enough(changes.to_read)}
     different = {*to_read, *changes.missing, *(file.path for file in changes.irregular)}
@@ -87,7 +89,7 @@ def storage_events(*, on: bool) -> dg.SensorDefinition:
         description="Ingests the image files named in the object store's events.",
     )
     def storage_events(
-        context: dg.SensorEvaluationContext, events: StorageEvents, image_folder: ImageFolder, thin_tables: ThinTables
+        context: dg.SensorEvaluationContext, events: StorageEvents, image_folder: ImageFolder, delta_tables: DeltaTables
     ) -> dg.SensorResult | dg.SkipReason:
         """Requests a run for the files that messages name, and deletes the messages once it has succeeded."""
         if not events.queue:
@@ -105,7 +107,7 @@ def storage_events(*, on: bool) -> dg.SensorDefinition:
             return dg.SkipReason(f"Messages stay in the queue. {next_request(state, '')}")
         if pending.receipts:
             events.delete(pending.receipts)
-        messages = sort_messages(events.receive(MAX_MESSAGES), image_folder, thin_tables)
+        messages = sort_messages(events.receive(MAX_MESSAGES), image_folder, delta_tables)
         events.delete([message.receipt for message in messages.unchanged])
         done = PendingRequest(str(state.key.without_digest()))
         summary = (

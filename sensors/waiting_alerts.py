@@ -5,8 +5,8 @@ from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.predictions.alert_sending import due
-from resources.delta.thin_tables import ThinTables
+from image_assets.predictions.alert_sending import due_alerts
+from resources.delta.delta_tables import DeltaTables
 from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "send_alerts"
@@ -20,13 +20,13 @@ JOB_NAMES = (JOB_NAME, "ingest_images", "predict_images", "replay_quarantine")
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Retries alerts that could not be sent.",
 )
-def waiting_alerts(context: dg.SensorEvaluationContext, thin_tables: ThinTables) -> dg.SensorResult | dg.SkipReason:
+def waiting_alerts(context: dg.SensorEvaluationContext, delta_tables: DeltaTables) -> dg.SensorResult | dg.SkipReason:
     """Requests a run when alerts that failed, or that no run has sent yet, are due for another attempt."""
-    due_alerts = due(thin_tables, datetime.now(UTC))
+    due = due_alerts(delta_tables, datetime.now(UTC))
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=context.cursor)
-    if not due_alerts:
+    if not due:
         return dg.SensorResult(skip_reason="No alerts are due.", cursor=str(state.key.without_digest()))
-    request = next_request(state, sha256(due_alerts.encode()).hexdigest())
+    request = next_request(state, sha256(due.encode()).hexdigest())
     if isinstance(request, RequestKey):
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=str(request))], cursor=str(request))
-    return dg.SkipReason(f"{due_alerts}. {request}")
+    return dg.SkipReason(f"{due}. {request}")

@@ -16,7 +16,6 @@ from image_assets.data.image_splits import image_splits
 from image_assets.data.raw_images import raw_images
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import DeltaSpark, spark_session
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
@@ -36,13 +35,13 @@ SMALL_WORK = {
 
 @pytest.fixture(scope="session")
 def delta_spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeltaSpark]:
-    """The project's own Spark session, on two cores."""
+    """The project's own Spark session, on two cores, started by the first test that uses it."""
     settings = spark_session("local[2]", scratch=str(tmp_path_factory.mktemp("spark"))).spark_config
     java = f"{settings['spark.driver.extraJavaOptions']} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
     session = DeltaSpark(spark_config={**settings, **SMALL_WORK, "spark.driver.extraJavaOptions": java})
-    session.setup_for_execution(dg.build_init_resource_context())
     yield session
-    session.spark_session.stop()
+    if active := SparkSession.getActiveSession():
+        active.stop()
 
 
 @pytest.fixture(scope="session")
@@ -64,12 +63,6 @@ def home(tmp_path: Path) -> Path:
 def delta_tables(delta_spark: DeltaSpark, home: Path) -> DeltaTables:
     """No table yet."""
     return tables_in(home, delta_spark)
-
-
-@pytest.fixture
-def thin_tables(home: Path) -> ThinTables:
-    """The tables of the empty home, without Spark."""
-    return ThinTables(root=str(home / "tables"))
 
 
 @pytest.fixture

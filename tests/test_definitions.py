@@ -140,12 +140,6 @@ def test_every_check_is_evaluated(job: str) -> None:
     assert evaluated == defs.resolve_asset_graph().asset_check_keys
 
 
-def test_alerts_are_sent_again_without_spark() -> None:
-    resources = set(defs.resolve_job_def("send_alerts").get_required_resource_defs())
-    assert {"thin_tables", "alert_sender"} <= resources
-    assert not {"pyspark", "delta_tables"} & resources
-
-
 @pytest.mark.parametrize("verb", ["optimize", "vacuum"])
 def test_a_table_is_tended_under_the_pool_that_its_asset_writes_under(verb: str) -> None:
     ops = defs.resolve_job_def(f"{verb}_tables").all_node_defs

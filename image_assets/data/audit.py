@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import current_files, read_known
+from image_assets.data.image_files import current_files, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
@@ -27,12 +27,12 @@ from image_assets.schemas import (
 from resources.delta.arrow_rows import Row, map_rows
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.files.file_system import opened
+from resources.files.file_system import open_file
 from resources.files.image_folder import ImageFolder
 
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
-SHOWN = 5  # examples of what is wrong
-IMAGE = ["path", "image_id"]
+MAX_EXAMPLES = 5  # examples of what is wrong
+IMAGE_KEYS = ["path", "image_id"]
 UPSTREAM = (
     (FEATURED_IMAGES, RAW_IMAGES),
     (GRAYSCALE_IMAGES, FEATURED_IMAGES),
@@ -44,7 +44,7 @@ MISMATCH = StructType([StructField("path", StringType())])
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditResult:
     """What a rule of the audit came to: how many break it, and a few of them."""
 
     rule: str
@@ -52,86 +52,90 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[Finding]:
+def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
     """The rules one by one; all are kept when no finding counts anything as broken. Every file and row is read."""
-    yield from states_are_one(delta_tables, image_folder)
-    yield from keys_are_unique(delta_tables)
-    yield from bytes_are_true(delta_tables)
-    yield from tables_are_complete(delta_tables)
-    yield from logs_are_sound(delta_tables)
+    yield from check_states(delta_tables, image_folder)
+    yield from check_keys(delta_tables)
+    yield from check_contents(delta_tables)
+    yield from check_completeness(delta_tables)
+    yield from check_logs(delta_tables)
 
 
-def to_finding(rule: str, broken: DataFrame) -> Finding:
+def to_result(rule: str, broken: DataFrame) -> AuditResult:
     """The rows that break a rule, by their first column."""
     count = broken.count()
-    shown = broken.limit(SHOWN).collect() if count else []
-    return Finding(rule, count, tuple(str(row[0]) for row in shown))
+    shown = broken.limit(MAX_EXAMPLES).collect() if count else []
+    return AuditResult(rule, count, tuple(str(row[0]) for row in shown))
 
 
-def states_are_one(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[Finding]:
+def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
     """Each file of the folder has one state, and a run would find nothing to do."""
-    ledger = delta_tables.read(IMAGE_FILES)
-    yield to_finding("every state is a known one", ledger.where(~F.col("state").isin(*STATES)).select("path"))
+    ledger = delta_tables.dataframe(IMAGE_FILES)
+    yield to_result("every state is a known one", ledger.where(~F.col("state").isin(*STATES)).select("path"))
     reasons = ledger.where((F.col("state") == QUARANTINED) & F.col("reason").isNull())
-    yield to_finding("whatever is quarantined has a reason", reasons.select("path"))
-    changes = folder_changes(image_folder, read_known(delta_tables.thin), part=None)
+    yield to_result("whatever is quarantined has a reason", reasons.select("path"))
+    changes = folder_changes(image_folder, read_ledger(delta_tables), part=None)
     found = [*(file.path for file in (*changes.to_read, *changes.irregular)), *changes.missing]
-    yield Finding("every file is in the ledger as it is", len(found), tuple(found[:SHOWN]))
+    yield AuditResult("every file is in the ledger as it is", len(found), tuple(found[:MAX_EXAMPLES]))
 
 
-def keys_are_unique(delta_tables: DeltaTables) -> Iterator[Finding]:
+def check_keys(delta_tables: DeltaTables) -> Iterator[AuditResult]:
     """No two rows of a table have the same keys."""
     for table in TABLES:
-        repeated = delta_tables.read(table).groupBy(*table.keys).count().where("count > 1")
-        yield to_finding(f"{table.name}: one row for each {', '.join(table.keys)}", repeated)
+        repeated = delta_tables.dataframe(table).groupBy(*table.keys).count().where("count > 1")
+        yield to_result(f"{table.name}: one row for each {', '.join(table.keys)}", repeated)
 
 
-def bytes_are_true(delta_tables: DeltaTables) -> Iterator[Finding]:
+def check_contents(delta_tables: DeltaTables) -> Iterator[AuditResult]:
     """Stored bytes are those that the image_id says, and so are the bytes of the files that are current."""
     other = (F.sha2("content", 256) != F.col("image_id")) | (F.length("content") != F.col("length"))
-    yield to_finding(
+    yield to_result(
         "raw_images: image_id and length are those of the content",
-        delta_tables.read(RAW_IMAGES).where(F.col("content").isNotNull() & other).select("path"),
+        delta_tables.dataframe(RAW_IMAGES).where(F.col("content").isNotNull() & other).select("path"),
     )
 
     def differs(file: Row) -> Iterator[Row]:
         try:
-            with opened(file["path"]) as content:
+            with open_file(file["path"]) as content:
                 if file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]:
                     return
         except OSError:
             pass  # gone, or a link now: not what the ledger says either
         yield {"path": file["path"]}
 
-    current = current_files(delta_tables.read(IMAGE_FILES))
+    current = current_files(delta_tables.dataframe(IMAGE_FILES))
     spread = current.repartition(delta_tables.spark.sparkContext.defaultParallelism)
-    yield to_finding("every current file holds the bytes that the ledger says", map_rows(spread, differs, MISMATCH))
+    yield to_result("every current file holds the bytes that the ledger says", map_rows(spread, differs, MISMATCH))
 
 
-def tables_are_complete(delta_tables: DeltaTables) -> Iterator[Finding]:
+def check_completeness(delta_tables: DeltaTables) -> Iterator[AuditResult]:
     """Every current file is a row of each image table, and no row is without the one that it was made from."""
-    current = current_files(delta_tables.read(IMAGE_FILES))
+    current = current_files(delta_tables.dataframe(IMAGE_FILES))
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES):
-        yield to_finding(f"{table.name}: every current file is a row", without(current, delta_tables, table, IMAGE))
-    raw = delta_tables.read(RAW_IMAGES)
-    yield to_finding("raw_images: every row is a file of the ledger", without(raw, delta_tables, IMAGE_FILES, ["path"]))
+        yield to_result(
+            f"{table.name}: every current file is a row", rows_missing_in(current, delta_tables, table, IMAGE_KEYS)
+        )
+    raw = delta_tables.dataframe(RAW_IMAGES)
+    yield to_result(
+        "raw_images: every row is a file of the ledger", rows_missing_in(raw, delta_tables, IMAGE_FILES, ["path"])
+    )
     for table, upstream in UPSTREAM:
-        orphans = without(delta_tables.read(table), delta_tables, upstream, IMAGE)
-        yield to_finding(f"{table.name}: every row is one of {upstream.name}", orphans)
+        orphans = rows_missing_in(delta_tables.dataframe(table), delta_tables, upstream, IMAGE_KEYS)
+        yield to_result(f"{table.name}: every row is one of {upstream.name}", orphans)
 
 
-def without(rows: DataFrame, delta_tables: DeltaTables, table: Table, keys: list[str]) -> DataFrame:
+def rows_missing_in(rows: DataFrame, delta_tables: DeltaTables, table: Table, keys: list[str]) -> DataFrame:
     """The keys of the rows that the table lacks."""
-    return rows.select(keys).join(delta_tables.read(table).select(keys), on=keys, how="left_anti")
+    return rows.select(keys).join(delta_tables.dataframe(table).select(keys), on=keys, how="left_anti")
 
 
-def logs_are_sound(delta_tables: DeltaTables) -> Iterator[Finding]:
+def check_logs(delta_tables: DeltaTables) -> Iterator[AuditResult]:
     """The versions of every table follow each other, and Spark and delta-rs read the same number of rows."""
     for table in TABLES:
-        rows = delta_tables.read(table).count()
+        rows = delta_tables.dataframe(table).count()
         log = DeltaTable(delta_tables.uri(table))
         versions = sorted(commit["version"] for commit in log.history())
         gaps = [str(after) for before, after in zip(versions, versions[1:], strict=False) if after != before + 1]
-        yield Finding(f"{table.name}: every version follows the one before", len(gaps), tuple(gaps[:SHOWN]))
+        yield AuditResult(f"{table.name}: every version follows the one before", len(gaps), tuple(gaps[:MAX_EXAMPLES]))
         read = log.to_pyarrow_dataset().count_rows()
-        yield Finding(f"{table.name}: Spark and delta-rs read the same rows", abs(rows - read))
+        yield AuditResult(f"{table.name}: Spark and delta-rs read the same rows", abs(rows - read))

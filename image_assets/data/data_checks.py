@@ -7,19 +7,19 @@ import dagster as dg
 import pyarrow.compute as pc
 
 from image_assets.data.fetched_images import FAILED
-from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, not_there
+from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, files_not_found
 from image_assets.data.image_files import current_keys
-from image_assets.data.image_samples import current_images, groups_of_several, to_table
+from image_assets.data.image_samples import current_images, groups_of_several, groups_table
 from image_assets.data.inspection import QUARANTINED
 from image_assets.data.split_rows import (
-    LISTED,
-    MEND_LABELS,
-    MEND_LEAKS,
+    LEAKS_REMEDY,
+    LISTED_PROBLEMS,
+    MISSING_LABELS_REMEDY,
     SPLITS,
     current_assignments,
-    first_of,
     leaks,
     missing_labels,
+    to_bullets,
     training_labels,
 )
 from image_assets.data.table_checks import keys_unique
@@ -42,24 +42,24 @@ from resources.processes.training_processes import TrainingProcesses
 FEW_ROWS = 4  # a row group of so few rows is as small as its images allow
 
 
-def row_group_faults(groups: Sequence[tuple[int, int]], rows: int, ranks: int) -> list[str]:
+def row_group_problems(groups: Sequence[tuple[int, int]], rows: int, ranks: int) -> list[str]:
     """What is wrong with the row groups, by rows and bytes, of a cache of so many rows."""
     shards = shard_rows(groups, ranks)
     sizes = [size for _, size in groups]
     large = [size for rows_in, size in groups if size > 2 * ROW_GROUP_BYTES and rows_in > FEW_ROWS]
     least = min(rows, ROW_GROUPS_PER_RANK * ranks)
-    faults = []
+    problems = []
     if sum(shards) != rows:
-        faults.append(f"{sum(shards)} rows where {rows} were written")
+        problems.append(f"{sum(shards)} rows where {rows} were written")
     if len(groups) < least:
-        faults.append(f"{len(groups)} row groups for {ranks} rank(s): expected {least} or more")
+        problems.append(f"{len(groups)} row groups for {ranks} rank(s): expected {least} or more")
     if large:
-        faults.append(f"{len(large)} row groups above 2 MB")
+        problems.append(f"{len(large)} row groups above 2 MB")
     if len(groups) > least and sum(sizes) < len(groups) * ROW_GROUP_BYTES / 2:
-        faults.append(f"{len(groups)} row groups of {sum(sizes) // len(groups):,} bytes: expected about 1 MB")
+        problems.append(f"{len(groups)} row groups of {sum(sizes) // len(groups):,} bytes: expected about 1 MB")
     if max(shards) - min(shards) > 1:
-        faults.append(f"shards of {min(shards)} to {max(shards)} rows")
-    return faults
+        problems.append(f"shards of {min(shards)} to {max(shards)} rows")
+    return problems
 
 
 def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
@@ -76,15 +76,17 @@ def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         ranks = training_processes.processes
         try:
-            cache = existing_cache(delta_tables, petastorm_caches, split, training_labels(delta_tables.thin), ranks)
+            cache = existing_cache(delta_tables, petastorm_caches, split, training_labels(delta_tables), ranks)
         except (ValueError, FileNotFoundError) as nothing_yet:
             return dg.AssetCheckResult(passed=False, description=str(nothing_yet))
         groups = row_groups(cache.files)
-        faults = row_group_faults(groups, cache.rows, ranks)
+        problems = row_group_problems(groups, cache.rows, ranks)
         return dg.AssetCheckResult(
-            passed=not faults,
+            passed=not problems,
             metadata={"row_groups": len(groups), "shard_rows": ", ".join(map(str, shard_rows(groups, ranks)))},
-            description=f"{'; '.join(faults)}: delete {cache.url} and materialize {split}_cache" if faults else None,
+            description=f"{'; '.join(problems)}: delete {cache.url} and materialize {split}_cache"
+            if problems
+            else None,
         )
 
     return check
@@ -93,14 +95,14 @@ def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
 row_group_checks = [row_groups_balanced(split) for split in ("training", "validation")]
 
 
-SHOWN = 20
+LISTED_ROWS = 20
 QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
-MEND_LOSSES = "materialize the group data; where that brings nothing, `make audit` names the files"
-MEND_QUARANTINE = (
+LOST_FILES_REMEDY = "materialize the group data; where that brings nothing, `make audit` names the files"
+QUARANTINE_REMEDY = (
     "`image_files` shows which files and why; copy whole files in their place, delete what is no image or leave it "
     "out by IMAGE_ASSETS_EXCLUDE, and after a limit was raised launch `replay_quarantine`"
 )
-MEND_CONFLICTS = "delete the files named here from the folders of the labels that are wrong"
+LABEL_CONFLICTS_REMEDY = "delete the files named here from the folders of the labels that are wrong"
 
 
 def to_schema(columns: Sequence[str]) -> dg.TableSchema:
@@ -124,34 +126,32 @@ key_checks = [
 
 @dg.asset_check(
     asset="grayscale_images",
-    description=f"Every current file is a row of each image table. If it fails: {MEND_LOSSES}.",
+    description=f"Every current file is a row of each image table. If it fails: {LOST_FILES_REMEDY}.",
 )
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The ledger against the tables."""
-    thin = delta_tables.thin
-    current = set(current_keys(thin).itertuples(index=False, name=None))
-    rows = {table.name: thin.read_keys(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)}
+    current = set(current_keys(delta_tables).itertuples(index=False, name=None))
+    rows = {table.name: delta_tables.read_keys(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)}
     lost = {name: len(current - there) for name, there in rows.items()}
-    listed = thin.read_keys(IMAGE_FILES)
+    listed = delta_tables.read_keys(IMAGE_FILES)
     unlisted = sum((path,) not in listed for path, _ in rows[RAW_IMAGES.name])
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
-    said = ", ".join(f"{name} {count:,}" for name, count in metadata.items() if count)
+    summary = ", ".join(f"{name} {count:,}" for name, count in metadata.items() if count)
     return dg.AssetCheckResult(
-        passed=not said, metadata=metadata, description=f"{said}: {MEND_LOSSES}" if said else None
+        passed=not summary, metadata=metadata, description=f"{summary}: {LOST_FILES_REMEDY}" if summary else None
     )
 
 
 @dg.asset_check(
     asset="image_files",
     description=f"Few files are quarantined, {QUARANTINED_SHARE:.0%} at most; more look like a broken upload. "
-    f"If it fails: {MEND_QUARANTINE}.",
+    f"If it fails: {QUARANTINE_REMEDY}.",
 )
 def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The share of quarantined files, by reason."""
-    thin = delta_tables.thin
-    counts = Counter(thin.read(IMAGE_FILES, ["reason"], pc.field("state") == QUARANTINED)["reason"].to_pylist())
+    counts = Counter(delta_tables.read(IMAGE_FILES, ["reason"], pc.field("state") == QUARANTINED)["reason"].to_pylist())
     reasons = {f"quarantined_{reason}": count for reason, count in counts.most_common()}
-    files = thin.snapshot(IMAGE_FILES).rows
+    files = delta_tables.snapshot(IMAGE_FILES).rows
     share = counts.total() / max(1, files)
     passed = share <= QUARANTINED_SHARE
     found = f"{counts.total():,} of {files:,} files are quarantined, expected {QUARANTINED_SHARE:.0%} at most"
@@ -159,7 +159,7 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"share": round(share, 4), **reasons},
-        description=None if passed else f"{found}: {MEND_QUARANTINE}",
+        description=None if passed else f"{found}: {QUARANTINE_REMEDY}",
     )
 
 
@@ -171,9 +171,9 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The images that could not be fetched, by reason; the next run tries them again."""
     columns = ["url", "reason", "message"]
-    failed = delta_tables.thin.read(FETCHED_IMAGES, columns, pc.field("state") == FAILED).to_pylist()
+    failed = delta_tables.read(FETCHED_IMAGES, columns, pc.field("state") == FAILED).to_pylist()
     reasons = Counter(f"failed_{row['reason']}" for row in failed)
-    shown = dg.MetadataValue.table([dg.TableRecord(row) for row in failed[:SHOWN]], to_schema(columns))
+    shown = dg.MetadataValue.table([dg.TableRecord(row) for row in failed[:LISTED_ROWS]], to_schema(columns))
     return dg.AssetCheckResult(
         passed=not failed, severity=dg.AssetCheckSeverity.WARN, metadata={"images": shown, **reasons}
     )
@@ -186,10 +186,9 @@ def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 )
 def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The rows that contradict each other, those with no usable label, and the files that no listing found."""
-    thin = delta_tables.thin
     wrong = pc.field("state").isin([CONTRADICTORY, UNUSABLE])
-    rows = thin.read(GIVEN_LABELS, ["path", "state", "message"], wrong).to_pylist()
-    lacking = not_there(thin)
+    rows = delta_tables.read(GIVEN_LABELS, ["path", "state", "message"], wrong).to_pylist()
+    lacking = files_not_found(delta_tables)
     found = [*rows, *({"path": path, "state": "not there", "message": "no such file"} for path in lacking)]
     counts = Counter(str(row["state"]).replace(" ", "_") for row in found)
     advice = "mend the label table: these images have no label meanwhile, or these files are called otherwise"
@@ -199,7 +198,7 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         metadata={
             **{state: counts[state] for state in (CONTRADICTORY, UNUSABLE, "not_there")},
             "files": dg.MetadataValue.table(
-                [dg.TableRecord(row) for row in found[:SHOWN]],
+                [dg.TableRecord(row) for row in found[:LISTED_ROWS]],
                 to_schema(["path", "state", "message"]),
             ),
         },
@@ -208,11 +207,11 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset="featured_images", description=f"No image is there under two labels. If it fails: {MEND_CONFLICTS}."
+    asset="featured_images", description=f"No image is there under two labels. If it fails: {LABEL_CONFLICTS_REMEDY}."
 )
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Current files with the same image under different labels; near duplicates and mirrored ones are listed only."""
-    images = current_images(delta_tables.thin)
+    images = current_images(delta_tables)
     same = groups_of_several(images, "image_id", "label")
     near = groups_of_several(images, "duplicate_group", "image_id", "label")
     return dg.AssetCheckResult(
@@ -220,26 +219,26 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "images": len(same),
-            "files": to_table(same),
+            "files": groups_table(same),
             "near_duplicate_groups": len(near),
-            "near_duplicates": to_table(near),
+            "near_duplicates": groups_table(near),
         },
-        description=MEND_CONFLICTS if same else None,
+        description=LABEL_CONFLICTS_REMEDY if same else None,
     )
 
 
 @dg.asset_check(
     asset="image_splits",
     blocking=True,
-    description=f"Every label has images in training, validation and test. If it fails: {MEND_LABELS}.",
+    description=f"Every label has images in training, validation and test. If it fails: {MISSING_LABELS_REMEDY}.",
 )
 def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The labels that a split lacks: trained or judged without images, their figures would say nothing."""
-    assigned = current_assignments(delta_tables.thin)
+    assigned = current_assignments(delta_tables)
     missing = missing_labels(assigned)
     names = {split: [found.label for found in missing if split in found.splits] for split in SPLITS}
     lacking = {f"lacking_in_{split}": ", ".join(labels) or "none" for split, labels in names.items()}
-    advice = f"{first_of(missing)}\n\n{MEND_LABELS}" if missing else "there is no labelled image: add some"
+    advice = f"{to_bullets(missing)}\n\n{MISSING_LABELS_REMEDY}" if missing else "there is no labelled image: add some"
     passed = bool(len(assigned)) and not missing
     return dg.AssetCheckResult(passed=passed, metadata=lacking, description=None if passed else advice)
 
@@ -248,18 +247,18 @@ def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     asset="image_splits",
     blocking=True,
     description="No image is in two splits, also not as a near duplicate or mirrored; told anew by how they look. "
-    f"If it fails: {MEND_LEAKS}.",
+    f"If it fails: {LEAKS_REMEDY}.",
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups that leak from one split into another."""
-    found = leaks(current_assignments(delta_tables.thin))
+    found = leaks(current_assignments(delta_tables))
     records = [
         dg.TableRecord({"files": leak.files, **{split: "\n".join(leak.first_paths(split)) for split in SPLITS}})
-        for leak in found[:LISTED]
+        for leak in found[:LISTED_PROBLEMS]
     ]
     columns = [dg.TableColumn("files", "int"), *map(dg.TableColumn, SPLITS)]
     return dg.AssetCheckResult(
         passed=not found,
         metadata={"groups": len(found), "files": dg.MetadataValue.table(records, dg.TableSchema(columns))},
-        description=f"{first_of(found)}\n\n{MEND_LEAKS}" if found else None,
+        description=f"{to_bullets(found)}\n\n{LEAKS_REMEDY}" if found else None,
     )

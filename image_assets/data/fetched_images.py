@@ -18,12 +18,12 @@ import pyarrow as pa
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.label_corrections import why_no_label
+from image_assets.data.label_corrections import label_problem
 from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, format_of
 from image_assets.schemas import FETCHED_IMAGES
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideRows, OutsideTable
 from resources.delta.table_metadata import table_metadata
-from resources.delta.thin_tables import ThinTables
 from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES
 from resources.files.image_file import escaped
@@ -34,7 +34,7 @@ from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
 NO_NAME = re.compile(r"[^\w .()-]+")  # what names that addresses end in are rid of
-MOST_LETTERS = 100
+MAX_STEM_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Source:
     label: str = ""
     name: str = ""
 
-    def below(self, suffix: str) -> str:
+    def relative_path(self, suffix: str) -> str:
         """Its place below the landing folder; its content tells the suffix where its name has none of an image."""
-        said = self.name or unquote(urlsplit(self.url).path).rpartition("/")[2]
-        path = PurePosixPath(said)
+        file_name = self.name or unquote(urlsplit(self.url).path).rpartition("/")[2]
+        path = PurePosixPath(file_name)
         if path.suffix.lower() in SUFFIXES:
-            said, suffix = path.stem, path.suffix
+            file_name, suffix = path.stem, path.suffix
         if not self.name:  # the same name comes from many places
-            stem = NO_NAME.sub("_", said).strip(" .")[:MOST_LETTERS] or "image"
-            said = f"{stem}-{sha256(self.url.encode()).hexdigest()[:10]}"
-        return f"{self.label}/{said}{suffix}" if self.label else f"{said}{suffix}"
+            stem = NO_NAME.sub("_", file_name).strip(" .")[:MAX_STEM_LENGTH] or "image"
+            file_name = f"{stem}-{sha256(self.url.encode()).hexdigest()[:10]}"
+        return f"{self.label}/{file_name}{suffix}" if self.label else f"{file_name}{suffix}"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FetchOutcome:
     """What came of an image; the fields are the columns of fetched_images."""
 
     url: str
@@ -73,16 +73,16 @@ class Outcome:
     fetched_at: datetime | None = None
 
     @property
-    def fetched(self) -> "Outcome":
+    def fetched(self) -> "FetchOutcome":
         """The same, where the file is there as it was."""
         return replace(self, state=FETCHED, reason=None, message=None)
 
-    def failed(self, error: NotFetched) -> "Outcome":
+    def failed(self, error: NotFetched) -> "FetchOutcome":
         """The same, where it could not be fetched; the file stays where it was fetched before."""
         return replace(self, state=FAILED, reason=error.reason, message=error.message)
 
 
-def shown(address: str) -> str:
+def redacted(address: str) -> str:
     """A web address without account, fragment, and the values of whatever in it looks like a secret; others as is."""
     parts = urlsplit(address)
     if parts.scheme not in WEB:
@@ -92,17 +92,17 @@ def shown(address: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
-def why_not(source: Source) -> NotFetched | None:
+def refusal_of(source: Source) -> NotFetched | None:
     """What is wrong with a row of the table; None when nothing is."""
     if not source.address:
         return NotFetched("bad_address", "a row names no address")
     if "@" in urlsplit(source.address).netloc:
         return NotFetched("password", "its address holds an account or a password: leave it out")
-    if source.label and (why := why_no_label(source.label)):
+    if source.label and (why := label_problem(source.label)):
         return NotFetched("bad_label", f"{source.label[:80]!r} is no label: {why}")
     if source.label.startswith(".") or source.name.startswith("."):
         return NotFetched("bad_name", "it would be a hidden file: expected a name that begins with no dot")
-    if source.name and (why := why_no_label(f"{source.name}.jpeg")):
+    if source.name and (why := label_problem(f"{source.name}.jpeg")):
         return NotFetched("bad_name", f"{source.name[:80]!r} is no name: {why}")
     return None
 
@@ -116,12 +116,12 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
         if not (address or label or name):
             continue
         try:
-            source = Source(address, shown(address), label, name)
+            source = Source(address, redacted(address), label, name)
         except ValueError:  # its parts cannot be told apart, and so neither what may not be shown
             number = sha256(address.encode()).hexdigest()[:10]
             refused[f"address {number}"] = NotFetched("bad_address", "it is no address")
             continue
-        if error := why_not(source):
+        if error := refusal_of(source):
             refused[source.url] = error
         else:
             named[source.url].add(source)
@@ -135,18 +135,18 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
 class Fetching:
     """Fetches sources into the landing folder, several at a time; `known` is what came of them before, by url."""
 
-    def __init__(self, files: RemoteFiles, image_folder: ImageFolder, known: Mapping[str, Outcome]) -> None:
-        self.files, self.known = files, known
+    def __init__(self, files: RemoteFiles, image_folder: ImageFolder, previous: Mapping[str, FetchOutcome]) -> None:
+        self.files, self.previous = files, previous
         self.root, self.landing = image_folder.root, image_folder.path
-        self.places = {self.below(outcome): url for url, outcome in known.items() if outcome.path}
+        self.url_by_path = {self.relative_path(outcome): url for url, outcome in previous.items() if outcome.path}
         self.lock = Lock()
 
-    def below(self, outcome: Outcome) -> str:
+    def relative_path(self, outcome: FetchOutcome) -> str:
         """Where the file lies below the landing folder; empty where it is none of this folder."""
         path = (outcome.path or "").removeprefix(f"{self.landing}/")
         return "" if path == outcome.path else unquote(path)
 
-    def all(self, sources: Sequence[Source], at_once: int) -> Iterator[Outcome]:
+    def all(self, sources: Sequence[Source], at_once: int) -> Iterator[FetchOutcome]:
         """What came of each, as they come."""
         pool = ThreadPoolExecutor(at_once, thread_name_prefix="fetch")
         try:
@@ -155,22 +155,22 @@ class Fetching:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def one(self, source: Source) -> Outcome:
+    def one(self, source: Source) -> FetchOutcome:
         """What came of an image: the same as before where nothing changed."""
-        known = self.known.get(source.url, Outcome(source.url))
-        before = self.below(known)
-        stays = bool(before) and source.below(PurePosixPath(before).suffix) == before
+        previous = self.previous.get(source.url, FetchOutcome(source.url))
+        before = self.relative_path(previous)
+        stays = bool(before) and source.relative_path(PurePosixPath(before).suffix) == before
         stays = stays and landed_files.is_there(self.root, before)
         try:
-            fetched = self.files.fetch(source.address, (known.stamp or "") if stays else "")
+            fetched = self.files.fetch(source.address, (previous.stamp or "") if stays else "")
             if fetched is None:
-                return known.fetched
+                return previous.fetched
             with fetched.file:
-                return self.landed(source, fetched, known, stays=stays)
+                return self.landed(source, fetched, previous, stays=stays)
         except NotFetched as error:
-            return known.failed(error)
+            return previous.failed(error)
 
-    def landed(self, source: Source, fetched: Fetched, known: Outcome, *, stays: bool) -> Outcome:
+    def landed(self, source: Source, fetched: Fetched, previous: FetchOutcome, *, stays: bool) -> FetchOutcome:
         """Lay a file at its place; one that was fetched before to another place leaves it."""
         start = fetched.file.read(SIGNATURE_BYTES)
         fetched.file.seek(0)
@@ -178,39 +178,41 @@ class Fetching:
         if kind is None:
             expected = f"expected one of {', '.join(FORMATS)}"
             raise NotFetched("not_an_image", f"{fetched.length:,} bytes beginning with {start[:8]!r}: {expected}")
-        if stays and known.image_id == fetched.digest:  # the same bytes: the file keeps its time
-            return replace(known.fetched, stamp=fetched.stamp)
-        before, below = self.below(known), source.below(f".{kind.lower()}")
-        self.claim(source.url, below)
+        if stays and previous.image_id == fetched.digest:  # the same bytes: the file keeps its time
+            return replace(previous.fetched, stamp=fetched.stamp)
+        before, relative_path = self.relative_path(previous), source.relative_path(f".{kind.lower()}")
+        self.claim(source.url, relative_path)
         try:
-            landed_files.put(self.root, below, fetched.file)
-            if before and before != below:
+            landed_files.put(self.root, relative_path, fetched.file)
+            if before and before != relative_path:
                 landed_files.remove(self.root, before)
         except OSError as error:
             raise NotFetched(
                 "not_written", f"the landing folder does not take it: {error.strerror or error}"
             ) from error
         return replace(
-            known.fetched,
-            path=f"{self.landing}/{escaped(below)}",
+            previous.fetched,
+            path=f"{self.landing}/{escaped(relative_path)}",
             image_id=fetched.digest,
             length=fetched.length,
             stamp=fetched.stamp,
             fetched_at=datetime.now(UTC),
         )
 
-    def claim(self, url: str, below: str) -> None:
+    def claim(self, url: str, relative_path: str) -> None:
         """Let a place be this image's; NotFetched where a file is there that is not."""
         with self.lock:
-            if self.places.get(below) != url and (below in self.places or landed_files.is_there(self.root, below)):
-                raise NotFetched("name_taken", f"{below} is another file: expected a name of its own, or none")
-            self.places[below] = url
+            if self.url_by_path.get(relative_path) != url and (
+                relative_path in self.url_by_path or landed_files.is_there(self.root, relative_path)
+            ):
+                raise NotFetched("name_taken", f"{relative_path} is another file: expected a name of its own, or none")
+            self.url_by_path[relative_path] = url
 
 
 ADDRESSES = ("url", "path")  # the first of these columns that is there
-MORE = ("label", "name")
+OPTIONAL_COLUMNS = ("label", "name")
 COMMIT_ROWS, COMMIT_SECONDS = 500, 30  # a killed run fetches at most this much again
-COLUMNS = [of.name for of in fields(Outcome)]
+COLUMNS = [of.name for of in fields(FetchOutcome)]
 
 
 class FetchConfig(dg.Config):
@@ -235,27 +237,27 @@ def read_table(source: str) -> OutsideRows:
     if is_url(source) and not source.startswith("s3://"):
         raise ValueError("table is on another file system: expected a path, or s3://…")
     table = OutsideTable(source=source)
-    outside = table.read([], [*ADDRESSES, *MORE])
+    outside = table.read([], [*ADDRESSES, *OPTIONAL_COLUMNS])
     found = [name for name in ADDRESSES if name in outside.rows.column_names]
     if not found:
         raise ValueError(f"{source} names no image: expected a column {' or '.join(ADDRESSES)}")
-    more = [name for name in MORE if name in outside.rows.column_names]
+    more = [name for name in OPTIONAL_COLUMNS if name in outside.rows.column_names]
     return OutsideRows(outside.rows.select([found[0], *more]), outside.version, outside.content)
 
 
-def read_known(thin_tables: ThinTables) -> dict[str, Outcome]:
+def read_outcomes(delta_tables: DeltaTables) -> dict[str, FetchOutcome]:
     """What came of each address so far."""
-    return {row["url"]: Outcome(**row) for row in thin_tables.read(FETCHED_IMAGES, COLUMNS).to_pylist()}
+    return {row["url"]: FetchOutcome(**row) for row in delta_tables.read(FETCHED_IMAGES, COLUMNS).to_pylist()}
 
 
-def record(thin_tables: ThinTables, outcomes: Sequence[Outcome]) -> None:
+def merge_outcomes(delta_tables: DeltaTables, outcomes: Sequence[FetchOutcome]) -> None:
     """Merge what came of some images, in one commit; no commit for none."""
     if outcomes:
         rows = pa.Table.from_pylist([vars(outcome) for outcome in outcomes], to_arrow_schema(FETCHED_IMAGES.columns))
-        thin_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in COLUMNS[1:]})
+        delta_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in COLUMNS[1:]})
 
 
-def word(outcome: Outcome, before: Outcome | None) -> str:
+def count_key(outcome: FetchOutcome, before: FetchOutcome | None) -> str:
     """What came of an image, in a word to count by."""
     if outcome.state == FAILED:
         return f"failed_{outcome.reason}"
@@ -263,59 +265,61 @@ def word(outcome: Outcome, before: Outcome | None) -> str:
 
 
 def fetch(
-    thin_tables: ThinTables, image_folder: ImageFolder, files: RemoteFiles, rows: pa.Table, at_once: int, log: Logger
+    delta_tables: DeltaTables, image_folder: ImageFolder, files: RemoteFiles, rows: pa.Table, at_once: int, log: Logger
 ) -> Counter[str]:
     """Fetch what is new or changed; how many images were fetched, are unchanged, or failed, by reason."""
-    thin_tables.create(FETCHED_IMAGES)
+    delta_tables.create(FETCHED_IMAGES)
     landed_files.prepare(image_folder.root)
-    known = read_known(thin_tables)
+    previous = read_outcomes(delta_tables)
     sources, refused = to_sources(rows)
     log.info(f"{len(sources):,} images are named; of {len(refused):,} the rows name nothing that can be fetched")
     counts = Counter(f"failed_{error.reason}" for error in refused.values())
-    waiting = [known.get(url, Outcome(url)).failed(error) for url, error in refused.items()]
-    waiting += no_longer_named(known, {*refused, *(source.url for source in sources)})
+    waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
+    waiting += no_longer_named(previous, {*refused, *(source.url for source in sources)})
     started = committed = time.monotonic()
-    for number, outcome in enumerate(Fetching(files, image_folder, known).all(sources, at_once), 1):
-        counts[word(outcome, known.get(outcome.url))] += 1
+    for number, outcome in enumerate(Fetching(files, image_folder, previous).all(sources, at_once), 1):
+        counts[count_key(outcome, previous.get(outcome.url))] += 1
         waiting.append(outcome)
         if len(waiting) >= COMMIT_ROWS or time.monotonic() - committed > COMMIT_SECONDS:
-            record(thin_tables, changed(waiting, known))
+            merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
             waiting, committed = [], time.monotonic()
-            said = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
-            log.info(f"{number:,} of {len(sources):,} images, {number / (committed - started):,.0f} a second: {said}")
-    record(thin_tables, changed(waiting, known))
+            progress = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+            log.info(
+                f"{number:,} of {len(sources):,} images, {number / (committed - started):,.0f} a second: {progress}"
+            )
+    merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
     return counts
 
 
-def no_longer_named(known: Mapping[str, Outcome], named: Collection[str]) -> list[Outcome]:
+def no_longer_named(previous: Mapping[str, FetchOutcome], named: Collection[str]) -> list[FetchOutcome]:
     """What failed and has left the table: nothing to be warned of any more."""
-    left = [outcome for url, outcome in known.items() if outcome.state == FAILED and url not in named]
+    left = [outcome for url, outcome in previous.items() if outcome.state == FAILED and url not in named]
     return [replace(outcome, state=UNNAMED, reason=None, message=None) for outcome in left]
 
 
-def changed(outcomes: Sequence[Outcome], known: Mapping[str, Outcome]) -> list[Outcome]:
+def changed_outcomes(outcomes: Sequence[FetchOutcome], previous: Mapping[str, FetchOutcome]) -> list[FetchOutcome]:
     """Those that are not what is known already."""
-    return [outcome for outcome in outcomes if known.get(outcome.url) != outcome]
+    return [outcome for outcome in outcomes if previous.get(outcome.url) != outcome]
 
 
 @dg.asset(kinds={"deltalake"}, pool="fetched_images")
 def fetched_images(
-    context: dg.AssetExecutionContext, config: FetchConfig, thin_tables: ThinTables, image_folder: ImageFolder
+    context: dg.AssetExecutionContext, config: FetchConfig, delta_tables: DeltaTables, image_folder: ImageFolder
 ) -> dg.MaterializeResult:
     """Images that a table of addresses names, in the landing folder: each with what came of it, and why it failed."""
     outside = read_table(config.table)
     files = RemoteFiles(
-        most_bytes=int(config.megabytes * MEBIBYTE),
+        max_bytes=int(config.megabytes * MEBIBYTE),
         seconds=config.seconds,
         attempts=config.attempts,
         private_addresses=config.private_addresses,
         local_files=config.local_files,
     )
-    counts = fetch(thin_tables, image_folder, files, outside.rows, config.at_once, context.log)
-    thin_tables.compact(FETCHED_IMAGES)
+    counts = fetch(delta_tables, image_folder, files, outside.rows, config.at_once, context.log)
+    delta_tables.compact_without_spark(FETCHED_IMAGES)
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(FETCHED_IMAGES, thin_tables.uri(FETCHED_IMAGES), thin_tables.snapshot(FETCHED_IMAGES)),
+            **table_metadata(FETCHED_IMAGES, delta_tables.uri(FETCHED_IMAGES), delta_tables.snapshot(FETCHED_IMAGES)),
             "table": config.table,
             "table_content": outside.content,
             **{name: counts[name] for name in ("fetched", "unchanged")},

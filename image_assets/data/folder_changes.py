@@ -8,7 +8,7 @@ from zlib import crc32
 
 import dagster as dg
 
-from image_assets.data.image_files import NOT_REGULAR, Known
+from image_assets.data.image_files import NOT_REGULAR, LedgerEntry
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.images.large_images import Limits
 from resources.files.file_system import FileChanged, read_content
@@ -35,21 +35,21 @@ class FolderChanges:
     """
 
     listed: int
-    looked_at: int
+    checked: int
     to_read: tuple[ImageFile, ...]
     irregular: tuple[ImageFile, ...]
     missing: tuple[str, ...]
-    writing: int = 0  # files that somebody may still be writing, which are none of the others
+    unsettled: int = 0  # files that somebody may still be writing, which are none of the others
 
     def __str__(self) -> str:
         counts = {
             "new or changed": len(self.to_read),
             "gone": len(self.missing),
             "no regular files": len(self.irregular),
-            "being written": self.writing,
+            "being written": self.unsettled,
         }
         found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        return f"{self.listed:,} files, {self.looked_at:,} looked at: {found or 'all taken in'}"
+        return f"{self.listed:,} files, {self.checked:,} looked at: {found or 'all taken in'}"
 
     def digest(self) -> str:
         """The changes in one short string; empty when there is none."""
@@ -58,14 +58,14 @@ class FolderChanges:
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] if lines else ""
 
 
-def without_writing(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
+def without_unsettled(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
     """The changes less the files that somebody may still be writing."""
     whole = tuple(image_folder.old_enough(changes.to_read))
-    return replace(changes, to_read=whole, writing=len(changes.to_read) - len(whole))
+    return replace(changes, to_read=whole, unsettled=len(changes.to_read) - len(whole))
 
 
 def folder_changes(
-    image_folder: ImageFolder, known: Mapping[str, Known], part: int | None, only: Collection[str] = ()
+    image_folder: ImageFolder, ledger: Mapping[str, LedgerEntry], part: int | None, only: Collection[str] = ()
 ) -> FolderChanges:
     """The files that are new or other than the ledger says, those that are no regular files, those that are gone.
 
@@ -75,37 +75,41 @@ def folder_changes(
     With `only` some paths nothing is listed, and nothing is said of other files.
     FileNotFoundError when there is no such folder.
     """
-    listing = image_folder.look_for(only) if only else image_folder.list_names()
-    known = {path: known[path] for path in only if path in known} if only else known
-    asked = list(to_look_at(listing, known, part, image_folder.sweep_files))
-    looking = ProgressLine("looked at", len(asked), "files", dg.get_dagster_logger().info, items=asked)
-    seen = [file for path in looking if (file := listing.look_at(path))]  # one that went meanwhile is missing next time
-    other = [file for file in seen if not is_settled(file, known.get(file.path))]
-    swept = [] if part is None else list(find_rewritten(listing, known, part, image_folder.sweep_bytes))
+    listing = image_folder.list_paths(only) if only else image_folder.list_names()
+    ledger = {path: ledger[path] for path in only if path in ledger} if only else ledger
+    to_check = list(paths_to_check(listing, ledger, part, image_folder.sweep_files))
+    progress = ProgressLine("looked at", len(to_check), "files", dg.get_dagster_logger().info, items=to_check)
+    seen = [
+        file for path in progress if (file := listing.stat_file(path))
+    ]  # one that went meanwhile is missing next time
+    other = [file for file in seen if not is_up_to_date(file, ledger.get(file.path))]
+    swept = [] if part is None else list(find_rewritten_files(listing, ledger, part, image_folder.sweep_bytes))
     return FolderChanges(
         listed=len(listing.names),
-        looked_at=len(asked),
+        checked=len(to_check),
         to_read=tuple({file.path: file for file in [*other, *swept] if file.regular}.values()),
         irregular=tuple(file for file in other if not file.regular),
-        missing=tuple(path for path in known.keys() - listing.names.keys() if known[path].state != MISSING),
+        missing=tuple(path for path in ledger.keys() - listing.names.keys() if ledger[path].state != MISSING),
     )
 
 
-def is_settled(file: ImageFile, before: Known | None) -> bool:
+def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
     """Whether the ledger has judged the file as it is: the same size, time and kind."""
     return (
         before is not None
         and before.state not in (PENDING, MISSING)
-        and before.is_still(file)
+        and before.is_unchanged(file)
         and file.regular == (before.reason != NOT_REGULAR)
     )
 
 
-def to_look_at(listing: Listing, known: Mapping[str, Known], part: int | None, sweep_files: int) -> Iterator[str]:
+def paths_to_check(
+    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int | None, sweep_files: int
+) -> Iterator[str]:
     """The names that are unknown, unsettled or of another kind than before, and those whose turn it is."""
-    parts = 1 if part is None else ceil(len(known) / sweep_files)
+    parts = 1 if part is None else ceil(len(ledger) / sweep_files)
     for path, regular in listing.names.items():
-        before = known.get(path)
+        before = ledger.get(path)
         if (
             before is None
             or before.state in (PENDING, MISSING)
@@ -116,21 +120,23 @@ def to_look_at(listing: Listing, known: Mapping[str, Known], part: int | None, s
             yield path
 
 
-def find_rewritten(listing: Listing, known: Mapping[str, Known], part: int, sweep_bytes: int) -> Iterator[ImageFile]:
+def find_rewritten_files(
+    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int, sweep_bytes: int
+) -> Iterator[ImageFile]:
     """The files whose turn it is to be read and whose content is not what it was, though size and time are.
 
     Files above `sweep_bytes` are left to `make audit`.
     """
-    judged = [
+    readable = [
         (path, before)
-        for path, before in known.items()
+        for path, before in ledger.items()
         if before.state in (CURRENT, QUARANTINED) and before.image_id and before.length <= sweep_bytes
     ]
-    parts = max(1, ceil(sum(before.length for _, before in judged) / sweep_bytes))
-    for path, before in judged:
+    parts = max(1, ceil(sum(before.length for _, before in readable) / sweep_bytes))
+    for path, before in readable:
         if crc32(path.encode(), 1) % parts == part % parts:
-            file = listing.look_at(path) if listing.names.get(path) else None
-            if file and file.regular and before.is_still(file) and content_id(file) not in (before.image_id, None):
+            file = listing.stat_file(path) if listing.names.get(path) else None
+            if file and file.regular and before.is_unchanged(file) and content_id(file) not in (before.image_id, None):
                 yield file
 
 

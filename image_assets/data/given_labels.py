@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.label_corrections import why_no_label
+from image_assets.data.label_corrections import label_problem
 from image_assets.data.labels import to_label
 from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.table_metadata import last_said, table_metadata
-from resources.delta.thin_tables import ThinTables
+from resources.delta.table_metadata import last_metadata, table_metadata
 from resources.files import object_storage
 from resources.files.file_system import SCHEME, to_path
 from resources.files.image_file import escaped
@@ -25,11 +25,11 @@ from resources.files.object_storage import is_url
 GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # of files that it names
 UNNAMED, FOLDER = "unnamed", "folder"
 COLUMNS = ["path", "label", "state", "message"]
-VERSION = "label_table_version"
-SHOWN = 20
+VERSION_KEY = "label_table_version"
+LISTED_LABELS = 20
 
 
-class Given(NamedTuple):
+class GivenLabel(NamedTuple):
     """What a label table comes to for a file: the columns of given_labels beside its path."""
 
     label: str | None
@@ -37,8 +37,8 @@ class Given(NamedTuple):
     message: str | None = None
 
 
-UNLABELLED = Given(None, EMPTY, "the label table names the file and gives it no label")
-NOT_NAMED = Given(None, UNNAMED, "the label table does not name the file")
+UNLABELLED = GivenLabel(None, EMPTY, "the label table names the file and gives it no label")
+NOT_NAMED = GivenLabel(None, UNNAMED, "the label table does not name the file")
 
 
 def to_table_path(name: str, landing: str) -> str:
@@ -52,75 +52,80 @@ def to_table_path(name: str, landing: str) -> str:
     return f"{landing}/{escaped(str(PurePosixPath(name)))}" if name else ""
 
 
-def to_given(path: str, labels: set[str]) -> Given:
+def to_given(path: str, labels: set[str]) -> GivenLabel:
     """What the rows of a file come to: no label at all where they contradict each other."""
     if len(labels) > 1:
-        said = ", ".join(repr(label[:80]) for label in sorted(labels)[:SHOWN])
-        return Given(None, CONTRADICTORY, f"its rows say {said}: expected one label")
+        listed = ", ".join(repr(label[:80]) for label in sorted(labels)[:LISTED_LABELS])
+        return GivenLabel(None, CONTRADICTORY, f"its rows say {listed}: expected one label")
     (label,) = labels
     if not path:
-        return Given(None, UNUSABLE, "a row has a label and no path: expected the path of a file")
+        return GivenLabel(None, UNUSABLE, "a row has a label and no path: expected the path of a file")
     if not label:
         return UNLABELLED
-    why = why_no_label(label)
-    return Given(None, UNUSABLE, f"{label[:80]!r} is no label: {why}") if why else Given(label, GIVEN)
+    why = label_problem(label)
+    return GivenLabel(None, UNUSABLE, f"{label[:80]!r} is no label: {why}") if why else GivenLabel(label, GIVEN)
 
 
-def read_given(rows: pa.Table, landing: str) -> dict[str, Given]:
+def read_given(rows: pa.Table, landing: str) -> dict[str, GivenLabel]:
     """What a label table says of each file that it names; rows without path and label are passed over."""
     labels: dict[str, set[str]] = defaultdict(set)
-    for name, said in zip(rows["path"].to_pylist(), rows["label"].to_pylist(), strict=True):
-        path, label = (name or "").strip(), (said or "").strip()
+    for name, label in zip(rows["path"].to_pylist(), rows["label"].to_pylist(), strict=True):
+        path, label = (name or "").strip(), (label or "").strip()
         if path or label:
             labels[to_table_path(path, landing)].add(label)
     return {path: to_given(path, of_path) for path, of_path in labels.items()}
 
 
-def take_in(thin_tables: ThinTables, given: Mapping[str, Given] | None, landing: str) -> int:
+def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel] | None, landing: str) -> int:
     """Bring given_labels up to a label table; how many rows changed. Without one folders tell the labels again."""
-    thin_tables.create(GIVEN_LABELS)
-    columns = thin_tables.read(GIVEN_LABELS, COLUMNS)
-    there = {path: Given(*said) for path, *said in zip(*(columns[name].to_pylist() for name in COLUMNS), strict=True)}
+    delta_tables.create(GIVEN_LABELS)
+    columns = delta_tables.read(GIVEN_LABELS, COLUMNS)
+    there = {
+        path: GivenLabel(*fields)
+        for path, *fields in zip(*(columns[name].to_pylist() for name in COLUMNS), strict=True)
+    }
     if given is None:
-        now = {path: Given(to_label(path, landing), FOLDER) for path in there}
+        now = {path: GivenLabel(to_label(path, landing), FOLDER) for path in there}
     else:
-        files = thin_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()
+        files = delta_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()
         now = {path: given.get(path, NOT_NAMED) for path in {*files, *given, *there}}
-    changed = [{"path": path, **said._asdict()} for path, said in now.items() if there.get(path) != said]
+    changed = [{"path": path, **new._asdict()} for path, new in now.items() if there.get(path) != new]
     if changed:
         rows = pa.Table.from_pylist(changed, to_arrow_schema(GIVEN_LABELS.columns))
-        thin_tables.merge(rows, GIVEN_LABELS, updates={name: f"new.{name}" for name in COLUMNS[1:]})
+        delta_tables.merge(rows, GIVEN_LABELS, updates={name: f"new.{name}" for name in COLUMNS[1:]})
     return len(changed)
 
 
-def not_there(thin_tables: ThinTables) -> list[str]:
+def files_not_found(delta_tables: DeltaTables) -> list[str]:
     """The files that the label table names and that no listing ever found."""
-    named = thin_tables.read(GIVEN_LABELS, ["path"], ~pc.field("state").isin([UNNAMED, FOLDER]))["path"].to_pylist()
-    return sorted(set(named) - set(thin_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()) - {""})
+    named = delta_tables.read(GIVEN_LABELS, ["path"], ~pc.field("state").isin([UNNAMED, FOLDER]))["path"].to_pylist()
+    return sorted(set(named) - set(delta_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()) - {""})
 
 
-def label_table_news(instance: dg.DagsterInstance, label_table: OutsideTable) -> str:
-    """The version of the label table, where it is another one than was last read; empty when there is no other."""
-    version, before = label_table.version(), last_said(instance, "given_labels").get(VERSION, "")
+def label_table_change(instance: dg.DagsterInstance, label_table: OutsideTable) -> str:
+    """The label table's version, if it differs from the one that was last read; otherwise empty."""
+    version, before = label_table.version(), last_metadata(instance, "given_labels").get(VERSION_KEY, "")
     return "" if version == before else version or "no label table any more"
 
 
 @dg.asset(deps=["image_files"], kinds={"deltalake"}, pool="given_labels")
-def given_labels(thin_tables: ThinTables, image_folder: ImageFolder, label_table: OutsideTable) -> dg.MaterializeResult:
+def given_labels(
+    delta_tables: DeltaTables, image_folder: ImageFolder, label_table: OutsideTable
+) -> dg.MaterializeResult:
     """Labels from a table (`IMAGE_ASSETS_LABELS`) in place of folders; no rows where folders tell the labels."""
     landing = image_folder.path
     outside = label_table.read(["path", "label"]) if label_table.source else None
-    changed = take_in(thin_tables, read_given(outside.rows, landing) if outside else None, landing)
-    thin_tables.compact(GIVEN_LABELS)
-    states = Counter(thin_tables.read(GIVEN_LABELS, ["state"])["state"].to_pylist())
+    changed = merge_given_labels(delta_tables, read_given(outside.rows, landing) if outside else None, landing)
+    delta_tables.compact_without_spark(GIVEN_LABELS)
+    states = Counter(delta_tables.read(GIVEN_LABELS, ["state"])["state"].to_pylist())
     lineage = {"label_table": label_table.source, "label_table_content": outside.content} if outside else {}
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(GIVEN_LABELS, thin_tables.uri(GIVEN_LABELS), thin_tables.snapshot(GIVEN_LABELS)),
+            **table_metadata(GIVEN_LABELS, delta_tables.uri(GIVEN_LABELS), delta_tables.snapshot(GIVEN_LABELS)),
             "changed": changed,
-            VERSION: outside.version if outside else "",
+            VERSION_KEY: outside.version if outside else "",
             **lineage,
             **{f"files_{state}": count for state, count in sorted(states.items())},
-            "files_not_there": len(not_there(thin_tables)),
+            "files_not_there": len(files_not_found(delta_tables)),
         }
     )

@@ -2,23 +2,23 @@
 
 import dagster as dg
 
-from image_assets.data.contact_sheets import sheet_of_new
+from image_assets.data.contact_sheets import new_images_metadata
 from image_assets.data.labels import relabel
-from image_assets.images.grayscale import in_gray
+from image_assets.images.grayscale import to_gray_rows
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
 
-TRIMMED = [*GRAYSCALE_IMAGES.columns.fieldNames(), "length"]  # what a worker has to see: nothing is joined back
+READ_COLUMNS = [*GRAYSCALE_IMAGES.columns.fieldNames(), "length"]  # what a worker has to see: nothing is joined back
 
 
 def follow_featured_images(delta_tables: DeltaTables) -> Change:
     """Append what featured_images got since last time."""
 
     def gray_files(new: NewRows) -> list[WrittenFile]:
-        return delta_tables.write_by_tasks(new, TRIMMED, GRAYSCALE_IMAGES, by=in_gray).files
+        return delta_tables.write_by_tasks(new, READ_COLUMNS, GRAYSCALE_IMAGES, by=to_gray_rows).files
 
     return delta_tables.follow_by_tasks(FEATURED_IMAGES, GRAYSCALE_IMAGES, by=gray_files)
 
@@ -32,5 +32,5 @@ def grayscale_images(delta_tables: DeltaTables) -> dg.MaterializeResult:
     """The images in gray, as lossless PNG, with their labels."""
     change = follow_featured_images(delta_tables)
     relabelled = relabel(delta_tables, GRAYSCALE_IMAGES)
-    look = sheet_of_new(delta_tables, GRAYSCALE_IMAGES, change)
-    return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **look)
+    sheet = new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change)
+    return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **sheet)

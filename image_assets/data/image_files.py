@@ -19,46 +19,51 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
-from image_assets.images.charts import contact_sheet, to_markdown
-from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.charts import contact_sheet, picture_markdown
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.pixels import BOMBS, BROKEN, FORMATS
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.delta.thin_tables import ThinTables
-from resources.files.file_system import opened
+from resources.delta.delta_tables import DeltaTables
+from resources.files.file_system import open_file
 from resources.files.image_file import ImageFile
 
-KEYS = ["path", "image_id"]
+IMAGE_KEYS = ["path", "image_id"]
 
 
 def current_files(ledger: DataFrame) -> DataFrame:
     """Path and image_id of the files in state `current`; `ledger` holds rows of image_files."""
-    return ledger.where(F.col("state") == CURRENT).select(*KEYS)
+    return ledger.where(F.col("state") == CURRENT).select(*IMAGE_KEYS)
 
 
-def current_keys(thin_tables: ThinTables) -> pd.DataFrame:
+def current_keys(delta_tables: DeltaTables) -> pd.DataFrame:
     """The same, without Spark."""
-    return thin_tables.read(IMAGE_FILES, KEYS, pc.field("state") == CURRENT).to_pandas()
+    return delta_tables.read(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT).to_pandas()
 
 
-SHOWN = 32  # files on the sheet
-SIDE_PIXELS = 112
-SECONDS, MEMORY_BYTES = 5, 512 * 1024**2
+SHEET_FILES = 32  # files on the sheet
+THUMBNAIL_PIXELS = 112
+THUMBNAIL_SECONDS, THUMBNAIL_MEMORY_BYTES = 5, 512 * 1024**2
 
 
-def quarantine_look(thin_tables: ThinTables) -> dict[str, dg.MetadataValue]:
+def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """Metadata with the quarantined files by reason, an example of each message, and a contact sheet."""
-    rows = thin_tables.read(
+    rows = delta_tables.read(
         IMAGE_FILES, ["path", "reason", "message", "last_seen"], pc.field("state") == QUARANTINED
     ).to_pylist()
     if not rows:
         return {}
     rows.sort(key=lambda row: (-row["last_seen"].timestamp(), row["path"]))
-    newest = rows[:SHOWN]
-    with GuardedProcess(glimpse, memory_bytes=MEMORY_BYTES) as guarded:
-        looks = [guarded.answer(row["path"], seconds=SECONDS) for row in newest]
+    newest = rows[:SHEET_FILES]
+    with GuardedProcess(partial_thumbnail, memory_bytes=THUMBNAIL_MEMORY_BYTES) as guarded:
+        pictures = [guarded.run(row["path"], seconds=THUMBNAIL_SECONDS) for row in newest]
     captions = [f"{row['reason']}: {unquote(row['path'].rpartition('/')[2])}" for row in newest]
-    tiles = [(b"" if isinstance(look, Failure) else look, text) for look, text in zip(looks, captions, strict=True)]
-    sheet = to_markdown(contact_sheet(tiles, SIDE_PIXELS), f"what can be shown of {len(rows):,} quarantined files")
+    tiles = [
+        (b"" if isinstance(picture, ItemFailure) else picture, text)
+        for picture, text in zip(pictures, captions, strict=True)
+    ]
+    sheet = picture_markdown(
+        contact_sheet(tiles, THUMBNAIL_PIXELS), f"what can be shown of {len(rows):,} quarantined files"
+    )
     return {"quarantined": by_reason(rows), "quarantined_files": dg.MetadataValue.md(sheet)}
 
 
@@ -81,13 +86,13 @@ def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValu
     )
 
 
-def glimpse(path: str) -> bytes:
+def partial_thumbnail(path: str) -> bytes:
     """A small JPEG of as much of a broken image as can be decoded, or nothing; for a guarded process."""
     PillowFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        with opened(path) as file, Image.open(file, formats=FORMATS) as image:
-            image.draft("RGB", (SIDE_PIXELS, SIDE_PIXELS))
-            image.thumbnail((SIDE_PIXELS, SIDE_PIXELS))
+        with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+            image.draft("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
             small = BytesIO()
             image.convert("RGB").save(small, "JPEG")
     except (*BROKEN, *BOMBS):
@@ -97,7 +102,7 @@ def glimpse(path: str) -> bytes:
 
 NOT_REGULAR = "not_regular"  # a reason: such files are never opened
 # What becomes of a row of the ledger by a decision: what that leaves out stays as it was.
-KEEPING_HISTORY = {
+LEDGER_UPDATES = {
     "state": "new.state",
     **{
         name: f"CASE WHEN new.state = '{MISSING}' THEN old.{name} ELSE new.{name} END" for name in ("reason", "message")
@@ -108,7 +113,7 @@ KEEPING_HISTORY = {
 }
 
 
-class Known(NamedTuple):
+class LedgerEntry(NamedTuple):
     """What the ledger says of a file: enough to see whether the file is another one now."""
 
     state: str
@@ -117,7 +122,7 @@ class Known(NamedTuple):
     modified_microseconds: int
     length: int
 
-    def is_still(self, file: ImageFile) -> bool:
+    def is_unchanged(self, file: ImageFile) -> bool:
         """Whether size and time of the file are what they were."""
         return (self.length, self.modified_microseconds) == (file.length, to_microseconds(file.modification_time))
 
@@ -145,16 +150,18 @@ def to_decision(file: ImageFile, state: str, reason: str | None, message: str | 
     return Decision(file.path, state, reason, message, image_id, file.length, file.modification_time)
 
 
-def read_known(thin_tables: ThinTables) -> dict[str, Known]:
+def read_ledger(delta_tables: DeltaTables) -> dict[str, LedgerEntry]:
     """The ledger by path."""
-    rows = thin_tables.read(IMAGE_FILES, ["path", "state", "reason", "image_id", "modification_time", "length"])
+    rows = delta_tables.read(IMAGE_FILES, ["path", "state", "reason", "image_id", "modification_time", "length"])
     times = pc.cast(pc.cast(rows["modification_time"], pa.timestamp("us")), pa.int64())
     columns = [rows[name].to_pylist() for name in ("state", "reason", "image_id")]
     facts = zip(*columns, times.to_pylist(), rows["length"].to_pylist(), strict=True)
-    return dict(zip(rows["path"].to_pylist(), map(Known._make, facts), strict=True))
+    return dict(zip(rows["path"].to_pylist(), map(LedgerEntry._make, facts), strict=True))
 
 
-def record(thin_tables: ThinTables, decisions: Sequence[Decision], raw_images_version: int | None = None) -> None:
+def merge_decisions(
+    delta_tables: DeltaTables, decisions: Sequence[Decision], raw_images_version: int | None = None
+) -> None:
     """Merge decisions into the ledger, in one commit; none, and nothing is written.
 
     The commit also says up to which Delta version of raw_images the ledger speaks of its rows.
@@ -173,9 +180,9 @@ def record(thin_tables: ThinTables, decisions: Sequence[Decision], raw_images_ve
     ]
     transaction = None if raw_images_version is None else (RAW_IMAGES.name, raw_images_version)
     schema = to_arrow_schema(IMAGE_FILES.columns)
-    thin_tables.merge(pa.Table.from_pylist(rows, schema), IMAGE_FILES, updates=KEEPING_HISTORY, transaction=transaction)
+    delta_tables.merge(pa.Table.from_pylist(rows, schema), IMAGE_FILES, updates=LEDGER_UPDATES, transaction=transaction)
 
 
-def recorded_version(thin_tables: ThinTables) -> int | None:
+def recorded_version(delta_tables: DeltaTables) -> int | None:
     """Up to which Delta version of raw_images the ledger speaks of its rows."""
-    return thin_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)
+    return delta_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)

@@ -15,23 +15,22 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from image_assets.data.contact_sheets import thumbnails, to_caption
-from image_assets.data.image_files import KEYS, current_keys
+from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.data.inspection import CURRENT
-from image_assets.data.labels import SaidLabels, said_labels, to_label
-from image_assets.images.charts import contact_sheet, distributions, to_markdown
+from image_assets.data.labels import LabelOverrides, read_label_overrides, to_label
+from image_assets.images.charts import contact_sheet, distributions, picture_markdown
 from image_assets.images.pixels import UnreadableImage, to_thumbnail
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.arrow_rows import Row, map_rows
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.files.file_system import SCHEME, read_content, to_name, to_path
 from resources.files.image_folder import ImageFolder
 from resources.files.s3 import SCHEME as S3
 
-LISTED = 20  # groups in a table
-SHOWN = 8  # groups on a contact sheet, one a row
-MEMBERS = 4  # files of a group that are named and shown
-STEPS = 4  # bars in a figure for each doubling
+LISTED_GROUPS = 20  # groups in a table
+SHEET_GROUPS = 8  # groups on a contact sheet, one a row
+PATHS_PER_GROUP = 4  # files of a group that are named and shown
+STEPS_PER_DOUBLING = 4  # bars in a figure for each doubling
 
 
 @dataclass(frozen=True)
@@ -43,56 +42,56 @@ class Group:
     paths: list[str]
 
 
-def current_images(thin_tables: ThinTables) -> pd.DataFrame:
+def current_images(delta_tables: DeltaTables) -> pd.DataFrame:
     """The images whose files are there now, with their features and duplicate_group, without content."""
-    features = [*KEYS, "label", "format", "width", "height", "length"]
-    images = thin_tables.read(FEATURED_IMAGES, features).to_pandas()
-    groups = thin_tables.read(IMAGE_SPLITS, [*KEYS, "duplicate_group"]).to_pandas()
-    return images.merge(current_keys(thin_tables), on=KEYS).merge(groups, on=KEYS, how="left")
+    features = [*IMAGE_KEYS, "label", "format", "width", "height", "length"]
+    images = delta_tables.read(FEATURED_IMAGES, features).to_pandas()
+    groups = delta_tables.read(IMAGE_SPLITS, [*IMAGE_KEYS, "duplicate_group"]).to_pandas()
+    return images.merge(current_keys(delta_tables), on=IMAGE_KEYS).merge(groups, on=IMAGE_KEYS, how="left")
 
 
 def groups_of_several(images: pd.DataFrame, by: str, *differing: str) -> list[Group]:
     """The groups by a column in which each of the others has several values, the largest ones first."""
     several = images[images[by].notna() & images[by].duplicated(keep=False)]
     groups = [
-        Group(str(name), len(members), sorted(members["path"])[:MEMBERS])
+        Group(str(name), len(members), sorted(members["path"])[:PATHS_PER_GROUP])
         for name, members in several.groupby(by)
         if all(len(set(members[column]) - {None}) > 1 for column in differing)
     ]
     return sorted(groups, key=lambda group: (-group.files, group.name))
 
 
-def to_table(groups: Sequence[Group]) -> dg.TableMetadataValue:
+def groups_table(groups: Sequence[Group]) -> dg.TableMetadataValue:
     """The largest groups as a table: how many files, and where the first of them are."""
     columns = [dg.TableColumn("group"), dg.TableColumn("files", "int"), dg.TableColumn("paths")]
     records = [
         dg.TableRecord({"group": group.name, "files": group.files, "paths": "\n".join(group.paths)})
-        for group in groups[:LISTED]
+        for group in groups[:LISTED_GROUPS]
     ]
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
-def duplicates(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+def duplicates_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     """Metadata with the same image under several paths, images that look the same, and a sheet of both."""
     exact = groups_of_several(images, "image_id", "path")
     near = groups_of_several(images, "duplicate_group", "image_id")
     metadata = {
         "exact_duplicate_groups": dg.MetadataValue.int(len(exact)),
         "near_duplicate_groups": dg.MetadataValue.int(len(near)),
-        "exact_duplicates": to_table(exact),
-        "near_duplicates": to_table(near),
+        "exact_duplicates": groups_table(exact),
+        "near_duplicates": groups_table(near),
     }
-    shown = [*exact[: SHOWN // 2], *near[: SHOWN // 2]]
+    shown = [*exact[: SHEET_GROUPS // 2], *near[: SHEET_GROUPS // 2]]
     paths = [path for group in shown for path in group.paths]
     if paths:
-        looks = thumbnails((path, None) for path in paths)
-        tiles = [(look, to_caption(path, None)) for look, path in zip(looks, paths, strict=True)]
+        pictures = thumbnails((path, None) for path in paths)
+        tiles = [(picture, to_caption(path, None)) for picture, path in zip(pictures, paths, strict=True)]
         title = f"the largest of {len(exact):,} groups of the same image and {len(near):,} of near duplicates"
-        metadata["duplicates"] = dg.MetadataValue.md(to_markdown(contact_sheet(tiles), title))
+        metadata["duplicates"] = dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), title))
     return metadata
 
 
-def distribution_figure(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+def distribution_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     """Metadata with a figure of labels, formats and sizes; nothing for no images."""
     labels = Counter(label or "no label" for label in images["label"])
     if not labels:
@@ -104,31 +103,31 @@ def distribution_figure(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
         lengths=Counter(to_steps(images, "length")),
     )
     title = f"{len(images):,} images, {len(labels):,} labels"
-    return {"distributions": dg.MetadataValue.md(to_markdown(picture, title))}
+    return {"distributions": dg.MetadataValue.md(picture_markdown(picture, title))}
 
 
 def to_steps(images: pd.DataFrame, column: str) -> list[float]:
     """The column's values rounded to a few steps for each doubling."""
     values = np.maximum(images[column].to_numpy(float), 1)
-    return (2 ** (np.round(np.log2(values) * STEPS) / STEPS)).tolist()
+    return (2 ** (np.round(np.log2(values) * STEPS_PER_DOUBLING) / STEPS_PER_DOUBLING)).tolist()
 
 
 PER_LABEL = 8
 LARGEST_BYTES = 2_000_000  # a photograph's pixels take about twenty times the bytes of its file
 THUMBNAIL_PIXELS = 96
-SHOWN_AS = ["path", "image_id", "label"]
+COMPARED_COLUMNS = ["path", "image_id", "label"]
 PIXELS = ("height", "width", "channels", "mode", "data")
 # Spark's image source takes such names for patterns or addresses; such files keep their thumbnail only.
-UNCLEAR = re.compile(r"[%*?\[\]{}\\:]")
-SAMPLED = "path string, image_id string, label string, length long"
+UNSUPPORTED_NAME = re.compile(r"[%*?\[\]{}\\:]")
+FILES_SCHEMA = "path string, image_id string, label string, length long"
 THUMBNAILS = StructType([IMAGE_SAMPLES.columns[name] for name in ("path", "image_id", "label", "thumbnail")])
 
 
-def sampled(files: Iterable[Row], landing: str, said: SaidLabels) -> list[Row]:
+def sample_files(files: Iterable[Row], landing: str, overrides: LabelOverrides) -> list[Row]:
     """A few current files of each label (path, image_id, label, length), the same ones as long as they are there."""
     of_label: dict[str | None, list[Row]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (file["image_id"], file["path"])):
-        label = said.of((file["path"], file["image_id"]), to_label(file["path"], landing))
+        label = overrides.of((file["path"], file["image_id"]), to_label(file["path"], landing))
         if len(of_label[label]) < PER_LABEL:
             of_label[label].append({**file, "label": label})
     return [file for label in of_label.values() for file in label]
@@ -151,12 +150,12 @@ def with_thumbnails(files: DataFrame) -> DataFrame:
 def spark_name(path: str) -> str | None:
     """A file's name as Spark's image source takes it; None where it takes none of that kind."""
     scheme = next((scheme for scheme in (SCHEME, S3) if path.startswith(scheme)), None)
-    if scheme is None or UNCLEAR.search(path.removeprefix(scheme)):
+    if scheme is None or UNSUPPORTED_NAME.search(path.removeprefix(scheme)):
         return None
     return f"file://{to_name(path).decode()}" if scheme == SCHEME else path
 
 
-def of_origin(origin: str) -> str:
+def path_of_origin(origin: str) -> str:
     """The path of a file by the name that Spark's image source gives back."""
     return unquote(origin) if origin.startswith(S3) else to_path(unquote(urlsplit(origin).path).encode())
 
@@ -165,9 +164,9 @@ def spark_pixels(delta_tables: DeltaTables, paths: list[str]) -> DataFrame:
     """What Spark's `image` source reads of the files: height, width, channels, mode and pixels by path."""
     names = [name for path in paths if (name := spark_name(path))]
     if not names:
-        return delta_tables.read(IMAGE_SAMPLES).select("path", *PIXELS).limit(0)
+        return delta_tables.dataframe(IMAGE_SAMPLES).select("path", *PIXELS).limit(0)
     images = delta_tables.spark.read.format("image").option("dropInvalid", True).load(names).select("image.*")
-    to_our_path = F.udf(of_origin, "string")
+    to_our_path = F.udf(path_of_origin, "string")
     return images.withColumnRenamed("nChannels", "channels").select(to_our_path("origin").alias("path"), *PIXELS)
 
 
@@ -182,22 +181,26 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
     Beside it stands what all current images are like: a figure of labels, formats and sizes, and duplicates.
     """
     before = delta_tables.snapshot(IMAGE_SAMPLES)
-    files = delta_tables.thin.read(
+    files = delta_tables.read(
         IMAGE_FILES,
         ["path", "image_id", "length"],
         (pc.field("state") == CURRENT) & (pc.field("length") <= LARGEST_BYTES),
     )
-    sample = sampled(files.to_pylist(), image_folder.path, said_labels(delta_tables.thin))
-    there = delta_tables.thin.read(IMAGE_SAMPLES, SHOWN_AS).to_pylist()
-    if {tuple(row[name] for name in SHOWN_AS) for row in sample} != {tuple(row.values()) for row in there}:
+    sample = sample_files(files.to_pylist(), image_folder.path, read_label_overrides(delta_tables))
+    there = delta_tables.read(IMAGE_SAMPLES, COMPARED_COLUMNS).to_pylist()
+    if {tuple(row[name] for name in COMPARED_COLUMNS) for row in sample} != {tuple(row.values()) for row in there}:
         pixels = spark_pixels(delta_tables, [row["path"] for row in sample])
         rows = [(row["path"], row["image_id"], row["label"], row["length"]) for row in sample]
-        thumbnails = with_thumbnails(delta_tables.spark.createDataFrame(rows, SAMPLED))
+        thumbnails = with_thumbnails(delta_tables.spark.createDataFrame(rows, FILES_SCHEMA))
         delta_tables.overwrite(thumbnails.join(pixels, on="path", how="left"), IMAGE_SAMPLES)
-    shown = delta_tables.thin.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
+    shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
     shown.sort(key=lambda row: (row["label"] or "", row["path"]))
     tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
-    look = {"images": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "a sample of each label"))} if tiles else {}
-    images = current_images(delta_tables.thin)
-    look |= distribution_figure(images) | duplicates(images)
-    return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **look)
+    metadata = (
+        {"images": dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "a sample of each label"))}
+        if tiles
+        else {}
+    )
+    images = current_images(delta_tables)
+    metadata |= distribution_metadata(images) | duplicates_metadata(images)
+    return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **metadata)

@@ -9,37 +9,36 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from image_assets.data.image_files import KEYS, current_keys
-from image_assets.data.labels import known_labels, label_numbers, relabel, said_labels
+from image_assets.data.image_files import IMAGE_KEYS, current_keys
+from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_label_overrides, relabel
 from image_assets.data.split_rows import SPLITS
-from image_assets.images.charts import by_label, stacked_bars, to_markdown
-from image_assets.images.near_duplicates import HASHED, to_new_groups
+from image_assets.images.charts import by_label, picture_markdown, stacked_bars
+from image_assets.images.near_duplicates import HASHED, group_new_images
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table_layout import file_layout
-from resources.delta.thin_tables import ThinTables
 
 SET_ASIDE = "set_aside"  # in no split
 
 
-def splits_look(thin_tables: ThinTables) -> dict[str, dg.MetadataValue]:
+def splits_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """Metadata with the number of images in each split, and a figure of them by label."""
-    images = thin_tables.read(IMAGE_SPLITS, ["label", "split"]).to_pandas().fillna({"split": SET_ASIDE})
+    images = delta_tables.read(IMAGE_SPLITS, ["label", "split"]).to_pandas().fillna({"split": SET_ASIDE})
     metadata: dict[str, dg.MetadataValue] = {
         f"images_{split}": dg.MetadataValue.int(int(count)) for split, count in images["split"].value_counts().items()
     }
     counts = by_label(images, "split", (*SPLITS, SET_ASIDE))
     if len(counts):
         picture = stacked_bars(counts, "images of each label, by split")
-        metadata["splits"] = dg.MetadataValue.md(to_markdown(picture, f"{len(images):,} labelled images"))
+        metadata["splits"] = dg.MetadataValue.md(picture_markdown(picture, f"{len(images):,} labelled images"))
     return metadata
 
 
-THIN = ["path", *HASHED, "label", "label_index"]
-KNOWN = ["path", *HASHED, "label", "duplicate_group", "split"]
-FIRST_FILLED = ("training", "test", "validation")
+NEW_COLUMNS = ["path", *HASHED, "label", "label_index"]
+EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split"]
+FILL_ORDER = ("training", "test", "validation")
 CONFLICT = "near duplicate of images in different splits"
 
 Assignment = tuple[str, str | None, str | None]  # duplicate_group, split, reason
@@ -60,31 +59,32 @@ class SplitConfig(dg.Config):
         return {split: share / sum(given.values()) for split, share in given.items()}
 
 
-def with_splits(new: pd.DataFrame, known: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.DataFrame:
+def with_splits(new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.DataFrame:
     """The new images with `duplicate_group`, `split` and `reason`.
 
-    Both frames hold a row for each image: `known` as known_images gives them, `new` with the columns THIN. Only groups
+    Both frames hold a row for each image: `existing` as existing_images gives them, `new` with
+    the columns THIN. Only groups
     that hold a new image are decided, each as a whole.
     """
-    known_groups, new_groups = to_new_groups(known, new)
-    joined = known[known_groups >= 0]
-    named = zip(known_groups[known_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
-    decided = joined_groups(named)
+    existing_groups, new_groups = group_new_images(existing, new)
+    joined = existing[existing_groups >= 0]
+    named = zip(existing_groups[existing_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
+    decided = assign_joining(named)
     images = list(zip(new_groups.tolist(), new["image_id"], new["label"], strict=True))
     # What is gone serves no split: images that come in its place go where it was.
-    current = known[known["current"].astype(bool) & known["split"].notna()]
+    current = existing[existing["current"].astype(bool) & existing["split"].notna()]
     joining = [(label, decided[group][1]) for group, _, label in images if group in decided]
     counts = Counter([*zip(current["label"], current["split"], strict=True), *(one for one in joining if one[1])])
-    fresh = to_fresh((image for image in images if image[0] not in decided), seed)
-    decided |= fresh_groups(fresh, counts, shares)
-    answers = zip(*(decided[group] for group in new_groups.tolist()), strict=True)
-    return new.assign(**dict(zip(["duplicate_group", "split", "reason"], map(list, answers), strict=True)))
+    unmatched = to_unmatched_groups((image for image in images if image[0] not in decided), seed)
+    decided |= assign_unmatched(unmatched, counts, shares)
+    assignments = zip(*(decided[group] for group in new_groups.tolist()), strict=True)
+    return new.assign(**dict(zip(["duplicate_group", "split", "reason"], map(list, assignments), strict=True)))
 
 
-def joined_groups(known: Iterable[tuple[int, str, str | None]]) -> dict[int, Assignment]:
+def assign_joining(existing: Iterable[tuple[int, str, str | None]]) -> dict[int, Assignment]:
     """What becomes of images that join known ones (group, duplicate_group, split): their split, or none of several."""
     members: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
-    for group, name, split in known:
+    for group, name, split in existing:
         members[group].append((name, split))
     decided = {}
     for group, of_group in members.items():
@@ -95,7 +95,7 @@ def joined_groups(known: Iterable[tuple[int, str, str | None]]) -> dict[int, Ass
 
 
 @dataclass(frozen=True)
-class Fresh:
+class UnmatchedGroup:
     """A group of new images that join none: its number, its name, and its images by label."""
 
     number: int
@@ -108,17 +108,17 @@ class Fresh:
         return min(self.labels, key=lambda label: (-self.labels[label], label))
 
 
-def to_fresh(images: Iterable[tuple[int, str, str]], seed: int) -> list[Fresh]:
+def to_unmatched_groups(images: Iterable[tuple[int, str, str]], seed: int) -> list[UnmatchedGroup]:
     """The groups of images (group, image_id, label), large ones first; else the seed and their names tell the order."""
     members: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for group, image_id, label in images:
         members[group].append((image_id, label))
-    groups = [Fresh(number, min(of)[0], Counter(label for _, label in of)) for number, of in members.items()]
+    groups = [UnmatchedGroup(number, min(of)[0], Counter(label for _, label in of)) for number, of in members.items()]
     return sorted(groups, key=lambda of: (-of.labels.total(), sha256(f"{seed}/{of.name}".encode()).digest()))
 
 
-def fresh_groups(
-    fresh: Sequence[Fresh], counts: Counter[tuple[str, str | None]], shares: Mapping[str, float]
+def assign_unmatched(
+    unmatched: Sequence[UnmatchedGroup], counts: Counter[tuple[str, str | None]], shares: Mapping[str, float]
 ) -> dict[int, Assignment]:
     """What becomes of groups that join none; `counts` are the images that are there by label and split.
 
@@ -126,16 +126,16 @@ def fresh_groups(
     open. The last groups of a label go where it has no image yet: three groups are in every split. Of two, the larger
     one is trained on and the other one tested: what nobody tests nobody knows, while other labels can choose the epoch.
     """
-    counts, coming, decided = counts.copy(), Counter(group.label for group in fresh), {}
+    counts, coming, decided = counts.copy(), Counter(group.label for group in unmatched), {}
     totals: Counter[str] = Counter()
     for (label, _), images in counts.items():
         totals[label] += images
-    for group in fresh:
+    for group in unmatched:
         totals.update(group.labels)
-    for group in fresh:
+    for group in unmatched:
         label = group.label
         lacks = {split: share * totals[label] - counts[label, split] for split, share in shares.items()}
-        empty = [split for split in FIRST_FILLED if not counts[label, split]]
+        empty = [split for split in FILL_ORDER if not counts[label, split]]
         split = empty[0] if coming[label] <= len(empty) > 0 else max(lacks, key=lacks.__getitem__)
         coming[label] -= 1
         counts.update({(one, split): images for one, images in group.labels.items()})
@@ -143,37 +143,37 @@ def fresh_groups(
     return decided
 
 
-def known_images(thin_tables: ThinTables) -> pd.DataFrame:
+def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
     """The images that have been assigned or set aside, and whether each is `current`."""
-    known = thin_tables.read(IMAGE_SPLITS, KNOWN).to_pandas()
-    there = known.merge(current_keys(thin_tables), on=KEYS, how="left", indicator="current")
+    existing = delta_tables.read(IMAGE_SPLITS, EXISTING_COLUMNS).to_pandas()
+    there = existing.merge(current_keys(delta_tables), on=IMAGE_KEYS, how="left", indicator="current")
     return there.assign(current=there["current"] == "both")
 
 
-def assigned(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> list[WrittenFile]:
+def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> list[WrittenFile]:
     """Files of image_splits for those of the new images that have a label, as it counts now."""
-    images = new.read(THIN).to_pandas()
-    said = said_labels(delta_tables.thin)
+    images = new.read(NEW_COLUMNS).to_pandas()
+    overrides = read_label_overrides(delta_tables)
     keys = zip(images["path"], images["image_id"], strict=True)
-    labels = [said.of(key, label) for key, label in zip(keys, images["label"], strict=True)]
-    numbers = label_numbers(filter(None, labels), known_labels(delta_tables.thin))
+    labels = [overrides.of(key, label) for key, label in zip(keys, images["label"], strict=True)]
+    numbers = extend_label_indexes(filter(None, labels), read_label_indexes(delta_tables))
     images = images.assign(label=labels, label_index=[numbers[label] if label else None for label in labels])
     images = images[images["label"].notna()].sort_values(["path", "image_id"], ignore_index=True)
     if not len(images):
         return []
-    rows = with_splits(images, known_images(delta_tables.thin), config.shares, config.seed)
+    rows = with_splits(images, existing_images(delta_tables), config.shares, config.seed)
     rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 
 
-def take_in_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
+def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
     """Append the images that had no label when they were followed and were given one since."""
-    thin, said = delta_tables.thin, said_labels(delta_tables.thin)
-    unassigned = thin.read_keys(FEATURED_IMAGES) - thin.read_keys(IMAGE_SPLITS) if said else ()
-    labelled = [(path, image_id) for path, image_id in unassigned if said.of((str(path), str(image_id)), None)]
+    overrides = read_label_overrides(delta_tables)
+    unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS) if overrides else ()
+    labelled = [(path, image_id) for path, image_id in unassigned if overrides.of((str(path), str(image_id)), None)]
     if labelled:
-        new = thin.all_rows(FEATURED_IMAGES, IMAGE_SPLITS, labelled)
-        thin.append_files(IMAGE_SPLITS, assigned(delta_tables, new, config))
+        new = delta_tables.all_rows(FEATURED_IMAGES, IMAGE_SPLITS, labelled)
+        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config))
 
 
 @dg.asset(
@@ -184,9 +184,9 @@ def take_in_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
 def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
     """Training, validation or test for each labelled image; near duplicates always share a split."""
     change = delta_tables.follow_by_tasks(
-        FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: assigned(delta_tables, new, config)
+        FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config)
     )
-    take_in_labelled(delta_tables, config)
+    append_newly_labelled(delta_tables, config)
     relabelled = relabel(delta_tables, IMAGE_SPLITS)
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
-    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **splits_look(delta_tables.thin))
+    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **splits_metadata(delta_tables))

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StringType, StructField, StructType
 
-from image_assets.data.featured_images import take_in_again
+from image_assets.data.featured_images import append_recovered
 from image_assets.data.folder_changes import to_limits
-from image_assets.data.image_files import Decision, Known, record, recorded_version, to_decision
-from image_assets.data.inspection import CURRENT, QUARANTINED, Judgement, decoded, judge
-from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.data.image_files import Decision, LedgerEntry, merge_decisions, recorded_version, to_decision
+from image_assets.data.inspection import CURRENT, QUARANTINED, Inspection, decode_features, inspect_file
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, map_partitions
@@ -21,97 +21,102 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table_layout import file_layout
 from resources.delta.task_counts import NOT_COUNTED, TaskCounter
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_file import ImageFile
 from resources.files.image_folder import ImageFolder
 
 CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # read and committed together; a killed run repeats at most this much
-LISTED = "path string, modification_time timestamp, length long"
-JUDGED = StructType([StructField(name, StringType()) for name in ("path", "state", "image_id", "reason", "message")])
-THIN = ["path", "image_id", "length", "modification_time"]
+LISTED_SCHEMA = "path string, modification_time timestamp, length long"
+INSPECTED_SCHEMA = StructType(
+    [StructField(name, StringType()) for name in ("path", "state", "image_id", "reason", "message")]
+)
+LEDGER_COLUMNS = ["path", "image_id", "length", "modification_time"]
 
 
-class FirstLook(NamedTuple):
+class ReadResult(NamedTuple):
     """What reading files found: of each a judgement, which of them got a row, and the version of raw_images then."""
 
-    judgements: dict[str, Judgement]
+    inspections: dict[str, Inspection]
     added: set[str]
     raw_images_version: int
 
 
-def read_in(
+def read_chunk(
     delta_tables: DeltaTables,
     image_folder: ImageFolder,
     files: Sequence[ImageFile],
-    known: Mapping[str, Known],
+    ledger: Mapping[str, LedgerEntry],
     counter: TaskCounter,
 ) -> None:
     """Read files into raw_images, and let the ledger say of each what became of it."""
-    look = append_new(delta_tables, files, known, to_limits(image_folder), counter)
+    result = append_new_files(delta_tables, files, ledger, to_limits(image_folder), counter)
     decided: list[Decision] = []
-    again: list[ImageFile] = []  # images that have their row already
+    seen_again: list[ImageFile] = []  # images that have their row already
     for file in files:
-        judgement = look.judgements[file.path]
-        if judgement.state == CURRENT and file.path not in look.added:
-            again.append(file)
+        inspection = result.inspections[file.path]
+        if inspection.state == CURRENT and file.path not in result.added:
+            seen_again.append(file)
         else:
-            decided.append(to_decision(file, judgement.state, judgement.reason, judgement.message, judgement.image_id))
-    record(delta_tables.thin, decided, look.raw_images_version)
-    if again:
-        decide(delta_tables, image_folder, again, look.raw_images_version)
+            decided.append(
+                to_decision(file, inspection.state, inspection.reason, inspection.message, inspection.image_id)
+            )
+    merge_decisions(delta_tables, decided, result.raw_images_version)
+    if seen_again:
+        decide_by_decoding(delta_tables, image_folder, seen_again, result.raw_images_version)
 
 
-def append_new(
+def append_new_files(
     delta_tables: DeltaTables,
     files: Sequence[ImageFile],
-    known: Mapping[str, Known],
+    ledger: Mapping[str, LedgerEntry],
     limits: Limits,
     counter: TaskCounter = NOT_COUNTED,
-) -> FirstLook:
+) -> ReadResult:
     """Read files into raw_images, in one commit; content that came before under the same path is not added again.
 
     Each task writes the images that it reads into the table's folder, so that no image travels between processes.
     """
     delta_tables.create(RAW_IMAGES)
     folder, layout = delta_tables.uri(RAW_IMAGES), file_layout(RAW_IMAGES)
-    seen = seen_before(delta_tables.thin, [file.path for file in files if file.path in known])
+    seen = seen_before(delta_tables, [file.path for file in files if file.path in ledger])
 
-    def look(parts: Iterable[list[ImageFile]]) -> Iterator[tuple[list[WrittenFile], set[str], dict[str, Judgement]]]:
+    def write_parts(
+        parts: Iterable[list[ImageFile]],
+    ) -> Iterator[tuple[list[WrittenFile], set[str], dict[str, Inspection]]]:
         for part in parts:
             added: set[str] = set()
-            judgements: dict[str, Judgement] = {}
-            yield list(write_files(images(part, added, judgements), folder, layout)), added, judgements
+            inspections: dict[str, Inspection] = {}
+            yield list(write_files(images(part, added, inspections), folder, layout)), added, inspections
 
-    def images(files: list[ImageFile], added: set[str], judgements: dict[str, Judgement]) -> Iterator[Row]:
+    def images(files: list[ImageFile], added: set[str], inspections: dict[str, Inspection]) -> Iterator[Row]:
         for file in counter.over(files):
-            judgement = judge(file.path, file.length, limits)
-            judgements[file.path] = replace(judgement, content=None)
-            if judgement.state == CURRENT and judgement.image_id not in seen.get(file.path, ()):
+            inspection = inspect_file(file.path, file.length, limits)
+            inspections[file.path] = replace(inspection, content=None)
+            if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
                 added.add(file.path)
                 yield {
                     "path": file.path,
                     "modification_time": file.modification_time,
                     "length": file.length,
-                    "image_id": judgement.image_id,
-                    "content": judgement.content,
+                    "image_id": inspection.image_id,
+                    "content": inspection.content,
                 }
 
     executors = delta_tables.spark.sparkContext
     parts = balanced(files, executors.defaultParallelism)
-    found = executors.parallelize(parts, len(parts)).mapPartitions(look).collect()
+    found = executors.parallelize(parts, len(parts)).mapPartitions(write_parts).collect()
     written = [file for files_of_part, _, _ in found for file in files_of_part]
-    return FirstLook(
-        judgements={path: judgement for _, _, judgements in found for path, judgement in judgements.items()},
+    return ReadResult(
+        inspections={path: inspection for _, _, inspections in found for path, inspection in inspections.items()},
         added={path for _, added, _ in found for path in added},
-        raw_images_version=delta_tables.thin.append_files(RAW_IMAGES, written),
+        raw_images_version=delta_tables.append_files(RAW_IMAGES, written),
     )
 
 
-def seen_before(thin_tables: ThinTables, paths: Sequence[str]) -> dict[str, set[str]]:
+def seen_before(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, set[str]]:
     """The image_ids that have a row of raw_images under each of the paths."""
     seen: dict[str, set[str]] = defaultdict(set)
     if paths:
-        rows = thin_tables.read(RAW_IMAGES, ["path", "image_id"], pc.field("path").isin(paths))
+        rows = delta_tables.read(RAW_IMAGES, ["path", "image_id"], pc.field("path").isin(paths))
         for row in rows.to_pylist():
             seen[row["path"]].add(row["image_id"])
     return dict(seen)
@@ -128,22 +133,22 @@ def balanced(files: Sequence[ImageFile], parts: int) -> list[list[ImageFile]]:
     return list(lists.values())
 
 
-def with_judgement(files: DataFrame, limits: Limits) -> DataFrame:
+def inspected(files: DataFrame, limits: Limits) -> DataFrame:
     """What a whole look says of each listed file, without its bytes."""
 
-    def look(listed: Iterable[Row]) -> Iterator[Row]:
-        with GuardedProcess(decoded, memory_bytes=limits.memory_bytes) as guarded:
-            for file in listed:
-                judgement = judge(file["path"], file["length"], limits)
-                said = {name: getattr(judgement, name) for name in JUDGED.fieldNames()[1:]}
-                if judgement.state == CURRENT:
-                    image = {**file, "content": judgement.content}
-                    found = guarded.answer(image, seconds=limits.seconds_for(file["length"]))
-                    if isinstance(found, Failure):
-                        said |= {"state": QUARANTINED, "reason": found.reason, "message": found.message}
-                yield {"path": file["path"], **said}
+    def inspect_files(files: Iterable[Row]) -> Iterator[Row]:
+        with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+            for file in files:
+                inspection = inspect_file(file["path"], file["length"], limits)
+                verdict = {name: getattr(inspection, name) for name in INSPECTED_SCHEMA.fieldNames()[1:]}
+                if inspection.state == CURRENT:
+                    image = {**file, "content": inspection.content}
+                    found = guarded.run(image, seconds=limits.seconds_for(file["length"]))
+                    if isinstance(found, ItemFailure):
+                        verdict |= {"state": QUARANTINED, "reason": found.reason, "message": found.message}
+                yield {"path": file["path"], **verdict}
 
-    return map_partitions(files, look, JUDGED)
+    return map_partitions(files, inspect_files, INSPECTED_SCHEMA)
 
 
 def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
@@ -160,30 +165,30 @@ def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
         yield chunk
 
 
-def listed(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
+def to_dataframe(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
     """The files as rows, spread over as many tasks as run at once."""
     rows = [(file.path, file.modification_time, file.length) for file in files]
     tasks = min(len(rows), delta_tables.spark.sparkContext.defaultParallelism)
-    return delta_tables.spark.createDataFrame(rows, LISTED).repartition(tasks)
+    return delta_tables.spark.createDataFrame(rows, LISTED_SCHEMA).repartition(tasks)
 
 
-def take_up(thin_tables: ThinTables) -> int:
+def recover_ledger(delta_tables: DeltaTables) -> int:
     """Let the ledger learn of the rows that raw_images got from a run which was cut off before the ledger's commit.
 
     The version of raw_images that the ledger speaks of then.
     """
-    version, recorded = thin_tables.snapshot(RAW_IMAGES).version, recorded_version(thin_tables)
-    if recorded is None and thin_tables.snapshot(IMAGE_FILES).rows:
-        return version  # of before commits said it
-    rows = thin_tables.added_since(RAW_IMAGES, recorded or 0, THIN)
+    version, recorded = delta_tables.snapshot(RAW_IMAGES).version, recorded_version(delta_tables)
+    if recorded is None and delta_tables.snapshot(IMAGE_FILES).rows:
+        return version  # written before commits recorded this version
+    rows = delta_tables.added_since(RAW_IMAGES, recorded or 0, LEDGER_COLUMNS)
     if rows is None:
-        known = thin_tables.read(IMAGE_FILES, ["path"])["path"]
-        rows = thin_tables.read(RAW_IMAGES, THIN, ~pc.field("path").isin(known))
-    record(thin_tables, [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version)
+        ledger = delta_tables.read(IMAGE_FILES, ["path"])["path"]
+        rows = delta_tables.read(RAW_IMAGES, LEDGER_COLUMNS, ~pc.field("path").isin(ledger))
+    merge_decisions(delta_tables, [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version)
     return version
 
 
-def decide(
+def decide_by_decoding(
     delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], raw_images_version: int
 ) -> None:
     """Take a whole look at the files, and record what it says.
@@ -192,10 +197,12 @@ def decide(
     after a limit was raised, featured_images gets their row now; the ledger says so last, and a killed run looks again.
     """
     by_path = {file.path: file for file in files}
-    judged = with_judgement(listed(delta_tables, files), to_limits(image_folder)).collect()
-    take_in_again(delta_tables, image_folder, {row.path: row.image_id for row in judged if row.state == CURRENT})
-    record(
-        delta_tables.thin,
-        [to_decision(by_path[row.path], row.state, row.reason, row.message, row.image_id) for row in judged],
+    inspected_rows = inspected(to_dataframe(delta_tables, files), to_limits(image_folder)).collect()
+    append_recovered(
+        delta_tables, image_folder, {row.path: row.image_id for row in inspected_rows if row.state == CURRENT}
+    )
+    merge_decisions(
+        delta_tables,
+        [to_decision(by_path[row.path], row.state, row.reason, row.message, row.image_id) for row in inspected_rows],
         raw_images_version,
     )

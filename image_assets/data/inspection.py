@@ -9,7 +9,7 @@ from typing import cast
 import imagehash  # noqa: F401 - loaded once here, not again by each guarded process, within its memory bound
 import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
 
-from image_assets.images.isolated_process import Failure
+from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.images.pixels import (
     FORMATS,
@@ -21,23 +21,23 @@ from image_assets.images.pixels import (
     to_file_features,
 )
 from resources.delta.arrow_rows import Row
-from resources.files.file_system import FileChanged, opened, read_content, state
+from resources.files.file_system import FileChanged, modification_stamp, open_file, read_content
 
 
-def decoded(image: Row) -> Features | Failure:
+def decode_features(image: Row) -> Features | ItemFailure:
     """The whole look at a row's content or, where it has none, at the file of its path; to be run guarded."""
     try:
         if image["content"] is not None:
             return to_features(image["content"])
-        with opened(image["path"]) as file:
+        with open_file(image["path"]) as file:
             found = file.seek(0, os.SEEK_END)
             if found != image["length"]:
                 raise FileChanged(f"the file has {found:,} bytes, its row {image['length']:,}")
             return to_file_features(file)
     except UnreadableImage as unreadable:
-        return Failure(unreadable.reason, str(unreadable))
+        return ItemFailure(unreadable.reason, str(unreadable))
     except OSError as error:
-        return Failure("unreadable_file", f"{error}: expected the file as it was listed; copy it again")
+        return ItemFailure("unreadable_file", f"{error}: expected the file as it was listed; copy it again")
 
 
 CURRENT = "current"  # it is there, as an image that could be read
@@ -47,7 +47,7 @@ MISSING = "missing"  # it is there no more
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Inspection:
     """What becomes of a file: its bytes when it may be an image (none above the content limit), else why not."""
 
     state: str
@@ -57,11 +57,11 @@ class Judgement:
     message: str | None = None
 
 
-def judge(path: str, length: int, limits: Limits) -> Judgement:
+def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
     """Look at a file in the order size, reading, first bytes; no decoder sees it yet."""
     if length > limits.size_bytes:
         message = f"{length:,} bytes: expected at most {limits.size_bytes:,}; make the file smaller or raise the limit"
-        return Judgement(QUARANTINED, reason="too_large", message=message)
+        return Inspection(QUARANTINED, reason="too_large", message=message)
     try:
         if length > limits.content_bytes:
             content, (start, image_id) = None, streamed(path, length=length)
@@ -69,28 +69,28 @@ def judge(path: str, length: int, limits: Limits) -> Judgement:
             content = read_content(path, length=length)
             start, image_id = content[:SIGNATURE_BYTES], sha256(content).hexdigest()
     except FileChanged as changed:
-        return Judgement(PENDING, reason="changed", message=str(changed))
+        return Inspection(PENDING, reason="changed", message=str(changed))
     except FileNotFoundError:
-        return Judgement(MISSING)
+        return Inspection(MISSING)
     except OSError as error:
         message = f"{error}: expected a file that can be read; check its folder's links and permissions"
-        return Judgement(QUARANTINED, reason="unreadable_file", message=message)
+        return Inspection(QUARANTINED, reason="unreadable_file", message=message)
     if not length:
         message = "0 bytes: expected an image; copy the file again"
-        return Judgement(QUARANTINED, image_id=image_id, reason="empty", message=message)
+        return Inspection(QUARANTINED, image_id=image_id, reason="empty", message=message)
     if format_of(start) is None:
         message = f"{length:,} bytes beginning with {start[:8]!r}: expected one of {', '.join(FORMATS)}"
-        return Judgement(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{message}; convert the file")
-    return Judgement(CURRENT, content, image_id)
+        return Inspection(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{message}; convert the file")
+    return Inspection(CURRENT, content, image_id)
 
 
 def streamed(path: str, *, length: int) -> tuple[bytes, str]:
     """A file's first bytes and its SHA-256, read in blocks; FileChanged and OSError as `read_content` raises them."""
-    with opened(path) as file:
-        before = state(file)
+    with open_file(path) as file:
+        before = modification_stamp(file)
         start = file.read(SIGNATURE_BYTES)
         file.seek(0)
         image_id = file_digest(cast("BufferedReader", file), "sha256").hexdigest()
-        if file.tell() != length or state(file) != before:
+        if file.tell() != length or modification_stamp(file) != before:
             raise FileChanged(f"{path} had {length} bytes when listed and {file.tell()} when read")
     return start, image_id

@@ -8,15 +8,15 @@ from typing import Any
 import dagster as dg
 
 from image_assets.schemas import LABEL_CORRECTIONS
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table_layout import file_layout
 from resources.delta.table_metadata import table_metadata
-from resources.delta.thin_tables import ThinTables
 
-SHOWN = 20
-MOST_LETTERS = 255  # as many as a folder's name may have
+LISTED_CORRECTIONS = 20
+MAX_LABEL_BYTES = 255  # as many as a folder's name may have
 
-Image = tuple[str, str]  # path and image_id: other bytes under the path are another image
+ImageKey = tuple[str, str]  # path and image_id: other bytes under the path are another image
 
 
 @dataclass(frozen=True)
@@ -33,46 +33,46 @@ class Correction:
     corrected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
-        if self.label is not None and why_no_label(self.label):
-            raise ValueError(f"{self.label[:80]!r} is no label: {why_no_label(self.label)}")
+        if self.label is not None and label_problem(self.label):
+            raise ValueError(f"{self.label[:80]!r} is no label: {label_problem(self.label)}")
 
 
-def why_no_label(label: str) -> str:
+def label_problem(label: str) -> str:
     """Why no folder, and so no label, can be called like this; empty when one can."""
     if not label or label != label.strip():
         return "expected letters, and no space around them"
-    if len(label.encode()) > MOST_LETTERS:
-        return f"expected at most {MOST_LETTERS} bytes"
+    if len(label.encode()) > MAX_LABEL_BYTES:
+        return f"expected at most {MAX_LABEL_BYTES} bytes"
     if "/" in label or label in (".", "..") or not label.isprintable():
         return "expected the name of a folder, without slashes and control characters"
     return ""
 
 
-def record(thin_tables: ThinTables, corrections: Sequence[Correction]) -> None:
+def append_corrections(delta_tables: DeltaTables, corrections: Sequence[Correction]) -> None:
     """Keep corrections, in one commit; nothing that is there is changed, so that several people may do so at once."""
-    thin_tables.create(LABEL_CORRECTIONS)
+    delta_tables.create(LABEL_CORRECTIONS)
     rows = map(asdict, corrections)
-    files = write_files(rows, thin_tables.uri(LABEL_CORRECTIONS), file_layout(LABEL_CORRECTIONS))
-    thin_tables.append_files(LABEL_CORRECTIONS, list(files))
+    files = write_files(rows, delta_tables.uri(LABEL_CORRECTIONS), file_layout(LABEL_CORRECTIONS))
+    delta_tables.append_files(LABEL_CORRECTIONS, list(files))
 
 
-def newest_corrections(thin_tables: ThinTables) -> list[dict[str, Any]]:
+def newest_corrections(delta_tables: DeltaTables) -> list[dict[str, Any]]:
     """The row of each corrected image that counts, also where it takes corrections back; the newest first."""
-    rows = thin_tables.read(LABEL_CORRECTIONS, LABEL_CORRECTIONS.columns.fieldNames()).to_pylist()
+    rows = delta_tables.read(LABEL_CORRECTIONS, LABEL_CORRECTIONS.columns.fieldNames()).to_pylist()
     rows.sort(key=lambda row: row["corrected_at"], reverse=True)
-    newest: dict[Image, dict[str, Any]] = {}
+    newest: dict[ImageKey, dict[str, Any]] = {}
     for row in rows:
         newest.setdefault((row["path"], row["image_id"]), row)
     return list(newest.values())
 
 
 @dg.asset(kinds={"deltalake"}, pool="label_corrections")
-def label_corrections(thin_tables: ThinTables) -> dg.MaterializeResult:
+def label_corrections(delta_tables: DeltaTables) -> dg.MaterializeResult:
     """Labels that people corrected in the gallery: each correction once, the newest one of an image counts."""
-    thin_tables.create(LABEL_CORRECTIONS)
-    thin_tables.compact(LABEL_CORRECTIONS)
-    snapshot = thin_tables.snapshot(LABEL_CORRECTIONS)
-    newest = newest_corrections(thin_tables)
+    delta_tables.create(LABEL_CORRECTIONS)
+    delta_tables.compact_without_spark(LABEL_CORRECTIONS)
+    snapshot = delta_tables.snapshot(LABEL_CORRECTIONS)
+    newest = newest_corrections(delta_tables)
     shown = [
         dg.TableRecord(
             {
@@ -80,12 +80,12 @@ def label_corrections(thin_tables: ThinTables) -> dg.MaterializeResult:
                 "corrected_at": f"{row['corrected_at']:%Y-%m-%d %H:%M:%S} UTC",
             }
         )
-        for row in newest[:SHOWN]
+        for row in newest[:LISTED_CORRECTIONS]
     ]
     newest_first: dict[str, Any] = {"newest": dg.MetadataValue.table(shown)} if shown else {}
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(LABEL_CORRECTIONS, thin_tables.uri(LABEL_CORRECTIONS), snapshot),
+            **table_metadata(LABEL_CORRECTIONS, delta_tables.uri(LABEL_CORRECTIONS), snapshot),
             "corrected_images": sum(not row["withdrawn"] for row in newest),
             **newest_first,
         }

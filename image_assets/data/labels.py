@@ -5,74 +5,73 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from image_assets.data.label_corrections import Image, newest_corrections
+from image_assets.data.label_corrections import ImageKey, newest_corrections
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 
 
-def label_numbers(new: Iterable[str], numbered: dict[str, int]) -> dict[str, int]:
+def extend_label_indexes(new: Iterable[str], existing: dict[str, int]) -> dict[str, int]:
     """Every label's number: those that have one keep it, new ones get the next, in alphabetical order."""
-    first = max(numbered.values(), default=-1) + 1
-    unnumbered = sorted(set(new) - set(numbered))
-    return numbered | {label: number for number, label in enumerate(unnumbered, first)}
+    first = max(existing.values(), default=-1) + 1
+    added = sorted(set(new) - set(existing))
+    return existing | {label: number for number, label in enumerate(added, first)}
 
 
-def known_labels(thin_tables: ThinTables) -> dict[str, int]:
+def read_label_indexes(delta_tables: DeltaTables) -> dict[str, int]:
     """The labels of featured_images with their numbers."""
     columns = ["label", "label_index"]
-    rows = thin_tables.read(FEATURED_IMAGES, columns, pc.field("label").is_valid()).group_by(columns).aggregate([])
+    rows = delta_tables.read(FEATURED_IMAGES, columns, pc.field("label").is_valid()).group_by(columns).aggregate([])
     return dict(zip(rows["label"].to_pylist(), rows["label_index"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True)
-class SaidLabels:
+class LabelOverrides:
     """What is said of images by people, and of files by the label table; None: they have no label."""
 
-    corrected: Mapping[Image, str | None]
+    corrected: Mapping[ImageKey, str | None]
     given: Mapping[str, str | None]
 
     def __bool__(self) -> bool:
         return bool(self.corrected or self.given)
 
-    def of(self, image: Image, otherwise: str | None) -> str | None:
+    def of(self, image: ImageKey, otherwise: str | None) -> str | None:
         """The label of an image (path, image_id); `otherwise` where nobody says one."""
         return self.corrected[image] if image in self.corrected else self.given.get(image[0], otherwise)
 
 
-def given_by_path(thin_tables: ThinTables) -> dict[str, str | None]:
+def given_by_path(delta_tables: DeltaTables) -> dict[str, str | None]:
     """What given_labels says of each file; nothing of any where there never was a label table."""
-    rows = thin_tables.read(GIVEN_LABELS, ["path", "label"])
+    rows = delta_tables.read(GIVEN_LABELS, ["path", "label"])
     return dict(zip(rows["path"].to_pylist(), rows["label"].to_pylist(), strict=True))
 
 
-def said_labels(thin_tables: ThinTables) -> SaidLabels:
+def read_label_overrides(delta_tables: DeltaTables) -> LabelOverrides:
     """All that is said now. A correction that was taken back is its folder's label, unless a table gives one."""
-    given = given_by_path(thin_tables)
+    given = given_by_path(delta_tables)
     corrected = {
         (row["path"], row["image_id"]): row["label"]
-        for row in newest_corrections(thin_tables)
+        for row in newest_corrections(delta_tables)
         if not (row["withdrawn"] and row["path"] in given)
     }
-    return SaidLabels(corrected, given)
+    return LabelOverrides(corrected, given)
 
 
-LABELLED = ["path", "image_id", "label", "label_index"]
-RELABELLED = "path string, image_id string, label string, label_index int"
+LABEL_COLUMNS = ["path", "image_id", "label", "label_index"]
+RELABELLED_SCHEMA = "path string, image_id string, label string, label_index int"
 
 
-def outdated(thin_tables: ThinTables, table: Table) -> list[tuple[str, str, str | None, int | None]]:
+def outdated_labels(delta_tables: DeltaTables, table: Table) -> list[tuple[str, str, str | None, int | None]]:
     """The rows of images that have another label than counts now: path, image_id, the label, its number."""
-    said = said_labels(thin_tables)
-    if not said:
+    overrides = read_label_overrides(delta_tables)
+    if not overrides:
         return []
-    of_corrected = pc.field("image_id").isin([image_id for _, image_id in said.corrected])
-    rows = thin_tables.read(table, LABELLED, None if said.given else of_corrected)
+    of_corrected = pc.field("image_id").isin([image_id for _, image_id in overrides.corrected])
+    rows = delta_tables.read(table, LABEL_COLUMNS, None if overrides.given else of_corrected)
     columns = [column.to_pylist() for column in rows.columns]
     before = {(path, image_id): now for path, image_id, *now in zip(*columns, strict=True)}
-    labels = {image: said.of(image, label) for image, (label, _) in before.items()}
-    numbers = label_numbers(filter(None, labels.values()), known_labels(thin_tables))
+    labels = {image: overrides.of(image, label) for image, (label, _) in before.items()}
+    numbers = extend_label_indexes(filter(None, labels.values()), read_label_indexes(delta_tables))
     now = {image: [label, numbers[label] if label else None] for image, label in labels.items()}
     return [(*image, *now[image]) for image in before if now[image] != before[image]]
 
@@ -82,9 +81,11 @@ def relabel(delta_tables: DeltaTables, table: Table) -> int:
 
     Only the files with such rows are written again, in one commit: readers see all old labels or all new ones.
     """
-    rows = outdated(delta_tables.thin, table)
+    rows = outdated_labels(delta_tables, table)
     if rows:
-        delta_tables.update(delta_tables.spark.createDataFrame(rows, RELABELLED), table, ["label", "label_index"])
+        delta_tables.update(
+            delta_tables.spark.createDataFrame(rows, RELABELLED_SCHEMA), table, ["label", "label_index"]
+        )
     return len(rows)
 
 

@@ -12,28 +12,35 @@ import dagster as dg
 import pyarrow.compute as pc
 from pydantic import Field
 
-from image_assets.data.contact_sheets import sheet_of_new
+from image_assets.data.contact_sheets import new_images_metadata
 from image_assets.data.folder_changes import FolderChanges, folder_changes, to_limits
-from image_assets.data.image_files import NOT_REGULAR, Decision, Known, quarantine_look, read_known, record, to_decision
-from image_assets.data.ingestion import append_new, chunked, decide, read_in, take_up
+from image_assets.data.image_files import (
+    NOT_REGULAR,
+    Decision,
+    LedgerEntry,
+    merge_decisions,
+    quarantine_metadata,
+    read_ledger,
+    to_decision,
+)
+from image_assets.data.ingestion import append_new_files, chunked, decide_by_decoding, read_chunk, recover_ledger
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Snapshot
 from resources.delta.task_counts import counted
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_file import ImageFile
 from resources.files.image_folder import ImageFolder
 
 
-def quarantined(known: Mapping[str, Known], landing: str, *, reason: str, path: str) -> list[str]:
+def matching_quarantined(ledger: Mapping[str, LedgerEntry], landing: str, *, reason: str, path: str) -> list[str]:
     """The paths of the quarantined files whose reason and path below the landing folder match the patterns."""
 
-    def matches(name: str, file: Known) -> bool:
+    def matches(name: str, file: LedgerEntry) -> bool:
         below = unquote(name.removeprefix(f"{landing}/"))
         return fnmatchcase(file.reason or "", reason or "*") and fnmatchcase(below, path or "*")
 
-    return sorted(name for name, file in known.items() if file.state == QUARANTINED and matches(name, file))
+    return sorted(name for name, file in ledger.items() if file.state == QUARANTINED and matches(name, file))
 
 
 def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str, path: str) -> int:
@@ -41,26 +48,28 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
 
     What is an image now gets its rows; replayed_files gets a row for each file, with what was said of it before.
     """
-    known = read_known(delta_tables.thin)
-    chosen = quarantined(known, image_folder.path, reason=reason, path=path)
+    ledger = read_ledger(delta_tables)
+    chosen = matching_quarantined(ledger, image_folder.path, reason=reason, path=path)
     if not chosen:
         return 0
-    before = said_of(delta_tables.thin, chosen)
-    look_at = image_folder.list_names().look_at
-    files = [file for name in chosen if (file := look_at(name)) and file.regular]
+    before = ledger_rows(delta_tables, chosen)
+    stat_file = image_folder.list_names().stat_file
+    files = [file for name in chosen if (file := stat_file(name)) and file.regular]
     for chunk in chunked(files):
-        look = append_new(delta_tables, chunk, known, to_limits(image_folder))
-        decide(delta_tables, image_folder, chunk, look.raw_images_version)
-    now, time = said_of(delta_tables.thin, chosen), datetime.now(UTC)
-    rows = [(path, before[path]["reason"], before[path]["message"], *said.values(), time) for path, said in now.items()]
+        result = append_new_files(delta_tables, chunk, ledger, to_limits(image_folder))
+        decide_by_decoding(delta_tables, image_folder, chunk, result.raw_images_version)
+    now, time = ledger_rows(delta_tables, chosen), datetime.now(UTC)
+    rows = [
+        (path, before[path]["reason"], before[path]["message"], *entry.values(), time) for path, entry in now.items()
+    ]
     delta_tables.append(delta_tables.spark.createDataFrame(rows, REPLAYED_FILES.columns), REPLAYED_FILES)
     return len(chosen)
 
 
-def said_of(thin_tables: ThinTables, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+def ledger_rows(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the ledger says of the files, by path: state, reason, message, attempts."""
     columns = ["path", "state", "reason", "message", "attempts"]
-    rows = thin_tables.read(IMAGE_FILES, columns, pc.field("path").isin(paths)).to_pylist()
+    rows = delta_tables.read(IMAGE_FILES, columns, pc.field("path").isin(paths)).to_pylist()
     return {row.pop("path"): row for row in rows}
 
 
@@ -91,26 +100,26 @@ def ingest(
 ) -> FolderChanges:
     """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again."""
     delta_tables.create(REPLAYED_FILES)
-    version = take_up(delta_tables.thin)
-    known = read_known(delta_tables.thin)
-    changes = folder_changes(image_folder, known, config.part, config.paths)
+    version = recover_ledger(delta_tables)
+    ledger = read_ledger(delta_tables)
+    changes = folder_changes(image_folder, ledger, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
-    whole = image_folder.settled(changes.to_read)
-    record(delta_tables.thin, unread(changes, set(whole)), version)
+    settled = image_folder.settled(changes.to_read)
+    merge_decisions(delta_tables, decisions_without_reading(changes, set(settled)), version)
     started = time.monotonic()
-    with counted(delta_tables.spark, delta_tables.progress_line("read", len(whole), "files")) as counter:
-        for chunk in chunked(whole):
-            read_in(delta_tables, image_folder, chunk, known, counter)
-    if whole:
-        log.info(f"read {len(whole):,} files, {len(whole) / (time.monotonic() - started):,.0f} a second")
+    with counted(delta_tables.spark, delta_tables.progress_line("read", len(settled), "files")) as counter:
+        for chunk in chunked(settled):
+            read_chunk(delta_tables, image_folder, chunk, ledger, counter)
+    if settled:
+        log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} a second")
     return changes
 
 
-def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
+def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -> list[Decision]:
     """What is said of files without reading them."""
-    writing = [file for file in changes.to_read if file not in whole]
+    unsettled = [file for file in changes.to_read if file not in settled]
     return [
-        *(to_decision(file, PENDING, "being_written", "changed within the settle period", None) for file in writing),
+        *(to_decision(file, PENDING, "being_written", "changed within the settle period", None) for file in unsettled),
         *(
             to_decision(file, QUARANTINED, NOT_REGULAR, "a link, pipe or device: never opened", None)
             for file in changes.irregular
@@ -119,11 +128,11 @@ def unread(changes: FolderChanges, whole: set[ImageFile]) -> list[Decision]:
     ]
 
 
-def replayed(delta_tables: DeltaTables, before: Snapshot, files: int) -> dg.MaterializeResult:
+def replay_result(delta_tables: DeltaTables, before: Snapshot, files: int) -> dg.MaterializeResult:
     """What came of the files that were judged again."""
     change = delta_tables.change_since(before, REPLAYED_FILES)
     columns = ("reason_before", "state", "reason")
-    rows = delta_tables.thin.newest(REPLAYED_FILES, before, columns, files)
+    rows = delta_tables.newest(REPLAYED_FILES, before, columns, files)
     counts = Counter(tuple(row[name] for name in columns) for row in rows)
     return delta_tables.materialized(
         REPLAYED_FILES,
@@ -167,16 +176,16 @@ def raw_images(
     if config.replay_reason or config.replay_path:
         before = delta_tables.snapshot(REPLAYED_FILES)
         files = replay(delta_tables, image_folder, reason=config.replay_reason, path=config.replay_path)
-        yield replayed(delta_tables, before, files)
+        yield replay_result(delta_tables, before, files)
     delta_tables.compact(RAW_IMAGES)
     delta_tables.compact(IMAGE_FILES)
-    states = Counter(delta_tables.thin.read(IMAGE_FILES, ["state"])["state"].to_pylist())
+    states = Counter(delta_tables.read(IMAGE_FILES, ["state"])["state"].to_pylist())
     yield delta_tables.materialized(
         IMAGE_FILES,
         delta_tables.change_since(files_before, IMAGE_FILES),
         **{f"files_{state}": count for state, count in sorted(states.items())},
         files_listed=changes.listed,
-        **quarantine_look(delta_tables.thin),
+        **quarantine_metadata(delta_tables),
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)
-    yield delta_tables.materialized(RAW_IMAGES, change, **sheet_of_new(delta_tables, RAW_IMAGES, change))
+    yield delta_tables.materialized(RAW_IMAGES, change, **new_images_metadata(delta_tables, RAW_IMAGES, change))

@@ -10,21 +10,20 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.image_files import KEYS, current_files, current_keys
-from image_assets.images.near_duplicates import HASHED, to_groups, to_looks
+from image_assets.data.image_files import IMAGE_KEYS, current_files, current_keys
+from image_assets.images.near_duplicates import HASHED, to_groups, to_image_hashes
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 
 SPLITS = ("training", "validation", "test")
-LISTED = 10  # leaks or labels that are named
-SHOWN = 3  # paths of a leak in each split
-MEND_LEAKS = (
+LISTED_PROBLEMS = 10  # leaks or labels that are named
+LEAK_PATHS = 3  # paths of a leak in each split
+LEAKS_REMEDY = (
     "delete the files of all but one split from the landing folder, or delete the folder of the table image_splits, "
     "which then assigns every image anew"
 )
-MEND_LABELS = (
+MISSING_LABELS_REMEDY = (
     "add photographs to the label's folder that differ from those in it (three that do are in every split), "
     "or leave the folder out by IMAGE_ASSETS_EXCLUDE"
 )
@@ -47,7 +46,7 @@ class Leak:
 
     def first_paths(self, split: str) -> list[str]:
         """A few of the split's files."""
-        return self.paths.get(split, [])[:SHOWN]
+        return self.paths.get(split, [])[:LEAK_PATHS]
 
     def __str__(self) -> str:
         return "; ".join(f"{split}: {', '.join(self.first_paths(split))}" for split in sorted(self.paths))
@@ -65,11 +64,11 @@ class MissingLabel:
         return f"{self.label} ({self.images} images) has none in {' and '.join(self.splits)}"
 
 
-def current_assignments(thin_tables: ThinTables) -> pd.DataFrame:
+def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
     """The labelled rows of image_splits whose files are there, unchanged: nobody trains on the others."""
     columns = ["path", *HASHED, "label", "duplicate_group", "split"]
-    assigned = thin_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
-    return assigned.merge(current_keys(thin_tables), on=KEYS)
+    assigned = delta_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
+    return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
 def leaks(assigned: pd.DataFrame) -> list[Leak]:
@@ -78,17 +77,17 @@ def leaks(assigned: pd.DataFrame) -> list[Leak]:
     What is set aside is in no split, and joins no groups.
     """
     images = assigned.dropna(subset=["split"])
-    images = images.assign(look=to_groups(to_looks(images)))
+    images = images.assign(hash_group=to_groups(to_image_hashes(images)))
     found: list[Leak] = []
-    for by in ("look", "duplicate_group"):
+    for by in ("hash_group", "duplicate_group"):
         splits = images.drop_duplicates([by, "split"])
-        torn = images[by].isin(splits.loc[splits[by].duplicated(), by])
+        leaking = images[by].isin(splits.loc[splits[by].duplicated(), by])
         groups: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        members = images.loc[torn].sort_values("path")
+        members = images.loc[leaking].sort_values("path")
         for group, split, path in zip(members[by], members["split"], members["path"], strict=True):
             groups[group][split].append(path)
         found += map(Leak, groups.values())
-        images = images.loc[~torn]
+        images = images.loc[~leaking]
     return sorted(found, key=lambda leak: -leak.files)
 
 
@@ -102,34 +101,35 @@ def missing_labels(assigned: pd.DataFrame) -> list[MissingLabel]:
     return [one for one in found if one.splits]
 
 
-def first_of(found: Sequence[object]) -> str:
+def to_bullets(found: Sequence[object]) -> str:
     """The first ones as a list of lines, and how many more there are."""
-    more = [f"and {len(found) - LISTED:,} more"] if len(found) > LISTED else []
-    return "\n".join(f"- {one}" for one in [*found[:LISTED], *more])
+    more = [f"and {len(found) - LISTED_PROBLEMS:,} more"] if len(found) > LISTED_PROBLEMS else []
+    return "\n".join(f"- {one}" for one in [*found[:LISTED_PROBLEMS], *more])
 
 
-def require_sound_splits(thin_tables: ThinTables) -> None:
+def require_sound_splits(delta_tables: DeltaTables) -> None:
     """Refuse splits that leak, or that lack a label, with what to do about it."""
-    assigned = current_assignments(thin_tables)
-    faults = []
-    if torn := leaks(assigned):
-        faults.append(
-            f"{len(torn):,} group(s) of near duplicates in several splits, expected each in one:\n{first_of(torn)}\n"
-            f"{MEND_LEAKS}"
+    assigned = current_assignments(delta_tables)
+    problems = []
+    if leaking := leaks(assigned):
+        problems.append(
+            f"{len(leaking):,} group(s) of near duplicates in several splits, expected each in one:\n"
+            f"{to_bullets(leaking)}\n"
+            f"{LEAKS_REMEDY}"
         )
     if missing := missing_labels(assigned):
-        faults.append(
+        problems.append(
             f"{len(missing):,} label(s) without an image in some split, expected every label in each:\n"
-            f"{first_of(missing)}\n{MEND_LABELS}"
+            f"{to_bullets(missing)}\n{MISSING_LABELS_REMEDY}"
         )
-    if faults:
-        raise UnsoundSplits("\n".join(["the splits cannot be trained on", *faults]))
+    if problems:
+        raise UnsoundSplits("\n".join(["the splits cannot be trained on", *problems]))
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
     """Path, image_id, label and label_index of the split's labelled images whose files are there, unchanged."""
-    current = current_files(delta_tables.read(IMAGE_FILES))
-    assigned = delta_tables.read(IMAGE_SPLITS).where((F.col("split") == split) & F.col("label").isNotNull())
+    current = current_files(delta_tables.dataframe(IMAGE_FILES))
+    assigned = delta_tables.dataframe(IMAGE_SPLITS).where((F.col("split") == split) & F.col("label").isNotNull())
     return assigned.join(current, on=["path", "image_id"], how="left_semi").select(
         "path", "image_id", "label", "label_index"
     )
@@ -140,31 +140,31 @@ def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEAT
 
     Images whose content the table does not hold are left out: of those above the content limit it is the path only.
     """
-    content = delta_tables.read(table).select("path", "image_id", "content").where("content IS NOT NULL")
+    content = delta_tables.dataframe(table).select("path", "image_id", "content").where("content IS NOT NULL")
     return content.join(F.broadcast(rows), on=["path", "image_id"], how="inner")
 
 
-def read_split(thin_tables: ThinTables, split: str) -> pd.DataFrame:
+def read_split(delta_tables: DeltaTables, split: str) -> pd.DataFrame:
     """The same rows, without Spark."""
-    columns = [*KEYS, "label", "label_index"]
-    assigned = thin_tables.read(
+    columns = [*IMAGE_KEYS, "label", "label_index"]
+    assigned = delta_tables.read(
         IMAGE_SPLITS, columns, (pc.field("split") == split) & pc.field("label").is_valid()
     ).to_pandas()
-    return assigned.merge(current_keys(thin_tables), on=KEYS)
+    return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
-def digest(rows: pd.DataFrame) -> str:
+def split_digest(rows: pd.DataFrame) -> str:
     """A short text that is the same for the same images under the same labels, in any order."""
-    told = "\n".join(sorted(map(repr, zip(rows["path"], rows["image_id"], rows["label"], strict=True))))
-    return f"{len(rows)}-{sha256(told.encode()).hexdigest()[:24]}"
+    text = "\n".join(sorted(map(repr, zip(rows["path"], rows["image_id"], rows["label"], strict=True))))
+    return f"{len(rows)}-{sha256(text.encode()).hexdigest()[:24]}"
 
 
-def training_labels(thin_tables: ThinTables) -> list[str]:
+def training_labels(delta_tables: DeltaTables) -> list[str]:
     """The labels to tell apart: those with a current image in the training split, in the order of their numbers.
 
     ValueError when there are fewer than two.
     """
-    rows = read_split(thin_tables, "training")
+    rows = read_split(delta_tables, "training")
     labels = [label for _, label in sorted(set(zip(rows["label_index"], rows["label"], strict=True)))]
     if len(labels) < 2:
         raise ValueError(

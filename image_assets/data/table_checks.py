@@ -12,7 +12,7 @@ from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
 from resources.delta.table import Table
 from resources.delta.table_layout import ROW_CHECK_MIN, ROW_GROUP_BYTES, SMALL_FILES, Compaction
 
-MEND_KEYS = (
+DUPLICATE_KEYS_REMEDY = (
     "something wrote to the table beside its asset; end that, let `make audit` name the rows, and delete the repeated "
     "ones with a Delta writer"
 )
@@ -24,85 +24,87 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=table.name,
         name="keys_unique",
-        description=f"One row for each {', '.join(table.keys)}. If it fails: {MEND_KEYS}.",
+        description=f"One row for each {', '.join(table.keys)}. If it fails: {DUPLICATE_KEYS_REMEDY}.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        rows = delta_tables.thin.read(table, table.keys).to_pandas()
+        rows = delta_tables.read(table, table.keys).to_pandas()
         repeated = len(rows[rows.duplicated(keep=False)].drop_duplicates())
         return dg.AssetCheckResult(
             passed=repeated == 0,
             metadata={"repeated_keys": repeated},
-            description=f"{repeated:,} keys have several rows: {MEND_KEYS}" if repeated else None,
+            description=f"{repeated:,} keys have several rows: {DUPLICATE_KEYS_REMEDY}" if repeated else None,
         )
 
     return check
 
 
 SAMPLED_FILES = 8  # of which footers are read, the newest ones: seconds, however many there are
-REWRITTEN = "files written so far stay readable, and change when they are compacted"
+REWRITE_HINT = "files written so far stay readable, and change when they are compacted"
 
 
 @dataclass(frozen=True)
-class Fault:
+class LayoutProblem:
     """What is not as it should be: found, expected, and what to do about it."""
 
-    sentence: str
+    message: str
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
 
 
-def column_faults(table: Table, chunks: set[ColumnChunk]) -> list[Fault]:
+def column_problems(table: Table, chunks: set[ColumnChunk]) -> list[LayoutProblem]:
     """What is wrong with how columns are written: codecs, dictionaries and statistics of image bytes."""
     codec = table.codec.upper()
     others = sorted({f"{chunk.column} in {chunk.codec}" for chunk in chunks if chunk.codec != codec})
     images = [chunk for chunk in chunks if chunk.column in table.binary_columns]
     costly = sorted({chunk.column for chunk in images if chunk.dictionary or chunk.statistics})
-    faults = []
+    problems = []
     if others:
         # Image bytes that are compressed twice cost time at every reading; a thin table only a little space.
         severity = dg.AssetCheckSeverity.ERROR if table.binary_columns else dg.AssetCheckSeverity.WARN
-        faults.append(
-            Fault(f"found {', '.join(others)}, expected {codec}: write only by DeltaTables; {REWRITTEN}", severity)
-        )
-    if costly:
-        faults.append(
-            Fault(
-                f"found a dictionary or statistics of {', '.join(costly)}, expected none for image bytes: "
-                f"write only by DeltaTables; {REWRITTEN}"
+        problems.append(
+            LayoutProblem(
+                f"found {', '.join(others)}, expected {codec}: write only by DeltaTables; {REWRITE_HINT}", severity
             )
         )
-    return faults
+    if costly:
+        problems.append(
+            LayoutProblem(
+                f"found a dictionary or statistics of {', '.join(costly)}, expected none for image bytes: "
+                f"write only by DeltaTables; {REWRITE_HINT}"
+            )
+        )
+    return problems
 
 
-def size_faults(groups: Sequence[tuple[int, int]], compaction: Compaction) -> list[Fault]:
+def size_problems(groups: Sequence[tuple[int, int]], compaction: Compaction) -> list[LayoutProblem]:
     """What is wrong with sizes: row groups that are too large, too many small files."""
     large = [size for rows, size in groups if size > 2 * ROW_GROUP_BYTES and rows > ROW_CHECK_MIN]
-    faults = []
+    problems = []
     if large:
-        faults.append(
-            Fault(
+        problems.append(
+            LayoutProblem(
                 f"found {len(large)} row groups of up to {max(large):,} bytes, expected about {ROW_GROUP_BYTES:,}: "
-                f"write only by DeltaTables; {REWRITTEN}"
+                f"write only by DeltaTables; {REWRITE_HINT}"
             )
         )
     if compaction.pays:
-        faults.append(
-            Fault(
+        problems.append(
+            LayoutProblem(
                 f"found {compaction.small_files} small files of {compaction.files}, of which compaction would join "
                 f"{compaction.rewritten_files} ({compaction.rewritten_bytes:,} bytes), expected fewer than "
                 f"{SMALL_FILES}: launch the job optimize_tables"
             )
         )
-    return faults
+    return problems
 
 
-def log_faults(table: Table, log: TableFiles) -> list[Fault]:
+def log_problems(table: Table, log: TableFiles) -> list[LayoutProblem]:
     """What is wrong with the statistics in the log, by which readers skip files."""
     expected = ",".join(table.statistics_columns)
     if not log.files or log.statistics_columns == expected:
         return []
     found = log.statistics_columns or "any column"
     remedy = f"set the table's property {STATISTICS_PROPERTY} to the columns expected"
-    return [Fault(f"found statistics of {found} in the log, expected of {expected}: {remedy}")]
+    return [LayoutProblem(f"found statistics of {found} in the log, expected of {expected}: {remedy}")]
 
 
 def layout(table: Table) -> dg.AssetChecksDefinition:
@@ -119,12 +121,12 @@ def layout(table: Table) -> dg.AssetChecksDefinition:
         log = table_files(delta_tables.uri(table))
         newest = [file.url for file in log.files[:SAMPLED_FILES]]
         chunks, groups, compaction = column_chunks(newest), row_groups(newest), delta_tables.compaction(table)
-        faults = column_faults(table, chunks) + size_faults(groups, compaction) + log_faults(table, log)
-        errors = [fault for fault in faults if fault.severity is dg.AssetCheckSeverity.ERROR]
+        problems = column_problems(table, chunks) + size_problems(groups, compaction) + log_problems(table, log)
+        errors = [problem for problem in problems if problem.severity is dg.AssetCheckSeverity.ERROR]
         return dg.AssetCheckResult(
-            passed=not faults,
+            passed=not problems,
             severity=dg.AssetCheckSeverity.ERROR if errors else dg.AssetCheckSeverity.WARN,
-            description="; ".join(fault.sentence for fault in faults) or None,
+            description="; ".join(problem.message for problem in problems) or None,
             metadata={
                 "files": len(log.files),
                 "small_files": compaction.small_files,

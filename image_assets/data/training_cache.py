@@ -8,10 +8,10 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.contact_sheets import SHOWN, thumbnails
-from image_assets.data.split_rows import digest, read_split, split_rows, training_labels, with_content
-from image_assets.images.cached_pixels import CACHE_CODE, in_cache
-from image_assets.images.charts import contact_sheet, to_markdown
+from image_assets.data.contact_sheets import SHEET_IMAGES, thumbnails
+from image_assets.data.split_rows import read_split, split_digest, split_rows, training_labels, with_content
+from image_assets.images.cached_pixels import CACHE_CODE, to_cached_rows
+from image_assets.images.charts import contact_sheet, picture_markdown
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.delta_tables import DeltaTables
@@ -28,8 +28,8 @@ def cache_rows(delta_tables: DeltaTables, split: str, labels: list[str]) -> Data
 
 def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, labels: list[str], ranks: int) -> str:
     """The split, the Delta version that its rows are of, and a hash of these rows and the settings."""
-    rows = read_split(delta_tables.thin, split)
-    of_labels = digest(rows.loc[rows["label"].isin(labels)])
+    rows = read_split(delta_tables, split)
+    of_labels = split_digest(rows.loc[rows["label"].isin(labels)])
     settings = json.dumps([CACHE_CODE, of_labels, labels, ranks, ROW_GROUP_BYTES, caches.content, caches.color])
     version = delta_tables.last_change(IMAGE_SPLITS)
     return f"{split}-v{version}-{sha256(settings.encode()).hexdigest()[:12]}"
@@ -53,7 +53,7 @@ def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str
     """A cache's rows; ValueError when the gray ones are not there yet."""
     rows = cache_rows(delta_tables, split, labels)
     table = {"rgb": FEATURED_IMAGES, "gray": GRAYSCALE_IMAGES}[caches.color]
-    lacking = rows.join(delta_tables.read(table), on=[*table.keys], how="left_anti").count()
+    lacking = rows.join(delta_tables.dataframe(table), on=[*table.keys], how="left_anti").count()
     if lacking:
         raise ValueError(f"{table.name} lacks {lacking} images of {split}: materialize {table.name} first")
     index = F.array_position(F.array(*map(F.lit, labels)), F.col("label")) - 1
@@ -61,12 +61,14 @@ def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str
     images = images.select("image_id", "content", index.cast("long").alias("label_index"))
     if caches.content == "original":
         return images
-    return map_partitions(images, partial(in_cache, content=caches.content, color=caches.color), images.schema)
+    return map_partitions(images, partial(to_cached_rows, content=caches.content, color=caches.color), images.schema)
 
 
-def cache_split(delta_tables: DeltaTables, caches: PetastormCaches, split: str, *, ranks: int) -> tuple[Cache, bool]:
+def find_or_write_cache(
+    delta_tables: DeltaTables, caches: PetastormCaches, split: str, *, ranks: int
+) -> tuple[Cache, bool]:
     """The split's cache, and whether it had to be written: the same rows and settings find the same cache."""
-    labels = training_labels(delta_tables.thin)
+    labels = training_labels(delta_tables)
     name = cache_name(delta_tables, caches, split, labels, ranks)
     cache = caches.find(name)
     if cache:
@@ -78,10 +80,12 @@ UPSTREAM = ["image_splits", "featured_images", "grayscale_images", "image_files"
 KINDS = {"pyspark", "parquet", "petastorm"}
 
 
-def materialize(delta_tables: DeltaTables, caches: PetastormCaches, split: str, ranks: int) -> dg.MaterializeResult:
+def materialize_cache(
+    delta_tables: DeltaTables, caches: PetastormCaches, split: str, ranks: int
+) -> dg.MaterializeResult:
     """The split's cache, written if it has to be, and what was evicted for it."""
-    labels = training_labels(delta_tables.thin)
-    cache, written = cache_split(delta_tables, caches, split, ranks=ranks)
+    labels = training_labels(delta_tables)
+    cache, written = find_or_write_cache(delta_tables, caches, split, ranks=ranks)
     groups = row_groups(cache.files)
     return dg.MaterializeResult(
         metadata={
@@ -96,22 +100,22 @@ def materialize(delta_tables: DeltaTables, caches: PetastormCaches, split: str, 
             "row_groups": len(groups),
             "largest_row_group_bytes": max(size for _, size in groups),
             "evicted": ", ".join(caches.evict()) or "none",
-            **cached_look(cache, labels),
+            **cache_metadata(cache, labels),
         },
         data_version=dg.DataVersion(cache.name),
     )
 
 
-def cached_look(cache: Cache, labels: list[str]) -> dict[str, dg.MetadataValue]:
+def cache_metadata(cache: Cache, labels: list[str]) -> dict[str, dg.MetadataValue]:
     """Metadata with a contact sheet of the first rows; nothing for raw pixels, which are no image files."""
     if cache.content == "pixels" or not cache.rows:
         return {}
     with open_parquet(cache.files[0]) as parquet:
-        rows = next(parquet.iter_batches(SHOWN, columns=["image_id", "content", "label_index"])).to_pylist()
-    looks = thumbnails((row["image_id"], row["content"]) for row in rows)
-    tiles = [(look, labels[row["label_index"]]) for look, row in zip(looks, rows, strict=True)]
+        rows = next(parquet.iter_batches(SHEET_IMAGES, columns=["image_id", "content", "label_index"])).to_pylist()
+    pictures = thumbnails((row["image_id"], row["content"]) for row in rows)
+    tiles = [(picture, labels[row["label_index"]]) for picture, row in zip(pictures, rows, strict=True)]
     title = f"{len(rows)} of {cache.rows:,} images, as processes read them"
-    return {"images": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), title))}
+    return {"images": dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), title))}
 
 
 @dg.asset(deps=UPSTREAM, kinds=KINDS, pool="training_cache")
@@ -119,7 +123,7 @@ def training_cache(
     delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
 ) -> dg.MaterializeResult:
     """The images to train on, in Parquet row groups near 1 MB; found again when nothing changed."""
-    return materialize(delta_tables, petastorm_caches, "training", training_processes.processes)
+    return materialize_cache(delta_tables, petastorm_caches, "training", training_processes.processes)
 
 
 @dg.asset(deps=UPSTREAM, kinds=KINDS, pool="validation_cache")
@@ -127,4 +131,4 @@ def validation_cache(
     delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
 ) -> dg.MaterializeResult:
     """The images to choose the best epoch by, written like the training cache."""
-    return materialize(delta_tables, petastorm_caches, "validation", training_processes.processes)
+    return materialize_cache(delta_tables, petastorm_caches, "validation", training_processes.processes)

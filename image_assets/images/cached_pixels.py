@@ -27,7 +27,7 @@ def to_cached(image: bytes, content: Content, color: Color) -> bytes:
     return simplejpeg.encode_jpeg(pixels, JPEG_QUALITY, {"rgb": "RGB", "gray": "GRAY"}[color], JPEG_SUBSAMPLING)
 
 
-def in_cache(images: Iterable[Row], content: Content, color: Color) -> Iterator[Row]:
+def to_cached_rows(images: Iterable[Row], content: Content, color: Color) -> Iterator[Row]:
     """The rows with what a cache holds of their images."""
     for image in images:
         yield {**image, "content": to_cached(image["content"], content, color)}

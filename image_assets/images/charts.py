@@ -33,7 +33,7 @@ CAPTION_LINES = 2
 COLORS = {"": "#1f77b4", "validation_": "#ff7f0e"}
 
 
-def to_markdown(picture: bytes, caption: str) -> str:
+def picture_markdown(picture: bytes, caption: str) -> str:
     """A JPEG, PNG or SVG picture with its caption above, as markdown that needs no other file."""
     mime_type = next((name for start, name in MIME_TYPES.items() if picture.startswith(start)), None)
     if mime_type is None:
@@ -268,7 +268,7 @@ if TYPE_CHECKING:
 
 SHOWN_BARS, SHOWN_PARTS = 60, 9
 NAMED_BARS = 12  # of more, some names are left out
-MOST_LETTERS = 20
+MAX_NAME_LENGTH = 20
 
 
 def stacked_bars(parts: pd.DataFrame, title: str, *, top: float | None = None) -> bytes:
@@ -306,14 +306,14 @@ def by_label(rows: pd.DataFrame, part: str, parts: Sequence[str]) -> pd.DataFram
 def largest(parts: pd.DataFrame) -> list[tuple[str, Sequence[float]]]:
     """The columns that are largest on the whole, in their order, and the sum of the others."""
     frequent = parts.sum().sort_values(ascending=False, kind="stable").index[:SHOWN_PARTS]
-    kept = [(short(str(name)), parts[name].tolist()) for name in parts.columns if name in frequent]
+    largest_parts = [(short(str(name)), parts[name].tolist()) for name in parts.columns if name in frequent]
     others = parts.drop(columns=frequent)
-    return [*kept, *([("others", others.sum(axis="columns").tolist())] if len(others.columns) else [])]
+    return [*largest_parts, *([("others", others.sum(axis="columns").tolist())] if len(others.columns) else [])]
 
 
 def short(name: str) -> str:
     """The name, cut where it is too long to stand beside a figure."""
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
 def _name_bars(axes: "Axes", names: Sequence[str]) -> None:

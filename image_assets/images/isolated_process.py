@@ -17,30 +17,30 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-from resources.processes.child_process import end_with
+from resources.processes.child_process import end_with_parent
 
 FORK = get_context("fork")  # starts in milliseconds, with the decoders loaded already
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Failure:
+class ItemFailure:
     """What is said of an item in place of an answer: in one word, and in a sentence."""
 
     reason: str
     message: str
 
 
-class GuardedProcess(Generic[Item, Answer]):
+class GuardedProcess(Generic[Item, Result]):
     """Runs a function on one item after the other in a child process, which is replaced when an item takes it down.
 
     Exceptions of the function, but for a lack of memory, rise in the caller. The child ends with the block, and with
     the process that started it, however that ends.
     """
 
-    def __init__(self, function: Callable[[Item], Answer], *, memory_bytes: int, name: str = "decoder") -> None:
+    def __init__(self, function: Callable[[Item], Result], *, memory_bytes: int, name: str = "decoder") -> None:
         self._function = function
         self._memory_bytes = memory_bytes
         self._name = name  # of what runs in it, for its failures
@@ -52,21 +52,21 @@ class GuardedProcess(Generic[Item, Answer]):
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def answer(self, item: Item, *, seconds: float) -> Answer | Failure:
+    def run(self, item: Item, *, seconds: float) -> Result | ItemFailure:
         """The function's answer, or why there is none."""
         pipe = self._started()
         try:
             pipe.send(item)
             if not pipe.poll(seconds):
                 self._stop()
-                said = f"the {self._name} took more than {seconds:,.0f} s: make the image smaller, or re-save it"
-                return Failure("timeout", said)
-            answer = pipe.recv()
+                message = f"the {self._name} took more than {seconds:,.0f} s: make the image smaller, or re-save it"
+                return ItemFailure("timeout", message)
+            result = pipe.recv()
         except (EOFError, ConnectionError):
             return self._crashed()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _started(self) -> Connection:
         if self._pipe is None or self._child is None or not self._child.is_alive():
@@ -78,11 +78,11 @@ class GuardedProcess(Generic[Item, Answer]):
             theirs.close()
         return self._pipe
 
-    def _crashed(self) -> Failure:
+    def _crashed(self) -> ItemFailure:
         code = self._stop()
         cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        said = f"the {self._name} crashed ({cause}): re-save the image with another program"
-        return Failure(f"{self._name}_crash", said)
+        message = f"the {self._name} crashed ({cause}): re-save the image with another program"
+        return ItemFailure(f"{self._name}_crash", message)
 
     def _stop(self) -> int | None:
         """End the child, if there is one; its exit code when it had ended by itself."""
@@ -101,7 +101,7 @@ class GuardedProcess(Generic[Item, Answer]):
 def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int) -> None:
     """Answer items until the caller closes the pipe or ends."""
     callers_end.close()
-    end_with(caller)
+    end_with_parent(caller)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.disable()  # the caller tells of a crash
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -115,18 +115,18 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
         # The item comes twice, as received and unpacked; neither counts as memory that decoding takes.
         bound = at_start + 2 * len(received) + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
-        answer = _answer(function, received, memory_bytes)
+        result = _call(function, received, memory_bytes)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        pipe.send(answer)
+        pipe.send(result)
 
 
-def _answer(function: Callable, received: bytes, memory_bytes: int) -> object:
+def _call(function: Callable, received: bytes, memory_bytes: int) -> object:
     """The function's answer, a Failure, or the exception that it raised."""
     try:
         return function(pickle.loads(received))
     except MemoryError:
         needed = f"decoding needs more than {memory_bytes:,} bytes of memory"
-        return Failure("out_of_memory", f"{needed}: make the image smaller")
+        return ItemFailure("out_of_memory", f"{needed}: make the image smaller")
     except Exception as error:  # noqa: BLE001 - it rises in the caller
         error.add_note("".join(traceback.format_exception(error)))
         return error

@@ -9,11 +9,11 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.pixels import SMALLER_SIDE_PIXELS, UnreadableImage, to_smaller
-from resources.files.file_system import opened
+from resources.files.file_system import open_file
 
-MEMORY_BYTES = 1024**3
+SCALING_MEMORY_BYTES = 1024**3
 BYTES_PER_SECOND = 16 * 1024**2  # the time limit grows with the file: reading and decoding go at least this fast
 
 File = tuple[str, int, int]  # its path, the side of the square, its length
@@ -33,41 +33,41 @@ class Limits:
         return self.seconds + length / BYTES_PER_SECOND
 
 
-def small_content(path: str, side_pixels: int, length: int | None = None) -> bytes | None:
+def scaled_content(path: str, side_pixels: int, length: int | None = None) -> bytes | None:
     """The file's image as PNG, scaled while it is decoded to fit in a square.
 
     None where it cannot be read any more, or has not the length that is said.
     """
     try:
-        with opened(path) as file:
+        with open_file(path) as file:
             changed = length is not None and file.seek(0, os.SEEK_END) != length
             return None if changed else to_smaller(file, side_pixels)
     except (OSError, UnreadableImage):  # gone or replaced since it was judged
         return None
 
 
-def with_small_content(images: DataFrame) -> DataFrame:
+def with_scaled_content(images: DataFrame) -> DataFrame:
     """The images without their `length`; where they have no content, they get that of their file's image, scaled.
 
     A version of any age is asked about it as about any other content, wherever the file lies.
     """
     path_only = [F.when(F.col("content").isNull(), F.col(name)) for name in ("path", "length")]
     pandas_udf: Any = F.pandas_udf  # Any: its stubs know no functions on iterators of tuples
-    small = pandas_udf(small_contents, "binary")
+    small = pandas_udf(scaled_contents, "binary")
     return images.withColumn("content", F.coalesce("content", small(*path_only))).drop("length")
 
 
-def small_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
+def scaled_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
     """Small contents of paths and lengths; None where there is no path, or the file is no longer that image."""
-    process = GuardedProcess[File, bytes | None](lambda file: small_content(*file), memory_bytes=MEMORY_BYTES)
+    process = GuardedProcess[File, bytes | None](lambda file: scaled_content(*file), memory_bytes=SCALING_MEMORY_BYTES)
     with process as guarded:
 
         def content(path: str | None, length: float) -> bytes | None:
             if path is None:
                 return None
             seconds = Limits().seconds_for(int(length))
-            found = guarded.answer((path, SMALLER_SIDE_PIXELS, int(length)), seconds=seconds)
-            return None if isinstance(found, Failure) else found
+            found = guarded.run((path, SMALLER_SIDE_PIXELS, int(length)), seconds=seconds)
+            return None if isinstance(found, ItemFailure) else found
 
         for paths, lengths in batches:
             yield pd.Series([content(*file) for file in zip(paths, lengths, strict=True)], dtype=object)

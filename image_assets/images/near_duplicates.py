@@ -14,20 +14,20 @@ BANDS = np.array_split(np.arange(BITS), DISTANCE + 1)
 
 
 @dataclass(frozen=True)
-class Looks:
+class ImageHashes:
     """How some of `count` images look: hashes (m,) uint64, and which image (m,) each is of; several may be of one."""
 
     hashes: np.ndarray
     images: np.ndarray
     count: int
 
-    def of(self, some: np.ndarray) -> "Looks":
+    def of(self, some: np.ndarray) -> "ImageHashes":
         """Those of the images that `some` (count,) bool marks."""
-        kept = some[self.images]
-        return Looks(self.hashes[kept], self.images[kept], self.count)
+        selected = some[self.images]
+        return ImageHashes(self.hashes[selected], self.images[selected], self.count)
 
 
-def to_looks(images: pd.DataFrame) -> Looks:
+def to_image_hashes(images: pd.DataFrame) -> ImageHashes:
     """The plain and the mirrored hash of each image; the columns are HASHED.
 
     Without a plain hash an image looks like its very copies only: 64 bits of its image_id stand for it.
@@ -36,24 +36,24 @@ def to_looks(images: pd.DataFrame) -> Looks:
     plain = images["perceptual_hash"].where(images["perceptual_hash"].notna(), images["image_id"].str[: BITS // 4])
     texts = pd.concat([plain, images["mirrored_hash"].dropna()])
     hashes = np.array([int(text, 16) for text in texts], dtype=np.uint64)
-    return Looks(hashes, texts.index.to_numpy(dtype=np.int64), len(images))
+    return ImageHashes(hashes, texts.index.to_numpy(dtype=np.int64), len(images))
 
 
-def to_groups(looks: Looks) -> np.ndarray:
+def to_groups(image_hashes: ImageHashes) -> np.ndarray:
     """A group number (count,) for each image: chains of looks at most DISTANCE bits apart share one.
 
     Two hashes that differ in at most d bits agree in one of d + 1 bands of bits (pigeonhole), so that
     only hashes that share a band are compared, not all pairs.
     """
-    unique, index = np.unique(looks.hashes, return_inverse=True)
-    of_images = np.stack([index, len(unique) + looks.images])
+    unique, index = np.unique(image_hashes.hashes, return_inverse=True)
+    of_images = np.stack([index, len(unique) + image_hashes.images])
     left, right = np.concatenate([of_images, *(_close_pairs(unique, band) for band in BANDS)], axis=1)
-    size = len(unique) + looks.count
+    size = len(unique) + image_hashes.count
     graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(size, size))
     return connected_components(graph, directed=False)[1][len(unique) :]
 
 
-def reached(looks: Looks, start: np.ndarray) -> np.ndarray:
+def reachable(image_hashes: ImageHashes, start: np.ndarray) -> np.ndarray:
     """Which images (count,) share a group with one of those that `start` (count,) bool marks, themselves included.
 
     Only what shares a band with what was reached last is compared, as far as the chains go: a few new
@@ -62,20 +62,20 @@ def reached(looks: Looks, start: np.ndarray) -> np.ndarray:
     found = last = start
     while last.any() and not found.all():
         near = last.copy()
-        near[looks.images[_share_a_band(looks.hashes, last[looks.images])]] = True
+        near[image_hashes.images[_share_a_band(image_hashes.hashes, last[image_hashes.images])]] = True
         near &= last | ~found
-        groups = to_groups(looks.of(near))
+        groups = to_groups(image_hashes.of(near))
         joined = near & np.isin(groups, groups[last])
         found, last = found | joined, joined & ~found
     return found
 
 
-def to_new_groups(known: pd.DataFrame, new: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def group_new_images(existing: pd.DataFrame, new: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Group numbers for known and new images; -1 for a known one that is in no new one's group."""
-    looks = to_looks(pd.concat([known.loc[:, HASHED], new.loc[:, HASHED]]))
-    within = reached(looks, np.arange(looks.count) >= len(known))
-    groups = np.where(within, to_groups(looks.of(within)), -1)
-    return groups[: len(known)], groups[len(known) :]
+    image_hashes = to_image_hashes(pd.concat([existing.loc[:, HASHED], new.loc[:, HASHED]]))
+    within = reachable(image_hashes, np.arange(image_hashes.count) >= len(existing))
+    groups = np.where(within, to_groups(image_hashes.of(within)), -1)
+    return groups[: len(existing)], groups[len(existing) :]
 
 
 def _share_a_band(hashes: np.ndarray, some: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def _close_pairs(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
         left = left[keys[left] == keys[left + step]]
         if not len(left):
             break
-        apart = hashes[left] ^ hashes[left + step]
-        close = left[np.unpackbits(apart.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1) <= DISTANCE]
+        differing_bits = hashes[left] ^ hashes[left + step]
+        close = left[np.unpackbits(differing_bits.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1) <= DISTANCE]
         found.append(np.stack([order[close], order[close + step]]))
     return np.concatenate(found, axis=1)

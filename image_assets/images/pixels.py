@@ -216,16 +216,16 @@ def to_pixels(
         header, image, _ = _decoded(content, "L")
         gray = part.resized(_upright(image, header), side_pixels)
         return np.repeat(np.array(gray)[:, :, None], 3, axis=2)
-    header, image, _ = _decoded(content, "RGB", least_side_pixels=2 * side_pixels)
+    header, image, _ = _decoded(content, "RGB", min_side_pixels=2 * side_pixels)
     return np.array(_upright(part.resized(image, side_pixels), header))
 
 
 def to_file_pixels(
-    file: BinaryIO, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", *, most_bytes: int
+    file: BinaryIO, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", *, max_bytes: int
 ) -> np.ndarray:
     """The same of an open file; one of more bytes than that, or too many pixels, is scaled while it is decoded."""
     with _opened(file, max_pixels=None) as image:
-        whole = image.width * image.height <= MAX_PIXELS and file.seek(0, os.SEEK_END) <= most_bytes
+        whole = image.width * image.height <= MAX_PIXELS and file.seek(0, os.SEEK_END) <= max_bytes
     file.seek(0)
     content = file.read() if whole else to_smaller(file, SMALLER_SIDE_PIXELS)
     return to_pixels(content, side_pixels, color)
@@ -239,7 +239,7 @@ def to_grayscale(content: bytes) -> bytes:
 
 def to_thumbnail(content: bytes, side_pixels: int) -> bytes:
     """The upright image as JPEG, made small enough to fit in a square."""
-    header, image, _ = _decoded(content, "RGB", least_side_pixels=2 * side_pixels)
+    header, image, _ = _decoded(content, "RGB", min_side_pixels=2 * side_pixels)
     image.thumbnail((side_pixels, side_pixels))
     thumbnail = BytesIO()
     _upright(image, header).save(thumbnail, "JPEG", quality=85)
@@ -260,10 +260,10 @@ def _opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.Im
     try:
         image = OPENERS[name](file, "")
     except BOMBS as error:
-        message = f"{_words(error)}: expected at most {MAX_PIXELS:,} pixels; make the image smaller"
+        message = f"{_to_one_line(error)}: expected at most {MAX_PIXELS:,} pixels; make the image smaller"
         raise UnreadableImage(message, "too_many_pixels") from error
     except BROKEN as error:
-        message = f"it begins like a {name}, but its header is broken ({_words(error)})"
+        message = f"it begins like a {name}, but its header is broken ({_to_one_line(error)})"
         raise UnreadableImage(f"{message}: {_remedy(error)}", _reason(error)) from error
     if max_pixels is not None and image.width * image.height > max_pixels:
         message = f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}; make the image smaller"
@@ -272,11 +272,11 @@ def _opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.Im
 
 
 def _undecodable(header: Header, error: Exception | str) -> UnreadableImage:
-    message = f"{header.format} of {header.width} x {header.height} cannot be decoded whole ({_words(error)})"
+    message = f"{header.format} of {header.width} x {header.height} cannot be decoded whole ({_to_one_line(error)})"
     return UnreadableImage(f"{message}: {_remedy(error)}", _reason(error))
 
 
-def _words(error: Exception | str) -> str:
+def _to_one_line(error: Exception | str) -> str:
     """A library's own words, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -323,7 +323,7 @@ def _header(image: ImageFile.ImageFile) -> Header:
 
 
 def _decoded(
-    content: bytes, mode: Literal["L", "RGB"], least_side_pixels: int = 0
+    content: bytes, mode: Literal["L", "RGB"], min_side_pixels: int = 0
 ) -> tuple[Header, Image.Image, str | None]:
     """Header, decoded image (not yet turned) and what the strict decoder objects to.
 
@@ -334,7 +334,7 @@ def _decoded(
         warning = None
         if header.format == "JPEG":
             try:
-                decoded = _strictly_decoded(content, header, mode, least_side_pixels)
+                decoded = _strictly_decoded(content, header, mode, min_side_pixels)
                 if header.mode != "CMYK":
                     return header, decoded, None
             except ValueError as error:
@@ -347,14 +347,14 @@ def _decoded(
             raise _undecodable(header, warning or error) from error
 
 
-def _strictly_decoded(content: bytes, header: Header, mode: str, least_side_pixels: int) -> Image.Image:
+def _strictly_decoded(content: bytes, header: Header, mode: str, min_side_pixels: int) -> Image.Image:
     colors = {"L": "GRAY", "RGB": "RGB"}[mode] if header.mode != "CMYK" else "CMYK"
     pixels = simplejpeg.decode_jpeg(
         content,
         colors,
-        min_width=least_side_pixels,
-        min_height=least_side_pixels,
-        min_factor=2 if least_side_pixels else 1,  # fractions above a half take longer than the whole
+        min_width=min_side_pixels,
+        min_height=min_side_pixels,
+        min_factor=2 if min_side_pixels else 1,  # fractions above a half take longer than the whole
     )
     return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
 

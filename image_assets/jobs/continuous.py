@@ -27,23 +27,23 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.in_process import InProcessExecutor
 from dagster._utils.interrupts import capture_interrupts
 
-from image_assets.data.folder_changes import folder_changes, without_writing
-from image_assets.data.given_labels import label_table_news
-from image_assets.data.image_files import read_known
-from image_assets.data.labels import outdated
-from image_assets.predictions.alert_sending import due
+from image_assets.data.folder_changes import folder_changes, without_unsettled
+from image_assets.data.given_labels import label_table_change
+from image_assets.data.image_files import read_ledger
+from image_assets.data.labels import outdated_labels
+from image_assets.predictions.alert_sending import due_alerts
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.table_metadata import last_said
+from resources.delta.table_metadata import last_metadata
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import (
     ModelRegistry,
     RegistryUnavailable,
     UnclearServingVersion,
-    in_words,
     serving_version,
     shadows,
+    version_numbers,
 )
 
 
@@ -66,17 +66,17 @@ News = Callable[[dg.DagsterInstance, Ready], str]  # in words; empty when there 
 def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:
     """Whether files landed, changed or left since they were last ingested."""
     try:
-        found = folder_changes(ready.image_folder, read_known(ready.delta_tables.thin), part=None)
+        found = folder_changes(ready.image_folder, read_ledger(ready.delta_tables), part=None)
     except FileNotFoundError as error:
         raise NotNow(str(error)) from error
-    changes = without_writing(found, ready.image_folder)
+    changes = without_unsettled(found, ready.image_folder)
     return str(changes) if changes.digest() else ""
 
 
 def news_of_labels(instance: dg.DagsterInstance, ready: Ready) -> str:
     """Whether the label table is another one than was last read."""
     try:
-        found = label_table_news(instance, ready.label_table)
+        found = label_table_change(instance, ready.label_table)
     except FileNotFoundError as error:
         raise NotNow(str(error)) from error
     return f"the label table: {found}" if found else ""
@@ -84,7 +84,7 @@ def news_of_labels(instance: dg.DagsterInstance, ready: Ready) -> str:
 
 def news_of_corrections(_: dg.DagsterInstance, ready: Ready) -> str:
     """Whether a label was corrected that featured_images does not have yet."""
-    found = outdated(ready.delta_tables.thin, FEATURED_IMAGES)
+    found = outdated_labels(ready.delta_tables, FEATURED_IMAGES)
     return f"{len(found)} corrected labels" if found else ""
 
 
@@ -92,10 +92,10 @@ def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
     """Whether another version serves, or featured_images has other rows, than when predictions were last made."""
     try:
         versions = ready.model_registry.versions()
-        serving, beside = serving_version(versions), in_words(shadows(versions))
+        serving, beside = serving_version(versions), version_numbers(shadows(versions))
     except (RegistryUnavailable, UnclearServingVersion) as error:
         raise NotNow(str(error)) from error
-    before = last_said(instance, "image_predictions")
+    before = last_metadata(instance, "image_predictions")
     if before.get("serving_version") != (str(serving.version) if serving else "none"):
         return f"version {serving.version} serves" if serving else "no version serves"
     if before.get("shadow_versions") != beside:
@@ -108,7 +108,7 @@ def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
 
 def news_of_alerts(_: dg.DagsterInstance, ready: Ready) -> str:
     """Whether alerts wait that it is time to send, or to send again."""
-    return due(ready.delta_tables.thin, datetime.now(UTC))
+    return due_alerts(ready.delta_tables, datetime.now(UTC))
 
 
 def either(first: News, second: News) -> News:

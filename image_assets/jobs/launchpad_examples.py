@@ -110,9 +110,9 @@ ops:
 def with_example(job: str, what: str) -> str:
     """The description of a job: what it does, and its example, as Dagster's UI shows them."""
     example = EXAMPLES[job]
-    return f"{what}\n\n```yaml\n{example}```\n\n[Open this in the Launchpad]({launchpad(job)})"
+    return f"{what}\n\n```yaml\n{example}```\n\n[Open this in the Launchpad]({launchpad_url(job)})"
 
 
-def launchpad(job: str) -> str:
+def launchpad_url(job: str) -> str:
     """Where Dagster's UI opens the Launchpad of a job with its example, from any page of the job."""
     return f"/locations/definitions/jobs/{job}/playground/setup?config={quote(EXAMPLES[job])}"

@@ -40,8 +40,8 @@ def pool(table: Table) -> str:
 def for_every_op(verb: str, config: TablesConfig) -> dg.RunConfig:
     """The same config for the op of every table; a ValueError when it names a table that is none."""
     if unknown := set(config.tables) - {table.name for table in TABLES}:
-        known = ", ".join(table.name for table in TABLES)
-        raise ValueError(f"there is no table {', '.join(sorted(unknown))}: expected some of {known}")
+        expected = ", ".join(table.name for table in TABLES)
+        raise ValueError(f"there is no table {', '.join(sorted(unknown))}: expected some of {expected}")
     return dg.RunConfig(ops={f"{verb}_{table.name}": config for table in TABLES})
 
 
@@ -155,18 +155,18 @@ def optimize(delta_tables: DeltaTables, table: Table, config: OptimizeConfig) ->
     found = savings([file.url for file in after.files])
     row = Optimized(
         table=table.name,
-        done=what_is_done(before, pays=compaction.pays, dry_run=config.dry_run),
+        done=to_outcome(before, pays=compaction.pays, dry_run=config.dry_run),
         files_before=len(before.files),
         files_after=len(after.files),
         bytes_before=before.size_bytes,
         bytes_after=after.size_bytes,
         bytes_rewritten=compaction.rewritten_bytes,
-        zstd_would_save=in_words(found),
+        zstd_would_save=savings_summary(found),
     )
     return row, found
 
 
-def what_is_done(before: TableFiles, *, pays: bool, dry_run: bool) -> str:
+def to_outcome(before: TableFiles, *, pays: bool, dry_run: bool) -> str:
     """One or two words for the report."""
     if not before.files:
         return "nothing there"
@@ -175,13 +175,13 @@ def what_is_done(before: TableFiles, *, pays: bool, dry_run: bool) -> str:
     return "would pay" if dry_run else "compacted"
 
 
-def in_words(found: list[Saving]) -> str:
+def savings_summary(found: list[Saving]) -> str:
     """The columns of which zstd would save anything, and how much of them."""
     worth = [saving for saving in found if round(saving.share, 2) > 0]
     return ", ".join(f"{saving.share:.0%} of {saving.column} ({saving.codec.lower()})" for saving in worth) or "nothing"
 
 
-def to_markdown(row: Optimized, found: list[Saving]) -> str:
+def optimized_markdown(row: Optimized, found: list[Saving]) -> str:
     """The row in a sentence, and every column beside what zstd would save of it."""
     lines = [
         f"**{row.table}**: {row.done}; {row.files_before:,} files of {row.bytes_before:,} bytes before, "
@@ -208,7 +208,7 @@ def optimize_op(table: Table) -> dg.OpDefinition:
         if table.name not in config.tables:
             return []
         row, found = optimize(delta_tables, table, config)
-        report = dg.MetadataValue.md(to_markdown(row, found))
+        report = dg.MetadataValue.md(optimized_markdown(row, found))
         context.add_output_metadata({"optimized": records([row], Optimized), "report": report})
         return [row]
 

@@ -25,8 +25,8 @@ from resources.mlflow.model_registry import ModelPackages, ModelRegistry, ModelV
 if TYPE_CHECKING:
     import onnx
 
-IMAGE = "image"
-MOST_BYTES = 15_000_000
+IMAGE_INPUT = "image"
+MAX_MODEL_BYTES = 15_000_000
 # In front of the network, what `pixels.py` does to a decoded image, with Pillow's own numbers: gray as weighted sums
 # of integers, and a bilinear resize with antialiasing whose weights count no pixel outside of the image.
 RESIZED = f"""
@@ -65,13 +65,13 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
         _front(color, model.ir_version), "front/", rename_inputs=False, rename_outputs=False
     )
     whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
-    told = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
-    onnx.helper.set_model_props(whole, {**told, "color": color})
+    properties = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
+    onnx.helper.set_model_props(whole, {**properties, "color": color})
     onnx.checker.check_model(whole, full_check=True)
     content = whole.SerializeToString()
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_MODEL_BYTES:
         raise ValueError(
-            f"the model has {len(content):,} bytes, expected at most {MOST_BYTES:,}: a device takes no larger one; "
+            f"the model has {len(content):,} bytes, expected at most {MAX_MODEL_BYTES:,}: devices take no larger one; "
             "train a smaller network"
         )
     file.write_bytes(content)
@@ -84,7 +84,8 @@ def _front(color: str, ir_version: int) -> "onnx.ModelProto":
     constants = CONSTANTS.replace("SIDE", str(SIDE_PIXELS)).replace("CHANNELS", str(channels)) + more
     return onnx.parser.parse_model(
         f"""<ir_version: {ir_version}, opset_import: ["" : {OPSET}]>
-        front (uint8[height, width, 3] {IMAGE}) => (uint8[1, {SIDE_PIXELS}, {SIDE_PIXELS}, 3] {INPUT}) <{constants}>
+        front (uint8[height, width, 3] {IMAGE_INPUT})
+            => (uint8[1, {SIDE_PIXELS}, {SIDE_PIXELS}, 3] {INPUT}) <{constants}>
         {{ {before} {RESIZED} }}"""
     )
 
@@ -126,7 +127,7 @@ def installed_with(names: Sequence[str]) -> dict[str, str]:
     return pins
 
 
-FILES = Path(__file__).with_name("package")
+TEMPLATES = Path(__file__).with_name("package")
 EDGE_FILE = "edge/image_classifier.onnx"
 
 
@@ -135,14 +136,14 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
     model = registry.download(version.uri, folder / "model")
     files = files_as_logged(files_digest(model), version.tags.get(FILES_DIGEST))
     if not files.passed:  # files of somebody else's are not loaded
-        raise ValueError(f"version {version.version} is not packaged: {files.said}")
+        raise ValueError(f"version {version.version} is not packaged: {files.detail}")
     write_edge(model, folder)
     write_lines(folder / "requirements.txt", to_requirements(model))
     write_lines(folder / "edge" / "requirements.txt", to_edge_requirements())
     shutil.copy(model / "serving_input_example.json", folder / "request.json")
-    shutil.copy(FILES / "serve.sh", folder)
-    shutil.copy(FILES / "example.py", folder / "edge")
-    told = {
+    shutil.copy(TEMPLATES / "serve.sh", folder)
+    shutil.copy(TEMPLATES / "example.py", folder / "edge")
+    values = {
         "version": version.version,
         "name": registry.name,
         "framework": version.tags["framework"],
@@ -150,7 +151,7 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
         "python": to_python(model),
     }
     for name in ("Dockerfile", "README.md"):
-        (folder / name).write_text(Template((FILES / name).read_text()).substitute(told))
+        (folder / name).write_text(Template((TEMPLATES / name).read_text()).substitute(values))
 
 
 def write_edge(model: Path, folder: Path) -> None:
@@ -170,8 +171,8 @@ def write_lines(file: Path, lines: Sequence[str]) -> None:
 
 def to_python(model: Path) -> str:
     """Python's version of the training, without its last number: `3.11`."""
-    told = yaml.safe_load((model / "python_env.yaml").read_text())
-    return ".".join(told["python"].split(".")[:2])
+    environment = yaml.safe_load((model / "python_env.yaml").read_text())
+    return ".".join(environment["python"].split(".")[:2])
 
 
 class PackageConfig(dg.Config):

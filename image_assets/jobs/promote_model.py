@@ -11,10 +11,10 @@ from pyspark.sql import functions as F
 
 from image_assets.data.split_rows import split_rows, with_content
 from image_assets.jobs.launchpad_examples import with_example
-from image_assets.models.evaluation import compare, judged
-from image_assets.models.model_evaluations import SPLIT, answers_of
+from image_assets.models.evaluation import compare, mark_right
+from image_assets.models.model_evaluations import SPLIT, predict_test_split
 from image_assets.models.promotion_gate import (
-    Finding,
+    GateFinding,
     as_accurate,
     backbone_trained,
     files_as_logged,
@@ -25,10 +25,9 @@ from image_assets.models.promotion_gate import (
     sound_answers,
     to_report,
 )
-from image_assets.models.scoring import with_answers
-from image_assets.models.stage_history import Told, record_changes
+from image_assets.models.scoring import score_images
+from image_assets.models.stage_history import Promotion, record_changes
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
     FILES_DIGEST,
@@ -40,7 +39,7 @@ from resources.mlflow.model_registry import (
 )
 
 GATED = (SHADOW_STAGE, SERVING_STAGE)
-KEPT_IMAGES = 16  # of the test split, the same ones as long as their files are there
+GATE_IMAGES = 16  # of the test split, the same ones as long as their files are there
 
 
 class PromotionConfig(dg.Config):
@@ -60,7 +59,7 @@ class PromotionConfig(dg.Config):
 
 
 @dataclass(frozen=True)
-class Examination:
+class GateResources:
     """What is needed to look at a version."""
 
     delta_tables: DeltaTables
@@ -68,31 +67,31 @@ class Examination:
     on: InferenceDevice
 
 
-def findings_on(
-    version: ModelVersion, serving: ModelVersion | None, config: PromotionConfig, by: Examination
-) -> list[Finding]:
+def gate_findings(
+    version: ModelVersion, serving: ModelVersion | None, config: PromotionConfig, gate: GateResources
+) -> list[GateFinding]:
     """All that is looked at before a version is moved to Staging or Production."""
     other = serving if serving and serving.version != version.version else None
-    damage = damage_to(other, by.registry) if other else None
-    expected = by.registry.signature(other if other and not damage else version)
-    files = files_as_logged(by.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
+    damage = damage_of(other, gate.registry) if other else None
+    expected = gate.registry.signature(other if other and not damage else version)
+    files = files_as_logged(gate.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
     found = [
         lineage_known(version),
         backbone_trained(version),
-        same_signature(by.registry.signature(version), expected),
+        same_signature(gate.registry.signature(version), expected),
         same_labels(version, other, config.label_mapping),
         files,
     ]
     if files.passed:  # files of somebody else's are not loaded
-        found.append(sound_answers(answers_to_kept_images(version, by), version.labels))
+        found.append(sound_answers(gate_predictions(version, gate), version.labels))
         if damage:
-            found.append(Finding("accuracy", True, f"not compared: {damage}"))
+            found.append(GateFinding("accuracy", True, f"not compared: {damage}"))
         elif other:
-            found.append(accuracy_beside(version, other, config.tolerance, by))
+            found.append(compare_accuracy(version, other, config.tolerance, gate))
     return found
 
 
-def damage_to(serving: ModelVersion, registry: ModelRegistry) -> str | None:
+def damage_of(serving: ModelVersion, registry: ModelRegistry) -> str | None:
     """Why the serving version cannot be asked; None where it can. It does not keep a sound one from its place."""
     try:
         registry.require_files_as_logged(serving)
@@ -101,37 +100,39 @@ def damage_to(serving: ModelVersion, registry: ModelRegistry) -> str | None:
     return None
 
 
-def answers_to_kept_images(version: ModelVersion, by: Examination) -> pd.DataFrame:
+def gate_predictions(version: ModelVersion, gate: GateResources) -> pd.DataFrame:
     """What the version says of some images of the test split, whole and broken."""
-    rows = split_rows(by.delta_tables, SPLIT).orderBy("image_id", "path").limit(KEPT_IMAGES)
-    whole = with_content(by.delta_tables, rows).select("path", "content", F.lit(False).alias("broken"))
+    rows = split_rows(gate.delta_tables, SPLIT).orderBy("image_id", "path").limit(GATE_IMAGES)
+    whole = with_content(gate.delta_tables, rows).select("path", "content", F.lit(False).alias("broken"))
     half = F.expr("substring(content, 1, length(content) div 3)")
     broken = whole.select("path", half.alias("content"), F.lit(True).alias("broken"))
     text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
-    asked = whole.unionByName(broken).unionByName(text)
-    device = by.on.resolve(by.delta_tables.spark, version.tags.get("framework", ""))
-    return with_answers(asked, by.registry, version, device.name).toPandas()
+    images = whole.unionByName(broken).unionByName(text)
+    device = gate.on.resolve(gate.delta_tables.spark, version.tags.get("framework", ""))
+    return score_images(images, gate.registry, version, device.name).toPandas()
 
 
-def accuracy_beside(version: ModelVersion, serving: ModelVersion, tolerance: float, by: Examination) -> Finding:
+def compare_accuracy(
+    version: ModelVersion, serving: ModelVersion, tolerance: float, gate: GateResources
+) -> GateFinding:
     """Both versions asked about the test split, image by image."""
-    this, other = (judged(answers_of(each, by.delta_tables, by.registry, by.on)) for each in (version, serving))
+    this, other = (
+        mark_right(predict_test_split(each, gate.delta_tables, gate.registry, gate.on)) for each in (version, serving)
+    )
     comparison = compare(this, other, serving.version)
     return as_accurate((float(np.mean(this["right"])), float(np.mean(other["right"]))), comparison, tolerance)
 
 
-def refusal(version: ModelVersion, failed: Sequence[Finding]) -> str:
+def refusal(version: ModelVersion, failed: Sequence[GateFinding]) -> str:
     """Why a version is not moved."""
-    told = "; ".join(f"{one.check}: {one.said}" for one in failed)
-    return (
-        f"version {version.version} stays in stage {version.stage}, nothing was moved. {told}. `force: true` moves it"
-    )
+    reasons = "; ".join(f"{one.check}: {one.detail}" for one in failed)
+    return f"version {version.version} stays in stage {version.stage}. {reasons}. `force: true` moves it anyway"
 
 
-def move(number: int, told: Told, registry: ModelRegistry, thin_tables: ThinTables) -> ModelVersion:
+def move(number: int, promotion: Promotion, registry: ModelRegistry, delta_tables: DeltaTables) -> ModelVersion:
     """Move a version as told, and write it down; the version as it is then."""
-    moved = registry.promote(number, told.stage, told.to_tags())
-    record_changes(registry.versions(), thin_tables)
+    moved = registry.promote(number, promotion.stage, promotion.to_tags())
+    record_changes(registry.versions(), delta_tables)
     return moved
 
 
@@ -145,17 +146,19 @@ def promote(
 ) -> None:
     """Look whether the version is fit, move it with the stage's alias; `stage_changes` then asks for predictions."""
     version, serving = model_registry.version(config.version), model_registry.serving()
-    findings: list[Finding] | None = None
+    findings: list[GateFinding] | None = None
     report: dict[str, dg.MetadataValue] = {}
     if config.stage in GATED:
-        by = Examination(delta_tables, model_registry, inference_device)
-        findings = [*findings_on(version, serving, config, by), same_serving(serving, model_registry.serving())]
+        gate = GateResources(delta_tables, model_registry, inference_device)
+        findings = [*gate_findings(version, serving, config, gate), same_serving(serving, model_registry.serving())]
         report["findings"] = dg.MetadataValue.md(to_report(findings))
     failed = [one for one in findings or () if not one.passed]
     if failed and not config.force:
         raise dg.Failure(refusal(version, failed), metadata=report, allow_retries=False)
-    told = Told(config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings)
-    moved = move(config.version, told, model_registry, delta_tables.thin)
+    promotion = Promotion(
+        config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings
+    )
+    moved = move(config.version, promotion, model_registry, delta_tables)
     context.add_output_metadata(
         {"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri, **report}
     )

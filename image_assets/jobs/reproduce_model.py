@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
-from image_assets.data.training_cache import cache_split
+from image_assets.data.training_cache import find_or_write_cache
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models import lineage, tensorflow_training, torch_training
-from image_assets.models.epochs import State, digest
-from image_assets.models.lineage import code_version, lost, table_versions
-from image_assets.models.model_evaluations import answers_of
+from image_assets.models.epochs import State, state_digest
+from image_assets.models.lineage import code_version, table_versions, unreadable_versions
+from image_assets.models.model_evaluations import predict_test_split
 from image_assets.models.rank_training import WEIGHTS_FILE
-from image_assets.models.training import Task, TrainingConfig, Workshop, logged_training, to_task
-from image_assets.models.training_plan import Places, Trained
+from image_assets.models.training import Task, TrainingConfig, TrainingResources, to_task, train_and_log
+from image_assets.models.training_plan import OutputLocations, TrainingResult
 from resources.backbone import Backbone
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
@@ -30,14 +30,14 @@ from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.processes.training_processes import TrainingProcesses
 
-KEYS = ["path", "image_id"]
-NO_RESULT = {"epoch", "seconds"}  # what a history holds beside figures of the model
+IMAGE_KEYS = ["path", "image_id"]
+NOT_COMPARED = {"epoch", "seconds"}  # what a history holds beside figures of the model
 
 History = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What a training came to: weights by name, figures by epoch, and what the model says of the test split.
 
     `predictions` has a row for each image: path, image_id, label and probability.
@@ -71,12 +71,14 @@ class Differences:
         )
 
 
-def to_differences(before: Outcome, after: Outcome) -> Differences:
+def to_differences(before: TrainingOutcome, after: TrainingOutcome) -> Differences:
     """How far the outcomes are apart."""
-    images = before.predictions.merge(after.predictions, how="outer", on=KEYS, suffixes=("", "_after"), indicator=True)
+    images = before.predictions.merge(
+        after.predictions, how="outer", on=IMAGE_KEYS, suffixes=("", "_after"), indicator=True
+    )
     both = images.query("_merge == 'both'").fillna({"label": "", "label_after": ""})
     return Differences(
-        digests=(digest(before.weights), digest(after.weights)),
+        digests=(state_digest(before.weights), state_digest(after.weights)),
         weights={
             name: largest_difference(before.weights.get(name), after.weights.get(name))
             for name in {**before.weights, **after.weights}
@@ -98,20 +100,20 @@ def largest_difference(before: np.ndarray | None, after: np.ndarray | None) -> f
         return inf
     before, after = before.astype(np.float64), after.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinite less infinite
-        apart = np.where((before == after) | (np.isnan(before) & np.isnan(after)), 0, np.abs(before - after))
-    return float(np.nan_to_num(apart, nan=inf, posinf=inf).max(initial=0))
+        difference = np.where((before == after) | (np.isnan(before) & np.isnan(after)), 0, np.abs(before - after))
+    return float(np.nan_to_num(difference, nan=inf, posinf=inf).max(initial=0))
 
 
 def figure_differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """The absolute difference of each figure of an epoch."""
-    names = [name for name in {**before, **after} if name not in NO_RESULT]
+    names = [name for name in {**before, **after} if name not in NOT_COMPARED]
     return {
         name: largest_difference(*(np.array(epoch[name]) if name in epoch else None for epoch in (before, after)))
         for name in names
     }
 
 
-def to_markdown(differences: Differences) -> str:
+def differences_markdown(differences: Differences) -> str:
     """The differences as a report to read."""
     names = list(dict.fromkeys(name for epoch in differences.figures for name in epoch))
     epochs = enumerate(differences.figures, 1)
@@ -122,7 +124,7 @@ def to_markdown(differences: Differences) -> str:
         "",
         "| weights | largest difference |",
         "|---|---|",
-        *(f"| {name} | {apart:.3g} |" for name, apart in differences.weights.items()),
+        *(f"| {name} | {difference:.3g} |" for name, difference in differences.weights.items()),
         "",
         f"Epochs: {differences.epochs[0]} before, {differences.epochs[1]} now.",
         "",
@@ -137,7 +139,10 @@ def to_markdown(differences: Differences) -> str:
     return "\n".join(lines)
 
 
-TRAIN: dict[str, Callable[..., Trained]] = {"tensorflow": tensorflow_training.train, "torch": torch_training.train}
+TRAIN_FUNCTIONS: dict[str, Callable[..., TrainingResult]] = {
+    "tensorflow": tensorflow_training.train,
+    "torch": torch_training.train,
+}
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
@@ -148,7 +153,7 @@ class ReproductionConfig(dg.Config):
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedTraining:
     """What a version's tags say of its training."""
 
     framework: str
@@ -158,7 +163,7 @@ class Recorded:
     backbone_identity: str
 
     @classmethod
-    def of(cls, version: ModelVersion) -> "Recorded":
+    def of(cls, version: ModelVersion) -> "RecordedTraining":
         """The settings of a version; a ValueError says which tags are not there, or what does not fit."""
         tags = version.tags
         if lacking := [name for name in NEEDED_TAGS if name not in tags]:
@@ -177,62 +182,66 @@ class Recorded:
         return cls(tags["framework"], config, cache_settings, int(tags["processes"]), tags["backbone_identity"])
 
 
-def tables_of(version: ModelVersion, delta_tables: DeltaTables) -> DeltaTables:
+def tables_at_training(version: ModelVersion, delta_tables: DeltaTables) -> DeltaTables:
     """The tables as the version was trained on them; a ValueError says which of them are lost."""
     versions = table_versions(version)
-    if found := lost(delta_tables, versions.items()):
+    if found := unreadable_versions(delta_tables, versions.items()):
         raise ValueError(f"{version.uri} cannot be trained again: {'; '.join(found.values())}")
     return delta_tables.as_of(versions)
 
 
-def to_workshop(version: ModelVersion, recorded: Recorded, workshop: Workshop) -> Workshop:
+def resources_at_training(
+    version: ModelVersion, recorded: RecordedTraining, resources: TrainingResources
+) -> TrainingResources:
     """The workshop as it was when the version was trained."""
-    identity = workshop.backbone.identity(recorded.framework)
+    identity = resources.backbone.identity(recorded.framework)
     if identity != recorded.backbone_identity:
         raise ValueError(
             f"{version.uri} cannot be trained again: its backbone was {recorded.backbone_identity}, the one at hand is "
             f"{identity}: let IMAGE_ASSETS_BACKBONE name the weights of that time"
         )
     return replace(
-        workshop,
-        delta_tables=tables_of(version, workshop.delta_tables),
-        caches=workshop.caches.model_copy(update=recorded.cache_settings),
+        resources,
+        delta_tables=tables_at_training(version, resources.delta_tables),
+        caches=resources.caches.model_copy(update=recorded.cache_settings),
         processes=TrainingProcesses(processes=recorded.processes),
     )
 
 
-def to_task_again(recorded: Recorded, workshop: Workshop) -> Task:
+def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> Task:
     """The version's task, its caches written again where they are gone."""
     for split in ("training", "validation"):
-        cache_split(workshop.delta_tables, workshop.caches, split, ranks=recorded.processes)
-    return to_task(recorded.framework, recorded.config, workshop)
+        find_or_write_cache(resources.delta_tables, resources.caches, split, ranks=recorded.processes)
+    return to_task(recorded.framework, recorded.config, resources)
 
 
 @contextmanager
-def scratch_places(workshop: Workshop, mlflow_run_id: str) -> Iterator[Places]:
+def scratch_locations(resources: TrainingResources, mlflow_run_id: str) -> Iterator[OutputLocations]:
     """Places without any embedding or checkpoint of before; what is kept there is gone afterwards."""
-    folder = f"{workshop.delta_tables.checkpoints}/reproductions/{mlflow_run_id}"
+    folder = f"{resources.delta_tables.checkpoints}/reproductions/{mlflow_run_id}"
     try:
-        yield Places(workshop.tracking.tracking_uri, mlflow_run_id, f"{folder}/embeddings", f"{folder}/checkpoints")
+        yield OutputLocations(
+            resources.tracking.tracking_uri, mlflow_run_id, f"{folder}/embeddings", f"{folder}/checkpoints"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def reproduce(
-    version: ModelVersion, workshop: Workshop, on: InferenceDevice, dagster_run_id: str
+    version: ModelVersion, resources: TrainingResources, on: InferenceDevice, dagster_run_id: str
 ) -> Mapping[str, dg.MetadataValue | str | bool]:
     """Train the version again on what it was trained on, register nothing; metadata on how far the two are apart."""
-    recorded = Recorded.of(version)
-    workshop = to_workshop(version, recorded, workshop)
-    task = to_task_again(recorded, workshop)
-    tracking = workshop.tracking
+    recorded = RecordedTraining.of(version)
+    resources = resources_at_training(version, recorded, resources)
+    task = recreate_task(recorded, resources)
+    tracking = resources.tracking
     with tracking.run_for("reproduce_model") as mlflow_run_id:
-        origin = lineage.to_origin(workshop.delta_tables, dagster_run_id, "reproduce_model")
-        with scratch_places(workshop, mlflow_run_id) as places:
-            logged = logged_training(task, TRAIN[task.framework], workshop, places, origin)
+        origin = lineage.to_origin(resources.delta_tables, dagster_run_id, "reproduce_model")
+        with scratch_locations(resources, mlflow_run_id) as locations:
+            logged = train_and_log(task, TRAIN_FUNCTIONS[task.framework], resources, locations, origin)
         again = replace(version, uri=logged.classifier, mlflow_run_id=mlflow_run_id)
-        differences = to_differences(*(to_outcome(each, workshop, on) for each in (version, again)))
-        report = to_markdown(differences)
+        differences = to_differences(*(to_outcome(each, resources, on) for each in (version, again)))
+        report = differences_markdown(differences)
         tracking.log_to(mlflow_run_id, "reproduction", {}, {"differences.md": report.encode()})
     return {
         "model_uri": version.uri,
@@ -245,14 +254,16 @@ def reproduce(
     }
 
 
-def to_outcome(version: ModelVersion, workshop: Workshop, on: InferenceDevice) -> Outcome:
+def to_outcome(version: ModelVersion, resources: TrainingResources, on: InferenceDevice) -> TrainingOutcome:
     """What a version came to, as its MLflow run and its answers on the test split tell."""
-    weights = kept_weights(version.mlflow_run_id, workshop.tracking)
-    history = json.loads(workshop.tracking.read(version.mlflow_run_id, lineage.HISTORY_FILE))
-    return Outcome(weights, history["epochs"], answers_of(version, workshop.delta_tables, workshop.registry, on))
+    weights = logged_weights(version.mlflow_run_id, resources.tracking)
+    history = json.loads(resources.tracking.read(version.mlflow_run_id, lineage.HISTORY_FILE))
+    return TrainingOutcome(
+        weights, history["epochs"], predict_test_split(version, resources.delta_tables, resources.registry, on)
+    )
 
 
-def kept_weights(mlflow_run_id: str, tracking: MlflowTracking) -> State:
+def logged_weights(mlflow_run_id: str, tracking: MlflowTracking) -> State:
     """The weights that a training changed, as it logged them."""
     from safetensors.numpy import load
 
@@ -272,9 +283,11 @@ def reproduce_op(
     inference_device: InferenceDevice,
 ) -> None:
     """Train a version again; the op's metadata says how far the two are apart."""
-    workshop = Workshop(delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry)
+    resources = TrainingResources(
+        delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry
+    )
     version = model_registry.version(config.version)
-    context.add_output_metadata(reproduce(version, workshop, inference_device, context.run_id))
+    context.add_output_metadata(reproduce(version, resources, inference_device, context.run_id))
 
 
 @dg.job(

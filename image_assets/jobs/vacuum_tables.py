@@ -11,7 +11,7 @@ from pydantic import Field
 
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import for_every_op, pool, records
-from image_assets.models.lineage import lost, table_versions
+from image_assets.models.lineage import table_versions, unreadable_versions
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -30,27 +30,29 @@ from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 REMEMBERED_HOURS = 168  # for so long a Delta log says when a file left its table
 
 
-def removable_files(uri: str, keep: Iterable[int], retention_hours: int) -> dict[str, int]:
+def removable_files(uri: str, versions_to_keep: Iterable[int], retention_hours: int) -> dict[str, int]:
     """Their names and sizes in bytes: files that left the table, or were written, longer ago than the retention."""
-    names = {PurePosixPath(file).name for file in _vacuum(uri, keep, retention_hours, dry_run=True)}
+    names = {PurePosixPath(file).name for file in _vacuum(uri, versions_to_keep, retention_hours, dry_run=True)}
     return {name: size for name, size in file_sizes(uri).items() if name in names}  # some are removed already
 
 
-def remove_files(uri: str, keep: Iterable[int], retention_hours: int) -> None:
+def remove_files(uri: str, versions_to_keep: Iterable[int], retention_hours: int) -> None:
     """Remove them; the table's log says so."""
-    _vacuum(uri, keep, retention_hours, dry_run=False)
+    _vacuum(uri, versions_to_keep, retention_hours, dry_run=False)
 
 
-def _vacuum(uri: str, keep: Iterable[int], retention_hours: int, *, dry_run: bool) -> list[str]:
+def _vacuum(uri: str, versions_to_keep: Iterable[int], retention_hours: int, *, dry_run: bool) -> list[str]:
     return DeltaTable(uri).vacuum(
-        retention_hours, dry_run, enforce_retention_duration=False, full=True, keep_versions=sorted(keep)
+        retention_hours, dry_run, enforce_retention_duration=False, full=True, keep_versions=sorted(versions_to_keep)
     )
 
 
 # Who follows a table by its versions; image_predictions does by streams, one for each model version.
 FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
 
-Trained = dict[tuple[str, int], list[int]]  # model versions by the table and Delta version they were trained on
+ModelsByTableVersion = dict[
+    tuple[str, int], list[int]
+]  # model versions by the table and Delta version they were trained on
 
 
 class VersionsAtRisk(RuntimeError):
@@ -81,7 +83,7 @@ class Vacuumed:
     kept_for_models: str
 
 
-def trained_on(versions: Sequence[ModelVersion]) -> Trained:
+def trained_on(versions: Sequence[ModelVersion]) -> ModelsByTableVersion:
     """What the live versions were trained on; VersionsAtRisk names those whose tags do not say it."""
     trained, unclear = defaultdict(list), []
     for version in versions:
@@ -91,29 +93,29 @@ def trained_on(versions: Sequence[ModelVersion]) -> Trained:
                     trained[at].append(version.version)
             except ValueError as error:
                 unclear.append(str(error))
-    _refuse_for(unclear)
+    _refuse(unclear)
     return dict(trained)
 
 
-def require_readable(delta_tables: DeltaTables, trained: Trained) -> None:
+def require_readable(delta_tables: DeltaTables, trained: ModelsByTableVersion) -> None:
     """VersionsAtRisk names the model versions that were trained on what cannot be read any longer."""
-    _refuse_for([f"{in_words(trained[at])}: {why}" for at, why in lost(delta_tables, trained).items()])
+    _refuse([f"{name_versions(trained[at])}: {why}" for at, why in unreadable_versions(delta_tables, trained).items()])
 
 
-def followed(delta_tables: DeltaTables, table: Table, live: Iterable[ModelVersion]) -> set[int]:
+def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[ModelVersion]) -> set[int]:
     """The versions that brought the rows which followers of the table have still to take in.
 
     A follower that finds them gone loses no row; it compares the whole table with itself.
     """
-    thin, needed = delta_tables.thin, set()
-    there = [into for into in FOLLOWERS.get(table, ()) if table_files(thin.uri(into)).files]
+    needed = set()
+    there = [into for into in FOLLOWERS.get(table, ()) if table_files(delta_tables.uri(into)).files]
     for into in there:
-        position = thin.followed_version(table, into) or thin.transaction(into, table.name)
-        needed.update(thin.versions_with_new_rows(table, position or 0) or ())
+        position = delta_tables.followed_version(table, into) or delta_tables.transaction(into, table.name)
+        needed.update(delta_tables.versions_with_new_rows(table, position or 0) or ())
     for version in live if table == FEATURED_IMAGES else ():
         stream = delta_tables.stream_position(f"{IMAGE_PREDICTIONS.name}/{version.version}")
         if stream:
-            needed.update(thin.versions_with_new_rows(table, stream.version - 1) or ())
+            needed.update(delta_tables.versions_with_new_rows(table, stream.version - 1) or ())
         if stream and stream.whole:
             needed.add(stream.version)
     return needed
@@ -127,26 +129,28 @@ def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, con
     uri = delta_tables.uri(table)
     if not table_files(uri).files:
         return Vacuumed(table.name, "nothing there", 0, 0, "")
-    kept = {at: models for (name, at), models in sorted(trained.items()) if name == table.name}
-    keep = kept.keys() | followed(delta_tables, table, [version for version in versions if version.live])
-    files = removable_files(uri, keep, config.retention_hours)
+    needed_by_models = {at: models for (name, at), models in sorted(trained.items()) if name == table.name}
+    versions_to_keep = needed_by_models.keys() | versions_to_follow(
+        delta_tables, table, [version for version in versions if version.live]
+    )
+    files = removable_files(uri, versions_to_keep, config.retention_hours)
     if files and not config.dry_run:
-        remove_files(uri, keep, config.retention_hours)
+        remove_files(uri, versions_to_keep, config.retention_hours)
     return Vacuumed(
         table=table.name,
         done="nothing to remove" if not files else "would go" if config.dry_run else "removed",
         files=len(files),
         bytes=sum(files.values()),
-        kept_for_models=", ".join(f"{at} ({in_words(models)})" for at, models in kept.items()),
+        kept_for_models=", ".join(f"{at} ({name_versions(models)})" for at, models in needed_by_models.items()),
     )
 
 
-def in_words(models: Sequence[int]) -> str:
+def name_versions(models: Sequence[int]) -> str:
     """Model versions, named."""
     return f"model version{'s' if len(models) > 1 else ''} {', '.join(map(str, models))}"
 
 
-def to_markdown(rows: Sequence[Vacuumed]) -> str:
+def vacuumed_markdown(rows: Sequence[Vacuumed]) -> str:
     """The rows as a table to read."""
     lines = ["| table | | files | bytes | Delta versions kept |", "|---|---|---|---|---|"]
     return "\n".join([*lines, *("| " + " | ".join(map(str, astuple(row))) + " |" for row in rows)])
@@ -170,7 +174,7 @@ def vacuum_op(table: Table) -> dg.OpDefinition:
 def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed]]) -> None:
     """What went from every table, in one table."""
     rows = [row for of_table in vacuumed for row in of_table]
-    report = dg.MetadataValue.md(to_markdown(rows))
+    report = dg.MetadataValue.md(vacuumed_markdown(rows))
     context.add_output_metadata({"vacuumed": records(rows, Vacuumed), "report": report})
 
 
@@ -195,7 +199,7 @@ def vacuum_tables() -> None:
     report_vacuumed([op() for op in OPS])
 
 
-def _refuse_for(reasons: Sequence[str]) -> None:
+def _refuse(reasons: Sequence[str]) -> None:
     if reasons:
-        told = "\n".join(["nothing was removed:", *reasons, "archive or delete these model versions, or mend them"])
-        raise VersionsAtRisk(told)
+        message = "\n".join(["nothing was removed:", *reasons, "archive or delete these model versions, or mend them"])
+        raise VersionsAtRisk(message)

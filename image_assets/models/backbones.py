@@ -22,7 +22,7 @@ def weights_file(folder: str, name: str) -> Path:
 
 
 @contextmanager
-def impatient_downloads() -> Iterator[None]:
+def download_timeout() -> Iterator[None]:
     """Connections that stay silent for some seconds fail: the frameworks' downloads name no timeout of their own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from image_assets.models.collectives import Collective, greatest
-from image_assets.models.epochs import JUDGED_BATCH_SIZE, Batch
-from image_assets.models.training_images import READ_BATCH_SIZE, Shard, in_batches
+from image_assets.models.epochs import EVALUATION_BATCH_SIZE, Batch
+from image_assets.models.training_images import READ_BATCH_SIZE, Shard, rebatched
 from resources.progress import ProgressLine
 
 ROW_GROUP_ROWS = 1024  # of 5 KB each
@@ -59,7 +59,7 @@ class EmbeddingStore:
 
 
 Activations = Callable[[np.ndarray], np.ndarray]
-KEPT_AT_ONCE = 64 * READ_BATCH_SIZE  # embeddings that a killed training loses at most
+STORED_AT_ONCE = 64 * READ_BATCH_SIZE  # embeddings that a killed training loses at most
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Standardisation:
 
 
 @dataclass(frozen=True)
-class KeptImages:
+class PrecomputedInputs:
     """A shard's images as inputs (n, ...) of a network's trainable part, in the order of their ids."""
 
     inputs: np.ndarray
@@ -98,10 +98,10 @@ class KeptImages:
 
     def __iter__(self) -> Iterator[Batch]:
         """Every image once, in batches to be judged."""
-        for start in range(0, len(self), JUDGED_BATCH_SIZE):
-            yield self._batch(np.arange(start, min(start + JUDGED_BATCH_SIZE, len(self))))
+        for start in range(0, len(self), EVALUATION_BATCH_SIZE):
+            yield self._batch(np.arange(start, min(start + EVALUATION_BATCH_SIZE, len(self))))
 
-    def standardised(self, by: Standardisation) -> "KeptImages":
+    def standardised(self, by: Standardisation) -> "PrecomputedInputs":
         """The same images, standardised whenever they are handed out."""
         return replace(self, standardisation=by)
 
@@ -110,7 +110,7 @@ class KeptImages:
         return Batch(self.standardisation.of(inputs) if self.standardisation else inputs, self.label_indexes[rows])
 
 
-def keep_images(
+def precompute_inputs(
     shard: Shard,
     activations: Activations,
     collective: Collective,
@@ -118,30 +118,32 @@ def keep_images(
     batch_size: int,
     seed: int,
     store: EmbeddingStore | None = None,
-) -> KeptImages:
+) -> PrecomputedInputs:
     """The shard's images through the frozen part of a network; those in the store are not computed again."""
     rows = shard.labels()
-    places = {str(image_id): places for image_id, places in rows.groupby("image_id", sort=False).indices.items()}
-    known = store.image_ids() & places.keys() if store else frozenset()
-    filled = Filled(len(rows), places)
-    if store and known:
+    rows_of_image = {
+        str(image_id): rows_of_image for image_id, rows_of_image in rows.groupby("image_id", sort=False).indices.items()
+    }
+    stored = store.image_ids() & rows_of_image.keys() if store else frozenset()
+    buffer = RowBuffer(len(rows), rows_of_image)
+    if store and stored:
         for image_ids, embeddings in store.embeddings():
-            filled.put(image_ids, embeddings)
-    if len(known) < len(places):
-        doing, lacking = "embedded" if store else "computed", len(places) - len(known)
-        tell = logger.info if collective.rank == 0 else logger.debug
-        with ProgressLine(doing, lacking, "images of rank 0", tell) as progress:
-            for image_ids, computed in compute(shard, activations, known, progress):
-                filled.put(image_ids, computed)
+            buffer.put(image_ids, embeddings)
+    if len(stored) < len(rows_of_image):
+        doing, lacking = "embedded" if store else "computed", len(rows_of_image) - len(stored)
+        log = logger.info if collective.rank == 0 else logger.debug
+        with ProgressLine(doing, lacking, "images of rank 0", log) as progress:
+            for image_ids, computed in compute_activations(shard, activations, stored, progress):
+                buffer.put(image_ids, computed)
                 if store:
                     store.add(image_ids, computed)
     steps = greatest(collective, math.ceil(len(rows) / batch_size))
     label_indexes = rows["label_index"].to_numpy(np.int64)
-    return KeptImages(filled.whole(), label_indexes, steps, batch_size, (seed, collective.rank))
+    return PrecomputedInputs(buffer.whole(), label_indexes, steps, batch_size, (seed, collective.rank))
 
 
-def compute(
-    shard: Shard, activations: Activations, known: frozenset[str], progress: ProgressLine
+def compute_activations(
+    shard: Shard, activations: Activations, stored: frozenset[str], progress: ProgressLine
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Ids and activations of the images that are not known, some thousand at a time.
 
@@ -149,26 +151,26 @@ def compute(
     """
     ids: list[str] = []
     parts: list[np.ndarray] = []
-    for images in in_batches(shard.images(skipped=known)):
+    for images in rebatched(shard.images(skipped=stored)):
         pixels = np.resize(images.pixels, (READ_BATCH_SIZE, *images.pixels.shape[1:]))
         ids += images.image_ids.tolist()
         parts.append(activations(pixels)[: len(images)])
         progress.update(len(images))
-        if len(ids) >= KEPT_AT_ONCE:
+        if len(ids) >= STORED_AT_ONCE:
             yield ids, np.concatenate(parts)
             ids, parts = [], []
     if ids:
         yield ids, np.concatenate(parts)
 
 
-class Filled:
+class RowBuffer:
     """Rows of equal shape that come in any order, in a file without a name: it is gone with the process."""
 
-    def __init__(self, count: int, places: dict[str, np.ndarray]) -> None:
+    def __init__(self, count: int, rows_of_image: dict[str, np.ndarray]) -> None:
         self._count = count
-        self._places = places
+        self._rows_of_image = rows_of_image
         self._rows: np.ndarray | None = None
-        self._missing = set(places)
+        self._missing = set(rows_of_image)
 
     def put(self, image_ids: list[str], values: np.ndarray) -> None:
         """Put each image's values wherever the image belongs; others are left out."""
@@ -177,7 +179,7 @@ class Filled:
                 self._rows = np.memmap(file, values.dtype, "w+", shape=(self._count, *values.shape[1:]))
         for image_id, value in zip(image_ids, values, strict=True):
             if image_id in self._missing:
-                self._rows[self._places[image_id]] = value
+                self._rows[self._rows_of_image[image_id]] = value
                 self._missing.discard(image_id)
 
     def whole(self) -> np.ndarray:
@@ -187,7 +189,7 @@ class Filled:
         return self._rows
 
 
-def standardisation(images: KeptImages, collective: Collective) -> Standardisation:
+def standardisation(images: PrecomputedInputs, collective: Collective) -> Standardisation:
     """Mean and deviation of each feature, over the images of all ranks."""
     count = collective.sum(np.array([len(images)]))
     mean = collective.sum(np.sum([batch.inputs.sum(axis=0, dtype=np.float64) for batch in images], axis=0)) / count
@@ -217,6 +219,6 @@ class AugmentedImages:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The epoch's images; a shard with too few rows goes round again."""
-        images = in_batches(self.shard.epoch(epoch, self.seed), self.batch_size)
+        images = rebatched(self.shard.epoch(epoch, self.seed), self.batch_size)
         for batch in islice(images, self.steps):
             yield Batch(self.activations(batch.pixels), batch.label_indexes)

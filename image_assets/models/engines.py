@@ -25,7 +25,7 @@ def network_on(device: str, framework: str, model: str, onnx: str) -> Network:
     """The network on a device: of the framework's model, in a folder, or of the ONNX file."""
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}: expected one of {', '.join(DEVICES)}")
-    take_given_gpu()
+    use_assigned_gpu()
     if device == "auto":
         # Frameworks take seconds to load: they are not asked where no driver is, nor where they are not installed.
         possible = shutil.which("nvidia-smi") and importlib.util.find_spec(framework)
@@ -37,7 +37,7 @@ def network_on(device: str, framework: str, model: str, onnx: str) -> Network:
     return NETWORKS[framework](model, device)
 
 
-def take_given_gpu() -> None:
+def use_assigned_gpu() -> None:
     """Let this process see the GPU that Spark gave its task, and no other; before a framework looks for GPUs."""
     spark = sys.modules.get("pyspark")
     task = spark.TaskContext.get() if spark else None
@@ -168,14 +168,14 @@ def load_tensorflow() -> None:
 @contextmanager
 def _startup_lines_dropped() -> Iterator[None]:
     """Drop what TensorFlow's libraries write to stderr while they load: they do not know of any log level yet."""
-    kept = os.dup(2)
+    saved_stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved_stderr, 2)
+        os.close(saved_stderr)
         os.close(nowhere)
 
 

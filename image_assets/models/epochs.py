@@ -24,7 +24,7 @@ class Checkpoint:
     """Arrays in named parts, and what was told beside them."""
 
     arrays: State
-    told: dict[str, Any]
+    values: dict[str, Any]
 
     def part(self, name: str) -> State:
         """The arrays of one part."""
@@ -38,16 +38,16 @@ class Checkpoints:
 
     folder: str
 
-    def save(self, name: str, parts: Mapping[str, State], told: Mapping[str, Any]) -> None:
+    def save(self, name: str, parts: Mapping[str, State], values: Mapping[str, Any]) -> None:
         """Keep this in place of what was kept: whole, or not at all."""
         from safetensors.numpy import save_file
 
         file = self._file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"{part}/{key}": np.array(array, order="C") for part in parts for key, array in parts[part].items()}
-        unnamed = file.with_suffix(".unfinished")
-        save_file(arrays, unnamed, metadata={"told": json.dumps(told)})
-        unnamed.replace(file)
+        unfinished = file.with_suffix(".unfinished")
+        save_file(arrays, unfinished, metadata={"told": json.dumps(values)})
+        unfinished.replace(file)
 
     def load(self, name: str) -> Checkpoint | None:
         """What was kept last; None when there is nothing."""
@@ -64,7 +64,7 @@ class Checkpoints:
         return Path(self.folder) / f"{name}.safetensors"
 
 
-def digest(weights: State) -> str:
+def state_digest(weights: State) -> str:
     """SHA-256 of all arrays with their names, kinds and shapes, in whatever order they come."""
     total = sha256()
     for name, array in sorted(weights.items()):
@@ -74,7 +74,7 @@ def digest(weights: State) -> str:
 
 
 Figures = dict[str, float]
-JUDGED_BATCH_SIZE = 256
+EVALUATION_BATCH_SIZE = 256
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Network(Protocol):
         """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
         ...
 
-    def judge(self, batch: Batch) -> np.ndarray:
+    def evaluate(self, batch: Batch) -> np.ndarray:
         """Loss (summed), right answers and images (3,), with the weights as they are."""
         ...
 
@@ -166,32 +166,34 @@ def run_epochs(
 
     Where a checkpoint tells of finished epochs, it goes on after them.
     """
-    progress = resumed(network, collective, checkpoints, phase.name)
+    progress = resume(network, collective, checkpoints, phase.name)
     schedule = phase.schedule
     while progress.epoch < schedule.epochs and progress.epoch - progress.best_epoch < schedule.patience:
         epoch, started = progress.epoch + 1, time.monotonic()
         sums = np.zeros(3)
-        for number, batch in enumerate(in_steps(training, epoch, collective)):
+        for number, batch in enumerate(batches_with_progress(training, epoch, collective)):
             step = (epoch - 1) * training.steps + number
             rate = learning_rate(schedule, step, training.steps, collective.size)
             sums += network.step(batch, rate, to_seed(phase.seed, collective.rank, step))
         figures = {"epoch": float(epoch), **averages(collective, sums, "")}
-        figures |= averages(collective, sum((network.judge(batch) for batch in validation), np.zeros(3)), "validation_")
+        figures |= averages(
+            collective, sum((network.evaluate(batch) for batch in validation), np.zeros(3)), "validation_"
+        )
         figures["seconds"] = time.monotonic() - started
-        check_figures(figures, schedule.learning_rate)
+        require_finite_loss(figures, schedule.learning_rate)
         progress.history.append(figures)
-        reached = (figures["validation_accuracy"], -figures["validation_loss"])
+        score = (figures["validation_accuracy"], -figures["validation_loss"])
         # The figures are the same on all ranks, and so is the choice.
-        if reached > progress.best:
-            progress.best, progress.best_epoch, progress.best_weights = reached, epoch, network.weights()
+        if score > progress.best:
+            progress.best, progress.best_epoch, progress.best_weights = score, epoch, network.weights()
         if collective.rank == 0:
             phase.report(phase.name, schedule.epochs, figures)
-            save(checkpoints, phase.name, network, progress)
+            save_checkpoint(checkpoints, phase.name, network, progress)
     network.load_weights(progress.best_weights)
     return progress
 
 
-def in_steps(training: Source, epoch: int, collective: Collective) -> Iterable[Batch]:
+def batches_with_progress(training: Source, epoch: int, collective: Collective) -> Iterable[Batch]:
     """An epoch's batches; where it takes long, rank 0 tells how far it is."""
     batches = training.batches(epoch)
     if collective.rank:
@@ -221,7 +223,7 @@ def to_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
 
 
-def check_figures(figures: Figures, rate: float) -> None:
+def require_finite_loss(figures: Figures, rate: float) -> None:
     """Raise when the loss is no number any more."""
     if not math.isfinite(figures["loss"] + figures["validation_loss"]):
         raise FloatingPointError(
@@ -230,7 +232,7 @@ def check_figures(figures: Figures, rate: float) -> None:
         )
 
 
-def resumed(network: Network, collective: Collective, checkpoints: Checkpoints, name: str) -> Progress:
+def resume(network: Network, collective: Collective, checkpoints: Checkpoints, name: str) -> Progress:
     """How far rank 0's checkpoint tells that this phase has come; the weights are rank 0's on all ranks in any case."""
     found = collective.broadcast(checkpoints.load(name) if collective.rank == 0 else None)
     if found is None:
@@ -238,16 +240,16 @@ def resumed(network: Network, collective: Collective, checkpoints: Checkpoints, 
         return Progress()
     network.load_weights(found.part("weights"))
     network.load_optimizer_state(found.part("optimizer"))
-    told = found.told
-    return Progress(told["history"], tuple(told["best"]), told["best_epoch"], found.part("best_weights"))
+    values = found.values
+    return Progress(values["history"], tuple(values["best"]), values["best_epoch"], found.part("best_weights"))
 
 
-def save(checkpoints: Checkpoints, name: str, network: Network, progress: Progress) -> None:
+def save_checkpoint(checkpoints: Checkpoints, name: str, network: Network, progress: Progress) -> None:
     """Keep the epoch that was finished."""
     parts = {
         "weights": network.weights(),
         "optimizer": network.optimizer_state(),
         "best_weights": progress.best_weights,
     }
-    told = {"history": progress.history, "best": progress.best, "best_epoch": progress.best_epoch}
-    checkpoints.save(name, parts, told)
+    values = {"history": progress.history, "best": progress.best, "best_epoch": progress.best_epoch}
+    checkpoints.save(name, parts, values)

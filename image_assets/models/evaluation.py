@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-KEYS = ["path", "image_id"]
+IMAGE_KEYS = ["path", "image_id"]
 NO_ANSWER = "(no answer)"
-CERTAINTY = 0.95  # of the intervals
-MOST_BINS = 15
+CONFIDENCE = 0.95  # of the intervals
+MAX_BINS = 15
 BIN_IMAGES = 20  # in a bin at least: the accuracy of fewer says little
 
 Bound = float | None  # None where there is nothing to say it of
@@ -49,7 +49,7 @@ class Comparison:
     p_value: float
 
 
-def judged(answers: pd.DataFrame) -> pd.DataFrame:
+def mark_right(answers: pd.DataFrame) -> pd.DataFrame:
     """The answers, each with `right`, true or false; one without a probability is no answer, and not right."""
     label = answers["label"].where(answers["probability"].notna(), None)
     return answers.assign(label=label, right=(label == answers["true_label"]).to_numpy(bool))
@@ -65,13 +65,13 @@ def evaluate(answers: pd.DataFrame, labels: Sequence[str]) -> Evaluation:
     from sklearn.metrics import confusion_matrix as count
     from sklearn.metrics import precision_recall_fscore_support
 
-    true, said = answers["true_label"].to_numpy(object), answers["label"].fillna(NO_ANSWER).to_numpy(object)
-    names = [*labels, *sorted({*true, *said} - set(labels))]
+    true, predicted = answers["true_label"].to_numpy(object), answers["label"].fillna(NO_ANSWER).to_numpy(object)
+    names = [*labels, *sorted({*true, *predicted} - set(labels))]
     precision, recall, _, support = map(
         np.asarray,
-        precision_recall_fscore_support(true, said, labels=names, zero_division=0),  # pyright: ignore[reportArgumentType] - its stubs know only "warn"
+        precision_recall_fscore_support(true, predicted, labels=names, zero_division=0),  # pyright: ignore[reportArgumentType] - its stubs know only "warn"
     )
-    counts = count(true, said, labels=names)
+    counts = count(true, predicted, labels=names)
     right = int(answers["right"].sum())
     low, high = interval(right, len(answers))
     precision_low, precision_high = intervals(counts.diagonal(), counts.sum(axis=0))
@@ -112,7 +112,7 @@ def interval(right: int, images: int) -> tuple[float, float]:
     """
     from scipy.stats import binomtest
 
-    found = binomtest(right, images).proportion_ci(CERTAINTY, method="wilson")
+    found = binomtest(right, images).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
 
@@ -130,9 +130,9 @@ def calibration_bins(answers: pd.DataFrame) -> pd.DataFrame:
     probability share a bin.
     """
     given = answers.loc[answers["probability"].notna(), ["probability", "right"]].astype(float)
-    bins = min(max(len(given) // BIN_IMAGES, 1), MOST_BINS)
-    place = np.ceil(given["probability"].rank(method="max") * bins / len(given))
-    return given.groupby(place).agg(
+    bins = min(max(len(given) // BIN_IMAGES, 1), MAX_BINS)
+    bin_numbers = np.ceil(given["probability"].rank(method="max") * bins / len(given))
+    return given.groupby(bin_numbers).agg(
         images=("right", "size"), probability=("probability", "mean"), right=("right", "sum")
     )
 
@@ -158,7 +158,9 @@ def compare(these: pd.DataFrame, others: pd.DataFrame, compared_with: int) -> Co
     """
     from scipy.stats import binomtest
 
-    pairs = these[[*KEYS, "right"]].merge(others[[*KEYS, "right"]], on=KEYS, suffixes=("_this", "_other"))
+    pairs = these[[*IMAGE_KEYS, "right"]].merge(
+        others[[*IMAGE_KEYS, "right"]], on=IMAGE_KEYS, suffixes=("_this", "_other")
+    )
     only_this = int((pairs["right_this"] & ~pairs["right_other"]).sum())
     only_other = int((pairs["right_other"] & ~pairs["right_this"]).sum())
     differing = only_this + only_other
@@ -167,8 +169,8 @@ def compare(these: pd.DataFrame, others: pd.DataFrame, compared_with: int) -> Co
 
 
 TRAITS = ("width", "height", "format", "folder")
-LEAST_IMAGES = 10
-LISTED = 10
+MIN_SLICE_IMAGES = 10
+LISTED_SLICES = 10
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Slice:
 
 def with_traits(answers: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
     """The answers with what slices are cut by, from the images' features: classes of size, the format, the folder."""
-    images = answers.merge(features[[*KEYS, "width", "height", "format"]], on=KEYS, how="left")
+    images = answers.merge(features[[*IMAGE_KEYS, "width", "height", "format"]], on=IMAGE_KEYS, how="left")
     return images.assign(
         width=images["width"].map(size_class, na_action="ignore"),
         height=images["height"].map(size_class, na_action="ignore"),
@@ -212,6 +214,6 @@ def worst_slices(answers: pd.DataFrame) -> list[Slice]:
         for by in TRAITS
         if answers[by].nunique() > 1
         for value, images, right in answers.groupby(by)["right"].agg(["size", "sum"]).itertuples()
-        if images >= LEAST_IMAGES
+        if images >= MIN_SLICE_IMAGES
     ]
-    return sorted(found, key=lambda one: (one.high, one.by, one.value))[:LISTED]
+    return sorted(found, key=lambda one: (one.high, one.by, one.value))[:LISTED_SLICES]

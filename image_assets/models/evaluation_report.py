@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from image_assets.images.charts import DOTS_PER_INCH, to_markdown, to_png
+from image_assets.images.charts import DOTS_PER_INCH, picture_markdown, to_png
 from image_assets.models.evaluation import (
     Comparison,
     Evaluation,
@@ -20,7 +20,7 @@ from image_assets.models.evaluation import (
     calibration_error,
     intervals,
 )
-from image_assets.models.lineage import kept_pictures
+from image_assets.models.lineage import logged_pictures
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelVersion
 
@@ -69,9 +69,16 @@ def precision_and_recall(evaluation: Evaluation) -> bytes:
     axes = figure.subplots()
     for name, color, offset in (("recall", RIGHT, -0.14), ("precision", WRONG, 0.14)):
         share, low, high = (shown[column].to_numpy() for column in (name, f"{name}_low", f"{name}_high"))
-        places = np.where(np.isnan(low), np.nan, np.arange(len(shown)) + offset)
+        positions = np.where(np.isnan(low), np.nan, np.arange(len(shown)) + offset)
         axes.errorbar(
-            share, places, xerr=_lengths(share, low, high), fmt="o", color=color, markersize=4, elinewidth=1, label=name
+            share,
+            positions,
+            xerr=_lengths(share, low, high),
+            fmt="o",
+            color=color,
+            markersize=4,
+            elinewidth=1,
+            label=name,
         )
     names = [
         f"{name if len(name) <= 20 else f'{name[:19]}…'} ({support:.0f})"
@@ -114,9 +121,9 @@ def _lengths(share: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return np.maximum([share - low, high - share], 0)
 
 
-LISTED = 30
+LISTED_LABELS = 30
 
-FOLDER = "evaluation"  # of a version's MLflow run
+ARTIFACT_FOLDER = "evaluation"  # of a version's MLflow run
 PICTURES: tuple[str, ...] = (
     "confusion_matrix.png",
     "precision_and_recall.png",
@@ -151,7 +158,7 @@ class Report:
     def metadata(self) -> Metadata:
         """The pictures and tables as Dagster shows them, named with the version."""
         shown: Metadata = {
-            Path(name).stem: dg.MetadataValue.md(to_markdown(picture, self.title))
+            Path(name).stem: dg.MetadataValue.md(picture_markdown(picture, self.title))
             for name, picture in self.pictures.items()
         }
         shown["labels"] = labels_table(self.evaluation)
@@ -171,12 +178,12 @@ class Report:
         )
 
 
-def earlier_look(version: ModelVersion, tracking: MlflowTracking, made: Metadata) -> Metadata:
+def earlier_pictures(version: ModelVersion, tracking: MlflowTracking, made: Metadata) -> Metadata:
     """The pictures of a version that an earlier run evaluated; nothing where this run has made them."""
-    files = {f"{Path(name).stem}_v{version.version}": f"{FOLDER}/{name}" for name in PICTURES}
+    files = {f"{Path(name).stem}_v{version.version}": f"{ARTIFACT_FOLDER}/{name}" for name in PICTURES}
     if files.keys() <= made.keys():
         return {}
-    return kept_pictures(tracking, version.mlflow_run_id, files, f"version {version.version}, evaluated before")
+    return logged_pictures(tracking, version.mlflow_run_id, files, f"version {version.version}, evaluated before")
 
 
 def labels_table(evaluation: Evaluation) -> dg.TableMetadataValue:
@@ -191,7 +198,7 @@ def labels_table(evaluation: Evaluation) -> dg.TableMetadataValue:
                     "recall": to_range(row["recall"], row["recall_low"], row["recall_high"]),
                 }
             )
-            for row in by_label(evaluation).head(LISTED).to_dict("records")
+            for row in by_label(evaluation).head(LISTED_LABELS).to_dict("records")
         ]
     )
 

@@ -23,7 +23,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 DECODED_AT_ONCE = 128  # as many as Spark hands over at once
 SIDE_PIXELS = 224
-MOST_BYTES = 512 * 1024**2  # a larger file is not read whole: it is scaled while it is decoded
+MAX_WHOLE_FILE_BYTES = 512 * 1024**2  # a larger file is not read whole: it is scaled while it is decoded
 
 
 class ImageClassifier(PythonModel):
@@ -32,12 +32,12 @@ class ImageClassifier(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load what a version consists of, onto the device that the model config names."""
         files = context.artifacts
-        told = json.loads(Path(files["classifier"]).read_text())
+        classifier = json.loads(Path(files["classifier"]).read_text())
         device = (context.model_config or {}).get("device", "auto")
-        self._labels: list[str] = told["labels"]
-        self._color: str = told.get("color", "rgb")  # what was logged before versions knew gray does not say it
+        self._labels: list[str] = classifier["labels"]
+        self._color: str = classifier.get("color", "rgb")  # what was logged before versions knew gray does not say it
         self._pixels, engines = (_module_of(files[name]) for name in ("pixels", "engines"))
-        self._network = engines.network_on(device, told["framework"], files["model"], files["onnx"])
+        self._network = engines.network_on(device, classifier["framework"], files["model"], files["onnx"])
 
     # MLflow's own `predict` has no body, which makes it one that returns None.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -79,7 +79,7 @@ class ImageClassifier(PythonModel):
             if _is_null(path):
                 return None
             with _opened(path) as file:
-                return self._pixels.to_file_pixels(file, SIDE_PIXELS, self._color, most_bytes=MOST_BYTES)
+                return self._pixels.to_file_pixels(file, SIDE_PIXELS, self._color, max_bytes=MAX_WHOLE_FILE_BYTES)
         except ImportError as error:
             warnings.warn(f"{path} is too large to be decoded whole: install pyvips ({error})", stacklevel=2)
             return None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 
 GIBIBYTE = 1024**3
 # Of address space, most of which libraries reserve and never touch; CUDA as much as there are memories to address.
@@ -19,11 +19,11 @@ MEMORY_BYTES = {"cpu": 64 * GIBIBYTE, "cuda": 16 * 1024 * GIBIBYTE}
 LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
 ROWS_AT_ONCE = 32
 
-Ask = Callable[[pd.DataFrame], pd.DataFrame | Failure]
+Predict = Callable[[pd.DataFrame], pd.DataFrame | ItemFailure]
 
 
 @dataclass(frozen=True)
-class VersionToAsk:
+class LoadableVersion:
     """A model version, as every process can load it."""
 
     tracking_uri: str
@@ -32,7 +32,7 @@ class VersionToAsk:
 
 
 @cache
-def loaded(version: VersionToAsk) -> Any:  # Any: MLflow's wrapper around whatever was logged
+def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper around whatever was logged
     """The version, loaded once in each process."""
     import mlflow
 
@@ -40,40 +40,42 @@ def loaded(version: VersionToAsk) -> Any:  # Any: MLflow's wrapper around whatev
     return mlflow.pyfunc.load_model(version.uri, model_config={"device": version.device})
 
 
-def answer(task: tuple[VersionToAsk, pd.DataFrame]) -> pd.DataFrame | Failure:
+def predict_batch(task: tuple[LoadableVersion, pd.DataFrame]) -> pd.DataFrame | ItemFailure:
     """What the version says of images (content, path), or how it fails on them; runs in the guarded process."""
     version, images = task
-    model = loaded(version)
+    model = load_version(version)
     try:
         answers = model.predict(images)[["label", "probability", "probabilities"]]
     except Exception as error:  # noqa: BLE001 - whatever a model raises is a fault of its answer
-        return Failure("raised", f"{type(error).__name__}: {error}"[:500])
+        return ItemFailure("raised", f"{type(error).__name__}: {error}"[:500])
     if len(answers) != len(images):
-        return Failure("wrong_shape", f"{len(answers)} answers to {len(images)} images")
+        return ItemFailure("wrong_shape", f"{len(answers)} answers to {len(images)} images")
     return answers.set_axis(images.index).astype(object)
 
 
-def bisected(images: pd.DataFrame, ask: Ask) -> pd.DataFrame:
+def predict_by_bisection(images: pd.DataFrame, predict: Predict) -> pd.DataFrame:
     """Answers to all images, in their order; `fault` says why the version failed on one alone."""
-    said = ask(images)
-    if not isinstance(said, Failure):
-        return said.assign(fault=None)
+    result = predict(images)
+    if not isinstance(result, ItemFailure):
+        return result.assign(fault=None)
     if len(images) == 1:
         nothing: dict[str, Sequence[object]] = {"label": [None], "probability": [None], "probabilities": [None]}
-        return pd.DataFrame({**nothing, "fault": [f"{said.reason}: {said.message}"]}, index=images.index)
+        return pd.DataFrame({**nothing, "fault": [f"{result.reason}: {result.message}"]}, index=images.index)
     half = len(images) // 2
-    return pd.concat([bisected(images.iloc[:half], ask), bisected(images.iloc[half:], ask)])
+    return pd.concat(
+        [predict_by_bisection(images.iloc[:half], predict), predict_by_bisection(images.iloc[half:], predict)]
+    )
 
 
-def careful_answers(version: VersionToAsk, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Each batch without its content, with label, probability, probabilities and fault."""
-    with GuardedProcess(answer, memory_bytes=MEMORY_BYTES[version.device], name="model") as guarded:
+    with GuardedProcess(predict_batch, memory_bytes=MEMORY_BYTES[version.device], name="model") as guarded:
 
-        def ask(images: pd.DataFrame) -> pd.DataFrame | Failure:
-            return guarded.answer((version, images), seconds=LOADING_SECONDS + IMAGE_SECONDS * len(images))
+        def predict(images: pd.DataFrame) -> pd.DataFrame | ItemFailure:
+            return guarded.run((version, images), seconds=LOADING_SECONDS + IMAGE_SECONDS * len(images))
 
         for batch in batches:
             for start in range(0, len(batch), ROWS_AT_ONCE):
                 rows = batch.iloc[start : start + ROWS_AT_ONCE]
-                answers = bisected(rows[["content", "path"]], ask)
+                answers = predict_by_bisection(rows[["content", "path"]], predict)
                 yield pd.concat([rows.drop(columns="content"), answers], axis="columns")

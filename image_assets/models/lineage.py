@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from image_assets.images.charts import to_markdown
-from image_assets.models.training_plan import Trained
+from image_assets.images.charts import picture_markdown
+from image_assets.models.training_plan import TrainingResult
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, TABLES
 from resources.delta.delta_log import why_unreadable
 from resources.delta.delta_tables import DeltaTables
@@ -26,20 +26,20 @@ TABLE_VERSIONS = "table_versions"
 
 def table_versions(version: ModelVersion) -> dict[str, int]:
     """Tables by name, and their Delta versions; a ValueError when the tag does not say them."""
-    said = version.tags.get(TABLE_VERSIONS)
+    tag = version.tags.get(TABLE_VERSIONS)
     try:
-        versions = json.loads(said or "")
+        versions = json.loads(tag or "")
     except json.JSONDecodeError:
         versions = None
     if not versions or not isinstance(versions, dict) or not all(type(at) is int for at in versions.values()):
         raise ValueError(
-            f"{version.uri}: the tag {TABLE_VERSIONS} is {said!r}, expected JSON of tables and Delta versions, "
+            f"{version.uri}: the tag {TABLE_VERSIONS} is {tag!r}, expected JSON of tables and Delta versions, "
             'such as {"image_splits": 12}'
         )
     return versions
 
 
-def lost(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
     """Those of the tables' versions that cannot be read any longer, and that in words."""
     by_name = {table.name: table for table in TABLES}
     found = {}
@@ -58,7 +58,7 @@ def code_version() -> str:
         return version("image-assets")
 
 
-def kept_pictures(
+def logged_pictures(
     tracking: MlflowTracking, mlflow_run_id: str, files: Mapping[str, str], title: str
 ) -> dict[str, dg.MetadataValue]:
     """Metadata with pictures that were logged to an MLflow run, by name; none where MLflow does not have all of them.
@@ -71,7 +71,7 @@ def kept_pictures(
         pictures = {name: tracking.read(mlflow_run_id, file) for name, file in files.items()}
     except (MlflowException, OSError):
         return {}
-    return {name: dg.MetadataValue.md(to_markdown(picture, title)) for name, picture in pictures.items()}
+    return {name: dg.MetadataValue.md(picture_markdown(picture, title)) for name, picture in pictures.items()}
 
 
 if TYPE_CHECKING:
@@ -115,14 +115,14 @@ def log_task(task: "Task", origin: Origin, delta_tables: DeltaTables) -> None:
     mlflow.log_dict({"labels": task.labels}, "labels.json")
     mlflow.log_dict({name: version(name) for name in LIBRARIES}, "library_versions.json")
     mlflow.log_dict(hardware(), "hardware.json")
-    mlflow.set_tags({**to_told(origin), "labels": json.dumps(task.labels), "framework": task.framework})
+    mlflow.set_tags({**to_origin_tags(origin), "labels": json.dumps(task.labels), "framework": task.framework})
     for table in INPUTS:
         delta_version = origin.table_versions[table.name]
         source = DeltaDatasetSource(path=delta_tables.uri(table), delta_table_version=delta_version)
         mlflow.log_input(MetaDataset(source, name=f"{table.name}@v{delta_version}"), context="training")
 
 
-def log_outcome(trained: Trained, curves: bytes) -> None:
+def log_outcome(trained: TrainingResult, curves: bytes) -> None:
     """Log to the open MLflow run how the training went."""
     import mlflow
     from PIL import Image
@@ -134,10 +134,10 @@ def log_outcome(trained: Trained, curves: bytes) -> None:
     mlflow.log_image(Image.open(BytesIO(curves)), CURVES_FILE)
 
 
-def to_tags(task: "Task", trained: Trained, origin: Origin, settings: dict[str, Any]) -> dict[str, str]:
+def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dict[str, Any]) -> dict[str, str]:
     """What a model version carries, enough to train it again."""
     return {
-        **to_told(origin),
+        **to_origin_tags(origin),
         "framework": task.framework,
         "labels": json.dumps(task.labels),
         "backbone": trained.backbone,
@@ -150,10 +150,9 @@ def to_tags(task: "Task", trained: Trained, origin: Origin, settings: dict[str, 
     }
 
 
-def to_told(origin: Origin) -> dict[str, str]:
+def to_origin_tags(origin: Origin) -> dict[str, str]:
     """The origin as tags."""
-    told = asdict(origin)
-    return {**told, "table_versions": json.dumps(origin.table_versions)}
+    return {**asdict(origin), "table_versions": json.dumps(origin.table_versions)}
 
 
 def hardware() -> dict[str, str | int]:
@@ -164,7 +163,7 @@ def hardware() -> dict[str, str | int]:
 
 def processor() -> dict[str, str]:
     """The processor's name, where the system tells it."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {"processor": names[0]} if names else {}

@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from image_assets.models.engines import SIDE_PIXELS, Network, load_tensorflow, onnx_network
-from resources.processes.child_process import end_with
+from resources.processes.child_process import end_with_parent
 
 if TYPE_CHECKING:
     import onnx
@@ -42,8 +42,8 @@ def write_onnx(framework: str, model: Path, file: Path) -> None:
     """
     # Apart, as two frameworks in one process do not get along; a run that is killed takes the export with it.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as apart:
-        apart.submit(_write_here, framework, model, file).result()
+    with ProcessPoolExecutor(1, spawn, initializer=end_with_parent, initargs=(os.getpid(),)) as executor:
+        executor.submit(_write_in_process, framework, model, file).result()
 
 
 def require_same_answers(network: Network, other: Network) -> None:
@@ -58,7 +58,7 @@ def require_same_answers(network: Network, other: Network) -> None:
         )
 
 
-def _write_here(framework: str, model: Path, file: Path) -> None:
+def _write_in_process(framework: str, model: Path, file: Path) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     warnings.simplefilter("ignore", FutureWarning)  # of torch, of its own exporter
     import onnx
@@ -97,7 +97,7 @@ def _from_torch(folder: str) -> "tuple[onnx.ModelProto, Network]":
 
 
 @dataclass(frozen=True)
-class Untried:
+class UnvalidatedFlavor:
     """A flavor as `Model.log` takes it that is told to try no input example: its `save_model` knows nothing of that."""
 
     flavor: ModuleType
@@ -125,7 +125,7 @@ def log_to_run(name: str, flavor: ModuleType, *, tracking_uri: str, mlflow_run_i
     logged = Model.log(
         artifact_path=None,
         name=name,
-        flavor=Untried(flavor),
+        flavor=UnvalidatedFlavor(flavor),
         run_id=mlflow_run_id,
         model_id=model.model_id,
         validate_serving_input=False,
@@ -165,9 +165,9 @@ def log_classifier(
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
         write_onnx(framework, Path(model), Path(folder, "network.onnx"))
-        told = Path(folder) / "classifier.json"
-        said = {"framework": framework, "labels": list(labels), "color": color}
-        told.write_text(json.dumps(said, ensure_ascii=False))
+        classifier_file = Path(folder) / "classifier.json"
+        classifier = {"framework": framework, "labels": list(labels), "color": color}
+        classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
         return log_to_run(
             NAME,
             pyfunc,
@@ -179,7 +179,7 @@ def log_classifier(
                 "onnx": str(Path(folder, "network.onnx")),
                 "pixels": str(here.parent / "images" / "pixels.py"),
                 "engines": str(here / "engines.py"),
-                "classifier": str(told),
+                "classifier": str(classifier_file),
             },
             model_config={"device": "auto"},
             signature=_signature(),

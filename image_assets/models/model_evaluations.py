@@ -12,24 +12,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.split_rows import digest, read_split, split_rows, with_content
+from image_assets.data.split_rows import read_split, split_digest, split_rows, with_content
 from image_assets.images.charts import confusion_matrix, contact_sheet
-from image_assets.models.evaluation import KEYS, Comparison, compare, evaluate, judged, with_traits, worst_slices
+from image_assets.models.evaluation import (
+    IMAGE_KEYS,
+    Comparison,
+    compare,
+    evaluate,
+    mark_right,
+    with_traits,
+    worst_slices,
+)
 from image_assets.models.evaluation_report import (
-    FOLDER,
+    ARTIFACT_FOLDER,
     PICTURES,
     Metadata,
     Report,
-    earlier_look,
+    earlier_pictures,
     precision_and_recall,
     reliability_diagram,
 )
-from image_assets.models.scoring import with_answers
-from image_assets.models.stage_history import Told
+from image_assets.models.scoring import score_images
+from image_assets.models.stage_history import Promotion
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.task_counts import counted
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
@@ -55,7 +62,7 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
     return max(accuracies, key=accuracies.__getitem__)
 
 
-def answers_of(
+def predict_test_split(
     version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
 ) -> pd.DataFrame:
     """What the version says of every image of the test split, beside its true label.
@@ -63,19 +70,21 @@ def answers_of(
     Of the version its URI and its tag `framework` are used: a classifier that is logged and not registered can be
     asked as well.
     """
-    asked = read_split(delta_tables.thin, SPLIT)
+    test_rows = read_split(delta_tables, SPLIT)
     images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
     device = on.resolve(delta_tables.spark, version.tags.get("framework", ""))
-    progress = delta_tables.progress_line(f"version {version.version} answered", len(asked), "images of the test split")
+    progress = delta_tables.progress_line(
+        f"version {version.version} answered", len(test_rows), "images of the test split"
+    )
     with counted(delta_tables.spark, progress) as counter:
-        return counter.over_rows(with_answers(images, registry, version, device.name)).toPandas()
+        return counter.over_rows(score_images(images, registry, version, device.name)).toPandas()
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
     """A contact sheet of the surest wrong answers: what it was taken for, and what it is."""
     surest_first = answers.sort_values(by="probability", ascending=False)
     wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
-    keys = delta_tables.spark.createDataFrame(wrong[KEYS].astype(str), "path string, image_id string")
+    keys = delta_tables.spark.createDataFrame(wrong[IMAGE_KEYS].astype(str), "path string, image_id string")
     contents = {row["path"]: bytes(row["content"]) for row in with_content(delta_tables, keys).collect()}
     tiles = [
         (contents[path], f"{f'{label} {probability:.0%}' if label else 'no answer'}, is {true_label}")
@@ -91,18 +100,18 @@ def report_on(
 ) -> Report:
     """The figures and pictures that follow from a version's judged answers."""
     evaluation = evaluate(answers, json.loads(version.tags["labels"]))
-    features = delta_tables.thin.read(FEATURED_IMAGES, [*KEYS, "width", "height", "format"]).to_pandas()
-    looks = (
+    features = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "width", "height", "format"]).to_pandas()
+    contents = (
         confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
         precision_and_recall(evaluation),
         reliability_diagram(answers),
         mistakes(answers, delta_tables),
     )
-    pictures = dict(zip(PICTURES, looks, strict=True))
+    pictures = dict(zip(PICTURES, contents, strict=True))
     return Report(version, evaluation, worst_slices(with_traits(answers, features)), comparison, pictures)
 
 
-def record(thin_tables: ThinTables, report: Report, rows_digest: str) -> None:
+def merge_evaluation(delta_tables: DeltaTables, report: Report, rows_digest: str) -> None:
     """Keep a version's figures, in place of those on other images."""
     row = {
         "model_version": report.version.version,
@@ -116,10 +125,10 @@ def record(thin_tables: ThinTables, report: Report, rows_digest: str) -> None:
     }
     rows = pa.Table.from_pylist([row], to_arrow_schema(MODEL_EVALUATIONS.columns))
     figures = {name: f"new.{name}" for name in rows.column_names if name not in MODEL_EVALUATIONS.keys}
-    thin_tables.merge(rows, MODEL_EVALUATIONS, updates=figures)
+    delta_tables.merge(rows, MODEL_EVALUATIONS, updates=figures)
 
 
-def log(report: Report, tracking: MlflowTracking) -> Metadata:
+def log_report(report: Report, tracking: MlflowTracking) -> Metadata:
     """Keep a recorded report with the version's MLflow run; metadata that says why, where MLflow does not take it.
 
     It is no failure: the figures are in the table, and the pictures in the metadata.
@@ -127,7 +136,7 @@ def log(report: Report, tracking: MlflowTracking) -> Metadata:
     from mlflow.exceptions import MlflowException
 
     try:
-        tracking.log_to(report.version.mlflow_run_id, FOLDER, report.metrics, report.pictures)
+        tracking.log_to(report.version.mlflow_run_id, ARTIFACT_FOLDER, report.metrics, report.pictures)
     except (MlflowException, OSError) as error:
         return {
             f"not_logged_v{report.version.version}": dg.MetadataValue.text(f"MLflow did not take all of it: {error}")
@@ -135,11 +144,11 @@ def log(report: Report, tracking: MlflowTracking) -> Metadata:
     return {}
 
 
-def accuracies(thin_tables: ThinTables, rows_digest: str) -> dict[int, float]:
+def accuracies(delta_tables: DeltaTables, rows_digest: str) -> dict[int, float]:
     """The accuracy of each version of which all figures on these very images are known."""
     same_images = (pc.field("split") == SPLIT) & (pc.field("rows_digest") == rows_digest)
-    known = same_images & pc.field("balanced_accuracy").is_valid()
-    rows = thin_tables.read(MODEL_EVALUATIONS, ["model_version", "accuracy"], known)
+    evaluated = same_images & pc.field("balanced_accuracy").is_valid()
+    rows = delta_tables.read(MODEL_EVALUATIONS, ["model_version", "accuracy"], evaluated)
     return dict(zip(rows["model_version"].to_pylist(), rows["accuracy"].to_pylist(), strict=True))
 
 
@@ -152,24 +161,28 @@ def evaluate_new(
     asked again if this run has not asked it already, and only if there is a version to compare.
     """
     delta_tables.create(MODEL_EVALUATIONS)
-    rows_digest = digest(read_split(delta_tables.thin, SPLIT))
+    rows_digest = split_digest(read_split(delta_tables, SPLIT))
     versions = {version.version: version for version in to_evaluate(registry.versions())}
     serving = serving_version(list(versions.values()))
-    known = accuracies(delta_tables.thin, rows_digest)
-    done = {number: known[number] for number in versions if number in known}
-    ask = cache(
-        lambda number: judged(answers_of(versions[number], delta_tables, registry, on)).drop(columns="probabilities")
+    evaluated = accuracies(delta_tables, rows_digest)
+    done = {number: evaluated[number] for number in versions if number in evaluated}
+    predictions_of = cache(
+        lambda number: mark_right(predict_test_split(versions[number], delta_tables, registry, on)).drop(
+            columns="probabilities"
+        )
     )
     metadata: Metadata = {}
     for number in sorted(versions.keys() - done.keys()):
-        if ask(number).empty:
+        if predictions_of(number).empty:
             break
         other = serving.version if serving else first_to_serve(done, serving=None)
-        comparison = compare(ask(number), ask(other), other) if other not in (None, number) else None
-        report = report_on(versions[number], ask(number), comparison, delta_tables)
-        record(delta_tables.thin, report, rows_digest)
+        comparison = (
+            compare(predictions_of(number), predictions_of(other), other) if other not in (None, number) else None
+        )
+        report = report_on(versions[number], predictions_of(number), comparison, delta_tables)
+        merge_evaluation(delta_tables, report, rows_digest)
         done[number] = report.evaluation.accuracy
-        metadata |= report.metadata | log(report, tracking)
+        metadata |= report.metadata | log_report(report, tracking)
     return dict(sorted(done.items())), metadata
 
 
@@ -190,13 +203,13 @@ def model_evaluations(
     serving = model_registry.serving()
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
-        told = Told(SERVING_STAGE, "model_evaluations", reason="the best of the first versions: none served")
+        promotion = Promotion(SERVING_STAGE, "model_evaluations", reason="the best of the first versions: none served")
         try:
-            serving = model_registry.promote(promoted, SERVING_STAGE, told.to_tags())
+            serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())
         except PermissionRefused as refused:  # whoever trains need not be allowed to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
     if serving:
-        metadata = earlier_look(serving, mlflow_tracking, metadata) | metadata
+        metadata = earlier_pictures(serving, mlflow_tracking, metadata) | metadata
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
         delta_tables.change_since(before, MODEL_EVALUATIONS),

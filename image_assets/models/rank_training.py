@@ -19,14 +19,14 @@ from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
     EmbeddingStore,
-    KeptImages,
+    PrecomputedInputs,
     Standardisation,
-    keep_images,
+    precompute_inputs,
     standardisation,
 )
-from image_assets.models.epochs import Checkpoints, Network, Phase, Progress, Source, State, digest, run_epochs
+from image_assets.models.epochs import Checkpoints, Network, Phase, Progress, Source, State, run_epochs, state_digest
 from image_assets.models.training_images import Decoding, Shard
-from image_assets.models.training_plan import BACKBONE_BLOCKS, Places, Schedule, Trained, TrainingPlan
+from image_assets.models.training_plan import BACKBONE_BLOCKS, OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS
 
 
@@ -39,14 +39,14 @@ def epoch_reporter(
 
     client = MlflowClient(tracking_uri)
     phases: dict[str, str] = {}
-    told_at = -math.inf
+    reported_at = -math.inf
 
     def report(phase: str, epochs: int, figures: dict[str, float]) -> None:
-        nonlocal told_at
+        nonlocal reported_at
         epoch, now = int(figures["epoch"]), int(time.time() * 1000)
-        if epoch in (1, epochs) or time.monotonic() - told_at >= LINE_SECONDS:
-            logger.info("%s %s %s", framework, phase.replace("_", " "), in_words(epochs, figures))
-            told_at = time.monotonic()
+        if epoch in (1, epochs) or time.monotonic() - reported_at >= LINE_SECONDS:
+            logger.info("%s %s %s", framework, phase.replace("_", " "), epoch_line(epochs, figures))
+            reported_at = time.monotonic()
         # The head's figures and those of the blocks below it are curves of their own.
         prefix = phases.setdefault(phase, f"{phase}_" if phases else "")
         client.log_batch(
@@ -57,12 +57,12 @@ def epoch_reporter(
     return report
 
 
-def in_words(epochs: int, figures: dict[str, float]) -> str:
+def epoch_line(epochs: int, figures: dict[str, float]) -> str:
     """An epoch's figures on a line, and how long those after it take at most: a training may stop before them."""
     names = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
-    told = [f"epoch {figures['epoch']:.0f}/{epochs}", *(f"{name} {figures[key]:.3f}" for name, key in names.items())]
+    parts = [f"epoch {figures['epoch']:.0f}/{epochs}", *(f"{name} {figures[key]:.3f}" for name, key in names.items())]
     left = round((epochs - figures["epoch"]) * figures["seconds"])
-    return "  ".join([*told, f"at most {timedelta(seconds=left)} left"] if left else told)
+    return "  ".join([*parts, f"at most {timedelta(seconds=left)} left"] if left else parts)
 
 
 def no_report(phase: str, epochs: int, figures: dict[str, float]) -> None:
@@ -89,11 +89,11 @@ class Classifier(Network, Protocol):
         """Leave the first blocks as they are, or (None) all but the head: what they make of pixels is trained on."""
         ...
 
-    def weigh_labels(self, weights: np.ndarray) -> None:
+    def set_label_weights(self, weights: np.ndarray) -> None:
         """Let images of a label count for more or less in the loss: (labels,)."""
         ...
 
-    def take_head_for_embeddings(self, by: Standardisation) -> None:
+    def fold_standardisation_into_head(self, by: Standardisation) -> None:
         """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
         ...
 
@@ -101,7 +101,7 @@ class Classifier(Network, Protocol):
         """The weights of the whole backbone, as they are."""
         ...
 
-    def log(self, places: Places) -> str:
+    def log(self, locations: OutputLocations) -> str:
         """Log the model in its own flavor; its URI."""
         ...
 
@@ -112,24 +112,26 @@ def train_on_rank(
     training: "SparkDatasetConverter",
     validation: "SparkDatasetConverter",
     plan: TrainingPlan,
-    places: Places,
+    locations: OutputLocations,
     origin: str,
-) -> Trained:
+) -> TrainingResult:
     """Train on this rank's shards, together with the other ranks; rank 0 logs metrics and model to MLflow."""
     began = time.monotonic()
     shards = [to_shard(converter, plan, collective) for converter in (training, validation)]
     report = no_report
     if collective.rank == 0:
-        report = epoch_reporter(network.framework, tracking_uri=places.tracking_uri, mlflow_run_id=places.mlflow_run_id)
-    work = RankWork(network, collective, shards[0], shards[1], plan, places, report)
+        report = epoch_reporter(
+            network.framework, tracking_uri=locations.tracking_uri, mlflow_run_id=locations.mlflow_run_id
+        )
+    work = RankTraining(network, collective, shards[0], shards[1], plan, locations, report)
     head = work.train_head()
     first_step = work.first_step - began
     tuned = work.fine_tune() if plan.trainable != "head" else None
     weights = network.weights()
-    model_uri = log_weights(network, weights, places) if collective.rank == 0 else None
+    model_uri = log_weights(network, weights, locations) if collective.rank == 0 else None
     collective.sum(np.zeros(1))  # an MLflow that fails on rank 0 fails the training
     phases = [progress for progress in (head, tuned) if progress]
-    return Trained(
+    return TrainingResult(
         rank=collective.rank,
         size=collective.size,
         model_uri=model_uri,
@@ -142,11 +144,11 @@ def train_on_rank(
         seconds=time.monotonic() - began,
         seconds_to_first_step=first_step,
         precision=network.precision,
-        weights_digest=digest(weights),
+        weights_digest=state_digest(weights),
     )
 
 
-def log_weights(network: Classifier, weights: State, places: Places) -> str:
+def log_weights(network: Classifier, weights: State, locations: OutputLocations) -> str:
     """Log the trained weights as they are, to compare them, and the model; the model's URI."""
     from mlflow import MlflowClient
     from safetensors.numpy import save_file
@@ -154,8 +156,8 @@ def log_weights(network: Classifier, weights: State, places: Places) -> str:
     with TemporaryDirectory() as folder:
         file = Path(folder) / WEIGHTS_FILE
         save_file(weights, file)
-        MlflowClient(places.tracking_uri).log_artifact(places.mlflow_run_id, str(file))
-    return network.log(places)
+        MlflowClient(locations.tracking_uri).log_artifact(locations.mlflow_run_id, str(file))
+    return network.log(locations)
 
 
 def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective: Collective) -> Shard:
@@ -164,7 +166,7 @@ def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective:
     return Shard(converter, Decoding(plan.content, plan.color), collective.rank, collective.size, threads)
 
 
-class RankWork:
+class RankTraining:
     """The phases of a training, one after the other, on one network."""
 
     def __init__(
@@ -174,7 +176,7 @@ class RankWork:
         training: Shard,
         validation: Shard,
         plan: TrainingPlan,
-        places: Places,
+        locations: OutputLocations,
         report: Callable[[str, int, dict[str, float]], None],
     ) -> None:
         self._network = network
@@ -182,8 +184,8 @@ class RankWork:
         self._training = training
         self._validation = validation
         self._plan = plan
-        self._checkpoints = Checkpoints(places.checkpoints)
-        self._embeddings = places.embeddings
+        self._checkpoints = Checkpoints(locations.checkpoints)
+        self._embeddings = locations.embeddings
         self._report = report
         self.steps = 0
         self.first_step = 0.0
@@ -195,7 +197,7 @@ class RankWork:
         activations = self._counted(self._network.freeze(None, self._plan.head))
         folder = Path(self._embeddings) / embeddings_name(self._network, self._plan)
         started = time.monotonic()
-        training, validation = self._kept(activations, EmbeddingStore(str(folder)))
+        training, validation = self._precompute_both(activations, EmbeddingStore(str(folder)))
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
         if self._collective.rank == 0:
@@ -206,11 +208,11 @@ class RankWork:
                 self._collective.size,
             )
         if self._plan.class_weights:
-            self._network.weigh_labels(label_weights(training, self._plan.labels, self._collective))
+            self._network.set_label_weights(label_weights(training, self._plan.labels, self._collective))
         by = standardisation(training, self._collective)
         training, validation = training.standardised(by), validation.standardised(by)
         progress = self._run("head", self._plan.head, training, validation)
-        self._network.take_head_for_embeddings(by)
+        self._network.fold_standardisation_into_head(by)
         return progress
 
     def fine_tune(self) -> Progress:
@@ -222,12 +224,12 @@ class RankWork:
         training: Source
         if self._plan.augmentation:
             training = AugmentedImages(self._training, activations, self._plan.batch_size, self._plan.seed)
-            validation = self._keep(self._validation, activations)
+            validation = self._precompute(self._validation, activations)
         else:
-            training, validation = self._kept(activations)
+            training, validation = self._precompute_both(activations)
         return self._run("fine_tuning", self._plan.fine_tuning, training, validation)
 
-    def _run(self, name: str, schedule: Schedule, training: Source, validation: KeptImages) -> Progress:
+    def _run(self, name: str, schedule: Schedule, training: Source, validation: PrecomputedInputs) -> Progress:
         self.steps = training.steps
         self.first_step = self.first_step or time.monotonic()
         phase = Phase(name, schedule, self._plan.seed, self._report)
@@ -245,12 +247,18 @@ class RankWork:
             )
         return progress
 
-    def _kept(self, activations: Activations, store: EmbeddingStore | None = None) -> tuple[KeptImages, KeptImages]:
-        return self._keep(self._training, activations, store), self._keep(self._validation, activations, store)
+    def _precompute_both(
+        self, activations: Activations, store: EmbeddingStore | None = None
+    ) -> tuple[PrecomputedInputs, PrecomputedInputs]:
+        return self._precompute(self._training, activations, store), self._precompute(
+            self._validation, activations, store
+        )
 
-    def _keep(self, shard: Shard, activations: Activations, store: EmbeddingStore | None = None) -> KeptImages:
+    def _precompute(
+        self, shard: Shard, activations: Activations, store: EmbeddingStore | None = None
+    ) -> PrecomputedInputs:
         plan = self._plan
-        return keep_images(
+        return precompute_inputs(
             shard, activations, self._collective, batch_size=plan.batch_size, seed=plan.seed, store=store
         )
 
@@ -264,12 +272,12 @@ class RankWork:
 
 def embeddings_name(network: Classifier, plan: TrainingPlan) -> str:
     """The same for embeddings that are the same: weights, content of the cache, library and precision."""
-    parts = [EMBEDDING_CODE, digest(network.backbone_weights()), plan.content, plan.color, network.precision]
-    told = "/".join([*parts, version(network.framework), str(BACKBONE_BLOCKS)])
-    return f"{network.framework}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    parts = [EMBEDDING_CODE, state_digest(network.backbone_weights()), plan.content, plan.color, network.precision]
+    identity = "/".join([*parts, version(network.framework), str(BACKBONE_BLOCKS)])
+    return f"{network.framework}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def label_weights(images: KeptImages, labels: int, collective: Collective) -> np.ndarray:
+def label_weights(images: PrecomputedInputs, labels: int, collective: Collective) -> np.ndarray:
     """For each label the inverse of its share of the images of all ranks, 1 on average over the images.
 
     "Balanced", as scikit-learn's `compute_class_weight` has it.

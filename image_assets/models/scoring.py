@@ -9,61 +9,63 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
-from image_assets.models.isolated_scoring import VersionToAsk, careful_answers
+from image_assets.models.isolated_scoring import LoadableVersion, guarded_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 # Without the columns' comments: Spark takes a column with a comment for another type than Python's answer.
-SAID = tuple(
+ANSWER_FIELDS = tuple(
     StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")
 )
-FAULT = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
+FAULT_FIELD = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
 # What MLflow itself reads in a worker that loads a version: not all workers have the driver's environment.
-ACCOUNT = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+ACCOUNT_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SUM_TOLERANCE = 1e-3  # of the probabilities, which are float32, of a few labels
 UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
 
 
-def with_answers(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
+def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
     """The images, without their content, with the version's label, probability and probabilities, or else a fault.
 
     The images are spread over as many tasks as run at once: a table's few files would keep one core busy.
     """
-    with own_workers(images.sparkSession, version.tags.get("framework", "")):
-        answer = registry.scoring_udf(images.sparkSession, version, StructType([*SAID]), device)(
+    with separate_workers(images.sparkSession, version.tags.get("framework", "")):
+        answer = registry.scoring_udf(images.sparkSession, version, StructType([*ANSWER_FIELDS]), device)(
             F.struct("content", "path")
         )
-    answered = spread(images).withColumn("answer", answer)
+    answered = repartitioned(images).withColumn("answer", answer)
     # MLflow turns a null text of a struct into the text "None"; numbers stay null.
-    return with_sound_answers(answered.drop("content").select("*", "answer.*").drop("answer"), version)
+    return with_valid_predictions(answered.drop("content").select("*", "answer.*").drop("answer"), version)
 
 
-def with_careful_answers(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
+def score_images_guarded(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
     """The same, slower: where the version raises, hangs or crashes, one image has a fault and all others an answer."""
-    told = VersionToAsk(registry.tracking_uri, version.uri, device)
-    rows = StructType([*(field for field in images.schema if field.name != "content"), *SAID, FAULT])
-    with own_workers(images.sparkSession, version.tags.get("framework", "")):
-        answered = spread(images).mapInPandas(partial(careful_answers, told), rows)
-    return with_sound_answers(answered, version)
+    loadable_version = LoadableVersion(registry.tracking_uri, version.uri, device)
+    rows = StructType([*(field for field in images.schema if field.name != "content"), *ANSWER_FIELDS, FAULT_FIELD])
+    with separate_workers(images.sparkSession, version.tags.get("framework", "")):
+        answered = repartitioned(images).mapInPandas(partial(guarded_predictions, loadable_version), rows)
+    return with_valid_predictions(answered, version)
 
 
-def spread(images: DataFrame) -> DataFrame:
+def repartitioned(images: DataFrame) -> DataFrame:
     """The images in as many tasks as run at once."""
     return images.repartition(images.sparkSession.sparkContext.defaultParallelism)
 
 
-def with_sound_answers(answered: DataFrame, version: ModelVersion) -> DataFrame:
+def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFrame:
     """Answers that are none become nulls, and `fault` says why."""
-    given, sound = F.col("probability").isNotNull() | F.col("probabilities").isNotNull(), is_sound(version)
-    known = F.col("fault") if "fault" in answered.columns else F.lit(None).cast("string")
+    given, sound = F.col("probability").isNotNull() | F.col("probabilities").isNotNull(), is_valid_prediction(version)
+    known_fault = F.col("fault") if "fault" in answered.columns else F.lit(None).cast("string")
     fault = F.when(sound, None).otherwise(
-        F.coalesce(known, F.when(given, F.lit(NO_DISTRIBUTION)).otherwise(F.lit(UNREADABLE)))
+        F.coalesce(known_fault, F.when(given, F.lit(NO_DISTRIBUTION)).otherwise(F.lit(UNREADABLE)))
     )
-    return answered.withColumns({field.name: F.when(sound, F.col(field.name)) for field in SAID} | {"fault": fault})
+    return answered.withColumns(
+        {field.name: F.when(sound, F.col(field.name)) for field in ANSWER_FIELDS} | {"fault": fault}
+    )
 
 
-def is_sound(version: ModelVersion) -> Column:
+def is_valid_prediction(version: ModelVersion) -> Column:
     """Whether an answer has a finite probability, and one for each label that the version tells apart."""
     finite = F.col("probability").isNotNull() & ~F.isnan("probability")
     finite &= F.coalesce(F.forall("probabilities", lambda each: ~F.isnan(each)), F.lit(False))
@@ -71,7 +73,7 @@ def is_sound(version: ModelVersion) -> Column:
 
 
 @contextmanager
-def own_workers(spark: SparkSession, framework: str) -> Iterator[None]:
+def separate_workers(spark: SparkSession, framework: str) -> Iterator[None]:
     """Functions made in the block run in Python workers of their own for each framework.
 
     Spark reuses workers, and a process that loads both frameworks crashes; it keeps workers apart by
@@ -81,7 +83,7 @@ def own_workers(spark: SparkSession, framework: str) -> Iterator[None]:
     environment = spark.sparkContext.environment
     before = dict(environment)
     environment.update({"IMAGE_ASSETS_FRAMEWORK": framework, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    environment.update({name: os.environ[name] for name in ACCOUNT if name in os.environ})
+    environment.update({name: os.environ[name] for name in ACCOUNT_VARIABLES if name in os.environ})
     try:
         yield
     finally:

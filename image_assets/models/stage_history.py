@@ -11,24 +11,23 @@ import dagster as dg
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.models.promotion_gate import Finding
+from image_assets.models.promotion_gate import GateFinding
 from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegistry, ModelVersion
 
-TOLD_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
+PROMOTION_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
 OUTSIDE = "mlflow"
 NOWHERE, DELETED = "None", "deleted"
 # Of the history, with the registry.
 COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id", "reason"]
 MOVE_TIME = timedelta(minutes=10)  # from what a promotion tells of itself to the last thing that it moves
-CLOCKS_APART = timedelta(minutes=1)  # MLflow's and this machine's, at most
-SAID_LENGTH = 300  # of a finding, in a tag: MLflow takes 5,000 characters
+MAX_CLOCK_SKEW = timedelta(minutes=1)  # MLflow's and this machine's, at most
+MAX_DETAIL_LENGTH = 300  # of a finding, in a tag: MLflow takes 5,000 characters
 
 
 @dataclass(frozen=True)
-class Told:
+class Promotion:
     """What a promotion tells of itself."""
 
     stage: str
@@ -36,29 +35,29 @@ class Told:
     person: str | None = None
     reason: str | None = None
     forced: bool = False
-    findings: Sequence[Finding] | None = None
+    findings: Sequence[GateFinding] | None = None
     promotion_id: str = ""
     told_at: str = ""  # UTC, as ISO writes it
 
     def to_tags(self) -> dict[str, str]:
         """As tags of the version that it moves, under an id of its own."""
-        told = {**asdict(self), "promotion_id": uuid4().hex, "told_at": datetime.now(UTC).isoformat()}
+        values = {**asdict(self), "promotion_id": uuid4().hex, "told_at": datetime.now(UTC).isoformat()}
         if self.findings is not None:
-            told["findings"] = [{**asdict(one), "said": one.said[:SAID_LENGTH]} for one in self.findings]
-        return {TOLD_TAG: json.dumps(told)}
+            values["findings"] = [{**one.to_row(), "said": one.detail[:MAX_DETAIL_LENGTH]} for one in self.findings]
+        return {PROMOTION_TAG: json.dumps(values)}
 
     @classmethod
-    def of(cls, version: ModelVersion) -> "Told | None":
+    def of(cls, version: ModelVersion) -> "Promotion | None":
         """What the last promotion of a version told of itself; None where there was none."""
-        if TOLD_TAG not in version.tags:
+        if PROMOTION_TAG not in version.tags:
             return None
-        told = json.loads(version.tags[TOLD_TAG])
-        findings = None if told["findings"] is None else tuple(Finding(**one) for one in told["findings"])
-        return cls(**{**told, "findings": findings})
+        values = json.loads(version.tags[PROMOTION_TAG])
+        findings = None if values["findings"] is None else tuple(map(GateFinding.from_row, values["findings"]))
+        return cls(**{**values, "findings": findings})
 
     def before(self, moved_at: datetime) -> bool:
         """Whether it was told before a version was moved last."""
-        return not self.told_at or datetime.fromisoformat(self.told_at) < moved_at + CLOCKS_APART
+        return not self.told_at or datetime.fromisoformat(self.told_at) < moved_at + MAX_CLOCK_SKEW
 
     def moved(self, version: ModelVersion) -> bool:
         """Whether the version is where this promotion wanted it, since then: a promotion may be killed before it moves
@@ -66,52 +65,56 @@ class Told:
         in_time = not self.told_at or abs(version.moved_at - datetime.fromisoformat(self.told_at)) < MOVE_TIME
         return self.stage == version.stage and in_time
 
-    def to_columns(self, reason: str | None = None, findings: Sequence[Finding] | None = None) -> dict[str, Any]:
+    def to_columns(self, reason: str | None = None, findings: Sequence[GateFinding] | None = None) -> dict[str, Any]:
         """As columns of a row."""
         by = {"source": self.source, "person": self.person, "forced": self.forced, "promotion_id": self.promotion_id}
-        return {**by, "reason": reason, "findings": None if findings is None else [asdict(one) for one in findings]}
+        return {**by, "reason": reason, "findings": None if findings is None else [one.to_row() for one in findings]}
 
 
 # Any: a row's values are of several types.
-Row = Mapping[str, Any]
-Place = tuple[str, list[str]]  # stage and aliases
+HistoryRow = Mapping[str, Any]
+StageAndAliases = tuple[str, list[str]]  # stage and aliases
 
 
 @dataclass(frozen=True)
 class Promotions:
     """The last promotion of each version, as its tags tell it, beside what the history knows."""
 
-    all: Mapping[int, Told]
-    unseen: Mapping[int, Told]  # the history has no row of it, and the version was moved since, wherever to
-    news: Mapping[int, Told]  # of the unseen, those whose version is where they wanted it
+    all: Mapping[int, Promotion]
+    unseen: Mapping[int, Promotion]  # the history has no row of it, and the version was moved since, wherever to
+    completed: Mapping[int, Promotion]  # of the unseen, those whose version is where they wanted it
 
     @classmethod
-    def of(cls, versions: Sequence[ModelVersion], history: Sequence[Row]) -> "Promotions":
+    def of(cls, versions: Sequence[ModelVersion], history: Sequence[HistoryRow]) -> "Promotions":
         """The promotions that the versions' tags tell of."""
-        known = {row["promotion_id"] for row in history}
-        told = {version.version: of for version in versions if (of := Told.of(version))}
-        here = {version.version: version for version in versions}
+        recorded = {row["promotion_id"] for row in history}
+        announced = {version.version: of for version in versions if (of := Promotion.of(version))}
+        current = {version.version: version for version in versions}
         unseen = {
             number: of
-            for number, of in told.items()
-            if of.promotion_id not in known and of.before(here[number].moved_at)
+            for number, of in announced.items()
+            if of.promotion_id not in recorded and of.before(current[number].moved_at)
         }
-        return cls(told, unseen, {number: of for number, of in unseen.items() if of.moved(here[number])})
+        return cls(announced, unseen, {number: of for number, of in unseen.items() if of.moved(current[number])})
 
-    def passed(self, number: int, before: Row, after: str) -> Told | None:
+    def passed(self, number: int, before: HistoryRow, after: str) -> Promotion | None:
         """The promotion of a version that had to leave its new stage for another one at once, both unseen."""
         of = self.unseen.get(number)
         if of is None or of.stage == before["to_stage"] or after != ARCHIVED_STAGE:
             return None
-        others = {told.stage for other, told in self.news.items() if other != number and told.stage in ALIASES}
+        others = {
+            promotion.stage
+            for other, promotion in self.completed.items()
+            if other != number and promotion.stage in ALIASES
+        }
         return of if of.stage in others else None
 
-    def by_whom(self, number: int, before: Row, after: Place) -> dict[str, Any]:
+    def attribution(self, number: int, before: HistoryRow, after: StageAndAliases) -> dict[str, Any]:
         """Who moved a version, and why, as far as promotions tell; else somebody did, in MLflow."""
-        if own := self.news.get(number):
+        if own := self.completed.get(number):
             return own.to_columns(own.reason, own.findings)
         former, lost = set(before["aliases"]), set(before["aliases"]) - set(after[1])
-        for other, of in self.news.items():
+        for other, of in self.completed.items():
             # What a stage's new version leaves behind: its former one is archived, and loses the alias.
             if of.stage in ALIASES and (of.stage == before["to_stage"] or lost == {ALIASES[of.stage]}):
                 return of.to_columns(f"version {other} took its place")
@@ -124,45 +127,47 @@ class Promotions:
         return {"source": OUTSIDE, "forced": False}
 
 
-def changes(versions: Sequence[ModelVersion], history: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
+def changes(versions: Sequence[ModelVersion], history: Sequence[HistoryRow], now: datetime) -> list[dict[str, Any]]:
     """Rows for the versions that are somewhere else than the history, in order of its changes, says."""
     last = {row["model_version"]: row for row in history}
-    here: dict[int, Place] = {version.version: (version.stage, list(version.aliases)) for version in versions}
+    current: dict[int, StageAndAliases] = {
+        version.version: (version.stage, list(version.aliases)) for version in versions
+    }
     promotions = Promotions.of(versions, history)
     found = []
-    for number in sorted({*here, *last}):
+    for number in sorted({*current, *last}):
         before = last.get(number) or {"to_stage": NOWHERE, "aliases": [], "change": 0, "promotion_id": None}
-        after = here.get(number, (DELETED, []))
+        after = current.get(number, (DELETED, []))
         if passed := promotions.passed(number, before, after[0]):
             by = passed.to_columns(passed.reason, passed.findings)
             before = to_row(number, before, (passed.stage, [ALIASES[passed.stage]]), by, now)
             found.append(before)
         if after != (before["to_stage"], list(before["aliases"])):
-            found.append(to_row(number, before, after, promotions.by_whom(number, before, after), now))
+            found.append(to_row(number, before, after, promotions.attribution(number, before, after), now))
     return found
 
 
-def to_row(number: int, before: Row, after: Place, by: Row, now: datetime) -> dict[str, Any]:
+def to_row(number: int, before: HistoryRow, after: StageAndAliases, by: HistoryRow, now: datetime) -> dict[str, Any]:
     """A change as a row."""
     key = {"model_version": number, "change": before["change"] + 1, "changed_at": now}
     return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
 
-def record_changes(versions: Sequence[ModelVersion], thin_tables: ThinTables) -> list[dict[str, Any]]:
+def record_changes(versions: Sequence[ModelVersion], delta_tables: DeltaTables) -> list[dict[str, Any]]:
     """Write down what was moved since the last time, whoever moved it; the new rows.
 
     Two that do so at once come to the same keys, of which the table takes one row.
     """
-    history = thin_tables.read(STAGE_HISTORY, COMPARED).to_pylist()
+    history = delta_tables.read(STAGE_HISTORY, COMPARED).to_pylist()
     found = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
     if found:
-        thin_tables.merge(
+        delta_tables.merge(
             pa.Table.from_pylist(found, to_arrow_schema(STAGE_HISTORY.columns)), STAGE_HISTORY, updates={}
         )
     return found
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def changes_markdown(rows: Sequence[HistoryRow]) -> str:
     """Changes as a table for people, newest first."""
     lines = [
         f"| {row['changed_at']:%Y-%m-%d %H:%M} | {row['model_version']} | {row['from_stage']} → {row['to_stage']} "
@@ -177,7 +182,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 def stage_history(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
     """Who moved which model version from where to where, when and why; changes made in MLflow are noticed."""
     before = delta_tables.snapshot(STAGE_HISTORY)
-    record_changes(model_registry.versions(), delta_tables.thin)
-    rows = delta_tables.thin.read(STAGE_HISTORY, STAGE_HISTORY.columns.fieldNames()).to_pylist()
+    record_changes(model_registry.versions(), delta_tables)
+    rows = delta_tables.read(STAGE_HISTORY, STAGE_HISTORY.columns.fieldNames()).to_pylist()
     change = delta_tables.change_since(before, STAGE_HISTORY)
-    return delta_tables.materialized(STAGE_HISTORY, change, changes=dg.MetadataValue.md(to_markdown(rows)))
+    return delta_tables.materialized(STAGE_HISTORY, change, changes=dg.MetadataValue.md(changes_markdown(rows)))

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from image_assets.models.backbones import impatient_downloads, weights_file
+from image_assets.models.backbones import download_timeout, weights_file
 from image_assets.models.collectives import Collective, HorovodForTensorflow, TensorflowDistributed
 from image_assets.models.embeddings import Activations, Standardisation
 from image_assets.models.epochs import Batch, State
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
 from image_assets.models.training_images import PIXELS_SHAPE
-from image_assets.models.training_plan import Places, Schedule, Trained, TrainingPlan
+from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
     import keras
@@ -48,15 +48,18 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["keras.Model", s
 
 
 def train(
-    training: "SparkDatasetConverter", validation: "SparkDatasetConverter", plan: TrainingPlan, places: Places
-) -> Trained:
+    training: "SparkDatasetConverter",
+    validation: "SparkDatasetConverter",
+    plan: TrainingPlan,
+    locations: OutputLocations,
+) -> TrainingResult:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
     collective = COLLECTIVES[plan.distributor]()
     # Rank 0 alone reads or downloads weights; the others get its.
     model, origin = build_model(plan.labels, plan.backbone if collective.rank == 0 else "none", plan.seed)
     model.set_weights(collective.broadcast(model.get_weights() if collective.rank == 0 else None))
     network = TensorflowNetwork(model, plan, collective)
-    return train_on_rank(network, collective, training, validation, plan, places, collective.broadcast(origin))
+    return train_on_rank(network, collective, training, validation, plan, locations, collective.broadcast(origin))
 
 
 class TensorflowNetwork:
@@ -95,7 +98,7 @@ class TensorflowNetwork:
         self._optimizer.exclude_from_weight_decay(var_list=[of for of in self._variables if len(of.shape) <= 1])
         self._optimizer.build(self._variables)
         self._step = tf.function(self._stepped, reduce_retracing=True)
-        self._judge = tf.function(self._judged, reduce_retracing=True)
+        self._evaluate = tf.function(self._evaluated, reduce_retracing=True)
         if frozen is None:
             return lambda pixels: pixels
         # One graph for batches of every length.
@@ -105,7 +108,7 @@ class TensorflowNetwork:
         )
         return lambda pixels: graph(tf.constant(pixels)).numpy()
 
-    def weigh_labels(self, weights: np.ndarray) -> None:
+    def set_label_weights(self, weights: np.ndarray) -> None:
         """Let images of a label count for more or less in the loss: (labels,)."""
         import tensorflow as tf
 
@@ -118,11 +121,11 @@ class TensorflowNetwork:
         self._optimizer.learning_rate = learning_rate
         return self._step(*map(tf.constant, (batch.inputs, batch.label_indexes, [seed, 0]))).numpy()
 
-    def judge(self, batch: Batch) -> np.ndarray:
+    def evaluate(self, batch: Batch) -> np.ndarray:
         """Loss (summed), right answers and images (3,), with the weights as they are."""
         import tensorflow as tf
 
-        return self._judge(tf.constant(batch.inputs), tf.constant(batch.label_indexes)).numpy()
+        return self._evaluate(tf.constant(batch.inputs), tf.constant(batch.label_indexes)).numpy()
 
     def weights(self) -> State:
         """Copies of the trained weights by their names."""
@@ -146,16 +149,16 @@ class TensorflowNetwork:
         """The weights of the whole backbone, as they are."""
         return _arrays(_features(self.model).weights)
 
-    def take_head_for_embeddings(self, by: Standardisation) -> None:
+    def fold_standardisation_into_head(self, by: Standardisation) -> None:
         """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
         kernel, bias = (of.astype(np.float64) for of in self._head.get_weights())
         kernel = kernel / by.deviation[:, None]
         self._head.set_weights([kernel.astype(np.float32), (bias - by.mean @ kernel).astype(np.float32)])
 
-    def log(self, places: Places) -> str:
+    def log(self, locations: OutputLocations) -> str:
         """Log the model in its own flavor, as a Keras file; its URI."""
         _compute_in(self.model, "float32")
-        return log_model(self.model, self._plan.labels, places.tracking_uri, places.mlflow_run_id)
+        return log_model(self.model, self._plan.labels, locations.tracking_uri, locations.mlflow_run_id)
 
     def _stepped(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
@@ -171,7 +174,7 @@ class TensorflowNetwork:
         self._optimizer.apply(self._collective.averaged(gradients), self._variables)
         return _sums(losses, logits, label_indexes)
 
-    def _judged(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor") -> "tf.Tensor":
+    def _evaluated(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
 
         logits = self._logits(inputs)
@@ -247,7 +250,7 @@ def _backbone(backbone: str) -> tuple["keras.Model", str]:
     if backbone in ("auto", "imagenet"):
         keras.config.disable_interactive_logging()
         try:
-            with impatient_downloads():
+            with download_timeout():
                 return keras.applications.MobileNetV2(input_shape=PIXELS_SHAPE, include_top=False), "imagenet"
         except Exception as error:  # Keras has no narrower type for a download that failed
             if backbone == "imagenet" or "URL fetch failure" not in str(error):

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from image_assets.models import torch_training
-from image_assets.models.training import TrainingConfig, Workshop, trained_version
+from image_assets.models.training import TrainingConfig, TrainingResources, train_and_register
 from resources.backbone import Backbone
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
@@ -28,5 +28,7 @@ def torch_model(
     model_registry: ModelRegistry,
 ) -> dg.MaterializeResult:
     """The image classifier trained in PyTorch by Horovod processes: a version of the registered model."""
-    workshop = Workshop(delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry)
-    return trained_version("torch", torch_training.train, config, workshop, dagster_run_id=context.run_id)
+    resources = TrainingResources(
+        delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry
+    )
+    return train_and_register("torch", torch_training.train, config, resources, dagster_run_id=context.run_id)

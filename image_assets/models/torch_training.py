@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_assets.models.backbones import impatient_downloads, weights_file
+from image_assets.models.backbones import download_timeout, weights_file
 from image_assets.models.collectives import Collective, HorovodForTorch, TorchDistributed
 from image_assets.models.embeddings import READ_BATCH_SIZE, Activations, Standardisation
 from image_assets.models.epochs import Batch, State
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
 from image_assets.models.training_images import PIXELS_SHAPE
-from image_assets.models.training_plan import Places, Schedule, Trained, TrainingPlan
+from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +63,11 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["nn.Sequential",
 
 
 def train(
-    training: "SparkDatasetConverter", validation: "SparkDatasetConverter", plan: TrainingPlan, places: Places
-) -> Trained:
+    training: "SparkDatasetConverter",
+    validation: "SparkDatasetConverter",
+    plan: TrainingPlan,
+    locations: OutputLocations,
+) -> TrainingResult:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
     import torch
 
@@ -76,7 +79,9 @@ def train(
     arrays = collective.broadcast(_arrays(model.state_dict()) if collective.rank == 0 else None)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     origin = collective.broadcast(origin)
-    return train_on_rank(TorchNetwork(model, plan, collective), collective, training, validation, plan, places, origin)
+    return train_on_rank(
+        TorchNetwork(model, plan, collective), collective, training, validation, plan, locations, origin
+    )
 
 
 class TorchNetwork:
@@ -114,7 +119,7 @@ class TorchNetwork:
         self._build_optimizer()
         return self._frozen(nn.Sequential(*whole[:cut]).eval()) if cut else lambda pixels: pixels
 
-    def weigh_labels(self, weights: np.ndarray) -> None:
+    def set_label_weights(self, weights: np.ndarray) -> None:
         """Let images of a label count for more or less in the loss: (labels,)."""
         import torch
 
@@ -143,7 +148,7 @@ class TorchNetwork:
         self._optimizer.step()
         return _sums(losses.sum(), logits, label_indexes)
 
-    def judge(self, batch: Batch) -> np.ndarray:
+    def evaluate(self, batch: Batch) -> np.ndarray:
         """Loss (summed), right answers and images (3,), with the weights as they are."""
         import torch
         from torch.nn import functional
@@ -184,7 +189,7 @@ class TorchNetwork:
         """The weights of the whole backbone, as they are."""
         return _arrays(self.model.get_submodule("features").state_dict())
 
-    def take_head_for_embeddings(self, by: Standardisation) -> None:
+    def fold_standardisation_into_head(self, by: Standardisation) -> None:
         """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
         import torch
 
@@ -195,12 +200,12 @@ class TorchNetwork:
             head.weight.copy_(torch.from_numpy(kernel))
             head.bias.copy_(torch.from_numpy(bias))
 
-    def log(self, places: Places) -> str:
+    def log(self, locations: OutputLocations) -> str:
         """Log the model in its own flavor, as an exported graph; its URI."""
         import torch
 
         model = self.model.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
-        return log_model(model, self._plan.labels, places.tracking_uri, places.mlflow_run_id)
+        return log_model(model, self._plan.labels, locations.tracking_uri, locations.mlflow_run_id)
 
     def _frozen(self, layers: "nn.Sequential") -> Activations:
         import torch
@@ -264,7 +269,7 @@ def _load_backbone(features: "nn.Module", backbone: str) -> str:
         return "untrained"
     if backbone in ("auto", "imagenet"):
         try:
-            with impatient_downloads():
+            with download_timeout():
                 weights = MobileNet_V2_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
         except OSError as error:
             if backbone == "imagenet":

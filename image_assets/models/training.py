@@ -12,19 +12,19 @@ from pydantic import Field, model_validator
 
 from image_assets.data.split_rows import require_sound_splits, training_labels
 from image_assets.data.training_cache import existing_cache
-from image_assets.images.charts import learning_curves, to_markdown
+from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
-from image_assets.models.lineage import kept_pictures
+from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import (
     BACKBONE_BLOCKS,
     Distributor,
-    Places,
+    OutputLocations,
     Precision,
     Schedule,
     Trainable,
-    Trained,
     TrainingPlan,
+    TrainingResult,
 )
 from resources.backbone import Backbone
 from resources.delta.delta_tables import DeltaTables
@@ -107,7 +107,7 @@ class TrainingConfig(dg.Config):
 
 
 @dataclass(frozen=True)
-class Workshop:
+class TrainingResources:
     """What a training works with."""
 
     delta_tables: DeltaTables
@@ -138,70 +138,76 @@ class Task:
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 
 
-def to_task(framework: str, config: TrainingConfig, workshop: Workshop) -> Task:
+def to_task(framework: str, config: TrainingConfig, resources: TrainingResources) -> Task:
     """The task as the tables and settings are now; a ValueError when they allow of none."""
     if OTHER_FRAMEWORK.get(config.distributor) == framework:
         raise ValueError(
             f"distributor is {config.distributor!r}, which runs no {framework}: choose horovod, or "
             f"{'torch_distributor' if framework == 'torch' else 'tensorflow_distributor'}"
         )
-    require_sound_splits(workshop.delta_tables.thin)
-    labels = training_labels(workshop.delta_tables.thin)
-    ranks = workshop.processes.processes
+    require_sound_splits(resources.delta_tables)
+    labels = training_labels(resources.delta_tables)
+    ranks = resources.processes.processes
     training, validation = (
-        existing_cache(workshop.delta_tables, workshop.caches, split, labels, ranks)
+        existing_cache(resources.delta_tables, resources.caches, split, labels, ranks)
         for split in ("training", "validation")
     )
-    plan = config.plan(len(labels), workshop.backbone.source, workshop.caches)
-    return Task(framework, labels, training, validation, plan, workshop.backbone.identity(framework), ranks)
+    plan = config.plan(len(labels), resources.backbone.source, resources.caches)
+    return Task(framework, labels, training, validation, plan, resources.backbone.identity(framework), ranks)
 
 
-def trained_version(
+def train_and_register(
     framework: str,
-    train: Callable[..., Trained],
+    train: Callable[..., TrainingResult],
     config: TrainingConfig,
-    workshop: Workshop,
+    resources: TrainingResources,
     *,
     dagster_run_id: str,
 ) -> dg.MaterializeResult:
     """Train and register a version, unless one was registered for the very same task."""
-    task = to_task(framework, config, workshop)
-    known = workshop.registry.with_tag(FINGERPRINT, task.fingerprint)
-    if known:
+    task = to_task(framework, config, resources)
+    existing = resources.registry.with_tag(FINGERPRINT, task.fingerprint)
+    if existing:
         why = "nothing changed since this version was trained"
-        look = kept_pictures(workshop.tracking, known.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}, CURVES)
-        return materialized(known, workshop.tracking, {"trained": False, "why": why, **look})
+        pictures = logged_pictures(
+            resources.tracking, existing.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}, CURVES
+        )
+        return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
     asset = f"{framework}_model"
-    checkpoints = workshop.caches.checkpoints(task.fingerprint)
-    with workshop.tracking.run_for(asset) as mlflow_run_id:
-        places = Places(workshop.tracking.tracking_uri, mlflow_run_id, workshop.caches.root, checkpoints)
-        origin = lineage.to_origin(workshop.delta_tables, dagster_run_id, asset)
-        logged = logged_training(task, train, workshop, places, origin)
+    checkpoints = resources.caches.checkpoints(task.fingerprint)
+    with resources.tracking.run_for(asset) as mlflow_run_id:
+        locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, resources.caches.root, checkpoints)
+        origin = lineage.to_origin(resources.delta_tables, dagster_run_id, asset)
+        logged = train_and_log(task, train, resources, locations, origin)
         marks = {
             FINGERPRINT: task.fingerprint,
-            FILES_DIGEST: workshop.registry.files_digest(logged.classifier),
+            FILES_DIGEST: resources.registry.files_digest(logged.classifier),
         }
         tags = {**lineage.to_tags(task, logged.trained, origin, config.model_dump()), **marks}
-        version = workshop.registry.register(logged.classifier, mlflow_run_id, tags)
+        version = resources.registry.register(logged.classifier, mlflow_run_id, tags)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return materialized(version, workshop.tracking, {"trained": True, **to_metadata(logged)})
+    return to_materialize_result(version, resources.tracking, {"trained": True, **to_metadata(logged)})
 
 
 @dataclass(frozen=True)
 class LoggedTraining:
     """What is in an MLflow run when a training is over."""
 
-    trained: Trained
+    trained: TrainingResult
     curves: bytes  # a PNG
     classifier: str  # the URI of a model that can be registered
 
 
-def logged_training(
-    task: Task, train: Callable[..., Trained], workshop: Workshop, places: Places, origin: lineage.Origin
+def train_and_log(
+    task: Task,
+    train: Callable[..., TrainingResult],
+    resources: TrainingResources,
+    locations: OutputLocations,
+    origin: lineage.Origin,
 ) -> LoggedTraining:
     """Train, and log to the open MLflow run what is trained on what, how it went, and the classifier."""
-    lineage.log_task(task, origin, workshop.delta_tables)
-    trained = trained_on_ranks(task, train, workshop, places)
+    lineage.log_task(task, origin, resources.delta_tables)
+    trained = run_training(task, train, resources, locations)
     curves = learning_curves(trained.history)
     lineage.log_outcome(trained, curves)
     classifier = log_classifier(
@@ -209,25 +215,27 @@ def logged_training(
         labels=task.labels,
         framework=task.framework,
         color=task.plan.color,
-        tracking_uri=places.tracking_uri,
-        mlflow_run_id=places.mlflow_run_id,
+        tracking_uri=locations.tracking_uri,
+        mlflow_run_id=locations.mlflow_run_id,
     )
     return LoggedTraining(trained, curves, classifier)
 
 
-def trained_on_ranks(task: Task, train: Callable[..., Trained], workshop: Workshop, places: Places) -> Trained:
+def run_training(
+    task: Task, train: Callable[..., TrainingResult], resources: TrainingResources, locations: OutputLocations
+) -> TrainingResult:
     """Let the ranks train; what rank 0 tells of it. A training that was cut off goes on after its last epoch."""
     with ExitStack() as stack:
         for cache in (task.training, task.validation):
             stack.enter_context(cache.in_use())
-        ranks = workshop.processes.run(
-            workshop.delta_tables.spark,
+        ranks = resources.processes.run(
+            resources.delta_tables.spark,
             task.plan.distributor,
             train,
             task.training.converter(),
             task.validation.converter(),
             task.plan,
-            places,
+            locations,
         )
     return ranks[0]
 
@@ -247,11 +255,11 @@ def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | 
         "embedded_images_per_second": round(trained.images_per_second * trained.size, 1),
         "seconds": round(trained.seconds, 1),
         "seconds_to_first_step": round(trained.seconds_to_first_step, 1),
-        "learning_curves": dg.MetadataValue.md(to_markdown(logged.curves, CURVES)),
+        "learning_curves": dg.MetadataValue.md(picture_markdown(logged.curves, CURVES)),
     }
 
 
-def materialized(
+def to_materialize_result(
     version: ModelVersion, tracking: MlflowTracking, metadata: dict[str, dg.MetadataValue | float | int | str]
 ) -> dg.MaterializeResult:
     """A model's answer to Dagster: the version, and where it comes from."""

@@ -15,7 +15,7 @@ from resources.delta.row_groups import Color, Content
 PIXELS_SHAPE = (SIDE_PIXELS, SIDE_PIXELS, 3)
 # What becomes of the content: name, type, shape, and whether nulls may occur. Bytes travel through Petastorm at the
 # speed of memory, arrays of numbers do not.
-DECODED = [("pixels", np.bytes_, (), False)]
+DECODED_FIELDS = [("pixels", np.bytes_, (), False)]
 
 SCALE = (0.5, 1.0)  # of the area that a crop keeps
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
@@ -72,9 +72,9 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
 READ_BATCH_SIZE = 32
-THIN = ["image_id", "label_index"]
-WAITING_ROW_GROUPS = 4  # decoded ones, each of some megabytes
-SHUFFLED_ROWS = 256  # among which the next ones of an epoch are drawn; as pixels, 38 MB
+ID_COLUMNS = ["image_id", "label_index"]
+QUEUED_ROW_GROUPS = 4  # decoded ones, each of some megabytes
+SHUFFLE_BUFFER_ROWS = 256  # among which the next ones of an epoch are drawn; as pixels, 38 MB
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ class Shard:
 
     def labels(self) -> pd.DataFrame:
         """`image_id` and `label_index` of every row of the shard, in an order that does not depend on their reading."""
-        parts = [pd.DataFrame({name: getattr(part, name) for name in THIN}) for part in self._read(THIN)]
+        parts = [pd.DataFrame({name: getattr(part, name) for name in ID_COLUMNS}) for part in self._read(ID_COLUMNS)]
         if not parts:
             raise ValueError("a shard of the cache holds no rows: expected at least one row for every process")
-        return pd.concat(parts).sort_values(THIN, ignore_index=True)
+        return pd.concat(parts).sort_values(ID_COLUMNS, ignore_index=True)
 
     def images(self, *, skipped: frozenset[str] = frozenset()) -> Iterator[DecodedImages]:
         """The images once, a row group at a time, but for those of some ids, which are not decoded."""
-        for part in self._read([*THIN, "content"], lambda rows: to_decoded_rows(rows, self.decoding, skipped)):
+        for part in self._read([*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, self.decoding, skipped)):
             yield from to_images(part)
 
     def epoch(self, number: int, seed: int) -> Iterator[DecodedImages]:
@@ -131,7 +131,7 @@ class Shard:
         shuffled = np.random.default_rng((seed, number, self.rank))
         while True:
             parts = self._read(
-                [*THIN, "content"], lambda rows: to_decoded_rows(rows, decoding, frozenset()), seed=seed + number
+                [*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, decoding, frozenset()), seed=seed + number
             )
             yield from shuffle((images for part in parts for images in to_images(part)), shuffled)
 
@@ -147,9 +147,11 @@ class Shard:
         with make_batch_reader(
             self.converter.file_urls,
             schema_fields=columns,
-            transform_spec=TransformSpec(transform, edit_fields=DECODED, removed_fields=removed) if transform else None,
+            transform_spec=TransformSpec(transform, edit_fields=DECODED_FIELDS, removed_fields=removed)
+            if transform
+            else None,
             workers_count=self.threads,
-            results_queue_size=WAITING_ROW_GROUPS,
+            results_queue_size=QUEUED_ROW_GROUPS,
             num_epochs=1,
             shuffle_row_groups=seed is not None,
             seed=seed,
@@ -161,38 +163,38 @@ class Shard:
 
 def to_images(part: object) -> Iterator[DecodedImages]:
     """What Petastorm read, without the rows that were skipped; nothing when all were."""
-    image_ids, label_indexes, pixels = (np.asarray(getattr(part, name)) for name in (*THIN, "pixels"))
+    image_ids, label_indexes, pixels = (np.asarray(getattr(part, name)) for name in (*ID_COLUMNS, "pixels"))
     decoded = np.array([len(of) > 0 for of in pixels], dtype=bool)
     if decoded.any():
         values = np.frombuffer(b"".join(pixels[decoded]), np.uint8).reshape(-1, SIDE_PIXELS, SIDE_PIXELS, 3)
         yield DecodedImages(image_ids[decoded], label_indexes[decoded], values)
 
 
-def in_batches(parts: Iterable[DecodedImages], batch_size: int = READ_BATCH_SIZE) -> Iterator[DecodedImages]:
+def rebatched(parts: Iterable[DecodedImages], batch_size: int = READ_BATCH_SIZE) -> Iterator[DecodedImages]:
     """The images in batches of equal length; the last one holds what is left."""
-    waiting: list[DecodedImages] = []
+    buffer: list[DecodedImages] = []
     for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) < batch_size:
+        buffer.append(part)
+        if sum(map(len, buffer)) < batch_size:
             continue
-        images = DecodedImages.joined(waiting)
+        images = DecodedImages.joined(buffer)
         whole = len(images) - len(images) % batch_size
         yield from (images[start : start + batch_size] for start in range(0, whole, batch_size))
-        waiting = [images[whole:]] if whole < len(images) else []
-    if waiting:
-        yield DecodedImages.joined(waiting)
+        buffer = [images[whole:]] if whole < len(images) else []
+    if buffer:
+        yield DecodedImages.joined(buffer)
 
 
 def shuffle(parts: Iterable[DecodedImages], rng: np.random.Generator) -> Iterator[DecodedImages]:
     """The images in another order, each drawn from some hundred."""
-    waiting: list[DecodedImages] = []
+    buffer: list[DecodedImages] = []
     for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= 2 * SHUFFLED_ROWS:
-            images = DecodedImages.joined(waiting)
+        buffer.append(part)
+        if sum(map(len, buffer)) >= 2 * SHUFFLE_BUFFER_ROWS:
+            images = DecodedImages.joined(buffer)
             images = images[rng.permutation(len(images))]
-            yield images[SHUFFLED_ROWS:]
-            waiting = [images[:SHUFFLED_ROWS]]
-    if waiting:
-        images = DecodedImages.joined(waiting)
+            yield images[SHUFFLE_BUFFER_ROWS:]
+            buffer = [images[:SHUFFLE_BUFFER_ROWS]]
+    if buffer:
+        images = DecodedImages.joined(buffer)
         yield images[rng.permutation(len(images))]

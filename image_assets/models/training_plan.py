@@ -8,7 +8,7 @@ from resources.processes.rank_process import Distributor
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """One rank's account of a training: plain values, so that it travels from the rank to the driver."""
 
     rank: int
@@ -72,7 +72,7 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class Places:
+class OutputLocations:
     """Where ranks keep and log things."""
 
     tracking_uri: str

@@ -94,47 +94,47 @@ def _repeated(names: Sequence[str]) -> str:
 def to_rules(text: str, source: str) -> AlertRules:
     """The rules that a YAML text says; a ValueError names the rule, the field and what was expected."""
     try:
-        said = yaml.safe_load(text)
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise ValueError(f"the alert rules in {source} are no YAML: {problem}{where}") from None
     try:
-        return AlertRules.model_validate({} if said is None else said)
+        return AlertRules.model_validate({} if content is None else content)
     except ValidationError as error:
-        told = "; ".join(_faults(error, said))
+        problems = "; ".join(_problems(error, content))
     # What somebody wrote where it does not belong may be a password: it is not repeated, also not by a cause.
-    raise ValueError(f"the alert rules in {source} are wrong: {told}")
+    raise ValueError(f"the alert rules in {source} are wrong: {problems}")
 
 
-def _faults(error: ValidationError, said: Any) -> Iterator[str]:  # whatever YAML can say
-    for fault in error.errors(include_url=False):
-        where = list(fault["loc"])
+def _problems(error: ValidationError, content: Any) -> Iterator[str]:  # whatever YAML can say
+    for detail in error.errors(include_url=False):
+        where = list(detail["loc"])
         model = (
             {"rules": AlertRule, "receivers": ReceiverOptions}.get(str(where[0]), AlertRules) if where else AlertRules
         )
         if model is AlertRule and len(where) > 1:
-            rule = said["rules"][where[1]]
+            rule = content["rules"][where[1]]
             where[:2] = [f"rule {(rule.get('name') if isinstance(rule, dict) else None) or int(where[1]) + 1}"]
-        yield ": ".join([*(_shown(str(part)) for part in where), _fault(fault, model)])
+        yield ": ".join([*(_without_address(str(part)) for part in where), _problem(detail, model)])
 
 
-def _fault(fault: ErrorDetails, model: type[BaseModel]) -> str:
-    match fault["type"]:
+def _problem(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    match detail["type"]:
         case "missing":
             return "is missing"
         case "extra_forbidden":
             return f"is unknown: expected some of {', '.join(model.model_fields)}"
         case "string_type":
-            return f"expected a text, found {_shown(repr(fault['input']))}: put it in quotes"
+            return f"expected a text, found {_without_address(repr(detail['input']))}: put it in quotes"
         case "value_error":
-            return fault["msg"].removeprefix("Value error, ")
-    return f"{fault['msg']}, found {_shown(repr(fault['input']))}"
+            return detail["msg"].removeprefix("Value error, ")
+    return f"{detail['msg']}, found {_without_address(repr(detail['input']))}"
 
 
-def _shown(said: str) -> str:
-    return NO_ADDRESS if "://" in said else said
+def _without_address(content: str) -> str:
+    return NO_ADDRESS if "://" in content else content
 
 
 def schema() -> str:

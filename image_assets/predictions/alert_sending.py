@@ -14,25 +14,25 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.predictions.alert_rules import AlertRules
 from image_assets.schemas import PREDICTION_ALERTS
-from resources.alerts import ID_HEADER, WEBHOOKS, AlertSender, Answer, Receiver
-from resources.delta.thin_tables import ThinTables
+from resources.alerts import ID_HEADER, WEBHOOKS, AlertSender, DeliveryResult, Receiver
+from resources.delta.delta_tables import DeltaTables
 
 WAITING, SENDING, SENT, UNCLEAR = "waiting", "sending", "sent", "unclear"
 UNSENT = (WAITING, SENDING, UNCLEAR)
 COLUMNS = PREDICTION_ALERTS.columns.fieldNames()
-ALL = "*"  # every unclear message that is not named
+ALL_OTHERS = "*"  # every unclear message that is not named
 STILL_WAITING = f"old.state = '{WAITING}' AND old.attempts < new.attempts"
 SAME_ATTEMPT = "old.attempts = new.attempts"
 INTERRUPTED = "a run ended while the message was on its way"
 
 
-def read_alerts(thin_tables: ThinTables, states: Sequence[str] = UNSENT) -> pd.DataFrame:
+def read_alerts(delta_tables: DeltaTables, states: Sequence[str] = UNSENT) -> pd.DataFrame:
     """The alerts in these states, with all their columns."""
-    rows = thin_tables.read(PREDICTION_ALERTS, COLUMNS, pc.field("state").isin(states))
+    rows = delta_tables.read(PREDICTION_ALERTS, COLUMNS, pc.field("state").isin(states))
     return rows.to_pandas(timestamp_as_object=True)  # other ones with a time zone are deprecated between the two
 
 
-def record(thin_tables: ThinTables, alerts: pd.DataFrame, where: str = "true", **changes: Any) -> pd.DataFrame:
+def merge_alerts(delta_tables: DeltaTables, alerts: pd.DataFrame, where: str = "true", **changes: Any) -> pd.DataFrame:
     """Commit the alerts with these columns changed, in one commit, new ones too; the alerts as they are then.
 
     A change is one value for all of them, or one for each: Any, for pandas takes both. `where` says of which of those
@@ -43,30 +43,30 @@ def record(thin_tables: ThinTables, alerts: pd.DataFrame, where: str = "true", *
     if len(alerts):
         rows = pa.Table.from_pandas(alerts, to_arrow_schema(PREDICTION_ALERTS.columns), preserve_index=False)
         updates = {name: f"CASE WHEN {where} THEN new.{name} ELSE old.{name} END" for name in changes or ["state"]}
-        thin_tables.merge(rows, PREDICTION_ALERTS, updates=updates)
+        delta_tables.merge(rows, PREDICTION_ALERTS, updates=updates)
     return alerts
 
 
-def claim(thin_tables: ThinTables, alerts: pd.DataFrame, message_id: str, attempts: int) -> pd.DataFrame:
+def claim(delta_tables: DeltaTables, alerts: pd.DataFrame, message_id: str, attempts: int) -> pd.DataFrame:
     """Commit that these alerts are on their way, those that still wait as they did; the ones that were claimed.
 
     Runs do not send side by side, for the pool has one slot. One that was declared over may still be at it, though.
     """
-    record(thin_tables, alerts, STILL_WAITING, state=SENDING, message_id=message_id, attempts=attempts)
-    claimed = read_alerts(thin_tables, [SENDING])
+    merge_alerts(delta_tables, alerts, STILL_WAITING, state=SENDING, message_id=message_id, attempts=attempts)
+    claimed = read_alerts(delta_tables, [SENDING])
     return claimed.loc[claimed["message_id"] == message_id]
 
 
-def settle_interrupted(thin_tables: ThinTables, deduplicating: Sequence[str]) -> None:
+def settle_interrupted(delta_tables: DeltaTables, deduplicating: Sequence[str]) -> None:
     """Decide on messages that a killed run left on their way; no other run can be at it, for the pool has one slot.
 
     A receiver that takes a message once gets the very same one again. For any other nobody can tell whether it
     arrived: a person decides.
     """
-    alerts = read_alerts(thin_tables, [SENDING])
+    alerts = read_alerts(delta_tables, [SENDING])
     again = alerts["receiver"].isin(deduplicating)
-    record(
-        thin_tables,
+    merge_alerts(
+        delta_tables,
         alerts,
         state=np.where(again, WAITING, UNCLEAR),
         note=np.where(again, f"{INTERRUPTED}: it is sent again", f"{INTERRUPTED}: nobody knows whether it arrived"),
@@ -74,22 +74,24 @@ def settle_interrupted(thin_tables: ThinTables, deduplicating: Sequence[str]) ->
     )
 
 
-def settle_unclear(thin_tables: ThinTables, arrived: Sequence[str], not_arrived: Sequence[str]) -> None:
+def settle_unclear(delta_tables: DeltaTables, arrived: Sequence[str], not_arrived: Sequence[str]) -> None:
     """Take a person's word for unclear messages: some arrived, others are sent again; ValueError for unknown ones."""
-    known = set(thin_tables.read(PREDICTION_ALERTS, ["message_id"])["message_id"].to_pylist()) | {ALL}
-    if unknown := sorted({*arrived, *not_arrived} - known):
+    existing_ids = set(delta_tables.read(PREDICTION_ALERTS, ["message_id"])["message_id"].to_pylist()) | {ALL_OTHERS}
+    if unknown := sorted({*arrived, *not_arrived} - existing_ids):
         raise ValueError(
-            f"there is no message {', '.join(unknown)}: expected message_ids of prediction_alerts, or {ALL}"
+            f"there is no message {', '.join(unknown)}: expected message_ids of prediction_alerts, or {ALL_OTHERS}"
         )
     if both := sorted(set(arrived) & set(not_arrived)):
         raise ValueError(f"{', '.join(both)} is said to have arrived, and not to have: expected one of the two")
-    alerts = read_alerts(thin_tables, [UNCLEAR])
-    did, did_not = (alerts["message_id"].isin(said) for said in (arrived, not_arrived))
+    alerts = read_alerts(delta_tables, [UNCLEAR])
+    did, did_not = (alerts["message_id"].isin(message_ids) for message_ids in (arrived, not_arrived))
     others = ~(did | did_not)
-    did, did_not = did | (others & (ALL in arrived)), did_not | (others & (ALL in not_arrived))
-    record(thin_tables, alerts.loc[did], state=SENT, sent_at=datetime.now(UTC), note="a person says that it arrived")
-    record(
-        thin_tables,
+    did, did_not = did | (others & (ALL_OTHERS in arrived)), did_not | (others & (ALL_OTHERS in not_arrived))
+    merge_alerts(
+        delta_tables, alerts.loc[did], state=SENT, sent_at=datetime.now(UTC), note="a person says that it arrived"
+    )
+    merge_alerts(
+        delta_tables,
         alerts.loc[did_not],
         state=WAITING,
         note="a person says that it did not arrive",
@@ -97,20 +99,20 @@ def settle_unclear(thin_tables: ThinTables, arrived: Sequence[str], not_arrived:
     )
 
 
-def resting(alerts: pd.DataFrame, now: datetime) -> bool:
+def is_paused(alerts: pd.DataFrame, now: datetime) -> bool:
     """Whether the receiver of these alerts failed lately, and is left alone."""
     return any(time > now for time in alerts["next_attempt_at"].dropna())
 
 
-def due(thin_tables: ThinTables, now: datetime) -> str:
+def due_alerts(delta_tables: DeltaTables, now: datetime) -> str:
     """What a run would send now, in words that are others after each attempt; empty when nothing."""
-    told = []
-    for receiver, alerts in read_alerts(thin_tables).groupby("receiver"):
+    lines = []
+    for receiver, alerts in read_alerts(delta_tables).groupby("receiver"):
         to_send = alerts.loc[alerts["state"] != UNCLEAR]
-        if len(to_send) and not resting(alerts, now):
+        if len(to_send) and not is_paused(alerts, now):
             since = max([*to_send["matched_at"], *to_send["next_attempt_at"].dropna()])
-            told.append(f"alerts wait for {receiver} ({len(to_send)}) since {since.isoformat()}")
-    return ", ".join(told)
+            lines.append(f"alerts wait for {receiver} ({len(to_send)}) since {since.isoformat()}")
+    return ", ".join(lines)
 
 
 MESSAGES = 10  # of a rule to a receiver in a run; the last one counts what none has room for
@@ -206,32 +208,34 @@ def pause(attempts: int) -> timedelta:
     return timedelta(minutes=PAUSES_MINUTES[min(attempts, len(PAUSES_MINUTES)) - 1])
 
 
-def consequences(answer: Answer, attempts: int, now: datetime, *, deduplicates: bool) -> dict[str, Any]:
+def columns_after(result: DeliveryResult, attempts: int, now: datetime, *, deduplicates: bool) -> dict[str, Any]:
     """What an answer means for the alerts of a message: columns of prediction_alerts, which have several types."""
-    if answer.outcome == "accepted":
+    if result.outcome == "accepted":
         return {"state": SENT, "note": None, "next_attempt_at": None, "sent_at": datetime.now(UTC)}
-    if answer.outcome == "unclear" and not deduplicates:
-        return {"state": UNCLEAR, "note": answer.reason, "next_attempt_at": now + timedelta(minutes=UNCLEAR_MINUTES)}
-    return {"state": WAITING, "note": answer.reason, "next_attempt_at": now + pause(attempts)}
+    if result.outcome == "unclear" and not deduplicates:
+        return {"state": UNCLEAR, "note": result.reason, "next_attempt_at": now + timedelta(minutes=UNCLEAR_MINUTES)}
+    return {"state": WAITING, "note": result.reason, "next_attempt_at": now + pause(attempts)}
 
 
-def deliver(thin_tables: ThinTables, receiver: Receiver, message: Message, now: datetime, *, deduplicates: bool) -> int:
+def deliver(
+    delta_tables: DeltaTables, receiver: Receiver, message: Message, now: datetime, *, deduplicates: bool
+) -> int:
     """Claim a message, send it, record what became of it; how many alerts were accepted.
 
     A kill between claim and record is the only one that leaves a doubt, and nothing but the sending lies there.
     """
     attempts = message.attempts + 1
-    claimed = claim(thin_tables, message.alerts, message.message_id, attempts)
+    claimed = claim(delta_tables, message.alerts, message.message_id, attempts)
     if claimed.empty:
         return 0  # another run was faster
-    told = replace(message, alerts=claimed)
-    answer = receiver.send(told.message_id, told.title, told.text)
-    record(thin_tables, claimed, SAME_ATTEMPT, **consequences(answer, attempts, now, deduplicates=deduplicates))
-    return len(claimed) if answer.outcome == "accepted" else 0
+    claimed_message = replace(message, alerts=claimed)
+    result = receiver.send(claimed_message.message_id, claimed_message.title, claimed_message.text)
+    merge_alerts(delta_tables, claimed, SAME_ATTEMPT, **columns_after(result, attempts, now, deduplicates=deduplicates))
+    return len(claimed) if result.outcome == "accepted" else 0
 
 
 def send_waiting(
-    thin_tables: ThinTables,
+    delta_tables: DeltaTables,
     alert_sender: AlertSender,
     receivers: Mapping[str, Receiver],
     rules: AlertRules,
@@ -239,17 +243,17 @@ def send_waiting(
 ) -> int:
     """Send what waits, the oldest message first, until a receiver does not take one; how many alerts were accepted."""
     sent = 0
-    for name, alerts in read_alerts(thin_tables, [WAITING, UNCLEAR]).groupby("receiver"):
+    for name, alerts in read_alerts(delta_tables, [WAITING, UNCLEAR]).groupby("receiver"):
         waiting = alerts.loc[alerts["state"] == WAITING]
-        if waiting.empty or resting(alerts, now):
+        if waiting.empty or is_paused(alerts, now):
             continue
         try:
             receiver = receivers.get(str(name)) or alert_sender.receiver(str(name))
         except ValueError as error:  # no rule sends there any longer: no reason to stop the others
-            record(thin_tables, waiting, note=str(error), next_attempt_at=now + pause(len(PAUSES_MINUTES)))
+            merge_alerts(delta_tables, waiting, note=str(error), next_attempt_at=now + pause(len(PAUSES_MINUTES)))
             continue
         for message in to_messages(waiting, receiver.room):
-            accepted = deliver(thin_tables, receiver, message, now, deduplicates=rules.deduplicates(str(name)))
+            accepted = deliver(delta_tables, receiver, message, now, deduplicates=rules.deduplicates(str(name)))
             if not accepted:
                 break
             sent += accepted

@@ -9,13 +9,13 @@ from pyspark.sql import functions as F
 
 from image_assets.data.contact_sheets import thumbnails
 from image_assets.data.image_files import current_files
-from image_assets.images.charts import contact_sheet, to_markdown
+from image_assets.images.charts import contact_sheet, picture_markdown
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table_metadata import last_said
+from resources.delta.table_metadata import last_metadata
 from resources.mlflow.model_registry import ModelRegistry
 
-SHOWN = 40
+SHEET_IMAGES = 40
 
 
 def of_current_files(predictions: DataFrame, files: DataFrame, version: int | None) -> DataFrame:
@@ -28,22 +28,26 @@ def of_current_files(predictions: DataFrame, files: DataFrame, version: int | No
 
 def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> int | None:
     """The version that served when image_predictions was last made, whoever was promoted since; None for none."""
-    said = last_said(instance, "image_predictions").get("serving_version")
-    if said is None:  # Dagster's records are gone, or made elsewhere
+    recorded = last_metadata(instance, "image_predictions").get("serving_version")
+    if recorded is None:  # Dagster's records are gone, or made elsewhere
         serving = registry.serving()
         return serving.version if serving else None
-    return None if said == "none" else int(str(said))
+    return None if recorded == "none" else int(str(recorded))
 
 
-def look(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the least certain predictions."""
-    least_certain = delta_tables.read(CURRENT_PREDICTIONS).orderBy("probability", "path").limit(SHOWN).collect()
+    least_certain = (
+        delta_tables.dataframe(CURRENT_PREDICTIONS).orderBy("probability", "path").limit(SHEET_IMAGES).collect()
+    )
     captions = [f"{row['label'] or 'no answer'} {row['probability'] or 0:.0%}" for row in least_certain]
     looks = thumbnails((row["path"], None) for row in least_certain)
     tiles = list(zip(looks, captions, strict=True))
     if not tiles:
         return {}
-    return {"least_certain": dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "the least certain predictions"))}
+    return {
+        "least_certain": dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "the least certain predictions"))
+    }
 
 
 @dg.asset(deps=["image_predictions", "image_files"], kinds={"pyspark", "deltalake"}, pool="current_predictions")
@@ -53,12 +57,16 @@ def current_predictions(
     """Label and probability of the serving version for each file that is in the landing folder now."""
     before = delta_tables.snapshot(CURRENT_PREDICTIONS)
     version = version_to_show(context.instance, model_registry)
-    predictions, files = delta_tables.read(IMAGE_PREDICTIONS), delta_tables.read(IMAGE_FILES)
+    predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
     sources = [delta_tables.last_change(table) for table in (IMAGE_PREDICTIONS, IMAGE_FILES)]
     made_of = f"version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"
     if delta_tables.last_note(CURRENT_PREDICTIONS) != made_of:
         delta_tables.overwrite(of_current_files(predictions, files, version), CURRENT_PREDICTIONS, note=made_of)
     change = delta_tables.change_since(before, CURRENT_PREDICTIONS)
     return delta_tables.materialized(
-        CURRENT_PREDICTIONS, change, serving_version=str(version or "none"), made_of=made_of, **look(delta_tables)
+        CURRENT_PREDICTIONS,
+        change,
+        serving_version=str(version or "none"),
+        made_of=made_of,
+        **least_certain_metadata(delta_tables),
     )

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from image_assets.data.image_files import KEYS, current_keys
-from image_assets.images.isolated_process import Failure, GuardedProcess
-from image_assets.predictions.version_embeddings import ImagesToEmbed, embeddings
+from image_assets.data.image_files import IMAGE_KEYS, current_keys
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
+from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
 from image_assets.schemas import IMAGE_SPLITS
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 MEMORY_BYTES = 64 * 1024**3  # of address space, most of which libraries reserve and never touch
@@ -20,33 +20,33 @@ LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
 EMBEDDED_DAYS = 7  # at most, in one materialization
 
 
-def days_to_embed(days: Iterable[date], known: pd.DataFrame, now: datetime) -> list[date]:
+def days_to_embed(days: Iterable[date], measured: pd.DataFrame, now: datetime) -> list[date]:
     """The last days that are over, of which more images cannot come, and that were not measured since."""
-    tried = {row["day"] for row in known.to_dict("records") if row["measured_at"].date() > row["day"]}
+    tried = {row["day"] for row in measured.to_dict("records") if row["measured_at"].date() > row["day"]}
     return [day for day in sorted(day for day in days if day < now.date())[-EMBEDDED_DAYS:] if day not in tried]
 
 
-def sample(images: pd.DataFrame, most: int) -> tuple[str, ...]:
+def sample(images: pd.DataFrame, max_images: int) -> tuple[str, ...]:
     """The paths of some images, the same of the same: in the order of their hashes, which is none."""
-    return tuple(images.sort_values(KEYS[::-1])["path"].head(most))
+    return tuple(images.sort_values(IMAGE_KEYS[::-1])["path"].head(max_images))
 
 
 def embedding_distances(
-    thin_tables: ThinTables, registry: ModelRegistry, version: ModelVersion, images: pd.DataFrame, most: int
-) -> dict[date, float | None] | Failure:
+    delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, images: pd.DataFrame, max_images: int
+) -> dict[date, float | None] | ItemFailure:
     """Of each day of the images (path, image_id, day) the distance of some of them from some of the training split."""
-    there = current_keys(thin_tables)
-    split = thin_tables.read(IMAGE_SPLITS, KEYS, pc.field("split") == "training").to_pandas()
-    samples: dict[Any, tuple[str, ...]] = {"training": sample(split.merge(there, on=KEYS), most)}
-    samples |= {day: sample(of_day, most) for day, of_day in images.merge(there, on=KEYS).groupby("day")}
+    there = current_keys(delta_tables)
+    split = delta_tables.read(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "training").to_pandas()
+    samples: dict[Any, tuple[str, ...]] = {"training": sample(split.merge(there, on=IMAGE_KEYS), max_images)}
+    samples |= {day: sample(of_day, max_images) for day, of_day in images.merge(there, on=IMAGE_KEYS).groupby("day")}
     found: dict[Any, np.ndarray] = {}
-    with GuardedProcess(embeddings, memory_bytes=MEMORY_BYTES, name="model") as guarded:
+    with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES, name="model") as guarded:
         for name, paths in samples.items():
-            asked = ImagesToEmbed(registry.tracking_uri, version.uri, paths)
-            said = guarded.answer(asked, seconds=LOADING_SECONDS + IMAGE_SECONDS * len(paths))
-            if isinstance(said, Failure):
-                return said
-            found[name] = said
+            request = EmbeddingRequest(registry.tracking_uri, version.uri, paths)
+            result = guarded.run(request, seconds=LOADING_SECONDS + IMAGE_SECONDS * len(paths))
+            if isinstance(result, ItemFailure):
+                return result
+            found[name] = result
     training = found.pop("training")
     return {day: discrepancy(of_day, training) for day, of_day in found.items()}
 
@@ -73,8 +73,8 @@ def discrepancy(these: np.ndarray, others: np.ndarray) -> float | None:
     return float(np.sqrt(max(within - 2 * kernel[:first, first:].mean(), 0.0)))
 
 
-LEAST_DAYS, LEAST_IMAGES = 5, 20  # to compare a day with, and in each of them
-LEAST_JUMP = 0.05  # of figures that lie between 0 and 1: what is smaller nobody has to look at
+MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # to compare a day with, and in each of them
+MIN_JUMP = 0.05  # of figures that lie between 0 and 1: what is smaller nobody has to look at
 DEVIATIONS = 3.0
 FIGURES = {
     "mean_probability": "mean probability",
@@ -90,10 +90,10 @@ def arrival_days(images: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     Of a file's first image that is the day its listing found it (`first_seen`); of one that replaced another under the
     same name, the day that a version first predicted it.
     """
-    first = images.groupby(KEYS, as_index=False)["predicted_at"].min().merge(files, on="path")
+    first = images.groupby(IMAGE_KEYS, as_index=False)["predicted_at"].min().merge(files, on="path")
     replaced = first.groupby("path")["predicted_at"].rank(method="first") > 1
     arrived = first["first_seen"].where(~replaced, first["predicted_at"])
-    return first[KEYS].assign(day=pd.to_datetime(arrived, utc=True).dt.date)
+    return first[IMAGE_KEYS].assign(day=pd.to_datetime(arrived, utc=True).dt.date)
 
 
 def figures_by_day(
@@ -109,14 +109,14 @@ def figures_by_day(
 def figures(answers: pd.DataFrame, reference: pd.DataFrame, labels: Sequence[str], threshold: float) -> dict[str, Any]:
     """The figures of one day's answers; null where nothing was answered."""
     given = answers.loc[answers["label"].notna()]
-    known = [*labels, *sorted(set(given["label"]) - set(labels))]
+    all_labels = [*labels, *sorted(set(given["label"]) - set(labels))]
     probability = given["probability"].to_numpy(np.float64)
     some = len(given) > 0
     return {
         "images": len(answers),
         "answered": len(given),
-        "labels": known,
-        "label_shares": [float((given["label"] == label).mean()) for label in known] if some else None,
+        "labels": all_labels,
+        "label_shares": [float((given["label"] == label).mean()) for label in all_labels] if some else None,
         "mean_probability": float(probability.mean()) if some else None,
         "threshold": threshold,
         "unsure_share": float((probability < threshold).mean()) if some else None,
@@ -158,23 +158,27 @@ def jumps(days: pd.DataFrame) -> list[str] | None:
     A figure jumped when it is further from its mean on the days before than three times the deviation to be expected:
     that of the days or, where it is larger, that by chance of as few images as the day's.
     """
-    enough = days.loc[days["answered"] >= LEAST_IMAGES].sort_values("day")
-    if len(enough) <= LEAST_DAYS:
+    enough = days.loc[days["answered"] >= MIN_IMAGES_PER_DAY].sort_values("day")
+    if len(enough) <= MIN_DAYS:
         return None
     measured = by_figure(enough)
-    return [said for name in measured.columns.tolist() if (said := jump(name, measured.loc[:, name].dropna(), enough))]
+    return [
+        sentence
+        for name in measured.columns.tolist()
+        if (sentence := jump(name, measured.loc[:, name].dropna(), enough))
+    ]
 
 
 def jump(name: str, values: pd.Series, days: pd.DataFrame) -> str | None:
     """Whether the newest of a figure's values jumped, in a sentence; None where not, or after too few days."""
-    if len(values) <= LEAST_DAYS:
+    if len(values) <= MIN_DAYS:
         return None
     before, newest = values.iloc[:-1].to_numpy(np.float64), float(values.iloc[-1])
     newest_day = days.loc[values.index[-1]]
     mean = before.mean()
     chance = mean * (1 - mean) / newest_day["answered"]  # of a share; no figure between 0 and 1 varies more
     expected = np.sqrt(max(before.var(ddof=1), chance) * (1 + 1 / len(before)))
-    if abs(newest - mean) <= max(DEVIATIONS * expected, LEAST_JUMP):
+    if abs(newest - mean) <= max(DEVIATIONS * expected, MIN_JUMP):
         return None
     wanted = f"expected {mean:.2f} ± {expected:.2f}, as on {len(before)} days before"
     return f"{name} was {newest:.2f} on {newest_day['day']}: {wanted}"

@@ -13,21 +13,20 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.images.charts import by_label, stacked_bars, to_markdown
-from image_assets.images.large_images import with_small_content
-from image_assets.models.scoring import UNREADABLE, with_answers, with_careful_answers
+from image_assets.images.charts import by_label, picture_markdown, stacked_bars
+from image_assets.images.large_images import with_scaled_content
+from image_assets.models.scoring import UNREADABLE, score_images, score_images_guarded
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.task_counts import NOT_COUNTED, TaskCounter, counted
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
     DamagedVersion,
     ModelRegistry,
     ModelVersion,
-    in_words,
     serving_version,
     shadows,
+    version_numbers,
 )
 from resources.progress import ProgressLine
 
@@ -41,19 +40,19 @@ def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
     return by_label(answers.assign(sure=sure), "sure", [*SURENESS])
 
 
-def answers_look(thin_tables: ThinTables, version: int) -> dict[str, dg.MetadataValue]:
+def answers_metadata(delta_tables: DeltaTables, version: int) -> dict[str, dg.MetadataValue]:
     """Metadata with a figure of all answers of a version; nothing where it gave none."""
     answered = (pc.field("model_version") == version) & pc.field("label").is_valid()
-    answers = thin_tables.read(IMAGE_PREDICTIONS, ["label", "probability"], answered).to_pandas()
+    answers = delta_tables.read(IMAGE_PREDICTIONS, ["label", "probability"], answered).to_pandas()
     if answers.empty:
         return {}
     picture = stacked_bars(by_sureness(answers), "answers with each label, by probability")
-    return {"answers": dg.MetadataValue.md(to_markdown(picture, f"{len(answers):,} answers of version {version}"))}
+    return {"answers": dg.MetadataValue.md(picture_markdown(picture, f"{len(answers):,} answers of version {version}"))}
 
 
-SCORED = ["path", "image_id", "length", "content"]
+SCORED_COLUMNS = ["path", "image_id", "length", "content"]
 SHOWN_FAULTS = 20
-SAID_LENGTH = 2000  # of an error, in metadata
+MAX_ERROR_LENGTH = 2000  # of an error, in metadata
 
 
 class PredictionConfig(dg.Config):
@@ -62,7 +61,7 @@ class PredictionConfig(dg.Config):
     shadows: bool = Field(default=True, description="Let versions in stage Staging predict beside the serving one.")
 
 
-Answering = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
+Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
 
 def with_predictions(
@@ -70,7 +69,7 @@ def with_predictions(
     registry: ModelRegistry,
     version: ModelVersion,
     device: str,
-    answering: Answering = with_answers,
+    scorer: Scorer = score_images,
     counter: TaskCounter = NOT_COUNTED,
 ) -> DataFrame:
     """Rows of image_predictions: the version's answers, and who gave them, where and when.
@@ -78,7 +77,7 @@ def with_predictions(
     A version whose files are not those that were logged is not asked.
     """
     registry.require_files_as_logged(version)
-    answered = answering(with_small_content(images), registry, version, device)
+    answered = scorer(with_scaled_content(images), registry, version, device)
     return counter.over_rows(answered).withColumns(
         {
             "model_name": F.lit(registry.name),
@@ -96,33 +95,33 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     `spark_udf` gives up a whole task for an image on which the model raises, or takes its process down.
     """
     follow = partial(
-        delta_tables.follow, FEATURED_IMAGES, SCORED, IMAGE_PREDICTIONS, only={"model_version": version.version}
+        delta_tables.follow, FEATURED_IMAGES, SCORED_COLUMNS, IMAGE_PREDICTIONS, only={"model_version": version.version}
     )
     predict = partial(with_predictions, registry=registry, version=version, device=device)
     try:
-        with counted(delta_tables.spark, answers_progress(delta_tables, version)) as counter:
+        with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
             follow(by=partial(predict, counter=counter))
     except (PySparkException, Py4JJavaError) as error:
         registry.require_files_as_logged(version)  # Spark tells the same, less plainly
-        with counted(delta_tables.spark, answers_progress(delta_tables, version)) as counter:
-            follow(by=partial(predict, answering=with_careful_answers, counter=counter))
+        with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
+            follow(by=partial(predict, scorer=score_images_guarded, counter=counter))
         return error
     return None
 
 
-def answers_progress(delta_tables: DeltaTables, version: ModelVersion) -> ProgressLine:
+def scoring_progress(delta_tables: DeltaTables, version: ModelVersion) -> ProgressLine:
     """How many of the images that it has not answered for a version has come to."""
     of_version = pc.field("model_version") == version.version
-    known = delta_tables.thin.read(IMAGE_PREDICTIONS, ["model_version"], of_version).num_rows
-    lacking = delta_tables.snapshot(FEATURED_IMAGES).rows - known
+    predicted = delta_tables.read(IMAGE_PREDICTIONS, ["model_version"], of_version).num_rows
+    lacking = delta_tables.snapshot(FEATURED_IMAGES).rows - predicted
     return delta_tables.progress_line(f"version {version.version} answered", lacking, "images")
 
 
-def faults(thin_tables: ThinTables, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
+def fault_metadata(delta_tables: DeltaTables, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
     """The images on which versions failed though they could read them, counted and some of them listed."""
     of_versions = pc.field("model_version").isin(versions) & pc.field("fault").is_valid()
     columns = ["path", "model_version", "fault"]
-    rows = thin_tables.read(IMAGE_PREDICTIONS, columns, of_versions & (pc.field("fault") != UNREADABLE))
+    rows = delta_tables.read(IMAGE_PREDICTIONS, columns, of_versions & (pc.field("fault") != UNREADABLE))
     found: dict[str, dg.MetadataValue] = {"faults": dg.MetadataValue.int(rows.num_rows)}
     if rows.num_rows:
         shown = rows.slice(0, SHOWN_FAULTS).to_pylist()
@@ -145,19 +144,21 @@ def image_predictions(
     """
     before = delta_tables.snapshot(IMAGE_PREDICTIONS)
     versions = model_registry.versions()  # once: whoever is moved from now on is asked by the next run
-    serving, beside = serving_version(versions), shadows(versions) if config.shadows else []
+    serving, shadow_versions = serving_version(versions), shadows(versions) if config.shadows else []
     delta_tables.create(FEATURED_IMAGES)
     images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
     metadata: dict[str, dg.MetadataValue] = {}
-    asked = [serving, *beside] if serving else beside
-    devices = {of.version: inference_device.resolve(delta_tables.spark, of.tags.get("framework", "")) for of in asked}
-    for version in asked:
+    predicting = [serving, *shadow_versions] if serving else shadow_versions
+    devices = {
+        of.version: inference_device.resolve(delta_tables.spark, of.tags.get("framework", "")) for of in predicting
+    }
+    for version in predicting:
         try:
             failed = score(delta_tables, model_registry, version, devices[version.version].name)
         except (PySparkException, Py4JJavaError, DamagedVersion) as error:
             if version == serving:
                 raise
-            metadata[f"shadow_v{version.version}_failed"] = dg.MetadataValue.text(str(error)[:SAID_LENGTH])
+            metadata[f"shadow_v{version.version}_failed"] = dg.MetadataValue.text(str(error)[:MAX_ERROR_LENGTH])
             continue
         if failed:
             context.log.warning(
@@ -170,12 +171,12 @@ def image_predictions(
         IMAGE_PREDICTIONS,
         delta_tables.change_since(before, IMAGE_PREDICTIONS),
         serving_version=str(serving.version) if serving else "none",
-        shadow_versions=in_words(beside),
+        shadow_versions=version_numbers(shadow_versions),
         featured_images_version=images_version,
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=devices[serving.version].name if serving else "none",
         device_reason=devices[serving.version].reason if serving else "no version serves",
-        **faults(delta_tables.thin, [version.version for version in asked]),
-        **(answers_look(delta_tables.thin, serving.version) if serving else {}),
+        **fault_metadata(delta_tables, [version.version for version in predicting]),
+        **(answers_metadata(delta_tables, serving.version) if serving else {}),
         **metadata,
     )

@@ -15,8 +15,8 @@ from image_assets.predictions.alert_rules import AlertRule, AlertRules, to_rules
 from image_assets.predictions.alert_sending import (
     UNCLEAR,
     WAITING,
+    merge_alerts,
     read_alerts,
-    record,
     send_waiting,
     settle_interrupted,
     settle_unclear,
@@ -24,29 +24,31 @@ from image_assets.predictions.alert_sending import (
 )
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.alerts import AlertSender, RulesFile
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.table_metadata import table_metadata
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 
-READ = ["path", "image_id", "model_version", "label", "probability", "predicted_at"]
+PREDICTION_COLUMNS = ["path", "image_id", "model_version", "label", "probability", "predicted_at"]
 ONCE_FOR_A_FILE = ["path", "rule", "receiver"]
 
 
-def predictions_in(stage: str, thin_tables: ThinTables, model_registry: ModelRegistry) -> pd.DataFrame:
+def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelRegistry) -> pd.DataFrame:
     """What model versions in the stage say of the current files.
 
     Those of the serving version are current_predictions. A version in another stage has predictions from when it was
     in Staging or served; what it has not been asked then, it is not asked for an alert.
     """
     if stage == SERVING_STAGE:
-        return thin_tables.read(CURRENT_PREDICTIONS, READ).to_pandas(timestamp_as_object=True)
+        return delta_tables.read(CURRENT_PREDICTIONS, PREDICTION_COLUMNS).to_pandas(timestamp_as_object=True)
     versions = [version for version, its_stage in model_registry.stages().items() if its_stage == stage]
     of_versions = pc.field("model_version").isin(pa.array(versions, pa.int32()))
-    predictions = thin_tables.read(IMAGE_PREDICTIONS, READ, of_versions).to_pandas(timestamp_as_object=True)
-    return predictions.merge(current_keys(thin_tables))
+    predictions = delta_tables.read(IMAGE_PREDICTIONS, PREDICTION_COLUMNS, of_versions).to_pandas(
+        timestamp_as_object=True
+    )
+    return predictions.merge(current_keys(delta_tables))
 
 
-def meeting(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataFrame:
+def matching_predictions(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataFrame:
     """The predictions that meet the rule; an image without an answer meets none."""
     meets = predictions["label"].notna()
     if rule.labels is not None:
@@ -59,27 +61,31 @@ def meeting(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.loc[meets]
 
 
-def without_known(rule: AlertRule, alerts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+def without_recorded(rule: AlertRule, alerts: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     """The alerts whose keys are new, or whose file is new to a rule that tells of each file once."""
     keys = ONCE_FOR_A_FILE if rule.first_time_only else list(PREDICTION_ALERTS.keys)
     alerts = alerts.sort_values("model_version", ascending=False).drop_duplicates(keys)
-    found = alerts.merge(known[keys].drop_duplicates(), on=keys, how="left", indicator="seen")
+    found = alerts.merge(recorded[keys].drop_duplicates(), on=keys, how="left", indicator="seen")
     return found.loc[found["seen"] == "left_only"].drop(columns="seen")
 
 
 def new_alerts(
-    rules: AlertRules, predictions: Mapping[str, pd.DataFrame], known: pd.DataFrame, now: datetime
+    rules: AlertRules, predictions: Mapping[str, pd.DataFrame], recorded: pd.DataFrame, now: datetime
 ) -> pd.DataFrame:
     """Alerts for what meets a rule and is not known; `predictions` are given by stage, `known` are keys of alerts."""
     found: Iterable[pd.DataFrame] = (
-        without_known(rule, meeting(rule, predictions[rule.stage]).assign(rule=rule.name, receiver=receiver), known)
+        without_recorded(
+            rule,
+            matching_predictions(rule, predictions[rule.stage]).assign(rule=rule.name, receiver=receiver),
+            recorded,
+        )
         for rule in rules.rules
         for receiver in rule.send_to
     )
-    return pd.concat([known.iloc[:0], *found]).assign(state=WAITING, attempts=0, matched_at=now)
+    return pd.concat([recorded.iloc[:0], *found]).assign(state=WAITING, attempts=0, matched_at=now)
 
 
-SHOWN = 10
+LISTED_ALERTS = 10
 SHOWN_COLUMNS = ["rule", "receiver", "label", "probability", "model_version", "path", "state", "note", "message_id"]
 
 
@@ -92,16 +98,16 @@ class AlertsConfig(dg.Config):
     )
 
 
-def record_new(thin_tables: ThinTables, rules: AlertRules, model_registry: ModelRegistry, now: datetime) -> int:
+def record_new(delta_tables: DeltaTables, rules: AlertRules, model_registry: ModelRegistry, now: datetime) -> int:
     """Record the predictions that meet a rule and did not before, as alerts that wait; how many they are."""
     stages = {rule.stage for rule in rules.rules}
-    predictions = {stage: predictions_in(stage, thin_tables, model_registry) for stage in stages}
-    known = thin_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
-    return len(record(thin_tables, new_alerts(rules, predictions, known, now)))
+    predictions = {stage: predictions_in(stage, delta_tables, model_registry) for stage in stages}
+    recorded = delta_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
+    return len(merge_alerts(delta_tables, new_alerts(rules, predictions, recorded, now)))
 
 
-def tell(
-    thin_tables: ThinTables,
+def record_and_send(
+    delta_tables: DeltaTables,
     rules: AlertRules,
     alert_sender: AlertSender,
     model_registry: ModelRegistry,
@@ -109,17 +115,17 @@ def tell(
 ) -> dict[str, int]:
     """Record what meets a rule, and send what waits; how many alerts are new, were sent, wait and are unclear."""
     receivers = to_receivers(rules, alert_sender)  # before anything is written: a wrong address is a wrong set-up
-    settle_interrupted(thin_tables, [name for name in rules.receiver_names if rules.deduplicates(name)])
-    new = record_new(thin_tables, rules, model_registry, now)
-    sent = send_waiting(thin_tables, alert_sender, receivers, rules, now)
-    left = Counter(read_alerts(thin_tables)["state"])
+    settle_interrupted(delta_tables, [name for name in rules.receiver_names if rules.deduplicates(name)])
+    new = record_new(delta_tables, rules, model_registry, now)
+    sent = send_waiting(delta_tables, alert_sender, receivers, rules, now)
+    left = Counter(read_alerts(delta_tables)["state"])
     return {"alerts_new": new, "alerts_sent": sent, "alerts_waiting": left[WAITING], "alerts_unclear": left[UNCLEAR]}
 
 
-def newest(thin_tables: ThinTables) -> dg.TableMetadataValue:
+def newest_alerts(delta_tables: DeltaTables) -> dg.TableMetadataValue:
     """The newest alerts, for the UI."""
-    alerts = thin_tables.read(PREDICTION_ALERTS, ["matched_at", *SHOWN_COLUMNS]).to_pandas(timestamp_as_object=True)
-    shown = alerts.sort_values("matched_at", ascending=False)[SHOWN_COLUMNS].head(SHOWN).fillna("").astype(str)
+    alerts = delta_tables.read(PREDICTION_ALERTS, ["matched_at", *SHOWN_COLUMNS]).to_pandas(timestamp_as_object=True)
+    shown = alerts.sort_values("matched_at", ascending=False)[SHOWN_COLUMNS].head(LISTED_ALERTS).fillna("").astype(str)
     return dg.MetadataValue.table(
         [dg.TableRecord(row) for row in shown.to_dict("records")],
         schema=dg.TableSchema([dg.TableColumn(name) for name in SHOWN_COLUMNS]),
@@ -131,26 +137,26 @@ def newest(thin_tables: ThinTables) -> dg.TableMetadataValue:
 )
 def prediction_alerts(
     config: AlertsConfig,
-    thin_tables: ThinTables,
+    delta_tables: DeltaTables,
     rules_file: RulesFile,
     alert_sender: AlertSender,
     model_registry: ModelRegistry,
 ) -> dg.MaterializeResult:
     """Predictions that met a user's rule, and that they were sent to each receiver, once."""
     rules = to_rules(rules_file.text(), rules_file.path)
-    before = thin_tables.snapshot(PREDICTION_ALERTS)
-    settle_unclear(thin_tables, config.arrived, config.not_arrived)
-    counts = tell(thin_tables, rules, alert_sender, model_registry, datetime.now(UTC))
-    thin_tables.compact(PREDICTION_ALERTS)
-    after = thin_tables.snapshot(PREDICTION_ALERTS)
+    before = delta_tables.snapshot(PREDICTION_ALERTS)
+    settle_unclear(delta_tables, config.arrived, config.not_arrived)
+    counts = record_and_send(delta_tables, rules, alert_sender, model_registry, datetime.now(UTC))
+    delta_tables.compact_without_spark(PREDICTION_ALERTS)
+    after = delta_tables.snapshot(PREDICTION_ALERTS)
     hint = {} if rules.rules else {"remedy": f"write rules into {rules_file.path}; docs/alerts.md says how"}
     return dg.MaterializeResult(
         metadata={
             "rows_added": after.rows - before.rows,
-            **table_metadata(PREDICTION_ALERTS, thin_tables.uri(PREDICTION_ALERTS), after),
+            **table_metadata(PREDICTION_ALERTS, delta_tables.uri(PREDICTION_ALERTS), after),
             "rules": len(rules.rules),
             **counts,
-            "newest": newest(thin_tables),
+            "newest": newest_alerts(delta_tables),
             **hint,
         }
     )

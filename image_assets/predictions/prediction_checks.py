@@ -8,47 +8,51 @@ import pandas as pd
 from pyspark.sql import functions as F
 
 from image_assets.data.image_files import current_files
-from image_assets.data.table_checks import MEND_KEYS
+from image_assets.data.table_checks import DUPLICATE_KEYS_REMEDY
 from image_assets.data.table_checks import keys_unique as keys_unique_in
 from image_assets.models.scoring import SUM_TOLERANCE
 from image_assets.predictions.alert_sending import UNCLEAR, UNSENT, read_alerts
-from image_assets.predictions.drift_figures import LEAST_DAYS, LEAST_IMAGES, jumps
-from image_assets.predictions.prediction_drift import days_of
+from image_assets.predictions.drift_figures import MIN_DAYS, MIN_IMAGES_PER_DAY, jumps
+from image_assets.predictions.prediction_drift import read_days
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry
 
-MEND_PROBABILITIES = "a version gives no probabilities; promote another one, archive this one and train it again"
-MEND_PREDICTIONS = "materialize image_predictions and current_predictions; where no version serves, promote one"
+PROBABILITIES_REMEDY = "a version gives no probabilities; promote another one, archive this one and train it again"
+MISSING_PREDICTIONS_REMEDY = (
+    "materialize image_predictions and current_predictions; where no version serves, promote one"
+)
 
 
 @dg.asset_check(
-    asset="image_predictions", description=f"One row for each image and model version. If it fails: {MEND_KEYS}."
+    asset="image_predictions",
+    description=f"One row for each image and model version. If it fails: {DUPLICATE_KEYS_REMEDY}.",
 )
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Rows with the same keys."""
-    repeated = delta_tables.read(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys).count().where("count > 1").count()
+    repeated = (
+        delta_tables.dataframe(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys).count().where("count > 1").count()
+    )
     return dg.AssetCheckResult(
         passed=repeated == 0,
         metadata={"repeated_keys": repeated},
-        description=f"{repeated:,} keys have several rows: {MEND_KEYS}" if repeated else None,
+        description=f"{repeated:,} keys have several rows: {DUPLICATE_KEYS_REMEDY}" if repeated else None,
     )
 
 
 @dg.asset_check(
     asset="image_predictions",
-    description=f"The probabilities of each prediction sum to one. If it fails: {MEND_PROBABILITIES}.",
+    description=f"The probabilities of each prediction sum to one. If it fails: {PROBABILITIES_REMEDY}.",
 )
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Predictions whose probabilities are no distribution."""
     total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
-    answered = delta_tables.read(IMAGE_PREDICTIONS).where("label IS NOT NULL")
+    answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("label IS NOT NULL")
     wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={"predictions_off": wrong},
-        description=f"{wrong:,} predictions whose probabilities do not sum to one: {MEND_PROBABILITIES}"
+        description=f"{wrong:,} predictions whose probabilities do not sum to one: {PROBABILITIES_REMEDY}"
         if wrong
         else None,
     )
@@ -56,19 +60,20 @@ def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="current_predictions",
-    description=f"Every current file has a prediction of the serving version. If it fails: {MEND_PREDICTIONS}.",
+    description="Every current file has a prediction by the serving version. "
+    f"If it fails: {MISSING_PREDICTIONS_REMEDY}.",
 )
 def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
     """Current files that the serving version has not been asked about."""
     serving = model_registry.serving()
     version = serving.version if serving else None
-    predictions = delta_tables.read(CURRENT_PREDICTIONS).where(F.col("model_version") == F.lit(version))
-    current = current_files(delta_tables.read(IMAGE_FILES))
+    predictions = delta_tables.dataframe(CURRENT_PREDICTIONS).where(F.col("model_version") == F.lit(version))
+    current = current_files(delta_tables.dataframe(IMAGE_FILES))
     missing = current.join(predictions, on=["path", "image_id"], how="left_anti").count()
     return dg.AssetCheckResult(
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(version or "none")},
-        description=None if missing == 0 else f"{missing:,} files have none: {MEND_PREDICTIONS}",
+        description=None if missing == 0 else f"{missing:,} files have none: {MISSING_PREDICTIONS_REMEDY}",
     )
 
 
@@ -96,9 +101,9 @@ def what_to_do(alerts: pd.DataFrame) -> Iterator[str]:
     description="Every alert was sent, and accepted by its receiver. If it fails: its message names the receivers and "
     "why; what waits is sent by a later run, of what is unclear you say in `send_alerts` whether it arrived.",
 )
-def every_alert_sent(thin_tables: ThinTables) -> dg.AssetCheckResult:
+def every_alert_sent(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Alerts that wait or are unclear."""
-    alerts = read_alerts(thin_tables)
+    alerts = read_alerts(delta_tables)
     counts = Counter(alerts["state"])
     return dg.AssetCheckResult(
         passed=alerts.empty,
@@ -113,11 +118,11 @@ def every_alert_sent(thin_tables: ThinTables) -> dg.AssetCheckResult:
     description="The newest day's figures are like those of the days before. If it fails: look at that day's images "
     "in the gallery; mend what brings them, or label some of them and launch `train_models`.",
 )
-def drift_is_small(thin_tables: ThinTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
+def drift_is_small(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
     """What jumped on the newest day of the serving version."""
     serving = model_registry.serving()
-    found = jumps(days_of(thin_tables, serving)) if serving else None
-    too_little = f"nothing to compare: {LEAST_DAYS + 1} days of {LEAST_IMAGES} answers of one version are needed"
+    found = jumps(read_days(delta_tables, serving)) if serving else None
+    too_little = f"nothing to compare: {MIN_DAYS + 1} days of {MIN_IMAGES_PER_DAY} answers of one version are needed"
     return dg.AssetCheckResult(
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,

@@ -9,10 +9,18 @@ import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.images.charts import COLORS, DOTS_PER_INCH, NAMED_BARS, SHOWN_BARS, stacked_bars, to_markdown, to_png
-from image_assets.images.isolated_process import Failure
+from image_assets.images.charts import (
+    COLORS,
+    DOTS_PER_INCH,
+    NAMED_BARS,
+    SHOWN_BARS,
+    picture_markdown,
+    stacked_bars,
+    to_png,
+)
+from image_assets.images.isolated_process import ItemFailure
 from image_assets.predictions.drift_figures import (
-    KEYS,
+    IMAGE_KEYS,
     arrival_days,
     days_to_embed,
     embedding_distances,
@@ -20,8 +28,8 @@ from image_assets.predictions.drift_figures import (
     shares_by_day,
 )
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.table_metadata import table_metadata
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 
@@ -55,7 +63,7 @@ def confidence(days: pd.DataFrame) -> bytes:
     return to_png(figure)
 
 
-ANSWER = ["label", "probability", "probabilities"]
+ANSWER_COLUMNS = ["label", "probability", "probabilities"]
 
 
 class DriftConfig(dg.Config):
@@ -67,84 +75,85 @@ class DriftConfig(dg.Config):
     )
 
 
-def answers_by_day(thin_tables: ThinTables, version: ModelVersion) -> pd.DataFrame:
+def answers_by_day(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
     """The version's answers, each with the day that its image arrived."""
-    predicted = thin_tables.read(IMAGE_PREDICTIONS, [*KEYS, "predicted_at"]).to_pandas()
-    files = thin_tables.read(IMAGE_FILES, ["path", "first_seen"]).to_pandas()
+    predicted = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, "predicted_at"]).to_pandas()
+    files = delta_tables.read(IMAGE_FILES, ["path", "first_seen"]).to_pandas()
     of_version = pc.field("model_version") == version.version
-    answers = thin_tables.read(IMAGE_PREDICTIONS, [*KEYS, *ANSWER], of_version).to_pandas()
-    return answers.merge(arrival_days(predicted, files), on=KEYS)
+    answers = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, *ANSWER_COLUMNS], of_version).to_pandas()
+    return answers.merge(arrival_days(predicted, files), on=IMAGE_KEYS)
 
 
 def measure(
-    thin_tables: ThinTables, registry: ModelRegistry, version: ModelVersion, config: DriftConfig, now: datetime
+    delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, config: DriftConfig, now: datetime
 ) -> str | None:
     """Merge the figures of each day's images, as they are now; why no image could be embedded, where none could."""
-    answers = answers_by_day(thin_tables, version)
+    answers = answers_by_day(delta_tables, version)
     if answers.empty:
         return None
-    tested = thin_tables.read(IMAGE_SPLITS, KEYS, pc.field("split") == "test").to_pandas()
-    measured = figures_by_day(answers, answers.merge(tested, on=KEYS), version.labels, config.threshold)
-    known = days_of(thin_tables, version)
-    embedded = known.loc[known["embedding_distance"].notna()]
+    tested = delta_tables.read(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "test").to_pandas()
+    measured = figures_by_day(answers, answers.merge(tested, on=IMAGE_KEYS), version.labels, config.threshold)
+    recorded = read_days(delta_tables, version)
+    embedded = recorded.loc[recorded["embedding_distance"].notna()]
     distances, fault = dict(zip(embedded["day"], embedded["embedding_distance"], strict=True)), None
-    days = days_to_embed(answers["day"].unique(), known, now) if config.embedded_images else []
+    days = days_to_embed(answers["day"].unique(), recorded, now) if config.embedded_images else []
     if days:
         images = answers.loc[answers["day"].isin(days)]
-        found = embedding_distances(thin_tables, registry, version, images, config.embedded_images)
-        if isinstance(found, Failure):
+        found = embedding_distances(delta_tables, registry, version, images, config.embedded_images)
+        if isinstance(found, ItemFailure):
             fault = f"{found.reason}: {found.message}"
         else:
             distances |= found
-    said = {"model_version": version.version, "measured_at": now}
-    rows = [{**row, **said, "embedding_distance": distances.get(row["day"])} for row in measured]
+    key = {"model_version": version.version, "measured_at": now}
+    rows = [{**row, **key, "embedding_distance": distances.get(row["day"])} for row in measured]
     table = pa.Table.from_pylist(rows, to_arrow_schema(PREDICTION_DRIFT.columns))
-    table = table.filter(pa.array(unlike(table, thin_tables)))
+    table = table.filter(pa.array(is_new(table, delta_tables)))
     if table.num_rows:
-        thin_tables.merge(table, PREDICTION_DRIFT, updates={name: f"new.{name}" for name in table.column_names})
-        thin_tables.compact(PREDICTION_DRIFT)
+        delta_tables.merge(table, PREDICTION_DRIFT, updates={name: f"new.{name}" for name in table.column_names})
+        delta_tables.compact_without_spark(PREDICTION_DRIFT)
     return fault
 
 
-def unlike(measured: pa.Table, thin_tables: ThinTables) -> list[bool]:
+def is_new(measured: pa.Table, delta_tables: DeltaTables) -> list[bool]:
     """Which of the measured days are not in the table with the same figures."""
     figures = [name for name in measured.column_names if name != "measured_at"]
-    known = thin_tables.read(PREDICTION_DRIFT, figures).to_pylist()
-    return [row not in known for row in measured.select(figures).to_pylist()]
+    recorded = delta_tables.read(PREDICTION_DRIFT, figures).to_pylist()
+    return [row not in recorded for row in measured.select(figures).to_pylist()]
 
 
-def days_of(thin_tables: ThinTables, version: ModelVersion) -> pd.DataFrame:
+def read_days(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
     """The version's days on which it answered something, oldest first."""
     of_version = (pc.field("model_version") == version.version) & (pc.field("answered") > 0)
-    rows = thin_tables.read(PREDICTION_DRIFT, PREDICTION_DRIFT.columns.fieldNames(), of_version)
+    rows = delta_tables.read(PREDICTION_DRIFT, PREDICTION_DRIFT.columns.fieldNames(), of_version)
     return rows.to_pandas(timestamp_as_object=True).sort_values("day", ignore_index=True)
 
 
-def look(days: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+def drift_metadata(days: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     """Labels and confidence, day by day."""
     if days.empty:
         return {}
     pictures = {"label_shares": label_shares(days), "confidence": confidence(days)}
     return {
-        name: dg.MetadataValue.md(to_markdown(picture, f"{name}, day by day")) for name, picture in pictures.items()
+        name: dg.MetadataValue.md(picture_markdown(picture, f"{name}, day by day"))
+        for name, picture in pictures.items()
     }
 
 
 @dg.asset(deps=["image_predictions", "image_files", "image_splits"], kinds={"deltalake"}, pool="prediction_drift")
 def prediction_drift(
-    config: DriftConfig, thin_tables: ThinTables, model_registry: ModelRegistry
+    config: DriftConfig, delta_tables: DeltaTables, model_registry: ModelRegistry
 ) -> dg.MaterializeResult:
     """For each day: which labels the serving version gave to the images that arrived, and how sure it was."""
-    before = thin_tables.snapshot(PREDICTION_DRIFT)
+    before = delta_tables.snapshot(PREDICTION_DRIFT)
     serving = model_registry.serving()
-    fault = measure(thin_tables, model_registry, serving, config, datetime.now(UTC)) if serving else None
-    after = thin_tables.snapshot(PREDICTION_DRIFT)
+    fault = measure(delta_tables, model_registry, serving, config, datetime.now(UTC)) if serving else None
+    after = delta_tables.snapshot(PREDICTION_DRIFT)
     return dg.MaterializeResult(
         metadata={
             "rows_added": after.rows - before.rows,
-            **table_metadata(PREDICTION_DRIFT, thin_tables.uri(PREDICTION_DRIFT), after),
+            **table_metadata(PREDICTION_DRIFT, delta_tables.uri(PREDICTION_DRIFT), after),
             "serving_version": str(serving.version) if serving else "none",
             **({"embedding_fault": fault} if fault else {}),
-            **(look(days_of(thin_tables, serving)) if serving else {}),
+            **(drift_metadata(read_days(delta_tables, serving)) if serving else {}),
         }
     )

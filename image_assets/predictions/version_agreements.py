@@ -11,26 +11,25 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.contact_sheets import thumbnails
-from image_assets.data.image_files import KEYS, current_keys
-from image_assets.images.charts import contact_sheet, to_markdown
+from image_assets.data.image_files import IMAGE_KEYS, current_keys
+from image_assets.images.charts import contact_sheet, picture_markdown
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry, serving_version, shadows
 
-SHOWN = 40
+SHEET_IMAGES = 40
 
 
-def answers_of(thin_tables: ThinTables, version: int) -> pd.DataFrame:
+def current_answers(delta_tables: DeltaTables, version: int) -> pd.DataFrame:
     """What the version said of the images that are there now: path, image_id, label, probability."""
-    columns = [*KEYS, "label", "probability"]
-    answers = thin_tables.read(IMAGE_PREDICTIONS, columns, pc.field("model_version") == version).to_pandas()
-    return answers.merge(current_keys(thin_tables), on=KEYS)
+    columns = [*IMAGE_KEYS, "label", "probability"]
+    answers = delta_tables.read(IMAGE_PREDICTIONS, columns, pc.field("model_version") == version).to_pandas()
+    return answers.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
-def beside(these: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+def side_by_side(these: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """The answers to the images that both were asked about, side by side, and whether they agree."""
-    both = these.merge(others, on=KEYS, suffixes=("", "_other"))
+    both = these.merge(others, on=IMAGE_KEYS, suffixes=("", "_other"))
     same = (both["label"] == both["label_other"]) | (both["label"].isna() & both["label_other"].isna())
     return both.assign(agrees=same)
 
@@ -55,12 +54,14 @@ def mean(answers: pd.DataFrame, column: str) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def look(both: pd.DataFrame) -> dg.MetadataValue | None:
+def disagreement_sheet(both: pd.DataFrame) -> dg.MetadataValue | None:
     """A contact sheet of the disagreements of which the version is surest; None where they agree."""
-    apart = both.loc[~both["agrees"]].sort_values("probability", ascending=False).head(SHOWN)
-    captions = [f"{row.label or 'no answer'}, serving: {row.label_other or 'no answer'}" for row in apart.itertuples()]
-    tiles = list(zip(thumbnails((path, None) for path in apart["path"]), captions, strict=True))
-    return dg.MetadataValue.md(to_markdown(contact_sheet(tiles), "disagreements")) if tiles else None
+    disagreements = both.loc[~both["agrees"]].sort_values("probability", ascending=False).head(SHEET_IMAGES)
+    captions = [
+        f"{row.label or 'no answer'}, serving: {row.label_other or 'no answer'}" for row in disagreements.itertuples()
+    ]
+    tiles = list(zip(thumbnails((path, None) for path in disagreements["path"]), captions, strict=True))
+    return dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "disagreements")) if tiles else None
 
 
 @dg.asset(deps=["image_predictions", "image_files"], kinds={"deltalake"}, pool="version_agreements")
@@ -72,15 +73,15 @@ def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry)
     metadata: dict[str, dg.MetadataValue] = {}
     rows = []
     for version, other in [(version, serving) for version in shadows(versions)] if serving else []:
-        both = beside(*(answers_of(delta_tables.thin, each.version) for each in (version, other)))
+        both = side_by_side(*(current_answers(delta_tables, each.version) for each in (version, other)))
         key = {"model_version": version.version, "compared_with": other.version, "compared_at": datetime.now(UTC)}
         rows.append({**key, **agreement(both)})
-        if picture := look(both):
+        if picture := disagreement_sheet(both):
             metadata[f"disagreements_v{version.version}"] = picture
     if rows:
         figures = {name: f"new.{name}" for name in VERSION_AGREEMENTS.columns.fieldNames()}
         compared = pa.Table.from_pylist(rows, to_arrow_schema(VERSION_AGREEMENTS.columns))
-        delta_tables.thin.merge(compared, VERSION_AGREEMENTS, updates=figures)
+        delta_tables.merge(compared, VERSION_AGREEMENTS, updates=figures)
     return delta_tables.materialized(
         VERSION_AGREEMENTS,
         delta_tables.change_since(before, VERSION_AGREEMENTS),

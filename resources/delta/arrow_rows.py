@@ -52,7 +52,7 @@ def bounded(rows: Iterable[Row], content_bytes: int = BATCH_BYTES) -> Iterator[l
         yield batch
 
 
-def kept(rows: Iterable[Row | SetAside], aside: list[Row]) -> Iterator[Row]:
+def without_set_aside(rows: Iterable[Row | SetAside], aside: list[Row]) -> Iterator[Row]:
     """The rows, while those that are set aside are added to the list."""
     for row in rows:
         if isinstance(row, SetAside):

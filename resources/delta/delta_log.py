@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
+from deltalake import Field as DeltaField
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from resources.delta.parquet_files import exists
+from resources.delta.table import Table
 
 STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
 RETENTION_PROPERTY = "delta.logRetentionDuration"
@@ -74,3 +76,32 @@ def why_unreadable(uri: str, version: int) -> str:
         return "its log does not hold the version"
     gone = sum(not exists(file.url) for file in files)
     return f"{gone} of its {len(files)} files are gone" if gone else ""
+
+
+def make(uri: str, table: Table) -> None:
+    """Make the table, empty, with all columns; nothing where another process was faster."""
+    configuration = {**_statistics(table), RETENTION_PROPERTY: LOG_RETENTION}
+    DeltaTable.create(uri, Schema.from_json(table.columns.json()), mode="ignore", configuration=configuration)
+
+
+def add_columns(log: DeltaTable, table: Table) -> bool:
+    """Add the columns that the table was made without, as nulls in its rows; whether any lacked."""
+    lacking = _lacking(log, table)
+    if lacking:
+        try:
+            log.alter.add_columns(lacking)
+            log.alter.set_table_properties(_statistics(table))
+        except CommitFailedError:  # where another process has added them meanwhile, all is well
+            log.update_incremental()
+            if _lacking(log, table):
+                raise
+    return bool(lacking)
+
+
+def _statistics(table: Table) -> dict[str, str]:
+    return {STATISTICS_PROPERTY: ",".join(table.statistics_columns)}
+
+
+def _lacking(log: DeltaTable, table: Table) -> list[DeltaField]:
+    there = {field.name for field in log.schema().fields}
+    return [field for field in Schema.from_json(table.columns.json()).fields if field.name not in there]

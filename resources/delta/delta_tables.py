@@ -1,28 +1,45 @@
-"""Delta tables named by asset: create, read, append, merge, follow, compact."""
+"""Delta tables named by asset: create, read, append, merge, follow, compact.
+
+Logs, columns without image bytes and small merges go through delta-rs: a sensor has a second, and Spark takes six to
+start. Image bytes go through Spark, whose session starts when it is first used.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 from dagster_pyspark import PySparkResource
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction
+from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta.arrow_rows import Row, SetAside
-from resources.delta.delta_log import table_files, why_unreadable
-from resources.delta.new_rows import NewRows, Task
-from resources.delta.parquet_files import WrittenFile
-from resources.delta.spark_session import cached
+from resources.delta.delta_log import DataFile, add_columns, keep_log, make, table_files, why_unreadable
+from resources.delta.new_rows import Key, NewRows, Task
+from resources.delta.parquet_files import WrittenFile, exists, open_parquet
 from resources.delta.table import Change, Snapshot, Table
-from resources.delta.table_layout import Compaction, FileSizes, advise, file_layout, parquet_settings, session_settings
+from resources.delta.table_layout import (
+    Compaction,
+    FileSizes,
+    file_layout,
+    parquet_settings,
+    plan_compaction,
+    session_settings,
+)
 from resources.delta.table_metadata import table_metadata
 from resources.delta.task_counts import counted
-from resources.delta.thin_tables import FILES, RECENT_COMMITS, ThinTables
-from resources.files.object_storage import fresh
+from resources.files.object_storage import uncached_file_system
 from resources.progress import ProgressLine
 
 
@@ -37,7 +54,7 @@ class StreamPosition:
 
 def stream_position(checkpoint: str) -> StreamPosition | None:
     """Where the stream of this checkpoint goes on; None where no batch of it was ever committed."""
-    system, folder = fresh(checkpoint)
+    system, folder = uncached_file_system(checkpoint)
     names = [path.rpartition("/")[2] for path in system.glob(f"{folder}/commits/[0-9]*")]
     if not names:
         return None
@@ -48,10 +65,19 @@ def stream_position(checkpoint: str) -> StreamPosition | None:
 
 def forget_stream(checkpoint: str) -> None:
     """Delete the checkpoint, if there is one: its stream starts from the first row."""
-    system, folder = fresh(checkpoint)
+    system, folder = uncached_file_system(checkpoint)
     if system.exists(folder):
         system.rm(folder, recursive=True)
 
+
+WRITTEN = "WRITE"  # the operation of a commit that adds rows
+UPSTREAM, VERSION, FILES = "upstream", "upstreamVersion", "filesAdded"  # what a commit of files says
+BATCH_BYTES = 512 * 1024**2
+
+Added = list[tuple[int | None, list[DataFile]]]  # files by the version that brought them
+FILE_NAME = "__filename"  # what pyarrow calls the file that a row is in, below the table's folder
+MEETINGS = 10  # with commits of others, until a merge gives up
+RECENT_COMMITS = 32  # what is asked for is most often among them
 
 Metadata = dg.MetadataValue | str | int | float
 
@@ -95,22 +121,95 @@ class DeltaTables(dg.ConfigurableResource):
         """The session that reads and writes the tables."""
         return self.pyspark.spark_session
 
-    @property
-    def thin(self) -> ThinTables:
-        """The same tables, read without Spark."""
-        return ThinTables(root=self.root, pinned=self.pinned)
-
     def uri(self, table: Table) -> str:
         """Where the table lies, for any Delta reader."""
-        return self.thin.uri(table)
+        return f"{self.root}/{table.name}"
+
+    def version_to_read(self, table: Table) -> int | None:
+        """The Delta version that the table is pinned at; None for the newest."""
+        if self.pinned is None:
+            return None
+        if table.name not in self.pinned:
+            raise ValueError(f"{table.name} is not pinned at a Delta version: {', '.join(self.pinned) or 'none'} are")
+        return self.pinned[table.name]
+
+    def require_writable(self) -> None:
+        """PermissionError where tables are pinned at versions of before."""
+        if self.pinned is not None:
+            raise PermissionError(f"tables pinned at Delta versions are only read: {self.pinned}")
 
     def create(self, table: Table) -> None:
-        """Make the table, empty, where it does not exist yet; one that was made with fewer columns gets the others."""
-        self.thin.create(table)
+        """Make the table, empty, where it does not exist yet.
 
-    def read(self, table: Table, version: int | None = None) -> DataFrame:
+        One that was made with fewer columns gets the others, and its log is kept as long as that of a new one.
+        """
+        self.require_writable()
+        try:
+            log = DeltaTable(self.uri(table), without_files=True)
+        except TableNotFoundError:
+            make(self.uri(table), table)
+        else:
+            keep_log(log)
+            add_columns(log, table)
+
+    def newest_version(self, table: Table) -> int | None:
+        """The table's Delta version, from the names in its log; None where there is no table yet."""
+        try:
+            return DeltaTable(self.uri(table), version=self.version_to_read(table), without_files=True).version()
+        except TableNotFoundError:
+            return None
+
+    def version(self, table: Table) -> int:
+        """The table's newest Delta version."""
+        return self.snapshot(table).version
+
+    def table_id(self, table: Table) -> str:
+        """Delta's own id of the table: one that is deleted and made anew gets another."""
+        return str(self._open(table).metadata().id)
+
+    def snapshot(self, table: Table) -> Snapshot:
+        """How many rows the table has, and at which version, from its log."""
+        log = self._open(table)
+        return Snapshot(rows=log.count(), version=log.version())
+
+    def change_since(self, before: Snapshot, table: Table) -> Change:
+        """What became of the table since the snapshot."""
+        return Change(before=before, after=self.snapshot(table))
+
+    def history(self, table: Table, limit: int | None = None) -> list[dict[str, Any]]:
+        """The newest commits, newest first."""
+        log = self._open(table)
+        commits = log.history(limit if self.pinned is None else None)  # it also tells what came after its version
+        return [commit for commit in commits if commit["version"] <= log.version()][:limit]
+
+    def last_change(self, table: Table) -> int:
+        """The newest Delta version that changed rows; compaction, settings and empty batches change none."""
+        return self._last_commit(table)["version"]
+
+    def last_note(self, table: Table) -> str | None:
+        """The note of the newest commit that changed rows."""
+        return self._last_commit(table).get("userMetadata")
+
+    def transaction(self, table: Table, writer: str) -> int | None:
+        """The number of the writer's newest transaction in the table."""
+        return self._open(table).transaction_version(writer)
+
+    def read(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
+        """The columns of all rows as they are now, or of some; no rows where there is no table yet.
+
+        A column that the table was made without is null.
+        """
+        try:
+            log = DeltaTable(self.uri(table), version=self.version_to_read(table))
+        except TableNotFoundError:
+            if self.pinned is not None:
+                raise
+            return to_arrow_schema(table.columns).empty_table().select(columns)
+        return _scanner(log, table, columns, where).to_table()
+
+    def dataframe(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, as they are now or as they were at a Delta version."""
-        pinned = self.thin.version_to_read(table)
+        pinned = self.version_to_read(table)
         if pinned is None:
             self.create(table)
         version = pinned if version is None else version
@@ -119,21 +218,95 @@ class DeltaTables(dg.ConfigurableResource):
             reader = reader.option("versionAsOf", version)
         return reader.load(self.uri(table))
 
-    def version(self, table: Table) -> int:
-        """The table's newest Delta version."""
-        return self.thin.snapshot(table).version
+    def read_keys(self, table: Table, where: pc.Expression | None = None) -> frozenset[Key]:
+        """The keys of all rows, or of some, in the order of the table's keys."""
+        rows = self.read(table, table.keys, where)
+        return frozenset(zip(*(rows[name].to_pylist() for name in table.keys), strict=True))
 
-    def last_change(self, table: Table) -> int:
-        """The newest Delta version that changed rows; compaction, settings and empty batches change none."""
-        return self._last_commit(table)["version"]
+    def file_with(self, table: Table, where: pc.Expression) -> str | None:
+        """A file of the table that holds a row like this; None where there is no such row."""
+        log = self._open(table)
+        found = _scanner(log, table, [FILE_NAME], where).head(1)[FILE_NAME].to_pylist()
+        return f"{log.table_uri.rstrip('/')}/{found[0]}" if found else None
 
-    def snapshot(self, table: Table) -> Snapshot:
-        """How many rows the table has, from its log, and at which version."""
-        return self.thin.snapshot(table)
+    def newest_files(self, table: Table, before: Snapshot) -> list[str]:
+        """The files that came since the snapshot; all of them where no row came."""
+        log = self._open(table)
+        files = set(log.file_uris())
+        if log.count() > before.rows:
+            files -= set(DeltaTable(self.uri(table), version=before.version).file_uris())
+        return sorted(files)
 
-    def change_since(self, before: Snapshot, table: Table) -> Change:
-        """What became of the table since the snapshot."""
-        return Change(before=before, after=self.snapshot(table))
+    def newest(self, table: Table, before: Snapshot, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        """A few of the rows in the files that came since the snapshot; any rows where none came."""
+        rows: list[dict[str, Any]] = []
+        for file in self.newest_files(table, before):
+            with open_parquet(file) as parquet:
+                for batch in parquet.iter_batches(limit, columns=list(columns), use_threads=False):
+                    rows += [{**dict.fromkeys(columns), **row} for row in batch.to_pylist()]
+                    if len(rows) >= limit:
+                        return rows[:limit]
+        return rows
+
+    def added_since(self, table: Table, version: int, columns: Sequence[str]) -> pa.Table | None:
+        """The columns of the rows that commits after the version added; None where the log no longer tells."""
+        found = self._added_files(table, version)
+        if found is None:
+            return None
+        return NewRows(tuple(file.url for _, files in found for file in files), None).read(columns)
+
+    def new_rows(self, upstream: Table, into: Table, batch_bytes: int = BATCH_BYTES) -> Iterator[NewRows]:
+        """What `upstream` got since `into` followed it, in batches of about so many bytes, oldest first.
+
+        Where no commit of `into` says how far it follows, or the log no longer tells what came since, all rows are
+        handed over but for those that `into` has by its keys.
+        """
+        log = self._open(upstream)
+        position = self.followed_version(upstream, into)
+        found = self._added_files(upstream, position or 0)
+        skipped: frozenset[Key] = frozenset()
+        if found is None or (found and position is None):
+            skipped = self.read_keys(into)
+        if found is None:
+            files = table_files(self.uri(upstream), log.version()).files
+            found = [*((None, [file]) for file in files[:-1]), *((log.version(), [file]) for file in files[-1:])]
+        counts = [file.rows for _, files in found for file in files]
+        total = None if skipped or None in counts else sum(filter(None, counts))
+        batch: list[DataFile] = []
+        before = 0
+        for version, files in found:
+            batch += files
+            if version == found[-1][0] or sum(file.size_bytes for file in batch) >= batch_bytes:
+                urls = tuple(file.url for file in batch)
+                yield NewRows(urls, version, into.keys, skipped, before=before, total=total)
+                before += sum(file.rows or 0 for file in batch)
+                batch = []
+
+    def all_rows(self, upstream: Table, into: Table, wanted: Iterable[Key]) -> NewRows:
+        """The rows of `upstream` with these keys that `into` lacks, wherever they lie."""
+        skipped = self.read_keys(into, pc.field(into.keys[0]).isin([key[0] for key in wanted]))
+        files = tuple(file.url for file in table_files(self.uri(upstream), self.version_to_read(upstream)).files)
+        return NewRows(files, None, into.keys, skipped, frozenset(wanted))
+
+    def followed_version(self, upstream: Table, into: Table) -> int | None:
+        """Up to which version of `upstream` the commits of `into` say that it follows."""
+        for limit in (RECENT_COMMITS, None):
+            for commit in self.history(into, limit):
+                if commit.get(UPSTREAM) == upstream.name:
+                    return int(commit[VERSION])
+        return None
+
+    def versions_with_new_rows(self, table: Table, after: int) -> list[int] | None:
+        """The later versions that added rows, oldest first; None when the log no longer tells."""
+        log = self._open(table)
+        commits = log.history(log.version() - after) if log.version() > after else []
+        if len(commits) < log.version() - after:
+            return None
+        return sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN)
+
+    def tells_since(self, table: Table, version: int) -> bool:
+        """Whether log and files still tell which rows later versions added."""
+        return self._added_files(table, version) is not None
 
     def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
         """Add rows; a repeated transaction (writer, number) adds none."""
@@ -143,6 +316,74 @@ class DeltaTables(dg.ConfigurableResource):
             writer = writer.option("txnAppId", transaction[0]).option("txnVersion", transaction[1])
         with session_settings(rows.sparkSession, parquet_settings(table)):
             writer.save(self.uri(table))
+
+    def append_files(
+        self, table: Table, files: Sequence[WrittenFile], *, follows: tuple[Table, int | None] | None = None
+    ) -> int:
+        """Add the rows of files that lie in the table's folder, in one commit; the table's version then.
+
+        The commit says up to which version of an upstream the table follows now. No files and no such version: no
+        commit.
+        """
+        log = self._open_to_write(table)
+        upstream, version = follows or (None, None)
+        if not files and version is None:
+            return log.version()
+        now = time.time_ns() // 10**6
+        said = {UPSTREAM: upstream.name, VERSION: str(version)} if upstream and version is not None else {}
+        log.create_write_transaction(
+            [AddAction(file.name, file.size_bytes, {}, now, True, file.statistics) for file in files],
+            mode="append",
+            schema=log.schema(),
+            commit_properties=CommitProperties({**said, FILES: str(len(files))}),
+        )
+        return self._open(table).version()
+
+    def merge(
+        self, rows: pa.Table, table: Table, *, updates: Mapping[str, str], transaction: tuple[str, int] | None = None
+    ) -> None:
+        """Insert the rows whose keys are new; where they are there, update by expressions of `old` and `new`."""
+        new = rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
+        same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        told = CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None)
+        for attempt in range(1, MEETINGS + 1):
+            merge = self._open_to_write(table).merge(
+                new,
+                same_keys,
+                source_alias="new",
+                target_alias="old",
+                writer_properties=_writer_properties(table),
+                commit_properties=told,
+            )
+            try:
+                merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
+            except CommitFailedError:  # somebody committed meanwhile: what is old and what is new is looked at again
+                if attempt == MEETINGS:
+                    raise
+            else:
+                return
+
+    def update(self, rows: DataFrame, table: Table, columns: Sequence[str]) -> None:
+        """Give the table's rows with the same keys other values in some columns, in one commit; none is inserted."""
+        from delta.tables import DeltaTable
+
+        self.require_writable()
+        same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        merge = (
+            DeltaTable.forPath(self.spark, self.uri(table))
+            .alias("old")
+            .merge(rows.alias("new"), same_keys)
+            .whenMatchedUpdate(set={f"old.{name}": f"new.{name}" for name in columns})
+        )
+        with session_settings(self.spark, parquet_settings(table)):
+            merge.execute()
+
+    def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
+        """Put these rows in place of all others, in one commit with a note: readers see old rows or new ones."""
+        self.create(table)
+        writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("overwrite")
+        with session_settings(rows.sparkSession, parquet_settings(table)):
+            writer.option("userMetadata", note).save(self.uri(table))
 
     def progress_line(self, doing: str, total: int | None, unit: str, *, before: int = 0) -> ProgressLine:
         """How far long work has come, for whoever follows the run's log or sits at the terminal."""
@@ -180,55 +421,10 @@ class DeltaTables(dg.ConfigurableResource):
         Each batch is one commit, which also says how far `into` follows: a run that was cut off is simply run again.
         """
         before = self.snapshot(into)
-        for new in self.thin.new_rows(upstream, into):
-            self.thin.append_files(into, by(new), follows=(upstream, new.version))
+        for new in self.new_rows(upstream, into):
+            self.append_files(into, by(new), follows=(upstream, new.version))
         self.compact(into)
         return self.change_since(before, into)
-
-    def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
-        """Put these rows in place of all others, in one commit with a note: readers see old rows or new ones."""
-        self.create(table)
-        writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("overwrite")
-        with session_settings(rows.sparkSession, parquet_settings(table)):
-            writer.option("userMetadata", note).save(self.uri(table))
-
-    def last_note(self, table: Table) -> str | None:
-        """The note of the newest commit that changed rows."""
-        return self._last_commit(table).get("userMetadata")
-
-    def merge(self, rows: DataFrame, table: Table) -> None:
-        """Update the rows whose keys are there, insert the others; nothing is committed for no rows."""
-        from delta.tables import DeltaTable
-
-        self.create(table)
-        with cached(rows.select(table.columns.fieldNames())) as rows:
-            if rows.isEmpty():
-                return
-            same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-            merge = (
-                DeltaTable.forPath(self.spark, self.uri(table))
-                .alias("old")
-                .merge(rows.alias("new"), same_keys)
-                .whenMatchedUpdateAll()
-                .whenNotMatchedInsertAll()
-            )
-            with session_settings(self.spark, parquet_settings(table)):
-                merge.execute()
-
-    def update(self, rows: DataFrame, table: Table, columns: Sequence[str]) -> None:
-        """Give the table's rows with the same keys other values in some columns, in one commit; none is inserted."""
-        from delta.tables import DeltaTable
-
-        self.thin.require_writable()
-        same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-        merge = (
-            DeltaTable.forPath(self.spark, self.uri(table))
-            .alias("old")
-            .merge(rows.alias("new"), same_keys)
-            .whenMatchedUpdate(set={f"old.{name}": f"new.{name}" for name in columns})
-        )
-        with session_settings(self.spark, parquet_settings(table)):
-            merge.execute()
 
     def for_each_batch(
         self, upstream: Table, columns: list[str], checkpoint: str, act: Callable[[DataFrame, tuple[str, int]], None]
@@ -291,7 +487,7 @@ class DeltaTables(dg.ConfigurableResource):
         if not self._can_go_on(upstream, checkpoint):
             forget_stream(f"{self.checkpoints}/{checkpoint}")
             # The stream starts from the first row: what is there already is left out.
-            there = reduce(lambda rows, key: rows.where(F.col(key) == F.lit(only[key])), only, self.read(into))
+            there = reduce(lambda rows, key: rows.where(F.col(key) == F.lit(only[key])), only, self.dataframe(into))
             known = there.select([key for key in into.keys if key not in only])
 
         def append_batch(batch: DataFrame, transaction: tuple[str, int]) -> None:
@@ -305,13 +501,13 @@ class DeltaTables(dg.ConfigurableResource):
 
     def compaction(self, table: Table, limits: FileSizes = FILE_SIZES) -> Compaction:
         """What compacting the table would do, from its log alone."""
-        return advise([file.size_bytes for file in table_files(self.uri(table)).files], limits)
+        return plan_compaction([file.size_bytes for file in table_files(self.uri(table)).files], limits)
 
     def compact(self, table: Table, limits: FileSizes = FILE_SIZES) -> None:
         """Join small files into larger ones, where it pays; the rows stay as they are."""
         from delta.tables import DeltaTable
 
-        self.thin.require_writable()
+        self.require_writable()
         compaction = self.compaction(table, limits)
         if not compaction.pays:
             return
@@ -321,6 +517,12 @@ class DeltaTables(dg.ConfigurableResource):
         }
         with session_settings(self.spark, parquet_settings(table) | sizes):
             DeltaTable.forPath(self.spark, self.uri(table)).optimize().executeCompaction()
+
+    def compact_without_spark(self, table: Table) -> None:
+        """Join small files into larger ones, where it pays; the rows stay as they are."""
+        self.require_writable()
+        if plan_compaction([file.size_bytes for file in table_files(self.uri(table)).files], FileSizes()).pays:
+            self._open(table).optimize.compact(writer_properties=_writer_properties(table))
 
     def materialized(self, table: Table, change: Change, **metadata: Metadata) -> dg.MaterializeResult:
         """A materialization's answer to Dagster: rows, version, and what the asset adds to it."""
@@ -333,16 +535,42 @@ class DeltaTables(dg.ConfigurableResource):
             },
         )
 
+    def _open(self, table: Table) -> DeltaTable:
+        try:
+            return DeltaTable(self.uri(table), version=self.version_to_read(table))
+        except TableNotFoundError:
+            if self.pinned is not None:
+                raise
+            self.create(table)
+            return DeltaTable(self.uri(table))
+
+    def _open_to_write(self, table: Table) -> DeltaTable:
+        self.require_writable()
+        log = self._open(table)
+        return self._open(table) if add_columns(log, table) else log
+
+    def _added_files(self, table: Table, after: int) -> Added | None:
+        """The files that each later version added with new rows; None when the log or a file is gone."""
+        versions = self.versions_with_new_rows(table, after)
+        if versions is None:
+            return None
+        found: Added = []
+        for version in versions:
+            now, before = (set(table_files(self.uri(table), version - back).files) for back in (0, 1))
+            found.append((version, sorted(now - before, key=lambda file: file.url)))
+        gone = any(not exists(file.url) for _, files in found for file in files)
+        return None if gone else found
+
     def _last_commit(self, table: Table) -> dict[str, Any]:
         for limit in (RECENT_COMMITS, None):
-            commits = self.thin.history(table, limit)
+            commits = self.history(table, limit)
             if found := next(filter(changes_rows, commits), None):
                 return found
         return commits[-1]  # what changed rows is so long ago that the log no longer tells
 
     def _position(self, upstream: Table, checkpoint: str) -> StreamPosition | None:
         position = self.stream_position(checkpoint)
-        return position if position and position.table_id == self.thin.table_id(upstream) else None
+        return position if position and position.table_id == self.table_id(upstream) else None
 
     def _all_handed_over(self, upstream: Table, checkpoint: str) -> bool:
         position = self._position(upstream, checkpoint)
@@ -350,6 +578,17 @@ class DeltaTables(dg.ConfigurableResource):
 
     def _can_go_on(self, upstream: Table, checkpoint: str) -> bool:
         position = self._position(upstream, checkpoint)
-        if position is None or not self.thin.tells_since(upstream, position.version - 1):
+        if position is None or not self.tells_since(upstream, position.version - 1):
             return False
         return not position.whole or not why_unreadable(self.uri(upstream), position.version)
+
+
+def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:
+    # Threads that read a delta-rs file system are still at work when Python ends, and abort it (pyarrow 14).
+    unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
+    promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
+    return promised.scanner(columns=list(columns), filter=where, **unthreaded)
+
+
+def _writer_properties(table: Table) -> WriterProperties:
+    return WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD")

@@ -13,7 +13,7 @@ from pyarrow import csv
 from pyarrow.dataset import ParquetFragmentScanOptions
 from pydantic import Field
 
-from resources.files.object_storage import fresh, to_time
+from resources.files.object_storage import to_time, uncached_file_system
 
 CSV, PARQUET = ".csv", ".parquet"
 EXPECTED = f"a file ending in {CSV} or {PARQUET}, or the folder of a Delta table"
@@ -42,12 +42,12 @@ class OutsideTable(dg.ConfigurableResource):
             return ""
         if not self._is_file():
             return f"Delta version {self._log().version()}"
-        system, path = fresh(self.source)
+        system, path = uncached_file_system(self.source)
         try:
-            known = system.info(path)
+            info = system.info(path)
         except FileNotFoundError as error:
             raise self._missing() from error
-        return f"{to_time(known).isoformat()}, {known['size']} bytes"
+        return f"{to_time(info).isoformat()}, {info['size']} bytes"
 
     def read(self, columns: Sequence[str], optional: Sequence[str] = ()) -> OutsideRows:
         """These columns, and those of the optional ones that are there, as texts.
@@ -78,7 +78,7 @@ class OutsideTable(dg.ConfigurableResource):
             raise self._missing() from error
 
     def _file_rows(self) -> tuple[pa.Table, str]:
-        system, path = fresh(self.source)
+        system, path = uncached_file_system(self.source)
         content = system.cat_file(path)
         file = pa.BufferReader(content)
         rows = csv_rows(file) if self.source.lower().endswith(CSV) else pq.read_table(file, use_threads=False)
@@ -86,7 +86,7 @@ class OutsideTable(dg.ConfigurableResource):
 
     def _delta_rows(self) -> tuple[pa.Table, str]:
         log = self._log()
-        # As ThinTables reads: threads that read a delta-rs file system abort Python when it ends (pyarrow 14).
+        # As DeltaTables reads: threads that read a delta-rs file system abort Python when it ends (pyarrow 14).
         unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
         return log.to_pyarrow_dataset().scanner(**unthreaded).to_table(), f"Delta version {log.version()}"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resources.delta.arrow_rows import Row, SetAside, kept
+from resources.delta.arrow_rows import Row, SetAside, without_set_aside
 from resources.delta.parquet_files import FileLayout, WrittenFile, open_parquet, write_files
 from resources.delta.task_counts import TaskCounter
 
@@ -87,4 +87,4 @@ class Task:
         for part in parts:
             aside: list[Row] = []
             made = self.by(self.counter.over(self.new.rows(self.columns, part, self.parts)))
-            yield list(write_files(kept(made, aside), self.folder, self.layout)), aside
+            yield list(write_files(without_set_aside(made, aside), self.folder, self.layout)), aside

@@ -58,13 +58,13 @@ def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
     """What the footers say of every row group of the files."""
     for file in files:
         with open_parquet(file) as parquet:
-            for place in range(parquet.num_row_groups):
-                yield parquet.metadata.row_group(place)
+            for index in range(parquet.num_row_groups):
+                yield parquet.metadata.row_group(index)
 
 
 def column_chunks(files: Iterable[str]) -> set[ColumnChunk]:
     """The ways in which columns are written in any row group of the files; a nested column is its outermost name."""
-    chunks = (group.column(place) for group in row_group_metadata(files) for place in range(group.num_columns))
+    chunks = (group.column(index) for group in row_group_metadata(files) for index in range(group.num_columns))
     return {
         ColumnChunk(
             chunk.path_in_schema.split(".")[0], chunk.compression, chunk.has_dictionary_page, chunk.is_stats_set
@@ -83,28 +83,28 @@ def row_groups(files: Iterable[str]) -> list[tuple[int, int]]:
     return [(group.num_rows, group.total_byte_size) for group in row_group_metadata(files)]
 
 
-FILES, GROUPS = 8, 2  # files that are opened, and row groups of each that are read, at most
+MAX_FILES, MAX_ROW_GROUPS = 8, 2  # files that are opened, and row groups of each that are read, at most
 
-One = TypeVar("One")
+Item = TypeVar("Item")
 
 
-def spread(of: Sequence[One], most: int) -> list[One]:
+def evenly_spaced(of: Sequence[Item], limit: int) -> list[Item]:
     """So many of them at most, from all over."""
-    count = min(most, len(of))
-    return [of[place * len(of) // count] for place in range(count)]
+    count = min(limit, len(of))
+    return [of[index * len(of) // count] for index in range(count)]
 
 
-def spread_rows(files: Sequence[str], columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
+def sample_rows(files: Sequence[str], columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
     """A few rows of the files; null in columns that a file was written without."""
     rows: list[dict[str, Any]] = []
-    chosen = spread(files, FILES)
+    chosen = evenly_spaced(files, MAX_FILES)
     for left, file in zip(range(len(chosen), 0, -1), chosen, strict=True):
         wanted = -(-(limit - len(rows)) // left)
         with open_parquet(file) as parquet:
-            groups = spread(range(parquet.num_row_groups), GROUPS)
+            groups = evenly_spaced(range(parquet.num_row_groups), MAX_ROW_GROUPS)
             found = parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
-        for place in spread(range(found.num_rows), wanted):
-            rows += found.slice(place, 1).to_pylist()
+        for index in evenly_spaced(range(found.num_rows), wanted):
+            rows += found.slice(index, 1).to_pylist()
     return [{**dict.fromkeys(columns), **row} for row in rows]
 
 

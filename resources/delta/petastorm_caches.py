@@ -102,10 +102,10 @@ def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            got = True
+            acquired = True
         except BlockingIOError:
-            got = False
-        yield got
+            acquired = False
+        yield acquired
     finally:
         os.close(descriptor)
 
@@ -151,12 +151,12 @@ class Cache:
         if not folder.is_dir():
             raise gone
         with locked(folder, shared=True):
-            if whole_cache(folder) != self:
+            if read_cache(folder) != self:
                 raise gone
             yield
 
 
-def whole_cache(folder: Path) -> Cache | None:
+def read_cache(folder: Path) -> Cache | None:
     """The cache in a folder, if all of it is there; asking for it counts as a use."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -191,7 +191,7 @@ class PetastormCaches(dg.ConfigurableResource):
 
     def find(self, name: str) -> Cache | None:
         """The cache of that name, if it was written to the end and is still whole."""
-        return whole_cache(Path(self.root) / name)
+        return read_cache(Path(self.root) / name)
 
     def write(self, rows: DataFrame, name: str, *, ranks: int) -> Cache:
         """Write rows under a name, with some row groups for every rank; see `write_row_groups`.
@@ -201,8 +201,8 @@ class PetastormCaches(dg.ConfigurableResource):
         root = Path(self.root)
         with self._unfinished() as folder:
             written = write_row_groups(rows, folder, ranks=ranks)
-            told = {"rows": written.rows, "files": written.sizes, "content": self.content, "color": self.color}
-            (folder / MANIFEST).write_text(json.dumps(told))
+            manifest = {"rows": written.rows, "files": written.sizes, "content": self.content, "color": self.color}
+            (folder / MANIFEST).write_text(json.dumps(manifest))
             with locked(root):
                 self._delete(root / name)
                 folder.rename(root / name)

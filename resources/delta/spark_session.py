@@ -34,7 +34,17 @@ class DeltaSpark(PySparkResource):
     """dagster-pyspark's session, whose Python workers are this environment's Python unless told otherwise."""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Start the session; Spark takes the workers' Python from the environment only."""
+        """Do nothing yet: starting Spark takes seconds, and many runs never use it."""
+
+    @property
+    def spark_session(self) -> SparkSession:
+        """The session, started when it is first used."""
+        if self._spark_session is None:
+            self._start()
+        return self._spark_session
+
+    def _start(self) -> None:
+        # Spark takes the workers' Python from the environment only.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if is_local(self.spark_config["spark.master"]):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -45,9 +55,9 @@ class DeltaSpark(PySparkResource):
             on_s3 = s3.SPARK_READS_S3 in self.spark_config
             if on_s3:
                 s3.require_jars()
-            super().setup_for_execution(context)
+            self._spark_session = SparkSession.builder.config(map=self.spark_config).getOrCreate()
             if on_s3:  # as no setting of Spark's: those are on the command line of its Java side
-                self.spark_session.sparkContext.environment.update(s3.handed_on(os.environ))
+                self._spark_session.sparkContext.environment.update(s3.worker_variables(os.environ))
 
 
 def is_local(master: str) -> bool:

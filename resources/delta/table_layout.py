@@ -48,14 +48,14 @@ class Compaction:
         return self.rewritten_files > 0
 
 
-def advise(sizes: Sequence[int], limits: FileSizes) -> Compaction:
+def plan_compaction(sizes: Sequence[int], limits: FileSizes) -> Compaction:
     """What compacting files of these sizes would do: the most small files that are worth it, smallest first."""
     small = sorted(size for size in sizes if size < limits.minimum_bytes)
     sums = list(accumulate(small))
     worth_it = [
-        place
-        for place, size in enumerate(small)
-        if place + 1 >= SMALL_FILES and sums[place] >= GROWTH * size and small[place + 1 : place + 2] != [size]
+        index
+        for index, size in enumerate(small)
+        if index + 1 >= SMALL_FILES and sums[index] >= GROWTH * size and small[index + 1 : index + 2] != [size]
     ]
     if not worth_it:
         return Compaction(len(sizes), len(small), 0, 0, 0)

@@ -8,7 +8,7 @@ from resources.delta.delta_log import table_files
 from resources.delta.table import Snapshot, Table
 
 
-def last_said(instance: dg.DagsterInstance, asset: str) -> Mapping[str, object]:
+def last_metadata(instance: dg.DagsterInstance, asset: str) -> Mapping[str, object]:
     """The metadata of the asset's last materialization, whichever run it was in."""
     event = instance.get_latest_materialization_event(dg.AssetKey(asset))
     metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}

@@ -33,7 +33,7 @@ def to_name(path: str) -> bytes:
     return unquote_to_bytes(path.removeprefix(SCHEME))
 
 
-def list_names(root: Path, wanted: Callable[[str], bool], passed_over: Callable[[str], bool]) -> dict[str, bool]:
+def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, bool]:
     """The paths of the wanted files below `root`, and for each whether it is a regular file; nothing is opened.
 
     Links are listed, never followed: those that are called like an image, and those to folders.
@@ -42,19 +42,19 @@ def list_names(root: Path, wanted: Callable[[str], bool], passed_over: Callable[
     found: dict[str, bool] = {}
     folders = [(str(root), to_path(os.fsencode(root)), "")]
     while folders:
-        folder, path, below = folders.pop()
+        folder, path, relative_path = folders.pop()
         try:
             entries = list(os.scandir(folder))
         except (FileNotFoundError, NotADirectoryError):
-            if not below:
+            if not relative_path:
                 raise
             continue  # it went while its neighbours were listed
         for entry in entries:
-            name = f"{below}{entry.name}"
+            name = f"{relative_path}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
-                if not passed_over(name):
+                if not excluded(name):
                     folders.append((entry.path, f"{path}/{escaped(entry.name)}", f"{name}/"))
-            elif wanted(name) or (not passed_over(name) and leads_to_folder(entry)):
+            elif wanted(name) or (not excluded(name) and leads_to_folder(entry)):
                 found[f"{path}/{escaped(entry.name)}"] = entry.is_file(follow_symlinks=False)
     return found
 
@@ -67,7 +67,7 @@ def leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def look_at(path: str) -> ImageFile | None:
+def stat_file(path: str) -> ImageFile | None:
     """The file as it is now; None when it is gone. Times are in whole microseconds, as tables keep them."""
     try:
         status = os.lstat(to_name(path))
@@ -82,21 +82,21 @@ def look_at(path: str) -> ImageFile | None:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str) -> Iterator[BinaryIO]:
     """The file, to be read; OSError when it is gone, no regular file, or anything on the way to it is a link.
 
     Each folder is opened below the one before it: a folder that is put in place of another by a link, also after
     the listing, leads nowhere.
     """
     if object_storage.is_url(path):
-        with object_storage.opened(path) as file:
+        with object_storage.open_file(path) as file:
             yield file
         return
     *folders, name = to_name(path).split(b"/")[1:]
     folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for below in folders:
-            outer, folder = folder, os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        for relative_path in folders:
+            outer, folder = folder, os.open(relative_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(outer)
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     finally:
@@ -109,15 +109,15 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 def read_content(path: str, *, length: int) -> bytes:
     """The file's bytes; FileChanged when there are more or fewer than listed, OSError as `opened` raises it."""
-    with opened(path) as file:
-        before = state(file)
+    with open_file(path) as file:
+        before = modification_stamp(file)
         content = file.read()
-        if len(content) != length or state(file) != before:
+        if len(content) != length or modification_stamp(file) != before:
             raise FileChanged(f"{path} had {length} bytes when listed and {len(content)} when read")
     return content
 
 
-def state(file: BinaryIO) -> int | None:
+def modification_stamp(file: BinaryIO) -> int | None:
     """What changes when somebody writes to an opened file; None for an object, which is replaced as a whole."""
     try:
         return os.fstat(file.fileno()).st_mtime_ns

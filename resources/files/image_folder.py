@@ -16,60 +16,60 @@ import dagster as dg
 from pydantic import Field
 
 from resources.files import object_storage
-from resources.files.file_system import SUFFIXES, list_names, look_at, to_path
+from resources.files.file_system import SUFFIXES, list_names, stat_file, to_path
 from resources.files.image_file import ImageFile
-from resources.files.object_storage import fresh, is_url
+from resources.files.object_storage import is_url, uncached_file_system
 
-PART = ".fetching-"  # how a file is called before it is whole; listings pass over it
+PART_PREFIX = ".fetching-"  # how a file is called before it is whole; listings pass over it
 
 
-def put(root: str, below: str, file: IO[bytes]) -> None:
+def put(root: str, relative_path: str, file: IO[bytes]) -> None:
     """Lay the file at its place below the folder, in place of one that is there.
 
     OSError where it cannot be written, or where its folder is a link to somewhere else.
     """
     if is_url(root):
-        system, path = fresh(f"{root}/{below}")
+        system, path = uncached_file_system(f"{root}/{relative_path}")
         with system.open(path, "wb") as whole:  # an object is there once it is closed
             shutil.copyfileobj(file, whole)
         return
-    place = Path(root) / below
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.parent != Path(root) and place.parent.is_symlink():
-        raise NotADirectoryError(f"{place.parent} is a link: expected a folder")
-    part = place.with_name(f"{PART}{uuid4().hex}")
+    target = Path(root) / relative_path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent != Path(root) and target.parent.is_symlink():
+        raise NotADirectoryError(f"{target.parent} is a link: expected a folder")
+    part = target.with_name(f"{PART_PREFIX}{uuid4().hex}")
     try:
         with part.open("xb") as whole:
             shutil.copyfileobj(file, whole)
-        part.replace(place)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def is_there(root: str, below: str) -> bool:
+def is_there(root: str, relative_path: str) -> bool:
     """Whether there is a file of this name, whatever it is."""
     if is_url(root):
-        system, path = fresh(f"{root}/{below}")
+        system, path = uncached_file_system(f"{root}/{relative_path}")
         return system.exists(path)
-    place = Path(root) / below
-    return place.exists() or place.is_symlink()
+    target = Path(root) / relative_path
+    return target.exists() or target.is_symlink()
 
 
-def remove(root: str, below: str) -> None:
+def remove(root: str, relative_path: str) -> None:
     """Remove the file, where it is still there."""
     if is_url(root):
-        system, path = fresh(f"{root}/{below}")
+        system, path = uncached_file_system(f"{root}/{relative_path}")
         if system.exists(path):
             system.rm_file(path)
     else:
-        (Path(root) / below).unlink(missing_ok=True)
+        (Path(root) / relative_path).unlink(missing_ok=True)
 
 
 def prepare(root: str) -> None:
     """Make the folder where there is none, and remove what runs left that were killed while they wrote."""
     if not is_url(root):
         Path(root).mkdir(parents=True, exist_ok=True)
-        for part in (*Path(root).glob(f"{PART}*"), *Path(root).glob(f"*/{PART}*")):
+        for part in (*Path(root).glob(f"{PART_PREFIX}*"), *Path(root).glob(f"*/{PART_PREFIX}*")):
             part.unlink(missing_ok=True)
 
 
@@ -84,7 +84,7 @@ class Listing:
     """
 
     names: Mapping[str, bool]
-    look_at: Callable[[str], ImageFile | None]
+    stat_file: Callable[[str], ImageFile | None]
 
 
 class ImageFolder(dg.ConfigurableResource):
@@ -116,46 +116,46 @@ class ImageFolder(dg.ConfigurableResource):
             return object_storage.to_path(self.root)
         return to_path(str(Path(self.root)).encode("utf-8", "surrogateescape"))
 
-    def _rules(self) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
+    def _matchers(self) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
         # Without patterns of its own a name is taken in by its suffix, and a part of a file has none.
-        passed_over = to_rule([*self.exclude, f"{PART}*"] if self.include else self.exclude)
-        included = to_rule(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
+        excluded = to_matcher([*self.exclude, f"{PART_PREFIX}*"] if self.include else self.exclude)
+        included = to_matcher(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
 
         def wanted(name: str) -> bool:
-            return included(name) and not passed_over(name)
+            return included(name) and not excluded(name)
 
-        return wanted, passed_over
+        return wanted, excluded
 
     def list_names(self) -> Listing:
         """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
-        wanted, passed_over = self._rules()
+        wanted, excluded = self._matchers()
         if is_url(self.root):
-            objects = object_storage.list_objects(self.root, wanted, passed_over)
+            objects = object_storage.list_objects(self.root, wanted, excluded)
             return Listing(dict.fromkeys(objects, True), objects.get)
         if not Path(self.root).is_dir():
             raise FileNotFoundError(
                 f"the landing folder {self.root} does not exist: make it, with one sub-folder of photographs "
                 "for each label, or name another one by IMAGE_ASSETS_LANDING"
             )
-        return Listing(list_names(Path(self.root), wanted, passed_over), look_at)
+        return Listing(list_names(Path(self.root), wanted, excluded), stat_file)
 
-    def look_for(self, paths: Iterable[str]) -> Listing:
+    def list_paths(self, paths: Iterable[str]) -> Listing:
         """Those of the files that are there, each looked at; those that a listing would leave out are left out."""
-        wanted, passed_over = self._rules()
+        wanted, excluded = self._matchers()
         found: dict[str, ImageFile] = {}
         for path in paths:
-            below = unquote(path.removeprefix(f"{self.path}/"), errors="surrogateescape")
-            folders = [below[:place] for place, letter in enumerate(below) if letter == "/"]
-            inside = path.startswith(f"{self.path}/") and (is_url(self.root) or ".." not in below.split("/"))
-            if inside and wanted(below) and not any(map(passed_over, folders)):
-                file = object_storage.look_at(path) if is_url(self.root) else look_at(path)
+            relative_path = unquote(path.removeprefix(f"{self.path}/"), errors="surrogateescape")
+            folders = [relative_path[:index] for index, letter in enumerate(relative_path) if letter == "/"]
+            inside = path.startswith(f"{self.path}/") and (is_url(self.root) or ".." not in relative_path.split("/"))
+            if inside and wanted(relative_path) and not any(map(excluded, folders)):
+                file = object_storage.stat_file(path) if is_url(self.root) else stat_file(path)
                 found |= {path: file} if file else {}
         return Listing({path: file.regular for path, file in found.items()}, found.get)
 
     def list_files(self) -> list[ImageFile]:
         """Every image file in the folder, each looked at."""
         listing = self.list_names()
-        return [file for path in listing.names if (file := listing.look_at(path))]
+        return [file for path in listing.names if (file := listing.stat_file(path))]
 
     def settled(self, files: Sequence[ImageFile], sleep: Callable[[float], None] = time.sleep) -> list[ImageFile]:
         """Those of the files that are no longer being written: as old as the settle period, or still after it."""
@@ -163,8 +163,8 @@ class ImageFolder(dg.ConfigurableResource):
         if len(old) == len(files):
             return list(files)
         sleep(self.settle_seconds)
-        look_again = self.list_names().look_at
-        return [file for file in files if file in old or look_again(file.path) == file]
+        stat_again = self.list_names().stat_file
+        return [file for file in files if file in old or stat_again(file.path) == file]
 
     def old_enough(self, files: Sequence[ImageFile]) -> list[ImageFile]:
         """Those of the files that nobody changed within the settle period; a time in the future tells nothing."""
@@ -182,7 +182,7 @@ class ImageFolder(dg.ConfigurableResource):
             )
 
 
-def to_rule(patterns: Sequence[str]) -> Callable[[str], bool]:
+def to_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """Whether a name, relative to the landing folder, matches one of the patterns, in either case of letters.
 
     A pattern with a slash is matched with the whole of it, one without with the last part: of a file or a folder.

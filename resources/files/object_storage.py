@@ -20,7 +20,7 @@ def is_url(name: str) -> bool:
     return "://" in name and not name.startswith(LOCAL)
 
 
-def fresh(url: str) -> tuple[Any, str]:  # Any: fsspec's types leave out what depends on arguments
+def uncached_file_system(url: str) -> tuple[Any, str]:  # Any: fsspec's types leave out what depends on arguments
     """The file system of a URL or folder, which remembers no listing, and the path there."""
     system, path = url_to_fs(url, use_listings_cache=False)
     return system, str(path)
@@ -28,7 +28,7 @@ def fresh(url: str) -> tuple[Any, str]:  # Any: fsspec's types leave out what de
 
 def arrow_system(url: str) -> tuple[pafs.FileSystem, str]:
     """The same in pyarrow's hands."""
-    system, path = fresh(url)
+    system, path = uncached_file_system(url)
     return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path
 
 
@@ -37,33 +37,33 @@ def to_path(url: str) -> str:
     return escaped(url.rstrip("/"))
 
 
-def list_objects(url: str, wanted: Callable[[str], bool], passed_over: Callable[[str], bool]) -> dict[str, ImageFile]:
+def list_objects(url: str, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, ImageFile]:
     """The wanted objects below the URL by path; `passed_over` leaves out a folder with all that is in it."""
     system, root = url_to_fs(url)
     system.invalidate_cache()
     found = {}
-    for name, known in system.find(root, detail=True).items():
-        below = name.removeprefix(root.rstrip("/")).lstrip("/")
-        folders = [below[:place] for place, letter in enumerate(below) if letter == "/"]
-        if wanted(below) and not any(map(passed_over, folders)):
-            path = f"{to_path(url)}/{escaped(below)}"
-            found[path] = ImageFile(path, to_time(known), int(known["size"]), regular=True)
+    for name, info in system.find(root, detail=True).items():
+        relative_path = name.removeprefix(root.rstrip("/")).lstrip("/")
+        folders = [relative_path[:index] for index, letter in enumerate(relative_path) if letter == "/"]
+        if wanted(relative_path) and not any(map(excluded, folders)):
+            path = f"{to_path(url)}/{escaped(relative_path)}"
+            found[path] = ImageFile(path, to_time(info), int(info["size"]), regular=True)
     return found
 
 
-def look_at(path: str) -> ImageFile | None:
+def stat_file(path: str) -> ImageFile | None:
     """The object as it is now; None when there is none."""
-    system, name = fresh(unquote(path))
+    system, name = uncached_file_system(unquote(path))
     try:
-        known = system.info(name)
+        info = system.info(name)
     except FileNotFoundError:
         return None
-    return ImageFile(path, to_time(known), int(known["size"]), regular=True) if known["type"] == "file" else None
+    return ImageFile(path, to_time(info), int(info["size"]), regular=True) if info["type"] == "file" else None
 
 
-def to_time(known: dict) -> datetime:
+def to_time(info: dict) -> datetime:
     """When an object was last changed, by what its file system calls it; in whole microseconds."""
-    value = next((known[name] for name in TIMES if name in known), 0)
+    value = next((info[name] for name in TIMES if name in info), 0)
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     time = value if isinstance(value, datetime) else datetime.fromtimestamp(float(value), UTC)
@@ -71,7 +71,7 @@ def to_time(known: dict) -> datetime:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str) -> Iterator[BinaryIO]:
     """The object, to be read."""
     system, name = url_to_fs(unquote(path))
     with system.open(name, "rb") as file:

@@ -21,14 +21,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, TimeoutError
 
 from resources.files import file_system
-from resources.files.object_storage import fresh, to_time
+from resources.files.object_storage import to_time, uncached_file_system
 
 WEB, STORES = ("http", "https"), ("s3", "gs", "az", "abfs")
 BLOCK_BYTES = 1024 * 1024
 IN_MEMORY_BYTES = 8 * 1024 * 1024  # larger files wait on disk for their place
 REDIRECTS = 5
 TAGS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}  # what tells versions, how one asks for another
-NOT_NOW = ("timeout", "unreachable", "busy")  # another attempt may end otherwise
+RETRIED_REASONS = ("timeout", "unreachable", "busy")  # another attempt may end otherwise
 
 
 class NotFetched(Exception):
@@ -92,7 +92,7 @@ class PublicTlsPool(HTTPSConnectionPool):
 class RemoteFiles:
     """Fetches files, also from several threads: no larger, no longer than this, and not from everywhere."""
 
-    most_bytes: int
+    max_bytes: int
     seconds: float
     attempts: int = 3
     private_addresses: bool = False
@@ -112,13 +112,13 @@ class RemoteFiles:
             try:
                 return self._fetch_once(address, stamp)
             except NotFetched as error:
-                if error.reason not in NOT_NOW or attempt + 1 == self.attempts:
+                if error.reason not in RETRIED_REASONS or attempt + 1 == self.attempts:
                     raise
                 time.sleep(2**attempt)
         raise AssertionError("at least one attempt is made")
 
     def _fetch_once(self, address: str, stamp: str) -> Fetched | None:
-        with in_words():
+        with errors_as_not_fetched():
             scheme = "file" if address.startswith("/") else urlsplit(address).scheme
             if scheme in WEB:
                 return self._from_web(address, stamp)
@@ -144,7 +144,7 @@ class RemoteFiles:
             length = answer.headers.get("Content-Length", "")
             self._require_room(int(length) if length.isdecimal() else 0)
             blocks = iter(partial(answer.read1, BLOCK_BYTES), b"")  # as they come: the clock is looked at after each
-            fetched = self._kept(blocks, f"{tag} {answer.headers[tag]}" if tag else "")
+            fetched = self._download(blocks, f"{tag} {answer.headers[tag]}" if tag else "")
         except BaseException:
             answer.close()  # what was not read to its end cannot be used again
             raise
@@ -152,36 +152,36 @@ class RemoteFiles:
         return fetched
 
     def _from_store(self, address: str, stamp: str) -> Fetched | None:
-        system, path = fresh(address)
-        known = system.info(path)
-        tag = known.get("ETag") or known.get("etag")
-        now = f"ETag {tag}" if tag else f"Last-Modified {to_time(known).isoformat()}"
+        system, path = uncached_file_system(address)
+        info = system.info(path)
+        tag = info.get("ETag") or info.get("etag")
+        now = f"ETag {tag}" if tag else f"Last-Modified {to_time(info).isoformat()}"
         if now == stamp:
             return None
-        self._require_room(known["size"])
+        self._require_room(info["size"])
         with system.open(path, "rb", block_size=BLOCK_BYTES) as file:
-            return self._kept(iter(partial(file.read, BLOCK_BYTES), b""), now)
+            return self._download(iter(partial(file.read, BLOCK_BYTES), b""), now)
 
     def _from_disk(self, name: str, stamp: str) -> Fetched | None:
         path = file_system.to_path(name.encode())
-        found = file_system.look_at(path)
+        found = file_system.stat_file(path)
         if found is None:
             raise FileNotFoundError
         now = f"{found.modification_time.isoformat()} {found.length}"
         if now == stamp:
             return None
         self._require_room(found.length)
-        with file_system.opened(path) as file:
-            return self._kept(iter(partial(file.read, BLOCK_BYTES), b""), now)
+        with file_system.open_file(path) as file:
+            return self._download(iter(partial(file.read, BLOCK_BYTES), b""), now)
 
     def _require_room(self, length: int) -> None:
-        if length > self.most_bytes:
-            raise NotFetched("too_large", f"more than {self.most_bytes:,} bytes: expected at most as many")
+        if length > self.max_bytes:
+            raise NotFetched("too_large", f"more than {self.max_bytes:,} bytes: expected at most as many")
 
-    def _kept(self, blocks: Iterable[bytes], stamp: str) -> Fetched:
+    def _download(self, blocks: Iterable[bytes], stamp: str) -> Fetched:
         end, length, digest = time.monotonic() + self.seconds, 0, sha256()
-        with ExitStack() as closed_unless_whole:
-            file = closed_unless_whole.enter_context(SpooledTemporaryFile(IN_MEMORY_BYTES))
+        with ExitStack() as cleanup:
+            file = cleanup.enter_context(SpooledTemporaryFile(IN_MEMORY_BYTES))
             for block in blocks:
                 length += len(block)
                 self._require_room(length)
@@ -190,7 +190,7 @@ class RemoteFiles:
                 digest.update(block)
                 file.write(block)
             file.seek(0)
-            closed_unless_whole.pop_all()
+            cleanup.pop_all()
         return Fetched(stamp, file, length, digest.hexdigest())
 
 
@@ -204,7 +204,7 @@ def to_reason(status: int) -> str:
 
 
 @contextmanager
-def in_words() -> Iterator[None]:
+def errors_as_not_fetched() -> Iterator[None]:
     """Turn what libraries raise of addresses that do not answer into NotFetched; their words may hold the address."""
     try:
         yield
@@ -217,8 +217,8 @@ def in_words() -> Iterator[None]:
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
         late = isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError)
-        word = "timeout" if late else "unreachable"
-        raise NotFetched(word, f"no whole answer came from its server: {type(cause).__name__}") from None
+        reason = "timeout" if late else "unreachable"
+        raise NotFetched(reason, f"no whole answer came from its server: {type(cause).__name__}") from None
     except (OSError, BotoCoreError) as error:
         raise NotFetched("unreachable", f"it could not be read: {type(error).__name__}") from None
     except ImportError as error:

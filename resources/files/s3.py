@@ -23,12 +23,12 @@ PLAIN = "http://"
 SPARK_READS_S3 = "spark.hadoop.fs.s3.impl"
 
 
-def check_place(name: str, place: str, variables: Mapping[str, str]) -> None:
+def require_supported_location(name: str, location: str, variables: Mapping[str, str]) -> None:
     """ValueError where what the variable names is no folder and nothing on S3 that every library opens."""
-    if "://" not in place:
+    if "://" not in location:
         return
-    if not place.startswith(SCHEME):
-        raise ValueError(f"{name} is {place!r}: expected a folder, or {SCHEME}<bucket>/<prefix>")
+    if not location.startswith(SCHEME):
+        raise ValueError(f"{name} is {location!r}: expected a folder, or {SCHEME}<bucket>/<prefix>")
     endpoint = variables.get("AWS_ENDPOINT_URL") or ""
     if endpoint.startswith(PLAIN) and variables.get("AWS_ALLOW_HTTP") != "true":
         raise ValueError(
@@ -59,6 +59,6 @@ def require_jars() -> None:
         raise FileNotFoundError(f"{folder} holds no jars for S3: run `make s3`")
 
 
-def handed_on(variables: Mapping[str, str]) -> dict[str, str]:
+def worker_variables(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables that Python processes of executors get; their Java side hears of them from Spark itself."""
     return {name: variables[name] for name in VARIABLES if variables.get(name)}

@@ -11,11 +11,11 @@ import dagster as dg
 from pydantic import Field
 
 AT_ONCE = 10  # as many as SQS hands out or deletes by one request
-OF_AMAZON = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com")
+AMAZON_QUEUE_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com")
 
 
 @dataclass(frozen=True)
-class Message:
+class QueueMessage:
     """A message with the addresses of the objects that it tells of; None where it tells of something else."""
 
     receipt: str
@@ -27,14 +27,14 @@ class StorageEvents(dg.ConfigurableResource):
 
     queue: str = Field(default="", description="The URL of the queue; the account comes from `AWS_…` variables.")
 
-    def receive(self, most: int) -> list[Message]:
+    def receive(self, limit: int) -> list[QueueMessage]:
         """Messages that wait, about as many at most; until they are deleted they come again after a while."""
         client = self._client()
-        messages: dict[str, Message] = {}
-        while len(messages) < most:
+        messages: dict[str, QueueMessage] = {}
+        while len(messages) < limit:
             answer = client.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=AT_ONCE, WaitTimeSeconds=0)
             found = {
-                message["MessageId"]: Message(message["ReceiptHandle"], to_addresses(message["Body"]))
+                message["MessageId"]: QueueMessage(message["ReceiptHandle"], to_addresses(message["Body"]))
                 for message in answer.get("Messages", [])
             }
             new = found.keys() - messages.keys()
@@ -54,7 +54,7 @@ class StorageEvents(dg.ConfigurableResource):
     def _client(self) -> Any:  # botocore makes the methods of a client at run time
         import boto3
 
-        found = OF_AMAZON.match(self.queue)
+        found = AMAZON_QUEUE_URL.match(self.queue)
         return boto3.client("sqs", region_name=found[1] if found else None)
 
 
@@ -64,20 +64,20 @@ def to_addresses(body: str) -> tuple[str, ...] | None:
     S3 sends events to SQS itself, by a topic of SNS, or by EventBridge.
     """
     try:
-        said = json.loads(body)
-        if isinstance(said.get("Message"), str):  # SNS
-            said = json.loads(said["Message"])
-        if said.get("Event") == "s3:TestEvent":
+        content = json.loads(body)
+        if isinstance(content.get("Message"), str):  # SNS
+            content = json.loads(content["Message"])
+        if content.get("Event") == "s3:TestEvent":
             return ()
-        return tuple(f"s3://{bucket}/{key}" for bucket, key in objects(said))
+        return tuple(f"s3://{bucket}/{key}" for bucket, key in objects(content))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def objects(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def objects(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The buckets and keys of an event; KeyError and the like where it is none."""
-    if "detail" in said:  # EventBridge's, whose keys are as they are
-        yield said["detail"]["bucket"]["name"], said["detail"]["object"]["key"]
+    if "detail" in content:  # EventBridge's, whose keys are as they are
+        yield content["detail"]["bucket"]["name"], content["detail"]["object"]["key"]
         return
-    for event in said["Records"]:
+    for event in content["Records"]:
         yield event["s3"]["bucket"]["name"], unquote_plus(event["s3"]["object"]["key"])

@@ -45,10 +45,10 @@ class ModelPackages(dg.ConfigurableResource):
             raise FileExistsError(f"{folder} is there already, nothing was written: remove it, or name another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            filled = Path(scratch, folder.name)
-            filled.mkdir()
-            fill(filled)
-            return filled.rename(folder)
+            unfinished = Path(scratch, folder.name)
+            unfinished.mkdir()
+            fill(unfinished)
+            return unfinished.rename(folder)
 
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession
     from pyspark.sql.types import StructType
 
-ANSWER_SECONDS = 5
+CONNECT_SECONDS = 5
 VERSIONS_PER_PAGE = 100
 SQLITE = "sqlite:///"
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -151,7 +151,7 @@ class ModelRegistry(dg.ConfigurableResource):
         """The version in stage Production; None when there is none, UnclearServingVersion when it cannot be told."""
         return serving_version(self.versions())
 
-    def promote(self, number: int, stage: str, told: Mapping[str, str] | None = None) -> ModelVersion:
+    def promote(self, number: int, stage: str, tags: Mapping[str, str] | None = None) -> ModelVersion:
         """Move a version to a stage, with the stage's alias; the version that was there is archived.
 
         What is told goes into the version's tags first. The stage and the archiving are one transaction, the alias
@@ -163,7 +163,7 @@ class ModelRegistry(dg.ConfigurableResource):
             raise ValueError(f"there is no stage {stage!r}; the stages: {', '.join(STAGES)}")
         self.version(number)
         with self._refusals(f"move version {number} to {stage}", MOVE_MODEL):
-            StageMoves(self._client(), self.name, self.versions).move(number, stage, told or {})
+            StageMoves(self._client(), self.name, self.versions).move(number, stage, tags or {})
         return self.version(number)
 
     def signature(self, version: ModelVersion) -> str:
@@ -248,7 +248,7 @@ class ModelRegistry(dg.ConfigurableResource):
         if not parts.hostname or not port:
             return
         try:
-            socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
+            socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise RegistryUnavailable(
                 f"the model registry at {self._address} does not answer ({error}): "
@@ -314,7 +314,7 @@ def shadows(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
     return [version for version in versions if version.stage == SHADOW_STAGE]
 
 
-def in_words(versions: Sequence[ModelVersion]) -> str:
+def version_numbers(versions: Sequence[ModelVersion]) -> str:
     """The versions' numbers."""
     return ", ".join(str(version.version) for version in versions) or "none"
 

@@ -8,7 +8,7 @@ import sys
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Let this process end when its parent does, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

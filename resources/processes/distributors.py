@@ -22,11 +22,13 @@ from pyspark import SparkConf, SparkContext, cloudpickle
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from resources.processes.rank_process import DriverAddress, Failure, run_tensorflow_rank, run_torch_rank
+from resources.processes.rank_process import DriverAddress, FailureReport, run_tensorflow_rank, run_torch_rank
 from resources.processes.ranks import Failures, RankOutput, check_slots, rank_environment
 
 ENDING_SECONDS = 30  # how long the ranks of a cancelled job may take to end: Spark kills its tasks within four
-TASK_ENDED = Failure("RankKilled", "the Spark task of a rank was ended from outside: look for a lost executor", "")
+TASK_ENDED = FailureReport(
+    "RankKilled", "the Spark task of a rank was ended from outside: look for a lost executor", ""
+)
 
 Start = Callable[[Callable[[], None]], object]
 
@@ -53,13 +55,13 @@ def run_in_barrier_job(
         try:
             job.result()
         except (Py4JJavaError, PySparkException) as error:
-            if not failures.any_told:
+            if not failures.any_reported:
                 raise
             raise failures.to_error(processes) from error
         finally:
             failures.close()
             context.cancelJobsWithTag(tag)
-    if failures.any_told or len(ranks.returned) < processes:
+    if failures.any_reported or len(ranks.returned) < processes:
         raise failures.to_error(processes)
     return [pickle.loads(ranks.returned[rank]) for rank in range(processes)]
 
@@ -137,14 +139,14 @@ class RankConnections:
         with connection:
             while True:
                 try:
-                    kind, said = connection.recv()
+                    kind, payload = connection.recv()
                 except (EOFError, OSError):
                     self._failures.add(TASK_ENDED)
                     return
                 if kind in self._outputs:
-                    self._outputs[kind].write(said)
+                    self._outputs[kind].write(payload)
                     continue
                 if kind == "returned":
-                    rank, pickled = said
+                    rank, pickled = payload
                     self.returned[rank] = pickled
                 return

@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Literal
 
-from resources.processes.child_process import end_with
+from resources.processes.child_process import end_with_parent
 
 Distributor = Literal["horovod", "torch_distributor", "tensorflow_distributor"]  # what starts the ranks
 
@@ -36,7 +36,7 @@ CONSEQUENCES = (
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailureReport:
     """What ended a rank: the type of an exception, its message, and the traceback."""
 
     type: str
@@ -53,10 +53,10 @@ class Failure:
         return self.type == "HorovodInternalError" or any(words in self.message for words in CONSEQUENCES)
 
 
-def failure_in(line: str) -> Failure | None:
+def failure_in(line: str) -> FailureReport | None:
     """The failure that a line of a rank's stderr tells of, if it does."""
-    _, mark, told = line.partition(FAILURE_MARK)
-    return Failure(**json.loads(told)) if mark else None
+    _, mark, report = line.partition(FAILURE_MARK)
+    return FailureReport(**json.loads(report)) if mark else None
 
 
 # Any: the function is the caller's, and so is what it takes and returns.
@@ -71,13 +71,13 @@ def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
     try:
         return function(*args, **kwargs)
     except BaseException as error:
-        failure = Failure(type(error).__name__, str(error), traceback.format_exc())
+        failure = FailureReport(type(error).__name__, str(error), traceback.format_exc())
         sys.stderr.write(f"\n{failure.to_line()}\n")
         sys.stderr.flush()
         raise SystemExit(1) from error
 
 
-def answer(folder: Path) -> None:
+def run_pickled_call(folder: Path) -> None:
     """Call what is pickled in the folder, and leave there what it returned."""
     from pyspark import cloudpickle
 
@@ -86,18 +86,18 @@ def answer(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[2]))
-    call_on_rank(answer, [Path(sys.argv[1])], {})
+    end_with_parent(int(sys.argv[2]))
+    call_on_rank(run_pickled_call, [Path(sys.argv[1])], {})
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)  # a library whose threads still run aborts a Python that takes its leave of it
 
 
 Write = Callable[[str], object]
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 # What the two distributors tell their ranks. Spark's Python processes still have it in later tasks.
-TOLD_BY_TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TOLD_BY_TENSORFLOW = ("TF_CONFIG",)
+TORCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TENSORFLOW_VARIABLES = ("TF_CONFIG",)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def run_watched(
     for thread in forwarding:
         thread.start()
     try:
-        while process.poll() is None and not stop.wait(LOOK_SECONDS):
+        while process.poll() is None and not stop.wait(POLL_SECONDS):
             pass
     finally:
         kill_group(process.pid)
@@ -154,30 +154,30 @@ def kill_group(leader: int) -> None:
         return
 
 
-def killed(number: int) -> Failure:
+def killed(number: int) -> FailureReport:
     """The failure of a rank that a signal has ended."""
     name = signal.Signals(number).name
     if number not in (signal.SIGKILL, signal.SIGTERM):
-        return Failure("RankCrashed", f"a rank crashed (signal {number}, {name})", "")
+        return FailureReport("RankCrashed", f"a rank crashed (signal {number}, {name})", "")
     remedy = "look for a lack of memory (IMAGE_ASSETS_PROCESSES lowers the need), or for who ended the process"
-    return Failure("RankKilled", f"a rank was killed from outside (signal {number}, {name}): {remedy}", "")
+    return FailureReport("RankKilled", f"a rank was killed from outside (signal {number}, {name}): {remedy}", "")
 
 
 def run_torch_rank(call: bytes, environment: Mapping[str, str], driver: DriverAddress) -> None:
     """Run a pickled call on the rank that torchrun gave to this process, which ends with torchrun."""
-    end_with(os.getppid())
-    run_rank(int(os.environ["RANK"]), call, told(environment, TOLD_BY_TORCH), driver)
+    end_with_parent(os.getppid())
+    run_rank(int(os.environ["RANK"]), call, to_rank_environment(environment, TORCH_VARIABLES), driver)
 
 
 def run_tensorflow_rank(call: bytes, environment: Mapping[str, str], driver: DriverAddress) -> None:
     """Run a pickled call on the rank that TensorFlow's cluster gave to this task."""
     rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    run_rank(rank, call, told(environment, TOLD_BY_TENSORFLOW), driver)
+    run_rank(rank, call, to_rank_environment(environment, TENSORFLOW_VARIABLES), driver)
 
 
-def told(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+def to_rank_environment(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
     """The task's environment, with the driver's in front of it, and in front of that what the distributor told."""
-    here = {name: value for name, value in os.environ.items() if name not in (*TOLD_BY_TORCH, *TOLD_BY_TENSORFLOW)}
+    here = {name: value for name, value in os.environ.items() if name not in (*TORCH_VARIABLES, *TENSORFLOW_VARIABLES)}
     return {**here, **environment, **{name: os.environ[name] for name in (*names, "CUDA_VISIBLE_DEVICES")}}
 
 

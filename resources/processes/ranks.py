@@ -8,7 +8,7 @@ from typing import TextIO
 
 from pyspark.sql import SparkSession
 
-from resources.processes.rank_process import Failure, failure_in
+from resources.processes.rank_process import FailureReport, failure_in
 
 GIBIBYTE = 1024**3
 # How long the other ranks may go on once one has failed: usually they stop by themselves, at their next collective.
@@ -59,33 +59,33 @@ class Failures:
     """The failures that ranks told of. The first one stops the other ranks after a time of grace."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
-        self._told: list[Failure] = []
+        self._reported: list[FailureReport] = []
         self._timer = threading.Timer(GRACE_SECONDS, stop)
         self._timer.daemon = True
         self._lock = threading.Lock()
 
-    def add(self, failure: Failure) -> None:
+    def add(self, failure: FailureReport) -> None:
         """Take in a failure."""
         with self._lock:
-            if not self._told:
+            if not self._reported:
                 self._timer.start()
-            self._told.append(failure)
+            self._reported.append(failure)
 
     @property
-    def any_told(self) -> bool:
+    def any_reported(self) -> bool:
         """Whether a rank told of a failure."""
-        return bool(self._told)
+        return bool(self._reported)
 
     def to_error(self, processes: int) -> RankFailure:
         """The failure that the others followed from, as an exception of the driver."""
-        told = sorted(self._told, key=lambda failure: failure.is_consequence)
-        if not told:
+        reported = sorted(self._reported, key=lambda failure: failure.is_consequence)
+        if not reported:
             return RankFailure(
                 f"at least one of {processes} processes was ended from outside, without an error of its own: "
                 "look for a lack of memory (IMAGE_ASSETS_PROCESSES lowers the need), or a cancelled run"
             )
-        trace = f"\n\nOn the rank:\n{told[0].trace}" if told[0].trace else ""
-        return RankFailure(f"{told[0].type}: {told[0].message}{trace}")
+        trace = f"\n\nOn the rank:\n{reported[0].trace}" if reported[0].trace else ""
+        return RankFailure(f"{reported[0].type}: {reported[0].message}{trace}")
 
     def close(self) -> None:
         """Stop nothing any more."""

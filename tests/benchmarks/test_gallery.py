@@ -3,12 +3,12 @@ from pathlib import Path
 from benchmarks.gallery import FILTERS, build, gallery_section
 from gallery.index import read_index
 from gallery.queries import Filters, read_page
-from resources.delta.thin_tables import ThinTables
+from tests.support.tables import tables_at
 
 
 def test_the_home_that_is_measured_has_what_its_filters_ask_for(tmp_path: Path) -> None:
     build(tmp_path, 300)
-    index = read_index(ThinTables(root=str(tmp_path / "tables")))
+    index = read_index(tables_at(tmp_path / "tables"))
     counts = {
         name: read_page(index, Filters.read({key: str(value) for key, value in parameters.items()})).count
         for name, parameters in FILTERS.items()

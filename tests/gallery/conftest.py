@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from gallery.index import Index, read_index
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.small_home import Row, write_photographs
+from tests.support.tables import tables_at
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,16 @@ class SmallHome:
     images: list[Row]
 
     @property
-    def thin_tables(self) -> ThinTables:
-        return ThinTables(root=str(self.home / "tables"))
+    def delta_tables(self) -> DeltaTables:
+        return tables_at(self.home / "tables")
 
     def index(self, models: Sequence[ModelVersion] = ()) -> Index:
-        return read_index(self.thin_tables, models)
+        return read_index(self.delta_tables, models)
 
 
 def small_home(folder: Path, count: int = 24) -> SmallHome:
     home, landing = folder / "a home", folder / "landing"
-    images = write_photographs(ThinTables(root=str(home / "tables")), landing, count)
+    images = write_photographs(tables_at(home / "tables"), landing, count)
     return SmallHome(home, landing, images)
 
 

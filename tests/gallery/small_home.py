@@ -19,13 +19,14 @@ from gallery.thumbnails import FolderCache, Thumbnails
 from image_assets.data.labels import to_label
 from image_assets.images.pixels import to_features
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table import Table
 from resources.delta.table_layout import file_layout
-from resources.delta.thin_tables import ThinTables
 from resources.files.file_system import to_path
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.images import png, put
+from tests.support.tables import tables_at
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 LABELS = ("roses", "tulips")
@@ -33,12 +34,12 @@ HOSTILE = '"><img src=x onerror=alert(1)>'  # a label: folders can have any name
 Row = dict[str, Any]
 
 
-def append(thin_tables: ThinTables, table: Table, rows: Sequence[Row]) -> None:
+def append(delta_tables: DeltaTables, table: Table, rows: Sequence[Row]) -> None:
     """Appends rows to a table; missing columns become null."""
-    thin_tables.create(table)
+    delta_tables.create(table)
     whole = [{**dict.fromkeys(table.columns.fieldNames()), **row} for row in rows]
-    folder = thin_tables.uri(table)
-    thin_tables.append_files(table, list(write_files(whole, folder, file_layout(table))))
+    folder = delta_tables.uri(table)
+    delta_tables.append_files(table, list(write_files(whole, folder, file_layout(table))))
 
 
 def landed(landing: Path, name: str, content: bytes, number: int) -> Row:
@@ -76,7 +77,7 @@ def predicted(image: Row, version: int, label: str | None, probability: float | 
     }
 
 
-def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -> list[Row]:
+def write_photographs(delta_tables: DeltaTables, landing: Path, count: int = 24) -> list[Row]:
     """Writes photographs of two labels in turn, every sixth in the test split; returns their rows in featured_images.
 
     Version 1 is wrong about the second photograph only. Version 2 disagrees with it on the fifth.
@@ -86,19 +87,19 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
         content = png(number)
         files.append(landed(landing, f"{LABELS[number % 2]}/photograph {number:03}.png", content, number))
         images.append(featured(files[-1], content, landing))
-    append(thin_tables, IMAGE_FILES, files)
-    append(thin_tables, FEATURED_IMAGES, images)
+    append(delta_tables, IMAGE_FILES, files)
+    append(delta_tables, FEATURED_IMAGES, images)
     splits = [
         {**image, "duplicate_group": image["image_id"], "split": "test" if number % 6 == 5 else "training"}
         for number, image in enumerate(images)
     ]
     fields = IMAGE_SPLITS.columns.fieldNames()
-    append(thin_tables, IMAGE_SPLITS, [{name: row[name] for name in fields if name in row} for row in splits])
+    append(delta_tables, IMAGE_SPLITS, [{name: row[name] for name in fields if name in row} for row in splits])
     right = [image["label"] for image in images]
     first = [*right[:1], LABELS[0], *right[2:]]
     second = [*first[:4], LABELS[1], *first[5:]]
     append(
-        thin_tables,
+        delta_tables,
         IMAGE_PREDICTIONS,
         [
             predicted(image, version, label, 0.5 + number / (100 if count < 50 else 300))
@@ -112,13 +113,13 @@ def write_photographs(thin_tables: ThinTables, landing: Path, count: int = 24) -
 @contextmanager
 def served(home: Path, landing: Path) -> Iterator[str]:
     """Serves the gallery of a home on a free port; yields its URL."""
-    thin_tables = ThinTables(root=str(home / "tables"))
-    index = LiveIndex(thin_tables, ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
+    delta_tables = tables_at(home / "tables")
+    index = LiveIndex(delta_tables, ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
     gallery = Gallery(
-        thin_tables=thin_tables,
+        delta_tables=delta_tables,
         landing=to_path(str(landing).encode()),
         index=index,
-        thumbnails=Thumbnails(thin_tables, FolderCache(home / "gallery")),
+        thumbnails=Thumbnails(delta_tables, FolderCache(home / "gallery")),
         embeddings=LiveEmbeddings(home / "caches"),
         links={"Dagster": "http://127.0.0.1:3000"},
     )

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from gallery.queries import Filters, read_image, read_page
-from image_assets.data.labels import said_labels
+from image_assets.data.labels import read_label_overrides
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, served
@@ -38,7 +38,7 @@ class Form:
 
     def labels(self) -> list[str | None]:
         """The labels of the corrected images, in the tables."""
-        found = said_labels(self.home.thin_tables).corrected
+        found = read_label_overrides(self.home.delta_tables).corrected
         return [found[key] for image in self.home.images if (key := (image["path"], image["image_id"])) in found]
 
 
@@ -54,7 +54,7 @@ def test_a_correction_is_stored_and_shown_at_once(form: Form) -> None:
     assert b"corrected by <bdi>Ada</bdi>, was <bdi>roses</bdi>" in page
     assert b"it &lt;b&gt;is&lt;/b&gt; one" in page
     assert form.labels() == ["tulips"]
-    row = form.home.thin_tables.read(LABEL_CORRECTIONS, LABEL_CORRECTIONS.columns.fieldNames()).to_pylist()[0]
+    row = form.home.delta_tables.read(LABEL_CORRECTIONS, LABEL_CORRECTIONS.columns.fieldNames()).to_pylist()[0]
     assert (row["former_label"], row["label"], row["withdrawn"]) == ("roses", "tulips", False)
     index = form.home.index()
     assert read_page(index, Filters(label="tulips")).count == 13
@@ -79,7 +79,7 @@ def test_the_newest_correction_counts_and_can_be_undone(form: Form) -> None:
 
 def test_an_undone_correction_restores_the_label_tables_label(form: Form) -> None:
     path = form.home.images[0]["path"]
-    append(form.home.thin_tables, GIVEN_LABELS, [{"path": path, "label": "peonies", "state": "given"}])
+    append(form.home.delta_tables, GIVEN_LABELS, [{"path": path, "label": "peonies", "state": "given"}])
     form.send(0)
     form.send(0, kind="folder")
     image = read_image(form.home.index(), path)
@@ -93,13 +93,13 @@ def test_the_same_label_is_not_a_correction(form: Form) -> None:
 
 
 def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
-    thin_tables, landing, image = form.home.thin_tables, form.home.landing, form.home.images[0]
+    delta_tables, landing, image = form.home.delta_tables, form.home.landing, form.home.images[0]
     copy = landed(landing, "roses/copy.png", image["content"], 1)
-    append(thin_tables, IMAGE_FILES, [copy])
-    append(thin_tables, FEATURED_IMAGES, [featured(copy, image["content"], landing)])
+    append(delta_tables, IMAGE_FILES, [copy])
+    append(delta_tables, FEATURED_IMAGES, [featured(copy, image["content"], landing)])
     with served(form.home.home, landing) as address:
         Form(address, form.home).send(0)
-    assert {path for path, _ in said_labels(thin_tables).corrected} == {image["path"], copy["path"]}
+    assert {path for path, _ in read_label_overrides(delta_tables).corrected} == {image["path"], copy["path"]}
 
 
 @pytest.mark.parametrize(

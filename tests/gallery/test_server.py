@@ -137,13 +137,13 @@ def test_an_empty_home_explains_what_to_do(tmp_path: Path) -> None:
 
 
 def test_hostile_names_are_escaped(own_home: SmallHome) -> None:
-    thin_tables, landing = own_home.thin_tables, own_home.landing
+    delta_tables, landing = own_home.delta_tables, own_home.landing
     file = landed(landing, f"{HOSTILE}/<script>alert(1)</script>.png".replace("</", "<"), png(99), 99)
     image = featured(file, png(99), landing)
     assert image["label"] == HOSTILE
-    append(thin_tables, IMAGE_FILES, [file])
-    append(thin_tables, FEATURED_IMAGES, [{**image, "decode_warning": HOSTILE}])
-    append(thin_tables, IMAGE_PREDICTIONS, [predicted(image, 2, HOSTILE, 0.9)])
+    append(delta_tables, IMAGE_FILES, [file])
+    append(delta_tables, FEATURED_IMAGES, [{**image, "decode_warning": HOSTILE}])
+    append(delta_tables, IMAGE_PREDICTIONS, [predicted(image, 2, HOSTILE, 0.9)])
     one = f"/image?{urlencode({'path': file['path']})}"
     with served(own_home.home, landing) as address:
         for url in ("/?sort=newest", one, f"/?{urlencode({'text': HOSTILE, 'label': HOSTILE})}"):
@@ -159,9 +159,9 @@ def test_hostile_names_are_escaped(own_home: SmallHome) -> None:
 def test_a_quarantined_file_is_shown_with_its_reason_and_never_decoded(own_home: SmallHome) -> None:
     file = landed(own_home.landing, "roses/broken.png", b"not an image", 1)
     quarantined = {"state": "quarantined", "reason": "not_an_image", "message": "it begins with b'not an i'"}
-    append(own_home.thin_tables, IMAGE_FILES, [{**file, **quarantined}])
+    append(own_home.delta_tables, IMAGE_FILES, [{**file, **quarantined}])
     replay = {"reason_before": "empty", "state": "quarantined", "reason": "not_an_image", "replayed_at": NOON}
-    append(own_home.thin_tables, REPLAYED_FILES, [{"path": file["path"], **replay}])
+    append(own_home.delta_tables, REPLAYED_FILES, [{"path": file["path"], **replay}])
     with served(own_home.home, own_home.landing) as address:
         page = get(f"{address}/?state=quarantined&reason=not_an_image")[2]
         assert b"<strong>1</strong> of 1 quarantined files" in page
@@ -174,8 +174,8 @@ def test_a_quarantined_file_is_shown_with_its_reason_and_never_decoded(own_home:
 def test_an_image_whose_bytes_are_gone_gets_a_placeholder_that_is_not_cached(own_home: SmallHome) -> None:
     content = png(55)
     file = landed(own_home.landing, "roses/gone.png", content, 1)
-    append(own_home.thin_tables, IMAGE_FILES, [file])
-    append(own_home.thin_tables, FEATURED_IMAGES, [{**featured(file, content, own_home.landing), "content": None}])
+    append(own_home.delta_tables, IMAGE_FILES, [file])
+    append(own_home.delta_tables, FEATURED_IMAGES, [{**featured(file, content, own_home.landing), "content": None}])
     (own_home.landing / "roses" / "gone.png").unlink()
     with served(own_home.home, own_home.landing) as address:
         status, headers, picture = get(f"{address}/images/{file['image_id']}/thumbnail")
@@ -183,12 +183,12 @@ def test_an_image_whose_bytes_are_gone_gets_a_placeholder_that_is_not_cached(own
 
 
 def test_the_page_of_an_image_has_everything_in_the_tables(own_home: SmallHome) -> None:
-    thin_tables, image = own_home.thin_tables, own_home.images[4]
+    delta_tables, image = own_home.delta_tables, own_home.images[4]
     former = {**featured({**image, "image_id": "f" * 64}, png(80), own_home.landing), "path": image["path"]}
-    append(thin_tables, FEATURED_IMAGES, [former])
+    append(delta_tables, FEATURED_IMAGES, [former])
     copy = landed(own_home.landing, "roses/copy.png", image["content"], 2)
-    append(thin_tables, IMAGE_FILES, [copy])
-    append(thin_tables, FEATURED_IMAGES, [featured(copy, image["content"], own_home.landing)])
+    append(delta_tables, IMAGE_FILES, [copy])
+    append(delta_tables, FEATURED_IMAGES, [featured(copy, image["content"], own_home.landing)])
     ids = [one["image_id"] for one in own_home.images[:8]]
     store = EmbeddingStore(str(own_home.home / "caches" / "torch-1"))
     store.add(ids, np.random.default_rng(0).random((8, 4)))
@@ -196,7 +196,7 @@ def test_the_page_of_an_image_has_everything_in_the_tables(own_home: SmallHome) 
     models = [ModelVersion(1, "Production", (), "", "models:/m/1", tags), ModelVersion(2, "None", (), "", "", {})]
     index = own_home.index(models)
     embeddings = LiveEmbeddings(own_home.home / "caches")
-    found = image_page(index, thin_tables, embeddings, {"path": image["path"]})
+    found = image_page(index, delta_tables, embeddings, {"path": image["path"]})
     assert found is not None
     assert [(prediction["version"], prediction["label"]) for prediction in found["predictions"]] == [
         (2, "tulips"),
@@ -208,7 +208,7 @@ def test_the_page_of_an_image_has_everything_in_the_tables(own_home: SmallHome) 
     assert [other["path"] for other in found["exact_copies"]] == [copy["path"]]
     assert len(found["nearest_by_embedding"]) == 7
     assert all(other["similarity"] <= 1 for other in found["nearest_by_embedding"])
-    other = image_page(index, thin_tables, embeddings, {"path": own_home.images[20]["path"]})
+    other = image_page(index, delta_tables, embeddings, {"path": own_home.images[20]["path"]})
     assert other is not None
     assert other["nearest_by_embedding"] is None
     assert other["nearest_by_hash"]

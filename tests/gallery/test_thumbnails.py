@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gallery.thumbnails import Content, FolderCache, NoPicture, Thumbnails
+from gallery.thumbnails import Content, FolderCache, PictureUnavailable, Thumbnails
 from tests.gallery.conftest import SmallHome
 from tests.support.images import png
 
@@ -16,7 +16,7 @@ def content_of(home: SmallHome, number: int) -> Content:
 
 
 def thumbnails_of(home: SmallHome) -> Thumbnails:
-    return Thumbnails(home.thin_tables, FolderCache(home.home / "gallery"))
+    return Thumbnails(home.delta_tables, FolderCache(home.home / "gallery"))
 
 
 def size_of(picture: bytes) -> tuple[str | None, tuple[int, int]]:
@@ -43,11 +43,11 @@ def test_a_replaced_file_leads_to_the_image_in_the_table(own_home: SmallHome, in
         file.symlink_to(Path(content_of(own_home, 2).path.removeprefix("file:")))
     elif isinstance(instead, bytes):
         file.write_bytes(instead)
-    assert Thumbnails(own_home.thin_tables, FolderCache(own_home.home / "other")).picture(content, "view") == expected
+    assert Thumbnails(own_home.delta_tables, FolderCache(own_home.home / "other")).picture(content, "view") == expected
 
 
 def test_an_image_whose_bytes_are_gone_has_no_thumbnail(own_home: SmallHome) -> None:
-    with pytest.raises(NoPicture, match="neither the file"):
+    with pytest.raises(PictureUnavailable, match="neither the file"):
         thumbnails_of(own_home).picture(Content("0" * 64, "file:/nowhere.png", 10), "thumbnail")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_assets.models.training_plan import Places, Schedule, TrainingPlan
+from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan
 from tests.support.images import colored_jpeg
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ class Work:
     folder: Path
     training: "SparkDatasetConverter"
     validation: "SparkDatasetConverter"
-    places: Places
+    places: OutputLocations
     plan: TrainingPlan = field(default=PLAN)
 
     def arguments(
         self, **changes: Any
-    ) -> tuple["SparkDatasetConverter", "SparkDatasetConverter", TrainingPlan, Places]:
+    ) -> tuple["SparkDatasetConverter", "SparkDatasetConverter", TrainingPlan, OutputLocations]:
         """What a framework's `train` takes."""
         return self.training, self.validation, replace(self.plan, **changes), self.places
 
@@ -85,7 +85,9 @@ def to_work(tmp_path: Path) -> Callable[..., Work]:
         client = mlflow.MlflowClient(tracking_uri)
         experiment = client.create_experiment("training", (tmp_path / "artifacts").as_uri())
         mlflow_run_id = client.create_run(experiment).info.run_id
-        places = Places(tracking_uri, mlflow_run_id, str(tmp_path / "embeddings"), str(tmp_path / "checkpoints"))
+        places = OutputLocations(
+            tracking_uri, mlflow_run_id, str(tmp_path / "embeddings"), str(tmp_path / "checkpoints")
+        )
         caches = write_cache(tmp_path / "training", training), write_cache(tmp_path / "validation", validation)
         return Work(tmp_path, *caches, places)
 

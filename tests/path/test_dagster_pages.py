@@ -11,7 +11,7 @@ from definitions import defs
 from image_assets.data.data_checks import few_quarantined
 from image_assets.data.featured_images import featured_images
 from image_assets.data.raw_images import raw_images
-from resources.settings import Settings, local, read_settings
+from resources.settings import Settings, create_resources, read_settings
 from scripts.home import prepare
 from tests.support.dagster_pages import (
     CHROMIUM,
@@ -47,7 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     prepare(settings)
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         seen = [raw_images, featured_images, few_quarantined]
-        assert dg.materialize(seen, instance=instance, resources=local(settings)).success
+        assert dg.materialize(seen, instance=instance, resources=create_resources(settings)).success
     return settings
 
 

@@ -16,22 +16,22 @@ from pyspark.sql import functions as F
 
 from image_assets.jobs.promote_model import move, promote_model
 from image_assets.models.promotion_gate import LINEAGE
-from image_assets.models.stage_history import Told, stage_history
+from image_assets.models.stage_history import Promotion, stage_history
 from image_assets.models.training import FILES_DIGEST
 from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry
 from resources.mlflow.registry_errors import PermissionRefused
-from resources.settings import local, read_settings
+from resources.settings import create_resources, read_settings
 from sensors.stage_changes import stage_changes
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.runs_apart import to_instance
+from tests.support.tables import tables_at
 
 MODEL = "image_classifier"
 LABELS = ["ball", "cube"]
@@ -104,17 +104,17 @@ def governed(accounts_server: MlflowServer, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> ThinTables:
-    return ThinTables(root=str(tmp_path / "tables"))
+def tables(tmp_path: Path) -> DeltaTables:
+    return tables_at(tmp_path / "tables")
 
 
-def promotion(stage: str = "Production") -> Told:
-    return Told(stage, "promote_model", "Ada", "it is better")
+def promotion(stage: str = "Production") -> Promotion:
+    return Promotion(stage, "promote_model", "Ada", "it is better")
 
 
 @pytest.mark.parametrize("account", ["inference", "trainer"])
 def test_an_account_that_may_not_promote_is_refused_and_nothing_moves(
-    governed: Governed, tables: ThinTables, account: str
+    governed: Governed, tables: DeltaTables, account: str
 ) -> None:
     governed.log_in(ADMINISTRATOR)
     before = governed.registry.state()
@@ -153,7 +153,9 @@ def test_inference_can_change_nothing_in_mlflow_either(
     assert raised.value.error_code == "PERMISSION_DENIED"
 
 
-def test_whoever_may_not_read_is_told_so_and_no_table_is_emptied_for_it(governed: Governed, tables: ThinTables) -> None:
+def test_whoever_may_not_read_is_told_so_and_no_table_is_emptied_for_it(
+    governed: Governed, tables: DeltaTables
+) -> None:
     governed.log_in("promoter")
     move(1, promotion("Staging"), governed.registry, tables)
     governed.log_in("outsider")
@@ -162,10 +164,11 @@ def test_whoever_may_not_read_is_told_so_and_no_table_is_emptied_for_it(governed
     with dg.DagsterInstance.ephemeral() as instance:
         resources = {
             "model_registry": governed.registry,
-            "thin_tables": tables,
+            "delta_tables": tables,
             "inference_device": InferenceDevice(),
         }
-        answer = stage_changes(dg.build_sensor_context(instance, sensor_name="stage_changes", resources=resources))
+        with dg.build_sensor_context(instance, sensor_name="stage_changes", resources=resources) as context:
+            answer = stage_changes(context)
     assert isinstance(answer, dg.SkipReason)
     assert "needs the permission READ" in (answer.skip_message or "")
     assert tables.read(STAGE_HISTORY, ["to_stage"])["to_stage"].to_pylist() == ["Staging"]
@@ -178,7 +181,7 @@ def test_whoever_may_not_read_is_told_so_and_no_table_is_emptied_for_it(governed
     assert "passw0rd" not in str(raised.value)
 
 
-def test_an_alias_that_may_not_be_taken_away_is_no_half_move(governed: Governed, tables: ThinTables) -> None:
+def test_an_alias_that_may_not_be_taken_away_is_no_half_move(governed: Governed, tables: DeltaTables) -> None:
     governed.log_in("promoter")
     move(1, promotion("Staging"), governed.registry, tables)
     before = governed.registry.state()
@@ -224,10 +227,10 @@ def snapshots(home: Path) -> list[str]:
 def test_inference_predicts_with_read_only_and_leaves_no_password(
     governed: Governed, ingested_tables: DeltaTables, home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    splits = ingested_tables.read(IMAGE_SPLITS).withColumn("split", F.lit("test"))
+    splits = ingested_tables.dataframe(IMAGE_SPLITS).withColumn("split", F.lit("test"))
     ingested_tables.overwrite(splits.localCheckpoint(), IMAGE_SPLITS)
     settings = read_settings({"IMAGE_ASSETS_HOME": str(home), "MLFLOW_TRACKING_URI": governed.server.url})
-    resources = {**local(settings), "pyspark": ingested_tables.pyspark, "delta_tables": ingested_tables}
+    resources = {**create_resources(settings), "pyspark": ingested_tables.pyspark, "delta_tables": ingested_tables}
     with to_instance(home / "dagster") as instance:
 
         def promoted(**config: object) -> dg.ExecuteInProcessResult:
@@ -248,10 +251,10 @@ def test_inference_predicts_with_read_only_and_leaves_no_password(
         log.seek(asked)
         denied = [line for line in log if " 403 " in line]
     assert len(denied) == 1  # the promotion: nothing else that ran wanted more than to read
-    rows = ingested_tables.read(CURRENT_PREDICTIONS).collect()
+    rows = ingested_tables.dataframe(CURRENT_PREDICTIONS).collect()
     assert len(rows) == 16
     assert [row["fault"] for row in rows if row["path"].endswith("ball 6.png")] == ["raised: ValueError: not this one"]
-    (row,) = ingested_tables.read(STAGE_HISTORY).where("reason is null and person = 'Ada'").collect()
+    (row,) = ingested_tables.dataframe(STAGE_HISTORY).where("reason is null and person = 'Ada'").collect()
     assert (row["to_stage"], row["forced"]) == ("Production", True)
     assert [finding["check"] for finding in row["findings"] if not finding["passed"]][0] == "lineage"
     written = "".join([*capfd.readouterr(), *snapshots(home), str(rows), str(row)])

@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from definitions import defs
 from image_assets.schemas import FETCHED_IMAGES, TABLES
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
-from resources.settings import Settings, local, read_settings
+from resources.settings import Settings, create_resources, read_settings
 from tests.support.packages import asked, built, edge_answers, request_for, started
 from tests.support.photographs import PHOTOGRAPHS, WEIGHTS, photographs
 from tests.support.served import asked_for, free_port, mlflow_server, served, wait_for
@@ -106,7 +106,7 @@ def versions(settings: Settings) -> dict[str, int]:
 def run(job: str, settings: Settings, instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProcessResult:
     """Run a job of the graph on the home."""
     return defs.resolve_job_def(job).execute_in_process(
-        instance=instance, resources=local(settings), run_config=config or None
+        instance=instance, resources=create_resources(settings), run_config=config or None
     )
 
 

@@ -16,13 +16,13 @@ from dagster import DagsterRunStatus
 from dagster_graphql import DagsterGraphQLClient
 
 from image_assets.schemas import STAGE_HISTORY
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.settings import read_settings
 from scripts.cluster import HOST, free_port
 from scripts.dev import Service, is_up, start, stop
 from scripts.home import prepare
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
+from tests.support.tables import tables_at
 
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240
@@ -126,7 +126,7 @@ def test_a_run_goes_through_servers_that_keep_everything_in_postgres(
         with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT run_id, status FROM runs")
             assert cursor.fetchall() == [(run_id, "SUCCESS")]
-    (kept,) = ThinTables(root=str(home / "tables")).read(STAGE_HISTORY, ["to_stage", "person"]).to_pylist()
+    (kept,) = tables_at(home / "tables").read(STAGE_HISTORY, ["to_stage", "person"]).to_pylist()
     assert kept == {"to_stage": "Archived", "person": "Ada"}
     assert not list(home.rglob("*.db"))
     written = "".join(file.read_bytes().decode(errors="replace") for file in tmp_path.rglob("*") if file.is_file())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from resources.alerts import AlertSender, Answer, Receiver
+from resources.alerts import AlertSender, DeliveryResult, Receiver
 from tests.support.receivers import DROP, HANG, SECRET, Inbox, mail_server
 
 
@@ -56,14 +56,16 @@ def test_a_mail_arrives(mailbox: Inbox) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (500, Answer("refused", "the receiver answered with HTTP status 500")),
-        (404, Answer("refused", "the receiver answered with HTTP status 404")),
-        (302, Answer("refused", "the receiver answered with HTTP status 302")),
-        (DROP, Answer("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
-        (HANG, Answer("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
+        (500, DeliveryResult("refused", "the receiver answered with HTTP status 500")),
+        (404, DeliveryResult("refused", "the receiver answered with HTTP status 404")),
+        (302, DeliveryResult("refused", "the receiver answered with HTTP status 302")),
+        (DROP, DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
+        (HANG, DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
     ],
 )
-def test_an_error_is_a_refusal_and_silence_is_unclear(inbox: Inbox, answer: int | str, expected: Answer) -> None:
+def test_an_error_is_a_refusal_and_silence_is_unclear(
+    inbox: Inbox, answer: int | str, expected: DeliveryResult
+) -> None:
     inbox.answers = [answer]
     # Trying again, and forgiving, is not left to the address.
     assert hook(inbox, "&retry=3&wait=0.1&optional=yes").send("id-1", "a", "b") == expected
@@ -73,11 +75,11 @@ def test_an_error_is_a_refusal_and_silence_is_unclear(inbox: Inbox, answer: int 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (554, Answer("refused", "the mail server answered 554")),
-        (DROP, Answer("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
+        (554, DeliveryResult("refused", "the mail server answered 554")),
+        (DROP, DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
     ],
 )
-def test_the_same_holds_for_mail(mailbox: Inbox, answer: int | str, expected: Answer) -> None:
+def test_the_same_holds_for_mail(mailbox: Inbox, answer: int | str, expected: DeliveryResult) -> None:
     mailbox.answers = [answer]
     assert mail(mailbox).send("id-1", "a", "b") == expected
 
@@ -88,7 +90,9 @@ def test_where_no_connection_came_about_nothing_was_sent(kind: str) -> None:
     address = f"{kind}://127.0.0.1:{port}"
     if kind == "mailto":
         address += "?smtp=127.0.0.1&from=a@a.example&to=b@b.example"
-    assert receiver(address).send("id-1", "a", "b") == Answer("refused", "no connection to the receiver came about")
+    assert receiver(address).send("id-1", "a", "b") == DeliveryResult(
+        "refused", "no connection to the receiver came about"
+    )
 
 
 def test_what_is_too_long_for_a_service_is_cut_and_never_split(inbox: Inbox) -> None:

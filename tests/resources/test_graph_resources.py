@@ -9,8 +9,8 @@ from resources.settings import (
     Settings,
     alert_sender,
     artifact_url,
+    create_resources,
     image_folder,
-    local,
     petastorm_caches,
     read_settings,
     rules_file,
@@ -50,6 +50,6 @@ def test_artifacts_are_the_homes_unless_a_server_tracks(tmp_path: Path) -> None:
 
 
 def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:
-    resources = local(settings_of(tmp_path / "home"))
+    resources = create_resources(settings_of(tmp_path / "home"))
     assert resources["delta_tables"].root == str(tmp_path / "home" / "tables")
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from resources.progress import ProgressLine, to_line
 ROOT = Path(__file__).parents[2]
 LIVE = """
 import time
-from resources.progress_line import ProgressLine
+from resources.progress import ProgressLine
 with ProgressLine("read", 40, "files", print) as progress:
     for _ in range(40):
         time.sleep({pause})
@@ -106,7 +106,7 @@ def test_a_terminal_has_one_live_line_which_is_gone_in_the_end() -> None:
 def test_a_line_above_brings_no_live_line_too_early_and_leaves_none_behind() -> None:
     early = 'with ProgressLine("read", 40, "files", print) as one:\n    one.write("above", file=sys.stdout)\n'
     late = early.replace("    one", "    time.sleep(2.1)\n    one")
-    program = f"import sys, time\nfrom resources.progress_line import ProgressLine\n{early}{late}print('done')\n"
+    program = f"import sys, time\nfrom resources.progress import ProgressLine\n{early}{late}print('done')\n"
     shown = on_a_terminal(program).replace("\r", "\n").split("\n")
     assert [line.strip() for line in shown if line.strip()] == ["above", "above", "read 0 of 40 files", "done"]
     assert shown[shown.index("read 0 of 40 files") + 1].isspace(), "the line is removed"

@@ -11,11 +11,11 @@ from deltalake import write_deltalake
 from image_assets.data.raw_images import IngestConfig
 from image_assets.jobs.continuous import TRIGGER_TAG
 from resources.delta.external_table import OutsideTable
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder
 from sensors.attempts import ATTEMPTS, RequestKey
 from sensors.new_images import new_images_every, parse_cursor, to_cursor
 from tests.support.images import png, put
+from tests.support.tables import tables_at
 
 
 def write_ledger(image_folder: ImageFolder, home: Path) -> None:
@@ -60,7 +60,7 @@ DEFINITIONS = dg.Definitions(
     resources={
         "image_folder": ImageFolder(root="/nowhere"),
         "label_table": OutsideTable(),
-        "thin_tables": ThinTables(root="/nowhere"),
+        "delta_tables": tables_at("/nowhere"),
     },
 )
 
@@ -77,17 +77,17 @@ class Daemon:
         self.run_keys: list[str] = []
 
     def resources(self) -> dict[str, dg.ConfigurableResource]:
-        tables = ThinTables(root=str(self.home))
-        return {"image_folder": self.image_folder, "label_table": self.label_table, "thin_tables": tables}
+        tables = tables_at(self.home)
+        return {"image_folder": self.image_folder, "label_table": self.label_table, "delta_tables": tables}
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="new_images",
             resources=self.resources(),
-        )
-        answer = new_images(context)
+        ) as context:
+            answer = new_images(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor

@@ -9,12 +9,13 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.schemas import STAGE_HISTORY
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
 from sensors.attempts import ATTEMPTS
 from sensors.stage_changes import stage_changes
+from tests.support.tables import tables_at
 
 
 @dg.op
@@ -45,24 +46,24 @@ def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelR
 class Daemon:
     """What Dagster's daemon does with a sensor: keeps its cursor, never launches a run key twice."""
 
-    def __init__(self, tables: ThinTables) -> None:
+    def __init__(self, tables: DeltaTables) -> None:
         self.tables = tables
         self.instance = dg.DagsterInstance.ephemeral()
         self.cursor: str | None = None
         self.run_keys: list[str] = []
 
     def tick(self, registry: ModelRegistry) -> dg.SensorResult | dg.SkipReason:
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="stage_changes",
             resources={
                 "model_registry": registry,
-                "thin_tables": self.tables,
+                "delta_tables": self.tables,
                 "inference_device": InferenceDevice(run_tags={"launcher/gpu": "1"}),
             },
-        )
-        answer = stage_changes(context)
+        ) as context:
+            answer = stage_changes(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor
@@ -85,7 +86,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Daemon:
-    return Daemon(ThinTables(root=str(tmp_path / "tables")))
+    return Daemon(tables_at(tmp_path / "tables"))
 
 
 def reason(answer: dg.SensorResult | dg.SkipReason) -> str:
@@ -208,7 +209,7 @@ def test_stage_changes_made_in_mlflow_are_recorded(registry: ModelRegistry, daem
 def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry, daemon: Daemon) -> None:
     resources = {
         "model_registry": registry,
-        "thin_tables": daemon.tables,
+        "delta_tables": daemon.tables,
         "inference_device": InferenceDevice(),
     }
     definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources=resources)

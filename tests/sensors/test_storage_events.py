@@ -13,32 +13,33 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import read_known
+from image_assets.data.image_files import read_ledger
 from image_assets.data.raw_images import IngestConfig
 from image_assets.schemas import IMAGE_FILES
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from resources.files.storage_events import StorageEvents
 from sensors.attempts import ATTEMPTS
 from sensors.storage_events import PendingRequest, storage_events
 from tests.support.images import png
 from tests.support.s3_server import BUCKET, s3_server
+from tests.support.tables import tables_at
 
 sensor = storage_events(on=True)
 
 
 @dg.op
 def raw_images(
-    context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, thin_tables: ThinTables
+    context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, delta_tables: DeltaTables
 ) -> None:
     """Updates the ledger as the asset of this name does, or fails on purpose."""
     if context.run.tags.get("fails"):
         raise ValueError("no Spark")
-    known = read_known(thin_tables)
+    known = read_ledger(delta_tables)
     changes = folder_changes(image_folder, known, config.part, config.paths)
     assert changes.listed == len(config.paths) - len(changes.missing), "nothing else is checked"
     names = ("state", "reason", "image_id", "length", "modification_time")
-    rows = {row["path"]: row for row in thin_tables.read(IMAGE_FILES, ["path", *names]).to_pylist()}
+    rows = {row["path"]: row for row in delta_tables.read(IMAGE_FILES, ["path", *names]).to_pylist()}
     for file in changes.to_read:
         values = ("current", None, None, file.length, file.modification_time)
         rows[file.path] = {"path": file.path, **dict(zip(names, values, strict=True))}
@@ -46,7 +47,7 @@ def raw_images(
         rows[path]["state"] = "missing"
     schema = to_arrow_schema(StructType([IMAGE_FILES.columns[name] for name in ("path", *names)]))
     table = pa.Table.from_pylist(list(rows.values()), schema)
-    write_deltalake(f"{thin_tables.root}/image_files", table, mode="overwrite")
+    write_deltalake(f"{delta_tables.root}/image_files", table, mode="overwrite")
 
 
 @dg.job
@@ -69,7 +70,7 @@ class Daemon:
         self.resources = {
             "events": StorageEvents(queue=self.queue),
             "image_folder": ImageFolder(root=f"s3://{BUCKET}/photos", settle_seconds=0),
-            "thin_tables": ThinTables(root=str(home / "tables")),
+            "delta_tables": tables_at(home / "tables"),
         }
         self.cursor: str | None = None
         self.run_keys: list[str] = []
@@ -78,17 +79,17 @@ class Daemon:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=png(number))
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, sensor_name="storage_events", resources=self.resources
-        )
-        answer = sensor(context)
+        ) as context:
+            answer = sensor(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor
         return answer
 
     def run(self, config: Mapping | None, tags: dict[str, str]) -> None:
-        resources = {name: self.resources[name] for name in ("image_folder", "thin_tables")}
+        resources = {name: self.resources[name] for name in ("image_folder", "delta_tables")}
         ingest_images.execute_in_process(
             instance=self.instance, run_config=config, resources=resources, tags=tags, raise_on_error=False
         )
@@ -195,9 +196,10 @@ def test_a_missing_queue_is_reported() -> None:
     resources = {
         "events": StorageEvents(),
         "image_folder": ImageFolder(root="/nowhere"),
-        "thin_tables": ThinTables(root="/nowhere"),
+        "delta_tables": tables_at("/nowhere"),
     }
-    answer = sensor(dg.build_sensor_context(sensor_name="storage_events", resources=resources))
+    with dg.build_sensor_context(sensor_name="storage_events", resources=resources) as context:
+        answer = sensor(context)
     assert isinstance(answer, dg.SkipReason)
     assert "set IMAGE_ASSETS_EVENTS" in str(answer.skip_message)
 

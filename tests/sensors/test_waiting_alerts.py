@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from sensors.waiting_alerts import waiting_alerts
 from tests.support.alert_run import predict, run
 from tests.support.receivers import Inbox
@@ -23,18 +23,18 @@ def send_alerts() -> None:
 class Daemon:
     """What Dagster's daemon does with a sensor."""
 
-    def __init__(self, thin_tables: ThinTables) -> None:
-        self.instance, self.thin_tables, self.cursor = dg.DagsterInstance.ephemeral(), thin_tables, None
+    def __init__(self, delta_tables: DeltaTables) -> None:
+        self.instance, self.delta_tables, self.cursor = dg.DagsterInstance.ephemeral(), delta_tables, None
 
     def tick(self) -> str:
         """The run key that a tick requests, or why it requests none."""
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
             sensor_name="waiting_alerts",
-            resources={"thin_tables": self.thin_tables},
-        )
-        answer = waiting_alerts(context)
+            resources={"delta_tables": self.delta_tables},
+        ) as context:
+            answer = waiting_alerts(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor
@@ -44,25 +44,25 @@ class Daemon:
         return str(skip.skip_message if isinstance(skip, dg.SkipReason) else skip)
 
 
-def test_a_failed_receiver_is_retried_when_it_is_due(thin_tables: ThinTables, inbox: Inbox) -> None:
-    daemon, oncall = Daemon(thin_tables), {"oncall": f"json://127.0.0.1:{inbox.port}"}
+def test_a_failed_receiver_is_retried_when_it_is_due(delta_tables: DeltaTables, inbox: Inbox) -> None:
+    daemon, oncall = Daemon(delta_tables), {"oncall": f"json://127.0.0.1:{inbox.port}"}
     assert daemon.tick() == "No alerts are due."
     inbox.answers = [500, 500]
-    predict(thin_tables, ("a.jpg", "roses", 1))
-    run(thin_tables, ROSES, oncall)  # long ago: it may be tried again
+    predict(delta_tables, ("a.jpg", "roses", 1))
+    run(delta_tables, ROSES, oncall)  # long ago: it may be tried again
     keys = [daemon.tick()]
-    run(thin_tables, ROSES, oncall, 1)
+    run(delta_tables, ROSES, oncall, 1)
     keys += [daemon.tick()]
     assert [key.split(".")[1:] for key in keys] == [["1", "1"], ["2", "1"]], "each attempt is requested once"
-    run(thin_tables, ROSES, oncall, 3)
+    run(delta_tables, ROSES, oncall, 3)
     assert daemon.tick() == "No alerts are due."
     assert len(inbox.accepted) == 1
 
 
-def test_nothing_is_requested_while_another_run_sends(thin_tables: ThinTables) -> None:
-    daemon = Daemon(thin_tables)
-    predict(thin_tables, ("a.jpg", "roses", 1))
-    run(thin_tables, ROSES, {"oncall": "json://127.0.0.1:9"})
+def test_nothing_is_requested_while_another_run_sends(delta_tables: DeltaTables) -> None:
+    daemon = Daemon(delta_tables)
+    predict(delta_tables, ("a.jpg", "roses", 1))
+    run(delta_tables, ROSES, {"oncall": "json://127.0.0.1:9"})
     active = daemon.instance.create_run_for_job(send_alerts, status=dg.DagsterRunStatus.STARTED)
     assert f"Waiting for run {active.run_id} to finish" in daemon.tick()
     assert daemon.tick().startswith("alerts wait for oncall (1) since ")

@@ -13,18 +13,19 @@ from pydantic import PrivateAttr
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.predictions.alert_rules import to_rules
-from image_assets.predictions.prediction_alerts import tell
+from image_assets.predictions.prediction_alerts import record_and_send
 from image_assets.schemas import CURRENT_PREDICTIONS, PREDICTION_ALERTS
 from resources.alerts import AlertSender
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry
 
 NOON = datetime(2020, 6, 1, 12, tzinfo=UTC)  # long ago
 MERGES = ("recorded", "claimed", "sent")  # what a run commits to the table for one message
 
 
-def predict(thin_tables: ThinTables, *predictions: tuple[str, str | None, float | None], version: int = 1) -> None:
+def predict(delta_tables: DeltaTables, *predictions: tuple[str, str | None, float | None], version: int = 1) -> None:
     """Rows of current_predictions: path, label, probability."""
     rows = [
         {
@@ -38,7 +39,7 @@ def predict(thin_tables: ThinTables, *predictions: tuple[str, str | None, float 
         for path, label, probability in predictions
     ]
     names = CURRENT_PREDICTIONS.columns.fieldNames()
-    thin_tables.merge(
+    delta_tables.merge(
         pa.Table.from_pylist(rows, to_arrow_schema(CURRENT_PREDICTIONS.columns)),
         CURRENT_PREDICTIONS,
         updates={name: f"new.{name}" for name in names},
@@ -46,11 +47,11 @@ def predict(thin_tables: ThinTables, *predictions: tuple[str, str | None, float 
 
 
 def run(
-    thin_tables: ThinTables, rules: str, addresses: dict[str, str], minutes: float = 0, registry: str = ""
+    delta_tables: DeltaTables, rules: str, addresses: dict[str, str], minutes: float = 0, registry: str = ""
 ) -> dict[str, int]:
     """What a run does, so many minutes after noon; what it says."""
-    return tell(
-        thin_tables,
+    return record_and_send(
+        delta_tables,
         to_rules(rules, "alert_rules.yaml"),
         AlertSender(addresses=addresses),
         ModelRegistry(tracking_uri=registry),
@@ -58,14 +59,14 @@ def run(
     )
 
 
-def alerts(thin_tables: ThinTables, *columns: str) -> list[Any]:
+def alerts(delta_tables: DeltaTables, *columns: str) -> list[Any]:
     """The columns of all alerts, in order; one column as plain values."""
-    rows = thin_tables.read(PREDICTION_ALERTS, columns).to_pylist()
+    rows = delta_tables.read(PREDICTION_ALERTS, columns).to_pylist()
     values = [tuple(row.values()) for row in rows]
     return sorted((value[0] for value in values) if len(columns) == 1 else values)
 
 
-class WatchedTables(ThinTables):
+class WatchedTables(DeltaTables):
     """Tables whose writer does something before and after each of its commits."""
 
     _at: Callable[[str], object] = PrivateAttr()
@@ -81,7 +82,7 @@ class WatchedTables(ThinTables):
 
 def watched(root: str, at: Callable[[str], object]) -> WatchedTables:
     """The tables of a folder, and what is done before and after commits."""
-    tables = WatchedTables(root=root)
+    tables = WatchedTables(pyspark=DeltaSpark(spark_config={}), root=root, checkpoints=f"{root}/../checkpoints")
     tables._at = at
     return tables
 

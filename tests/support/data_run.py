@@ -23,7 +23,6 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.spark_session import spark_session
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder, Listing
 
 POINTS = ("after listing", "after reading", "before the commit", "after the commit", "in a merge", "in a compaction")
@@ -45,7 +44,7 @@ def contents(delta_tables: DeltaTables) -> dict[str, list[tuple]]:
         GRAYSCALE_IMAGES: ("path", "image_id", "label"),
     }
     return {
-        table.name: sorted((tuple(row) for row in delta_tables.read(table).select(*names).collect()), key=str)
+        table.name: sorted((tuple(row) for row in delta_tables.dataframe(table).select(*names).collect()), key=str)
         for table, names in columns.items()
     }
 
@@ -88,7 +87,7 @@ class KilledFolder(ImageFolder):
         return listing
 
 
-class KilledThinTables(ThinTables):
+class KilledTables(DeltaTables):
     """Tables whose writer ends at the point."""
 
     point: str
@@ -107,17 +106,6 @@ class KilledThinTables(ThinTables):
         if self.point == "in a merge":
             kill_when_written(Path(self.uri(table)))
         super().merge(rows, table, **more)
-
-
-class KilledTables(DeltaTables):
-    """The same, with Spark."""
-
-    point: str
-
-    @property
-    def thin(self) -> ThinTables:
-        """Tables whose writer ends at the point."""
-        return KilledThinTables(root=self.root, point=self.point)
 
 
 def main(home: str, landing: str, point: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from image_assets.models.epochs import Batch
-from image_assets.models.training_plan import Places, Trained, TrainingPlan
+from image_assets.models.training_plan import OutputLocations, TrainingPlan, TrainingResult
 
 
 class Alone:
@@ -23,8 +23,8 @@ class Alone:
 
 
 def train_and_average(
-    framework: str, training: Any, validation: Any, plan: TrainingPlan, places: Places
-) -> tuple[Trained, float]:
+    framework: str, training: Any, validation: Any, plan: TrainingPlan, places: OutputLocations
+) -> tuple[TrainingResult, float]:
     """Train; the greatest difference between this rank's weights and those of one process with the same images."""
     module = import_module(f"image_assets.models.{framework}_training")
     collectives, made = module.COLLECTIVES, []

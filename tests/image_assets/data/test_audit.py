@@ -30,12 +30,12 @@ def delete(table: Table, condition: str) -> Callable[[DeltaTables], None]:
 
 
 def repeat(table: Table) -> Callable[[DeltaTables], None]:
-    return lambda tables: tables.append(tables.read(table).limit(1), table)
+    return lambda tables: tables.append(tables.dataframe(table).limit(1), table)
 
 
 def alter(tables: DeltaTables) -> None:
     """A row whose content is not what its image_id says."""
-    row = tables.read(RAW_IMAGES).limit(1)
+    row = tables.dataframe(RAW_IMAGES).limit(1)
     tables.append(row.withColumn("image_id", F.lit("0" * 64)), RAW_IMAGES)
 
 

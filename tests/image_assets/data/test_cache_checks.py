@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_assets.data.data_checks import row_group_faults, row_groups_balanced
-from image_assets.data.training_cache import cache_split
+from image_assets.data.data_checks import row_group_problems, row_groups_balanced
+from image_assets.data.training_cache import find_or_write_cache
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.processes.training_processes import TrainingProcesses
@@ -31,7 +31,7 @@ GOOD = [(10, MEGABYTE)] * 16
     ],
 )
 def test_each_fault_of_row_groups_is_named(groups: list[tuple[int, int]], rows: int, faults: list[str]) -> None:
-    assert row_group_faults(groups, rows, ranks=2) == faults
+    assert row_group_problems(groups, rows, ranks=2) == faults
 
 
 @pytest.mark.spark
@@ -46,7 +46,7 @@ def test_a_cache_is_checked_by_its_footers(ingested_tables: DeltaTables, home: P
         return result
 
     assert "materialize training_cache first" in str(answer().description)
-    cache, _ = cache_split(ingested_tables, caches, "training", ranks=2)
+    cache, _ = find_or_write_cache(ingested_tables, caches, "training", ranks=2)
     assert answer().passed
     # Other rows in place of those that were written, in a file of the same length.
     file = Path(cache.files[0].removeprefix("file://"))

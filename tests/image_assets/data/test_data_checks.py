@@ -29,6 +29,7 @@ from resources.processes.training_processes import TrainingProcesses
 from tests.conftest import Ingested
 from tests.support.data_run import run_data
 from tests.support.images import jpeg, picture, png, put
+from tests.support.tables import upsert
 
 pytestmark = pytest.mark.spark
 
@@ -70,13 +71,13 @@ def test_the_checks_pass_on_a_good_set(ingested_tables: DeltaTables) -> None:
 
 
 def test_a_repeated_key_is_found(ingested_tables: DeltaTables) -> None:
-    ingested_tables.append(ingested_tables.read(IMAGE_SPLITS).limit(2), IMAGE_SPLITS)
+    ingested_tables.append(ingested_tables.dataframe(IMAGE_SPLITS).limit(2), IMAGE_SPLITS)
     result = answer(keys_unique(IMAGE_SPLITS), delta_tables=ingested_tables)
     assert (result.passed, result.metadata["repeated_keys"].value) == (False, 2)
 
 
 def test_a_lost_row_is_found(ingested_tables: DeltaTables) -> None:
-    rows = ingested_tables.read(GRAYSCALE_IMAGES)
+    rows = ingested_tables.dataframe(GRAYSCALE_IMAGES)
     lost = rows.orderBy("path").limit(1)
     ingested_tables.overwrite(rows.join(lost, on="path", how="left_anti"), GRAYSCALE_IMAGES)
     result = answer(no_file_lost, delta_tables=ingested_tables)
@@ -90,10 +91,9 @@ def test_a_lost_row_is_found(ingested_tables: DeltaTables) -> None:
 
 
 def test_many_quarantined_files_are_a_warning_with_their_reasons(ingested_tables: DeltaTables) -> None:
-    broken = ingested_tables.read(IMAGE_FILES).limit(2)
-    ingested_tables.merge(
-        broken.withColumn("state", F.lit("quarantined")).withColumn("reason", F.lit("empty")), IMAGE_FILES
-    )
+    broken = ingested_tables.dataframe(IMAGE_FILES).limit(2)
+    broken = broken.withColumn("state", F.lit("quarantined")).withColumn("reason", F.lit("empty"))
+    upsert(broken, ingested_tables, IMAGE_FILES)
     result = answer(few_quarantined, delta_tables=ingested_tables)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert result.metadata["quarantined_empty"].value == 2
@@ -101,7 +101,7 @@ def test_many_quarantined_files_are_a_warning_with_their_reasons(ingested_tables
 
 
 def test_an_image_under_two_labels_is_a_warning_until_one_of_its_files_is_gone(ingested_tables: DeltaTables) -> None:
-    image = ingested_tables.read(FEATURED_IMAGES).where("label = 'ball'").orderBy("path").limit(1)
+    image = ingested_tables.dataframe(FEATURED_IMAGES).where("label = 'ball'").orderBy("path").limit(1)
     ball = image.collect()[0]
     add_current(ingested_tables, image, path="file:/cone/one.png", label="cone")
     result = answer(label_conflicts, delta_tables=ingested_tables)
@@ -109,20 +109,22 @@ def test_an_image_under_two_labels_is_a_warning_until_one_of_its_files_is_gone(i
     assert (result.metadata["images"].value, result.metadata["near_duplicate_groups"].value) == (1, 0)
     (record,) = result.metadata["files"].records
     assert set(str(record.data["paths"]).splitlines()) == {ball.path, "file:/cone/one.png"}
-    gone = ingested_tables.read(IMAGE_FILES).where(F.col("path") == ball.path).withColumn("state", F.lit("missing"))
-    ingested_tables.merge(gone, IMAGE_FILES)
+    gone = (
+        ingested_tables.dataframe(IMAGE_FILES).where(F.col("path") == ball.path).withColumn("state", F.lit("missing"))
+    )
+    upsert(gone, ingested_tables, IMAGE_FILES)
     assert answer(label_conflicts, delta_tables=ingested_tables).passed
 
 
 def test_the_same_image_twice_under_one_label_or_none_is_no_conflict(ingested_tables: DeltaTables) -> None:
-    image = ingested_tables.read(FEATURED_IMAGES).orderBy("path").limit(1)
+    image = ingested_tables.dataframe(FEATURED_IMAGES).orderBy("path").limit(1)
     add_current(ingested_tables, image, path="file:/again.png", label=image.collect()[0].label)
     add_current(ingested_tables, image, path="file:/unlabelled.png", label=None)
     assert answer(label_conflicts, delta_tables=ingested_tables).passed
 
 
 def test_near_duplicates_under_two_labels_are_listed_and_no_conflict(ingested_tables: DeltaTables) -> None:
-    splits = ingested_tables.read(IMAGE_SPLITS)
+    splits = ingested_tables.dataframe(IMAGE_SPLITS)
     ball, cube = (splits.where(f"label = '{label}'").orderBy("path").first() for label in ("ball", "cube"))
     assert ball is not None
     assert cube is not None
@@ -135,13 +137,13 @@ def test_near_duplicates_under_two_labels_are_listed_and_no_conflict(ingested_ta
 def add_current(delta_tables: DeltaTables, image: DataFrame, path: str, label: str | None) -> None:
     """One more current file with the image's content."""
     copy = image.withColumn("path", F.lit(path)).withColumn("label", F.lit(label))
-    files = delta_tables.read(IMAGE_FILES).join(image.select("image_id"), on="image_id", how="left_semi").limit(1)
+    files = delta_tables.dataframe(IMAGE_FILES).join(image.select("image_id"), on="image_id", how="left_semi").limit(1)
     delta_tables.append(copy, FEATURED_IMAGES)
-    delta_tables.merge(files.withColumn("path", F.lit(path)), IMAGE_FILES)
+    upsert(files.withColumn("path", F.lit(path)), delta_tables, IMAGE_FILES)
 
 
 def test_a_label_that_a_split_lacks_is_named(ingested_tables: DeltaTables) -> None:
-    splits = ingested_tables.read(IMAGE_SPLITS)
+    splits = ingested_tables.dataframe(IMAGE_SPLITS)
     ingested_tables.overwrite(splits.where("NOT (label = 'cube' AND split = 'test')"), IMAGE_SPLITS)
     result = answer(labels_in_every_split, delta_tables=ingested_tables)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
@@ -154,7 +156,7 @@ def test_a_label_that_a_split_lacks_is_named(ingested_tables: DeltaTables) -> No
 
 
 def test_a_group_that_is_torn_is_listed_with_its_files(ingested_tables: DeltaTables) -> None:
-    splits = ingested_tables.read(IMAGE_SPLITS)
+    splits = ingested_tables.dataframe(IMAGE_SPLITS)
     ingested_tables.overwrite(splits.withColumn("duplicate_group", F.lit("ab12")), IMAGE_SPLITS)
     result = answer(groups_in_one_split, delta_tables=ingested_tables)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
@@ -209,7 +211,7 @@ def test_twins_are_caught_across_labels_and_splits_before_anything_is_trained(
     put(landing, "cube/mirrored.jpg", mirrored(PLANTED))
     run_data(delta_tables, image_folder)
     assert refused_before_training(delta_tables, home) == (set(), set())
-    splits = delta_tables.read(IMAGE_SPLITS)
+    splits = delta_tables.dataframe(IMAGE_SPLITS)
     planted = splits.where("path RLIKE '/(original|twin|mirrored)[.]'").select("split", "duplicate_group").collect()
     assert (len(planted), len(set(planted))) == (3, 1), "they share a split and a group"
     conflicts = answer(label_conflicts, delta_tables=delta_tables).metadata
@@ -220,7 +222,7 @@ def test_twins_are_caught_across_labels_and_splits_before_anything_is_trained(
         "twin.jpg",
         "mirrored.jpg",
     }
-    require_sound_splits(delta_tables.thin)
+    require_sound_splits(delta_tables)
 
     other = "test" if planted[0].split != "test" else "training"
     for twin in ("twin.jpg", "mirrored.jpg"):
@@ -231,6 +233,6 @@ def test_twins_are_caught_across_labels_and_splits_before_anything_is_trained(
         caches = {"training_cache", "validation_cache"}
         assert refused_before_training(delta_tables, home) == ({"groups_in_one_split"}, caches), twin
         with pytest.raises(UnsoundSplits, match=rf"(?s)1 group\(s\) of near duplicates.*{twin}.*delete the files"):
-            require_sound_splits(delta_tables.thin)
+            require_sound_splits(delta_tables)
     shutil.rmtree(delta_tables.uri(IMAGE_SPLITS))
     assert refused_before_training(delta_tables, home) == (set(), set()), "the remedy is one"

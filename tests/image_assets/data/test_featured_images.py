@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 
 from image_assets.data.featured_images import featured_images
-from image_assets.data.image_files import read_known, record, to_decision
+from image_assets.data.image_files import merge_decisions, read_ledger, to_decision
 from image_assets.data.inspection import PENDING
-from image_assets.data.labels import label_numbers, to_label
+from image_assets.data.labels import extend_label_indexes, to_label
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
@@ -17,10 +17,10 @@ from tests.support.images import jpeg, put
 
 
 def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> None:
-    numbers = label_numbers(["cube", "ball"], {})
+    numbers = extend_label_indexes(["cube", "ball"], {})
     assert numbers == {"ball": 0, "cube": 1}
-    assert label_numbers(["cube", "apple", "zebra"], numbers) == {"ball": 0, "cube": 1, "apple": 2, "zebra": 3}
-    assert label_numbers([], {}) == {}
+    assert extend_label_indexes(["cube", "apple", "zebra"], numbers) == {"ball": 0, "cube": 1, "apple": 2, "zebra": 3}
+    assert extend_label_indexes([], {}) == {}
 
 
 def test_the_label_is_the_first_sub_folder_of_the_landing_folder() -> None:
@@ -37,7 +37,7 @@ def test_the_label_is_the_first_sub_folder_of_the_landing_folder() -> None:
 
 @pytest.mark.spark
 def test_each_image_has_its_size_mode_format_and_hash(ingested_tables: DeltaTables) -> None:
-    rows = ingested_tables.read(FEATURED_IMAGES).collect()
+    rows = ingested_tables.dataframe(FEATURED_IMAGES).collect()
     assert {(row.width, row.height, row.mode, row.format, row.orientation) for row in rows} == {
         (48, 32, "RGB", "PNG", 1)
     }
@@ -56,7 +56,7 @@ def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     put(landing, "a.jpg", jpeg(1))
     (file,) = image_folder.list_files()
-    record(delta_tables.thin, [to_decision(file, PENDING, "being_written", "still growing", None)])
+    merge_decisions(delta_tables, [to_decision(file, PENDING, "being_written", "still growing", None)])
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
-    assert [known.state for known in read_known(delta_tables.thin).values()] == [PENDING], "it is read by the next run"
-    assert delta_tables.read(FEATURED_IMAGES).count() == 0
+    assert [known.state for known in read_ledger(delta_tables).values()] == [PENDING], "it is read by the next run"
+    assert delta_tables.dataframe(FEATURED_IMAGES).count() == 0

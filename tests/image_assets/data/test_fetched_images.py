@@ -8,11 +8,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images, shown, to_sources
+from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images, redacted, to_sources
 from image_assets.schemas import FETCHED_IMAGES
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import read_content
-from resources.files.image_folder import PART, ImageFolder
+from resources.files.image_folder import PART_PREFIX, ImageFolder
 from resources.files.remote_files import RemoteFiles
 from tests.support.image_server import ImageServer, image_server
 from tests.support.images import jpeg, png, put
@@ -40,7 +40,7 @@ def server() -> Iterator[ImageServer]:
     ],
 )
 def test_an_address_is_shown_without_what_nobody_may_see(address: str, url: str) -> None:
-    assert shown(address) == url
+    assert redacted(address) == url
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_a_row_that_names_nothing_to_fetch_is_refused(row: dict[str, str], reaso
 class Home:
     """A landing folder, and a table of addresses."""
 
-    def __init__(self, home: Path, thin_tables: ThinTables) -> None:
-        self.table, self.landing, self.thin = home / "images.csv", home / "landing", thin_tables
+    def __init__(self, home: Path, delta_tables: DeltaTables) -> None:
+        self.table, self.landing, self.tables = home / "images.csv", home / "landing", delta_tables
         home.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, *rows: tuple[str, str, str], **config: object) -> dict[str, object]:
         """What the run said of itself: how many images were fetched, are unchanged, failed."""
         self.table.write_text("".join(f"{','.join(row)}\n" for row in [("url", "label", "name"), *rows]))
-        resources = {"thin_tables": self.thin, "image_folder": ImageFolder(root=str(self.landing), settle_seconds=0)}
+        resources = {"delta_tables": self.tables, "image_folder": ImageFolder(root=str(self.landing), settle_seconds=0)}
         settings = {"table": str(self.table), "private_addresses": True, "attempts": 1, **config}
         run = dg.materialize(
             [fetched_images],
@@ -91,13 +91,13 @@ class Home:
         return {name: file.read_bytes() for name, file in sorted(found.items())}
 
     def rows(self) -> dict[str, dict]:
-        rows = self.thin.read(FETCHED_IMAGES, FETCHED_IMAGES.columns.fieldNames()).to_pylist()
+        rows = self.tables.read(FETCHED_IMAGES, FETCHED_IMAGES.columns.fieldNames()).to_pylist()
         return {row["url"]: row for row in rows}
 
 
 @pytest.fixture
-def filled(home: Path, thin_tables: ThinTables) -> Home:
-    return Home(home, thin_tables)
+def filled(home: Path, delta_tables: DeltaTables) -> Home:
+    return Home(home, delta_tables)
 
 
 def test_images_land_under_their_labels_and_a_second_run_fetches_what_changed(
@@ -119,12 +119,12 @@ def test_images_land_under_their_labels_and_a_second_run_fetches_what_changed(
     assert {row["path"] for row in filled.rows().values() if row["state"] == "fetched"} == listed
 
     version, times = (
-        filled.thin.newest_version(FETCHED_IMAGES),
+        filled.tables.newest_version(FETCHED_IMAGES),
         [(filled.landing / name).stat().st_mtime_ns for name in names],
     )
     again = filled.fetch(*rows)
     assert again == {"fetched": 0, "unchanged": 3, "failed_not_found": 1, "failed_not_an_image": 1}
-    assert filled.thin.newest_version(FETCHED_IMAGES) == version, "nothing is written where nothing changed"
+    assert filled.tables.newest_version(FETCHED_IMAGES) == version, "nothing is written where nothing changed"
     assert [(filled.landing / name).stat().st_mtime_ns for name in names] == times
     assert server.statuses_of("/a/rose.png") == [200, 304]
 
@@ -181,7 +181,7 @@ def test_many_images_come_at_the_same_time_and_a_slow_one_costs_itself_only(fill
 
 
 def test_what_a_killed_run_left_is_removed_and_never_taken_in(filled: Home, server: ImageServer) -> None:
-    part = put(filled.landing, f"roses/{PART}0123", png(1)[:20])
+    part = put(filled.landing, f"roses/{PART_PREFIX}0123", png(1)[:20])
     everything = ImageFolder(root=str(filled.landing), include=["*"], settle_seconds=0)
     assert everything.list_files() == []
     filled.fetch((f"{server.address}/a/rose.png", "roses", ""))
@@ -199,7 +199,7 @@ def test_a_table_that_names_no_images_is_refused(filled: Home, content: str | No
     with pytest.raises((ValueError, FileNotFoundError), match=error):
         dg.materialize(
             [fetched_images],
-            resources={"thin_tables": filled.thin, "image_folder": ImageFolder(root=str(filled.landing))},
+            resources={"delta_tables": filled, "image_folder": ImageFolder(root=str(filled.landing))},
             run_config=dg.RunConfig(ops={"fetched_images": FetchConfig(table=str(filled.table))}),
         )
 
@@ -211,12 +211,14 @@ def test_paths_of_this_machine_are_copied_where_that_is_allowed(filled: Home, tm
     assert list(filled.files().values()) == [png(7)]
 
 
-def test_images_land_in_a_bucket(thin_tables: ThinTables, server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_land_in_a_bucket(
+    delta_tables: DeltaTables, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, files = ImageFolder(root=f"s3://{BUCKET}/photos"), RemoteFiles(10**6, 5, private_addresses=True)
 
     def fetched(label: str) -> dict[str, int]:
         rows = pa.table({"url": [f"{server.address}/a/rose.png"], "label": [label], "name": ["100%.png"]})
-        return dict(fetch(thin_tables, folder, files, rows, 2, dg.get_dagster_logger()))
+        return dict(fetch(delta_tables, folder, files, rows, 2, dg.get_dagster_logger()))
 
     with s3_server() as variables:
         for name, value in variables.items():
@@ -228,5 +230,5 @@ def test_images_land_in_a_bucket(thin_tables: ThinTables, server: ImageServer, m
         ]
         (file,) = folder.list_files()
         assert read_content(file.path, length=file.length) == png(1)
-    (row,) = thin_tables.read(FETCHED_IMAGES, ["path", "image_id"]).to_pylist()
+    (row,) = delta_tables.read(FETCHED_IMAGES, ["path", "image_id"]).to_pylist()
     assert row["path"] == file.path == f"s3://{BUCKET}/photos/tulips/100%25.png"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from image_assets.data.folder_changes import FolderChanges, folder_changes
-from image_assets.data.image_files import NOT_REGULAR, Known, to_microseconds
+from image_assets.data.image_files import NOT_REGULAR, LedgerEntry, to_microseconds
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
@@ -25,10 +25,10 @@ def folder(tmp_path: Path) -> ImageFolder:
 
 
 @pytest.fixture
-def known(folder: ImageFolder) -> dict[str, Known]:
+def known(folder: ImageFolder) -> dict[str, LedgerEntry]:
     """The ledger after all of them were taken in."""
     return {
-        file.path: Known(
+        file.path: LedgerEntry(
             CURRENT,
             None,
             digest(Path(file.path.removeprefix("file:"))),
@@ -73,13 +73,13 @@ CHANGES = {
 
 @pytest.mark.parametrize(("change", "found"), CHANGES.values(), ids=CHANGES)
 def test_every_change_of_size_time_or_kind_is_found(
-    folder: ImageFolder, known: dict[str, Known], change: Callable[[Path], object], found: tuple
+    folder: ImageFolder, known: dict[str, LedgerEntry], change: Callable[[Path], object], found: tuple
 ) -> None:
     change(Path(folder.root) / "07.png")
     changes = folder_changes(folder, known, part=None)
     assert names(changes) == found
     assert bool(changes.digest()) == (found != ([], [], []))
-    assert changes.looked_at >= changes.listed - 1
+    assert changes.checked >= changes.listed - 1
     named = [f"{folder.path}/{name}.png" for name in ("07", "08", "99")]
     assert names(folder_changes(folder, known, None, only=named)) == found
     elsewhere = folder_changes(folder, known, None, only=[f"{folder.path}/09.png"])
@@ -93,22 +93,24 @@ def test_only_what_a_listing_would_find_is_looked_for(folder: ImageFolder) -> No
     some = folder.model_copy(update={"exclude": ["small"]})
     wanted = [f"{folder.path}/{name}" for name in ("100%25 b.png", "notes.txt", "small/a.png", f"../{outside.name}")]
     wanted += [f"file:{outside}", f"{folder.path}/none.png"]
-    assert list(some.look_for(wanted).names) == wanted[:1]
-    assert list(some.look_for(wanted).names) == [path for path in wanted if path in some.list_names().names]
+    assert list(some.list_paths(wanted).names) == wanted[:1]
+    assert list(some.list_paths(wanted).names) == [path for path in wanted if path in some.list_names().names]
 
 
 def test_new_files_are_found_whatever_their_times_and_whichever_part_is_looked_at(
-    folder: ImageFolder, known: dict[str, Known]
+    folder: ImageFolder, known: dict[str, LedgerEntry]
 ) -> None:
     for name, nanoseconds in (("old.png", 1), ("new.png", 4_000_000_000_000_000_000)):
         os.utime(put(Path(folder.root), name, png(1)), ns=(nanoseconds, nanoseconds))
     for part in (0, 1, 17):
         changes = folder_changes(folder, known, part)
         assert names(changes) == (["new.png", "old.png"], [], [])
-        assert changes.looked_at < changes.listed
+        assert changes.checked < changes.listed
 
 
-def test_replaced_files_are_found_when_the_parts_have_gone_round(folder: ImageFolder, known: dict[str, Known]) -> None:
+def test_replaced_files_are_found_when_the_parts_have_gone_round(
+    folder: ImageFolder, known: dict[str, LedgerEntry]
+) -> None:
     longer, unnoticeable = Path(folder.root) / "03.png", Path(folder.root) / "04.png"
     longer.write_bytes(png(3) + b"0")
     replace_unnoticeably(unnoticeable)
@@ -120,7 +122,7 @@ def test_replaced_files_are_found_when_the_parts_have_gone_round(folder: ImageFo
 
 @pytest.mark.parametrize("state", [PENDING, MISSING])
 def test_a_file_that_was_not_whole_or_not_there_is_read(
-    folder: ImageFolder, known: dict[str, Known], state: str
+    folder: ImageFolder, known: dict[str, LedgerEntry], state: str
 ) -> None:
     path = f"{folder.path}/07.png"
     known[path] = known[path]._replace(state=state)
@@ -128,7 +130,7 @@ def test_a_file_that_was_not_whole_or_not_there_is_read(
 
 
 def test_what_is_no_regular_file_is_told_once_and_read_when_it_becomes_one(
-    folder: ImageFolder, known: dict[str, Known]
+    folder: ImageFolder, known: dict[str, LedgerEntry]
 ) -> None:
     link = Path(folder.root) / "link.png"
     link.symlink_to("07.png")
@@ -136,14 +138,14 @@ def test_what_is_no_regular_file_is_told_once_and_read_when_it_becomes_one(
     assert names(changes) == ([], ["link.png"], [])
     (file,) = changes.irregular
     time = to_microseconds(file.modification_time)
-    known[file.path] = Known(QUARANTINED, NOT_REGULAR, None, time, file.length)
+    known[file.path] = LedgerEntry(QUARANTINED, NOT_REGULAR, None, time, file.length)
     assert names(folder_changes(folder, known, part=None)) == ([], [], [])
     link.unlink()
     put(link.parent, link.name, png(1))
     assert all(names(folder_changes(folder, known, part)) == (["link.png"], [], []) for part in range(4))
 
 
-def test_a_missing_file_is_told_once(folder: ImageFolder, known: dict[str, Known]) -> None:
+def test_a_missing_file_is_told_once(folder: ImageFolder, known: dict[str, LedgerEntry]) -> None:
     path = f"{folder.path}/07.png"
     (Path(folder.root) / "07.png").unlink()
     assert names(folder_changes(folder, known, part=0)) == ([], [], ["07.png"])

@@ -9,11 +9,11 @@ from deltalake import write_deltalake
 
 from image_assets.data.data_checks import label_table_is_sound
 from image_assets.data.featured_images import featured_images
-from image_assets.data.given_labels import given_labels, label_table_news, read_given, to_table_path
+from image_assets.data.given_labels import given_labels, label_table_change, read_given, to_table_path
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
-from image_assets.data.label_corrections import Correction, record
+from image_assets.data.label_corrections import Correction, append_corrections
 from image_assets.data.raw_images import raw_images
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
@@ -80,7 +80,6 @@ class Home:
         """What given_labels said of itself."""
         resources = {
             "delta_tables": self.tables,
-            "thin_tables": self.tables.thin,
             "image_folder": self.folder,
             "label_table": OutsideTable(source=self.source),
         }
@@ -90,7 +89,7 @@ class Home:
         return {name: value.value for name, value in made.metadata.items()}
 
     def labels(self, table: Table) -> dict[str, str | None]:
-        rows = self.tables.thin.read(table, ["path", "label"]).to_pylist()
+        rows = self.tables.read(table, ["path", "label"]).to_pylist()
         return {row["path"].rpartition("/")[2]: row["label"] for row in rows}
 
     def give(self, folder: Path, *rows: tuple[str, str | None]) -> None:
@@ -100,10 +99,10 @@ class Home:
         write_deltalake(self.source, pa.table(columns), mode="overwrite")
 
     def correct(self, name: str, label: str | None, *, withdrawn: bool = False) -> None:
-        rows = self.tables.thin.read(FEATURED_IMAGES, ["path", "image_id"]).to_pylist()
+        rows = self.tables.read(FEATURED_IMAGES, ["path", "image_id"]).to_pylist()
         (row,) = (row for row in rows if row["path"].endswith(name))
         said = Correction(**row, label=label, former_label=None, corrected_by="Ada", withdrawn=withdrawn)
-        record(self.tables.thin, [said])
+        append_corrections(self.tables, [said])
 
 
 @pytest.mark.spark
@@ -113,7 +112,7 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     names = [f"{number}.png" for number in range(8)]
     for number, name in enumerate(names):
         put(landing, f"monday/{name}" if number % 2 else name, png(number))
-    home, thin = Home(delta_tables, image_folder), delta_tables.thin
+    home = Home(delta_tables, image_folder)
     assert home.run()["dagster/row_count"] == 0
     assert home.labels(FEATURED_IMAGES) == {name: "monday" if n % 2 else None for n, name in enumerate(names)}
     assert home.check.passed
@@ -131,9 +130,9 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     assert home.labels(IMAGE_SPLITS) == {name: expected[name] for name in expected if expected[name] or name == "7.png"}
     assert (home.check.passed, home.check.metadata["not_there"].value) == (False, 1)
 
-    versions = {table.name: thin.newest_version(table) for table in (*LABELLED, GIVEN_LABELS)}
+    versions = {table.name: delta_tables.newest_version(table) for table in (*LABELLED, GIVEN_LABELS)}
     assert home.run()["changed"] == 0
-    assert {table.name: thin.newest_version(table) for table in (*LABELLED, GIVEN_LABELS)} == versions
+    assert {table.name: delta_tables.newest_version(table) for table in (*LABELLED, GIVEN_LABELS)} == versions
 
     put(landing, "tuesday/later.png", png(20))
     put(landing, "tuesday/unnamed.png", png(21))
@@ -150,13 +149,13 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     expected |= {"later.png": "roses", "unnamed.png": None}
     assert home.labels(FEATURED_IMAGES) == expected
     assert (home.check.metadata["contradictory"].value, home.check.metadata["not_there"].value) == (1, 0)
-    assert label_table_news(home.instance, OutsideTable(source=home.source)) == ""
+    assert label_table_change(home.instance, OutsideTable(source=home.source)) == ""
 
     home.source = ""
-    assert label_table_news(home.instance, OutsideTable()) == "no label table any more"
+    assert label_table_change(home.instance, OutsideTable()) == "no label table any more"
     home.run()
     folders = {name: "monday" if n % 2 else None for n, name in enumerate(names)}
     folders |= {"1.png": "peonies", "later.png": "tuesday", "unnamed.png": "tuesday"}
     assert home.labels(FEATURED_IMAGES) == folders
     assert home.check.passed
-    assert label_table_news(home.instance, OutsideTable()) == ""
+    assert label_table_change(home.instance, OutsideTable()) == ""

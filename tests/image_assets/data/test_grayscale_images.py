@@ -15,7 +15,7 @@ CARRIED = ["path", "image_id", "label", "label_index"]
 @pytest.mark.spark
 def test_each_image_is_there_in_gray_with_its_label(ingested_tables: DeltaTables) -> None:
     colored, gray = (
-        ingested_tables.read(table).orderBy("path").collect() for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES)
+        ingested_tables.dataframe(table).orderBy("path").collect() for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES)
     )
     assert [[row[name] for name in CARRIED] for row in gray] == [[row[name] for name in CARRIED] for row in colored]
     for before, after in zip(colored, gray, strict=True):

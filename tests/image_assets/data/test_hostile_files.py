@@ -16,10 +16,10 @@ from PIL import Image, ImageCms
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
-from image_assets.data.image_files import read_known
-from image_assets.data.inspection import CURRENT, decoded, judge
+from image_assets.data.image_files import read_ledger
+from image_assets.data.inspection import CURRENT, decode_features, inspect_file
 from image_assets.data.raw_images import raw_images
-from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
@@ -191,7 +191,7 @@ def hostile(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def ledger(hostile: DeltaTables) -> dict[str, tuple[str, str | None, str]]:
     """State, reason and message of each file, by name."""
-    rows = hostile.read(IMAGE_FILES).collect()
+    rows = hostile.dataframe(IMAGE_FILES).collect()
     return {Path(row.path).name: (row.state, row.reason, row.message) for row in rows}
 
 
@@ -211,8 +211,8 @@ def test_a_file_is_current_or_quarantined_with_the_true_reason(
 def test_every_current_file_is_featured_and_gray(hostile: DeltaTables) -> None:
     current = {name for name, (_, reason) in CASES.items() if reason is None}
     for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES):
-        assert {Path(row.path).name for row in hostile.read(table).select("path").collect()} == current
-    found = {Path(row.path).name: row for row in hostile.read(FEATURED_IMAGES).drop("content").collect()}
+        assert {Path(row.path).name for row in hostile.dataframe(table).select("path").collect()} == current
+    found = {Path(row.path).name: row for row in hostile.dataframe(FEATURED_IMAGES).drop("content").collect()}
     assert found["turned.jpg"].orientation == 6
     assert found["camera.jpg"].format == "JPEG"
     assert found["wrong suffix.gif"].format == "PNG"
@@ -222,7 +222,7 @@ def test_every_current_file_is_featured_and_gray(hostile: DeltaTables) -> None:
 def peak(image: dict) -> tuple[object, int]:
     """The whole look, and how much memory it took on top of what the process held before, in bytes."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = decoded(image)
+    found = decode_features(image)
     return found, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
@@ -230,9 +230,9 @@ def peak(image: dict) -> tuple[object, int]:
 def test_a_bomb_takes_less_memory_than_the_bound(name: str) -> None:
     image = {"path": name, "content": CASES[name][0]()}
     with GuardedProcess(peak, memory_bytes=MEMORY_BYTES) as guarded:
-        answer = guarded.answer(image, seconds=30)
+        answer = guarded.run(image, seconds=30)
     assert isinstance(answer, tuple)
-    assert isinstance(answer[0], Failure)
+    assert isinstance(answer[0], ItemFailure)
     assert answer[1] < MEMORY_BYTES
 
 
@@ -240,8 +240,8 @@ def test_a_file_that_is_written_while_it_is_read_is_pending(tmp_path: Path) -> N
     file = put(tmp_path, "a.png", png(1))
     path = to_path(os.fsencode(file))
     for limits in (Limits(), Limits(content_bytes=10)):
-        assert judge(path, len(png(1)) - 1, limits).state == "pending"
-        assert judge(path, len(png(1)), limits).state == CURRENT
+        assert inspect_file(path, len(png(1)) - 1, limits).state == "pending"
+        assert inspect_file(path, len(png(1)), limits).state == CURRENT
 
 
 def damaged(content: bytes, random: np.random.Generator) -> bytes:
@@ -267,13 +267,15 @@ def test_damaged_photographs_fail_no_run_and_change_no_good_row(delta_spark: Del
         for number in range(damages):
             put(landing, f"bad/{number}.jpg", damaged(photographs[number % len(photographs)], random))
         delta_tables = run_through(delta_spark, tmp_path / home, ImageFolder(root=str(landing), settle_seconds=0))
-        known = read_known(delta_tables.thin)
+        known = read_ledger(delta_tables)
         assert len(known) == 50 + damages
         true = {"undecodable", "not_an_image", "empty", "too_many_pixels", "out_of_memory", "timeout"}
         assert {one.state for one in known.values()} <= {CURRENT, "quarantined"}
         assert {one.reason for path, one in known.items() if one.state != CURRENT} <= true
         good = (
-            delta_tables.read(FEATURED_IMAGES).where("label = 'good'").drop("path", "label_index", "modification_time")
+            delta_tables.dataframe(FEATURED_IMAGES)
+            .where("label = 'good'")
+            .drop("path", "label_index", "modification_time")
         )
         rows[home] = {row.image_id: row for row in good.collect()}
         assert len(rows[home]) == 50
@@ -306,18 +308,18 @@ def test_above_the_content_limit_rows_hold_the_path_and_features_are_read_from_i
     for home, limit in (("with", 1 << 29), ("without", 1)):
         image_folder = ImageFolder(root=str(landing), settle_seconds=0, content_limit_bytes=limit)
         delta_tables = run_through(delta_spark, tmp_path / home, image_folder)
-        found[home] = {row.image_id: row for row in delta_tables.read(FEATURED_IMAGES).collect()}
-        known = {Path(path).name: one for path, one in read_known(delta_tables.thin).items()}
+        found[home] = {row.image_id: row for row in delta_tables.dataframe(FEATURED_IMAGES).collect()}
+        known = {Path(path).name: one for path, one in read_ledger(delta_tables).items()}
         assert known["cut short.jpg"].reason == "undecodable"
         assert known["many pixels.png"].reason == (None if limit == 1 else "too_many_pixels")
-    assert all(row.content is None for row in delta_tables.read(RAW_IMAGES).collect())
+    assert all(row.content is None for row in delta_tables.dataframe(RAW_IMAGES).collect())
     assert len(found["with"]) == len(contents)
     for image_id, row in found["with"].items():
         other = found["without"][image_id]
         for name in ("width", "height", "mode", "format", "orientation", "length"):
             assert other[name] == row[name], row.path
         assert distance(other.perceptual_hash, row.perceptual_hash) <= 4, row.path
-    for row in delta_tables.read(GRAYSCALE_IMAGES).collect():
+    for row in delta_tables.dataframe(GRAYSCALE_IMAGES).collect():
         with Image.open(BytesIO(cast("bytes", row.content))) as gray:
             assert gray.mode == "L"
             assert max(gray.size) <= 2048

@@ -30,7 +30,7 @@ def test_pixels_and_thumbnails_are_those_of_the_files_also_under_odd_names(
         put(landing, name, png(number))
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     image_samples(delta_tables=delta_tables, image_folder=image_folder)
-    rows = {Path(to_name(row.path).decode()).name: row for row in delta_tables.read(IMAGE_SAMPLES).collect()}
+    rows = {Path(to_name(row.path).decode()).name: row for row in delta_tables.dataframe(IMAGE_SAMPLES).collect()}
     assert set(rows) == set(names)
     for number, name in enumerate(READABLE):
         row, original = rows[name], np.asarray(picture(number))
@@ -48,10 +48,10 @@ def test_pixels_and_thumbnails_are_those_of_the_files_also_under_odd_names(
         (landing / name).unlink()
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     image_samples(delta_tables=delta_tables, image_folder=image_folder)
-    assert delta_tables.read(IMAGE_SAMPLES).count() == 0
+    assert delta_tables.dataframe(IMAGE_SAMPLES).count() == 0
 
 
 def test_a_few_of_each_label_are_chosen(ingested_tables: DeltaTables) -> None:
-    counts = ingested_tables.read(IMAGE_SAMPLES).groupBy("label").count().collect()
+    counts = ingested_tables.dataframe(IMAGE_SAMPLES).groupBy("label").count().collect()
     assert {row.label: row["count"] for row in counts} == {"ball": PER_LABEL, "cube": PER_LABEL}
-    assert ingested_tables.read(IMAGE_FILES).count() == 16
+    assert ingested_tables.dataframe(IMAGE_FILES).count() == 16

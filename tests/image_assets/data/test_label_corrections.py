@@ -9,8 +9,8 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
-from image_assets.data.label_corrections import Correction, label_corrections, record
-from image_assets.data.labels import outdated, said_labels
+from image_assets.data.label_corrections import Correction, append_corrections, label_corrections
+from image_assets.data.labels import outdated_labels, read_label_overrides
 from image_assets.data.raw_images import raw_images
 from image_assets.data.split_rows import read_split, require_sound_splits, training_labels
 from image_assets.data.training_cache import cache_name
@@ -18,7 +18,6 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLE
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import write_photographs
 from tests.support.images import png, put
@@ -36,23 +35,25 @@ def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
         said("file:/a.png", "0", label)
 
 
-def test_the_newest_correction_of_the_very_image_counts(thin_tables: ThinTables) -> None:
-    assert said_labels(thin_tables).corrected == {}
-    record(thin_tables, [said("file:/a", "0", "roses"), said("file:/a", "1", "tulips")])
-    record(thin_tables, [said("file:/a", "0", None)])
-    assert said_labels(thin_tables).corrected == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
-    result = label_corrections(thin_tables)
+def test_the_newest_correction_of_the_very_image_counts(delta_tables: DeltaTables) -> None:
+    assert read_label_overrides(delta_tables).corrected == {}
+    append_corrections(delta_tables, [said("file:/a", "0", "roses"), said("file:/a", "1", "tulips")])
+    append_corrections(delta_tables, [said("file:/a", "0", None)])
+    assert read_label_overrides(delta_tables).corrected == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
+    result = label_corrections(delta_tables)
     assert isinstance(result, dg.MaterializeResult)
     assert result.metadata is not None
     assert (result.metadata["dagster/row_count"], result.metadata["corrected_images"]) == (3, 2)
 
 
-def test_rows_with_another_label_than_counts_are_outdated(thin_tables: ThinTables, landing: Path) -> None:
-    images = write_photographs(thin_tables, landing, 6)
+def test_rows_with_another_label_than_counts_are_outdated(delta_tables: DeltaTables, landing: Path) -> None:
+    images = write_photographs(delta_tables, landing, 6)
     keys = [(image["path"], image["image_id"]) for image in images]
-    assert outdated(thin_tables, FEATURED_IMAGES) == []
-    record(thin_tables, [said(*keys[0], "peonies"), said(*keys[1], None), said(keys[3][0], "other bytes", "roses")])
-    labels = {(path, image_id): label for path, image_id, label, _ in outdated(thin_tables, FEATURED_IMAGES)}
+    assert outdated_labels(delta_tables, FEATURED_IMAGES) == []
+    append_corrections(
+        delta_tables, [said(*keys[0], "peonies"), said(*keys[1], None), said(keys[3][0], "other bytes", "roses")]
+    )
+    labels = {(path, image_id): label for path, image_id, label, _ in outdated_labels(delta_tables, FEATURED_IMAGES)}
     assert labels == {keys[0]: "peonies", keys[1]: None}
 
 
@@ -63,22 +64,22 @@ class Home:
         self.tables, self.folder = tables, folder
 
     def run(self) -> None:
-        resources = {"delta_tables": self.tables, "thin_tables": self.tables.thin, "image_folder": self.folder}
+        resources = {"delta_tables": self.tables, "image_folder": self.folder}
         assert dg.materialize(ASSETS, resources=resources, instance=dg.DagsterInstance.ephemeral()).success
 
     def labels(self, table: Table, *columns: str) -> dict[str, tuple]:
-        rows = self.tables.thin.read(table, ["path", "label", *columns]).to_pylist()
+        rows = self.tables.read(table, ["path", "label", *columns]).to_pylist()
         return {row["path"].rpartition("/")[2]: (row["label"], *(row[name] for name in columns)) for row in rows}
 
     def cache(self) -> str:
-        caches, labels = PetastormCaches(root="unused"), training_labels(self.tables.thin)
+        caches, labels = PetastormCaches(root="unused"), training_labels(self.tables)
         return cache_name(self.tables, caches, "training", labels, 1)
 
-    def record(self, **labels: str | None) -> None:
+    def append_corrections(self, **labels: str | None) -> None:
         keys = {Path(path).stem.replace(" ", "_"): (path, image_id) for path, image_id in self.keys()}
         withdrawn = {name: label == "folder" for name, label in labels.items()}
-        record(
-            self.tables.thin,
+        append_corrections(
+            self.tables,
             [
                 said(*keys[name], name.partition("_")[0] if withdrawn[name] else label, withdrawn=withdrawn[name])
                 for name, label in labels.items()
@@ -86,7 +87,7 @@ class Home:
         )
 
     def keys(self) -> list[tuple[str, str]]:
-        rows = self.tables.thin.read(FEATURED_IMAGES, ["path", "image_id"]).to_pylist()
+        rows = self.tables.read(FEATURED_IMAGES, ["path", "image_id"]).to_pylist()
         return [(row["path"], row["image_id"]) for row in rows]
 
 
@@ -98,7 +99,7 @@ def test_a_correction_counts_everywhere_and_can_be_undone(
         label = ("ball", "cube")[number % 2]
         put(landing, f"{label}/{label} {number}.png", png(number))
     put(landing, "stray.png", png(50))
-    home, thin = Home(delta_tables, image_folder), delta_tables.thin
+    home = Home(delta_tables, image_folder)
     home.run()
     batches: list[int] = []
     follow = lambda: delta_tables.for_each_batch(  # noqa: E731 - as predictions follow
@@ -109,7 +110,7 @@ def test_a_correction_counts_everywhere_and_can_be_undone(
     trained = [name for name, (label, split) in before.items() if (label, split) == ("ball", "training")]
     first, second = (name.removesuffix(".png") for name in sorted(trained)[:2])
 
-    home.record(**{first.replace(" ", "_"): "cube", second.replace(" ", "_"): None, "stray": "cube"})
+    home.append_corrections(**{first.replace(" ", "_"): "cube", second.replace(" ", "_"): None, "stray": "cube"})
     home.run()
     for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS):
         found = home.labels(table, "label_index")
@@ -123,21 +124,21 @@ def test_a_correction_counts_everywhere_and_can_be_undone(
         name: split for name, (_, split) in before.items()
     }
     assert after["stray.png"][1] is not None
-    assert f"{second}.png" not in {path.rpartition("/")[2] for path in read_split(thin, "training")["path"]}
+    assert f"{second}.png" not in {path.rpartition("/")[2] for path in read_split(delta_tables, "training")["path"]}
     assert home.cache() != cache
-    require_sound_splits(thin)
+    require_sound_splits(delta_tables)
     follow()
     assert sum(batches) == 17  # corrections are no new images to whoever follows
 
     put(landing, "ball/late.png", png(51))
-    version = thin.newest_version(IMAGE_SPLITS)
-    home.record(**{first.replace(" ", "_"): "folder", second.replace(" ", "_"): "folder"})
+    version = delta_tables.newest_version(IMAGE_SPLITS)
+    home.append_corrections(**{first.replace(" ", "_"): "folder", second.replace(" ", "_"): "folder"})
     home.run()
     assert home.labels(FEATURED_IMAGES)[f"{first}.png"] == ("ball",)
     assert home.labels(IMAGE_SPLITS, "split")[f"{second}.png"] == before[f"{second}.png"]
-    pinned = delta_tables.as_of({IMAGE_SPLITS.name: version or 0}).thin
+    pinned = delta_tables.as_of({IMAGE_SPLITS.name: version or 0})
     labels = pinned.read(IMAGE_SPLITS, ["path", "label"]).to_pylist()
     assert {row["label"] for row in labels if row["path"].endswith(f"/{first}.png")} == {"cube"}
     follow()
     assert sum(batches) == 18
-    assert thin.read(FEATURED_IMAGES, ["path"]).num_rows == 18
+    assert delta_tables.read(FEATURED_IMAGES, ["path"]).num_rows == 18

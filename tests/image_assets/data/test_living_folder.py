@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from pyspark.errors import StreamingQueryException
 
 from image_assets.data.audit import audit
-from image_assets.data.image_files import read_known
+from image_assets.data.image_files import read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, replay
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
@@ -27,7 +27,6 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 from resources.files.file_system import to_name
 from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
@@ -64,7 +63,7 @@ class Countdown:
             raise Stopped
 
 
-class StoppedThinTables(ThinTables):
+class StoppedTables(DeltaTables):
     """Tables whose writer ends when the countdown does."""
 
     countdown: Any
@@ -78,17 +77,6 @@ class StoppedThinTables(ThinTables):
         """Merge rows, or end."""
         with self.countdown.write():
             super().merge(rows, table, **more)
-
-
-class StoppedTables(DeltaTables):
-    """The same, with Spark."""
-
-    countdown: Any
-
-    @property
-    def thin(self) -> ThinTables:
-        """Tables whose writer ends when the countdown does."""
-        return StoppedThinTables(root=self.root, countdown=self.countdown)
 
 
 class LivingFolder(RuleBasedStateMachine):
@@ -205,7 +193,7 @@ class LivingFolder(RuleBasedStateMachine):
         """The tables against the model, and every rule of the audit."""
         known = {
             os.fsdecode(to_name(path)).removeprefix(f"{self.landing}/"): known
-            for path, known in read_known(self.tables.thin).items()
+            for path, known in read_ledger(self.tables).items()
         }
         states = {name: (known[name].state, known[name].reason) for name in self.files}
         expected = {
@@ -217,7 +205,7 @@ class LivingFolder(RuleBasedStateMachine):
         assert all(known[name].state == MISSING for name in set(known) - set(self.files))
         rows = {
             (os.fsdecode(to_name(row.path)).removeprefix(f"{self.landing}/"), row.image_id)
-            for row in self.tables.read(RAW_IMAGES).select("path", "image_id").collect()
+            for row in self.tables.dataframe(RAW_IMAGES).select("path", "image_id").collect()
         }
         had = {(name, sha256(content).hexdigest()) for name, content in self.had}
         now = {(name, sha256(content).hexdigest()) for name, content in self.files.items() if content in PHOTOGRAPHS}

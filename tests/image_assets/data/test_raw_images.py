@@ -10,8 +10,8 @@ import pytest
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.folder_changes import FolderChanges, to_limits
-from image_assets.data.image_files import read_known
-from image_assets.data.ingestion import append_new
+from image_assets.data.image_files import read_ledger
+from image_assets.data.ingestion import append_new_files
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
@@ -39,12 +39,12 @@ def take_in(delta_tables: DeltaTables, image_folder: ImageFolder, config: Ingest
 
 def states(delta_tables: DeltaTables) -> dict[str, tuple[str, str | None]]:
     """State and reason of each file in the ledger, by the file's name."""
-    return {Path(path).name: (known.state, known.reason) for path, known in read_known(delta_tables.thin).items()}
+    return {Path(path).name: (known.state, known.reason) for path, known in read_ledger(delta_tables).items()}
 
 
 def image_ids(delta_tables: DeltaTables) -> list[tuple[str, str]]:
     """Name and image_id of each row of raw_images."""
-    rows = delta_tables.read(RAW_IMAGES).select("path", "image_id").collect()
+    rows = delta_tables.dataframe(RAW_IMAGES).select("path", "image_id").collect()
     return sorted((Path(row.path).name, row.image_id) for row in rows)
 
 
@@ -64,7 +64,7 @@ def test_bytes_and_names_are_those_on_disk_and_a_second_run_writes_nothing(
     for name, content in on_disk.items():
         Path(os.fsdecode(name)).write_bytes(content)
     assert len(take_in(delta_tables, image_folder).to_read) == len(NAMES)
-    rows = delta_tables.read(RAW_IMAGES).collect()
+    rows = delta_tables.dataframe(RAW_IMAGES).collect()
     assert {to_name(row.path): bytes(row.content) for row in rows} == on_disk
     assert all((row.image_id, row.length) == (digest(row.content), len(row.content)) for row in rows)
     listed = {file.path: file.modification_time.replace(tzinfo=None) for file in image_folder.list_files()}
@@ -121,7 +121,7 @@ def test_whatever_becomes_of_a_file_the_ledger_tells_it_and_no_bytes_are_added_t
         take_in(delta_tables, image_folder)
         if run < 2:  # the bytes of later runs have rows already and are not featured again
             featured_images(delta_tables=delta_tables, image_folder=image_folder)
-        ledger = {Path(path).name: known for path, known in read_known(delta_tables.thin).items()}
+        ledger = {Path(path).name: known for path, known in read_ledger(delta_tables).items()}
         found = {name: known.reason if known.state == QUARANTINED else known.state for name, known in ledger.items()}
         assert found == {name: said[run] for name, (_, said) in LIVES.items()}, f"after run {run + 1}"
         for name, known in ledger.items():
@@ -130,7 +130,7 @@ def test_whatever_becomes_of_a_file_the_ledger_tells_it_and_no_bytes_are_added_t
     rows = image_ids(delta_tables)
     assert len(set(rows)) == len(rows)
     assert {name: sum(row[0] == name for row in rows) for name in LIVES} == ROWS
-    attempts = {Path(row.path).name: row.attempts for row in delta_tables.read(IMAGE_FILES).collect()}
+    attempts = {Path(row.path).name: row.attempts for row in delta_tables.dataframe(IMAGE_FILES).collect()}
     assert (attempts["stays.jpg"], attempts["text.jpg"], attempts["link.jpg"]) == (1, 2, 2), "kept is not read again"
 
 
@@ -169,8 +169,8 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
     delta_tables: DeltaTables, image_folder: ImageFolder, eight_images: dict[str, bytes]
 ) -> None:
     delta_tables.create(RAW_IMAGES)
-    append_new(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder))
-    assert read_known(delta_tables.thin) == {}
+    append_new_files(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder))
+    assert read_ledger(delta_tables) == {}
     take_in(delta_tables, image_folder)
     assert image_ids(delta_tables) == sorted(
         (Path(name).name, digest(content)) for name, content in eight_images.items()
@@ -204,6 +204,6 @@ def test_bytes_replaced_under_the_same_size_and_time_are_found_by_the_sweep_also
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert take_in(delta_tables, image_folder).to_read == (), "size and time tell nothing"
         take_in(delta_tables, image_folder, IngestConfig(part=0))
-        (known,) = read_known(delta_tables.thin).values()
+        (known,) = read_ledger(delta_tables).values()
         assert (known.state, known.image_id) == (CURRENT, digest(content))
-        assert delta_tables.read(RAW_IMAGES).count() == rows
+        assert delta_tables.dataframe(RAW_IMAGES).count() == rows

@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 
 from image_assets.data.featured_images import featured_images
-from image_assets.data.image_files import Known, read_known
+from image_assets.data.image_files import LedgerEntry, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
-from image_assets.data.raw_images import IngestConfig, ingest, quarantined, replay
+from image_assets.data.raw_images import IngestConfig, ingest, matching_quarantined, replay
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
 
 KNOWN = {
-    "file:/photos/roses/a 50%25.jpg": Known(QUARANTINED, "too_large", None, 0, 1),
-    "file:/photos/roses/b.jpg": Known(QUARANTINED, "undecodable", None, 0, 1),
-    "file:/photos/c.jpg": Known(QUARANTINED, "too_large", None, 0, 1),
-    "file:/photos/d.jpg": Known(CURRENT, None, "1d", 0, 1),
-    "file:/photos/e.jpg": Known(MISSING, "too_large", None, 0, 1),
+    "file:/photos/roses/a 50%25.jpg": LedgerEntry(QUARANTINED, "too_large", None, 0, 1),
+    "file:/photos/roses/b.jpg": LedgerEntry(QUARANTINED, "undecodable", None, 0, 1),
+    "file:/photos/c.jpg": LedgerEntry(QUARANTINED, "too_large", None, 0, 1),
+    "file:/photos/d.jpg": LedgerEntry(CURRENT, None, "1d", 0, 1),
+    "file:/photos/e.jpg": LedgerEntry(MISSING, "too_large", None, 0, 1),
 }
 
 
@@ -36,7 +36,7 @@ KNOWN = {
     ],
 )
 def test_reason_and_path_choose_among_the_quarantined_files(reason: str, path: str, chosen: list[str]) -> None:
-    found = quarantined(KNOWN, "file:/photos", reason=reason, path=path)
+    found = matching_quarantined(KNOWN, "file:/photos", reason=reason, path=path)
     assert [name.removeprefix("file:/photos/") for name in found] == chosen
 
 
@@ -58,9 +58,9 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
         featured_images(delta_tables=delta_tables, image_folder=usual)
     assert reasons(delta_tables) == {large.name: None, wide.name: None, "text.jpg": "not_an_image"}
     for table in (RAW_IMAGES, FEATURED_IMAGES):
-        paths = [row.path for row in delta_tables.read(table).select("path").collect()]
+        paths = [row.path for row in delta_tables.dataframe(table).select("path").collect()]
         assert sorted(Path(path).name for path in paths) == [large.name, wide.name]
-    replayed = delta_tables.read(REPLAYED_FILES).collect()
+    replayed = delta_tables.dataframe(REPLAYED_FILES).collect()
     assert sorted(
         (Path(row.path).name, row.reason_before, row.state, row.reason, row.attempts) for row in replayed
     ) == [
@@ -72,7 +72,7 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
 
 
 def reasons(delta_tables: DeltaTables) -> dict[str, str | None]:
-    return {Path(path).name: known.reason for path, known in read_known(delta_tables.thin).items()}
+    return {Path(path).name: known.reason for path, known in read_ledger(delta_tables).items()}
 
 
 def blank() -> bytes:

@@ -10,9 +10,10 @@ import pytest
 
 from image_assets.data.split_rows import UnsoundSplits, leaks, missing_labels, require_sound_splits
 from image_assets.schemas import IMAGE_FILES, IMAGE_SPLITS
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table_layout import file_layout
-from resources.delta.thin_tables import ThinTables
+from tests.support.tables import tables_at
 
 SPLITS = ("training", "validation", "test")
 
@@ -73,26 +74,26 @@ def test_a_label_lacks_where_it_has_no_image_that_is_not_set_aside() -> None:
     assert missing_labels(images[:3]) == missing_labels(images[:0]) == []
 
 
-def write(thin_tables: ThinTables, images: pd.DataFrame, state: str = "current") -> None:
+def write(delta_tables: DeltaTables, images: pd.DataFrame, state: str = "current") -> None:
     """The tables image_splits and image_files of these images."""
-    thin_tables.create(IMAGE_SPLITS)
-    files = write_files(images.to_dict("records"), thin_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS))
-    thin_tables.append_files(IMAGE_SPLITS, list(files))
+    delta_tables.create(IMAGE_SPLITS)
+    files = write_files(images.to_dict("records"), delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS))
+    delta_tables.append_files(IMAGE_SPLITS, list(files))
     rows = [
         {**dict.fromkeys(IMAGE_FILES.columns.fieldNames()), "path": path, "image_id": image_id, "state": state}
         for path, image_id in zip(images["path"], images["image_id"], strict=True)
     ]
-    thin_tables.merge(pa.Table.from_pylist(rows), IMAGE_FILES, updates={})
+    delta_tables.merge(pa.Table.from_pylist(rows), IMAGE_FILES, updates={})
 
 
 def test_a_refusal_names_labels_and_leaks_and_says_what_to_do(tmp_path: Path) -> None:
-    thin_tables = ThinTables(root=str(tmp_path))
-    require_sound_splits(thin_tables)
+    delta_tables = tables_at(tmp_path)
+    require_sound_splits(delta_tables)
     labels = ["ball"] * 6 + [f"label {number:03}" for number in range(500)]
     images = assignments([*SPLITS * 2, *["training"] * 500], labels)
-    write(thin_tables, with_twin(images, "mirrored_hash", "perceptual_hash").assign(label=labels))
+    write(delta_tables, with_twin(images, "mirrored_hash", "perceptual_hash").assign(label=labels))
     with pytest.raises(UnsoundSplits) as refused:
-        require_sound_splits(thin_tables)
+        require_sound_splits(delta_tables)
     said = str(refused.value).splitlines()
     assert "500 label(s) without an image in some split, expected every label in each:" in said
     assert "- label 000 (1 images) has none in validation and test" in said
@@ -101,14 +102,14 @@ def test_a_refusal_names_labels_and_leaks_and_says_what_to_do(tmp_path: Path) ->
 
 
 def test_what_is_gone_neither_leaks_nor_stands_for_a_label(tmp_path: Path) -> None:
-    thin_tables = ThinTables(root=str(tmp_path))
-    write(thin_tables, assignments(list(SPLITS)))
+    delta_tables = tables_at(tmp_path)
+    write(delta_tables, assignments(list(SPLITS)))
     twin = assignments(["test"]).assign(path="file:/twin.png", label="cube")  # looks like the first, in training
-    write(thin_tables, twin, state="missing")
-    require_sound_splits(thin_tables)
-    write(thin_tables, twin.assign(path="file:/other.png"))
+    write(delta_tables, twin, state="missing")
+    require_sound_splits(delta_tables)
+    write(delta_tables, twin.assign(path="file:/other.png"))
     with pytest.raises(UnsoundSplits, match=r"(?s)1 group.*file:/other\.png.*cube \(1 images\) has none in training"):
-        require_sound_splits(thin_tables)
+        require_sound_splits(delta_tables)
 
 
 def test_100000_images_are_looked_through_in_seconds() -> None:

@@ -35,7 +35,7 @@ def test_every_table_passes_as_it_is_written_also_where_there_is_none(ingested_t
 
 @pytest.mark.parametrize(("table", "severity"), [(RAW_IMAGES, ERROR), (IMAGE_FILES, WARN)], ids=lambda it: str(it)[:20])
 def test_another_codec_is_found(ingested_tables: DeltaTables, table: Table, severity: dg.AssetCheckSeverity) -> None:
-    append_by_another(ingested_tables.read(table).limit(1), ingested_tables, table, "snappy")
+    append_by_another(ingested_tables.dataframe(table).limit(1), ingested_tables, table, "snappy")
     result = answer(ingested_tables, table)
     assert (result.passed, result.severity) == (False, severity)
     assert "path in SNAPPY" in str(result.description)
@@ -43,7 +43,7 @@ def test_another_codec_is_found(ingested_tables: DeltaTables, table: Table, seve
 
 
 def test_statistics_of_image_bytes_are_found(ingested_tables: DeltaTables) -> None:
-    append_by_another(ingested_tables.read(RAW_IMAGES).limit(1), ingested_tables, RAW_IMAGES, "uncompressed")
+    append_by_another(ingested_tables.dataframe(RAW_IMAGES).limit(1), ingested_tables, RAW_IMAGES, "uncompressed")
     result = answer(ingested_tables, RAW_IMAGES)
     assert (result.passed, result.severity) == (False, WARN)
     assert "found a dictionary or statistics of content, expected none" in str(result.description)
@@ -59,7 +59,7 @@ def test_row_groups_that_are_too_large_are_found(ingested_tables: DeltaTables) -
 
 
 def test_many_small_files_are_found_with_the_remedy(ingested_tables: DeltaTables) -> None:
-    rows = ingested_tables.read(GRAYSCALE_IMAGES).withColumnRenamed("path", "name")
+    rows = ingested_tables.dataframe(GRAYSCALE_IMAGES).withColumnRenamed("path", "name")
     many = rows.crossJoin(ingested_tables.spark.range(0, SMALL_FILES).selectExpr("string(id) path"))
     ingested_tables.append(many.repartition(SMALL_FILES, "path"), GRAYSCALE_IMAGES)
     ingested_tables.append(many.repartition(2 * SMALL_FILES, "path"), GRAYSCALE_IMAGES)

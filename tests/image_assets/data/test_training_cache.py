@@ -16,7 +16,7 @@ from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_splits import SplitConfig, image_splits
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.data.split_rows import read_split, split_rows, training_labels
-from image_assets.data.training_cache import cache_split, existing_cache, materialize
+from image_assets.data.training_cache import existing_cache, find_or_write_cache, materialize_cache
 from image_assets.images.cached_pixels import to_cached_pixels
 from image_assets.images.pixels import to_pixels
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, Table
@@ -47,7 +47,7 @@ def run_path(delta_tables: DeltaTables, image_folder: ImageFolder) -> dict[str, 
 
 
 def names(delta_tables: DeltaTables, table: Table) -> Counter[str]:
-    return Counter(Path(row.path).name for row in delta_tables.read(table).select("path").collect())
+    return Counter(Path(row.path).name for row in delta_tables.dataframe(table).select("path").collect())
 
 
 def rows_of(cache: Cache) -> list[dict]:
@@ -62,7 +62,7 @@ def test_exactly_what_is_new_travels_from_files_to_caches(
     eight_images: dict[str, bytes],
 ) -> None:
     def cache() -> tuple[Cache, bool]:
-        return cache_split(delta_tables, caches, "training", ranks=2)
+        return find_or_write_cache(delta_tables, caches, "training", ranks=2)
 
     first = run_path(delta_tables, image_folder)
     assert [snapshot.rows for snapshot in first.values()] == [8] * 5
@@ -89,7 +89,7 @@ def test_exactly_what_is_new_travels_from_files_to_caches(
     for table in PATH[:-1]:
         assert names(delta_tables, table) == in_files
     assert names(delta_tables, IMAGE_SPLITS) == in_files - Counter(["no label.png"])
-    numbers = delta_tables.read(FEATURED_IMAGES).select("label", "label_index").distinct().collect()
+    numbers = delta_tables.dataframe(FEATURED_IMAGES).select("label", "label_index").distinct().collect()
     assert {row.label: row.label_index for row in numbers} == {"ball": 0, "cube": 1, "apple": 2, None: None}
     other, was_written = cache()
     assert was_written
@@ -98,13 +98,13 @@ def test_exactly_what_is_new_travels_from_files_to_caches(
 
 def test_caches_are_named_by_rows_split_and_ranks(ingested_tables: DeltaTables, caches: PetastormCaches) -> None:
     names = {
-        cache_split(ingested_tables, caches, split, ranks=ranks)[0].name
+        find_or_write_cache(ingested_tables, caches, split, ranks=ranks)[0].name
         for split, ranks in [("training", 1), ("training", 2), ("validation", 2)]
     }
     assert len(names) == 3
-    again, was_written = cache_split(ingested_tables, caches, "training", ranks=2)
+    again, was_written = find_or_write_cache(ingested_tables, caches, "training", ranks=2)
     assert not was_written
-    metadata = materialize(ingested_tables, caches, "training", ranks=2).metadata or {}
+    metadata = materialize_cache(ingested_tables, caches, "training", ranks=2).metadata or {}
     assert (metadata["dagster/row_count"], metadata["row_groups"]) == (again.rows, min(again.rows, 8))
     assert (metadata["written"], metadata["evicted"]) == (False, "none")
     assert metadata["bytes"] == sum(Path(file.removeprefix("file://")).stat().st_size for file in again.files)
@@ -114,14 +114,14 @@ def test_caches_are_named_by_rows_split_and_ranks(ingested_tables: DeltaTables, 
 def test_a_cache_that_was_cut_is_written_again_and_refused_by_a_training(
     ingested_tables: DeltaTables, caches: PetastormCaches
 ) -> None:
-    cache, _ = cache_split(ingested_tables, caches, "training", ranks=2)
-    labels = training_labels(ingested_tables.thin)
+    cache, _ = find_or_write_cache(ingested_tables, caches, "training", ranks=2)
+    labels = training_labels(ingested_tables)
     assert existing_cache(ingested_tables, caches, "training", labels, 2) == cache
     file = Path(cache.files[0].removeprefix("file://"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(FileNotFoundError, match=f"no whole cache {cache.name} .*materialize training_cache first"):
         existing_cache(ingested_tables, caches, "training", labels, 2)
-    assert cache_split(ingested_tables, caches, "training", ranks=2) == (cache, True)
+    assert find_or_write_cache(ingested_tables, caches, "training", ranks=2) == (cache, True)
 
 
 @pytest.mark.parametrize(("content", "color"), [("original", "gray"), ("jpeg", "rgb"), ("pixels", "gray")])
@@ -129,9 +129,9 @@ def test_a_cache_holds_what_its_settings_say(
     ingested_tables: DeltaTables, home: Path, content: Content, color: Color
 ) -> None:
     caches = PetastormCaches(root=str(home / "caches"), content=content, color=color)
-    cache, _ = cache_split(ingested_tables, caches, "validation", ranks=1)
+    cache, _ = find_or_write_cache(ingested_tables, caches, "validation", ranks=1)
     assert (cache.content, cache.color) == (content, color)
-    originals = {row.image_id: row.content for row in ingested_tables.read(FEATURED_IMAGES).collect()}
+    originals = {row.image_id: row.content for row in ingested_tables.dataframe(FEATURED_IMAGES).collect()}
     for row in rows_of(cache):
         pixels = to_pixels(originals[row["image_id"]], 224, color)
         difference = np.abs(to_cached_pixels(row["content"], content, color).astype(int) - pixels).max()
@@ -139,33 +139,35 @@ def test_a_cache_holds_what_its_settings_say(
         assert content == "original" or len(row["content"]) <= 224 * 224 * (3 if color == "rgb" else 1)
     others = PetastormCaches(root=caches.root, color="gray" if color == "rgb" else "rgb")
     with pytest.raises(FileNotFoundError, match="of content 'original' and color"):
-        existing_cache(ingested_tables, others, "validation", training_labels(ingested_tables.thin), 1)
+        existing_cache(ingested_tables, others, "validation", training_labels(ingested_tables), 1)
 
 
 def test_gray_images_that_are_not_there_yet_are_told(ingested_tables: DeltaTables, home: Path) -> None:
-    gray = ingested_tables.read(GRAYSCALE_IMAGES)
+    gray = ingested_tables.dataframe(GRAYSCALE_IMAGES)
     ingested_tables.overwrite(gray.where("label = 'ball'"), GRAYSCALE_IMAGES)
     caches = PetastormCaches(root=str(home / "caches"), color="gray")
     with pytest.raises(ValueError, match=r"grayscale_images lacks \d images of training: materialize grayscale_images"):
-        cache_split(ingested_tables, caches, "training", ranks=1)
+        find_or_write_cache(ingested_tables, caches, "training", ranks=1)
 
 
 def test_pinned_tables_find_the_cache_that_was_written_when_they_were_new(
     ingested_tables: DeltaTables, caches: PetastormCaches
 ) -> None:
-    written = {split: cache_split(ingested_tables, caches, split, ranks=1)[0] for split in ("training", "validation")}
+    written = {
+        split: find_or_write_cache(ingested_tables, caches, split, ranks=1)[0] for split in ("training", "validation")
+    }
     at = {table.name: ingested_tables.version(table) for table in (IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES)}
-    gone = read_split(ingested_tables.thin, "training")["path"].head(2).tolist()
+    gone = read_split(ingested_tables, "training")["path"].head(2).tolist()
     for table in (IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES):
-        ingested_tables.overwrite(ingested_tables.read(table).where(~F.col("path").isin(gone)), table)
-    assert cache_split(ingested_tables, caches, "training", ranks=1)[0].name != written["training"].name
+        ingested_tables.overwrite(ingested_tables.dataframe(table).where(~F.col("path").isin(gone)), table)
+    assert find_or_write_cache(ingested_tables, caches, "training", ranks=1)[0].name != written["training"].name
     pinned = ingested_tables.as_of(at)
-    assert {split: cache_split(pinned, caches, split, ranks=1) for split in written} == {
+    assert {split: find_or_write_cache(pinned, caches, split, ranks=1) for split in written} == {
         split: (cache, False) for split, cache in written.items()
     }
     in_cache = sorted(row["content"] for row in rows_of(written["training"]))
     shutil.rmtree(caches.root)
-    rebuilt, was_written = cache_split(pinned, caches, "training", ranks=1)
+    rebuilt, was_written = find_or_write_cache(pinned, caches, "training", ranks=1)
     assert was_written
     assert sorted(row["content"] for row in rows_of(rebuilt)) == in_cache
 
@@ -174,8 +176,8 @@ def test_too_few_images_or_labels_are_told_with_the_remedy(
     ingested_tables: DeltaTables, caches: PetastormCaches
 ) -> None:
     with pytest.raises(ValueError, match=r"images cannot feed 50 processes: add images to the landing folder"):
-        cache_split(ingested_tables, caches, "validation", ranks=50)
-    balls = ingested_tables.read(IMAGE_FILES).where("path LIKE '%/ball/%'")
+        find_or_write_cache(ingested_tables, caches, "validation", ranks=50)
+    balls = ingested_tables.dataframe(IMAGE_FILES).where("path LIKE '%/ball/%'")
     ingested_tables.overwrite(balls, IMAGE_FILES)
     with pytest.raises(ValueError, match=r"1 label\(s\) to train on \(ball\).*at least two sub-folders"):
-        cache_split(ingested_tables, caches, "training", ranks=1)
+        find_or_write_cache(ingested_tables, caches, "training", ranks=1)

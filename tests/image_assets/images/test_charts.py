@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_assets.images.charts import confusion_matrix, contact_sheet, distributions, learning_curves, to_markdown
+from image_assets.images.charts import confusion_matrix, contact_sheet, distributions, learning_curves, picture_markdown
 
 EPOCH = {"epoch": 1.0, "loss": 1.2, "accuracy": 0.5, "validation_loss": 1.4, "validation_accuracy": 0.4}
 
@@ -32,19 +32,19 @@ def opened(picture: bytes) -> Image.Image:
     ],
 )
 def test_markdown_holds_the_whole_picture(picture: bytes, mime_type: str) -> None:
-    markdown = to_markdown(picture, "A sample")
+    markdown = picture_markdown(picture, "A sample")
     start, data = markdown.removesuffix(")").split(";base64,")
     assert start == f"A sample\n\n![A sample](data:{mime_type}"
     assert b64decode(data) == picture
 
 
 def test_a_caption_cannot_break_the_markdown() -> None:
-    assert to_markdown(jpeg(0), "a_b](x)\n# c").startswith("a\\_b\\](x) \\# c\n\n![a\\_b\\](x) \\# c](data:")
+    assert picture_markdown(jpeg(0), "a_b](x)\n# c").startswith("a\\_b\\](x) \\# c\n\n![a\\_b\\](x) \\# c](data:")
 
 
 def test_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="expected JPEG, PNG or SVG"):
-        to_markdown(b"GIF89a", "a picture")
+        picture_markdown(b"GIF89a", "a picture")
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 60])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from image_assets.images.isolated_process import Failure, GuardedProcess
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 
 MEMORY_BYTES = 64 * 1024**2
 
@@ -48,11 +48,11 @@ def test_a_hostile_item_has_a_reason_and_the_next_one_its_answer(
     guarded: GuardedProcess[str, object], word: str, reason: str, says: str
 ) -> None:
     for _ in range(2):
-        failure = guarded.answer(word, seconds=1)
-        assert isinstance(failure, Failure)
+        failure = guarded.run(word, seconds=1)
+        assert isinstance(failure, ItemFailure)
         assert failure.reason == reason
         assert says in failure.message
-        answer = guarded.answer("harmless", seconds=10)
+        answer = guarded.run("harmless", seconds=10)
         assert isinstance(answer, tuple)
         assert answer[0] == "harmless"
         assert answer[1] != os.getpid()
@@ -60,7 +60,7 @@ def test_a_hostile_item_has_a_reason_and_the_next_one_its_answer(
 
 def test_one_process_serves_all_items_and_ends_with_the_block() -> None:
     with GuardedProcess(does, memory_bytes=MEMORY_BYTES) as guarded:
-        answers = [guarded.answer(str(number), seconds=10) for number in range(100)]
+        answers = [guarded.run(str(number), seconds=10) for number in range(100)]
     words, processes = zip(*answers, strict=True)  # pyright: ignore[reportArgumentType]
     assert list(words) == [str(number) for number in range(100)]
     (process,) = set(processes)
@@ -70,14 +70,14 @@ def test_one_process_serves_all_items_and_ends_with_the_block() -> None:
 
 def test_an_item_far_larger_than_the_memory_bound_gets_through(guarded: GuardedProcess[str, object]) -> None:
     large = "x" * 2 * MEMORY_BYTES
-    answer = guarded.answer(large, seconds=60)
+    answer = guarded.run(large, seconds=60)
     assert isinstance(answer, tuple)
     assert answer[0] == large
 
 
 def test_an_exception_rises_in_the_caller_with_its_own_traceback(guarded: GuardedProcess[str, object]) -> None:
     with pytest.raises(ValueError, match="a mistake") as raised:
-        guarded.answer("raise", seconds=10)
+        guarded.run("raise", seconds=10)
     assert "in does" in "".join(raised.value.__notes__)
 
 
@@ -86,8 +86,8 @@ def test_the_child_ends_with_a_caller_that_is_killed() -> None:
 import os, time
 from image_assets.images.isolated_process import GuardedProcess
 guarded = GuardedProcess(lambda seconds: time.sleep(seconds) or os.getpid(), memory_bytes=1 << 26)
-print(guarded.answer(0, seconds=10), flush=True)
-guarded.answer(600, seconds=600)
+print(guarded.run(0, seconds=10), flush=True)
+guarded.run(600, seconds=600)
 """
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None

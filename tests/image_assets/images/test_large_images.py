@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from image_assets.images.isolated_process import Failure, GuardedProcess
-from image_assets.images.large_images import small_content, small_contents
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
+from image_assets.images.large_images import scaled_content, scaled_contents
 from image_assets.images.pixels import UnreadableImage, to_file_pixels, to_pixels
 from resources.files.file_system import to_path
 from tests.support.images import jpeg, picture, png, put
@@ -44,16 +44,16 @@ def copy(name: str, factor: int) -> bytes:
     return content.getvalue()
 
 
-def pixels_of(file: Path, color: Literal["rgb", "gray"], most_bytes: int) -> np.ndarray:
+def pixels_of(file: Path, color: Literal["rgb", "gray"], max_bytes: int) -> np.ndarray:
     """What a network sees of the file."""
     with file.open("rb") as opened:
-        return to_file_pixels(opened, 224, color, most_bytes=most_bytes)
+        return to_file_pixels(opened, 224, color, max_bytes=max_bytes)
 
 
-def pixels_in_little_memory(file: Path, color: Literal["rgb", "gray"]) -> np.ndarray | Failure:
+def pixels_in_little_memory(file: Path, color: Literal["rgb", "gray"]) -> np.ndarray | ItemFailure:
     """The same, where there is no memory for the whole image."""
     with GuardedProcess(lambda file: pixels_of(file, color, 10**9), memory_bytes=MEMORY_BYTES) as guarded:
-        return guarded.answer(file, seconds=120)
+        return guarded.run(file, seconds=120)
 
 
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])
@@ -87,19 +87,19 @@ def small_object(content: bytes) -> bytes | None:
     """Small content of an object in a store that has no descriptors."""
     with fsspec.open("memory://path_only/a", "wb") as written:
         written.write(content)
-    return small_content("memory://path_only/a", 20)
+    return scaled_content("memory://path_only/a", 20)
 
 
 @pytest.mark.parametrize("encoded", [png, jpeg])
 def test_an_object_is_scaled_as_a_file_is(tmp_path: Path, encoded: Callable[[int], bytes], apart: Executor) -> None:
     path = to_path(os.fsencode(put(tmp_path, "a", encoded(1))))
-    small = apart.submit(small_content, path, 20).result()
+    small = apart.submit(scaled_content, path, 20).result()
     assert apart.submit(small_object, encoded(1)).result() == small is not None
 
 
 def list_small_contents(paths: list[str | None], lengths: list[int | None]) -> list[bytes | None]:
     """The small contents of one batch."""
-    (made,) = small_contents(iter([(pd.Series(paths), pd.Series(lengths, dtype=float))]))
+    (made,) = scaled_contents(iter([(pd.Series(paths), pd.Series(lengths, dtype=float))]))
     return made.tolist()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from image_assets.images.near_duplicates import BITS, DISTANCE, reached, to_groups, to_looks, to_new_groups
+from image_assets.images.near_duplicates import BITS, DISTANCE, group_new_images, reachable, to_groups, to_image_hashes
 
 
 def random_hashes(count: int, seed: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def groups_by_all_pairs(images: pd.DataFrame) -> np.ndarray:
 
 
 def groups_of(*hashes: int) -> list[int]:
-    return to_groups(to_looks(to_images(np.array(hashes, dtype=np.uint64)))).tolist()
+    return to_groups(to_image_hashes(to_images(np.array(hashes, dtype=np.uint64)))).tolist()
 
 
 def partition(groups: list[int]) -> set[frozenset[int]]:
@@ -73,26 +73,26 @@ def partition(groups: list[int]) -> set[frozenset[int]]:
 def test_groups_are_those_of_all_pairs(seed: int) -> None:
     images = mixed_images(seed)
     expected = partition(groups_by_all_pairs(images).tolist())
-    assert partition(to_groups(to_looks(images)).tolist()) == expected
+    assert partition(to_groups(to_image_hashes(images)).tolist()) == expected
     assert 30 < len(expected) < 250, "neighbours were planted, and not all in one chain"
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_reached_are_the_groups_of_the_marked(seed: int) -> None:
     images = mixed_images(seed)
-    looks, start = to_looks(images), np.random.default_rng(seed).random(len(images)) < 0.05
+    looks, start = to_image_hashes(images), np.random.default_rng(seed).random(len(images)) < 0.05
     groups = groups_by_all_pairs(images)
     expected = np.isin(groups, groups[start])
-    assert reached(looks, start).tolist() == expected.tolist()
+    assert reachable(looks, start).tolist() == expected.tolist()
     assert start.sum() < expected.sum() < len(images)
-    assert not reached(looks, np.zeros(len(images), bool)).any()
+    assert not reachable(looks, np.zeros(len(images), bool)).any()
 
 
 @pytest.mark.parametrize("new_count", [1, 20, 300])
 def test_new_images_are_in_the_groups_that_all_images_together_make(new_count: int) -> None:
     images = mixed_images(7)
     groups = groups_by_all_pairs(images)
-    known, new = to_new_groups(images.iloc[:-new_count], images.iloc[-new_count:])
+    known, new = group_new_images(images.iloc[:-new_count], images.iloc[-new_count:])
     concerned = np.isin(groups, groups[-new_count:])
     assert (known >= 0).tolist() == concerned[: len(known)].tolist()
     assert partition([*known[known >= 0].tolist(), *new.tolist()]) == partition(groups[concerned].tolist())
@@ -103,14 +103,14 @@ def test_a_mirrored_twin_is_in_the_group_when_one_of_the_two_has_a_mirrored_hash
     image, twin = ([plain, mirrored], [mirrored ^ np.uint64(0b101), plain])
     for of_image, of_twin in ((image, twin), (image, [twin[0], 0]), ([plain, 0], twin)):
         both = np.array([of_image, of_twin], dtype=np.uint64)
-        assert len(set(to_groups(to_looks(to_images(both[:, 0], both[:, 1]))))) == 1
+        assert len(set(to_groups(to_image_hashes(to_images(both[:, 0], both[:, 1]))))) == 1
     assert len(set(groups_of(int(plain), int(twin[0])))) == 2, "older rows have none"
 
 
 def test_an_image_without_a_hash_is_in_the_group_of_its_copies() -> None:
     images = to_images(random_hashes(5, 0)).assign(perceptual_hash=None)
     images["image_id"] = [sha256(name).hexdigest() for name in (b"a", b"b", b"a", b"c", b"b")]
-    known, new = to_new_groups(images.iloc[:2], images.iloc[2:])
+    known, new = group_new_images(images.iloc[:2], images.iloc[2:])
     assert (known[0], known[1]) == (new[0], new[2])
     assert len(set(new)) == 3
 
@@ -125,13 +125,13 @@ def test_hashes_are_close_wherever_they_differ(bits: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_images_are_groups_too(count: int) -> None:
-    assert to_groups(to_looks(to_images(random_hashes(count, 0)))).shape == (count,)
+    assert to_groups(to_image_hashes(to_images(random_hashes(count, 0)))).shape == (count,)
 
 
 @pytest.mark.parametrize("repeated", [1, 10])
 def test_100000_images_are_grouped_in_seconds(repeated: int) -> None:
     hashes = np.repeat(with_neighbours(random_hashes(180_000 // repeated, 1), 20_000 // repeated, 2), repeated)
-    looks = to_looks(to_images(hashes[:100_000], hashes[100_000:]))
+    looks = to_image_hashes(to_images(hashes[:100_000], hashes[100_000:]))
     started = time.process_time()
     groups = to_groups(looks)
     assert time.process_time() - started < 20

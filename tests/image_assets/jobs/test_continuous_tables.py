@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from image_assets.data.featured_images import featured_images
 from image_assets.data.raw_images import raw_images
 from image_assets.jobs.continuous import continuous_executor, news_of_files
-from resources.settings import local, read_settings
+from resources.settings import create_resources, read_settings
 from tests.support.images import png, put
 from tests.support.runs_apart import PATIENCE_SECONDS, Going, apart, to_instance
 
@@ -28,7 +28,7 @@ def to_tables_job() -> dg.JobDefinition:
     return dg.Definitions(
         assets=[raw_images, featured_images],
         jobs=[dg.define_asset_job("ingest_images", executor_def=continuous_executor(news_of_files))],
-        resources=local(read_settings()),
+        resources=create_resources(read_settings()),
     ).resolve_job_def("ingest_images")
 
 

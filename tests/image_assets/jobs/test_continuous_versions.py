@@ -17,7 +17,7 @@ from image_assets.jobs.continuous import continuous_executor, either, news_of_fi
 from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
 from resources.mlflow.model_registry import ModelRegistry
-from resources.settings import local, read_settings
+from resources.settings import create_resources, read_settings
 from tests.support.images import png, put
 from tests.support.registered_versions import registered, saved_model
 from tests.support.runs_apart import Going, apart, to_instance
@@ -59,7 +59,7 @@ def to_predictions_job() -> dg.JobDefinition:
     return dg.Definitions(
         assets=[raw_images, featured_images, image_predictions, current_predictions],
         jobs=[dg.define_asset_job("ingest_images", executor_def=executor)],
-        resources=local(read_settings()),
+        resources=create_resources(read_settings()),
     ).resolve_job_def("ingest_images")
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from image_assets.jobs.reproduce_model import (
     Differences,
-    Outcome,
-    digest,
+    TrainingOutcome,
+    differences_markdown,
     largest_difference,
+    state_digest,
     to_differences,
-    to_markdown,
 )
 
 
@@ -24,7 +24,7 @@ def predictions(*rows: tuple[str, str | None, float | None]) -> pd.DataFrame:
     )
 
 
-OUTCOME = Outcome(
+OUTCOME = TrainingOutcome(
     weights={"head.kernel": np.array([[1.0, 2.0]], np.float32), "head.bias": np.array([0.5], np.float32)},
     history=({"epoch": 1, "loss": 0.7, "seconds": 3.0}, {"epoch": 2, "loss": 0.4, "seconds": 2.0}),
     predictions=predictions(("a", "rose", 0.9), ("b", "daisy", 0.6), ("c", None, None)),
@@ -32,14 +32,14 @@ OUTCOME = Outcome(
 
 
 def test_equal_outcomes_are_the_same_in_whatever_order_and_time() -> None:
-    other = Outcome(
+    other = TrainingOutcome(
         weights=dict(reversed(OUTCOME.weights.items())),
         history=tuple({**epoch, "seconds": 9.0} for epoch in OUTCOME.history),
         predictions=OUTCOME.predictions[::-1],
     )
     differences = to_differences(OUTCOME, other)
     assert differences == Differences(
-        digests=(digest(OUTCOME.weights),) * 2,
+        digests=(state_digest(OUTCOME.weights),) * 2,
         weights={"head.kernel": 0, "head.bias": 0},
         epochs=(2, 2),
         figures=({"loss": 0}, {"loss": 0}),
@@ -49,11 +49,11 @@ def test_equal_outcomes_are_the_same_in_whatever_order_and_time() -> None:
         probability=0,
     )
     assert differences.same
-    assert "**The same** as before" in to_markdown(differences)
+    assert "**The same** as before" in differences_markdown(differences)
 
 
 def test_what_differs_is_measured_and_told() -> None:
-    other = Outcome(
+    other = TrainingOutcome(
         weights={**OUTCOME.weights, "head.kernel": np.array([[1.0, 1.75]], np.float32)},
         history=({"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5}),
         predictions=predictions(("a", "rose", 0.8), ("b", "rose", 0.6), ("c", None, None), ("d", "rose", 1.0)),
@@ -66,7 +66,7 @@ def test_what_differs_is_measured_and_told() -> None:
     assert (differences.images, differences.images_of_one) == (3, 1)
     assert differences.agreeing == pytest.approx(2 / 3)
     assert differences.probability == pytest.approx(0.1)
-    report = to_markdown(differences)
+    report = differences_markdown(differences)
     for line in ("**Not the same**", "| head.kernel | 0.25 |", "| 2 | 0.1 |", "66.67% of 3 images", "by up to 0.1;"):
         assert line in report
 
@@ -83,10 +83,10 @@ def test_what_differs_is_measured_and_told() -> None:
         replace(OUTCOME, predictions=OUTCOME.predictions.assign(probability=0.9)),
     ],
 )
-def test_whatever_differs_they_are_not_the_same_either_way(other: Outcome) -> None:
+def test_whatever_differs_they_are_not_the_same_either_way(other: TrainingOutcome) -> None:
     assert not to_differences(OUTCOME, other).same
     assert not to_differences(other, OUTCOME).same
-    assert "Not the same" in to_markdown(to_differences(OUTCOME, other))
+    assert "Not the same" in differences_markdown(to_differences(OUTCOME, other))
 
 
 def test_nothing_to_compare_is_not_the_same() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from image_assets.images.pixels import to_pixels
-from image_assets.jobs.package_model import FILES, write_edge_model
+from image_assets.jobs.package_model import TEMPLATES, write_edge_model
 from tests.support.images import picture
 
 PATCHES = [f"patch {number}" for number in range(48)]
@@ -77,7 +77,7 @@ def test_the_example_sees_what_a_version_sees(color: Literal["rgb", "gray"], tmp
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
 
-    command = [sys.executable, "-P", str(FILES / "example.py"), *contents]
+    command = [sys.executable, "-P", str(TEMPLATES / "example.py"), *contents]
     said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
     version = onnxruntime.InferenceSession(file)
@@ -101,7 +101,7 @@ def test_the_file_resizes_as_versions_do(color: Literal["rgb", "gray"], size: tu
 
 
 def test_the_example_has_fifteen_lines() -> None:
-    lines = [line for line in (FILES / "example.py").read_text().splitlines() if line]
+    lines = [line for line in (TEMPLATES / "example.py").read_text().splitlines() if line]
     assert len(lines) == 15
 
 

@@ -23,13 +23,13 @@ from image_assets.predictions.image_predictions import image_predictions
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.alert_run import predict, run
 from tests.support.images import png, put
+from tests.support.tables import tables_at
 
 
 def ready(**resources: object) -> Ready:
@@ -115,17 +115,17 @@ def test_another_version_and_more_images_are_news_until_they_are_predicted(
     images = ingested_tables.last_change(FEATURED_IMAGES)
     say(instance, "image_predictions", serving_version="1", shadow_versions="none", featured_images_version=images)
     assert news_to_predict(instance, now) == ""
-    more = ingested_tables.read(FEATURED_IMAGES).limit(1)
+    more = ingested_tables.dataframe(FEATURED_IMAGES).limit(1)
     ingested_tables.append(more, FEATURED_IMAGES)
     assert news_to_predict(instance, now) == "featured_images has new rows"
 
 
 def test_alerts_that_wait_are_news_until_they_are_sent(tmp_path: Path) -> None:
-    instance, thin_tables = dg.DagsterInstance.ephemeral(), ThinTables(root=str(tmp_path))
-    now = ready(delta_tables=SimpleNamespace(thin=thin_tables))
+    instance, delta_tables = dg.DagsterInstance.ephemeral(), tables_at(tmp_path)
+    now = ready(delta_tables=delta_tables)
     assert news_of_alerts(instance, now) == ""
-    predict(thin_tables, ("a.jpg", "roses", 1))
-    run(thin_tables, "rules: [{name: sure roses, send_to: [oncall]}]", {"oncall": "json://127.0.0.1:9"})
+    predict(delta_tables, ("a.jpg", "roses", 1))
+    run(delta_tables, "rules: [{name: sure roses, send_to: [oncall]}]", {"oncall": "json://127.0.0.1:9"})
     assert news_of_alerts(instance, now).startswith("alerts wait for oncall (1) since ")
 
 

@@ -81,13 +81,13 @@ class Platform:
     def history(self) -> list[tuple]:
         """Version, from, to, person, forced of every change."""
         columns = ["model_version", "from_stage", "to_stage", "person", "forced"]
-        rows = self.tables.thin.read(STAGE_HISTORY, [*columns, "changed_at"]).to_pylist()
+        rows = self.tables.read(STAGE_HISTORY, [*columns, "changed_at"]).to_pylist()
         return [tuple(row[name] for name in columns) for row in sorted(rows, key=lambda row: row["changed_at"])]
 
 
 @pytest.fixture
 def platform(ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path) -> Platform:
-    splits = ingested_tables.read(IMAGE_SPLITS).withColumn("split", F.lit("test"))
+    splits = ingested_tables.dataframe(IMAGE_SPLITS).withColumn("split", F.lit("test"))
     ingested_tables.overwrite(splits.localCheckpoint(), IMAGE_SPLITS)
     return Platform(ingested_tables, registry, tmp_path)
 
@@ -106,7 +106,7 @@ def test_a_fit_version_serves_and_a_worse_one_only_by_force(platform: Platform) 
         (2, "None", "Production", "Bob", True),
         (2, "Production", "Archived", None, False),
     ]
-    findings = platform.tables.thin.read(STAGE_HISTORY, ["findings"], pc.field("person").is_null())
+    findings = platform.tables.read(STAGE_HISTORY, ["findings"], pc.field("person").is_null())
     assert findings["findings"].to_pylist() == [None]  # nothing is asked of a version that is archived
 
 
@@ -132,7 +132,7 @@ def test_files_that_were_changed_are_not_even_loaded(platform: Platform) -> None
     assert platform.promoted(platform.version("sound")) == ""
     assert platform.registry.stages() == {1: "Archived", 2: "Production"}
     (found,) = (
-        platform.tables.thin.read(STAGE_HISTORY, ["model_version", "findings"])
+        platform.tables.read(STAGE_HISTORY, ["model_version", "findings"])
         .filter(pc.field("model_version") == 2)
         .to_pylist()
     )

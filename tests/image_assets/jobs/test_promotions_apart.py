@@ -14,11 +14,12 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.jobs.promote_model import move
-from image_assets.models.stage_history import Told, record_changes
+from image_assets.models.stage_history import Promotion, record_changes
 from image_assets.schemas import STAGE_HISTORY
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, disagreement
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, held_after, log_in
+from tests.support.tables import tables_at
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 300
@@ -36,11 +37,11 @@ class Change(NamedTuple):
     who: str
 
 
-def promotion(person: str) -> Told:
-    return Told("Production", "promote_model", person)
+def promotion(person: str) -> Promotion:
+    return Promotion("Production", "promote_model", person)
 
 
-def history(tables: ThinTables) -> list[Change]:
+def history(tables: DeltaTables) -> list[Change]:
     """What the table holds, in the order in which it was written; each version's changes are numbered on from 1."""
     columns = ["model_version", "change", "changed_at", "from_stage", "to_stage", "aliases", "person", "source"]
     rows = tables.read(STAGE_HISTORY, columns).to_pylist()
@@ -61,16 +62,17 @@ def history(tables: ThinTables) -> list[Change]:
 
 @contextmanager
 def apart(
-    registry: ModelRegistry, url: str, tables: ThinTables, version: int, person: str
+    registry: ModelRegistry, url: str, tables: DeltaTables, version: int, person: str
 ) -> Iterator[subprocess.Popen]:
     """A process of its own that promotes the version when it gets a line; killed when it is still there at the end."""
     program = (
-        "from image_assets.models.promote_model import *\n"
+        "from image_assets.jobs.promote_model import *\n"
+        "from tests.support.tables import tables_at\n"
         f"registry = ModelRegistry(tracking_uri={url!r}, name={registry.name!r})\n"
-        f"tables = ThinTables(root={tables.root!r})\n"
+        f"tables = tables_at({tables.root!r})\n"
         "registry.versions()\n"
         "print('ready', flush=True); input()\n"
-        f"move({version}, Told('Production', 'promote_model', {person!r}), registry, tables)\n"
+        f"move({version}, Promotion('Production', 'promote_model', {person!r}), registry, tables)\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as process:
@@ -103,13 +105,13 @@ def with_three_versions(uri: str, folder: Path, name: str) -> ModelRegistry:
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> ThinTables:
-    return ThinTables(root=str(tmp_path / "tables"))
+def tables(tmp_path: Path) -> DeltaTables:
+    return tables_at(tmp_path / "tables")
 
 
 @pytest.fixture
 def registry(
-    accounts_server: MlflowServer, tmp_path: Path, tables: ThinTables, monkeypatch: pytest.MonkeyPatch
+    accounts_server: MlflowServer, tmp_path: Path, tables: DeltaTables, monkeypatch: pytest.MonkeyPatch
 ) -> ModelRegistry:
     """Three versions on a server, of which the first one serves, and the history says so."""
     log_in(monkeypatch, ADMINISTRATOR)
@@ -119,7 +121,7 @@ def registry(
 
 
 @contextmanager
-def held(registry: ModelRegistry, tables: ThinTables, path: str, request: int = 1) -> Iterator[tuple]:
+def held(registry: ModelRegistry, tables: DeltaTables, path: str, request: int = 1) -> Iterator[tuple]:
     """Bob's promotion of version 2, which has come as far as this request, and the line that holds it."""
     with (
         held_after(registry.tracking_uri, path, request) as line,
@@ -132,7 +134,7 @@ def held(registry: ModelRegistry, tables: ThinTables, path: str, request: int = 
 
 @pytest.mark.parametrize(("path", "request_number"), [(TAG, 1), (STAGE, 1), (ALIAS, 2)], ids=["told", "stage", "alias"])
 def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
-    registry: ModelRegistry, tables: ThinTables, path: str, request_number: int
+    registry: ModelRegistry, tables: DeltaTables, path: str, request_number: int
 ) -> None:
     with held(registry, tables, path, request_number) as (process, _):
         process.kill()
@@ -168,7 +170,7 @@ def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
 
 
 def test_a_tick_between_stage_and_alias_makes_nobody_else_the_one_who_moved_it(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     with held(registry, tables, STAGE) as (process, line):
         record_changes(registry.versions(), tables)
@@ -182,7 +184,7 @@ def test_a_tick_between_stage_and_alias_makes_nobody_else_the_one_who_moved_it(
 
 
 def test_a_promotion_that_overtakes_another_one_wins_and_both_are_told(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     with held(registry, tables, STAGE) as (process, line):
         move(3, promotion("Eve"), registry, tables)
@@ -199,7 +201,7 @@ def test_a_promotion_that_overtakes_another_one_wins_and_both_are_told(
 
 
 def test_of_two_that_came_into_production_at_once_the_last_one_stays(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     with held(registry, tables, STAGE) as (process, line), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -210,7 +212,7 @@ def test_of_two_that_came_into_production_at_once_the_last_one_stays(
 
 
 def test_two_processes_that_promote_at_once_leave_one_version_that_serves(
-    empty_store: Path, tmp_path: Path, tables: ThinTables
+    empty_store: Path, tmp_path: Path, tables: DeltaTables
 ) -> None:
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     registry = with_three_versions(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, "image_classifier")
@@ -230,7 +232,7 @@ def test_two_processes_that_promote_at_once_leave_one_version_that_serves(
 
 def test_what_was_told_before_a_kill_is_not_taken_for_a_move_much_later(registry: ModelRegistry) -> None:
     registry.promote(2, "Production", promotion("Bob").to_tags())
-    told = Told.of(registry.version(2))
+    told = Promotion.of(registry.version(2))
     assert told
     assert told.moved(registry.version(2))
     assert not replace(told, told_at="2026-01-01T00:00:00+00:00").moved(registry.version(2))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from image_assets.jobs.reproduce_model import Recorded, tables_of
+from image_assets.jobs.reproduce_model import RecordedTraining, tables_at_training
 from image_assets.models.training import TrainingConfig
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
@@ -25,7 +25,7 @@ VERSION = ModelVersion(1, "None", (), "run", "models:/image_classifier/1", TAGS)
 
 
 def test_a_version_says_how_it_was_trained() -> None:
-    recorded = Recorded.of(VERSION)
+    recorded = RecordedTraining.of(VERSION)
     assert (recorded.framework, recorded.processes, recorded.config.seed) == ("torch", 1, 7)
     assert recorded.cache_settings == {"content": "pixels", "color": "gray"}
 
@@ -33,13 +33,13 @@ def test_a_version_says_how_it_was_trained() -> None:
 def test_a_version_that_does_not_say_how_it_was_trained_is_refused_with_what_it_lacks() -> None:
     other = replace(VERSION, tags={"framework": "torch", "processes": "1"})
     with pytest.raises(ValueError, match=r"image_classifier/1 cannot be trained again: it lacks the tags training_set"):
-        Recorded.of(other)
+        RecordedTraining.of(other)
 
 
 def test_settings_of_another_code_are_refused_with_the_commit_to_check_out() -> None:
     other = replace(VERSION, tags={**TAGS, "training_settings": '{"epochs": -1}', "code_version": "abc123"})
     with pytest.raises(ValueError, match=r"(?s)training_settings does not fit: .*epochs.*; check out abc123"):
-        Recorded.of(other)
+        RecordedTraining.of(other)
 
 
 @pytest.mark.spark
@@ -47,9 +47,9 @@ def test_tables_that_are_lost_are_named_before_anything_is_trained(ingested_tabl
     at = {table.name: ingested_tables.version(table) for table in INPUTS}
     version = replace(VERSION, tags={**TAGS, "table_versions": json.dumps(at)})
     for table in INPUTS:
-        rows = ingested_tables.thin.read(table, table.columns.fieldNames())
+        rows = ingested_tables.read(table, table.columns.fieldNames())
         write_deltalake(ingested_tables.uri(table), rows.slice(0, 3), mode="overwrite")
-    assert tables_of(version, ingested_tables).thin.read(IMAGE_SPLITS, ["path"]).num_rows == 16
+    assert tables_at_training(version, ingested_tables).delta_tables.read(IMAGE_SPLITS, ["path"]).num_rows == 16
     DeltaTable(ingested_tables.uri(IMAGE_SPLITS)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     with pytest.raises(ValueError, match=r"image_classifier/1 cannot be trained again: image_splits at Delta version"):
-        tables_of(version, ingested_tables)
+        tables_at_training(version, ingested_tables)

@@ -10,9 +10,16 @@ from deltalake import DeltaTable, write_deltalake
 from mlflow import MlflowClient
 from pyspark.sql import functions as F
 
-from image_assets.data.image_files import Decision, record
+from image_assets.data.image_files import Decision, merge_decisions
 from image_assets.data.inspection import MISSING
-from image_assets.jobs.vacuum_tables import FOLLOWERS, VacuumConfig, VersionsAtRisk, to_markdown, vacuum, vacuum_tables
+from image_assets.jobs.vacuum_tables import (
+    FOLLOWERS,
+    VacuumConfig,
+    VersionsAtRisk,
+    vacuum,
+    vacuum_tables,
+    vacuumed_markdown,
+)
 from image_assets.schemas import (
     FEATURED_IMAGES,
     IMAGE_FILES,
@@ -23,11 +30,10 @@ from image_assets.schemas import (
     TABLES,
 )
 from resources.delta.delta_log import why_unreadable
-from resources.delta.delta_tables import DeltaTables
+from resources.delta.delta_tables import UPSTREAM, DeltaTables
 from resources.delta.parquet_files import file_sizes, write_files
 from resources.delta.table import Table
 from resources.delta.table_layout import file_layout
-from resources.delta.thin_tables import UPSTREAM
 from resources.mlflow.model_registry import ModelRegistry, RegistryUnavailable
 
 pytestmark = pytest.mark.spark
@@ -53,7 +59,7 @@ def register_trained(registry: ModelRegistry, delta_tables: DeltaTables) -> dict
 
 def rewrite(delta_tables: DeltaTables, table: Table) -> None:
     """The same rows in new files."""
-    rows = delta_tables.thin.read(table, table.columns.fieldNames())
+    rows = delta_tables.read(table, table.columns.fieldNames())
     write_deltalake(delta_tables.uri(table), rows, mode="overwrite")
 
 
@@ -75,7 +81,7 @@ def run(delta_tables: DeltaTables, registry: ModelRegistry, **config: object) ->
     last = next(event for event in events if event.step_key == "report_vacuumed")
     table = last.step_output_data.metadata["vacuumed"]
     assert isinstance(table, dg.TableMetadataValue)
-    return {str(record.data["table"]): dict(record.data) for record in table.records}
+    return {str(merge_decisions.data["table"]): dict(merge_decisions.data) for merge_decisions in table.records}
 
 
 def test_what_a_model_was_trained_on_stays_until_it_is_archived(
@@ -83,7 +89,7 @@ def test_what_a_model_was_trained_on_stays_until_it_is_archived(
 ) -> None:
     trained_at = register_trained(registry, ingested_tables)
     at_training = files(ingested_tables)
-    keys = {table: ingested_tables.thin.read_keys(table) for table in INPUTS}
+    keys = {table: ingested_tables.read_keys(table) for table in INPUTS}
     for table in INPUTS:
         rewrite(ingested_tables, table)
     in_between = files(ingested_tables)
@@ -112,8 +118,8 @@ def test_what_a_model_was_trained_on_stays_until_it_is_archived(
     assert {table: ingested_tables.last_change(table) for table in INPUTS} == before, "no row has changed"
     pinned = ingested_tables.as_of(trained_at)
     for table, of_then in keys.items():
-        assert {tuple(row) for row in pinned.read(table).select(*table.keys).collect()} == of_then, "by Spark"
-        assert pinned.thin.read_keys(table) == of_then, "by delta-rs"
+        assert {tuple(row) for row in pinned.dataframe(table).select(*table.keys).collect()} == of_then, "by Spark"
+        assert pinned.read_keys(table) == of_then, "by delta-rs"
     version = ingested_tables.version(IMAGE_SPLITS)
     assert run(ingested_tables, registry, dry_run=False, retention_hours=0)["image_splits"]["files"] == 0
     assert ingested_tables.version(IMAGE_SPLITS) == version, "nothing to remove, no commit"
@@ -122,7 +128,7 @@ def test_what_a_model_was_trained_on_stays_until_it_is_archived(
     run(ingested_tables, registry, dry_run=False, retention_hours=0, tables=["image_splits"])
     for table, lost in ((IMAGE_SPLITS, True), (FEATURED_IMAGES, False)):
         assert bool(why_unreadable(ingested_tables.uri(table), trained_at[table.name])) == lost
-        assert ingested_tables.thin.read_keys(table) == keys[table]
+        assert ingested_tables.read_keys(table) == keys[table]
 
 
 def test_an_archived_version_that_an_alias_names_is_live(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
@@ -178,23 +184,22 @@ def test_nothing_goes_while_the_registry_does_not_answer(ingested_tables: DeltaT
 
 def add_images(delta_tables: DeltaTables, table: Table, number: int) -> None:
     """A copy of an image under another path, in a file and a version of its own."""
-    row = {**delta_tables.thin.read(table, table.columns.fieldNames()).to_pylist()[0], "path": f"file:/new {number}"}
-    delta_tables.thin.append_files(table, list(write_files([row], delta_tables.uri(table), file_layout(table))))
+    row = {**delta_tables.read(table, table.columns.fieldNames()).to_pylist()[0], "path": f"file:/new {number}"}
+    delta_tables.append_files(table, list(write_files([row], delta_tables.uri(table), file_layout(table))))
 
 
 def test_what_a_follower_has_still_to_take_in_stays(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
-    thin = ingested_tables.thin
-    position = thin.followed_version(RAW_IMAGES, FEATURED_IMAGES)
+    position = ingested_tables.followed_version(RAW_IMAGES, FEATURED_IMAGES)
     assert position is not None
     for number in range(2):
         add_images(ingested_tables, RAW_IMAGES, number)
     DeltaTable(ingested_tables.uri(RAW_IMAGES)).optimize.compact()
     vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
-    assert thin.tells_since(RAW_IMAGES, position)
-    thin.append_files(FEATURED_IMAGES, [], follows=(RAW_IMAGES, ingested_tables.version(RAW_IMAGES)))
-    record(thin, [Decision("file:/new 0", MISSING)], ingested_tables.version(RAW_IMAGES))
+    assert ingested_tables.tells_since(RAW_IMAGES, position)
+    ingested_tables.append_files(FEATURED_IMAGES, [], follows=(RAW_IMAGES, ingested_tables.version(RAW_IMAGES)))
+    merge_decisions(ingested_tables, [Decision("file:/new 0", MISSING)], ingested_tables.version(RAW_IMAGES))
     assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "removed", "all have taken it in"
-    assert not thin.tells_since(RAW_IMAGES, position)
+    assert not ingested_tables.tells_since(RAW_IMAGES, position)
 
 
 def test_what_a_live_version_has_still_to_predict_stays(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
@@ -218,25 +223,23 @@ def test_what_a_live_version_has_still_to_predict_stays(ingested_tables: DeltaTa
     for number in range(2):
         add_images(ingested_tables, FEATURED_IMAGES, number)
     for follower in FOLLOWERS[FEATURED_IMAGES]:
-        ingested_tables.thin.append_files(
-            follower, [], follows=(FEATURED_IMAGES, ingested_tables.version(FEATURED_IMAGES))
-        )
+        ingested_tables.append_files(follower, [], follows=(FEATURED_IMAGES, ingested_tables.version(FEATURED_IMAGES)))
     DeltaTable(ingested_tables.uri(FEATURED_IMAGES)).optimize.compact()
     vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
-    assert ingested_tables.thin.tells_since(FEATURED_IMAGES, position.version - 1)
+    assert ingested_tables.tells_since(FEATURED_IMAGES, position.version - 1)
     registry.promote(1, "Archived")
     vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
-    assert not ingested_tables.thin.tells_since(FEATURED_IMAGES, position.version - 1)
+    assert not ingested_tables.tells_since(FEATURED_IMAGES, position.version - 1)
     assert predict() == 2, "the version is asked again, and finds what it predicted"
 
 
 def test_every_follower_by_versions_is_known(ingested_tables: DeltaTables) -> None:
     by_name = {table.name: table for table in TABLES}
     for into in INPUTS:
-        for commit in ingested_tables.thin.history(into):
+        for commit in ingested_tables.history(into):
             if UPSTREAM in commit:
                 assert into in FOLLOWERS[by_name[commit[UPSTREAM]]]
-        if ingested_tables.thin.transaction(into, RAW_IMAGES.name) is not None:
+        if ingested_tables.transaction(into, RAW_IMAGES.name) is not None:
             assert into in FOLLOWERS[RAW_IMAGES]
 
 
@@ -246,7 +249,7 @@ def test_files_of_killed_runs_go_and_new_ones_stay(ingested_tables: DeltaTables,
     assert vacuum(ingested_tables, registry, RAW_IMAGES, VacuumConfig(dry_run=False)).files == 0
     row = vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
     assert (row.done, row.files, row.bytes, left.exists()) == ("removed", 1, 7, False)
-    assert "| raw_images | removed | 1 | 7 |  |" in to_markdown([row])
+    assert "| raw_images | removed | 1 | 7 |  |" in vacuumed_markdown([row])
 
 
 def test_a_retention_beyond_what_logs_remember_is_refused() -> None:

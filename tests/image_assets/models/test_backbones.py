@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from image_assets.models.backbones import DOWNLOAD_TIMEOUT_SECONDS, impatient_downloads, weights_file
+from image_assets.models.backbones import DOWNLOAD_TIMEOUT_SECONDS, download_timeout, weights_file
 
 
 def test_a_weights_file_is_found_in_its_folder(tmp_path: Path) -> None:
@@ -29,6 +29,6 @@ def test_a_missing_weights_file_is_told_with_what_is_there(tmp_path: Path, folde
 def test_downloads_give_up_on_silence_and_other_connections_do_not() -> None:
     before = socket.getdefaulttimeout()
 
-    with impatient_downloads():
+    with download_timeout():
         assert socket.getdefaulttimeout() == DOWNLOAD_TIMEOUT_SECONDS
     assert socket.getdefaulttimeout() == before

@@ -20,7 +20,7 @@ def test_a_checkpoint_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     }
     assert found.part("optimizer")["step"].shape == ()
     assert found.part("optimizer")["step"] == 7
-    assert found.told == {"best": [0.5, -1.0]}
+    assert found.values == {"best": [0.5, -1.0]}
     assert checkpoints.load("fine_tuning") is None
 
 

@@ -9,14 +9,14 @@ import pytest
 from image_assets.models.embeddings import (
     AugmentedImages,
     EmbeddingStore,
-    KeptImages,
+    PrecomputedInputs,
     Standardisation,
-    keep_images,
+    precompute_inputs,
     standardisation,
     usable_deviation,
 )
 from image_assets.models.rank_training import label_weights
-from image_assets.models.training_images import DecodedImages, Decoding, Shard, in_batches, shuffle
+from image_assets.models.training_images import DecodedImages, Decoding, Shard, rebatched, shuffle
 from tests.image_assets.conftest import red_and_blue, write_cache
 from tests.support.images import colored_jpeg
 
@@ -51,13 +51,13 @@ class MeanColors:
 def test_each_image_is_computed_once_and_more_images_only_themselves(tmp_path: Path) -> None:
     store, colors = EmbeddingStore(str(tmp_path / "embeddings")), MeanColors()
     images = red_and_blue(20)
-    first = keep_images(shard(tmp_path, images), colors, Alone(), batch_size=4, seed=0, store=store)
+    first = precompute_inputs(shard(tmp_path, images), colors, Alone(), batch_size=4, seed=0, store=store)
     assert colors.asked == 32  # one batch, filled up
     assert first.steps == 5
     more = [*images, (colored_jpeg(1, 99), 1)]
     (tmp_path / "more").mkdir()
     colors = MeanColors()
-    second = keep_images(shard(tmp_path / "more", more), colors, Alone(), batch_size=4, seed=0, store=store)
+    second = precompute_inputs(shard(tmp_path / "more", more), colors, Alone(), batch_size=4, seed=0, store=store)
     assert colors.asked == 32
     assert len(second) == 21
     for kept in (first, second):
@@ -68,13 +68,13 @@ def test_each_image_is_computed_once_and_more_images_only_themselves(tmp_path: P
 
 def test_the_same_image_under_two_rows_counts_twice(tmp_path: Path) -> None:
     images = [*red_and_blue(8), *red_and_blue(8)]
-    kept = keep_images(shard(tmp_path, images), MeanColors(), Alone(), batch_size=4, seed=0)
+    kept = precompute_inputs(shard(tmp_path, images), MeanColors(), Alone(), batch_size=4, seed=0)
     assert len(kept) == 16
     assert np.bincount(kept.label_indexes).tolist() == [8, 8]
 
 
 def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None:
-    kept = KeptImages(np.arange(5.0)[:, None], np.arange(5), steps=3, batch_size=4, seed=(0, 1))
+    kept = PrecomputedInputs(np.arange(5.0)[:, None], np.arange(5), steps=3, batch_size=4, seed=(0, 1))
     first, again, later = ([batch.label_indexes.tolist() for batch in kept.batches(epoch)] for epoch in (1, 1, 2))
     assert [len(batch) for batch in first] == [4, 4, 4]
     assert {label for batch in first for label in batch} == set(range(5))
@@ -85,7 +85,7 @@ def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None
 def test_features_are_standardised_over_all_images_and_never_divided_by_zero() -> None:
     inputs = np.random.default_rng(0).normal(3, 2, (1000, 2)).astype(np.float32)
     inputs[:, 1] = 7
-    kept = KeptImages(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
+    kept = PrecomputedInputs(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
     by = standardisation(kept, Alone())
     np.testing.assert_allclose(by.mean, inputs.mean(axis=0), rtol=1e-5)
     (batch, *_) = kept.standardised(by)
@@ -97,7 +97,7 @@ def test_features_are_standardised_over_all_images_and_never_divided_by_zero() -
 
 def test_rare_labels_weigh_more_and_images_one_on_average() -> None:
     labels = np.array([0] * 9 + [1], np.int64)
-    weights = label_weights(KeptImages(np.zeros((10, 1)), labels, 1, 1, (0, 0)), 3, Alone())
+    weights = label_weights(PrecomputedInputs(np.zeros((10, 1)), labels, 1, 1, (0, 0)), 3, Alone())
     assert weights[1] == pytest.approx(9 * weights[0])
     assert weights[labels].sum() == pytest.approx(10 * 2 / 3)
 
@@ -131,7 +131,7 @@ def test_batches_have_equal_lengths_and_a_shuffle_loses_none() -> None:
             for at in range(0, 1000, 7)
         ]
 
-    batches = [batch.image_ids for batch in in_batches(parts(), 32)]
+    batches = [batch.image_ids for batch in rebatched(parts(), 32)]
     assert [len(batch) for batch in batches] == [32] * 31 + [8]
     assert np.concatenate(batches).tolist() == list(range(1000))
     shuffled = np.concatenate([part.image_ids for part in shuffle(parts(), np.random.default_rng(0))])

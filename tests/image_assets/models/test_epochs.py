@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from image_assets.models.epochs import check_figures, learning_rate, to_seed
+from image_assets.models.epochs import learning_rate, require_finite_loss, to_seed
 from image_assets.models.rank_training import epoch_reporter
 from image_assets.models.training_plan import Schedule
 
@@ -35,7 +35,7 @@ def test_seeds_differ_by_every_part_and_are_always_the_same() -> None:
 def test_a_loss_that_is_no_number_is_named_with_the_remedy() -> None:
     figures = {"epoch": 3.0, "loss": float("nan"), "validation_loss": 1.0}
     with pytest.raises(FloatingPointError, match=r"epoch 3 ends with loss nan .* lower the learning rate, which is 7"):
-        check_figures(figures, 7)
+        require_finite_loss(figures, 7)
 
 
 class Words(logging.Handler):

@@ -15,7 +15,7 @@ from image_assets.models.evaluation import (
     compare,
     evaluate,
     interval,
-    judged,
+    mark_right,
 )
 
 LABELS = ["daisy", "roses", "tulips"]
@@ -25,7 +25,7 @@ def answers(true: Sequence[str], said: Sequence[str | None], probability: Any = 
     """Judged answers on images that are told apart by their place."""
     places = [str(place) for place in range(len(true))]
     columns = {"path": places, "image_id": places, "true_label": true, "label": said, "probability": probability}
-    return judged(pd.DataFrame(columns))
+    return mark_right(pd.DataFrame(columns))
 
 
 def rightness(right: str) -> pd.DataFrame:

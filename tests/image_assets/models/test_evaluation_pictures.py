@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from image_assets.models.evaluation import evaluate, judged
+from image_assets.models.evaluation import evaluate, mark_right
 from image_assets.models.evaluation_report import precision_and_recall, reliability_diagram
 
 
@@ -20,7 +20,7 @@ def answers(images: int, labels: int, answered: float = 1) -> tuple[pd.DataFrame
     said = np.where(random.random(images) < 0.5, true, random.choice(names, images))
     paths = [str(number) for number in range(images)]
     columns = {"path": paths, "image_id": paths, "true_label": true, "label": said, "probability": probability}
-    return judged(pd.DataFrame(columns)), names
+    return mark_right(pd.DataFrame(columns)), names
 
 
 @pytest.mark.parametrize(("images", "labels", "answered"), [(1, 2, 1), (3, 2, 0), (3000, 500, 0.9)], ids=str)

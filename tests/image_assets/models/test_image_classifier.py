@@ -19,8 +19,8 @@ from pyspark.sql import functions as F
 from image_assets.images.isolated_process import GuardedProcess
 from image_assets.images.pixels import to_grayscale
 from image_assets.models.logged_models import log_classifier
-from image_assets.models.scoring import own_workers
-from image_assets.predictions.version_embeddings import ImagesToEmbed, embeddings
+from image_assets.models.scoring import separate_workers
+from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
 from tests.support.images import colored_jpeg, put
 from tests.support.photographs import WEIGHTS
 
@@ -188,10 +188,10 @@ def test_a_version_of_gray_answers_the_same_for_an_image_and_for_its_gray(
 def test_images_are_embedded_by_the_network_below_its_head(classifier: tuple[str, str], tmp_path: Path) -> None:
     files = [put(tmp_path, f"{number}.jpg", colored_jpeg(number % 2, number)) for number in (0, 1, 2)]
     names = [*files, put(tmp_path, "text.jpg", b"no image"), put(tmp_path, "again.jpg", colored_jpeg(0, 0))]
-    asked = ImagesToEmbed(*classifier, tuple(f"file:{name}" for name in names))
-    with GuardedProcess(embeddings, memory_bytes=64 * 1024**3, name="model") as guarded:
-        found = guarded.answer(asked, seconds=300)
-        nothing = guarded.answer(ImagesToEmbed(*classifier, ()), seconds=300)
+    asked = EmbeddingRequest(*classifier, tuple(f"file:{name}" for name in names))
+    with GuardedProcess(embed_images, memory_bytes=64 * 1024**3, name="model") as guarded:
+        found = guarded.run(asked, seconds=300)
+        nothing = guarded.run(EmbeddingRequest(*classifier, ()), seconds=300)
     assert isinstance(found, np.ndarray), found
     assert found.shape == (4, 1280)
     assert found.any(axis=1).all()
@@ -240,7 +240,7 @@ def test_spark_asks_by_struct(classifier: tuple[str, str], spark: SparkSession) 
     images = spark.createDataFrame(rows, "number int, content binary, path string")
     mlflow.set_tracking_uri(classifier[0])
     ask = mlflow.pyfunc.spark_udf(spark, classifier[1], env_manager="local", result_type=ANSWER)
-    with own_workers(spark, framework=classifier[1]):
+    with separate_workers(spark, framework=classifier[1]):
         answer = cast("Column", ask(F.struct("content", "path")))
 
     answers = images.withColumn("answer", answer).select("number", "answer.*")

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from image_assets.images.isolated_process import Failure
-from image_assets.models.isolated_scoring import bisected
+from image_assets.images.isolated_process import ItemFailure
+from image_assets.models.isolated_scoring import predict_by_bisection
 
 
 def images(count: int) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def test_a_batch_that_is_answered_is_asked_once() -> None:
         asked.append(len(batch))
         return pd.DataFrame({"label": batch["path"], "probability": 1.0, "probabilities": [[1.0]] * len(batch)})
 
-    answers = bisected(images(32), ask)
+    answers = predict_by_bisection(images(32), ask)
     assert asked == [32]
     assert answers["fault"].isna().all()
 
@@ -25,16 +25,16 @@ def test_a_batch_that_is_answered_is_asked_once() -> None:
 def test_bad_images_alone_have_faults_and_few_questions_are_asked() -> None:
     bad, asked = {"3", "17"}, 0
 
-    def ask(batch: pd.DataFrame) -> pd.DataFrame | Failure:
+    def ask(batch: pd.DataFrame) -> pd.DataFrame | ItemFailure:
         nonlocal asked
         asked += 1
         if bad & set(batch["path"]):
-            return Failure("raised", "ValueError: no")
+            return ItemFailure("raised", "ValueError: no")
         return pd.DataFrame(
             {"label": batch["path"], "probability": 1.0, "probabilities": [[1.0]] * len(batch)}, index=batch.index
         )
 
-    answers = bisected(images(32), ask)
+    answers = predict_by_bisection(images(32), ask)
     assert answers.index.tolist() == list(range(32))
     faults = answers["fault"]
     assert faults[faults.notna()].to_dict() == {3: "raised: ValueError: no", 17: "raised: ValueError: no"}

@@ -11,23 +11,23 @@ from deltalake import DeltaTable
 from mlflow import MlflowClient
 from pyspark.sql import functions as F
 
-from image_assets.models.evaluation import Comparison, Slice, evaluate, judged
-from image_assets.models.evaluation_report import Report, earlier_look
+from image_assets.models.evaluation import Comparison, Slice, evaluate, mark_right
+from image_assets.models.evaluation_report import Report, earlier_pictures
 from image_assets.models.model_evaluations import (
     accuracies,
-    answers_of,
     evaluate_new,
     first_to_serve,
-    record,
+    merge_evaluation,
+    predict_test_split,
     to_evaluate,
 )
 from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.thin_tables import ThinTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, create_store
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model
+from tests.support.tables import tables_at
 
 LABELS = ["ball", "cube"]
 CPU = InferenceDevice(choice="cpu")
@@ -74,7 +74,7 @@ def version_that_knows(
     return registered(model, registry, {"framework": framework, "labels": json.dumps(LABELS)}, artifacts)
 
 
-def rows_of(tables: ThinTables) -> dict[int, dict]:
+def rows_of(tables: DeltaTables) -> dict[int, dict]:
     """The evaluations as another Delta reader finds them, by version."""
     rows = DeltaTable(tables.uri(MODEL_EVALUATIONS)).to_pyarrow_table().to_pylist()
     return {row["model_version"]: row for row in rows}
@@ -106,14 +106,14 @@ def test_the_most_accurate_version_is_promoted_as_long_as_none_serves(
 
 
 def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_path: Path) -> None:
-    tables = ThinTables(root=str(tmp_path))
+    tables = tables_at(tmp_path)
     answers = pd.DataFrame({"true_label": LABELS, "label": ["ball", None], "probability": [0.75, None]})
-    evaluation = evaluate(judged(answers), [*LABELS, "cone"])
+    evaluation = evaluate(mark_right(answers), [*LABELS, "cone"])
     slices = [Slice("format", "PNG", 12, 0.25, 0.1, 0.5), Slice("folder", "file:/landing/ball", 10, 0.5, 0.2, 0.8)]
     first = Report(version(1), evaluation, slices, None, {})
     second = Report(version(2), evaluation, [], Comparison(1, 3, 0, 0.25), {})
     for report, rows_digest in ((first, "old"), (second, "new"), (first, "new")):
-        record(tables, report, rows_digest)
+        merge_evaluation(tables, report, rows_digest)
     rows = rows_of(tables)
     assert set(rows) == {1, 2}
     assert list(rows[1]) == MODEL_EVALUATIONS.columns.fieldNames()
@@ -142,7 +142,7 @@ def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_
 def test_each_new_version_is_asked_recorded_compared_and_logged(
     ingested_tables: DeltaTables, registry: ModelRegistry, tracking: MlflowTracking, tmp_path: Path
 ) -> None:
-    splits = ingested_tables.read(IMAGE_SPLITS).withColumn("split", F.lit("test"))
+    splits = ingested_tables.dataframe(IMAGE_SPLITS).withColumn("split", F.lit("test"))
     ingested_tables.overwrite(splits.localCheckpoint(), IMAGE_SPLITS)
     artifacts = (tmp_path / "artifacts").as_uri()
     ball = version_that_knows("ball", "tensorflow", registry, tmp_path, artifacts)
@@ -153,7 +153,7 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert set(metadata) == {f"{name}_v{number}" for number in (1, 2) for name in (*pictures, "labels")} | {
         "comparison_v2"
     }
-    rows = rows_of(ingested_tables.thin)
+    rows = rows_of(ingested_tables)
     assert rows[1]["compared_with"] is None
     assert [rows[2][name] for name in ("compared_with", "only_this_right", "only_other_right")] == [1, 8, 0]
     assert rows[2]["p_value"] == 2 / 2**8
@@ -172,15 +172,15 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
     assert figures == {ball.version: 0.5, path.version: 1.0, nothing.version: 0.0}
     assert "MLflow did not take all of it" in str(metadata["not_logged_v3"].value)
-    after = rows_of(ingested_tables.thin)
+    after = rows_of(ingested_tables)
     assert {number: after[number] for number in rows} == rows, "known versions are not evaluated again"
     assert [after[3][name] for name in ("compared_with", "only_this_right", "only_other_right")] == [2, 0, 16]
     assert after[3]["calibration_error"] is None
-    earlier = earlier_look(path, tracking, {})
+    earlier = earlier_pictures(path, tracking, {})
     assert set(earlier) == {f"{name}_v2" for name in pictures}
-    assert earlier_look(path, tracking, earlier) == {}, "this run has made them"
-    assert earlier_look(nothing, tracking, {}) == {}, "MLflow does not have them"
+    assert earlier_pictures(path, tracking, earlier) == {}, "this run has made them"
+    assert earlier_pictures(nothing, tracking, {}) == {}, "MLflow does not have them"
     assert after[3]["labels"] == [*LABELS, "(no answer)"]
 
     unregistered = replace(path, version=0, uri=(tmp_path / "model_ball").as_uri())
-    assert set(answers_of(unregistered, ingested_tables, registry, CPU)["label"]) == {"ball"}
+    assert set(predict_test_split(unregistered, ingested_tables, registry, CPU)["label"]) == {"ball"}

@@ -35,7 +35,7 @@ def test_a_version_without_lineage_is_told_what_it_lacks() -> None:
     assert lineage_known(version(1, **tags)).passed
     del tags["table_versions"]
     found = lineage_known(version(1, **tags))
-    assert (found.passed, "table_versions" in found.said, "framework" in found.said) == (False, True, False)
+    assert (found.passed, "table_versions" in found.detail, "framework" in found.detail) == (False, True, False)
 
 
 @pytest.mark.parametrize(("backbone", "passed"), [("imagenet", True), ("folder", True), ("untrained", False)])
@@ -51,7 +51,7 @@ def test_another_signature_is_shown_beside_the_expected_one() -> None:
     assert same_signature("bytes", "bytes").passed
     found = same_signature("text", "bytes")
     assert not found.passed
-    assert found.said == "found text, expected bytes"
+    assert found.detail == "found text, expected bytes"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_labels_stay_in_order_or_it_is_said_what_becomes_of_them(
 
 
 def test_labels_that_are_gone_are_named() -> None:
-    said = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).said
+    said = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).detail
     assert "what becomes of cube in label_mapping" in said
 
 
@@ -96,7 +96,7 @@ def answers(**changed: object) -> pd.DataFrame:
 def test_sound_answers_pass() -> None:
     found = sound_answers(answers(), LABELS)
     assert found.passed
-    assert found.said == "1 images and 1 broken files"
+    assert found.detail == "1 images and 1 broken files"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_sound_answers_pass() -> None:
 def test_unsound_answers_are_said(changed: dict[str, object], said: str) -> None:
     found = sound_answers(answers(**changed), LABELS)
     assert not found.passed
-    assert said in found.said
+    assert said in found.detail
 
 
 @pytest.mark.parametrize(

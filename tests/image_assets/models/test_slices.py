@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from image_assets.models.evaluation import Slice, interval, judged, size_class, with_traits, worst_slices
+from image_assets.models.evaluation import Slice, interval, mark_right, size_class, with_traits, worst_slices
 
 
 def images(folder: str, right: int, wrong: int, *, side: int = 300, image_format: str | None = "JPEG") -> pd.DataFrame:
@@ -11,7 +11,7 @@ def images(folder: str, right: int, wrong: int, *, side: int = 300, image_format
     names = [f"file:/landing/{folder}/{number}.jpg" for number in range(right + wrong)]
     columns = {"path": names, "image_id": names, "width": side, "height": side, "format": image_format}
     said = ["daisy"] * right + ["roses"] * wrong
-    return judged(pd.DataFrame(columns).assign(true_label="daisy", label=said, probability=0.9))
+    return mark_right(pd.DataFrame(columns).assign(true_label="daisy", label=said, probability=0.9))
 
 
 def slices_of(*folders: pd.DataFrame) -> list[Slice]:

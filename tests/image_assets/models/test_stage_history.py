@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from image_assets.models.promotion_gate import Finding
-from image_assets.models.stage_history import Told, record_changes, to_markdown
+from image_assets.models.promotion_gate import GateFinding
+from image_assets.models.stage_history import Promotion, changes_markdown, record_changes
 from image_assets.schemas import STAGE_HISTORY
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry
+from tests.support.tables import tables_at
 
-WHY = Told("Production", "promote_model", "Ada", "it is better", findings=(Finding("files", True, "the same"),))
+WHY = Promotion(
+    "Production", "promote_model", "Ada", "it is better", findings=(GateFinding("files", True, "the same"),)
+)
 
 
 @pytest.fixture
@@ -29,15 +32,15 @@ def registry(tmp_path: Path, empty_store: Path) -> ModelRegistry:
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> ThinTables:
-    return ThinTables(root=str(tmp_path / "tables"))
+def tables(tmp_path: Path) -> DeltaTables:
+    return tables_at(tmp_path / "tables")
 
 
 def to_client(registry: ModelRegistry) -> MlflowClient:
     return MlflowClient(registry.tracking_uri, registry.tracking_uri)
 
 
-def recorded(registry: ModelRegistry, tables: ThinTables) -> list[tuple]:
+def recorded(registry: ModelRegistry, tables: DeltaTables) -> list[tuple]:
     """What a look at the registry added: version, from, to, who, why."""
     return [
         (
@@ -51,12 +54,12 @@ def recorded(registry: ModelRegistry, tables: ThinTables) -> list[tuple]:
     ]
 
 
-def test_a_registry_that_nobody_moved_has_no_history(registry: ModelRegistry, tables: ThinTables) -> None:
+def test_a_registry_that_nobody_moved_has_no_history(registry: ModelRegistry, tables: DeltaTables) -> None:
     assert recorded(registry, tables) == []
 
 
 def test_a_promotion_is_told_with_who_why_and_what_was_found_and_only_once(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     assert recorded(registry, tables) == [(1, "None", "Production", "Ada", "it is better")]
@@ -67,7 +70,7 @@ def test_a_promotion_is_told_with_who_why_and_what_was_found_and_only_once(
 
 
 def test_the_version_that_was_there_is_archived_by_the_same_promotion(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     recorded(registry, tables)
@@ -84,7 +87,7 @@ def test_the_version_that_was_there_is_archived_by_the_same_promotion(
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_what_was_moved_in_mlflow_is_noticed_as_such(registry: ModelRegistry, tables: ThinTables) -> None:
+def test_what_was_moved_in_mlflow_is_noticed_as_such(registry: ModelRegistry, tables: DeltaTables) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     recorded(registry, tables)
     to_client(registry).transition_model_version_stage(registry.name, "2", "Production", True)
@@ -103,26 +106,26 @@ def test_what_was_moved_in_mlflow_is_noticed_as_such(registry: ModelRegistry, ta
 
 
 def test_a_promotion_whose_process_was_killed_is_told_by_the_next_look(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
-    registry.promote(3, "Staging", Told("Staging", "promote_model", "Ada", forced=True).to_tags())
+    registry.promote(3, "Staging", Promotion("Staging", "promote_model", "Ada", forced=True).to_tags())
     # Nothing was recorded; a sensor looks.
     assert recorded(registry, tables) == [(3, "None", "Staging", "Ada", None)]
     assert tables.read(STAGE_HISTORY, ["forced"]).to_pylist() == [{"forced": True}]
 
 
 def test_a_promotion_that_was_killed_before_it_moved_anything_is_none(
-    registry: ModelRegistry, tables: ThinTables
+    registry: ModelRegistry, tables: DeltaTables
 ) -> None:
-    killed = Told("Production", "promote_model", "Bob").to_tags()
+    killed = Promotion("Production", "promote_model", "Bob").to_tags()
     to_client(registry).set_model_version_tag(registry.name, "2", "promotion", killed["promotion"])
     registry.promote(1, "Production", WHY.to_tags())
     assert recorded(registry, tables) == [(1, "None", "Production", "Ada", "it is better")]
 
 
-def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRegistry, tables: ThinTables) -> None:
+def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRegistry, tables: DeltaTables) -> None:
     registry.promote(1, "Production", WHY.to_tags())
-    registry.promote(2, "Production", Told("Production", "promote_model", "Bob").to_tags())
+    registry.promote(2, "Production", Promotion("Production", "promote_model", "Bob").to_tags())
     assert recorded(registry, tables) == [
         (1, "None", "Production", "Ada", "it is better"),
         (1, "Production", "Archived", "Bob", "version 2 took its place"),
@@ -130,19 +133,19 @@ def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRe
     ]
 
 
-def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables: ThinTables) -> None:
+def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables: DeltaTables) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     versions = registry.versions()
     record_changes(versions, tables)
-    again = ThinTables(root=tables.root)
+    again = tables_at(tables.root)
     record_changes(versions, again)
     assert len(tables.read(STAGE_HISTORY, ["change"])) == 1
 
 
 def test_long_findings_fit_into_a_tag(registry: ModelRegistry) -> None:
-    findings = tuple(Finding("labels", True, "label, " * 500) for _ in range(7))
-    registry.promote(1, "Production", Told("Production", "promote_model", findings=findings).to_tags())
-    told = Told.of(registry.version(1))
+    findings = tuple(GateFinding("labels", True, "label, " * 500) for _ in range(7))
+    registry.promote(1, "Production", Promotion("Production", "promote_model", findings=findings).to_tags())
+    told = Promotion.of(registry.version(1))
     assert told
     assert told.findings
     assert len(told.findings) == 7
@@ -152,5 +155,5 @@ def test_the_newest_change_comes_first_for_people() -> None:
     row = {"model_version": 1, "from_stage": "None", "to_stage": "Production", "aliases": ["production"]}
     by = {"person": None, "source": "mlflow", "reason": None, "forced": True}
     rows = [{**row, **by, "changed_at": datetime(2026, 1, day, tzinfo=UTC)} for day in (1, 2)]
-    lines = to_markdown(rows).splitlines()[2:]
+    lines = changes_markdown(rows).splitlines()[2:]
     assert lines[0] == "| 2026-01-02 00:00 | 1 | None → Production | production | mlflow |  (forced) |"

@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from image_assets.models.logged_models import log_classifier
-from image_assets.models.training_plan import Trained
+from image_assets.models.training_plan import TrainingResult
 from resources.mlflow.model_registry import ModelRegistry
 from resources.processes.ranks import RankFailure
 from resources.processes.training_processes import TrainingProcesses
@@ -70,11 +70,11 @@ def test_two_ranks_train_one_model_that_answers_bytes(
     assert np.allclose([sum(each) for each in answers["probabilities"]], 1, atol=1e-5)
 
 
-def without_seconds(trained: Trained) -> list[dict[str, float]]:
+def without_seconds(trained: TrainingResult) -> list[dict[str, float]]:
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in trained.history]
 
 
-def assert_logged(work: Work, trained: Trained) -> None:
+def assert_logged(work: Work, trained: TrainingResult) -> None:
     """The run is open, and holds every epoch's figures and the model."""
     client = mlflow.MlflowClient(work.places.tracking_uri)
     run = client.get_run(work.places.mlflow_run_id)
@@ -116,7 +116,7 @@ def test_two_workers_of_a_cluster_train_one_model(flowers: Work, tmp_path: Path)
         environment = {**os.environ, **CLUSTER_ENVIRONMENT}
         driver = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert driver.returncode == 0, driver.stderr[-3000:]
-    ranks: list[Trained] = [trained for trained, _ in pickle.loads((tmp_path / "answer.pickle").read_bytes())]
+    ranks: list[TrainingResult] = [trained for trained, _ in pickle.loads((tmp_path / "answer.pickle").read_bytes())]
     assert ranks[0].weights_digest == ranks[1].weights_digest
     assert ranks[0].history[-1]["loss"] < ranks[0].history[0]["loss"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_assets.models.training_plan import Trained
+from image_assets.models.training_plan import TrainingResult
 from tests.image_assets.conftest import HEAD, Work, in_a_process, red_and_blue
 
 pytestmark = pytest.mark.training
@@ -29,7 +29,7 @@ def training_of(framework: str) -> Any:
     return module
 
 
-def several(framework: str, *arguments: tuple[Any, ...]) -> list[Trained]:
+def several(framework: str, *arguments: tuple[Any, ...]) -> list[TrainingResult]:
     """One training after the other, in the same process."""
     train = training_of(framework).train
     return [train(*each) for each in arguments]

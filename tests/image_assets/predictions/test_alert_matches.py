@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.predictions.alert_rules import AlertRule, AlertRules
-from image_assets.predictions.alert_sending import record
-from image_assets.predictions.prediction_alerts import meeting, new_alerts, predictions_in
+from image_assets.predictions.alert_sending import merge_alerts
+from image_assets.predictions.prediction_alerts import matching_predictions, new_alerts, predictions_in
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
-from resources.delta.thin_tables import ThinTables
+from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.alert_run import NOON, alerts, predict
@@ -25,11 +25,11 @@ def to_rule(**fields: object) -> AlertRule:
     return AlertRule.model_validate({"name": "a rule", "send_to": ["oncall"], **fields})
 
 
-def record_new(thin_tables: ThinTables, *rules: AlertRule) -> int:
+def record_new(delta_tables: DeltaTables, *rules: AlertRule) -> int:
     """How many alerts are new."""
-    predictions = {"Production": predictions_in("Production", thin_tables, ModelRegistry(tracking_uri=""))}
-    known = thin_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
-    return len(record(thin_tables, new_alerts(AlertRules(rules=list(rules)), predictions, known, NOON)))
+    predictions = {"Production": predictions_in("Production", delta_tables, ModelRegistry(tracking_uri=""))}
+    known = delta_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
+    return len(merge_alerts(delta_tables, new_alerts(AlertRules(rules=list(rules)), predictions, known, NOON)))
 
 
 @pytest.mark.parametrize(
@@ -46,36 +46,36 @@ def record_new(thin_tables: ThinTables, *rules: AlertRule) -> int:
     ],
 )
 def test_a_rule_is_met_by_label_and_probability_with_its_bounds(
-    thin_tables: ThinTables, rule: AlertRule, expected: str
+    delta_tables: DeltaTables, rule: AlertRule, expected: str
 ) -> None:
     known = [("a", "roses", 0.7), ("b", "roses", 0.9), ("c", "roses", 1), ("d", "tulips", 0.99)]
-    predict(thin_tables, *known, ("an image that the model could not read", None, None))
-    predictions = predictions_in("Production", thin_tables, ModelRegistry(tracking_uri=""))
-    assert "".join(sorted(meeting(rule, predictions)["path"])) == expected
+    predict(delta_tables, *known, ("an image that the model could not read", None, None))
+    predictions = predictions_in("Production", delta_tables, ModelRegistry(tracking_uri=""))
+    assert "".join(sorted(matching_predictions(rule, predictions)["path"])) == expected
 
 
-def test_each_prediction_is_met_once_by_each_rule(thin_tables: ThinTables) -> None:
+def test_each_prediction_is_met_once_by_each_rule(delta_tables: DeltaTables) -> None:
     rules = to_rule(), to_rule(name="another", send_to=["oncall", "team"])
-    predict(thin_tables, ("a", "roses", 1))
-    assert [record_new(thin_tables, *rules) for _ in range(2)] == [3, 0]
-    predict(thin_tables, ("b", "roses", 1))
-    assert record_new(thin_tables, *rules) == 3
-    predict(thin_tables, ("a", "roses", 1), version=2)
-    assert record_new(thin_tables, *rules) == 3, "another version's prediction is another one"
+    predict(delta_tables, ("a", "roses", 1))
+    assert [record_new(delta_tables, *rules) for _ in range(2)] == [3, 0]
+    predict(delta_tables, ("b", "roses", 1))
+    assert record_new(delta_tables, *rules) == 3
+    predict(delta_tables, ("a", "roses", 1), version=2)
+    assert record_new(delta_tables, *rules) == 3, "another version's prediction is another one"
 
 
-def test_a_rule_for_the_first_time_is_met_once_by_each_file(thin_tables: ThinTables) -> None:
+def test_a_rule_for_the_first_time_is_met_once_by_each_file(delta_tables: DeltaTables) -> None:
     rule = to_rule(first_time_only=True, labels=["roses"])
-    predict(thin_tables, ("a", "tulips", 1), ("b", "roses", 1))
-    assert record_new(thin_tables, rule) == 1
-    predict(thin_tables, ("a", "roses", 1), ("b", "roses", 1), version=2)
-    assert record_new(thin_tables, rule) == 1
-    predict(thin_tables, ("a", "roses", 1), ("b", "roses", 1), version=3)
-    assert record_new(thin_tables, rule) == 0
-    assert alerts(thin_tables, "path", "model_version") == [("a", 2), ("b", 1)]
+    predict(delta_tables, ("a", "tulips", 1), ("b", "roses", 1))
+    assert record_new(delta_tables, rule) == 1
+    predict(delta_tables, ("a", "roses", 1), ("b", "roses", 1), version=2)
+    assert record_new(delta_tables, rule) == 1
+    predict(delta_tables, ("a", "roses", 1), ("b", "roses", 1), version=3)
+    assert record_new(delta_tables, rule) == 0
+    assert alerts(delta_tables, "path", "model_version") == [("a", 2), ("b", 1)]
 
 
-def test_another_stage_is_that_of_versions_that_served_once(thin_tables: ThinTables, tmp_path: Path) -> None:
+def test_another_stage_is_that_of_versions_that_served_once(delta_tables: DeltaTables, tmp_path: Path) -> None:
     registry = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     create_store(registry.tracking_uri)
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
@@ -94,12 +94,12 @@ def test_another_stage_is_that_of_versions_that_served_once(thin_tables: ThinTab
         {"path": "gone", "image_id": "gone", "state": "missing"},
     ]
     for table, rows in ((IMAGE_PREDICTIONS, predictions), (IMAGE_FILES, files)):
-        thin_tables.merge(pa.Table.from_pylist(rows, to_arrow_schema(table.columns)), table, updates=UPDATES)
-    found = {stage: predictions_in(stage, thin_tables, registry) for stage in ("Archived", "Staging", "Production")}
+        delta_tables.merge(pa.Table.from_pylist(rows, to_arrow_schema(table.columns)), table, updates=UPDATES)
+    found = {stage: predictions_in(stage, delta_tables, registry) for stage in ("Archived", "Staging", "Production")}
     assert sorted(found["Archived"]["model_version"]) == [1, 2]
     assert [len(found[stage]) for stage in ("Staging", "Production")] == [0, 0], "none of current_predictions"
     rules = AlertRules(rules=[to_rule(stage="Archived"), to_rule(name="once", stage="Archived", first_time_only=True)])
-    known = thin_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
+    known = delta_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
     new = new_alerts(rules, found, known, NOON)
     assert sorted(zip(new["rule"], new["model_version"], strict=True)) == [("a rule", 1), ("a rule", 2), ("once", 2)]
 

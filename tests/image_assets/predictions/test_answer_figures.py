@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from image_assets.predictions.image_predictions import answers_look, by_sureness
-from resources.delta.thin_tables import ThinTables
+from image_assets.predictions.image_predictions import answers_metadata, by_sureness
+from resources.delta.delta_tables import DeltaTables
 from tests.gallery.small_home import write_photographs
 
 
@@ -16,8 +16,8 @@ def test_answers_are_counted_by_label_and_sureness() -> None:
     assert counts.to_numpy().tolist() == [[0, 2, 1], [1, 0, 0]]
 
 
-def test_only_the_versions_answers_are_drawn(thin_tables: ThinTables, landing: Path) -> None:
-    assert answers_look(thin_tables, 1) == {}
-    write_photographs(thin_tables, landing, 6)
-    assert str(answers_look(thin_tables, 2)["answers"].value).startswith("6 answers of version 2")
-    assert answers_look(thin_tables, 3) == {}
+def test_only_the_versions_answers_are_drawn(delta_tables: DeltaTables, landing: Path) -> None:
+    assert answers_metadata(delta_tables, 1) == {}
+    write_photographs(delta_tables, landing, 6)
+    assert str(answers_metadata(delta_tables, 2)["answers"].value).startswith("6 answers of version 2")
+    assert answers_metadata(delta_tables, 3) == {}

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
-from image_assets.predictions.image_predictions import faults, image_predictions, score
+from image_assets.predictions.image_predictions import fault_metadata, image_predictions, score
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
@@ -63,7 +63,7 @@ def version_with(registry: ModelRegistry, folder: Path, faults: dict[str, str]) 
 
 def predictions(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple]:
     """File name: label and fault, in one word."""
-    rows = tables.thin.read(IMAGE_PREDICTIONS, ["path", "label", "fault", "model_version", "probabilities"]).to_pylist()
+    rows = tables.read(IMAGE_PREDICTIONS, ["path", "label", "fault", "model_version", "probabilities"]).to_pylist()
     return {
         row["path"].split("/")[-1]: (row["label"], row["fault"] and row["fault"].split(":")[0])
         for row in rows
@@ -85,7 +85,7 @@ def test_answers_that_are_none_are_nulls_with_a_fault(
         "ball 2.png": (None, "unreadable"),
     }
     assert set(found.values()) == {("ball", None)}
-    assert faults(ingested_tables.thin, [version.version])["faults"].value == 2
+    assert fault_metadata(ingested_tables, [version.version])["faults"].value == 2
 
 
 def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_version_is_asked_again(
@@ -103,7 +103,7 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
         "ball 4.png": (None, "unreadable"),
     }
     assert set(found.values()) == {("ball", None)}
-    listed = str(faults(ingested_tables.thin, [version.version])["images_with_faults"].value)
+    listed = str(fault_metadata(ingested_tables, [version.version])["images_with_faults"].value)
     assert "raised: RuntimeError: what is this?" in listed
     assert "SIGKILL" in listed
 
@@ -138,7 +138,7 @@ def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_wit
     (told,) = made.asset_materializations_for_node("image_predictions")
     assert (told.metadata["serving_version"].value, told.metadata["shadow_versions"].value) == ("1", "2, 3")
     assert "shadow_v3_failed" in told.metadata
-    rows = {row["model_version"]: row for row in ingested_tables.thin.read(VERSION_AGREEMENTS, FIGURES).to_pylist()}
+    rows = {row["model_version"]: row for row in ingested_tables.read(VERSION_AGREEMENTS, FIGURES).to_pylist()}
     assert rows[2] == {
         "model_version": 2,
         "compared_with": 1,

@@ -53,7 +53,7 @@ def brightness(registry: ModelRegistry, folder: Path, raises: str) -> ModelVersi
 def said(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple[float | None, str | None]]:
     """Of each file its first probability, and the fault."""
     of_version = pc.field("model_version") == version.version
-    rows = tables.thin.read(IMAGE_PREDICTIONS, ["path", "probabilities", "fault"], of_version).to_pylist()
+    rows = tables.read(IMAGE_PREDICTIONS, ["path", "probabilities", "fault"], of_version).to_pylist()
     return {row["path"].split("/")[-1]: ((row["probabilities"] or [None])[0], row["fault"]) for row in rows}
 
 
@@ -63,7 +63,7 @@ def test_images_without_content_are_answered_from_their_path_also_carefully(
 ) -> None:
     whole, path_only, careful = (brightness(registry, tmp_path, raises) for raises in ("-", "-", "ball 0.png"))
     assert score(ingested_tables, registry, whole, "cpu") is None
-    rows = ingested_tables.read(FEATURED_IMAGES).localCheckpoint()
+    rows = ingested_tables.dataframe(FEATURED_IMAGES).localCheckpoint()
     changed = F.when(F.col("path").endswith("ball 2.png"), F.lit(5)).otherwise(F.col("length"))
     ingested_tables.overwrite(
         rows.withColumns({"content": F.lit(None).cast("binary"), "length": changed}), FEATURED_IMAGES

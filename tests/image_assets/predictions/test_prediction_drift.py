@@ -12,7 +12,7 @@ from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.predictions.drift_figures import (
-    LEAST_DAYS,
+    MIN_DAYS,
     arrival_days,
     days_to_embed,
     discrepancy,
@@ -23,8 +23,8 @@ from image_assets.predictions.drift_figures import (
 from image_assets.predictions.prediction_checks import drift_is_small
 from image_assets.predictions.prediction_drift import DriftConfig, confidence, label_shares, prediction_drift
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.delta.thin_tables import ThinTables
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.registered_versions import registered, saved_model
 
@@ -98,7 +98,7 @@ def test_an_image_arrives_when_its_file_does_and_what_replaces_it_when_it_is_pre
 def test_a_jump_is_named_and_chance_is_none() -> None:
     random = np.random.default_rng(0)
     usual = [measured(number, 100 - number) for number in random.binomial(100, 0.5, 12)]
-    for after in range(LEAST_DAYS + 1, len(usual) + 1):
+    for after in range(MIN_DAYS + 1, len(usual) + 1):
         assert jumps(days(*usual[:after])) == []
     said = jumps(days(*usual, measured(90, 10)))
     assert said
@@ -127,7 +127,7 @@ def test_a_figure_that_comes_a_day_late_is_compared_when_it_comes() -> None:
 
 
 def test_few_days_or_few_images_are_compared_with_nothing() -> None:
-    usual = [measured(50, 50)] * LEAST_DAYS
+    usual = [measured(50, 50)] * MIN_DAYS
     assert jumps(days(*usual)) is None
     assert jumps(days(*usual, measured(5, 0))) is None
     assert jumps(days(*usual, measured(50, 50))) == []
@@ -168,18 +168,18 @@ def test_pictures_are_small_whatever_they_show(labels: int) -> None:
         assert len(picture) < 100_000
 
 
-def add(thin_tables: ThinTables, table: Table, rows: list[dict[str, Any]]) -> None:
+def add(delta_tables: DeltaTables, table: Table, rows: list[dict[str, Any]]) -> None:
     schema = to_arrow_schema(table.columns)
     whole = [{**dict.fromkeys(schema.names), **row} for row in rows]
-    thin_tables.merge(pa.Table.from_pylist(whole, schema), table, updates={table.keys[0]: f"new.{table.keys[0]}"})
+    delta_tables.merge(pa.Table.from_pylist(whole, schema), table, updates={table.keys[0]: f"new.{table.keys[0]}"})
 
 
 def test_days_are_measured_again_and_the_check_warns(
-    thin_tables: ThinTables, registry: ModelRegistry, tmp_path: Any
+    delta_tables: DeltaTables, registry: ModelRegistry, tmp_path: Any
 ) -> None:
     tags = {"labels": '["ball", "cube"]'}
     registered(saved_model(NOTHING, tmp_path, "nothing"), registry, tags, (tmp_path / "artifacts").as_uri())
-    config, resources = DriftConfig(), {"thin_tables": thin_tables, "model_registry": registry}
+    config, resources = DriftConfig(), {"delta_tables": delta_tables, "model_registry": registry}
     assert prediction_drift(config, **resources).metadata["serving_version"] == "none"
     registry.promote(1, "Production")
     for number in range(8):
@@ -187,10 +187,10 @@ def test_days_are_measured_again_and_the_check_warns(
         given = answers(15, 15) if number < 7 else answers(29, 1)
         keys = [{"path": f"file:/{number}/{row}", "image_id": f"{number}-{row}"} for row in range(len(given))]
         said = given.assign(model_version=1, predicted_at=now).to_dict("records")
-        add(thin_tables, IMAGE_PREDICTIONS, [{**key, **row} for key, row in zip(keys, said, strict=True)])
-        add(thin_tables, IMAGE_FILES, [{"path": key["path"], "first_seen": now} for key in keys])
+        add(delta_tables, IMAGE_PREDICTIONS, [{**key, **row} for key, row in zip(keys, said, strict=True)])
+        add(delta_tables, IMAGE_FILES, [{"path": key["path"], "first_seen": now} for key in keys])
         if number == 0:
-            add(thin_tables, IMAGE_SPLITS, [{**key, "split": "test"} for key in keys])
+            add(delta_tables, IMAGE_SPLITS, [{**key, "split": "test"} for key in keys])
         if number in (0, 6, 7):
             made = prediction_drift(config, **resources)
             check = drift_is_small(**resources)
@@ -201,6 +201,6 @@ def test_days_are_measured_again_and_the_check_warns(
     assert {"label_shares", "confidence"} <= set(made.metadata)
     assert "classifier" in made.metadata["embedding_fault"]  # it has no network
     assert "share of ball was 0.97 on 2026-03-09" in check.description
-    rows = thin_tables.read(PREDICTION_DRIFT, ["day", "images", "label_shares", "answer_distance"]).to_pylist()
+    rows = delta_tables.read(PREDICTION_DRIFT, ["day", "images", "label_shares", "answer_distance"]).to_pylist()
     assert {row["images"] for row in rows} == {30}
     assert min(row["answer_distance"] for row in rows) == pytest.approx(0, abs=1e-6)

@@ -40,7 +40,7 @@ class Platform:
 
     def rows(self, table: Table = IMAGE_PREDICTIONS) -> dict[int, int]:
         """How many images each version has predicted, by the table; none of them twice."""
-        rows = self.tables.thin.read(table, ["path", "image_id", "model_version"]).to_pylist()
+        rows = self.tables.read(table, ["path", "image_id", "model_version"]).to_pylist()
         assert len({tuple(row.values()) for row in rows}) == len(rows)
         return dict(Counter(row["model_version"] for row in rows))
 

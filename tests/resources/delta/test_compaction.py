@@ -4,34 +4,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.delta.table_layout import GROWTH, MEBIBYTE, SMALL_FILES, FileSizes, advise
+from resources.delta.table_layout import GROWTH, MEBIBYTE, SMALL_FILES, FileSizes, plan_compaction
 
 LIMITS = FileSizes()
 LARGE = 100 * MEBIBYTE
 
 
 def test_a_few_small_files_are_left_as_they_are() -> None:
-    assert not advise([1000] * (SMALL_FILES - 1), LIMITS).pays
-    assert advise([1000] * SMALL_FILES, LIMITS).rewritten_bytes == 1000 * SMALL_FILES
-    assert not advise([], LIMITS).pays
+    assert not plan_compaction([1000] * (SMALL_FILES - 1), LIMITS).pays
+    assert plan_compaction([1000] * SMALL_FILES, LIMITS).rewritten_bytes == 1000 * SMALL_FILES
+    assert not plan_compaction([], LIMITS).pays
 
 
 def test_large_files_are_never_rewritten() -> None:
-    compaction = advise([LARGE] * 100 + [1000] * SMALL_FILES, LIMITS)
+    compaction = plan_compaction([LARGE] * 100 + [1000] * SMALL_FILES, LIMITS)
     assert (compaction.files, compaction.small_files) == (100 + SMALL_FILES, SMALL_FILES)
     assert (compaction.rewritten_files, compaction.rewritten_bytes) == (SMALL_FILES, 1000 * SMALL_FILES)
 
 
 def test_a_file_that_is_small_and_large_beside_the_others_waits() -> None:
     almost_large = 40 * MEBIBYTE
-    compaction = advise([almost_large] + [1000] * SMALL_FILES, LIMITS)
+    compaction = plan_compaction([almost_large] + [1000] * SMALL_FILES, LIMITS)
     assert compaction.rewritten_bytes == 1000 * SMALL_FILES
     assert 1000 < compaction.below_bytes <= almost_large
 
 
 @given(st.lists(st.integers(1, 2 * LIMITS.minimum_bytes), max_size=200))
 def test_what_is_rewritten_becomes_several_times_as_large(sizes: list[int]) -> None:
-    compaction = advise(sizes, LIMITS)
+    compaction = plan_compaction(sizes, LIMITS)
     taken = [size for size in sizes if size < compaction.below_bytes]
     assert (len(taken), sum(taken)) == (compaction.rewritten_files, compaction.rewritten_bytes)
     if compaction.pays:
@@ -46,7 +46,7 @@ def test_many_small_appends_rewrite_each_byte_a_few_times_and_leave_few_files(ap
     rewritten = most = 0
     for _ in range(appends):
         files.append(size)
-        compaction = advise(files, LIMITS)
+        compaction = plan_compaction(files, LIMITS)
         if compaction.pays:
             rewritten += compaction.rewritten_bytes
             files = [file for file in files if file >= compaction.below_bytes] + [compaction.rewritten_bytes]

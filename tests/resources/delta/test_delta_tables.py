@@ -18,6 +18,7 @@ from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, codecs
 from resources.delta.table import Table
 from resources.delta.table_layout import SMALL_FILES, FileSizes
+from tests.support.tables import upsert
 
 pytestmark = pytest.mark.spark
 
@@ -35,7 +36,7 @@ def flowers(delta_tables: DeltaTables, *names: str, number: int = 1) -> DataFram
 
 
 def names(delta_tables: DeltaTables, table: Table) -> list[str]:
-    return sorted(row.name for row in delta_tables.read(table).select("name").collect())
+    return sorted(row.name for row in delta_tables.dataframe(table).select("name").collect())
 
 
 def follow(delta_tables: DeltaTables) -> int:
@@ -47,18 +48,6 @@ def test_a_transaction_that_is_repeated_adds_no_row(delta_tables: DeltaTables) -
     for transaction in (("writer", 7), ("writer", 7), ("other writer", 7), ("writer", 8)):
         delta_tables.append(flowers(delta_tables, "rose"), FLOWERS, transaction=transaction)
     assert names(delta_tables, FLOWERS) == ["rose"] * 3
-
-
-def test_merging_updates_and_inserts_and_commits_nothing_for_no_rows(delta_tables: DeltaTables) -> None:
-    delta_tables.merge(flowers(delta_tables, "rose", "daisy"), FLOWERS)
-    before = delta_tables.snapshot(FLOWERS)
-    delta_tables.merge(flowers(delta_tables), FLOWERS)
-    assert delta_tables.snapshot(FLOWERS) == before
-    delta_tables.merge(flowers(delta_tables, "rose", "tulip", number=2), FLOWERS)
-    numbers = delta_tables.read(FLOWERS).select("name", "number").orderBy("name").collect()
-    assert numbers == [("daisy", 1), ("rose", 2), ("tulip", 2)]
-    assert delta_tables.change_since(before, FLOWERS).rows_added == 1
-    assert delta_tables.read(FLOWERS, version=before.version).count() == 2
 
 
 def test_a_table_follows_another_without_loss_or_repetition(delta_tables: DeltaTables, home: Path) -> None:
@@ -125,26 +114,26 @@ def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: Delt
     delta_tables.append(flowers(delta_tables, "daisy"), FLOWERS)
     pinned = delta_tables.as_of({"flowers": before.version})
     assert names(pinned, FLOWERS) == ["rose"]
-    assert pinned.thin.read_keys(FLOWERS) == {("rose",)}
+    assert pinned.read_keys(FLOWERS) == {("rose",)}
     assert (pinned.version(FLOWERS), pinned.snapshot(FLOWERS)) == (before.version, before)
     assert pinned.last_change(FLOWERS) == changed
     assert names(delta_tables, FLOWERS) == ["daisy", "rose"]
     for write in (
         lambda: pinned.append(flowers(delta_tables, "lily"), FLOWERS),
         lambda: pinned.overwrite(flowers(delta_tables, "lily"), FLOWERS),
-        lambda: pinned.merge(flowers(delta_tables, "lily"), FLOWERS),
+        lambda: pinned.update(flowers(delta_tables, "lily"), FLOWERS, ["number"]),
         lambda: pinned.compact(FLOWERS),
         lambda: pinned.create(BOUQUETS),
-        lambda: pinned.thin.append_files(FLOWERS, []),
-        lambda: pinned.thin.merge(pinned.thin.read(FLOWERS, FOLLOWED), FLOWERS, updates={}),
+        lambda: pinned.append_files(FLOWERS, []),
+        lambda: pinned.merge(pinned.read(FLOWERS, FOLLOWED), FLOWERS, updates={}),
     ):
         with pytest.raises(PermissionError, match=r"only read: \{'flowers': 1\}"):
             write()
-    for read in (pinned.read, pinned.version, lambda table: pinned.thin.read(table, FOLLOWED)):
+    for read in (pinned.dataframe, pinned.version, lambda table: pinned.read(table, FOLLOWED)):
         with pytest.raises(ValueError, match="bouquets is not pinned at a Delta version: flowers are"):
             read(BOUQUETS)
     with pytest.raises(DeltaError):
-        delta_tables.as_of({"flowers": 99}).thin.read(FLOWERS, FOLLOWED)
+        delta_tables.as_of({"flowers": 99}).read(FLOWERS, FOLLOWED)
     assert delta_tables.version(FLOWERS) == before.version + 1
 
 
@@ -172,7 +161,7 @@ def test_tasks_write_rows_themselves_and_set_others_aside(delta_tables: DeltaTab
     delta_tables.append(flowers(delta_tables, "tulip"), FLOWERS)
     assert follow_by_tasks() == 1
     assert names(delta_tables, BOUQUETS) == ["daisy", "lily", "tulip"]
-    assert codecs(delta_tables.read(BOUQUETS).inputFiles(), "content") == {"UNCOMPRESSED"}
+    assert codecs(delta_tables.dataframe(BOUQUETS).inputFiles(), "content") == {"UNCOMPRESSED"}
 
 
 def test_tables_that_were_made_with_fewer_columns_are_followed_read_and_written(delta_tables: DeltaTables) -> None:
@@ -185,9 +174,9 @@ def test_tables_that_were_made_with_fewer_columns_are_followed_read_and_written(
     delta_tables.create(BOUQUETS)
     assert delta_tables.last_change(BOUQUETS) == changed, "a column more changes no row"
     assert follow(delta_tables) == 1
-    delta_tables.merge(flowers(delta_tables, "rose", number=3), BOUQUETS)
+    upsert(flowers(delta_tables, "rose", number=3), delta_tables, BOUQUETS)
     found = {
-        table: sorted(delta_tables.read(table).select("name", "number").collect()) for table in (FLOWERS, BOUQUETS)
+        table: sorted(delta_tables.dataframe(table).select("name", "number").collect()) for table in (FLOWERS, BOUQUETS)
     }
     assert found == {FLOWERS: [("daisy", 2), ("rose", None)], BOUQUETS: [("daisy", 2), ("rose", 3)]}
 
@@ -203,7 +192,7 @@ def test_tasks_follow_tables_that_were_made_with_fewer_columns(delta_tables: Del
 
     delta_tables.append(flowers(delta_tables, "daisy"), FLOWERS)
     assert delta_tables.follow_by_tasks(FLOWERS, BOUQUETS, by=pick).rows_added == 2
-    rows = delta_tables.read(BOUQUETS).select("name", "number").collect()
+    rows = delta_tables.dataframe(BOUQUETS).select("name", "number").collect()
     assert sorted(rows) == [("daisy", 1), ("rose", None)]
 
 
@@ -235,7 +224,7 @@ def test_compaction_changes_files_only_and_compresses_nothing(delta_tables: Delt
     delta_tables.append(rows, FLOWERS)
     before, changed = names(delta_tables, FLOWERS), delta_tables.last_change(FLOWERS)
     delta_tables.compact(FLOWERS)
-    files = delta_tables.read(FLOWERS).inputFiles()
+    files = delta_tables.dataframe(FLOWERS).inputFiles()
     assert len(files) < SMALL_FILES
     assert codecs(files, "content") == {"UNCOMPRESSED"}
     assert names(delta_tables, FLOWERS) == before
@@ -256,10 +245,10 @@ def test_the_newest_rows_are_those_that_a_change_brought(delta_tables: DeltaTabl
     before = delta_tables.snapshot(FLOWERS)
     delta_tables.append(flowers(delta_tables, "tulip", "lily"), FLOWERS)
     change = delta_tables.change_since(before, FLOWERS)
-    newest = delta_tables.thin.newest(FLOWERS, change.before, ["name"], limit=10)
+    newest = delta_tables.newest(FLOWERS, change.before, ["name"], limit=10)
     assert sorted(row["name"] for row in newest) == ["lily", "tulip"]
-    assert len(delta_tables.thin.newest(FLOWERS, change.before, ["name"], limit=1)) == 1
-    assert len(delta_tables.thin.newest(FLOWERS, change.after, ["name"], limit=10)) == 3, "any, where none is new"
+    assert len(delta_tables.newest(FLOWERS, change.before, ["name"], limit=1)) == 1
+    assert len(delta_tables.newest(FLOWERS, change.after, ["name"], limit=10)) == 3, "any, where none is new"
 
 
 def test_the_log_holds_no_statistics_of_image_bytes(delta_tables: DeltaTables) -> None:
@@ -284,7 +273,7 @@ def test_many_small_appends_rewrite_few_bytes(delta_tables: DeltaTables) -> None
     assert len(rewritten) == 3
     assert sum(rewritten) <= appended, "each byte once: rewriting the table each time would be twice as much"
     assert len(table_files(delta_tables.uri(table)).files) < SMALL_FILES
-    assert sorted(row.number for row in delta_tables.read(table).collect()) == list(range(100))
+    assert sorted(row.number for row in delta_tables.dataframe(table).collect()) == list(range(100))
 
 
 def test_large_files_are_not_rewritten_for_small_ones(delta_tables: DeltaTables) -> None:

@@ -18,7 +18,7 @@ ON_CLUSTER = """
 import os, sys
 from pathlib import Path
 import dagster as dg
-from image_assets.models.engines import take_given_gpu
+from image_assets.models.engines import use_assigned_gpu
 from resources.delta.spark_session import DeltaSpark, gpu_settings, spark_session
 
 settings = spark_session("local-cluster[1,2,1024]", scratch=sys.argv[1], more=gpu_settings(1, 2)).spark_config
@@ -27,7 +27,7 @@ session = DeltaSpark(spark_config={**for_worker, **settings, "spark.driver.memor
 session.setup_for_execution(dg.build_init_resource_context())
 
 def given(_):
-    take_given_gpu()
+    use_assigned_gpu()
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 found = session.spark_session.sparkContext.parallelize(range(4), 4).map(given).collect()

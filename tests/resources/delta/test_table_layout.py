@@ -45,10 +45,10 @@ def settings(spark: SparkSession) -> dict[str, str]:
 
 
 @BOTH
-def test_appends_merges_compaction_and_overwrites_write_alike(delta_tables: DeltaTables, table: Table) -> None:
+def test_appends_updates_compaction_and_overwrites_write_alike(delta_tables: DeltaTables, table: Table) -> None:
     delta_tables.append(rows(delta_tables.spark, table), table)
     assert chunks(delta_tables, table) == EXPECTED[table]
-    delta_tables.merge(rows(delta_tables.spark, table, first=50), table)
+    delta_tables.update(rows(delta_tables.spark, table, first=50), table, ["name"])
     assert chunks(delta_tables, table) == EXPECTED[table]
     more = rows(delta_tables.spark, table, first=200, count=40 * SMALL_FILES, files=SMALL_FILES)
     delta_tables.append(more, table)
@@ -60,18 +60,11 @@ def test_appends_merges_compaction_and_overwrites_write_alike(delta_tables: Delt
 
 
 @BOTH
-def test_what_follows_is_written_alike_and_so_is_what_a_batch_merges(delta_tables: DeltaTables, table: Table) -> None:
+def test_followed_rows_are_written_alike(delta_tables: DeltaTables, table: Table) -> None:
     upstream = Table("upstream", keys=("number",), columns=table.columns)
-    merged = Table("merged", keys=("number",), columns=table.columns)
-
-    def append_and_merge(batch: DataFrame) -> DataFrame:
-        delta_tables.merge(batch, merged)
-        return batch
-
     delta_tables.append(rows(delta_tables.spark, table), upstream)
-    delta_tables.follow(upstream, table.columns.fieldNames(), table, by=append_and_merge)
+    delta_tables.follow(upstream, table.columns.fieldNames(), table, by=lambda batch: batch)
     assert chunks(delta_tables, table) == EXPECTED[table]
-    assert chunks(delta_tables, merged) == EXPECTED[table]
 
 
 def test_row_groups_of_large_images_are_bounded(delta_tables: DeltaTables) -> None:

@@ -17,10 +17,11 @@ from pyspark.sql.types import BinaryType, LongType, StringType, StructField, Str
 
 from resources.delta import parquet_files
 from resources.delta.delta_log import RETENTION_PROPERTY, table_files, why_unreadable
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import codecs, column_chunks, write_files
 from resources.delta.table import Snapshot, Table
 from resources.delta.table_layout import SMALL_FILES, file_layout
-from resources.delta.thin_tables import ThinTables
+from tests.support.tables import tables_at
 
 FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
 SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field) for field in FIELDS]))
@@ -33,100 +34,102 @@ def shell(name: str | None, number: int | None = 1, content: bytes | None = b"\x
     return {"name": name, "number": number, "seen": NOON, "content": content}
 
 
-def add(thin_tables: ThinTables, *rows: dict) -> int:
-    thin_tables.create(SHELLS)
-    files = list(write_files(rows, thin_tables.uri(SHELLS), file_layout(SHELLS)))
-    return thin_tables.append_files(SHELLS, files)
+def add(delta_tables: DeltaTables, *rows: dict) -> int:
+    delta_tables.create(SHELLS)
+    files = list(write_files(rows, delta_tables.uri(SHELLS), file_layout(SHELLS)))
+    return delta_tables.append_files(SHELLS, files)
 
 
-def names(thin_tables: ThinTables) -> list[str]:
-    return sorted(thin_tables.read(SHELLS, ["name"])["name"].to_pylist())
+def names(delta_tables: DeltaTables) -> list[str]:
+    return sorted(delta_tables.read(SHELLS, ["name"])["name"].to_pylist())
 
 
-def test_rows_come_with_the_commit_of_their_files_and_not_before(thin_tables: ThinTables) -> None:
-    thin_tables.create(SHELLS)
-    files = list(write_files([shell("cowrie"), shell("whelk")], thin_tables.uri(SHELLS), file_layout(SHELLS)))
-    assert thin_tables.snapshot(SHELLS) == Snapshot(rows=0, version=0)
-    assert thin_tables.append_files(SHELLS, files) == 1
-    assert thin_tables.snapshot(SHELLS) == Snapshot(rows=2, version=1)
-    assert thin_tables.read(SHELLS, ["name", "seen", "content"]).to_pylist() == [
+def test_rows_come_with_the_commit_of_their_files_and_not_before(delta_tables: DeltaTables) -> None:
+    delta_tables.create(SHELLS)
+    files = list(write_files([shell("cowrie"), shell("whelk")], delta_tables.uri(SHELLS), file_layout(SHELLS)))
+    assert delta_tables.snapshot(SHELLS) == Snapshot(rows=0, version=0)
+    assert delta_tables.append_files(SHELLS, files) == 1
+    assert delta_tables.snapshot(SHELLS) == Snapshot(rows=2, version=1)
+    assert delta_tables.read(SHELLS, ["name", "seen", "content"]).to_pylist() == [
         {"name": name, "seen": NOON, "content": b"\x00" * 500} for name in ("cowrie", "whelk")
     ]
-    assert list(write_files([], thin_tables.uri(SHELLS), file_layout(SHELLS))) == []
-    assert thin_tables.append_files(SHELLS, []) == 1, "no file, no commit"
+    assert list(write_files([], delta_tables.uri(SHELLS), file_layout(SHELLS))) == []
+    assert delta_tables.append_files(SHELLS, []) == 1, "no file, no commit"
 
 
-def follow(thin_tables: ThinTables, batch_bytes: int = 1 << 30, stop_before_commit: bool = False) -> list[list[str]]:
+def follow(delta_tables: DeltaTables, batch_bytes: int = 1 << 30, stop_before_commit: bool = False) -> list[list[str]]:
     """The names in each batch that necklaces get from shells; they are committed."""
     batches = []
-    for new in thin_tables.new_rows(SHELLS, NECKLACES, batch_bytes):
+    for new in delta_tables.new_rows(SHELLS, NECKLACES, batch_bytes):
         rows = new.read(["name", "number", "seen", "content"]).to_pylist()
         batches.append(sorted(row["name"] for row in rows))
         if stop_before_commit:
             break
-        files = list(write_files(rows, thin_tables.uri(NECKLACES), file_layout(NECKLACES)))
-        thin_tables.append_files(NECKLACES, files, follows=(SHELLS, new.version))
+        files = list(write_files(rows, delta_tables.uri(NECKLACES), file_layout(NECKLACES)))
+        delta_tables.append_files(NECKLACES, files, follows=(SHELLS, new.version))
     return batches
 
 
-def test_a_table_follows_from_where_its_last_commit_says(thin_tables: ThinTables) -> None:
-    assert follow(thin_tables) == []
-    add(thin_tables, shell("cowrie"))
-    add(thin_tables, shell("whelk"))
-    assert follow(thin_tables, stop_before_commit=True) == [["cowrie", "whelk"]]
-    assert follow(thin_tables, batch_bytes=1) == [["cowrie"], ["whelk"]], "what was not committed comes again"
-    assert follow(thin_tables) == []
-    DeltaTable(thin_tables.uri(SHELLS)).optimize.compact()
-    assert follow(thin_tables) == [], "compaction brings no row"
-    add(thin_tables, shell("limpet"))
-    DeltaTable(thin_tables.uri(SHELLS)).optimize.compact()
-    assert follow(thin_tables) == [["limpet"]]
+def test_a_table_follows_from_where_its_last_commit_says(delta_tables: DeltaTables) -> None:
+    assert follow(delta_tables) == []
+    add(delta_tables, shell("cowrie"))
+    add(delta_tables, shell("whelk"))
+    assert follow(delta_tables, stop_before_commit=True) == [["cowrie", "whelk"]]
+    assert follow(delta_tables, batch_bytes=1) == [["cowrie"], ["whelk"]], "what was not committed comes again"
+    assert follow(delta_tables) == []
+    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
+    assert follow(delta_tables) == [], "compaction brings no row"
+    add(delta_tables, shell("limpet"))
+    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
+    assert follow(delta_tables) == [["limpet"]]
 
 
-def test_a_batch_knows_how_many_rows_come_before_it_and_in_all(thin_tables: ThinTables) -> None:
-    add(thin_tables, shell("cowrie"), shell("whelk"))
-    add(thin_tables, shell("limpet"))
-    batches = thin_tables.new_rows(SHELLS, NECKLACES, batch_bytes=1)
+def test_a_batch_knows_how_many_rows_come_before_it_and_in_all(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie"), shell("whelk"))
+    add(delta_tables, shell("limpet"))
+    batches = delta_tables.new_rows(SHELLS, NECKLACES, batch_bytes=1)
     assert [(new.before, new.total) for new in batches] == [(0, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("lost", ["log", "files", "position"])
-def test_without_a_log_or_files_or_its_position_a_table_gets_what_it_lacks(thin_tables: ThinTables, lost: str) -> None:
+def test_without_a_log_or_files_or_its_position_a_table_gets_what_it_lacks(
+    delta_tables: DeltaTables, lost: str
+) -> None:
     for name in ("cowrie", "whelk"):
-        add(thin_tables, shell(name))
-    follow(thin_tables)
+        add(delta_tables, shell(name))
+    follow(delta_tables)
     for name in ("limpet", "conch"):
-        add(thin_tables, shell(name))
-    shells = DeltaTable(thin_tables.uri(SHELLS))
+        add(delta_tables, shell(name))
+    shells = DeltaTable(delta_tables.uri(SHELLS))
     if lost == "log":
         shells.create_checkpoint()
         for number in range(4):
-            Path(thin_tables.uri(SHELLS), "_delta_log", f"{number:020}.json").unlink()
+            Path(delta_tables.uri(SHELLS), "_delta_log", f"{number:020}.json").unlink()
     elif lost == "files":
         shells.optimize.compact()
-        DeltaTable(thin_tables.uri(SHELLS)).vacuum(0, enforce_retention_duration=False, dry_run=False)
+        DeltaTable(delta_tables.uri(SHELLS)).vacuum(0, enforce_retention_duration=False, dry_run=False)
     else:
-        for commit in Path(thin_tables.uri(NECKLACES), "_delta_log").glob("*.json"):
+        for commit in Path(delta_tables.uri(NECKLACES), "_delta_log").glob("*.json"):
             commit.write_text(commit.read_text().replace('"upstream"', '"forgotten"'))
-    assert sorted(sum(follow(thin_tables), [])) == ["conch", "limpet"]
-    assert follow(thin_tables) == []
-    assert sorted(thin_tables.read(NECKLACES, ["name"])["name"].to_pylist()) == ["conch", "cowrie", "limpet", "whelk"]
+    assert sorted(sum(follow(delta_tables), [])) == ["conch", "limpet"]
+    assert follow(delta_tables) == []
+    assert sorted(delta_tables.read(NECKLACES, ["name"])["name"].to_pylist()) == ["conch", "cowrie", "limpet", "whelk"]
 
 
-def test_some_rows_are_read_by_their_keys(thin_tables: ThinTables) -> None:
-    add(thin_tables, *(shell(name, number) for number, name in enumerate(("cowrie", "whelk", "limpet"))))
+def test_some_rows_are_read_by_their_keys(delta_tables: DeltaTables) -> None:
+    add(delta_tables, *(shell(name, number) for number, name in enumerate(("cowrie", "whelk", "limpet"))))
     wanted = [("whelk",), ("limpet",)]
-    new = thin_tables.all_rows(SHELLS, NECKLACES, wanted)
+    new = delta_tables.all_rows(SHELLS, NECKLACES, wanted)
     assert [list(new.rows(["name", "number"], part, 2)) for part in (0, 1)] == [
         [{"name": "whelk", "number": 1}, {"name": "limpet", "number": 2}],
         [],
     ]
-    assert thin_tables.all_rows(SHELLS, SHELLS, wanted).read(["name"]).num_rows == 0, "none that are there"
+    assert delta_tables.all_rows(SHELLS, SHELLS, wanted).read(["name"]).num_rows == 0, "none that are there"
 
 
-def test_the_log_says_of_each_file_what_any_reader_skips_it_by(thin_tables: ThinTables) -> None:
-    add(thin_tables, shell("whelk", 7), shell("cowrie", None), shell(None, 3, None))
-    log = DeltaTable(thin_tables.uri(SHELLS)).get_add_actions(flatten=True)
+def test_the_log_says_of_each_file_what_any_reader_skips_it_by(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("whelk", 7), shell("cowrie", None), shell(None, 3, None))
+    log = DeltaTable(delta_tables.uri(SHELLS)).get_add_actions(flatten=True)
     said = {name: log[name].to_pylist()[0] for name in log.schema.names}
     assert (said["num_records"], said["min.name"], said["max.name"]) == (3, "cowrie", "whelk")
     assert (said["min.number"], said["max.number"]) == (3, 7)
@@ -136,101 +139,101 @@ def test_the_log_says_of_each_file_what_any_reader_skips_it_by(thin_tables: Thin
 
 
 def test_image_bytes_are_written_as_they_are_in_row_groups_and_files_of_bounded_size(
-    thin_tables: ThinTables, monkeypatch: pytest.MonkeyPatch
+    delta_tables: DeltaTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet_files, "ROW_GROUP_BYTES", 100_000)
     monkeypatch.setattr(parquet_files, "FILE_BYTES", 400_000)
-    add(thin_tables, *(shell(f"{number:03}", content=os.urandom(10_000)) for number in range(100)))
-    files = [file.url for file in table_files(thin_tables.uri(SHELLS)).files]
+    add(delta_tables, *(shell(f"{number:03}", content=os.urandom(10_000)) for number in range(100)))
+    files = [file.url for file in table_files(delta_tables.uri(SHELLS)).files]
     assert len(files) == 3
     assert codecs(files, "content") == {"UNCOMPRESSED"}
     (content,) = (chunk for chunk in column_chunks(files) if chunk.column == "content")
     assert (content.dictionary, content.statistics) == (False, False)
-    assert names(thin_tables) == [f"{number:03}" for number in range(100)]
+    assert names(delta_tables) == [f"{number:03}" for number in range(100)]
 
 
-def test_a_merge_inserts_updates_and_is_one_transaction(thin_tables: ThinTables) -> None:
+def test_a_merge_inserts_updates_and_is_one_transaction(delta_tables: DeltaTables) -> None:
     rows = pa.Table.from_pylist([shell("cowrie"), shell("whelk")])
-    thin_tables.merge(rows, SHELLS, updates=ADDING)
-    assert thin_tables.transaction(SHELLS, "flowers") is None
-    thin_tables.merge(rows.slice(1), SHELLS, updates=ADDING, transaction=("flowers", 7))
-    assert thin_tables.transaction(SHELLS, "flowers") == 7
-    found = thin_tables.read(SHELLS, ["name", "number"], pc.field("number") > 1).to_pylist()
+    delta_tables.merge(rows, SHELLS, updates=ADDING)
+    assert delta_tables.transaction(SHELLS, "flowers") is None
+    delta_tables.merge(rows.slice(1), SHELLS, updates=ADDING, transaction=("flowers", 7))
+    assert delta_tables.transaction(SHELLS, "flowers") == 7
+    found = delta_tables.read(SHELLS, ["name", "number"], pc.field("number") > 1).to_pylist()
     assert found == [{"name": "whelk", "number": 2}]
-    assert names(thin_tables) == ["cowrie", "whelk"]
+    assert names(delta_tables) == ["cowrie", "whelk"]
 
 
-def test_merges_that_meet_are_both_there_and_update_what_the_other_inserted(thin_tables: ThinTables) -> None:
-    add(thin_tables, shell("cowrie", number=0))
+def test_merges_that_meet_are_both_there_and_update_what_the_other_inserted(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie", number=0))
 
     def merge(number: int) -> None:
         new = [shell("cowrie"), shell(f"whelk {number}"), shell("limpet")]
-        thin_tables.merge(pa.Table.from_pylist(new), SHELLS, updates=ADDING)
+        delta_tables.merge(pa.Table.from_pylist(new), SHELLS, updates=ADDING)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(merge, range(8)))
-    assert names(thin_tables) == ["cowrie", "limpet", *(f"whelk {number}" for number in range(8))]
-    numbers = thin_tables.read(SHELLS, ["number"], pc.field("name").isin(["cowrie", "limpet"]))["number"].to_pylist()
+    assert names(delta_tables) == ["cowrie", "limpet", *(f"whelk {number}" for number in range(8))]
+    numbers = delta_tables.read(SHELLS, ["number"], pc.field("name").isin(["cowrie", "limpet"]))["number"].to_pylist()
     assert numbers == [8, 8]
 
 
-def test_what_a_merge_writes_can_be_read_by_the_arrow_that_petastorm_needs(thin_tables: ThinTables) -> None:
+def test_what_a_merge_writes_can_be_read_by_the_arrow_that_petastorm_needs(delta_tables: DeltaTables) -> None:
     for _ in range(2):
-        thin_tables.merge(pa.Table.from_pylist([shell("cowrie")]), SHELLS, updates=ADDING)
-    for file in Path(thin_tables.uri(SHELLS)).glob("*.parquet"):
+        delta_tables.merge(pa.Table.from_pylist([shell("cowrie")]), SHELLS, updates=ADDING)
+    for file in Path(delta_tables.uri(SHELLS)).glob("*.parquet"):
         assert pq.read_schema(file).field("name").type == pa.string()
 
 
-def test_the_rows_that_came_since_a_version_are_those_of_appends(thin_tables: ThinTables) -> None:
-    first = add(thin_tables, shell("cowrie"))
-    add(thin_tables, shell("whelk"), shell("limpet"))
-    DeltaTable(thin_tables.uri(SHELLS)).optimize.compact()
-    since = [sorted(thin_tables.added_since(SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
+def test_the_rows_that_came_since_a_version_are_those_of_appends(delta_tables: DeltaTables) -> None:
+    first = add(delta_tables, shell("cowrie"))
+    add(delta_tables, shell("whelk"), shell("limpet"))
+    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
+    since = [sorted(delta_tables.added_since(SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
     assert since == [["cowrie", "limpet", "whelk"], ["limpet", "whelk"], [], []]
     assert first == 1
 
 
-def test_small_files_are_joined_when_they_are_many(thin_tables: ThinTables) -> None:
+def test_small_files_are_joined_when_they_are_many(delta_tables: DeltaTables) -> None:
     for number in range(SMALL_FILES):
-        thin_tables.merge(pa.Table.from_pylist([shell(f"{number}", number)]), SHELLS, updates=ADDING)
-        thin_tables.compact(SHELLS)
-        assert len(table_files(thin_tables.uri(SHELLS)).files) == (number + 1 if number + 1 < SMALL_FILES else 1)
-    rows = thin_tables.read(SHELLS, ["number"]).column("number").to_pylist()
+        delta_tables.merge(pa.Table.from_pylist([shell(f"{number}", number)]), SHELLS, updates=ADDING)
+        delta_tables.compact_without_spark(SHELLS)
+        assert len(table_files(delta_tables.uri(SHELLS)).files) == (number + 1 if number + 1 < SMALL_FILES else 1)
+    rows = delta_tables.read(SHELLS, ["number"]).column("number").to_pylist()
     assert sorted(rows) == list(range(SMALL_FILES))
 
 
 @pytest.mark.parametrize("made_before", [False, True])
-def test_versions_stay_readable_though_logs_are_cleaned_up(thin_tables: ThinTables, made_before: bool) -> None:
+def test_versions_stay_readable_though_logs_are_cleaned_up(delta_tables: DeltaTables, made_before: bool) -> None:
     if made_before:
-        DeltaTable.create(thin_tables.uri(SHELLS), schema=Schema.from_json(SHELLS.columns.json()))
-        thin_tables.create(SHELLS)
-    first = add(thin_tables, shell("cowrie"))
-    add(thin_tables, shell("whelk"))
-    log = DeltaTable(thin_tables.uri(SHELLS))
+        DeltaTable.create(delta_tables.uri(SHELLS), schema=Schema.from_json(SHELLS.columns.json()))
+        delta_tables.create(SHELLS)
+    first = add(delta_tables, shell("cowrie"))
+    add(delta_tables, shell("whelk"))
+    log = DeltaTable(delta_tables.uri(SHELLS))
     log.create_checkpoint()
-    add(thin_tables, shell("limpet"))
+    add(delta_tables, shell("limpet"))
     long_ago = time.time() - 700 * 24 * 3600
-    for entry in Path(thin_tables.uri(SHELLS), "_delta_log").iterdir():
+    for entry in Path(delta_tables.uri(SHELLS), "_delta_log").iterdir():
         os.utime(entry, (long_ago, long_ago))
-    DeltaTable(thin_tables.uri(SHELLS)).cleanup_metadata()
-    assert why_unreadable(thin_tables.uri(SHELLS), first) == ""
-    assert DeltaTable(thin_tables.uri(SHELLS), version=first).to_pyarrow_table()["name"].to_pylist() == ["cowrie"]
+    DeltaTable(delta_tables.uri(SHELLS)).cleanup_metadata()
+    assert why_unreadable(delta_tables.uri(SHELLS), first) == ""
+    assert DeltaTable(delta_tables.uri(SHELLS), version=first).to_pyarrow_table()["name"].to_pylist() == ["cowrie"]
 
 
-def test_how_long_a_person_wants_a_log_to_live_stays(thin_tables: ThinTables) -> None:
+def test_how_long_a_person_wants_a_log_to_live_stays(delta_tables: DeltaTables) -> None:
     theirs = {RETENTION_PROPERTY: "interval 9000 days"}
-    DeltaTable.create(thin_tables.uri(SHELLS), Schema.from_json(SHELLS.columns.json()), configuration=theirs)
+    DeltaTable.create(delta_tables.uri(SHELLS), Schema.from_json(SHELLS.columns.json()), configuration=theirs)
     for _ in range(2):
-        thin_tables.create(SHELLS)
-    assert DeltaTable(thin_tables.uri(SHELLS)).metadata().configuration == theirs
-    assert thin_tables.snapshot(SHELLS).version == 0, "and there is no commit for nothing"
+        delta_tables.create(SHELLS)
+    assert DeltaTable(delta_tables.uri(SHELLS)).metadata().configuration == theirs
+    assert delta_tables.snapshot(SHELLS).version == 0, "and there is no commit for nothing"
 
 
-def test_why_a_version_cannot_be_read_is_told(thin_tables: ThinTables) -> None:
-    uri = thin_tables.uri(SHELLS)
+def test_why_a_version_cannot_be_read_is_told(delta_tables: DeltaTables) -> None:
+    uri = delta_tables.uri(SHELLS)
     assert why_unreadable(uri, 0) == "there is no such table"
-    add(thin_tables, shell("cowrie"))
-    version = add(thin_tables, shell("whelk"))
+    add(delta_tables, shell("cowrie"))
+    version = add(delta_tables, shell("whelk"))
     assert why_unreadable(uri, version) == ""
     assert why_unreadable(uri, version + 1) == "its log does not hold the version"
     next(Path(uri).glob("*.parquet")).unlink()
@@ -238,20 +241,20 @@ def test_why_a_version_cannot_be_read_is_told(thin_tables: ThinTables) -> None:
 
 
 @pytest.fixture
-def older(thin_tables: ThinTables) -> ThinTables:
+def older(delta_tables: DeltaTables) -> DeltaTables:
     """A table of shells that was made when they had a name and nothing else, with one row."""
     of_old = Table("shells", keys=("name",), columns=StructType(SHELLS.columns.fields[:1]))
-    thin_tables.create(of_old)
-    files = list(write_files([{"name": "cowrie"}], thin_tables.uri(of_old), file_layout(of_old)))
-    thin_tables.append_files(of_old, files)
-    return thin_tables
+    delta_tables.create(of_old)
+    files = list(write_files([{"name": "cowrie"}], delta_tables.uri(of_old), file_layout(of_old)))
+    delta_tables.append_files(of_old, files)
+    return delta_tables
 
 
-def columns(thin_tables: ThinTables) -> list[str]:
-    return [field.name for field in DeltaTable(thin_tables.uri(SHELLS)).schema().fields]
+def columns(delta_tables: DeltaTables) -> list[str]:
+    return [field.name for field in DeltaTable(delta_tables.uri(SHELLS)).schema().fields]
 
 
-def test_a_table_that_was_made_with_fewer_columns_gets_the_others_once(older: ThinTables) -> None:
+def test_a_table_that_was_made_with_fewer_columns_gets_the_others_once(older: DeltaTables) -> None:
     for _ in range(3):
         older.create(SHELLS)
         assert columns(older) == SHELLS.columns.fieldNames()
@@ -260,7 +263,7 @@ def test_a_table_that_was_made_with_fewer_columns_gets_the_others_once(older: Th
     assert older.read(SHELLS, ["name", "content"]).to_pylist() == [{"name": "cowrie", "content": None}]
 
 
-def test_a_column_that_a_table_lacks_is_read_as_null_and_reading_adds_none(older: ThinTables) -> None:
+def test_a_column_that_a_table_lacks_is_read_as_null_and_reading_adds_none(older: DeltaTables) -> None:
     version = older.snapshot(SHELLS).version
     assert older.read(SHELLS, ["number", "name"]).to_pylist() == [{"number": None, "name": "cowrie"}]
     assert older.read(SHELLS, ["name"], pc.field("number") > 1).num_rows == 0
@@ -271,7 +274,7 @@ def test_a_column_that_a_table_lacks_is_read_as_null_and_reading_adds_none(older
 
 
 @pytest.mark.parametrize("writer", ["files", "merge"])
-def test_writers_add_the_columns_that_a_table_lacks(older: ThinTables, writer: str) -> None:
+def test_writers_add_the_columns_that_a_table_lacks(older: DeltaTables, writer: str) -> None:
     follow(older)
     if writer == "files":
         older.append_files(SHELLS, list(write_files([shell("whelk", 7)], older.uri(SHELLS), file_layout(SHELLS))))
@@ -288,18 +291,18 @@ def test_writers_add_the_columns_that_a_table_lacks(older: ThinTables, writer: s
 def test_several_processes_may_add_the_columns_at_once(tmp_path: Path) -> None:
     of_old = Table("shells", keys=("name",), columns=StructType(SHELLS.columns.fields[:1]))
     for number in range(5):
-        thin_tables = ThinTables(root=str(tmp_path / str(number)))
-        thin_tables.create(of_old)
+        delta_tables = tables_at(tmp_path / str(number))
+        delta_tables.create(of_old)
         with ThreadPoolExecutor(4) as processes:
-            list(processes.map(thin_tables.create, [SHELLS] * 4))
-        assert columns(thin_tables) == SHELLS.columns.fieldNames()
+            list(processes.map(delta_tables.create, [SHELLS] * 4))
+        assert columns(delta_tables) == SHELLS.columns.fieldNames()
 
 
-def test_a_process_that_read_a_table_ends_as_it_should(thin_tables: ThinTables) -> None:
-    add(thin_tables, *(shell(f"{number}") for number in range(1000)))
+def test_a_process_that_read_a_table_ends_as_it_should(delta_tables: DeltaTables) -> None:
+    add(delta_tables, *(shell(f"{number}") for number in range(1000)))
     program = (
         "from tests.resources.delta.test_thin_tables import *; "
-        f"ThinTables(root={thin_tables.root!r}).read(SHELLS, ['name', 'number', 'seen'])"
+        f"tables_at({delta_tables.root!r}).read(SHELLS, ['name', 'number', 'seen'])"
     )
     for _ in range(3):
         ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.files.file_system import FileChanged, list_names, look_at, read_content, to_name, to_path
+from resources.files.file_system import FileChanged, list_names, read_content, stat_file, to_name, to_path
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
 
@@ -74,7 +74,7 @@ def test_images_are_listed_by_suffix_in_any_depth_and_links_are_not_followed(tmp
         "nowhere.png": False,
         "pipe.png": False,
     }
-    file = look_at(to_path(os.fsencode(landing / "a.JPG")))
+    file = stat_file(to_path(os.fsencode(landing / "a.JPG")))
     assert file is not None
     assert (file.length, file.regular) == (4, True)
 
@@ -83,10 +83,10 @@ def test_a_look_at_what_is_gone_finds_nothing(tmp_path: Path) -> None:
     file = put(tmp_path, "a/b.png", png(1))
     path = to_path(os.fsencode(file))
     file.unlink()
-    assert look_at(path) is None
+    assert stat_file(path) is None
     file.parent.rmdir()
     file.parent.touch()
-    assert look_at(path) is None
+    assert stat_file(path) is None
 
 
 def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
         file = tmp_path / f"{place}.png"
         file.touch()
         os.utime(file, ns=(nanoseconds, nanoseconds))
-        listed = look_at(to_path(os.fsencode(file)))
+        listed = stat_file(to_path(os.fsencode(file)))
         assert listed is not None
         assert round(listed.modification_time.timestamp() * 1e6) == nanoseconds // 1000
 

@@ -24,7 +24,7 @@ def server() -> Iterator[ImageServer]:
 
 
 def remote(**settings: object) -> RemoteFiles:
-    return RemoteFiles(**{"most_bytes": 10**6, "seconds": 5, "private_addresses": True, **settings})  # pyright: ignore[reportArgumentType] - values of several types
+    return RemoteFiles(**{"max_bytes": 10**6, "seconds": 5, "private_addresses": True, **settings})  # pyright: ignore[reportArgumentType] - values of several types
 
 
 def test_a_file_comes_whole_and_only_once_for_each_version(server: ImageServer) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.settings import Settings, local, read_settings
+from resources.settings import Settings, create_resources, read_settings
 
 SECRET = "wJalrXUtnFEMI"
 AWS = {
@@ -20,8 +20,8 @@ def settings_of(home: Path, **variables: str) -> Settings:
 
 
 def test_tables_checkpoints_and_artifacts_move_and_caches_stay(tmp_path: Path) -> None:
-    resources = local(settings_of(tmp_path, IMAGE_ASSETS_STORAGE="s3://bucket/kept/"))
-    assert resources["delta_tables"].root == resources["thin_tables"].root == "s3://bucket/kept/tables"
+    resources = create_resources(settings_of(tmp_path, IMAGE_ASSETS_STORAGE="s3://bucket/kept/"))
+    assert resources["delta_tables"].root == resources["delta_tables"].root == "s3://bucket/kept/tables"
     assert resources["delta_tables"].checkpoints == "s3://bucket/kept/checkpoints"
     assert resources["mlflow_tracking"].artifact_url == "s3://bucket/kept/mlartifacts"
     assert resources["petastorm_caches"].root == str(tmp_path / "caches")
@@ -29,7 +29,7 @@ def test_tables_checkpoints_and_artifacts_move_and_caches_stay(tmp_path: Path) -
 
 @pytest.mark.parametrize("variable", ["IMAGE_ASSETS_STORAGE", "IMAGE_ASSETS_LANDING"])
 def test_spark_is_told_where_s3_is_and_no_secret(tmp_path: Path, variable: str) -> None:
-    resources = local(settings_of(tmp_path, **{variable: "s3://bucket/folder"}))
+    resources = create_resources(settings_of(tmp_path, **{variable: "s3://bucket/folder"}))
     told = resources["pyspark"].spark_config
     assert told["spark.hadoop.fs.s3a.endpoint"] == "https://storage.example"
     assert told["spark.hadoop.fs.s3a.endpoint.region"] == "eu-central-1"
@@ -37,7 +37,7 @@ def test_spark_is_told_where_s3_is_and_no_secret(tmp_path: Path, variable: str) 
 
 
 def test_spark_is_told_nothing_where_nothing_is_on_s3(tmp_path: Path) -> None:
-    told = local(settings_of(tmp_path))["pyspark"].spark_config
+    told = create_resources(settings_of(tmp_path))["pyspark"].spark_config
     assert not [name for name in told if "s3" in name]
 
 

@@ -213,7 +213,7 @@ def test_a_terminated_process_ends_its_runs_as_killed(tracking: MlflowTracking, 
         import time
         from pathlib import Path
         import dagster as dg
-        from resources.mlflow_tracking import MlflowTracking
+        from resources.mlflow.mlflow_tracking import MlflowTracking
 
         @dg.op
         def train(mlflow_tracking: MlflowTracking) -> None:

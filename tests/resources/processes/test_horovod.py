@@ -7,14 +7,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from resources.processes.horovod import HorovodRunner
-from resources.processes.rank_process import Failure, failure_in
+from resources.processes.rank_process import FailureReport, failure_in
 from resources.processes.ranks import RankFailure, rank_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def test_a_failure_survives_its_way_through_a_line_of_output() -> None:
-    failure = Failure("ValueError", "two\nlines", "Traceback …")
+    failure = FailureReport("ValueError", "two\nlines", "Traceback …")
 
     assert failure_in(f"[1]<stderr>:{failure.to_line()}\n") == failure
     assert failure_in("[1]<stderr>:ValueError: two") is None
