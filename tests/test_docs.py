@@ -54,6 +54,14 @@ def test_links_outside_the_site_lead_to_files(page: str) -> None:
     assert [link for link in files if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
+@pytest.mark.parametrize("page", sorted(page for page in TEXTS if "/reference/" not in page))
+def test_files_that_pages_name_exist(page: str) -> None:
+    names = re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|yaml|json|md|txt))?)`", TEXTS[page])
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    ours = [name for name in names if name.partition("/")[0] in folders]
+    assert [name for name in ours if not (ROOT / name).exists()] == []
+
+
 def test_every_picture_is_shown_on_a_page() -> None:
     shown = {name for text in TEXTS.values() for name in re.findall(r"pictures/(\w+\.\w+)\)", text)}
     assert {picture.name for picture in (ROOT / "docs" / "pictures").iterdir()} == shown
