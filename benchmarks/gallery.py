@@ -31,6 +31,7 @@ from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
 from resources.delta.table_layout import file_layout
 from resources.files.file_system import to_path
+from resources.mlflow.model_registry import MODEL_NAME
 
 PICTURES = 60  # different pictures; all others are copies with different bytes
 PAGE_IMAGES = 60
@@ -105,7 +106,9 @@ def add(rows: dict[Table, list[Row]], landing: Path, content: bytes, number: int
         predicted = label if random.random() < 0.9 else random.choice(LABELS)
         shares = [random.random() for _ in LABELS]
         answer = {"label": predicted, "probability": max(shares) / sum(shares), "probabilities": shares}
-        rows[IMAGE_PREDICTIONS].append({**key, **answer, "model_version": version, "framework": framework})
+        rows[IMAGE_PREDICTIONS].append(
+            {**key, **answer, "model_name": MODEL_NAME, "model_version": version, "framework": framework}
+        )
 
 
 @contextmanager

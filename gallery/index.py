@@ -23,6 +23,7 @@ from image_assets.schemas import (
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.mlflow.model_registry import (
+    MODEL_NAME,
     ModelRegistry,
     ModelVersion,
     RegistryUnavailable,
@@ -37,7 +38,16 @@ COLUMNS = {
     IMAGE_SPLITS: ["path", "image_id", "duplicate_group", "split", "reason"],
     GIVEN_LABELS: ["path", "label"],
     LABEL_CORRECTIONS: LABEL_CORRECTIONS.columns.fieldNames(),
-    IMAGE_PREDICTIONS: ["path", "image_id", "label", "probability", "fault", "model_version", "framework"],
+    IMAGE_PREDICTIONS: [
+        "path",
+        "image_id",
+        "label",
+        "probability",
+        "fault",
+        "model_name",
+        "model_version",
+        "framework",
+    ],
 }
 HASHES = {"perceptual_hash", "mirrored_hash"}
 CHECK_SECONDS = 3  # between two checks for new Delta versions
@@ -55,7 +65,7 @@ FROM ledger LEFT JOIN featured USING (path, image_id) LEFT JOIN split USING (pat
 PREDICTIONS = """
 CREATE TABLE predictions AS
 SELECT n, stored.label, stored.probability, stored.fault, stored.model_version AS version, stored.framework
-FROM stored_predictions stored JOIN files USING (path, image_id)
+FROM stored_predictions stored JOIN files USING (path, image_id) WHERE stored.model_name = $model_name
 """
 # Whether any two versions disagree on an image, and whether the newest versions of the frameworks do.
 DISAGREEMENTS = """
@@ -167,7 +177,7 @@ class LiveIndex:
                 or [*index.models.values()] != models
                 or without_corrections(index.versions) != without_corrections(newest)
             ):
-                self._index = read_index(self._delta_tables, models)
+                self._index = read_index(self._delta_tables, models, self._registry.name)
             elif index.versions != newest:
                 self._index = with_corrections(index, self._delta_tables)
             self._checked_at = time.monotonic()
@@ -195,7 +205,7 @@ def without_corrections(versions: Mapping[str, int | None]) -> dict[str, int | N
     return {name: version for name, version in versions.items() if name != LABEL_CORRECTIONS.name}
 
 
-def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = ()) -> Index:
+def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = (), model_name: str = MODEL_NAME) -> Index:
     """A new index of the tables' newest versions."""
     versions = newest_versions(delta_tables)
     connection = duckdb.connect()
@@ -203,7 +213,7 @@ def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = ()) -
         create_table(connection, name, read_columns(delta_tables, table))
     connection.execute(FILES)
     create_table(connection, "stored_predictions", read_columns(delta_tables, IMAGE_PREDICTIONS))
-    connection.execute(PREDICTIONS)
+    connection.execute(PREDICTIONS, {"model_name": model_name})
     connection.execute("DROP TABLE stored_predictions; DROP TABLE split; DROP TABLE ledger")
     connection.execute(DISAGREEMENTS)
     connection.execute(outliers_sql(), {"rare_share": RARE_SHARE, "min_training_images": MIN_TRAINING_IMAGES})

@@ -168,11 +168,11 @@ def probabilities(delta_tables: DeltaTables, image: Row, models: Mapping[int, Mo
         know the labels of any version.
     """
     where = (pc.field("path") == image["path"]) & (pc.field("image_id") == image["image_id"])
-    rows = delta_tables.read(IMAGE_PREDICTIONS, ["model_version", "probabilities"], where).to_pylist()
+    rows = delta_tables.read(IMAGE_PREDICTIONS, ["model_name", "model_version", "probabilities"], where).to_pylist()
     columns: dict[int, dict[str, float]] = {}
     for row in sorted(rows, key=lambda row: -row["model_version"]):
         model, values = models.get(row["model_version"]), row["probabilities"]
-        if model and values and len(model.labels) == len(values):
+        if model and model.name == row["model_name"] and values and len(model.labels) == len(values):
             columns[row["model_version"]] = dict(zip(model.labels, values, strict=True))
     if not columns:
         return None

@@ -16,11 +16,11 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from resources.delta.table import Table
+from resources.delta.table import FILL, Table
 
 
-def _column(name: str, of: DataType, comment: str) -> StructField:
-    return StructField(name, of, nullable=True, metadata={"comment": comment})
+def _column(name: str, of: DataType, comment: str, **metadata: str) -> StructField:
+    return StructField(name, of, nullable=True, metadata={"comment": comment, **metadata})
 
 
 PATH = _column(
@@ -36,7 +36,9 @@ LABEL = _column(
     "The sub-folder of the landing folder, or what a label table or a person says; null where there is none.",
 )
 LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
-MODEL_VERSION = _column("model_version", IntegerType(), "The registered model version that says so.")
+# Tables that were created without this column hold rows of this model only.
+MODEL_NAME = _column("model_name", StringType(), "The name of the registered model.", **{FILL: "image_classifier"})
+MODEL_VERSION = _column("model_version", IntegerType(), "The version of the registered model.")
 PERCEPTUAL_HASH = _column(
     "perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal; near duplicates differ little."
 )
@@ -236,9 +238,10 @@ _SLICE = StructType(
 
 MODEL_EVALUATIONS = Table(
     "model_evaluations",
-    keys=("model_version", "split"),
+    keys=("model_name", "model_version", "split"),
     columns=StructType(
         [
+            MODEL_NAME,
             MODEL_VERSION,
             _column("split", StringType(), "The split that was asked about: test."),
             FRAMEWORK,
@@ -282,9 +285,10 @@ _FINDING = StructType(
 
 STAGE_HISTORY = Table(
     "stage_history",
-    keys=("model_version", "change"),
+    keys=("model_name", "model_version", "change"),
     columns=StructType(
         [
+            MODEL_NAME,
             MODEL_VERSION,
             _column("change", IntegerType(), "The number of this change among the version's own, from 1."),
             _column("changed_at", TimestampType(), "When, UTC; of a change made in MLflow, when it was noticed."),
@@ -310,7 +314,7 @@ _ANSWER = [
     PROBABILITY,
     _column("probabilities", ArrayType(FloatType()), "The same for every label, in the order of the model's labels."),
     _column("fault", StringType(), "Why there is no answer: in one word, and in a sentence; null where there is one."),
-    _column("model_name", StringType(), "The registered model."),
+    MODEL_NAME,
     MODEL_VERSION,
     FRAMEWORK,
     _column("device", StringType(), "Where it was computed: cpu or cuda."),
@@ -319,7 +323,7 @@ _ANSWER = [
 
 IMAGE_PREDICTIONS = Table(
     "image_predictions",
-    keys=("path", "image_id", "model_version"),
+    keys=("path", "image_id", "model_name", "model_version"),
     made_from=(FEATURED_IMAGES,),
     columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
@@ -333,11 +337,12 @@ CURRENT_PREDICTIONS = Table(
 
 VERSION_AGREEMENTS = Table(
     "version_agreements",
-    keys=("model_version", "compared_with"),
+    keys=("model_name", "model_version", "compared_with"),
     columns=StructType(
         [
+            MODEL_NAME,
             MODEL_VERSION,
-            _column("compared_with", IntegerType(), "The serving version."),
+            _column("compared_with", IntegerType(), "The production version of the same model."),
             _column("images", LongType(), "The current images that both were asked about."),
             _column("agreeing", LongType(), "Those under the same label."),
             _column("agreement", DoubleType(), "The share of them."),
@@ -352,9 +357,10 @@ VERSION_AGREEMENTS = Table(
 
 PREDICTION_DRIFT = Table(
     "prediction_drift",
-    keys=("model_version", "day"),
+    keys=("model_name", "model_version", "day"),
     columns=StructType(
         [
+            MODEL_NAME,
             MODEL_VERSION,
             _column("day", DateType(), "When the images arrived, UTC."),
             _column("images", LongType(), "How many images they are."),
@@ -381,12 +387,13 @@ PREDICTION_DRIFT = Table(
 
 PREDICTION_ALERTS = Table(
     "prediction_alerts",
-    keys=("path", "image_id", "model_version", "rule", "receiver"),
+    keys=("path", "image_id", "model_name", "model_version", "rule", "receiver"),
     made_from=(CURRENT_PREDICTIONS,),
     columns=StructType(
         [
             PATH,
             IMAGE_ID,
+            MODEL_NAME,
             MODEL_VERSION,
             _column("rule", StringType(), "The name of the alert rule that the prediction met."),
             _column("receiver", StringType(), "Whom it is told."),

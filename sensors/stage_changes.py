@@ -61,7 +61,7 @@ def stage_changes(
     """Requests a run when the versions in Production or Staging change, retries failed runs, records stage changes."""
     try:
         versions = model_registry.versions()
-        record_changes(versions, delta_tables)
+        record_changes(model_registry.name, versions, delta_tables)
         serving = serving_version(versions)
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))

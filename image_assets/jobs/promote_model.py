@@ -132,7 +132,7 @@ def refusal(version: ModelVersion, failed: Sequence[GateFinding]) -> str:
 def move(number: int, promotion: Promotion, registry: ModelRegistry, delta_tables: DeltaTables) -> ModelVersion:
     """Move a version as told, and write it down; the version as it is then."""
     moved = registry.promote(number, promotion.stage, promotion.to_tags())
-    record_changes(registry.versions(), delta_tables)
+    record_changes(registry.name, registry.versions(), delta_tables)
     return moved
 
 

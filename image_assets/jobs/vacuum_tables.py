@@ -12,6 +12,7 @@ from pydantic import Field
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import for_every_op, pool, records
 from image_assets.models.lineage import table_versions, unreadable_versions
+from image_assets.predictions.image_predictions import key_of
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -22,7 +23,7 @@ from image_assets.schemas import (
     TABLES,
 )
 from resources.delta.delta_log import table_files
-from resources.delta.delta_tables import DeltaTables
+from resources.delta.delta_tables import DeltaTables, checkpoint_of
 from resources.delta.parquet_files import file_sizes
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
@@ -113,7 +114,7 @@ def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[M
         position = delta_tables.followed_version(table, into) or delta_tables.transaction(into, table.name)
         needed.update(delta_tables.versions_with_new_rows(table, position or 0) or ())
     for version in live if table == FEATURED_IMAGES else ():
-        stream = delta_tables.stream_position(f"{IMAGE_PREDICTIONS.name}/{version.version}")
+        stream = delta_tables.stream_position(checkpoint_of(IMAGE_PREDICTIONS, key_of(version)))
         if stream:
             needed.update(delta_tables.versions_with_new_rows(table, stream.version - 1) or ())
         if stream and stream.whole:

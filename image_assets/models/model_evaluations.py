@@ -114,6 +114,7 @@ def report_on(
 def merge_evaluation(delta_tables: DeltaTables, report: Report, rows_digest: str) -> None:
     """Keep a version's figures, in place of those on other images."""
     row = {
+        "model_name": report.version.name,
         "model_version": report.version.version,
         "split": SPLIT,
         "framework": report.version.tags["framework"],
@@ -144,10 +145,10 @@ def log_report(report: Report, tracking: MlflowTracking) -> Metadata:
     return {}
 
 
-def accuracies(delta_tables: DeltaTables, rows_digest: str) -> dict[int, float]:
+def accuracies(delta_tables: DeltaTables, model_name: str, rows_digest: str) -> dict[int, float]:
     """The accuracy of each version of which all figures on these very images are known."""
     same_images = (pc.field("split") == SPLIT) & (pc.field("rows_digest") == rows_digest)
-    evaluated = same_images & pc.field("balanced_accuracy").is_valid()
+    evaluated = (pc.field("model_name") == model_name) & same_images & pc.field("balanced_accuracy").is_valid()
     rows = delta_tables.read(MODEL_EVALUATIONS, ["model_version", "accuracy"], evaluated)
     return dict(zip(rows["model_version"].to_pylist(), rows["accuracy"].to_pylist(), strict=True))
 
@@ -164,7 +165,7 @@ def evaluate_new(
     rows_digest = split_digest(read_split(delta_tables, SPLIT))
     versions = {version.version: version for version in to_evaluate(registry.versions())}
     serving = serving_version(list(versions.values()))
-    evaluated = accuracies(delta_tables, rows_digest)
+    evaluated = accuracies(delta_tables, registry.name, rows_digest)
     done = {number: evaluated[number] for number in versions if number in evaluated}
     predictions_of = cache(
         lambda number: mark_right(predict_test_split(versions[number], delta_tables, registry, on)).drop(

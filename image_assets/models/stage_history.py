@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.models.promotion_gate import GateFinding
@@ -153,13 +154,16 @@ def to_row(number: int, before: HistoryRow, after: StageAndAliases, by: HistoryR
     return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
 
-def record_changes(versions: Sequence[ModelVersion], delta_tables: DeltaTables) -> list[dict[str, Any]]:
+def record_changes(
+    model_name: str, versions: Sequence[ModelVersion], delta_tables: DeltaTables
+) -> list[dict[str, Any]]:
     """Write down what was moved since the last time, whoever moved it; the new rows.
 
     Two that do so at once come to the same keys, of which the table takes one row.
     """
-    history = delta_tables.read(STAGE_HISTORY, COMPARED).to_pylist()
-    found = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
+    history = delta_tables.read(STAGE_HISTORY, COMPARED, pc.field("model_name") == model_name).to_pylist()
+    rows = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
+    found = [{"model_name": model_name, **row} for row in rows]
     if found:
         delta_tables.merge(
             pa.Table.from_pylist(found, to_arrow_schema(STAGE_HISTORY.columns)), STAGE_HISTORY, updates={}
@@ -182,7 +186,8 @@ def changes_markdown(rows: Sequence[HistoryRow]) -> str:
 def stage_history(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
     """Who moved which model version from where to where, when and why; changes made in MLflow are noticed."""
     before = delta_tables.snapshot(STAGE_HISTORY)
-    record_changes(model_registry.versions(), delta_tables)
-    rows = delta_tables.read(STAGE_HISTORY, STAGE_HISTORY.columns.fieldNames()).to_pylist()
+    record_changes(model_registry.name, model_registry.versions(), delta_tables)
+    of_model = pc.field("model_name") == model_registry.name
+    rows = delta_tables.read(STAGE_HISTORY, STAGE_HISTORY.columns.fieldNames(), of_model).to_pylist()
     change = delta_tables.change_since(before, STAGE_HISTORY)
     return delta_tables.materialized(STAGE_HISTORY, change, changes=dg.MetadataValue.md(changes_markdown(rows)))

@@ -117,7 +117,8 @@ def due_alerts(delta_tables: DeltaTables, now: datetime) -> str:
 
 MESSAGES = 10  # of a rule to a receiver in a run; the last one counts what none has room for
 OTHER_CHARACTERS = 300  # for the title and what is said below the alerts
-ORDER = {"probability": False, "path": True, "model_version": False, "image_id": True}  # whether it ascends
+# Columns, and whether they sort ascending.
+ORDER = {"probability": False, "path": True, "model_name": True, "model_version": False, "image_id": True}
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from resources.mlflow.model_registry import ModelRegistry
 SHEET_IMAGES = 40
 
 
-def of_current_files(predictions: DataFrame, files: DataFrame, version: int | None) -> DataFrame:
+def of_current_files(predictions: DataFrame, files: DataFrame, model_name: str, version: int | None) -> DataFrame:
     """The version's predictions for the files in state `current`, for their content as it is."""
     current = current_files(files)
-    return predictions.where(F.col("model_version") == F.lit(version)).join(
-        current, on=["path", "image_id"], how="inner"
-    )
+    of_version = (F.col("model_name") == model_name) & (F.col("model_version") == F.lit(version))
+    return predictions.where(of_version).join(current, on=["path", "image_id"], how="inner")
 
 
 def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> int | None:
@@ -59,9 +58,10 @@ def current_predictions(
     version = version_to_show(context.instance, model_registry)
     predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
     sources = [delta_tables.last_change(table) for table in (IMAGE_PREDICTIONS, IMAGE_FILES)]
-    made_of = f"version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"
+    made_of = f"{model_registry.name} version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"
     if delta_tables.last_note(CURRENT_PREDICTIONS) != made_of:
-        delta_tables.overwrite(of_current_files(predictions, files, version), CURRENT_PREDICTIONS, note=made_of)
+        rows = of_current_files(predictions, files, model_registry.name, version)
+        delta_tables.overwrite(rows, CURRENT_PREDICTIONS, note=made_of)
     change = delta_tables.change_since(before, CURRENT_PREDICTIONS)
     return delta_tables.materialized(
         CURRENT_PREDICTIONS,

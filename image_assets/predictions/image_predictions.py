@@ -40,14 +40,28 @@ def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
     return by_label(answers.assign(sure=sure), "sure", [*SURENESS])
 
 
-def answers_metadata(delta_tables: DeltaTables, version: int) -> dict[str, dg.MetadataValue]:
+def key_of(version: ModelVersion) -> dict[str, object]:
+    """The columns that identify the version in every table with rows per model version."""
+    return {"model_name": version.name, "model_version": version.version}
+
+
+def of_version(version: ModelVersion) -> pc.Expression:
+    """Selects the version's rows."""
+    return (pc.field("model_name") == version.name) & (pc.field("model_version") == version.version)
+
+
+def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[str, dg.MetadataValue]:
     """Metadata with a figure of all answers of a version; nothing where it gave none."""
-    answered = (pc.field("model_version") == version) & pc.field("label").is_valid()
+    answered = of_version(version) & pc.field("label").is_valid()
     answers = delta_tables.read(IMAGE_PREDICTIONS, ["label", "probability"], answered).to_pandas()
     if answers.empty:
         return {}
     picture = stacked_bars(by_sureness(answers), "answers with each label, by probability")
-    return {"answers": dg.MetadataValue.md(picture_markdown(picture, f"{len(answers):,} answers of version {version}"))}
+    return {
+        "answers": dg.MetadataValue.md(
+            picture_markdown(picture, f"{len(answers):,} answers of version {version.version}")
+        )
+    }
 
 
 SCORED_COLUMNS = ["path", "image_id", "length", "content"]
@@ -80,7 +94,7 @@ def with_predictions(
     answered = scorer(with_scaled_content(images), registry, version, device)
     return counter.over_rows(answered).withColumns(
         {
-            "model_name": F.lit(registry.name),
+            "model_name": F.lit(version.name),
             "model_version": F.lit(version.version),
             "framework": F.lit(version.tags.get("framework")),
             "device": F.lit(device),
@@ -94,9 +108,7 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
 
     `spark_udf` gives up a whole task for an image on which the model raises, or takes its process down.
     """
-    follow = partial(
-        delta_tables.follow, FEATURED_IMAGES, SCORED_COLUMNS, IMAGE_PREDICTIONS, only={"model_version": version.version}
-    )
+    follow = partial(delta_tables.follow, FEATURED_IMAGES, SCORED_COLUMNS, IMAGE_PREDICTIONS, only=key_of(version))
     predict = partial(with_predictions, registry=registry, version=version, device=device)
     try:
         with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
@@ -111,15 +123,15 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
 
 def scoring_progress(delta_tables: DeltaTables, version: ModelVersion) -> ProgressLine:
     """How many of the images that it has not answered for a version has come to."""
-    of_version = pc.field("model_version") == version.version
-    predicted = delta_tables.read(IMAGE_PREDICTIONS, ["model_version"], of_version).num_rows
+    predicted = delta_tables.read(IMAGE_PREDICTIONS, ["model_version"], of_version(version)).num_rows
     lacking = delta_tables.snapshot(FEATURED_IMAGES).rows - predicted
     return delta_tables.progress_line(f"version {version.version} answered", lacking, "images")
 
 
-def fault_metadata(delta_tables: DeltaTables, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
+def fault_metadata(delta_tables: DeltaTables, model_name: str, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
     """The images on which versions failed though they could read them, counted and some of them listed."""
-    of_versions = pc.field("model_version").isin(versions) & pc.field("fault").is_valid()
+    of_versions = (pc.field("model_name") == model_name) & pc.field("model_version").isin(versions)
+    of_versions &= pc.field("fault").is_valid()
     columns = ["path", "model_version", "fault"]
     rows = delta_tables.read(IMAGE_PREDICTIONS, columns, of_versions & (pc.field("fault") != UNREADABLE))
     found: dict[str, dg.MetadataValue] = {"faults": dg.MetadataValue.int(rows.num_rows)}
@@ -176,7 +188,7 @@ def image_predictions(
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=devices[serving.version].name if serving else "none",
         device_reason=devices[serving.version].reason if serving else "no version serves",
-        **fault_metadata(delta_tables, [version.version for version in predicting]),
-        **(answers_metadata(delta_tables, serving.version) if serving else {}),
+        **fault_metadata(delta_tables, model_registry.name, [version.version for version in predicting]),
+        **(answers_metadata(delta_tables, serving) if serving else {}),
         **metadata,
     )

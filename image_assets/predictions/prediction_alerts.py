@@ -28,7 +28,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.table_metadata import table_metadata
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 
-PREDICTION_COLUMNS = ["path", "image_id", "model_version", "label", "probability", "predicted_at"]
+PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "label", "probability", "predicted_at"]
 ONCE_FOR_A_FILE = ["path", "rule", "receiver"]
 
 
@@ -38,10 +38,11 @@ def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelR
     Those of the serving version are current_predictions. A version in another stage has predictions from when it was
     in Staging or served; what it has not been asked then, it is not asked for an alert.
     """
+    of_model = pc.field("model_name") == model_registry.name
     if stage == SERVING_STAGE:
-        return delta_tables.read(CURRENT_PREDICTIONS, PREDICTION_COLUMNS).to_pandas(timestamp_as_object=True)
+        return delta_tables.read(CURRENT_PREDICTIONS, PREDICTION_COLUMNS, of_model).to_pandas(timestamp_as_object=True)
     versions = [version for version, its_stage in model_registry.stages().items() if its_stage == stage]
-    of_versions = pc.field("model_version").isin(pa.array(versions, pa.int32()))
+    of_versions = of_model & pc.field("model_version").isin(pa.array(versions, pa.int32()))
     predictions = delta_tables.read(IMAGE_PREDICTIONS, PREDICTION_COLUMNS, of_versions).to_pandas(
         timestamp_as_object=True
     )

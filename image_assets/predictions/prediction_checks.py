@@ -67,7 +67,8 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
     """Current files that the serving version has not been asked about."""
     serving = model_registry.serving()
     version = serving.version if serving else None
-    predictions = delta_tables.dataframe(CURRENT_PREDICTIONS).where(F.col("model_version") == F.lit(version))
+    of_serving = (F.col("model_name") == model_registry.name) & (F.col("model_version") == F.lit(version))
+    predictions = delta_tables.dataframe(CURRENT_PREDICTIONS).where(of_serving)
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     missing = current.join(predictions, on=["path", "image_id"], how="left_anti").count()
     return dg.AssetCheckResult(

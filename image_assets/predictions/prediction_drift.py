@@ -27,6 +27,7 @@ from image_assets.predictions.drift_figures import (
     figures_by_day,
     shares_by_day,
 )
+from image_assets.predictions.image_predictions import key_of, of_version
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table_metadata import table_metadata
@@ -79,8 +80,7 @@ def answers_by_day(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataF
     """The version's answers, each with the day that its image arrived."""
     predicted = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, "predicted_at"]).to_pandas()
     files = delta_tables.read(IMAGE_FILES, ["path", "first_seen"]).to_pandas()
-    of_version = pc.field("model_version") == version.version
-    answers = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, *ANSWER_COLUMNS], of_version).to_pandas()
+    answers = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, *ANSWER_COLUMNS], of_version(version)).to_pandas()
     return answers.merge(arrival_days(predicted, files), on=IMAGE_KEYS)
 
 
@@ -104,7 +104,7 @@ def measure(
             fault = f"{found.reason}: {found.message}"
         else:
             distances |= found
-    key = {"model_version": version.version, "measured_at": now}
+    key = {**key_of(version), "measured_at": now}
     rows = [{**row, **key, "embedding_distance": distances.get(row["day"])} for row in measured]
     table = pa.Table.from_pylist(rows, to_arrow_schema(PREDICTION_DRIFT.columns))
     table = table.filter(pa.array(is_new(table, delta_tables)))
@@ -123,8 +123,8 @@ def is_new(measured: pa.Table, delta_tables: DeltaTables) -> list[bool]:
 
 def read_days(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
     """The version's days on which it answered something, oldest first."""
-    of_version = (pc.field("model_version") == version.version) & (pc.field("answered") > 0)
-    rows = delta_tables.read(PREDICTION_DRIFT, PREDICTION_DRIFT.columns.fieldNames(), of_version)
+    answered = of_version(version) & (pc.field("answered") > 0)
+    rows = delta_tables.read(PREDICTION_DRIFT, PREDICTION_DRIFT.columns.fieldNames(), answered)
     return rows.to_pandas(timestamp_as_object=True).sort_values("day", ignore_index=True)
 
 

@@ -7,23 +7,23 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.contact_sheets import thumbnails
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.images.charts import contact_sheet, picture_markdown
+from image_assets.predictions.image_predictions import key_of, of_version
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
-from resources.mlflow.model_registry import ModelRegistry, serving_version, shadows
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
 
 SHEET_IMAGES = 40
 
 
-def current_answers(delta_tables: DeltaTables, version: int) -> pd.DataFrame:
+def current_answers(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
     """What the version said of the images that are there now: path, image_id, label, probability."""
     columns = [*IMAGE_KEYS, "label", "probability"]
-    answers = delta_tables.read(IMAGE_PREDICTIONS, columns, pc.field("model_version") == version).to_pandas()
+    answers = delta_tables.read(IMAGE_PREDICTIONS, columns, of_version(version)).to_pandas()
     return answers.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
@@ -73,8 +73,8 @@ def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry)
     metadata: dict[str, dg.MetadataValue] = {}
     rows = []
     for version, other in [(version, serving) for version in shadows(versions)] if serving else []:
-        both = side_by_side(*(current_answers(delta_tables, each.version) for each in (version, other)))
-        key = {"model_version": version.version, "compared_with": other.version, "compared_at": datetime.now(UTC)}
+        both = side_by_side(*(current_answers(delta_tables, each) for each in (version, other)))
+        key = {**key_of(version), "compared_with": other.version, "compared_at": datetime.now(UTC)}
         rows.append({**key, **agreement(both)})
         if picture := disagreement_sheet(both):
             metadata[f"disagreements_v{version.version}"] = picture

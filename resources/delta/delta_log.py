@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
-from deltalake import DeltaTable, Schema
+import pyarrow as pa
+from deltalake import DeltaTable, Schema, WriterProperties
 from deltalake import Field as DeltaField
 from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -15,6 +16,7 @@ STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
 RETENTION_PROPERTY = "delta.logRetentionDuration"
 # Versions whose log entries are gone cannot be read, whatever files are there; Delta's default is 30 days.
 LOG_RETENTION = "interval 730 days"
+MAX_ATTEMPTS = 10  # to add columns, if other processes commit at the same time
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,54 @@ def make(uri: str, table: Table) -> None:
 
 
 def add_columns(log: DeltaTable, table: Table) -> bool:
-    """Add the columns that the table was made without, as nulls in its rows; whether any lacked."""
-    lacking = _lacking(log, table)
-    if lacking:
+    """Adds the columns that the table was created without; existing rows get the column's fill value, or null.
+
+    Returns:
+        Whether any columns were missing.
+    """
+    if not _lacking(log, table):
+        return False
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
-            log.alter.add_columns(lacking)
+            if lacks_filled(log, table):
+                _add_filled(log, table)
+            if lacking := _lacking(log, table):
+                log.alter.add_columns(lacking)
             log.alter.set_table_properties(_statistics(table))
-        except CommitFailedError:  # where another process has added them meanwhile, all is well
+        except CommitFailedError:  # another process committed first, perhaps the same columns
             log.update_incremental()
-            if _lacking(log, table):
+            if attempt == MAX_ATTEMPTS and _lacking(log, table):
                 raise
-    return bool(lacking)
+        else:
+            break
+    return True
+
+
+def lacks_filled(log: DeltaTable, table: Table) -> bool:
+    """Whether the table was created without a column that has a fill value."""
+    return any(field.name in table.fill_values for field in _lacking(log, table))
+
+
+def _add_filled(log: DeltaTable, table: Table) -> None:
+    """Adds and fills columns in one commit: no reader sees nulls, and a killed process leaves none behind."""
+    values = {
+        field.name: [table.fill_values[field.name]] for field in _lacking(log, table) if field.name in table.fill_values
+    }
+    # A merge, because pyarrow 14 cannot read the files of an update (delta-rs writes string views there).
+    DeltaTable(log.table_uri).merge(
+        pa.table(values),
+        "true",
+        source_alias="new",
+        target_alias="old",
+        merge_schema=True,
+        writer_properties=writer_properties(table),
+    ).when_matched_update({name: f"new.{name}" for name in values}).execute()
+    log.update_incremental()
+
+
+def writer_properties(table: Table) -> WriterProperties:
+    """How delta-rs compresses the table's files."""
+    return WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD")
 
 
 def _statistics(table: Table) -> dict[str, str]:

@@ -15,7 +15,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 from dagster_pyspark import PySparkResource
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties
+from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
@@ -25,7 +25,16 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta.arrow_rows import Row, SetAside
-from resources.delta.delta_log import DataFile, add_columns, keep_log, make, table_files, why_unreadable
+from resources.delta.delta_log import (
+    DataFile,
+    add_columns,
+    keep_log,
+    lacks_filled,
+    make,
+    table_files,
+    why_unreadable,
+    writer_properties,
+)
 from resources.delta.new_rows import Key, NewRows, Task
 from resources.delta.parquet_files import WrittenFile, exists, open_parquet
 from resources.delta.table import Change, Snapshot, Table
@@ -68,6 +77,14 @@ def forget_stream(checkpoint: str) -> None:
     system, folder = uncached_file_system(checkpoint)
     if system.exists(folder):
         system.rm(folder, recursive=True)
+
+
+def checkpoint_of(into: Table, only: Mapping[str, object]) -> str:
+    """The checkpoint of the part of a table with these values; a column's fill value is left out.
+
+    So a checkpoint written before the column existed goes on.
+    """
+    return "/".join([into.name, *(str(value) for name, value in only.items() if value != into.fill_values.get(name))])
 
 
 WRITTEN = "WRITE"  # the operation of a commit that adds rows
@@ -197,7 +214,7 @@ class DeltaTables(dg.ConfigurableResource):
     def read(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """The columns of all rows as they are now, or of some; no rows where there is no table yet.
 
-        A column that the table was made without is null.
+        A column that the table was made without is null, or has its fill value.
         """
         try:
             log = DeltaTable(self.uri(table), version=self.version_to_read(table))
@@ -205,6 +222,9 @@ class DeltaTables(dg.ConfigurableResource):
             if self.pinned is not None:
                 raise
             return to_arrow_schema(table.columns).empty_table().select(columns)
+        if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
+            self.create(table)
+            log = DeltaTable(self.uri(table))
         return _scanner(log, table, columns, where).to_table()
 
     def dataframe(self, table: Table, version: int | None = None) -> DataFrame:
@@ -352,7 +372,7 @@ class DeltaTables(dg.ConfigurableResource):
                 same_keys,
                 source_alias="new",
                 target_alias="old",
-                writer_properties=_writer_properties(table),
+                writer_properties=writer_properties(table),
                 commit_properties=told,
             )
             try:
@@ -481,7 +501,7 @@ class DeltaTables(dg.ConfigurableResource):
         value starts at upstream's first row. So does a stream that needs files or log entries which are gone.
         """
         only = only or {}
-        checkpoint = "/".join([into.name, *map(str, only.values())])
+        checkpoint = checkpoint_of(into, only)
         before = self.snapshot(into)
         known = None
         if not self._can_go_on(upstream, checkpoint):
@@ -522,7 +542,7 @@ class DeltaTables(dg.ConfigurableResource):
         """Join small files into larger ones, where it pays; the rows stay as they are."""
         self.require_writable()
         if plan_compaction([file.size_bytes for file in table_files(self.uri(table)).files], FileSizes()).pays:
-            self._open(table).optimize.compact(writer_properties=_writer_properties(table))
+            self._open(table).optimize.compact(writer_properties=writer_properties(table))
 
     def materialized(self, table: Table, change: Change, **metadata: Metadata) -> dg.MaterializeResult:
         """A materialization's answer to Dagster: rows, version, and what the asset adds to it."""
@@ -588,7 +608,3 @@ def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Ex
     unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
     promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
     return promised.scanner(columns=list(columns), filter=where, **unthreaded)
-
-
-def _writer_properties(table: Table) -> WriterProperties:
-    return WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import dagster as dg
 from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
+FILL = "fill"  # in a column's metadata: its value in rows that were written without it
+
 
 @dataclass(frozen=True)
 class Table:
@@ -14,6 +16,11 @@ class Table:
     keys: tuple[str, ...]
     columns: StructType
     made_from: tuple["Table", ...] = ()
+
+    @property
+    def fill_values(self) -> dict[str, str]:
+        """What existing rows get in columns that are added to their table later; other new columns are null."""
+        return {field.name: field.metadata[FILL] for field in self.columns if FILL in (field.metadata or {})}
 
     @property
     def statistics_columns(self) -> list[str]:

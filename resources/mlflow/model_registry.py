@@ -18,6 +18,7 @@ from pydantic import Field
 from resources.mlflow.registry_errors import RegistryUnavailable, refusals_explained
 from resources.mlflow.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
 
+MODEL_NAME = "image_classifier"
 FILES_DIGEST = "files_digest"  # the tag of a version that says what was logged
 ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow writes it beside a version that is downloaded
 
@@ -84,6 +85,7 @@ class ModelVersion:
     uri: str
     tags: dict[str, str]
     moved_at: datetime = field(default=NEVER, compare=False)  # by MLflow's clock, UTC
+    name: str = MODEL_NAME  # of the registered model
 
     @property
     def labels(self) -> list[str]:
@@ -106,7 +108,7 @@ class ModelRegistry(dg.ConfigurableResource):
     """
 
     tracking_uri: str = Field(description="Where the registry's API answers, or `sqlite:///` and a file.")
-    name: str = Field(default="image_classifier", description="The registered model.")
+    name: str = Field(default=MODEL_NAME, description="The registered model.")
 
     def register(self, model_uri: str, mlflow_run_id: str, tags: Mapping[str, str]) -> ModelVersion:
         """A new version for a logged model. It appears with all its tags, `mlflow_run_id` among them, or not at all."""
@@ -278,6 +280,7 @@ class ModelRegistry(dg.ConfigurableResource):
                     uri=f"models:/{self.name}/{version.version}",
                     tags=dict(version.tags),
                     moved_at=datetime.fromtimestamp((version.last_updated_timestamp or 0) / 1000, UTC),
+                    name=self.name,
                 )
                 for version in found
             ),

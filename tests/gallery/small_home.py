@@ -72,7 +72,8 @@ def predicted(image: Row, version: int, label: str | None, probability: float | 
     shares = [probability, 1 - probability] if probability is not None else None
     return {
         **{name: image[name] for name in ("path", "image_id")},
-        **{"label": label, "probability": probability, "probabilities": shares, "model_version": version},
+        **{"label": label, "probability": probability, "probabilities": shares},
+        **{"model_name": "image_classifier", "model_version": version},
         **{"framework": framework, "fault": None if label else "raised: out of patience", "predicted_at": NOON},
     }
 

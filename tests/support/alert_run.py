@@ -33,6 +33,7 @@ def predict(delta_tables: DeltaTables, *predictions: tuple[str, str | None, floa
             "image_id": f"{path} as it is",
             "label": label,
             "probability": probability,
+            "model_name": "image_classifier",
             "model_version": version,
             "predicted_at": NOON,
         }

@@ -146,7 +146,7 @@ def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
     assert serving.version == (1 if path == TAG else 2)
     assert (disagreement(registry.versions()) is None) == (path != STAGE)
     for _ in range(2):  # the ticks of stage_changes
-        record_changes(registry.versions(), tables)
+        record_changes(registry.name, registry.versions(), tables)
     noticed = {
         TAG: [],
         STAGE: [
@@ -173,13 +173,13 @@ def test_a_tick_between_stage_and_alias_makes_nobody_else_the_one_who_moved_it(
     registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     with held(registry, tables, STAGE) as (process, line):
-        record_changes(registry.versions(), tables)
+        record_changes(registry.name, registry.versions(), tables)
         line.released.set()
         assert process.wait(PATIENCE_SECONDS) == 0
     assert {change.who for change in history(tables)[1:]} == {"Bob"}
     assert history(tables)[-1] == (2, "Production", "Production", ("production",), "Bob")
     MlflowClient(registry.tracking_uri).set_registered_model_alias(registry.name, "production", "1")
-    record_changes(registry.versions(), tables)
+    record_changes(registry.name, registry.versions(), tables)
     assert {change.who for change in history(tables)[-2:]} == {"mlflow"}
 
 

@@ -134,8 +134,12 @@ def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_
     assert rows[1]["recall_low"][2] is None
     assert (rows[1]["support"], rows[1]["calibration_error"]) == ([1, 1, 0, 0], 0.25)
     assert [rows[2][name] for name in ("slices", "compared_with", "only_this_right", "p_value")] == [[], 1, 3, 0.25]
-    assert accuracies(tables, "new") == {1: 0.5, 2: 0.5}
-    assert accuracies(tables, "old") == {}
+    assert accuracies(tables, "image_classifier", "new") == {1: 0.5, 2: 0.5}
+    assert accuracies(tables, "image_classifier", "old") == {}
+    assert accuracies(tables, "another_classifier", "new") == {}
+    merge_evaluation(tables, replace(first, version=replace(version(1), name="another_classifier")), "new")
+    assert accuracies(tables, "another_classifier", "new") == {1: 0.5}
+    assert tables.snapshot(MODEL_EVALUATIONS).rows == 3, "the first version of two models has two rows"
 
 
 @pytest.mark.spark

@@ -50,7 +50,7 @@ def recorded(registry: ModelRegistry, tables: DeltaTables) -> list[tuple]:
             row.get("person") or row["source"],
             row.get("reason"),
         )
-        for row in record_changes(registry.versions(), tables)
+        for row in record_changes(registry.name, registry.versions(), tables)
     ]
 
 
@@ -136,9 +136,9 @@ def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRe
 def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables: DeltaTables) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     versions = registry.versions()
-    record_changes(versions, tables)
+    record_changes(registry.name, versions, tables)
     again = tables_at(tables.root)
-    record_changes(versions, again)
+    record_changes(registry.name, versions, again)
     assert len(tables.read(STAGE_HISTORY, ["change"])) == 1
 
 

@@ -86,7 +86,15 @@ def test_another_stage_is_that_of_versions_that_served_once(delta_tables: DeltaT
         registry.promote(version, stage)
     answers = [("a", version, "roses", 1.0) for version in (1, 2, 3)] + [("gone", 1, "roses", 1.0)]
     predictions = [
-        {"path": path, "image_id": path, "model_version": version, "label": label, "probability": probability}
+        {
+            "path": path,
+            "image_id": path,
+            "model_name": model_name,
+            "model_version": version,
+            "label": label,
+            "probability": probability,
+        }
+        for model_name in (registry.name, "another_classifier")
         for path, version, label, probability in answers
     ]
     files = [
@@ -107,8 +115,8 @@ def test_another_stage_is_that_of_versions_that_served_once(delta_tables: DeltaT
 def test_a_hundred_thousand_predictions_take_about_a_second() -> None:
     count = 100_000
     paths = [f"file:/photos/{number:06}.jpg" for number in range(count)]
-    predictions = pd.DataFrame(
-        {"path": paths, "image_id": paths, "model_version": 1, "label": "roses", "probability": 1.0}
+    predictions = pd.DataFrame({"path": paths, "image_id": paths, "label": "roses", "probability": 1.0}).assign(
+        model_name="image_classifier", model_version=1
     )
     known = predictions.iloc[: count // 2].assign(rule="a rule", receiver="oncall")[list(PREDICTION_ALERTS.keys)]
     rules = AlertRules(rules=[to_rule(minimum_probability=0.5)])

@@ -15,6 +15,7 @@ def waiting(count: int, rule: str = "sure roses", **more: object) -> pd.DataFram
         {
             "path": [f"file:/photos/{number:05}.jpg" for number in range(count)],
             "image_id": "1",
+            "model_name": "image_classifier",
             "model_version": 3,
             "rule": rule,
             "receiver": "oncall",

@@ -1,11 +1,13 @@
 """The answers of a version are counted by label and by how sure they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from image_assets.predictions.image_predictions import answers_metadata, by_sureness
 from resources.delta.delta_tables import DeltaTables
+from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.small_home import write_photographs
 
 
@@ -17,7 +19,9 @@ def test_answers_are_counted_by_label_and_sureness() -> None:
 
 
 def test_only_the_versions_answers_are_drawn(delta_tables: DeltaTables, landing: Path) -> None:
-    assert answers_metadata(delta_tables, 1) == {}
+    first, second = (ModelVersion(number, "None", (), "", "", {}) for number in (1, 2))
+    assert answers_metadata(delta_tables, first) == {}
     write_photographs(delta_tables, landing, 6)
-    assert str(answers_metadata(delta_tables, 2)["answers"].value).startswith("6 answers of version 2")
-    assert answers_metadata(delta_tables, 3) == {}
+    assert str(answers_metadata(delta_tables, second)["answers"].value).startswith("6 answers of version 2")
+    assert answers_metadata(delta_tables, replace(second, version=3)) == {}
+    assert answers_metadata(delta_tables, replace(second, name="another_classifier")) == {}

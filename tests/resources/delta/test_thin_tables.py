@@ -17,9 +17,9 @@ from pyspark.sql.types import BinaryType, LongType, StringType, StructField, Str
 
 from resources.delta import parquet_files
 from resources.delta.delta_log import RETENTION_PROPERTY, table_files, why_unreadable
-from resources.delta.delta_tables import DeltaTables
+from resources.delta.delta_tables import DeltaTables, checkpoint_of
 from resources.delta.parquet_files import codecs, column_chunks, write_files
-from resources.delta.table import Snapshot, Table
+from resources.delta.table import FILL, Snapshot, Table
 from resources.delta.table_layout import SMALL_FILES, file_layout
 from tests.support.tables import tables_at
 
@@ -296,6 +296,59 @@ def test_several_processes_may_add_the_columns_at_once(tmp_path: Path) -> None:
         with ThreadPoolExecutor(4) as processes:
             list(processes.map(delta_tables.create, [SHELLS] * 4))
         assert columns(delta_tables) == SHELLS.columns.fieldNames()
+
+
+def with_shore(fields: list[StructField], keys: tuple[str, ...]) -> Table:
+    """The table of shells with these columns and the shore they lie on; those found so far are all from Rimini."""
+    return Table("shells", keys, StructType([StructField("shore", StringType(), metadata={FILL: "Rimini"}), *fields]))
+
+
+OF_SHORES = with_shore(SHELLS.columns.fields, ("shore", "name"))
+
+
+@pytest.mark.parametrize("first", ["create", "read", "filter", "keys", "merge"])
+def test_a_column_with_a_fill_value_is_added_and_filled_in_one_commit(older: DeltaTables, first: str) -> None:
+    at_rimini = pc.field("shore") == "Rimini"
+    again = [{"shore": "Rimini", "number": 7, "seen": NOON, "content": None, "name": "cowrie"}]
+    match first:
+        case "create":
+            older.create(OF_SHORES)
+        case "read":
+            assert older.read(OF_SHORES, ["shore", "name"]).to_pylist() == [{"shore": "Rimini", "name": "cowrie"}]
+        case "filter":
+            assert older.read(OF_SHORES, ["name"], at_rimini).to_pylist() == [{"name": "cowrie"}]
+        case "keys":
+            assert older.read_keys(OF_SHORES) == {("Rimini", "cowrie")}
+        case "merge":
+            older.merge(pa.Table.from_pylist(again), OF_SHORES, updates={"number": "new.number"})
+    assert older.read(OF_SHORES, ["shore", "name"]).to_pylist() == [{"shore": "Rimini", "name": "cowrie"}]
+    version = older.snapshot(OF_SHORES).version
+    older.create(OF_SHORES)
+    assert older.read(OF_SHORES, ["number"], at_rimini)["number"].to_pylist() == [7 if first == "merge" else None]
+    assert older.snapshot(OF_SHORES).version == version, "a table with all columns gets no commit"
+    operations = [commit["operation"] for commit in older.history(OF_SHORES)][::-1]
+    assert operations[2:5] == ["MERGE", "ADD COLUMN", "SET TBLPROPERTIES"]
+    filled = older.as_of({"shells": 2}).read(OF_SHORES, ["shore"])
+    assert filled["shore"].to_pylist() == ["Rimini"], "no version has the column and not its values"
+    assert codecs(older.newest_files(OF_SHORES, Snapshot(0, 0)), "shore") == {"UNCOMPRESSED"}
+
+
+def test_a_writer_at_work_while_a_column_is_filled_loses_no_row(tmp_path: Path) -> None:
+    of_old = Table("shells", keys=("name",), columns=StructType(SHELLS.columns.fields[:1]))
+    thin = with_shore(SHELLS.columns.fields[:1], ("shore", "name"))
+    for number in range(5):
+        delta_tables = tables_at(tmp_path / str(number))
+        delta_tables.merge(pa.table({"name": ["cowrie"]}), of_old, updates={"name": "new.name"})
+        found = [pa.table({"shore": ["Bari"], "name": [f"{shell}"]}) for shell in range(4)]
+        with ThreadPoolExecutor(4) as processes:
+            list(processes.map(lambda rows, to=delta_tables: to.merge(rows, thin, updates={"name": "new.name"}), found))
+        assert delta_tables.read_keys(thin) == {("Rimini", "cowrie"), *(("Bari", f"{shell}") for shell in range(4))}
+
+
+def test_a_part_of_a_table_is_followed_from_where_it_was_before_the_column_was_added() -> None:
+    assert checkpoint_of(OF_SHORES, {"name": "cowrie"}) == "shells/cowrie"
+    assert checkpoint_of(OF_SHORES, {"shore": "Rimini", "name": "cowrie"}) == "shells/cowrie"
+    assert checkpoint_of(OF_SHORES, {"shore": "Bari", "name": "cowrie"}) == "shells/Bari/cowrie"
 
 
 def test_a_process_that_read_a_table_ends_as_it_should(delta_tables: DeltaTables) -> None:
