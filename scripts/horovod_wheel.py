@@ -1,7 +1,7 @@
 """Horovod's wheel, built once per Python, torch and TensorFlow version and stored in the user's cache.
 
-Horovod 0.28.1 is the last release and does not build against current frameworks. The edits below are all it takes; each
-must match exactly once, or the build stops. Runs before and after the environment exists: standard library only.
+`resources/processes/horovod.py` lists the edits of its source; each must match exactly once, or the build stops.
+Runs before and after the environment exists: standard library only.
 """
 
 from __future__ import annotations
@@ -15,42 +15,15 @@ import sys
 import tarfile
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
+
+from resources.processes.horovod import ADAPTATIONS, SourceEdit
 
 ALL_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "all.txt"
 REQUIREMENT = Path(__file__).with_name("horovod.txt")  # the source distribution and its hash
 PROGRESS_SECONDS = 15
 
-KERAS_BACKEND = re.compile(
-    r"^if is_version_greater_equal_than\(tf\.__version__, \"2\.6\.0\"\):\n"
-    r"    from keras import backend as K\nelse:\n    from tensorflow\.python\.keras import backend as K\n",
-    re.MULTILINE,
-)
-# Without this guard, Horovod wraps a Keras 3 optimizer but averages nothing: each rank silently trains its own model.
-KERAS_3_GUARD = """\
-    if not hasattr(optimizer, "_compute_gradients") and not hasattr(optimizer, "compute_gradients"):
-        raise TypeError(
-            "Horovod's DistributedOptimizer cannot average the gradients of a Keras 3 optimizer: "
-            "use horovod.tensorflow.DistributedGradientTape, or a legacy optimizer of tf-keras"
-        )
-"""
-DISTRIBUTED_OPTIMIZER = re.compile(
-    r"^    class _DistributedOptimizer\(\*optimizer\.__class__\.__bases__\):\n", re.MULTILINE
-)
-# file, pattern, replacement
-EDITS = (
-    ("CMakeLists.txt", re.compile(r"set\(CMAKE_CXX_STANDARD 14\)"), "set(CMAKE_CXX_STANDARD 17)"),
-    ("horovod/torch/CMakeLists.txt", re.compile(r"set\(CMAKE_CXX_STANDARD 14\)"), "set(CMAKE_CXX_STANDARD 17)"),
-    (
-        "horovod/tensorflow/xla_mpi_ops.cc",
-        re.compile(r"^#if TENSORFLOW_VERSION >= 2006000000$", re.MULTILINE),
-        "#if TENSORFLOW_VERSION >= 2006000000 && HAVE_GPU",
-    ),
-    ("horovod/tensorflow/keras/__init__.py", KERAS_BACKEND, "K = keras.backend\n"),
-    ("horovod/tensorflow/keras/callbacks.py", KERAS_BACKEND, "K = keras.backend\n"),
-    ("horovod/_keras/__init__.py", DISTRIBUTED_OPTIMIZER, KERAS_3_GUARD + r"\g<0>"),
-)
+SOURCE_EDITS = [change for change in ADAPTATIONS if isinstance(change, SourceEdit)]
 BUILD_SETTINGS = {
     "HOROVOD_WITH_PYTORCH": "1",
     "HOROVOD_WITH_TENSORFLOW": "1",
@@ -65,6 +38,8 @@ BUILD_SETTINGS = {
 def pinned(package: str) -> str:
     """The version of a package in requirements/all.txt, or the installed one outside a checkout."""
     if not ALL_REQUIREMENTS.is_file():
+        from importlib import metadata  # missing in Python 3.7, which must get as far as the version check
+
         return metadata.version(package)
     found = re.search(rf"^{package}==(\S+)", ALL_REQUIREMENTS.read_text(), re.MULTILINE)
     if found is None:
@@ -75,7 +50,7 @@ def pinned(package: str) -> str:
 def wheel_folder() -> Path:
     """The cache folder for the wheel of this Python, these frameworks and these edits."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    edits = [(name, pattern.pattern, replacement) for name, pattern, replacement in EDITS]
+    edits = [(edit.file, edit.pattern, edit.replacement) for edit in SOURCE_EDITS]
     recipe = f"{REQUIREMENT.read_text()}{edits}{BUILD_SETTINGS}"
     frameworks = f"torch{pinned('torch')}-tensorflow{pinned('tensorflow')}"
     python = f"py{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}"
@@ -93,12 +68,12 @@ def apply_edits(source: Path) -> None:
     Raises:
         ValueError: A pattern does not match exactly once.
     """
-    for name, pattern, replacement in EDITS:
-        file = source / name
-        text, found = pattern.subn(replacement, file.read_text())
+    for edit in SOURCE_EDITS:
+        file = source / edit.file
+        text, found = re.subn(edit.pattern, edit.replacement, file.read_text(), flags=re.MULTILINE)
         if found != 1:
             raise ValueError(
-                f"{name}: expected one match for an edit, found {found}; is this the original Horovod 0.28.1?"
+                f"{edit.file}: expected one match for an edit, found {found}; is this the original Horovod 0.28.1?"
             )
         file.write_text(text)
 

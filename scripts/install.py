@@ -43,9 +43,10 @@ def digest() -> str:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project["tool"] = project["tool"].get("setuptools")
-    scripts = [ROOT / "scripts" / name for name in ("horovod.txt", "horovod_wheel.py", "jars.py")]
+    scripts = [ROOT / "scripts" / name for name in ("horovod_wheel.py", "jars.py")]
     files = [file.read_text() for file in [*sorted((ROOT / "requirements").glob("*.txt")), *scripts]]
-    return hashlib.sha256(json.dumps([str(VENV), sys.version_info[:2], project, files]).encode()).hexdigest()
+    inputs = [str(VENV), sys.version_info[:2], project, files, wheel_folder().name]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def is_installed() -> bool:

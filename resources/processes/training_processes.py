@@ -8,7 +8,7 @@ from pydantic import Field
 from pyspark.sql import SparkSession
 
 from resources.processes.distributors import run_in_barrier_job
-from resources.processes.horovod import HorovodRunner
+from resources.processes.horovod import run_with_horovod
 from resources.processes.rank_process import Distributor
 
 
@@ -28,5 +28,5 @@ class TrainingProcesses(dg.ConfigurableResource):
         `torch.distributed.init_process_group("gloo")`, or by `tf.distribute.MultiWorkerMirroredStrategy()`.
         """
         if distributor == "horovod":
-            return HorovodRunner(processes=self.processes).run(spark, function, *args, **kwargs)
+            return run_with_horovod(spark, self.processes, function, args, kwargs)
         return run_in_barrier_job(distributor, spark, self.processes, function, args, kwargs)

@@ -33,7 +33,7 @@ def install(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def own_root(tmp_path: Path) -> Path:
     """A copy of what the installer reads, where nothing is installed yet."""
-    for name in ("requirements", "scripts"):
+    for name in ("requirements", "resources", "resources/processes", "scripts"):
         (tmp_path / "root" / name).mkdir(parents=True)
         for file in (ROOT / name).iterdir():
             if file.is_file():

@@ -1,4 +1,4 @@
-"""A rank's process, from the call that it finds to what it leaves."""
+"""Tests of a rank's process: the call it reads, the result it leaves, and how it reports a failure."""
 
 import atexit
 import os
@@ -9,8 +9,17 @@ from pathlib import Path
 
 from pyspark import cloudpickle
 
+from resources.processes.rank_process import FailureReport, failure_in
 
-def test_what_libraries_do_when_python_ends_makes_no_failure_of_an_answer(tmp_path: Path) -> None:
+
+def test_a_failure_survives_a_line_of_output() -> None:
+    failure = FailureReport("ValueError", "two\nlines", "Traceback …")
+
+    assert failure_in(f"[1]<stderr>:{failure.to_line()}\n") == failure
+    assert failure_in("[1]<stderr>:ValueError: two") is None
+
+
+def test_a_library_that_aborts_at_exit_does_not_fail_a_rank_that_returned(tmp_path: Path) -> None:
     def rank() -> str:
         atexit.register(os.abort)
         sys.stdout.write("trained")
