@@ -59,8 +59,8 @@ from resources.delta.row_groups import Color, Content
 from resources.delta.spark_session import gpu_settings, is_local, spark_session
 from resources.devices import InferenceDevice
 from resources.files import s3
+from resources.files.file_system import is_url
 from resources.files.image_folder import ImageFolder
-from resources.files.object_storage import is_url
 from resources.files.storage_events import StorageEvents
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelPackages, ModelRegistry

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from resources.files.object_storage import uncached_file_system
+from resources.files.file_system import uncached_file_system
 from resources.settings import DATABASE_VARIABLE, Settings, read_settings, to_location
 from scripts.terminal import explain_errors
 

@@ -132,7 +132,7 @@ def dagster_database() -> Finding:
 
 def s3() -> Finding:
     """S3: Spark's jars, listing the buckets in use, and writing to the storage."""
-    from resources.files.object_storage import uncached_file_system
+    from resources.files.file_system import uncached_file_system
     from resources.files.s3 import SCHEME
     from resources.settings import read_settings
 

@@ -10,7 +10,7 @@ import dagster as dg
 from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import read_ledger
 from resources.delta.delta_tables import DeltaTables
-from resources.files import object_storage
+from resources.files.file_system import to_url_path
 from resources.files.image_folder import ImageFolder
 from resources.files.storage_events import QueueMessage, StorageEvents
 from sensors.attempts import RequestKey, next_request, read_state
@@ -62,7 +62,7 @@ def sort_messages(
     """Compares the files that the messages name with the ledger."""
     landing = f"{image_folder.path}/"
     paths_by_message = {
-        message: [path for path in map(object_storage.to_path, message.addresses) if path.startswith(landing)]
+        message: [path for path in map(to_url_path, message.addresses) if path.startswith(landing)]
         for message in messages
         if message.addresses is not None
     }

@@ -25,10 +25,8 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideRows, OutsideTable
 from resources.delta.table_metadata import table_metadata
 from resources.files import image_folder as landed_files
-from resources.files.file_system import SUFFIXES
-from resources.files.image_file import escaped
+from resources.files.file_system import SUFFIXES, escaped, is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
-from resources.files.object_storage import is_url
 from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"

@@ -11,8 +11,7 @@ import dagster as dg
 from image_assets.data.image_files import NOT_REGULAR, LedgerEntry
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.images.large_images import Limits
-from resources.files.file_system import FileChanged, read_content
-from resources.files.image_file import ImageFile
+from resources.files.file_system import FileChanged, ImageFile, read_content
 from resources.files.image_folder import ImageFolder, Listing
 from resources.progress import ProgressLine
 

@@ -16,11 +16,8 @@ from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
 from resources.delta.table_metadata import last_metadata, table_metadata
-from resources.files import object_storage
-from resources.files.file_system import SCHEME, to_path
-from resources.files.image_file import escaped
+from resources.files.file_system import SCHEME, escaped, is_url, to_path, to_url_path
 from resources.files.image_folder import ImageFolder
-from resources.files.object_storage import is_url
 
 GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # of files that it names
 UNNAMED, FOLDER = "unnamed", "folder"
@@ -44,7 +41,7 @@ NOT_NAMED = GivenLabel(None, UNNAMED, "the label table does not name the file")
 def to_table_path(name: str, landing: str) -> str:
     """A file as the tables spell it; a label table may name it below the landing folder, in full, or as they do."""
     if is_url(name):
-        return object_storage.to_path(name)
+        return to_url_path(name)
     if name.startswith(SCHEME):
         return f"{SCHEME}/{name.removeprefix(SCHEME).lstrip('/')}"
     if name.startswith("/"):

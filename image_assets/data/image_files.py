@@ -24,8 +24,7 @@ from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.pixels import BOMBS, BROKEN, FORMATS
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
-from resources.files.file_system import open_file
-from resources.files.image_file import ImageFile
+from resources.files.file_system import ImageFile, open_file
 
 IMAGE_KEYS = ["path", "image_id"]
 

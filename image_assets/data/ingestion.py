@@ -21,7 +21,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table_layout import file_layout
 from resources.delta.task_counts import NOT_COUNTED, TaskCounter
-from resources.files.image_file import ImageFile
+from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
 
 CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # read and committed together; a killed run repeats at most this much

@@ -29,7 +29,7 @@ from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Snapshot
 from resources.delta.task_counts import counted
-from resources.files.image_file import ImageFile
+from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
 
 

@@ -48,7 +48,7 @@ from resources.delta.table_layout import (
 )
 from resources.delta.table_metadata import table_metadata
 from resources.delta.task_counts import counted
-from resources.files.object_storage import uncached_file_system
+from resources.files.file_system import uncached_file_system
 from resources.progress import ProgressLine
 
 

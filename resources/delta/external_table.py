@@ -13,7 +13,7 @@ from pyarrow import csv
 from pyarrow.dataset import ParquetFragmentScanOptions
 from pydantic import Field
 
-from resources.files.object_storage import to_time, uncached_file_system
+from resources.files.file_system import to_time, uncached_file_system
 
 CSV, PARQUET = ".csv", ".parquet"
 EXPECTED = f"a file ending in {CSV} or {PARQUET}, or the folder of a Delta table"

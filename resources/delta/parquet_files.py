@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from resources.delta.arrow_rows import Row, bounded
-from resources.files.object_storage import arrow_system
+from resources.files.file_system import arrow_system
 
 
 @dataclass(frozen=True)

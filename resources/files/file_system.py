@@ -1,43 +1,83 @@
-"""Image files on disk: their names as table paths, listing and reading them (runs in each executor)."""
+"""Files on disk and objects in object storage: their names as table paths, listing and reading them.
+
+Runs in executors: no Dagster.
+"""
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote_to_bytes
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, unquote_to_bytes
 
-from resources.files import object_storage
-from resources.files.image_file import ImageFile, escaped
+import pyarrow.fs as pafs
+from fsspec.core import url_to_fs
 
 SCHEME = "file:"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+TO_ESCAPE = re.compile("[%\n\r\udc80-\udcff]+")
+# What S3, Azure, SFTP, Google and fsspec's memory file system call the modification time.
+MODIFICATION_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file of a listing; `regular` is false for links, pipes and devices."""
+
+    path: str
+    modification_time: datetime
+    length: int
+    regular: bool
 
 
 class FileChanged(OSError):
-    """The file is another one than was listed: it is still being written, or was replaced."""
+    """The file changed after it was listed: it is still being written, or was replaced."""
+
+
+def escaped(name: str) -> str:
+    """A file name as `os.fsdecode` returns it, with `%`, line breaks and bytes that are not UTF-8 as `%XX`."""
+    if not TO_ESCAPE.search(name):
+        return name
+    return TO_ESCAPE.sub(lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), name)
 
 
 def to_path(name: bytes) -> str:
-    """A file's name as the tables hold it: readable, and the exact bytes again by `to_name`.
+    """A local file's name as a table path. It stays readable, and `to_name` restores the exact bytes.
 
-    Only `%`, line breaks and bytes that are no UTF-8 are written as `%XX`; all else stays as it is.
+    Only `%`, line breaks and bytes that are not UTF-8 become `%XX`.
     """
     return SCHEME + escaped(os.fsdecode(name))
 
 
 def to_name(path: str) -> bytes:
-    """The name on disk of a path of the tables."""
+    """The name on disk of a table path."""
     return unquote_to_bytes(path.removeprefix(SCHEME))
 
 
-def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, bool]:
-    """The paths of the wanted files below `root`, and for each whether it is a regular file; nothing is opened.
+def to_url_path(url: str) -> str:
+    """A URL as a table path: `%` and line breaks become `%XX`, as in local paths."""
+    return escaped(url.rstrip("/"))
 
-    Links are listed, never followed: those that are called like an image, and those to folders.
-    `passed_over` leaves out a folder with all that is in it.
+
+def is_url(name: str) -> bool:
+    """Whether a folder or path is a URL for fsspec instead of a local one."""
+    return "://" in name and not name.startswith(SCHEME)
+
+
+def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, bool]:
+    """The paths of the wanted files below a local folder, without opening any of them.
+
+    Args:
+        root: The folder. Links in it are listed if their names are wanted or they lead to folders, but never followed.
+        wanted: Whether to list a file, by its name relative to `root`.
+        excluded: Whether to skip a folder and everything in it, by its name relative to `root`.
+
+    Returns:
+        For each path whether it is a regular file.
     """
     found: dict[str, bool] = {}
     folders = [(str(root), to_path(os.fsencode(root)), "")]
@@ -48,7 +88,7 @@ def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[st
         except (FileNotFoundError, NotADirectoryError):
             if not relative_path:
                 raise
-            continue  # it went while its neighbours were listed
+            continue  # deleted during the listing
         for entry in entries:
             name = f"{relative_path}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
@@ -60,15 +100,29 @@ def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[st
 
 
 def leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether the entry is a link to a folder; what is in there is never looked at."""
+    """Whether the entry is a link to a folder."""
     try:
         return entry.is_symlink() and entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
+def list_objects(url: str, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, ImageFile]:
+    """The wanted objects below a URL, by path; the arguments are those of `list_names`."""
+    system, root = url_to_fs(url)
+    system.invalidate_cache()
+    found = {}
+    for name, info in system.find(root, detail=True).items():
+        relative_path = name.removeprefix(root.rstrip("/")).lstrip("/")
+        folders = [relative_path[:index] for index, letter in enumerate(relative_path) if letter == "/"]
+        if wanted(relative_path) and not any(map(excluded, folders)):
+            path = f"{to_url_path(url)}/{escaped(relative_path)}"
+            found[path] = to_image_file(path, info)
+    return found
+
+
 def stat_file(path: str) -> ImageFile | None:
-    """The file as it is now; None when it is gone. Times are in whole microseconds, as tables keep them."""
+    """A local file's current state, or None if it is gone. Times have whole microseconds, as in tables."""
     try:
         status = os.lstat(to_name(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -81,16 +135,44 @@ def stat_file(path: str) -> ImageFile | None:
     )
 
 
+def stat_object(path: str) -> ImageFile | None:
+    """An object's current state, or None if it is gone."""
+    system, name = uncached_file_system(unquote(path))
+    try:
+        info = system.info(name)
+    except FileNotFoundError:
+        return None
+    return to_image_file(path, info) if info["type"] == "file" else None
+
+
+def to_image_file(path: str, info: dict) -> ImageFile:
+    """The object that fsspec describes by `info`."""
+    return ImageFile(path, to_time(info), int(info["size"]), regular=True)
+
+
+def to_time(info: dict) -> datetime:
+    """An object's modification time, under whatever name its file system gives it; in whole microseconds."""
+    value = next((info[name] for name in MODIFICATION_TIMES if name in info), 0)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    time = value if isinstance(value, datetime) else datetime.fromtimestamp(float(value), UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """The file, to be read; OSError when it is gone, no regular file, or anything on the way to it is a link.
+    """Opens a file or object for reading.
 
-    Each folder is opened below the one before it: a folder that is put in place of another by a link, also after
-    the listing, leads nowhere.
+    Local folders are opened one below the other, without following links. If a folder is replaced by a link, even
+    after the listing, nothing outside the landing folder is read.
+
+    Raises:
+        OSError: It is gone, it is not a regular file, or its path contains a link.
     """
-    if object_storage.is_url(path):
-        with object_storage.open_file(path) as file:
-            yield file
+    if is_url(path):
+        system, object_name = url_to_fs(unquote(path))
+        with system.open(object_name, "rb") as file:
+            yield cast(BinaryIO, file)
         return
     *folders, name = to_name(path).split(b"/")[1:]
     folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
@@ -103,12 +185,17 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         os.close(folder)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is no regular file")
+            raise OSError(f"{path} is not a regular file")
         yield file
 
 
 def read_content(path: str, *, length: int) -> bytes:
-    """The file's bytes; FileChanged when there are more or fewer than listed, OSError as `opened` raises it."""
+    """The bytes of a file or object.
+
+    Raises:
+        FileChanged: It does not have the listed length, or changed while it was read.
+        OSError: As in `open_file`.
+    """
     with open_file(path) as file:
         before = modification_stamp(file)
         content = file.read()
@@ -118,8 +205,20 @@ def read_content(path: str, *, length: int) -> bytes:
 
 
 def modification_stamp(file: BinaryIO) -> int | None:
-    """What changes when somebody writes to an opened file; None for an object, which is replaced as a whole."""
+    """A number that changes when someone writes to the open file; None for objects, which are only replaced whole."""
     try:
         return os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None
+
+
+def uncached_file_system(url: str) -> tuple[Any, str]:  # Any: fsspec's types depend on the arguments
+    """The fsspec file system of a URL or folder, without a cache of listings, and the path in it."""
+    system, path = url_to_fs(url, use_listings_cache=False)
+    return system, str(path)
+
+
+def arrow_system(url: str) -> tuple[pafs.FileSystem, str]:
+    """The same as a pyarrow file system."""
+    system, path = uncached_file_system(url)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path

@@ -15,10 +15,18 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import Field
 
-from resources.files import object_storage
-from resources.files.file_system import SUFFIXES, list_names, stat_file, to_path
-from resources.files.image_file import ImageFile
-from resources.files.object_storage import is_url, uncached_file_system
+from resources.files.file_system import (
+    SUFFIXES,
+    ImageFile,
+    is_url,
+    list_names,
+    list_objects,
+    stat_file,
+    stat_object,
+    to_path,
+    to_url_path,
+    uncached_file_system,
+)
 
 PART_PREFIX = ".fetching-"  # how a file is called before it is whole; listings pass over it
 
@@ -113,7 +121,7 @@ class ImageFolder(dg.ConfigurableResource):
     def path(self) -> str:
         """The folder, as the paths of its files begin."""
         if is_url(self.root):
-            return object_storage.to_path(self.root)
+            return to_url_path(self.root)
         return to_path(str(Path(self.root)).encode("utf-8", "surrogateescape"))
 
     def _matchers(self) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
@@ -130,7 +138,7 @@ class ImageFolder(dg.ConfigurableResource):
         """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
         wanted, excluded = self._matchers()
         if is_url(self.root):
-            objects = object_storage.list_objects(self.root, wanted, excluded)
+            objects = list_objects(self.root, wanted, excluded)
             return Listing(dict.fromkeys(objects, True), objects.get)
         if not Path(self.root).is_dir():
             raise FileNotFoundError(
@@ -148,7 +156,7 @@ class ImageFolder(dg.ConfigurableResource):
             folders = [relative_path[:index] for index, letter in enumerate(relative_path) if letter == "/"]
             inside = path.startswith(f"{self.path}/") and (is_url(self.root) or ".." not in relative_path.split("/"))
             if inside and wanted(relative_path) and not any(map(excluded, folders)):
-                file = object_storage.stat_file(path) if is_url(self.root) else stat_file(path)
+                file = stat_object(path) if is_url(self.root) else stat_file(path)
                 found |= {path: file} if file else {}
         return Listing({path: file.regular for path, file in found.items()}, found.get)
 

@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, TimeoutError
 
 from resources.files import file_system
-from resources.files.object_storage import to_time, uncached_file_system
+from resources.files.file_system import to_time, uncached_file_system
 
 WEB, STORES = ("http", "https"), ("s3", "gs", "az", "abfs")
 BLOCK_BYTES = 1024 * 1024

@@ -4,11 +4,12 @@ import logging
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from resources.alerts import AlertSender, DeliveryResult, Receiver
+from resources.alerts import AlertSender, DeliveryResult, Receiver, RulesFile
 from tests.support.receivers import DROP, HANG, SECRET, Inbox, mail_server
 
 
@@ -151,3 +152,24 @@ def test_dagster_shows_the_name_of_the_variable_in_place_of_the_address(monkeypa
         logs = str(instance.all_logs(result.run_id))
     assert found == [f"json://{SECRET}"]
     assert SECRET not in f"{logs} {result.dagster_run} {sender!r}"
+
+
+def test_what_the_file_says_is_read_anew_each_time(tmp_path: Path) -> None:
+    file = RulesFile(path=str(tmp_path / "rules.yaml"))
+    assert file.text() == ""
+    for text in ("rules: []", "# Grüße"):
+        (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
+        assert file.text() == text
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"rules.yaml cannot be read .*: write them there, or let IMAGE_ASSETS_ALERT_R"
+    ):
+        RulesFile(path=str(tmp_path / "rules.yaml"), required=True).text()
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="cannot be read"):
+        RulesFile(path=str(tmp_path / "rules.yaml")).text()
