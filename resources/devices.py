@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
@@ -9,6 +10,8 @@ from pyspark.sql import SparkSession
 
 from resources.delta.spark_session import is_local
 from resources.gpu_probe import gpus_found
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Device:
 class InferenceDevice(dg.ConfigurableResource):
     """A GPU where there is one, else the CPU."""
 
-    choice: str = Field(default="auto", description="auto, cpu or cuda.")
+    choice: DeviceChoice = Field(default="auto", description="auto, cpu or cuda.")
     run_tags: dict[str, str] = Field(
         default={}, description="Tags that the run launcher gives such runs a GPU by, such as `dagster-k8s/config`."
     )

@@ -1,4 +1,4 @@
-"""Settings come from variables, have defaults, and are refused with a reason."""
+"""Tests of settings and the resources made from them: defaults, every variable, and rejected values."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ def settings_of(home: Path, **variables: str) -> Settings:
     return read_settings({"IMAGE_ASSETS_HOME": str(home), **variables})
 
 
-def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_everything_is_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = read_settings({})
     assert settings == Settings(
@@ -62,7 +62,7 @@ def test_without_variables_everything_lies_in_one_folder(tmp_path: Path, monkeyp
     )
 
 
-def test_every_variable_is_heard(tmp_path: Path) -> None:
+def test_every_variable_is_read(tmp_path: Path) -> None:
     settings = settings_of(
         tmp_path,
         IMAGE_ASSETS_STORAGE=str(tmp_path / "shared"),
@@ -140,33 +140,33 @@ def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "remedy"),
+    ("name", "value", "remedy"),
     [
         ("MLFLOW_TRACKING_URI", "https://ann:tOps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
         ("MLFLOW_TRACKING_URI", "http://tOps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
         ("MLFLOW_TRACKING_URI", "http://ann:tO/ps3cret@mlflow.example", "MLFLOW_TRACKING_PASSWORD"),
         ("MLFLOW_TRACKING_URI", "postgresql+psycopg2://ann:tOps3cret@db:5432/mlflow", "pgpass"),
         ("MLFLOW_TRACKING_URI", "postgresql://db/mlflow?user=ann&Password=tOps3cret", "pgpass"),
-        ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "leave it out"),
-        ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "leave it out"),
-        ("IMAGE_ASSETS_LABELS", "https://ann:tOps3cret@labels.example/labels.csv", "leave it out"),
-        ("IMAGE_ASSETS_EVENTS", "https://ann:tOps3cret@sqs.example/1/photos", "leave it out"),
+        ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "remove it"),
+        ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "remove it"),
+        ("IMAGE_ASSETS_LABELS", "https://ann:tOps3cret@labels.example/labels.csv", "remove it"),
+        ("IMAGE_ASSETS_EVENTS", "https://ann:tOps3cret@sqs.example/1/photos", "remove it"),
     ],
 )
-def test_an_address_with_a_password_is_refused_without_repeating_it(
-    tmp_path: Path, name: str, said: str, remedy: str
+def test_an_address_with_a_password_is_rejected_without_repeating_it(
+    tmp_path: Path, name: str, value: str, remedy: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{name} holds a password") as raised:
-        settings_of(tmp_path, **{name: said})
+    with pytest.raises(ValueError, match=f"^{name} contains a password") as raised:
+        settings_of(tmp_path, **{name: value})
     assert remedy in str(raised.value)
     assert "ps3cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    "said", ["postgresql://ann@db/mlflow", "sqlite:////home/ann@work/mlflow.db", "http://mlflow:5000"]
+    "value", ["postgresql://ann@db/mlflow", "sqlite:////home/ann@work/mlflow.db", "http://mlflow:5000"]
 )
-def test_an_address_without_a_password_is_taken(tmp_path: Path, said: str) -> None:
-    assert settings_of(tmp_path, MLFLOW_TRACKING_URI=said).tracking_uri == said
+def test_an_address_without_a_password_is_accepted(tmp_path: Path, value: str) -> None:
+    assert settings_of(tmp_path, MLFLOW_TRACKING_URI=value).tracking_uri == value
 
 
 def test_a_landing_folder_may_be_a_url(tmp_path: Path) -> None:
@@ -187,14 +187,12 @@ def test_events_are_those_of_a_landing_folder_on_s3(tmp_path: Path) -> None:
     queue, landing = "https://sqs.eu-central-1.amazonaws.com/1/photos", "s3://photos/landing"
     assert settings_of(tmp_path, IMAGE_ASSETS_EVENTS=queue, IMAGE_ASSETS_LANDING=landing).events == queue
     for wrong in ({"IMAGE_ASSETS_EVENTS": queue}, {"IMAGE_ASSETS_EVENTS": "photos", "IMAGE_ASSETS_LANDING": landing}):
-        with pytest.raises(
-            ValueError, match="expected the https address of an SQS queue, and a landing folder on s3://"
-        ):
+        with pytest.raises(ValueError, match="expected the https URL of an SQS queue, and a landing folder on s3://"):
             settings_of(tmp_path, **wrong)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "value"),
     [
         ("IMAGE_ASSETS_SETTLE_SECONDS", "-1"),
         ("IMAGE_ASSETS_SETTLE_SECONDS", "soon"),
@@ -204,23 +202,23 @@ def test_events_are_those_of_a_landing_folder_on_s3(tmp_path: Path) -> None:
         ("IMAGE_ASSETS_CACHE_MEGABYTES", "0"),
     ],
 )
-def test_a_number_out_of_bounds_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is '{said}': expected a number from .* to "):
-        settings_of(tmp_path, **{name: said})
+def test_a_number_out_of_bounds_is_rejected_by_name(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{value}': expected a number from .* to "):
+        settings_of(tmp_path, **{name: value})
 
 
-def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
     names = ["IMAGE_ASSETS_LANDING", "MLFLOW_TRACKING_URI", "IMAGE_ASSETS_PROCESSES", "IMAGE_ASSETS_BACKBONE"]
     assert settings_of(tmp_path, **dict.fromkeys(names, "")) == settings_of(tmp_path)
 
 
-def test_a_home_remembers_its_landing_folder_and_a_variable_overrules_it(tmp_path: Path) -> None:
+def test_a_home_remembers_its_landing_folder_and_a_variable_overrides_it(tmp_path: Path) -> None:
     settings_of(tmp_path).remembered_landing.write_text("/photos\n")
     assert settings_of(tmp_path).landing == Path("/photos")
     assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="/others").landing == Path("/others")
 
 
-def test_folders_are_absolute_wherever_a_process_works_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = read_settings({"IMAGE_ASSETS_HOME": "h", "IMAGE_ASSETS_LANDING": "l", "IMAGE_ASSETS_BACKBONE": "w"})
     assert (settings.home, settings.landing) == (tmp_path / "h", tmp_path / "l")
@@ -228,31 +226,31 @@ def test_folders_are_absolute_wherever_a_process_works_later(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
-def test_a_wrong_number_of_processes_is_refused_by_name(tmp_path: Path, processes: str) -> None:
+def test_a_wrong_number_of_processes_is_rejected_by_name(tmp_path: Path, processes: str) -> None:
     with pytest.raises(ValueError, match=f"IMAGE_ASSETS_PROCESSES is '{processes}': expected a number from 1"):
         settings_of(tmp_path, IMAGE_ASSETS_PROCESSES=processes)
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "choices"),
+    ("name", "value", "choices"),
     [
         ("IMAGE_ASSETS_DEVICE", "tpu", "auto, cpu, cuda"),
         ("IMAGE_ASSETS_CACHE_CONTENT", "png", "original, jpeg, pixels"),
         ("IMAGE_ASSETS_CACHE_COLOR", "grey", "rgb, gray"),
     ],
 )
-def test_what_is_none_of_the_choices_is_refused_by_name(tmp_path: Path, name: str, said: str, choices: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is '{said}': expected one of {choices}"):
-        settings_of(tmp_path, **{name: said})
+def test_a_value_that_is_not_a_choice_is_rejected_by_name(tmp_path: Path, name: str, value: str, choices: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{value}': expected one of {choices}"):
+        settings_of(tmp_path, **{name: value})
 
 
-@pytest.mark.parametrize("said", ["gpu", "[1]"])
-def test_tags_that_are_no_json_object_are_refused_with_an_example(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("value", ["gpu", "[1]"])
+def test_tags_that_are_not_a_json_object_are_rejected_with_an_example(tmp_path: Path, value: str) -> None:
     with pytest.raises(ValueError, match=r"IMAGE_ASSETS_GPU_RUN_TAGS is .*: expected a JSON object, such as \{"):
-        settings_of(tmp_path, IMAGE_ASSETS_GPU_RUN_TAGS=said)
+        settings_of(tmp_path, IMAGE_ASSETS_GPU_RUN_TAGS=value)
 
 
-def test_owners_and_freshness_are_those_that_somebody_said(tmp_path: Path) -> None:
+def test_owners_and_freshness_are_unset_by_default(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, IMAGE_ASSETS_OWNERS="team:plants, ada@example.com", IMAGE_ASSETS_FRESH_HOURS="24")
     assert settings.owners == ("team:plants", "ada@example.com")
     assert settings.freshness is not None
@@ -262,11 +260,13 @@ def test_owners_and_freshness_are_those_that_somebody_said(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("owner", ["plants", "team:", "ada@example"])
 def test_an_owner_is_a_team_or_a_mail_address(tmp_path: Path, owner: str) -> None:
-    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_OWNERS has '{owner}': expected a mail address or team:<name>"):
+    with pytest.raises(
+        ValueError, match=f"IMAGE_ASSETS_OWNERS has '{owner}': expected an email address or team:<name>"
+    ):
         settings_of(tmp_path, IMAGE_ASSETS_OWNERS=owner)
 
 
-def test_resources_are_as_the_settings_say(tmp_path: Path) -> None:
+def test_resources_follow_the_settings(tmp_path: Path) -> None:
     settings = settings_of(
         tmp_path,
         IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
@@ -289,12 +289,12 @@ def test_resources_are_as_the_settings_say(tmp_path: Path) -> None:
     assert alert_sender(settings).addresses["oncall"] == dg.EnvVar("IMAGE_ASSETS_ALERT_ONCALL")
 
 
-def test_artifacts_are_the_homes_unless_a_server_tracks(tmp_path: Path) -> None:
+def test_artifacts_are_in_the_home_unless_a_server_tracks(tmp_path: Path) -> None:
     assert artifact_url(settings_of(tmp_path)) == (settings_of(tmp_path).home / "mlartifacts").as_uri()
     assert artifact_url(settings_of(tmp_path, MLFLOW_TRACKING_URI="http://mlflow:5000")) is None
 
 
-def test_making_the_resources_touches_nothing(tmp_path: Path) -> None:
+def test_creating_the_resources_touches_nothing(tmp_path: Path) -> None:
     resources = create_resources(settings_of(tmp_path / "home"))
     assert resources["delta_tables"].root == str(tmp_path / "home" / "tables")
     assert list(tmp_path.iterdir()) == []
