@@ -1,16 +1,16 @@
-"""A process that ends with the one that started it."""
+"""A process that ends with its parent."""
 
 import ctypes
 import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
+PR_SET_PDEATHSIG = 1  # Linux: sets the signal a process receives when its parent ends
 
 
 def end_with_parent(parent: int) -> None:
-    """Let this process end when its parent does, however that ends."""
+    """Ends this process when its parent ends, even if the parent is killed. `parent` is its process id."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
+    if os.getppid() != parent:  # the parent ended before the call above
         os._exit(0)

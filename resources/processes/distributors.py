@@ -1,7 +1,7 @@
-"""TorchDistributor and spark-tensorflow-distributor: each starts a function in the tasks of a barrier job of Spark.
+"""TorchDistributor and spark-tensorflow-distributor, which run a function in the tasks of a Spark barrier job.
 
-Both bring back what rank 0 returned only, and little of what went wrong. So the tasks run their ranks as processes of
-their own, and tell the driver through connections what each rank says and returns.
+Both return only the result of rank 0, and little about errors. So each task runs its rank as a separate process and
+sends the rank's output and result to the driver over a connection.
 """
 
 import logging
@@ -25,15 +25,15 @@ from pyspark.sql import SparkSession
 from resources.processes.rank_process import DriverAddress, FailureReport, run_tensorflow_rank, run_torch_rank
 from resources.processes.ranks import Failures, RankOutput, check_slots, rank_environment
 
-ENDING_SECONDS = 30  # how long the ranks of a cancelled job may take to end: Spark kills its tasks within four
+ENDING_SECONDS = 30  # how long to wait for the ranks of a cancelled job; Spark kills tasks within four seconds
 TASK_ENDED = FailureReport(
-    "RankKilled", "the Spark task of a rank was ended from outside: look for a lost executor", ""
+    "RankKilled", "The Spark task of a rank ended unexpectedly. Check Spark's log for a lost executor.", ""
 )
 
 Start = Callable[[Callable[[], None]], object]
 
 
-# Any: the function is the caller's, and so is what it takes and returns.
+# Any: the function is the caller's, and so are its arguments and results.
 def run_in_barrier_job(
     distributor: str,
     spark: SparkSession,
@@ -42,13 +42,13 @@ def run_in_barrier_job(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> list[Any]:
-    """What the function returned on each rank, in order of rank; the distributor starts Spark's tasks."""
+    """Calls the function on each rank and returns the results in order of rank."""
     check_slots(spark, processes)
     distributed, run_rank = DISTRIBUTORS[distributor]
     start, call = distributed(spark, processes), cloudpickle.dumps((function, args, kwargs))
     context, tag = spark.sparkContext, f"ranks-{secrets.token_hex(8)}"
     failures = Failures(partial(context.cancelJobsWithTag, tag))
-    # Spark is asked by another thread: a cancelled run interrupts this one, and Py4J would mix up later answers.
+    # The Spark job runs in another thread: cancelling a run would interrupt a Py4J call and mix up later replies.
     with RankConnections(context.getConf(), failures) as ranks, ThreadPoolExecutor(1) as thread:
         task = partial(run_rank, call, rank_environment(processes), ranks.address)
         job = thread.submit(run_tagged, context, tag, partial(start, task))
@@ -67,24 +67,24 @@ def run_in_barrier_job(
 
 
 def run_tagged(context: SparkContext, tag: str, start: Callable[[], object]) -> None:
-    """Start what Spark can cancel by the tag."""
+    """Starts a job that Spark can cancel by the tag."""
     context.addJobTag(tag)
     start()
 
 
 def by_torch(spark: SparkSession, processes: int) -> Start:
-    """What runs a task on each rank of torch.distributed; on GPUs where Spark has them."""
+    """A function that runs a task on each rank of torch.distributed, on GPUs if Spark assigns them."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
-    logging.getLogger("TorchDistributor").disabled = True  # it says when it starts and ends
+    logging.getLogger("TorchDistributor").disabled = True  # it only logs its start and end
     return TorchDistributor(processes, local_mode=False, use_gpu=has_gpus(spark)).run
 
 
 def by_tensorflow(spark: SparkSession, processes: int) -> Start:
-    """What runs a task on each worker of TensorFlow's cluster; on GPUs where Spark has them."""
+    """A function that runs a task on each worker of TensorFlow's cluster, on GPUs if Spark assigns them."""
     from spark_tensorflow_distributor import MirroredStrategyRunner
 
-    logging.getLogger("MirroredStrategyRunner").disabled = True  # it says when it starts and ends
+    logging.getLogger("MirroredStrategyRunner").disabled = True  # it only logs its start and end
     return MirroredStrategyRunner(num_slots=processes, use_gpu=has_gpus(spark), use_custom_strategy=True).run
 
 
@@ -95,7 +95,7 @@ DISTRIBUTORS = {
 
 
 def has_gpus(spark: SparkSession) -> bool:
-    """Whether Spark gives each task a GPU."""
+    """Whether Spark assigns a GPU to each task."""
     return float(spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") or 0) >= 1
 
 
@@ -119,9 +119,9 @@ class RankConnections:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait until every rank's task is done or ended."""
+        """Waits until every rank's task has ended."""
         self._closed = True
-        socket.create_connection(self._bound).close()  # wakes the thread that accepts
+        socket.create_connection(self._bound).close()  # wakes the accepting thread
         for thread in self._threads:
             thread.join(ENDING_SECONDS)
         self._listener.close()

@@ -1,7 +1,7 @@
-"""A rank as a process of its own, watched by the Spark task in which it runs.
+"""A rank as a separate process, supervised by its Spark task.
 
-The task forwards each line as soon as it is there, tells when the process was killed, and leaves none behind. No
-Dagster here: every task imports this file.
+The task forwards each line as soon as it is written, reports if the process was killed, and leaves no process behind.
+No Dagster here: every task imports this file.
 """
 
 import json
@@ -23,10 +23,10 @@ from typing import IO, Any, Literal
 
 from resources.processes.child_process import end_with_parent
 
-Distributor = Literal["horovod", "torch_distributor", "tensorflow_distributor"]  # what starts the ranks
+Distributor = Literal["horovod", "torch_distributor", "tensorflow_distributor"]  # the library that starts the ranks
 
 FAILURE_MARK = "image_assets rank failure: "
-# How Horovod, Gloo and TensorFlow say on one rank that another one is gone.
+# Parts of the messages with which Horovod, Gloo and TensorFlow report that another rank is gone.
 CONSEQUENCES = (
     "Horovod has been shut down",
     "onnection closed by peer",
@@ -34,10 +34,16 @@ CONSEQUENCES = (
     "Collective ops is",
 )
 
+Write = Callable[[str], object]
+POLL_SECONDS = 0.1
+# Set by the two distributors for their ranks. Spark's Python workers keep them for later tasks.
+TORCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TENSORFLOW_VARIABLES = ("TF_CONFIG",)
+
 
 @dataclass(frozen=True)
 class FailureReport:
-    """What ended a rank: the type of an exception, its message, and the traceback."""
+    """Why a rank ended: the exception's type, message and traceback."""
 
     type: str
     message: str
@@ -49,19 +55,19 @@ class FailureReport:
 
     @property
     def is_consequence(self) -> bool:
-        """Whether the rank only ended because another one did."""
-        return self.type == "HorovodInternalError" or any(words in self.message for words in CONSEQUENCES)
+        """Whether the rank only failed because another one did."""
+        return self.type == "HorovodInternalError" or any(part in self.message for part in CONSEQUENCES)
 
 
 def failure_in(line: str) -> FailureReport | None:
-    """The failure that a line of a rank's stderr tells of, if it does."""
+    """The failure in a line of a rank's stderr, or None."""
     _, mark, report = line.partition(FAILURE_MARK)
     return FailureReport(**json.loads(report)) if mark else None
 
 
-# Any: the function is the caller's, and so is what it takes and returns.
+# Any: the function is the caller's, and so are its arguments and results.
 def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What the function returns; an exception is told on stderr and ends the process."""
+    """Calls the function and returns its result; an exception is reported on stderr and ends the process."""
     logger = logging.getLogger("image_assets")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -78,31 +84,16 @@ def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
 
 
 def run_pickled_call(folder: Path) -> None:
-    """Call what is pickled in the folder, and leave there what it returned."""
+    """Makes the call that is pickled in the folder's file `call`, and writes its result to `returned`."""
     from pyspark import cloudpickle
 
     function, args, kwargs = pickle.loads((folder / "call").read_bytes())
     (folder / "returned").write_bytes(cloudpickle.dumps(function(*args, **kwargs)))
 
 
-if __name__ == "__main__":
-    end_with_parent(int(sys.argv[2]))
-    call_on_rank(run_pickled_call, [Path(sys.argv[1])], {})
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)  # a library whose threads still run aborts a Python that takes its leave of it
-
-
-Write = Callable[[str], object]
-POLL_SECONDS = 0.1
-# What the two distributors tell their ranks. Spark's Python processes still have it in later tasks.
-TORCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TENSORFLOW_VARIABLES = ("TF_CONFIG",)
-
-
 @dataclass(frozen=True)
 class DriverAddress:
-    """Where the driver listens, and the key that opens it."""
+    """The driver's listener, and the key that authenticates ranks."""
 
     host: str
     port: int
@@ -112,7 +103,11 @@ class DriverAddress:
 def run_watched(
     command: Sequence[str], environment: Mapping[str, str], stop: threading.Event, *, stdout: Write, stderr: Write
 ) -> int:
-    """The command's exit code, minus the signal that killed it; `stop` kills it, and what it has started with it."""
+    """Runs a command in a new process group until it ends or `stop` is set, and then kills the group.
+
+    Returns:
+        The exit code, or minus the number of the signal that killed the command.
+    """
     process = subprocess.Popen(
         command,
         env=environment,
@@ -141,13 +136,13 @@ def run_watched(
 
 
 def forward(lines: IO[str], write: Write) -> None:
-    """Hand on each line as soon as it is there."""
+    """Forwards each line as soon as it is written."""
     for line in lines:
         write(line)
 
 
 def kill_group(leader: int) -> None:
-    """Kill a process and what it has started, as far as they still run."""
+    """Kills a process and its descendants, if they still run."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
@@ -155,36 +150,36 @@ def kill_group(leader: int) -> None:
 
 
 def killed(number: int) -> FailureReport:
-    """The failure of a rank that a signal has ended."""
+    """The failure of a rank that a signal ended."""
     name = signal.Signals(number).name
     if number not in (signal.SIGKILL, signal.SIGTERM):
-        return FailureReport("RankCrashed", f"a rank crashed (signal {number}, {name})", "")
-    remedy = "look for a lack of memory (IMAGE_ASSETS_PROCESSES lowers the need), or for who ended the process"
-    return FailureReport("RankKilled", f"a rank was killed from outside (signal {number}, {name}): {remedy}", "")
+        return FailureReport("RankCrashed", f"A rank crashed (signal {number}, {name}).", "")
+    remedy = "The machine may be out of memory (lower IMAGE_ASSETS_PROCESSES), or something killed the process."
+    return FailureReport("RankKilled", f"A rank was killed from outside (signal {number}, {name}). {remedy}", "")
 
 
 def run_torch_rank(call: bytes, environment: Mapping[str, str], driver: DriverAddress) -> None:
-    """Run a pickled call on the rank that torchrun gave to this process, which ends with torchrun."""
+    """Runs a pickled call on the rank that torchrun assigned to this process, which ends with torchrun."""
     end_with_parent(os.getppid())
     run_rank(int(os.environ["RANK"]), call, to_rank_environment(environment, TORCH_VARIABLES), driver)
 
 
 def run_tensorflow_rank(call: bytes, environment: Mapping[str, str], driver: DriverAddress) -> None:
-    """Run a pickled call on the rank that TensorFlow's cluster gave to this task."""
+    """Runs a pickled call on the rank that TensorFlow's cluster assigned to this task."""
     rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     run_rank(rank, call, to_rank_environment(environment, TENSORFLOW_VARIABLES), driver)
 
 
 def to_rank_environment(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """The task's environment, with the driver's in front of it, and in front of that what the distributor told."""
+    """A rank's environment: the task's, overridden by the driver's, overridden by the distributor's variables."""
     here = {name: value for name, value in os.environ.items() if name not in (*TORCH_VARIABLES, *TENSORFLOW_VARIABLES)}
     return {**here, **environment, **{name: os.environ[name] for name in (*names, "CUDA_VISIBLE_DEVICES")}}
 
 
 def run_rank(rank: int, call: bytes, environment: Mapping[str, str], driver: DriverAddress) -> None:
-    """Run a pickled call in a process; the driver is told each line, and in the end what it returned, if it did.
+    """Runs a pickled call in a process, and sends the driver each line and finally the result.
 
-    The task succeeds also where the rank failed: Spark would start all of them again.
+    The task succeeds even if the rank failed, because Spark would otherwise restart all ranks.
     """
     sending = threading.Lock()
     with (
@@ -206,3 +201,11 @@ def run_rank(rank: int, call: bytes, environment: Mapping[str, str], driver: Dri
         )
         returned = Path(folder, "returned")
         connection.send(("returned", (rank, returned.read_bytes())) if returned.exists() else ("failed", None))
+
+
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[2]))
+    call_on_rank(run_pickled_call, [Path(sys.argv[1])], {})
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # a normal exit may abort, because some libraries leave threads running

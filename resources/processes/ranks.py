@@ -1,4 +1,4 @@
-"""The ranks of a training as the driver sees them: the environment they get, the lines and failures they tell of."""
+"""The driver's side of a training: the ranks' environment, their output, and their failures."""
 
 import os
 import re
@@ -11,25 +11,25 @@ from pyspark.sql import SparkSession
 from resources.processes.rank_process import FailureReport, failure_in
 
 GIBIBYTE = 1024**3
-# How long the other ranks may go on once one has failed: usually they stop by themselves, at their next collective.
+# How long the other ranks may run after one failed. They usually stop on their own, at their next collective.
 GRACE_SECONDS = 10
-# What TensorFlow's C++ says before it has read its log level.
+# TensorFlow's C++ code logs these lines before it reads its log level.
 NOISE = re.compile(r"I\d{4} \d\d:|WARNING: All log messages before absl|To enable the following instructions")
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "HOROVOD_LOG_LEVEL": "error",
     "GIT_PYTHON_REFRESH": "quiet",
-    # Petastorm reads Parquet by calls that pyarrow deprecates: one warning for every file.
+    # Petastorm calls deprecated pyarrow functions: one warning per file.
     "PYTHONWARNINGS": "ignore",
 }
 
 
 class RankFailure(RuntimeError):
-    """A rank ended with an exception, or was killed; what it said of it is on top."""
+    """A rank failed or was killed; the message starts with its own error."""
 
 
 def rank_environment(processes: int) -> dict[str, str]:
-    """The environment of every rank: this process's, with its share of the cores and quiet libraries."""
+    """The environment of every rank: the driver's, with its share of the cores and less logging."""
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     return {
         **QUIET,
@@ -39,24 +39,24 @@ def rank_environment(processes: int) -> dict[str, str]:
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # ranks may share a GPU
-        # Without these, each batch's buffers go back to the kernel and are faulted in again: half the speed.
+        # Otherwise glibc returns each batch's buffers to the kernel and requests them again: half the training speed.
         "MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE),
         "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE),
     }
 
 
 def check_slots(spark: SparkSession, processes: int) -> None:
-    """Refuse more processes than a local Spark can ever run at once; a cluster may still be growing."""
+    """A ValueError if a local Spark has too few task slots. Clusters are not checked: they may still be growing."""
     context = spark.sparkContext
     if str(context.master).startswith("local") and context.defaultParallelism < processes:
         raise ValueError(
-            f"Spark offers {context.defaultParallelism} slot(s), {processes} training processes need one each: "
-            f"set IMAGE_ASSETS_SPARK_MASTER=local[{processes}], or lower IMAGE_ASSETS_PROCESSES"
+            f"Spark has {context.defaultParallelism} task slots, but {processes} training processes need one each: "
+            f"set IMAGE_ASSETS_SPARK_MASTER=local[{processes}] or lower IMAGE_ASSETS_PROCESSES"
         )
 
 
 class Failures:
-    """The failures that ranks told of. The first one stops the other ranks after a time of grace."""
+    """The failures that ranks reported. The first one stops the other ranks after `GRACE_SECONDS`."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
         self._reported: list[FailureReport] = []
@@ -65,7 +65,7 @@ class Failures:
         self._lock = threading.Lock()
 
     def add(self, failure: FailureReport) -> None:
-        """Take in a failure."""
+        """Records a failure."""
         with self._lock:
             if not self._reported:
                 self._timer.start()
@@ -73,34 +73,34 @@ class Failures:
 
     @property
     def any_reported(self) -> bool:
-        """Whether a rank told of a failure."""
+        """Whether a rank reported a failure."""
         return bool(self._reported)
 
     def to_error(self, processes: int) -> RankFailure:
-        """The failure that the others followed from, as an exception of the driver."""
+        """The failure that caused the others, as an exception to raise in the driver."""
         reported = sorted(self._reported, key=lambda failure: failure.is_consequence)
         if not reported:
             return RankFailure(
-                f"at least one of {processes} processes was ended from outside, without an error of its own: "
-                "look for a lack of memory (IMAGE_ASSETS_PROCESSES lowers the need), or a cancelled run"
+                f"At least one of {processes} training processes ended without an error. "
+                "The machine may be out of memory (lower IMAGE_ASSETS_PROCESSES), or the run was cancelled."
             )
         trace = f"\n\nOn the rank:\n{reported[0].trace}" if reported[0].trace else ""
         return RankFailure(f"{reported[0].type}: {reported[0].message}{trace}")
 
     def close(self) -> None:
-        """Stop nothing any more."""
+        """Cancels the delayed stop."""
         self._timer.cancel()
 
 
 class RankOutput:
-    """A text stream that passes the ranks' lines on and keeps the failures among them."""
+    """A text stream that forwards the ranks' lines and records the failures in them."""
 
     def __init__(self, target: TextIO, failures: Failures) -> None:
         self._target = target
         self._failures = failures
 
     def write(self, line: str) -> None:
-        """Take in one line."""
+        """Handles one line."""
         failure = failure_in(line)
         if failure is not None:
             self._failures.add(failure)

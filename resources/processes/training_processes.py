@@ -1,4 +1,4 @@
-"""The processes that a training runs on, whichever distributor starts them."""
+"""The processes of a training, for all distributors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +13,28 @@ from resources.processes.rank_process import Distributor
 
 
 class TrainingProcesses(dg.ConfigurableResource):
-    """Processes that train together, each in a slot of Spark."""
+    """Starts the processes of a training, each in a Spark task slot."""
 
-    processes: int = Field(default=2, gt=0, description="Processes (ranks) that a training runs on.")
+    processes: int = Field(default=2, gt=0, description="Processes (ranks) per training.")
 
-    # Any: the function is the caller's, and so is what it takes and returns.
+    # Any: the function is the caller's, and so are its arguments and results.
     def run(
         self, spark: SparkSession, distributor: Distributor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> list[Any]:
-        """What the function returned on each rank, in order of rank.
+        """Calls the function on each rank and returns the results in order of rank.
 
-        Function and arguments are pickled; the ranks get this process's environment and import the function by name.
-        The function connects the ranks itself: by `horovod.torch.init()` or `horovod.tensorflow.init()`, by
-        `torch.distributed.init_process_group("gloo")`, or by `tf.distribute.MultiWorkerMirroredStrategy()`.
+        Function and arguments are pickled. Ranks get this process's environment and import the function by name.
+
+        Args:
+            spark: The session whose executors run the ranks.
+            distributor: The library that starts the ranks.
+            function: Connects the ranks itself: with `horovod.torch.init()` or `horovod.tensorflow.init()`, with
+                `torch.distributed.init_process_group("gloo")`, or with `tf.distribute.MultiWorkerMirroredStrategy()`.
+            args: Positional arguments of the function.
+            kwargs: Keyword arguments of the function.
+
+        Raises:
+            RankFailure: The function failed on a rank, or a rank was killed.
         """
         if distributor == "horovod":
             return run_with_horovod(spark, self.processes, function, args, kwargs)

@@ -86,7 +86,7 @@ def test_a_known_cause_provides_the_remedy() -> None:
         ("connection to server at 127.0.0.1, port 5432 failed (psycopg2.OperationalError)", "PostgreSQL"),
         ("EndpointConnectionError: Could not connect to the endpoint URL", "AWS_ENDPOINT_URL"),
         ("All masters are unresponsive! Giving up.", "IMAGE_ASSETS_SPARK_MASTER"),
-        ("RankKilled: a rank was killed from outside", "IMAGE_ASSETS_PROCESSES"),
+        ("RankKilled: A rank was killed from outside", "IMAGE_ASSETS_PROCESSES"),
         ("OSError: [Errno 24] Too many open files", "ulimit -n"),
     ],
 )

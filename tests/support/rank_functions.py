@@ -79,21 +79,21 @@ def die_while_the_other_waits(distributor: str, gone: Path) -> None:
     sums([np.ones(1)])
 
 
-def told_rank() -> int:
-    """This rank as the distributor tells it, before any framework is loaded."""
-    told = os.environ.get("HOROVOD_RANK") or os.environ.get("RANK")
-    return int(told or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+def rank_from_environment() -> int:
+    """This rank, from the variables that the distributor sets, without loading a framework."""
+    rank = os.environ.get("HOROVOD_RANK") or os.environ.get("RANK")
+    return int(rank or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
 
 
 def fail_while_the_other_sleeps(gone: Path) -> None:
     """The second rank fails; the first never meets it again."""
-    if told_rank() == 1:
+    if rank_from_environment() == 1:
         gone.touch()
-        raise ValueError("the second rank has had enough")
+        raise ValueError("the second rank failed")
     time.sleep(ENDLESS_SECONDS)
 
 
 def sleep(folder: Path) -> None:
-    """Leave a file that tells of this rank, and sleep."""
-    (folder / f"rank {told_rank()}").touch()
+    """Writes a file named after this rank, and sleeps."""
+    (folder / f"rank {rank_from_environment()}").touch()
     time.sleep(ENDLESS_SECONDS)
