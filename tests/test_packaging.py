@@ -68,7 +68,7 @@ def test_commands_prepare_and_test_a_home_outside_a_checkout(installed: Path, tm
     command = str(installed / "bin" / "image-assets")
     (tmp_path / "empty").mkdir()
     demo = run(installed, tmp_path, command, "demo", str(tmp_path / "empty"), IMAGE_ASSETS_BACKBONE="none")
-    assert "holds no image file" in demo.stderr
+    assert "contains no image files" in demo.stderr
     assert "Traceback" not in demo.stderr
     assert (tmp_path / "home" / "dagster" / "dagster.yaml").is_file()
     doctor = run(installed, tmp_path, command, "doctor", "home", "delta jars")

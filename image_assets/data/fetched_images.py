@@ -158,7 +158,7 @@ class Fetching:
         previous = self.previous.get(source.url, FetchOutcome(source.url))
         before = self.relative_path(previous)
         stays = bool(before) and source.relative_path(PurePosixPath(before).suffix) == before
-        stays = stays and landed_files.is_there(self.root, before)
+        stays = stays and landed_files.exists(self.root, before)
         try:
             fetched = self.files.fetch(source.address, (previous.stamp or "") if stays else "")
             if fetched is None:
@@ -201,7 +201,7 @@ class Fetching:
         """Let a place be this image's; NotFetched where a file is there that is not."""
         with self.lock:
             if self.url_by_path.get(relative_path) != url and (
-                relative_path in self.url_by_path or landed_files.is_there(self.root, relative_path)
+                relative_path in self.url_by_path or landed_files.exists(self.root, relative_path)
             ):
                 raise NotFetched("name_taken", f"{relative_path} is another file: expected a name of its own, or none")
             self.url_by_path[relative_path] = url

@@ -1,4 +1,4 @@
-"""The folder where image files land."""
+"""The landing folder: its files, limits and filters."""
 
 import re
 import shutil
@@ -28,23 +28,24 @@ from resources.files.file_system import (
     uncached_file_system,
 )
 
-PART_PREFIX = ".fetching-"  # how a file is called before it is whole; listings pass over it
+PART_PREFIX = ".fetching-"  # of a file that is still being written; listings skip it
 
 
 def put(root: str, relative_path: str, file: IO[bytes]) -> None:
-    """Lay the file at its place below the folder, in place of one that is there.
+    """Writes the file to its path below the folder, replacing an existing one.
 
-    OSError where it cannot be written, or where its folder is a link to somewhere else.
+    Raises:
+        OSError: The file cannot be written, or its folder is a link.
     """
     if is_url(root):
         system, path = uncached_file_system(f"{root}/{relative_path}")
-        with system.open(path, "wb") as whole:  # an object is there once it is closed
+        with system.open(path, "wb") as whole:  # an object appears when it is closed
             shutil.copyfileobj(file, whole)
         return
     target = Path(root) / relative_path
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.parent != Path(root) and target.parent.is_symlink():
-        raise NotADirectoryError(f"{target.parent} is a link: expected a folder")
+        raise NotADirectoryError(f"{target.parent} is a link: replace it with a folder")
     part = target.with_name(f"{PART_PREFIX}{uuid4().hex}")
     try:
         with part.open("xb") as whole:
@@ -54,8 +55,8 @@ def put(root: str, relative_path: str, file: IO[bytes]) -> None:
         part.unlink(missing_ok=True)
 
 
-def is_there(root: str, relative_path: str) -> bool:
-    """Whether there is a file of this name, whatever it is."""
+def exists(root: str, relative_path: str) -> bool:
+    """Whether a file, link or anything else with this name exists."""
     if is_url(root):
         system, path = uncached_file_system(f"{root}/{relative_path}")
         return system.exists(path)
@@ -64,7 +65,7 @@ def is_there(root: str, relative_path: str) -> bool:
 
 
 def remove(root: str, relative_path: str) -> None:
-    """Remove the file, where it is still there."""
+    """Removes the file, if it exists."""
     if is_url(root):
         system, path = uncached_file_system(f"{root}/{relative_path}")
         if system.exists(path):
@@ -74,7 +75,7 @@ def remove(root: str, relative_path: str) -> None:
 
 
 def prepare(root: str) -> None:
-    """Make the folder where there is none, and remove what runs left that were killed while they wrote."""
+    """Creates the folder if necessary, and removes partial files of killed runs."""
     if not is_url(root):
         Path(root).mkdir(parents=True, exist_ok=True)
         for part in (*Path(root).glob(f"{PART_PREFIX}*"), *Path(root).glob(f"*/{PART_PREFIX}*")):
@@ -86,9 +87,9 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Listing:
-    """The names in the folder by path, whether each is a regular file, and the way to look at one of them.
+    """The paths in the folder, whether each is a regular file, and a function that returns a file's current state.
 
-    On disk a look is a call for each file, so that only names cost nothing; object storage tells all with the names.
+    On disk, listing names is cheap but each state costs a system call; object storage lists names and states together.
     """
 
     names: Mapping[str, bool]
@@ -96,36 +97,38 @@ class Listing:
 
 
 class ImageFolder(dg.ConfigurableResource):
-    """The landing folder: one sub-folder for each label, photographs without a label directly in it."""
+    """The landing folder: one subfolder per label; photos without a label directly in it."""
 
-    root: str = Field(description="A folder on disk, or a URL that fsspec takes.")
-    include: list[str] = Field(default=[], description="Patterns of names to take in; by default by suffix.")
-    exclude: list[str] = Field(default=[], description="Patterns of names and folders to leave out.")
-    settle_seconds: float = Field(default=2.0, ge=0, description="A file this long unchanged is taken as whole.")
+    root: str = Field(description="A folder on disk, or a URL that fsspec can open.")
+    include: list[str] = Field(default=[], description="File name patterns to import. Default: image suffixes.")
+    exclude: list[str] = Field(default=[], description="File and folder name patterns to skip.")
+    settle_seconds: float = Field(
+        default=2.0, ge=0, description="How long a file must stay unchanged before it is imported."
+    )
     content_limit_bytes: int = Field(
-        default=512 * MEBIBYTE, gt=0, description="Larger files are not carried in tables: their rows hold the path."
+        default=512 * MEBIBYTE, gt=0, description="Tables store larger files without their content."
     )
     size_limit_bytes: int = Field(default=16 * 1024 * MEBIBYTE, gt=0, description="Larger files are quarantined.")
     sweep_files: int = Field(
-        default=10_000, gt=0, description="How many known files a tick looks at again, for replaced ones."
+        default=10_000, gt=0, description="Known files whose size and time a tick checks for changes."
     )
     sweep_bytes: int = Field(
-        default=16 * MEBIBYTE, gt=0, description="How much of them it also reads, for those replaced unnoticeably."
+        default=16 * MEBIBYTE,
+        gt=0,
+        description="Bytes of known files that a tick reads again, to find changes with the same size and time.",
     )
-    decode_seconds: float = Field(
-        default=10, gt=0, description="Time to decode an image, and 1 s for each 16 MB of it."
-    )
-    decode_memory_bytes: int = Field(default=1024 * MEBIBYTE, gt=0, description="Memory to decode an image in.")
+    decode_seconds: float = Field(default=10, gt=0, description="Time limit for decoding an image, plus 1 s per 16 MB.")
+    decode_memory_bytes: int = Field(default=1024 * MEBIBYTE, gt=0, description="Memory limit for decoding an image.")
 
     @property
     def path(self) -> str:
-        """The folder, as the paths of its files begin."""
+        """The folder as a table path: the beginning of all its files' paths."""
         if is_url(self.root):
             return to_url_path(self.root)
         return to_path(str(Path(self.root)).encode("utf-8", "surrogateescape"))
 
     def _matchers(self) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
-        # Without patterns of its own a name is taken in by its suffix, and a part of a file has none.
+        # Partial files have no suffix, so that they only need to be excluded if there are patterns to include.
         excluded = to_matcher([*self.exclude, f"{PART_PREFIX}*"] if self.include else self.exclude)
         included = to_matcher(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
 
@@ -135,20 +138,20 @@ class ImageFolder(dg.ConfigurableResource):
         return wanted, excluded
 
     def list_names(self) -> Listing:
-        """The names of the image files in the folder; FileNotFoundError when there is no such folder."""
+        """Lists the image files in the folder; a FileNotFoundError if the folder does not exist."""
         wanted, excluded = self._matchers()
         if is_url(self.root):
             objects = list_objects(self.root, wanted, excluded)
             return Listing(dict.fromkeys(objects, True), objects.get)
         if not Path(self.root).is_dir():
             raise FileNotFoundError(
-                f"the landing folder {self.root} does not exist: make it, with one sub-folder of photographs "
-                "for each label, or name another one by IMAGE_ASSETS_LANDING"
+                f"The landing folder {self.root} does not exist. Create it, with one subfolder of photos per label, "
+                "or set IMAGE_ASSETS_LANDING to another folder."
             )
         return Listing(list_names(Path(self.root), wanted, excluded), stat_file)
 
     def list_paths(self, paths: Iterable[str]) -> Listing:
-        """Those of the files that are there, each looked at; those that a listing would leave out are left out."""
+        """Lists only the files with these paths, as far as they exist and `list_names` would list them."""
         wanted, excluded = self._matchers()
         found: dict[str, ImageFile] = {}
         for path in paths:
@@ -161,12 +164,12 @@ class ImageFolder(dg.ConfigurableResource):
         return Listing({path: file.regular for path, file in found.items()}, found.get)
 
     def list_files(self) -> list[ImageFile]:
-        """Every image file in the folder, each looked at."""
+        """The current state of every image file in the folder."""
         listing = self.list_names()
         return [file for path in listing.names if (file := listing.stat_file(path))]
 
     def settled(self, files: Sequence[ImageFile], sleep: Callable[[float], None] = time.sleep) -> list[ImageFile]:
-        """Those of the files that are no longer being written: as old as the settle period, or still after it."""
+        """The files that are no longer being written: older than the settle period, or unchanged after it."""
         old = set(self.old_enough(files))
         if len(old) == len(files):
             return list(files)
@@ -175,25 +178,25 @@ class ImageFolder(dg.ConfigurableResource):
         return [file for file in files if file in old or stat_again(file.path) == file]
 
     def old_enough(self, files: Sequence[ImageFile]) -> list[ImageFile]:
-        """Those of the files that nobody changed within the settle period; a time in the future tells nothing."""
+        """The files that did not change within the settle period; times in the future are ignored."""
         now = datetime.now(UTC)
         since = now - timedelta(seconds=self.settle_seconds)
         return [file for file in files if not since < file.modification_time <= now]
 
     def require_files(self) -> None:
-        """FileNotFoundError when the folder holds no image file at all."""
+        """A FileNotFoundError if the folder contains no image files."""
         if not self.list_names().names:
             expected = ", ".join(self.include) or f"files ending in {', '.join(SUFFIXES)}"
             raise FileNotFoundError(
-                f"the landing folder {self.root} holds no image file: expected {expected}, "
-                "in one sub-folder for each label"
+                f"The landing folder {self.root} contains no image files. "
+                f"Expected {expected}, in one subfolder per label."
             )
 
 
 def to_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a name, relative to the landing folder, matches one of the patterns, in either case of letters.
+    """A function that tells whether a name, relative to the landing folder, matches one of the patterns.
 
-    A pattern with a slash is matched with the whole of it, one without with the last part: of a file or a folder.
+    Case is ignored. A pattern with a slash is compared with the whole name, one without with its last part.
     """
     if not patterns:
         return lambda _: False

@@ -1,6 +1,6 @@
-"""Files by their addresses: from web servers, object stores and, where that is allowed, this machine.
+"""Downloads files from web servers, object stores and, if allowed, this machine.
 
-What is raised and returned names no address: some hold what nobody may see.
+Errors and results never contain a URL, because URLs may contain secrets.
 """
 
 import time
@@ -25,14 +25,14 @@ from resources.files.file_system import to_time, uncached_file_system
 
 WEB, STORES = ("http", "https"), ("s3", "gs", "az", "abfs")
 BLOCK_BYTES = 1024 * 1024
-IN_MEMORY_BYTES = 8 * 1024 * 1024  # larger files wait on disk for their place
+IN_MEMORY_BYTES = 8 * 1024 * 1024  # larger files are buffered on disk
 REDIRECTS = 5
-TAGS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}  # what tells versions, how one asks for another
-RETRIED_REASONS = ("timeout", "unreachable", "busy")  # another attempt may end otherwise
+TAGS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}  # response header with a version: request header
+RETRIED_REASONS = ("timeout", "unreachable", "busy")  # a retry may succeed
 
 
 class NotFetched(Exception):
-    """Why a file was not fetched: in one word, and in a sentence without its address."""
+    """Why a file was not downloaded: a one-word reason, and a message without its URL."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class NotFetched(Exception):
 
 @dataclass(frozen=True)
 class Fetched:
-    """A whole file; `stamp` is what its server tells versions by, empty where it does not."""
+    """A complete file; `stamp` is its version as the server gives it, or empty."""
 
     stamp: str
     file: IO[bytes]
@@ -50,19 +50,19 @@ class Fetched:
 
 
 def require_public(connected: socket | None) -> None:
-    """NotFetched where a connection leads to an address that the internet does not have."""
+    """Raises NotFetched if a connection leads to an address that is not public."""
     if connected is None:
         return
     address = ip_address(connected.getpeername()[0].partition("%")[0])
     if not (getattr(address, "ipv4_mapped", None) or address).is_global:
-        raise NotFetched("private_address", "its server has a private address: allow them where that is meant")
+        raise NotFetched("private_address", "its server has a private address; set private_addresses to allow that")
 
 
 class PublicConnection(HTTPConnection):
-    """A connection that is made to public addresses only, whatever a name or a redirect leads to."""
+    """A connection to public addresses only, also after name resolution and redirects."""
 
     def connect(self) -> None:
-        """Connect, and ask for nothing where that was to a private address."""
+        """Connects, and sends nothing if the address is private."""
         super().connect()
         require_public(self.sock)
 
@@ -71,26 +71,26 @@ class PublicTlsConnection(HTTPSConnection):
     """The same, encrypted."""
 
     def connect(self) -> None:
-        """Connect, and ask for nothing where that was to a private address."""
+        """Connects, and sends nothing if the address is private."""
         super().connect()
         require_public(self.sock)
 
 
 class PublicPool(HTTPConnectionPool):
-    """Connections to a server with a public address."""
+    """A pool of connections to a server with a public address."""
 
-    ConnectionCls = PublicConnection  # pyright: ignore[reportAssignmentType] - neither do urllib3's own fit its protocol
+    ConnectionCls = PublicConnection  # pyright: ignore[reportAssignmentType] - urllib3's own classes do not fit its protocol either
 
 
 class PublicTlsPool(HTTPSConnectionPool):
     """The same, encrypted."""
 
-    ConnectionCls = PublicTlsConnection  # pyright: ignore[reportAssignmentType] - neither do urllib3's own fit its protocol
+    ConnectionCls = PublicTlsConnection  # pyright: ignore[reportAssignmentType] - urllib3's own classes do not fit its protocol either
 
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """Fetches files, also from several threads: no larger, no longer than this, and not from everywhere."""
+    """Downloads files within limits of size, time and source; safe to use from several threads."""
 
     max_bytes: int
     seconds: float
@@ -107,7 +107,7 @@ class RemoteFiles:
         object.__setattr__(self, "web", web)
 
     def fetch(self, address: str, stamp: str) -> Fetched | None:
-        """The file; None where it is still the one with this stamp. NotFetched says why there is none."""
+        """Downloads the file; None if it still has this stamp. Raises NotFetched if it cannot be downloaded."""
         for attempt in range(self.attempts):
             try:
                 return self._fetch_once(address, stamp)
@@ -115,7 +115,7 @@ class RemoteFiles:
                 if error.reason not in RETRIED_REASONS or attempt + 1 == self.attempts:
                     raise
                 time.sleep(2**attempt)
-        raise AssertionError("at least one attempt is made")
+        raise AssertionError("attempts is at least 1")
 
     def _fetch_once(self, address: str, stamp: str) -> Fetched | None:
         with errors_as_not_fetched():
@@ -127,28 +127,30 @@ class RemoteFiles:
             if scheme == "file" and self.local_files:
                 return self._from_disk(unquote(urlsplit(address).path) if "://" in address else address, stamp)
         if scheme == "file":
-            raise NotFetched("local_file", "a file of this machine: allow them where that is meant")
+            raise NotFetched("local_file", "it is a file on this machine; set local_files to allow that")
         expected = ", ".join(f"{name}://" for name in (*WEB, *STORES))
-        raise NotFetched("bad_address", f"expected an address that begins with one of {expected}")
+        raise NotFetched("bad_address", f"expected a URL that begins with one of {expected}")
 
     def _from_web(self, address: str, stamp: str) -> Fetched | None:
         tag, _, value = stamp.partition(" ")
         headers = {"Accept-Encoding": "identity", **({TAGS[tag]: value} if tag in TAGS else {})}
-        answer = self.web.request("GET", address, headers=headers, preload_content=False, decode_content=False)
+        response = self.web.request("GET", address, headers=headers, preload_content=False, decode_content=False)
         try:
-            if answer.status == 304:
+            if response.status == 304:
                 return None
-            if answer.status != 200:
-                raise NotFetched(to_reason(answer.status), f"the server answered with HTTP status {answer.status}")
-            tag = next((name for name in TAGS if answer.headers.get(name)), "")
-            length = answer.headers.get("Content-Length", "")
+            if response.status != 200:
+                raise NotFetched(to_reason(response.status), f"the server returned HTTP status {response.status}")
+            tag = next((name for name in TAGS if response.headers.get(name)), "")
+            length = response.headers.get("Content-Length", "")
             self._require_room(int(length) if length.isdecimal() else 0)
-            blocks = iter(partial(answer.read1, BLOCK_BYTES), b"")  # as they come: the clock is looked at after each
-            fetched = self._download(blocks, f"{tag} {answer.headers[tag]}" if tag else "")
+            blocks = iter(
+                partial(response.read1, BLOCK_BYTES), b""
+            )  # `read1` returns as soon as there is data, so that the time limit is checked often
+            fetched = self._download(blocks, f"{tag} {response.headers[tag]}" if tag else "")
         except BaseException:
-            answer.close()  # what was not read to its end cannot be used again
+            response.close()  # a partly read connection cannot be reused
             raise
-        answer.release_conn()
+        response.release_conn()
         return fetched
 
     def _from_store(self, address: str, stamp: str) -> Fetched | None:
@@ -176,7 +178,7 @@ class RemoteFiles:
 
     def _require_room(self, length: int) -> None:
         if length > self.max_bytes:
-            raise NotFetched("too_large", f"more than {self.max_bytes:,} bytes: expected at most as many")
+            raise NotFetched("too_large", f"it is larger than the limit of {self.max_bytes:,} bytes")
 
     def _download(self, blocks: Iterable[bytes], stamp: str) -> Fetched:
         end, length, digest = time.monotonic() + self.seconds, 0, sha256()
@@ -186,7 +188,7 @@ class RemoteFiles:
                 length += len(block)
                 self._require_room(length)
                 if time.monotonic() > end:
-                    raise NotFetched("timeout", f"it had not come within {self.seconds:g} s")
+                    raise NotFetched("timeout", f"the download took longer than {self.seconds:g} s")
                 digest.update(block)
                 file.write(block)
             file.seek(0)
@@ -195,7 +197,7 @@ class RemoteFiles:
 
 
 def to_reason(status: int) -> str:
-    """What an HTTP status says, in one word."""
+    """The one-word reason for an HTTP status."""
     if status in (404, 410):
         return "not_found"
     if status in (401, 403):
@@ -205,21 +207,21 @@ def to_reason(status: int) -> str:
 
 @contextmanager
 def errors_as_not_fetched() -> Iterator[None]:
-    """Turn what libraries raise of addresses that do not answer into NotFetched; their words may hold the address."""
+    """Turns errors of the libraries into NotFetched, without their messages, which may contain the URL."""
     try:
         yield
     except ValueError as error:
-        raise NotFetched("bad_address", f"it is no address: {type(error).__name__}") from None
+        raise NotFetched("bad_address", f"it is not a valid URL: {type(error).__name__}") from None
     except FileNotFoundError as error:
-        raise NotFetched("not_found", "there is no such file") from error
+        raise NotFetched("not_found", "the file does not exist") from error
     except PermissionError as error:
-        raise NotFetched("forbidden", "it may not be read") from error
+        raise NotFetched("forbidden", "access is denied") from error
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
         late = isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError)
         reason = "timeout" if late else "unreachable"
-        raise NotFetched(reason, f"no whole answer came from its server: {type(cause).__name__}") from None
+        raise NotFetched(reason, f"its server did not respond completely: {type(cause).__name__}") from None
     except (OSError, BotoCoreError) as error:
         raise NotFetched("unreachable", f"it could not be read: {type(error).__name__}") from None
     except ImportError as error:
-        raise NotFetched("no_library", f"the library that reads it is not installed: {error.name}") from None
+        raise NotFetched("no_library", f"the library for this URL is not installed: {error.name}") from None

@@ -1,4 +1,4 @@
-"""What an object store tells of its objects: S3's events, as a queue of SQS holds them."""
+"""S3 event notifications about new, changed and deleted objects, received from an SQS queue."""
 
 import json
 import re
@@ -10,48 +10,48 @@ from urllib.parse import unquote_plus
 import dagster as dg
 from pydantic import Field
 
-AT_ONCE = 10  # as many as SQS hands out or deletes by one request
+BATCH_SIZE = 10  # SQS's limit for one request
 AMAZON_QUEUE_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com")
 
 
 @dataclass(frozen=True)
 class QueueMessage:
-    """A message with the addresses of the objects that it tells of; None where it tells of something else."""
+    """A message with the URLs of its objects, or None if it is not an S3 event."""
 
     receipt: str
     addresses: tuple[str, ...] | None
 
 
 class StorageEvents(dg.ConfigurableResource):
-    """The queue to which an object store sends its events, or none."""
+    """The queue that receives the events of the landing folder's bucket, if there is one."""
 
-    queue: str = Field(default="", description="The URL of the queue; the account comes from `AWS_…` variables.")
+    queue: str = Field(default="", description="The URL of the SQS queue. The account comes from `AWS_…` variables.")
 
     def receive(self, limit: int) -> list[QueueMessage]:
-        """Messages that wait, about as many at most; until they are deleted they come again after a while."""
+        """Receives up to about `limit` messages. Messages that are not deleted are delivered again later."""
         client = self._client()
         messages: dict[str, QueueMessage] = {}
         while len(messages) < limit:
-            answer = client.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=AT_ONCE, WaitTimeSeconds=0)
+            response = client.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=BATCH_SIZE, WaitTimeSeconds=0)
             found = {
                 message["MessageId"]: QueueMessage(message["ReceiptHandle"], to_addresses(message["Body"]))
-                for message in answer.get("Messages", [])
+                for message in response.get("Messages", [])
             }
             new = found.keys() - messages.keys()
             messages |= found
-            if not new:  # none waits, or what was received comes again already
+            if not new:  # the queue is empty, or it repeats messages
                 break
         return list(messages.values())
 
     def delete(self, receipts: Sequence[str]) -> None:
-        """Delete messages; those that came again meanwhile stay, and come once more."""
+        """Deletes messages. Messages that were delivered again in the meantime stay in the queue."""
         client = self._client()
-        for first in range(0, len(receipts), AT_ONCE):
-            some = receipts[first : first + AT_ONCE]
-            entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(some)]
+        for first in range(0, len(receipts), BATCH_SIZE):
+            batch = receipts[first : first + BATCH_SIZE]
+            entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(batch)]
             client.delete_message_batch(QueueUrl=self.queue, Entries=entries)
 
-    def _client(self) -> Any:  # botocore makes the methods of a client at run time
+    def _client(self) -> Any:  # botocore creates client methods at run time
         import boto3
 
         found = AMAZON_QUEUE_URL.match(self.queue)
@@ -59,9 +59,9 @@ class StorageEvents(dg.ConfigurableResource):
 
 
 def to_addresses(body: str) -> tuple[str, ...] | None:
-    """The objects that came, changed or went by what a message says; None where it is no event of S3.
+    """The URLs of the new, changed and deleted objects in a message; None if it is not an S3 event.
 
-    S3 sends events to SQS itself, by a topic of SNS, or by EventBridge.
+    S3 sends events to SQS directly, through an SNS topic, or through EventBridge.
     """
     try:
         content = json.loads(body)
@@ -75,8 +75,8 @@ def to_addresses(body: str) -> tuple[str, ...] | None:
 
 
 def objects(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The buckets and keys of an event; KeyError and the like where it is none."""
-    if "detail" in content:  # EventBridge's, whose keys are as they are
+    """The buckets and keys of an event; raises KeyError and the like if it is not an event."""
+    if "detail" in content:  # EventBridge does not escape keys
         yield content["detail"]["bucket"]["name"], content["detail"]["object"]["key"]
         return
     for event in content["Records"]:

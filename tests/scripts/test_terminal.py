@@ -44,10 +44,10 @@ def test_a_home_that_cannot_be_created_is_named_with_the_variable_to_set(tmp_pat
 def test_a_missing_or_empty_landing_folder_is_an_error_that_says_what_to_put_there(tmp_path: Path) -> None:
     variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "IMAGE_ASSETS_BACKBONE": "none"}
     answer = run("demo", **variables, IMAGE_ASSETS_LANDING=str(tmp_path / "photographs"))
-    assert "does not exist: make it, with one sub-folder of photographs" in answer.stderr
+    assert "does not exist. Create it, with one subfolder of photos" in answer.stderr
     (tmp_path / "photographs").mkdir()
     answer = run("demo", **variables, IMAGE_ASSETS_LANDING=str(tmp_path / "photographs"))
-    assert "holds no image file: expected files ending in" in answer.stderr
+    assert "contains no image files. Expected files ending in" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.returncode == 1
 

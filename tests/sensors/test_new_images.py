@@ -156,7 +156,7 @@ def test_a_folder_that_is_emptied_is_ingested_and_one_that_was_always_empty_is_n
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
-    assert "does not exist: make it" in reason(Daemon(tmp_path / "photos").tick())
+    assert "does not exist. Create it" in reason(Daemon(tmp_path / "photos").tick())
 
 
 def test_nothing_is_requested_for_what_another_run_has_ingested(daemon: Daemon, landing: Path) -> None:

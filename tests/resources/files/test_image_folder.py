@@ -70,7 +70,7 @@ def test_a_folder_that_is_not_there_is_told_with_its_remedy(tmp_path: Path) -> N
 def test_a_folder_without_images_is_told_with_what_was_expected(tmp_path: Path, folder: ImageFolder) -> None:
     folder.require_files()
     put(tmp_path / "other", "notes.txt", b"text")
-    with pytest.raises(FileNotFoundError, match=r"holds no image file: expected files ending in \.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"contains no image files\. Expected files ending in \.jpg"):
         ImageFolder(root=str(tmp_path / "other")).require_files()
 
 

@@ -1,4 +1,4 @@
-"""Files come whole, once for each version; why one does not is told without its address."""
+"""Tests of downloads: complete files, once per version, with errors that do not contain the URL."""
 
 import os
 from collections.abc import Iterator
@@ -82,9 +82,9 @@ def test_why_a_file_does_not_come_is_told_without_its_address(server: ImageServe
     with pytest.raises(NotFetched) as found:
         remote(seconds=1, attempts=1).fetch(f"{server.address}{place}?token={SECRET}", "")
     assert found.value.reason == reason
-    for told in (found.value.message, repr(found.value)):
-        assert SECRET not in told
-        assert "127.0.0.1" not in told
+    for text in (found.value.message, repr(found.value)):
+        assert SECRET not in text
+        assert "127.0.0.1" not in text
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
@@ -106,17 +106,17 @@ def test_a_private_address_is_asked_for_nothing(server: ImageServer, host: str) 
         "s3://bucket/a::file:///etc/passwd",
     ],
 )
-def test_other_addresses_are_none(address: str) -> None:
+def test_other_addresses_are_rejected(address: str) -> None:
     with pytest.raises(NotFetched) as found:
         remote(local_files=True).fetch(address, "")
     assert found.value.reason == "bad_address"
 
 
-def test_files_of_this_machine_come_where_that_is_allowed(tmp_path: Path) -> None:
+def test_local_files_are_read_only_if_allowed(tmp_path: Path) -> None:
     file = tmp_path / "a rose.png"
     file.write_bytes(png(1))
     for address in (str(file), file.as_uri()):
-        with pytest.raises(NotFetched, match="a file of this machine: allow them"):
+        with pytest.raises(NotFetched, match="a file on this machine; set local_files"):
             remote().fetch(address, "")
         files = remote(local_files=True)
         fetched = files.fetch(address, "")
@@ -146,5 +146,5 @@ def test_objects_come_from_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
         assert files.fetch(address, fetched.stamp) is None
         client.put_object(Bucket=BUCKET, Key="photos/a #1.png", Body=png(2))
         assert files.fetch(address, fetched.stamp) is not None
-        with pytest.raises(NotFetched, match="there is no such file"):
+        with pytest.raises(NotFetched, match="the file does not exist"):
             files.fetch(f"s3://{BUCKET}/photos/none.png", "")
