@@ -357,8 +357,8 @@ def artifact_url(settings: Settings) -> str | None:
 
 def alert_sender(settings: Settings) -> AlertSender:
     """The alert receivers. Dagster reads their addresses when a run needs them and shows only the variables' names."""
-    addresses = {name: dg.EnvVar(f"{ADDRESS_PREFIX}{name.upper()}") for name in settings.alert_receivers}
-    return AlertSender(addresses=addresses)
+    variables = {name: f"{ADDRESS_PREFIX}{name.upper()}" for name in settings.alert_receivers}
+    return AlertSender(addresses={name: dg.EnvVar(variable) for name, variable in variables.items()})
 
 
 def rules_file(settings: Settings) -> RulesFile:

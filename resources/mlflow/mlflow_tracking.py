@@ -1,4 +1,4 @@
-"""dagster-mlflow's tracking: one MLflow run per Dagster run, always ended."""
+"""MLflow tracking: one MLflow run per Dagster run, which always ends with it."""
 
 import sys
 import warnings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
-# How an MLflow run ends whose Dagster run is over. Every other state of a Dagster run means that it goes on.
+# The final status of an MLflow run, by the status of its Dagster run. In any other status, a Dagster run still runs.
 ENDINGS = {
     dg.DagsterRunStatus.SUCCESS: "FINISHED",
     dg.DagsterRunStatus.FAILURE: "FAILED",
@@ -28,28 +28,27 @@ SQLITE = "sqlite:///"
 
 
 class MlflowTracking(dg.ConfigurableResource):
-    """MLflow's tracking: one run per Dagster run, and a nested run per training in it.
+    """MLflow tracking: one run per Dagster run, with a nested run per training.
 
-    Nothing is created before the first `run_for`. When the Dagster run is over, Dagster tears this resource down,
-    however it ended and whoever launched it, and whatever is still running in MLflow under it ends as it did. A process
-    that was killed outright ends nothing: the next Dagster run that tracks does it, once Dagster knows of the death.
-    This asks for Dagster's in-process executor, which sets a resource up and tears it down once for all steps.
+    The first `run_for` creates the runs. At the end of the Dagster run, Dagster tears this resource down, which ends
+    the MLflow runs with the same status. If the process is killed, the next Dagster run that uses this resource ends
+    them. This requires Dagster's in-process executor, which sets up and tears down a resource once for all steps.
     """
 
-    tracking_uri: str = Field(description="Where MLflow's tracking API answers, or `sqlite:///` and a file.")
-    experiment: str = Field(default="image_assets", description="The MLflow experiment that the runs belong to.")
+    tracking_uri: str = Field(description="The address of the MLflow server, or `sqlite:///` and a file.")
+    experiment: str = Field(default="image_assets", description="The MLflow experiment of all runs.")
     artifact_url: str | None = Field(
-        default=None, description="The folder for artifacts, given to the experiment when it is created; else MLflow's."
+        default=None, description="The folder for artifacts, set when the experiment is created. Default: MLflow's."
     )
-    ui_url: str = Field(default="http://127.0.0.1:5000", description="Where people see MLflow's runs.")
-    dagster_url: str = Field(default="http://127.0.0.1:3000", description="Where people see Dagster's runs.")
+    ui_url: str = Field(default="http://127.0.0.1:5000", description="The address of the MLflow UI, for links.")
+    dagster_url: str = Field(default="http://127.0.0.1:3000", description="The address of the Dagster UI, for links.")
 
     _parent_run_id: str | None = PrivateAttr(default=None)
     _dagster_run_id: str | None = PrivateAttr(default=None)
 
     @contextmanager
     def run_for(self, name: str) -> Iterator[str]:
-        """A nested MLflow run, open for the block; its id is all that a worker elsewhere needs to log to it."""
+        """Opens a nested MLflow run for the block and returns its id, with which other processes can log to it."""
         import mlflow
 
         if self._parent_run_id is None:
@@ -69,14 +68,14 @@ class MlflowTracking(dg.ConfigurableResource):
             mlflow.end_run(status)
 
     def run_url(self, mlflow_run_id: str) -> str:
-        """The page of a run, for people."""
+        """The URL of a run's page in the MLflow UI."""
         from mlflow import MlflowClient
 
         experiment_id = MlflowClient(self.tracking_uri).get_run(mlflow_run_id).info.experiment_id
         return f"{self.ui_url}/#/experiments/{experiment_id}/runs/{mlflow_run_id}"
 
     def log_to(self, mlflow_run_id: str, folder: str, metrics: Mapping[str, float], files: Mapping[str, bytes]) -> None:
-        """Log figures, and files in a folder, to a run that may have ended: its state stays as it is."""
+        """Logs metrics, and files to an artifact folder, without changing the run's status, even if it has ended."""
         from mlflow import MlflowClient
 
         client = MlflowClient(self.tracking_uri)
@@ -88,7 +87,7 @@ class MlflowTracking(dg.ConfigurableResource):
             client.log_artifacts(mlflow_run_id, written, folder)
 
     def read(self, mlflow_run_id: str, name: str) -> bytes:
-        """A file that was logged to a run."""
+        """The content of a run's artifact file."""
         from mlflow import MlflowClient
 
         with TemporaryDirectory() as folder:
@@ -96,7 +95,7 @@ class MlflowTracking(dg.ConfigurableResource):
             return Path(client.download_artifacts(mlflow_run_id, name, folder)).read_bytes()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """End what this Dagster run opened in MLflow, in the way in which it ended itself."""
+        """Ends the MLflow runs of this Dagster run, with the same status."""
         if self._dagster_run_id is None or context.instance is None:
             return
         import mlflow
@@ -104,14 +103,14 @@ class MlflowTracking(dg.ConfigurableResource):
         status = self._outcome(context.instance, self._dagster_run_id, sys.exception())
         while mlflow.active_run():
             mlflow.end_run(status)
-        # An interrupt may hit between MLflow's commit of a new run and the moment in which this process learns its id.
+        # After an interrupt, MLflow may have created a run whose id this process never received.
         client = mlflow.MlflowClient(self.tracking_uri)
         for run in running(client, self.experiment):
             if run.data.tags.get("dagster_run_id") == self._dagster_run_id:
                 client.set_terminated(run.info.run_id, status)
 
     def _outcome(self, instance: dg.DagsterInstance, dagster_run_id: str, raised: BaseException | None) -> str:
-        """How the Dagster run is about to end: it has no final state yet while its resources are torn down."""
+        """The status with which the Dagster run is about to end; it is not final while resources are torn down."""
         dagster_run = instance.get_run_by_id(dagster_run_id)
         events = instance.all_logs(dagster_run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
         failures = [entry.dagster_event.step_failure_data for entry in events if entry.dagster_event]
@@ -124,25 +123,25 @@ class MlflowTracking(dg.ConfigurableResource):
         )
 
     def _start(self, context: dg.InitResourceContext) -> str:
-        """Open the Dagster run's MLflow run and hand it to dagster-mlflow, which makes it the active one."""
+        """Opens the Dagster run's MLflow run and passes it to dagster-mlflow, which makes it the active one."""
         import mlflow
 
         if context.run is None or context.instance is None:
-            raise RuntimeError("mlflow_tracking has no Dagster run to track: use it from an asset or op of a run")
+            raise RuntimeError("mlflow_tracking needs a Dagster run: use it in an asset or op")
         create_store(self.tracking_uri)
         mlflow.set_tracking_uri(self.tracking_uri)
         client = mlflow.MlflowClient(self.tracking_uri)
         self._create_experiment(client)
         end_orphans(client, self.experiment, context.instance)
         with warnings.catch_warnings():
-            # dagster-mlflow says at its import and use that it is in beta, and uses names that Dagster has replaced.
+            # dagster-mlflow is in beta and uses deprecated names.
             warnings.simplefilter("ignore", dg.BetaWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             from dagster_mlflow.resources import MlFlow
 
             mlflow.set_experiment(self.experiment)
-            # dagster-mlflow starts a run first and tags it later; a kill between the two would leave a run that
-            # nobody can trace back. It finds this one by its tag, and takes it.
+            # dagster-mlflow starts a run and tags it later; if killed in between, the run could never be attributed.
+            # So we start it with the tag, by which dagster-mlflow finds and uses it.
             self._dagster_run_id = context.run.run_id
             run = mlflow.start_run(run_name=context.run.job_name, tags={"dagster_run_id": context.run.run_id})
             config = {"experiment_name": self.experiment, "mlflow_tracking_uri": self.tracking_uri}
@@ -150,19 +149,19 @@ class MlflowTracking(dg.ConfigurableResource):
             return run.info.run_id
 
     def _create_experiment(self, client: "MlflowClient") -> None:
-        """The experiment, with its artifacts in the given folder or MLflow's own, unless it is there already."""
+        """Creates the experiment if necessary, with the folder for its artifacts."""
         from mlflow.exceptions import MlflowException
 
         if client.get_experiment_by_name(self.experiment) is None:
             try:
                 client.create_experiment(self.experiment, artifact_location=self.artifact_url)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process created it first
                     raise
 
 
 def ending(*, cancelled: bool, failures: Iterable[str], raised: BaseException | None) -> str:
-    """FINISHED, FAILED or KILLED; `failures` are the error sources of the failed steps, as Dagster names them."""
+    """FINISHED, FAILED or KILLED; `failures` are the names of Dagster's `ErrorSource` for each failed step."""
     sources = list(failures)
     if cancelled or "INTERRUPT" in sources or isinstance(raised, INTERRUPTS):
         return "KILLED"
@@ -170,7 +169,7 @@ def ending(*, cancelled: bool, failures: Iterable[str], raised: BaseException | 
 
 
 def running(client: "MlflowClient", experiment: str) -> list["Run"]:
-    """The experiment's runs in the state RUNNING, nested ones too."""
+    """The experiment's runs with status RUNNING, including nested ones."""
     found = client.get_experiment_by_name(experiment)
     runs, token = [], None
     while found is not None:
@@ -183,7 +182,7 @@ def running(client: "MlflowClient", experiment: str) -> list["Run"]:
 
 
 def end_orphans(client: "MlflowClient", experiment: str, instance: dg.DagsterInstance) -> None:
-    """End the MLflow runs of those Dagster runs that are over, as they ended."""
+    """Ends the MLflow runs of Dagster runs that have ended, with the same status."""
     for run in running(client, experiment):
         dagster_run_id = run.data.tags.get("dagster_run_id")
         dagster_run = instance.get_run_by_id(dagster_run_id) if dagster_run_id else None
@@ -192,10 +191,10 @@ def end_orphans(client: "MlflowClient", experiment: str, instance: dg.DagsterIns
 
 
 def create_store(tracking_uri: str) -> None:
-    """Create a SQLite store that is not there yet, with its folder; other stores are left to their servers.
+    """Creates a SQLite store and its folder if it does not exist; other stores are up to their servers.
 
-    Its tables take MLflow seconds to make, and a second process that looks in meanwhile starts to make them as well,
-    which may fail in both. So the store is made under another name and gets its own when it is whole.
+    MLflow needs seconds to create the tables, and a second process that opens the store meanwhile would create them
+    too, so that both may fail. So the store is created under a temporary name and renamed when it is complete.
     """
     from mlflow import MlflowClient
 
@@ -206,5 +205,5 @@ def create_store(tracking_uri: str) -> None:
     with TemporaryDirectory(dir=store.parent, prefix=f".{store.name}-") as folder:
         unnamed = Path(folder, store.name)
         MlflowClient(f"{SQLITE}{unnamed}").search_experiments()
-        with suppress(FileExistsError):  # another process was faster: its store may hold runs already
+        with suppress(FileExistsError):  # another process created it first
             store.hardlink_to(unnamed)

@@ -1,4 +1,4 @@
-"""Registered models: versions, stages, aliases."""
+"""The MLflow model registry: versions, stages, aliases and files of the registered model."""
 
 import json
 import socket
@@ -18,13 +18,25 @@ from pydantic import Field
 from resources.mlflow.registry_errors import RegistryUnavailable, refusals_explained
 from resources.mlflow.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from pyspark.sql import Column, SparkSession
+    from pyspark.sql.types import StructType
+
 MODEL_NAME = "image_classifier"
-FILES_DIGEST = "files_digest"  # the tag of a version that says what was logged
-ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow writes it beside a version that is downloaded
+FILES_DIGEST = "files_digest"  # the version tag with the hash of the logged files
+ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow adds it to downloaded versions
+CONNECT_SECONDS = 5
+VERSIONS_PER_PAGE = 100
+SQLITE = "sqlite:///"
+NEVER = datetime.min.replace(tzinfo=UTC)
+READ_MODEL, EDIT_MODEL = "READ on the registered model", "EDIT on the registered model"
+MOVE_MODEL = "MANAGE on the registered model (EDIT is enough if no alias must be removed)"
+READ_FILES = "READ on the registered model and on the experiment"
 
 
 def files_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files below the folder."""
+    """SHA-256 of the names and contents of all files below the folder."""
     total = sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = file.relative_to(folder).as_posix()
@@ -35,15 +47,17 @@ def files_digest(folder: Path) -> str:
 
 
 class ModelPackages(dg.ConfigurableResource):
-    """The folder in which packages lie, unless another place is named."""
+    """The default folder for model packages."""
 
-    root: str = Field(description="Where packages are written.")
+    root: str = Field(description="The default folder for model packages.")
 
     def write(self, name: str, fill: Callable[[Path], None], elsewhere: str | None = None) -> Path:
-        """The folder that a function filled; it gets its name when all is in it, and is not there when it failed."""
+        """Creates a folder, lets `fill` write the files, and returns it; if `fill` fails, nothing is left behind."""
         folder = Path(elsewhere or Path(self.root, name)).expanduser().absolute()
         if folder.exists():
-            raise FileExistsError(f"{folder} is there already, nothing was written: remove it, or name another folder")
+            raise FileExistsError(
+                f"{folder} already exists, so nothing was written: delete it or choose another folder"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
             unfinished = Path(scratch, folder.name)
@@ -52,26 +66,12 @@ class ModelPackages(dg.ConfigurableResource):
             return unfinished.rename(folder)
 
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from pyspark.sql import Column, SparkSession
-    from pyspark.sql.types import StructType
-
-CONNECT_SECONDS = 5
-VERSIONS_PER_PAGE = 100
-SQLITE = "sqlite:///"
-NEVER = datetime.min.replace(tzinfo=UTC)
-READ_MODEL, EDIT_MODEL = "READ on the registered model", "EDIT on the registered model"
-MOVE_MODEL = "MANAGE on the registered model, or EDIT where no alias has to be taken away,"
-READ_FILES = "READ on the registered model and on the experiment"
-
-
 class DamagedVersion(RuntimeError):
-    """The files of a version are not those that were logged."""
+    """The files of a version changed after they were logged."""
 
 
 class UnclearServingVersion(RuntimeError):
-    """The registry names several versions where one can serve."""
+    """Several versions are in stage Production, and none has its alias."""
 
 
 @dataclass(frozen=True)
@@ -84,49 +84,51 @@ class ModelVersion:
     mlflow_run_id: str
     uri: str
     tags: dict[str, str]
-    moved_at: datetime = field(default=NEVER, compare=False)  # by MLflow's clock, UTC
+    moved_at: datetime = field(default=NEVER, compare=False)  # UTC, by MLflow's clock
     name: str = MODEL_NAME  # of the registered model
 
     @property
     def labels(self) -> list[str]:
-        """The labels that it tells apart, in the order of its probabilities; none where its tags do not say them."""
+        """Its labels, in the order of its probabilities; empty if its tags have none."""
         return json.loads(self.tags.get("labels", "[]"))
 
     @property
     def live(self) -> bool:
-        """Whether it may still be asked for: it is not archived, or an alias names it."""
+        """Whether it may still be used: it is not archived, or has an alias."""
         return self.stage != ARCHIVED_STAGE or bool(self.aliases)
 
 
 class ModelRegistry(dg.ConfigurableResource):
-    """The versions of one registered model, as the MLflow model registry keeps them.
+    """The versions of one registered model in the MLflow model registry.
 
-    **The stage decides which version serves.** Promoting here moves the stage and then the alias `production`, so that
-    both name the same version. When they differ, because somebody moved one of them in MLflow or a promotion was
-    killed between the two, the version in stage Production serves, and `disagreement` reports the alias; promoting
-    either version brings them together. When somebody put several versions into Production, the alias decides.
+    **The stage decides which version serves.** Promoting here moves the stage and then the alias `production`. If they
+    differ, because someone moved one of them in MLflow or a promotion was killed in between, the version in stage
+    Production serves and `disagreement` reports the difference; promoting either version resolves it. If someone put
+    several versions into Production, the alias decides.
     """
 
-    tracking_uri: str = Field(description="Where the registry's API answers, or `sqlite:///` and a file.")
-    name: str = Field(default=MODEL_NAME, description="The registered model.")
+    tracking_uri: str = Field(description="The address of the MLflow server, or `sqlite:///` and a file.")
+    name: str = Field(default=MODEL_NAME, description="The name of the registered model.")
 
     def register(self, model_uri: str, mlflow_run_id: str, tags: Mapping[str, str]) -> ModelVersion:
-        """A new version for a logged model. It appears with all its tags, `mlflow_run_id` among them, or not at all."""
+        """Registers a logged model as a new version, which appears with all its tags, including `mlflow_run_id`."""
         import mlflow
 
-        mlflow.set_tracking_uri(self.tracking_uri)  # register_model knows no other way to be told
+        mlflow.set_tracking_uri(self.tracking_uri)  # register_model has no parameter for it
         with self._refusals("register a version", EDIT_MODEL):
             registered = mlflow.register_model(model_uri, self.name, tags={**tags, "mlflow_run_id": mlflow_run_id})
         return self.version(int(registered.version))
 
     def versions(self) -> list[ModelVersion]:
-        """Every version that was not deleted, oldest first; RegistryUnavailable when there is no answer.
+        """All versions that were not deleted, oldest first.
 
-        MLflow lists nothing to whoever may not read: that is PermissionRefused here, and not an empty list.
+        Raises:
+            RegistryUnavailable: The registry cannot be reached, or returns an error.
+            PermissionRefused: This account may not read the model. MLflow itself would return an empty list.
         """
         self._require_answer()
         store = Path(self.tracking_uri.removeprefix(SQLITE))
-        # MLflow would create the store, and whoever only looks in should leave no trace.
+        # MLflow would create the store; reading should not.
         if self.tracking_uri.startswith(SQLITE) and not store.exists():
             return []
         from mlflow.exceptions import MlflowException
@@ -135,64 +137,68 @@ class ModelRegistry(dg.ConfigurableResource):
             with self._refusals("list the versions", READ_MODEL):
                 return self._listed(self._client())
         except MlflowException as error:
-            raise RegistryUnavailable(f"the model registry at {self._address} gave no list: {error}") from error
+            raise RegistryUnavailable(
+                f"the model registry at {self._address} could not list the versions: {error}"
+            ) from error
 
     def version(self, number: int) -> ModelVersion:
-        """The version of this number; a ValueError names the versions there are."""
+        """The version with this number; a ValueError lists the existing versions if there is none."""
         versions = {version.version: version for version in self.versions()}
         if number not in versions:
             existing = ", ".join(map(str, versions)) or "none yet: train a model first"
-            raise ValueError(f"{self.name} has no version {number}; its versions: {existing}")
+            raise ValueError(f"{self.name} has no version {number}; existing versions: {existing}")
         return versions[number]
 
     def with_tag(self, key: str, value: str) -> ModelVersion | None:
-        """The newest version with this tag, in whatever stage; None when no version has it."""
+        """The newest version with this tag, in any stage; None if there is none."""
         return next((version for version in reversed(self.versions()) if version.tags.get(key) == value), None)
 
     def serving(self) -> ModelVersion | None:
-        """The version in stage Production; None when there is none, UnclearServingVersion when it cannot be told."""
+        """The version in stage Production, or None; UnclearServingVersion if several are and none has the alias."""
         return serving_version(self.versions())
 
     def promote(self, number: int, stage: str, tags: Mapping[str, str] | None = None) -> ModelVersion:
-        """Move a version to a stage, with the stage's alias; the version that was there is archived.
+        """Moves a version to a stage, together with the stage's alias, and archives the stage's previous version.
 
-        What is told goes into the version's tags first. The stage and the archiving are one transaction, the alias
-        follows. A kill between the two leaves a registry in which the new version serves; the same promotion again
-        moves the alias as well. Of several promotions at once the last one's version serves, and has the alias.
-        PermissionRefused comes before anything is moved.
+        Sets the tags first, then moves the version and archives the other one in one transaction, then moves the alias.
+        If the process is killed before the alias moves, the new version serves; repeating the promotion moves the alias
+        too. If several promotions run at once, the last one's version serves and gets the alias.
+
+        Raises:
+            PermissionRefused: The account may not do this. Nothing was moved.
         """
         if stage not in STAGES:
-            raise ValueError(f"there is no stage {stage!r}; the stages: {', '.join(STAGES)}")
+            raise ValueError(f"there is no stage {stage!r}: expected one of {', '.join(STAGES)}")
         self.version(number)
         with self._refusals(f"move version {number} to {stage}", MOVE_MODEL):
             StageMoves(self._client(), self.name, self.versions).move(number, stage, tags or {})
         return self.version(number)
 
     def signature(self, version: ModelVersion) -> str:
-        """What the version takes and gives, as JSON."""
+        """The version's MLflow signature (inputs and outputs), as JSON."""
         import mlflow
 
-        mlflow.set_tracking_uri(self.tracking_uri)  # get_model_info knows no other way to be told
+        mlflow.set_tracking_uri(self.tracking_uri)  # get_model_info has no parameter for it
         with self._refusals(f"read version {version.version}", READ_FILES):
             found = mlflow.models.get_model_info(version.uri).signature
         return json.dumps(found.to_dict() if found else None, sort_keys=True)
 
     def download(self, model_uri: str, folder: Path) -> Path:
-        """The files of a logged model or a version, copied below the folder."""
+        """Downloads the files of a logged model or a version to a subfolder of the folder, and returns its path."""
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
         with self._refusals("read the files", READ_FILES):
-            # Without a folder of its own, MLflow writes into that of the model.
+            # Without `dst_path`, MLflow writes into the model's own folder.
             return Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder)))
 
     def files_digest(self, model_uri: str) -> str:
-        """SHA-256 over the files of a logged model or a version, as they are."""
+        """SHA-256 of the current files of a logged model or a version."""
         with TemporaryDirectory() as folder:
             return files_digest(self.download(model_uri, Path(folder)))
 
     def require_files_as_logged(self, version: ModelVersion) -> None:
-        """DamagedVersion when its files are others than its tag says, or are gone; without the tag nobody can tell."""
+        """Raises DamagedVersion if the version's files changed or are gone; a version without the hash tag passes."""
         from mlflow.exceptions import MlflowException
 
         logged = version.tags.get(FILES_DIGEST)
@@ -204,8 +210,8 @@ class ModelRegistry(dg.ConfigurableResource):
             found = str(error)
         if found != logged:
             raise DamagedVersion(
-                f"the files of version {version.version} of {self.name} are not those that were logged: found {found}, "
-                f"expected SHA-256 {logged}. Restore them, or promote another version"
+                f"the files of version {version.version} of {self.name} changed after they were logged: found {found}, "
+                f"expected SHA-256 {logged}. Restore the files, or promote another version"
             )
 
     def stages(self) -> dict[int, str]:
@@ -213,16 +219,16 @@ class ModelRegistry(dg.ConfigurableResource):
         return {version.version: version.stage for version in self.versions()}
 
     def state(self) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
-        """Number, stage and aliases of each version: equal as long as nobody moved anything."""
+        """Number, stage and aliases of each version; changes if anything is moved."""
         return tuple((version.version, version.stage, version.aliases) for version in self.versions())
 
     def scoring_udf(
         self, spark: "SparkSession", version: ModelVersion, result: "StructType", device: str
     ) -> "Callable[[Column], Column]":
-        """A column function: a struct of `content` and `path` in, what the version answers out."""
+        """A column function that maps a struct of `content` and `path` to a prediction of the type `result`."""
         import mlflow
 
-        mlflow.set_tracking_uri(self.tracking_uri)  # spark_udf knows no other way to be told
+        mlflow.set_tracking_uri(self.tracking_uri)  # spark_udf has no parameter for it
         config = {"device": device}
         options = {"result_type": result, "env_manager": "local", "model_config": config}
         with self._refusals(f"load version {version.version}", READ_FILES):
@@ -231,7 +237,7 @@ class ModelRegistry(dg.ConfigurableResource):
 
     @property
     def _address(self) -> str:
-        """The tracking URI without the password that it may hold."""
+        """The tracking URI without a password."""
         parts = urlsplit(self.tracking_uri)
         return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}" if parts.hostname else self.tracking_uri
 
@@ -244,7 +250,7 @@ class ModelRegistry(dg.ConfigurableResource):
         return refusals_explained(self._address, f"{what} of {self.name}", permission)
 
     def _require_answer(self) -> None:
-        """Knock first: MLflow itself tries for minutes before it gives up, longer than a sensor's tick may take."""
+        """Checks the connection first: MLflow retries for minutes, which is longer than a sensor's tick may take."""
         parts = urlsplit(self.tracking_uri)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
         if not parts.hostname or not port:
@@ -254,7 +260,7 @@ class ModelRegistry(dg.ConfigurableResource):
         except OSError as error:
             raise RegistryUnavailable(
                 f"the model registry at {self._address} does not answer ({error}): "
-                "start it, or correct the tracking URI"
+                "start it, or correct MLFLOW_TRACKING_URI"
             ) from error
 
     def _listed(self, client: "MlflowClient") -> list[ModelVersion]:
@@ -288,7 +294,7 @@ class ModelRegistry(dg.ConfigurableResource):
         )
 
     def _require_absence(self, client: "MlflowClient") -> None:
-        """Raise what MLflow says of a model that it does not list, unless it says that there is none."""
+        """Raises MLflow's error for a model that it does not list, unless the model does not exist."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -299,7 +305,7 @@ class ModelRegistry(dg.ConfigurableResource):
 
 
 def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:
-    """The version in stage Production; among several, the one with its alias."""
+    """The version in stage Production, or the one with the stage's alias if there are several."""
     serving = [version for version in versions if version.stage == SERVING_STAGE]
     if len(serving) > 1:
         numbers = ", ".join(str(version.version) for version in serving)
@@ -307,29 +313,34 @@ def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:
         if not serving:
             raise UnclearServingVersion(
                 f"versions {numbers} are all in stage {SERVING_STAGE} and none has the alias {ALIASES[SERVING_STAGE]}: "
-                "promote the one that is meant to serve"
+                "promote the one that should serve"
             )
     return serving[0] if serving else None
 
 
 def shadows(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
-    """The versions in stage Staging: they predict beside the serving one, and nobody follows what they say."""
+    """The versions in stage Staging: they predict too, but their predictions are only for comparison."""
     return [version for version in versions if version.stage == SHADOW_STAGE]
 
 
 def version_numbers(versions: Sequence[ModelVersion]) -> str:
-    """The versions' numbers."""
+    """The versions' numbers, separated by commas."""
     return ", ".join(str(version.version) for version in versions) or "none"
 
 
 def disagreement(versions: Sequence[ModelVersion]) -> str | None:
-    """What to tell a person when stage Production and its alias name different versions; None when they agree."""
+    """A message if stage Production and its alias are on different versions, or None."""
     alias = ALIASES[SERVING_STAGE]
     serving = serving_version(versions)
     aliased = next((version for version in versions if alias in version.aliases), None)
     if serving == aliased:
         return None
     return (
-        f"stage {SERVING_STAGE} names version {serving.version if serving else 'none'}, alias {alias} names version "
-        f"{aliased.version if aliased else 'none'}: the stage is followed; promote the version that is meant to serve"
+        f"Stage {SERVING_STAGE} has {to_text(serving)}, but alias {alias} is on {to_text(aliased)}. The stage decides; "
+        "promote the version that should serve."
     )
+
+
+def to_text(version: ModelVersion | None) -> str:
+    """`version 3` or `no version`."""
+    return f"version {version.version}" if version else "no version"

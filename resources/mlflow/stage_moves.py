@@ -1,4 +1,4 @@
-"""How a version gets to another stage, with the alias that goes with it: several calls of MLflow's as one move."""
+"""Moves a version to another stage together with the stage's alias, which takes several MLflow calls."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,13 @@ SERVING_STAGE = "Production"
 SHADOW_STAGE = "Staging"
 ARCHIVED_STAGE = "Archived"
 STAGES = ("None", SHADOW_STAGE, SERVING_STAGE, ARCHIVED_STAGE)
-ALIASES = {SHADOW_STAGE: "staging", SERVING_STAGE: "production"}  # the alias that goes with a stage
-PROBE_ALIAS = "nobodys"
-MAX_SETTLE_ROUNDS = 10  # at what others moved at the same time
+ALIASES = {SHADOW_STAGE: "staging", SERVING_STAGE: "production"}  # stage: alias
+PROBE_ALIAS = "nobodys"  # never set: deleting it changes nothing but needs the permission to delete aliases
+MAX_SETTLE_ROUNDS = 10  # reactions to concurrent moves
 
 
 class StagedVersion(Protocol):
-    """A version, as far as its place is concerned."""
+    """The part of a version that moves need."""
 
     @property
     def version(self) -> int: ...
@@ -33,69 +33,72 @@ class StagedVersion(Protocol):
 
 @dataclass(frozen=True)
 class StageMoves:
-    """Moves of the versions of one registered model."""
+    """Moves versions of one registered model between stages."""
 
     client: "MlflowClient"
     name: str
     list_versions: Callable[[], Sequence[StagedVersion]]
 
     def move(self, number: int, stage: str, tags: Mapping[str, str]) -> None:
-        """Move a version that exists. What is told goes into its tags first; the stage and the archiving of the version
-        that was there are one transaction, the alias follows."""
+        """Moves an existing version to a stage.
+
+        Sets its tags first; then moves it and archives the stage's previous version in one transaction; then moves the
+        alias.
+        """
         versions = self.list_versions()
         leaving = [alias for alias in aliases_of(number, versions) if alias != ALIASES.get(stage)]
         self._require_permissions(stage, versions, leaving)
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, str(number), key, value)
         if stage in ALIASES and holder(stage, versions) is None:
-            self._set_alias(stage, number)  # here, as whoever may not is refused while nothing was moved
+            self._set_alias(stage, number)  # now: without the permission, this fails before anything moved
         self._transition(number, stage, archive_others=stage in ALIASES)
         self._settle(stage)
         for alias in leaving:
             self.client.delete_registered_model_alias(self.name, alias)
 
     def _require_permissions(self, stage: str, versions: Sequence[StagedVersion], leaving: Sequence[str]) -> None:
-        """Ask for what the move will ask for, in calls that change nothing: a refusal comes before the first change."""
-        held = holder(stage, versions)
-        if held is not None:
-            self._set_alias(stage, held.version)
+        """Makes calls that change nothing but need the move's permissions, so that it fails before the first change."""
+        current = holder(stage, versions)
+        if current is not None:
+            self._set_alias(stage, current.version)
         if leaving:
             self.client.delete_registered_model_alias(self.name, PROBE_ALIAS)
 
     def _settle(self, stage: str) -> None:
-        """Give the stage's alias to the version that is there, until both agree.
+        """Moves the stage's alias to the stage's version, until both agree.
 
-        Others may move versions at the same time, and MLflow compares nothing before it moves. Of several versions that
-        came into the stage in this way the last one stays. Each move ends with this, and all come to the same version.
+        MLflow has no compare-and-set, so concurrent moves can put several versions into the stage. The last one to
+        arrive stays. Every move ends with this step, and all of them choose the same version.
         """
         for _ in range(MAX_SETTLE_ROUNDS if stage in ALIASES else 0):
             versions = self.list_versions()
-            here = sorted((v for v in versions if v.stage == stage), key=lambda v: (v.moved_at, v.version))
-            if not here:
+            staged = sorted((v for v in versions if v.stage == stage), key=lambda v: (v.moved_at, v.version))
+            if not staged:
                 return
-            *others, stays = here
+            *others, latest = staged
             for other in others:
                 self._transition(other.version, ARCHIVED_STAGE, archive_others=False)
-            if holder(stage, versions) == stays:
+            if holder(stage, versions) == latest:
                 return
-            self._set_alias(stage, stays.version)
+            self._set_alias(stage, latest.version)
 
     def _set_alias(self, stage: str, number: int) -> None:
         self.client.set_registered_model_alias(self.name, ALIASES[stage], str(number))
 
     def _transition(self, number: int, stage: str, *, archive_others: bool) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # stages are deprecated, and part of what we promise
+            warnings.simplefilter("ignore", FutureWarning)  # MLflow deprecates stages, but we support them
             self.client.transition_model_version_stage(
                 self.name, str(number), stage, archive_existing_versions=archive_others
             )
 
 
 def aliases_of(number: int, versions: Sequence[StagedVersion]) -> list[str]:
-    """The aliases of a version that go with stages."""
+    """The stage aliases that a version has."""
     return [alias for each in versions if each.version == number for alias in each.aliases if alias in ALIASES.values()]
 
 
 def holder(stage: str, versions: Sequence[StagedVersion]) -> StagedVersion | None:
-    """The version that has the stage's alias."""
+    """The version with the stage's alias."""
     return next((version for version in versions if ALIASES.get(stage) in version.aliases), None)

@@ -122,7 +122,9 @@ def test_an_account_that_may_not_promote_is_refused_and_nothing_moves(
     with pytest.raises(PermissionRefused) as raised:
         move(2, promotion(), governed.registry, tables)
     said = str(raised.value)
-    assert said.startswith(f"MLflow at {governed.server.url} refuses account {account} to move version 2 to Production")
+    assert said.startswith(
+        f"MLflow at {governed.server.url} does not allow account {account} to move version 2 to Production"
+    )
     assert "MANAGE on the registered model" in said
     assert password_of(account) not in said
     governed.log_in(ADMINISTRATOR)
@@ -176,7 +178,7 @@ def test_whoever_may_not_read_is_told_so_and_no_table_is_emptied_for_it(
     with pytest.raises(PermissionRefused, match="READ on the registered model and on the experiment"):
         governed.registry.signature(governed.registry.version(1))
     log_in(governed.monkeypatch, "inference", "wrong-passw0rd")
-    with pytest.raises(PermissionRefused, match="does not know account inference") as raised:
+    with pytest.raises(PermissionRefused, match="rejects the login of account inference") as raised:
         governed.registry.versions()
     assert "passw0rd" not in str(raised.value)
 
@@ -205,7 +207,7 @@ def test_whoever_may_only_read_tracks_no_run_and_is_told_why(governed: Governed)
     (failed,) = [event for event in run.all_events if event.is_step_failure]
     said = str(failed.step_failure_data.error)
     assert (
-        "refuses account inference to track runs in image_assets: it needs the permission EDIT on the experiment"
+        "does not allow account inference to track runs in image_assets: it needs the permission EDIT on the experiment"
         in said
     )
 
@@ -246,7 +248,7 @@ def test_inference_predicts_with_read_only_and_leaves_no_password(
         assert dg.materialize(assets, resources=resources, instance=instance).success
         refused = promoted(stage="Archived")
         (failed,) = [event for event in refused.all_events if event.is_step_failure]
-        assert "refuses account inference to move version 2 to Archived" in str(failed.step_failure_data.error)
+        assert "does not allow account inference to move version 2 to Archived" in str(failed.step_failure_data.error)
     with governed.server.log.open() as log:
         log.seek(asked)
         denied = [line for line in log if " 403 " in line]

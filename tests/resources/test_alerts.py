@@ -1,4 +1,4 @@
-"""Real messages to receivers on this machine: what became of each is known, and no address is ever said."""
+"""Tests of alerts, with real messages to local receivers: each result is known, and addresses are never shown."""
 
 import logging
 import re
@@ -57,11 +57,11 @@ def test_a_mail_arrives(mailbox: Inbox) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (500, DeliveryResult("refused", "the receiver answered with HTTP status 500")),
-        (404, DeliveryResult("refused", "the receiver answered with HTTP status 404")),
-        (302, DeliveryResult("refused", "the receiver answered with HTTP status 302")),
-        (DROP, DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
-        (HANG, DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
+        (500, DeliveryResult("refused", "the receiver returned HTTP status 500")),
+        (404, DeliveryResult("refused", "the receiver returned HTTP status 404")),
+        (302, DeliveryResult("refused", "the receiver returned HTTP status 302")),
+        (DROP, DeliveryResult("unclear", "the receiver did not respond, so the message may or may not have arrived")),
+        (HANG, DeliveryResult("unclear", "the receiver did not respond, so the message may or may not have arrived")),
     ],
 )
 def test_an_error_is_a_refusal_and_silence_is_unclear(
@@ -76,8 +76,8 @@ def test_an_error_is_a_refusal_and_silence_is_unclear(
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (554, DeliveryResult("refused", "the mail server answered 554")),
-        (DROP, DeliveryResult("unclear", "the receiver gave no answer: nobody knows whether the message arrived")),
+        (554, DeliveryResult("refused", "the mail server returned 554")),
+        (DROP, DeliveryResult("unclear", "the receiver did not respond, so the message may or may not have arrived")),
     ],
 )
 def test_the_same_holds_for_mail(mailbox: Inbox, answer: int | str, expected: DeliveryResult) -> None:
@@ -86,17 +86,15 @@ def test_the_same_holds_for_mail(mailbox: Inbox, answer: int | str, expected: De
 
 
 @pytest.mark.parametrize("kind", ["json", "jsons", "mailto"])
-def test_where_no_connection_came_about_nothing_was_sent(kind: str) -> None:
+def test_without_a_connection_nothing_was_sent(kind: str) -> None:
     port = unused_port()
     address = f"{kind}://127.0.0.1:{port}"
     if kind == "mailto":
         address += "?smtp=127.0.0.1&from=a@a.example&to=b@b.example"
-    assert receiver(address).send("id-1", "a", "b") == DeliveryResult(
-        "refused", "no connection to the receiver came about"
-    )
+    assert receiver(address).send("id-1", "a", "b") == DeliveryResult("refused", "no connection to the receiver")
 
 
-def test_what_is_too_long_for_a_service_is_cut_and_never_split(inbox: Inbox) -> None:
+def test_a_long_message_is_cut_and_never_split(inbox: Inbox) -> None:
     long = hook(inbox, "&overflow=split")
     assert long.send("id-1", "a", "line\n" * long.room).outcome == "accepted"
     (message,) = inbox.messages
@@ -107,35 +105,38 @@ def test_what_is_too_long_for_a_service_is_cut_and_never_split(inbox: Inbox) -> 
     ("address", "message"),
     [
         ("", "IMAGE_ASSETS_ALERT_ONCALL is not set: expected the address of oncall, such as mailto://"),
-        (SECRET, "IMAGE_ASSETS_ALERT_ONCALL holds no address that apprise can use: expected one such as"),
-        (f"nothing://{SECRET}", "IMAGE_ASSETS_ALERT_ONCALL holds no address that apprise can use"),
-        (f"slack://{SECRET}", "IMAGE_ASSETS_ALERT_ONCALL holds no address that apprise can use"),
-        (f"mailto://a:{SECRET}@a.example?to=b@b.example,c@c.example", "names 2 targets, .* expected one; give each"),
+        (SECRET, "IMAGE_ASSETS_ALERT_ONCALL is not an address that apprise supports: expected one such as"),
+        (f"nothing://{SECRET}", "IMAGE_ASSETS_ALERT_ONCALL is not an address that apprise supports"),
+        (f"slack://{SECRET}", "IMAGE_ASSETS_ALERT_ONCALL is not an address that apprise supports"),
+        (
+            f"mailto://a:{SECRET}@a.example?to=b@b.example,c@c.example",
+            "has 2 targets: expected one, .*; use one receiver per target",
+        ),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_by_the_name_of_its_variable(address: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as refused:
+def test_an_invalid_address_is_rejected_by_the_name_of_its_variable(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as rejected:
         receiver(address)
-    assert SECRET not in str(refused.value)
-    assert refused.value.__context__ is None
+    assert SECRET not in str(rejected.value)
+    assert rejected.value.__context__ is None
 
 
-def test_no_address_is_ever_said(
+def test_addresses_are_never_shown(
     inbox: Inbox, mailbox: Inbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("apprise", "urllib3"):
         caplog.set_level(logging.DEBUG, logger=name)
-    said = []
+    results = []
     for answer in (200, 500, DROP, HANG):
         inbox.answers = mailbox.answers = [answer]
-        said += [hook(inbox).send("id-1", "a", "b"), mail(mailbox).send("id-1", "a", "b")]
-    said += [receiver(f"jsons://{SECRET}:{SECRET}@127.0.0.1:{inbox.port}/{SECRET}?verify=no").send("id-1", "a", "b")]
+        results += [hook(inbox).send("id-1", "a", "b"), mail(mailbox).send("id-1", "a", "b")]
+    results += [receiver(f"jsons://{SECRET}:{SECRET}@127.0.0.1:{inbox.port}/{SECRET}?verify=no").send("id-1", "a", "b")]
     sender = AlertSender(addresses={"oncall": f"json://{SECRET}"})
-    told = f"{said} {sender!r} {sender.receiver('oncall')!r} {caplog.text} {capfd.readouterr()}"
-    assert not re.search(f"{SECRET}|127.0.0.1", told, re.IGNORECASE)
-    logging.getLogger("urllib3").debug("heard again")
-    assert "heard again" in caplog.text
+    shown = f"{results} {sender!r} {sender.receiver('oncall')!r} {caplog.text} {capfd.readouterr()}"
+    assert not re.search(f"{SECRET}|127.0.0.1", shown, re.IGNORECASE)
+    logging.getLogger("urllib3").debug("logged again")
+    assert "logged again" in caplog.text
 
 
 def test_dagster_shows_the_name_of_the_variable_in_place_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,18 +144,18 @@ def test_dagster_shows_the_name_of_the_variable_in_place_of_the_address(monkeypa
     found = []
 
     @dg.asset
-    def told(alert_sender: AlertSender) -> None:
+    def alerted(alert_sender: AlertSender) -> None:
         found.append(alert_sender.addresses["oncall"])
 
     sender = AlertSender(addresses={"oncall": dg.EnvVar("IMAGE_ASSETS_ALERT_ONCALL")})
     with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([told], resources={"alert_sender": sender}, instance=instance)
+        result = dg.materialize([alerted], resources={"alert_sender": sender}, instance=instance)
         logs = str(instance.all_logs(result.run_id))
     assert found == [f"json://{SECRET}"]
     assert SECRET not in f"{logs} {result.dagster_run} {sender!r}"
 
 
-def test_what_the_file_says_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_the_file_is_read_again_each_time(tmp_path: Path) -> None:
     file = RulesFile(path=str(tmp_path / "rules.yaml"))
     assert file.text() == ""
     for text in ("rules: []", "# Grüße"):
@@ -162,14 +163,12 @@ def test_what_the_file_says_is_read_anew_each_time(tmp_path: Path) -> None:
         assert file.text() == text
 
 
-def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"rules.yaml cannot be read .*: write them there, or let IMAGE_ASSETS_ALERT_R"
-    ):
+def test_a_file_that_a_setting_names_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rules.yaml cannot be read .*Create the file, or set IMAGE_ASSETS_ALERT_R"):
         RulesFile(path=str(tmp_path / "rules.yaml"), required=True).text()
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="cannot be read"):
         RulesFile(path=str(tmp_path / "rules.yaml")).text()

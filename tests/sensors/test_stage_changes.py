@@ -191,7 +191,7 @@ def test_an_alias_that_was_moved_alone_is_reported(registry: ModelRegistry, daem
     MlflowClient(registry.tracking_uri, registry.tracking_uri).set_registered_model_alias(
         registry.name, "production", "2"
     )
-    assert "alias production names version 2: the stage is followed" in reason(daemon.tick(registry))
+    assert "alias production is on version 2. The stage decides" in reason(daemon.tick(registry))
 
 
 def test_stage_changes_made_in_mlflow_are_recorded(registry: ModelRegistry, daemon: Daemon) -> None:

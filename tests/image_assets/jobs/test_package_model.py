@@ -46,12 +46,12 @@ def test_files_that_were_changed_and_folders_that_are_there_are_refused(
 
     assert "version 1 is not packaged: SHA-256 is" in packaged(registry, packages, version=1)
     assert list(packages.iterdir()) == []
-    assert "no version 2; its versions: 1" in packaged(registry, packages, version=2)
+    assert "no version 2; existing versions: 1" in packaged(registry, packages, version=2)
     there = packages / "image_classifier_v1"
     there.mkdir()
-    assert f"{there} is there already, nothing was written" in packaged(registry, packages, version=1)
+    assert f"{there} already exists, so nothing was written" in packaged(registry, packages, version=1)
     elsewhere = str(tmp_path / "model")
-    assert f"{elsewhere} is there already" in packaged(registry, packages, version=1, folder=elsewhere)
+    assert f"{elsewhere} already exists" in packaged(registry, packages, version=1, folder=elsewhere)
 
 
 @pytest.mark.parametrize("framework", ["tensorflow", "torch"])

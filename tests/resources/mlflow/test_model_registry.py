@@ -149,15 +149,15 @@ def test_a_promotion_killed_between_stage_and_alias_serves_and_is_mended_by_the_
     serving = three_versions.serving()
     assert serving
     assert serving.version == 2
-    assert "alias production names version 1" in (disagreement(three_versions.versions()) or "")
+    assert "alias production is on version 1" in (disagreement(three_versions.versions()) or "")
     three_versions.promote(2, "Production")
     assert disagreement(three_versions.versions()) is None
 
 
 def test_an_unknown_version_or_stage_is_named_with_those_that_exist(three_versions: ModelRegistry) -> None:
-    with pytest.raises(ValueError, match="no version 9; its versions: 1, 2, 3"):
+    with pytest.raises(ValueError, match="no version 9; existing versions: 1, 2, 3"):
         three_versions.promote(9, "Production")
-    with pytest.raises(ValueError, match="'production'; the stages: None, Staging, Production, Archived"):
+    with pytest.raises(ValueError, match="'production': expected one of None, Staging, Production, Archived"):
         three_versions.promote(1, "production")
     assert set(three_versions.stages().values()) == {"None"}
 
@@ -181,5 +181,5 @@ def test_among_several_versions_in_production_the_alias_decides() -> None:
 def test_an_alias_moved_by_hand_is_reported_and_not_followed() -> None:
     versions = [version(1, "None", "production")]
     assert serving_version(versions) is None
-    assert "names version none, alias production names version 1" in (disagreement(versions) or "")
+    assert "has no version, but alias production is on version 1" in (disagreement(versions) or "")
     assert disagreement([version(1, "Production", "production"), version(2, "None")]) is None
