@@ -14,27 +14,27 @@ from tests.support.images import png, put
 NAMES = [
     pytest.param(b"plain.jpg", id="plain"),
     pytest.param(b"with a space.jpg", id="space"),
-    pytest.param(b"%20.jpg", id="what looks like an escaped space"),
+    pytest.param(b"%20.jpg", id="like an escaped space"),
     pytest.param(b"100%.jpg", id="percent"),
-    pytest.param(b"%25%0A.jpg", id="what looks like an escape"),
-    pytest.param(b"a#b?c=d&e.jpg", id="signs of an address"),
+    pytest.param(b"%25%0A.jpg", id="like an escape"),
+    pytest.param(b"a#b?c=d&e.jpg", id="URL characters"),
     pytest.param(b"a:b;c,d'e\"f.jpg", id="punctuation"),
-    pytest.param(b"[1]{2}*\\.jpg", id="signs of a pattern"),
+    pytest.param(b"[1]{2}*\\.jpg", id="pattern characters"),
     pytest.param("Blüte 😀.jpg".encode(), id="emoji"),
     pytest.param(b"two\nlines\r\t.jpg", id="line breaks"),
     pytest.param("\u2028\x85\x0b.jpg".encode(), id="other line breaks"),
-    pytest.param(b"\xe9t\xe9 \xff.jpg", id="no UTF-8"),
+    pytest.param(b"\xe9t\xe9 \xff.jpg", id="not UTF-8"),
     pytest.param(b"a" * 251 + b".jpg", id="255 bytes"),
     pytest.param("\u00e9.jpg".encode(), id="composed"),
     pytest.param("e\u0301.jpg".encode(), id="decomposed"),
     pytest.param(b"_hidden from Spark.jpg", id="underscore"),
     pytest.param(b".hidden.jpg", id="dot"),
-    pytest.param("\ufeff\u202e\u0301.jpg".encode(), id="invisible signs"),
+    pytest.param("\ufeff\u202e\u0301.jpg".encode(), id="invisible characters"),
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_is_the_same_again_and_names_the_file_on_disk(name: bytes, tmp_path: Path) -> None:
+def test_every_name_survives_and_opens_the_file(name: bytes, tmp_path: Path) -> None:
     file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
     with open(file, "wb") as opened:  # noqa: PTH123 - pathlib takes no bytes
         opened.write(b"content")
@@ -81,7 +81,7 @@ def test_images_are_listed_by_suffix_in_any_depth_and_links_are_not_followed(tmp
     assert (file.length, file.regular) == (4, True)
 
 
-def test_a_look_at_what_is_gone_finds_nothing(tmp_path: Path) -> None:
+def test_the_state_of_a_deleted_file_is_none(tmp_path: Path) -> None:
     file = put(tmp_path, "a/b.png", png(1))
     path = to_path(os.fsencode(file))
     file.unlink()
@@ -91,9 +91,9 @@ def test_a_look_at_what_is_gone_finds_nothing(tmp_path: Path) -> None:
     assert stat_file(path) is None
 
 
-def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
-    for place, nanoseconds in enumerate([1, 999, 1_000, 1_767_323_045_678_901_999, 4_000_000_000_999_999_999]):
-        file = tmp_path / f"{place}.png"
+def test_times_have_microseconds(tmp_path: Path) -> None:
+    for number, nanoseconds in enumerate([1, 999, 1_000, 1_767_323_045_678_901_999, 4_000_000_000_999_999_999]):
+        file = tmp_path / f"{number}.png"
         file.touch()
         os.utime(file, ns=(nanoseconds, nanoseconds))
         listed = stat_file(to_path(os.fsencode(file)))
@@ -101,7 +101,7 @@ def test_times_are_kept_to_the_microsecond(tmp_path: Path) -> None:
         assert round(listed.modification_time.timestamp() * 1e6) == nanoseconds // 1000
 
 
-def test_a_file_of_another_length_than_listed_has_changed(tmp_path: Path) -> None:
+def test_a_different_length_means_that_the_file_changed(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(b"123")
     path = to_path(os.fsencode(file))
@@ -111,7 +111,7 @@ def test_a_file_of_another_length_than_listed_has_changed(tmp_path: Path) -> Non
         read_content(path, length=2)
 
 
-def test_links_and_pipes_are_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+def test_links_and_pipes_are_rejected_without_waiting_for_a_writer(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
@@ -120,7 +120,7 @@ def test_links_and_pipes_are_refused_without_waiting_for_a_writer(tmp_path: Path
             read_content(to_path(os.fsencode(tmp_path / name)), length=1)
 
 
-def test_a_folder_that_became_a_link_leads_nowhere(tmp_path: Path) -> None:
+def test_a_folder_that_was_replaced_by_a_link_is_not_followed(tmp_path: Path) -> None:
     file = put(tmp_path, "landing/cat/a.png", png(1))
     path = to_path(os.fsencode(file))
     assert read_content(path, length=len(png(1))) == png(1)
@@ -135,7 +135,7 @@ URL = "memory://photos/100% mine"
 
 @pytest.fixture
 def folder() -> Iterator[ImageFolder]:
-    """A bucket in memory: two photographs, one under a name that no URL would take, and a text."""
+    """A bucket in memory: two photos, one with a name that is not valid in URLs, and a text file."""
     system = fsspec.filesystem("memory")
     for name, content in {"a.png": png(1), "roses/b #1%20?.PNG": png(2), "notes.txt": b"text"}.items():
         system.pipe_file(f"/photos/100% mine/{name}", content)

@@ -1,4 +1,4 @@
-"""Files are taken as whole when they are old enough, or still after the settle period."""
+"""Tests of the landing folder: when a file counts as complete, and which files are listed."""
 
 import os
 import time
@@ -15,7 +15,7 @@ HOUR = 3600.0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ImageFolder:
-    """Two files that are an hour old, and a settle period of half a minute that nobody waits for."""
+    """Two files that are an hour old; the settle period is 30 s, but tests do not really sleep."""
     for name in ("a.png", "b.png"):
         aged(put(tmp_path, name, png(1)), HOUR)
     return ImageFolder(root=str(tmp_path), settle_seconds=30)
@@ -27,7 +27,7 @@ def aged(file: Path, seconds: float) -> Path:
 
 
 def names_settled(folder: ImageFolder, meanwhile: Callable[[], object]) -> tuple[list[str], list[float]]:
-    """The names of the settled files, and what was slept, while something goes on in the folder."""
+    """The names of the settled files and the sleeps, if `meanwhile` happens during the sleep."""
     slept = []
 
     def sleep(seconds: float) -> None:
@@ -37,44 +37,44 @@ def names_settled(folder: ImageFolder, meanwhile: Callable[[], object]) -> tuple
     return sorted(Path(file.path).name for file in folder.settled(folder.list_files(), sleep)), slept
 
 
-def test_old_files_are_whole_at_once(folder: ImageFolder) -> None:
+def test_old_files_are_complete_at_once(folder: ImageFolder) -> None:
     assert names_settled(folder, lambda: None) == (["a.png", "b.png"], [])
 
 
-def test_young_files_that_stay_as_they_are_are_whole_after_one_settle_period(folder: ImageFolder) -> None:
+def test_new_files_that_do_not_change_are_complete_after_one_settle_period(folder: ImageFolder) -> None:
     put(Path(folder.root), "new.png", png(2))
     put(Path(folder.root), "newer.png", png(3))
     assert names_settled(folder, lambda: None) == (["a.png", "b.png", "new.png", "newer.png"], [30])
 
 
-def test_a_file_that_grows_is_not_whole_and_holds_up_no_other(folder: ImageFolder) -> None:
+def test_a_growing_file_is_not_complete_and_delays_no_other(folder: ImageFolder) -> None:
     new = put(Path(folder.root), "new.png", png(2))
     assert names_settled(folder, lambda: new.write_bytes(png(2) * 2)) == (["a.png", "b.png"], [30])
 
 
-def test_a_file_that_goes_meanwhile_is_not_whole(folder: ImageFolder) -> None:
+def test_a_file_that_is_deleted_meanwhile_is_not_complete(folder: ImageFolder) -> None:
     new = put(Path(folder.root), "new.png", png(2))
     assert names_settled(folder, new.unlink) == (["a.png", "b.png"], [30])
 
 
-def test_a_time_in_the_future_keeps_nobody_waiting(folder: ImageFolder) -> None:
+def test_a_time_in_the_future_causes_no_wait(folder: ImageFolder) -> None:
     aged(put(Path(folder.root), "tomorrow.png", png(2)), -24 * HOUR)
     assert names_settled(folder, lambda: None) == (["a.png", "b.png", "tomorrow.png"], [])
 
 
-def test_a_folder_that_is_not_there_is_told_with_its_remedy(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"photos does not exist.*IMAGE_ASSETS_LANDING"):
         ImageFolder(root=str(tmp_path / "photos")).list_files()
 
 
-def test_a_folder_without_images_is_told_with_what_was_expected(tmp_path: Path, folder: ImageFolder) -> None:
+def test_a_folder_without_images_is_reported_with_what_was_expected(tmp_path: Path, folder: ImageFolder) -> None:
     folder.require_files()
     put(tmp_path / "other", "notes.txt", b"text")
     with pytest.raises(FileNotFoundError, match=r"contains no image files\. Expected files ending in \.jpg"):
         ImageFolder(root=str(tmp_path / "other")).require_files()
 
 
-def test_the_path_is_how_its_files_begin(tmp_path: Path) -> None:
+def test_the_paths_of_files_begin_with_the_folders_path(tmp_path: Path) -> None:
     put(tmp_path, "100% mine/a.png", png(1))
     folder = ImageFolder(root=str(tmp_path / "100% mine"))
     assert [file.path for file in folder.list_files()] == [f"{folder.path}/a.png"]
@@ -92,9 +92,7 @@ def test_the_path_is_how_its_files_begin(tmp_path: Path) -> None:
         (["*.png", "*.tif"], ["ROSES"], []),
     ],
 )
-def test_patterns_say_what_is_taken_in(
-    tmp_path: Path, include: list[str], exclude: list[str], taken: list[str]
-) -> None:
+def test_patterns_select_files(tmp_path: Path, include: list[str], exclude: list[str], taken: list[str]) -> None:
     for name in ("a.JPG", "roses/b.png", "roses/raw/c.tif", "roses/notes.txt", "x/_d.jpg", "x/.e.jpg"):
         put(tmp_path, name, b"1")
     folder = ImageFolder(root=str(tmp_path), include=include, exclude=exclude)

@@ -27,7 +27,7 @@ def remote(**settings: object) -> RemoteFiles:
     return RemoteFiles(**{"max_bytes": 10**6, "seconds": 5, "private_addresses": True, **settings})  # pyright: ignore[reportArgumentType] - values of several types
 
 
-def test_a_file_comes_whole_and_only_once_for_each_version(server: ImageServer) -> None:
+def test_a_file_is_downloaded_completely_and_once_per_version(server: ImageServer) -> None:
     files, address = remote(), f"{server.address}/rose.png"
     first = files.fetch(address, "")
     assert first is not None
@@ -42,14 +42,14 @@ def test_a_file_comes_whole_and_only_once_for_each_version(server: ImageServer) 
     assert server.statuses_of("/rose.png") == [200, 304, 200]
 
 
-def test_what_has_no_versions_comes_every_time(server: ImageServer) -> None:
+def test_a_file_without_versions_is_downloaded_every_time(server: ImageServer) -> None:
     server.untagged = {"/plain.png"}
     files, address = remote(), f"{server.address}/plain.png"
     stamps = [fetched.stamp for _ in range(2) if (fetched := files.fetch(address, ""))]
     assert stamps == ["", ""]
 
 
-def test_a_server_that_is_busy_is_asked_again(server: ImageServer) -> None:
+def test_a_busy_server_is_retried(server: ImageServer) -> None:
     server.statuses = {"/rose.png": [503, 429]}
     assert remote().fetch(f"{server.address}/rose.png", "") is not None
     assert server.statuses_of("/rose.png") == [503, 429, 200]
@@ -74,7 +74,7 @@ def test_a_redirect_is_followed(server: ImageServer) -> None:
         ("/large.png", "too_large"),
     ],
 )
-def test_why_a_file_does_not_come_is_told_without_its_address(server: ImageServer, place: str, reason: str) -> None:
+def test_failures_have_a_reason_without_the_url(server: ImageServer, place: str, reason: str) -> None:
     server.statuses = {"/forbidden.png": [403], "/teapot.png": [418], "/busy.png": [500] * 9}
     server.redirects = {"/loop.png": "/loop.png", "/to-a-file.png": "file:///etc/passwd"}
     server.slow, server.cut = {"/slow.png"}, {"/cut.png"}
@@ -88,7 +88,7 @@ def test_why_a_file_does_not_come_is_told_without_its_address(server: ImageServe
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
-def test_a_private_address_is_asked_for_nothing(server: ImageServer, host: str) -> None:
+def test_private_addresses_get_no_request(server: ImageServer, host: str) -> None:
     with pytest.raises(NotFetched) as found:
         remote(private_addresses=False).fetch(server.address.replace("127.0.0.1", host) + "/rose.png", "")
     assert found.value.reason == "private_address"
@@ -125,7 +125,7 @@ def test_local_files_are_read_only_if_allowed(tmp_path: Path) -> None:
         assert files.fetch(address, fetched.stamp) is None
 
 
-def test_links_and_pipes_of_this_machine_are_never_opened(tmp_path: Path) -> None:
+def test_local_links_and_pipes_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("/etc/hostname")
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("link.png", "pipe.png", "none.png"):
@@ -133,7 +133,7 @@ def test_links_and_pipes_of_this_machine_are_never_opened(tmp_path: Path) -> Non
             remote(local_files=True, attempts=1).fetch(str(tmp_path / name), "")
 
 
-def test_objects_come_from_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_are_downloaded_from_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server() as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

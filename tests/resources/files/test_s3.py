@@ -1,4 +1,4 @@
-"""What lies on S3 is opened by every library or refused with a reason, and no setting holds a secret."""
+"""Tests of storage on S3: supported locations, Spark settings, and no secrets in settings."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def settings_of(home: Path, **variables: str) -> Settings:
     return read_settings({"IMAGE_ASSETS_HOME": str(home), **AWS, **variables})
 
 
-def test_tables_checkpoints_and_artifacts_move_and_caches_stay(tmp_path: Path) -> None:
+def test_tables_checkpoints_and_artifacts_move_to_s3_and_caches_do_not(tmp_path: Path) -> None:
     resources = create_resources(settings_of(tmp_path, IMAGE_ASSETS_STORAGE="s3://bucket/data/"))
     assert resources["delta_tables"].root == "s3://bucket/data/tables"
     assert resources["delta_tables"].checkpoints == "s3://bucket/data/checkpoints"
@@ -28,7 +28,7 @@ def test_tables_checkpoints_and_artifacts_move_and_caches_stay(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("variable", ["IMAGE_ASSETS_STORAGE", "IMAGE_ASSETS_LANDING"])
-def test_spark_is_told_where_s3_is_and_no_secret(tmp_path: Path, variable: str) -> None:
+def test_spark_gets_the_endpoint_and_no_secret(tmp_path: Path, variable: str) -> None:
     resources = create_resources(settings_of(tmp_path, **{variable: "s3://bucket/folder"}))
     config = resources["pyspark"].spark_config
     assert config["spark.hadoop.fs.s3a.endpoint"] == "https://storage.example"

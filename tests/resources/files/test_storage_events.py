@@ -1,4 +1,4 @@
-"""Events of S3 are understood in each form in which they come to a queue; whatever else comes is left alone."""
+"""Tests of S3 event messages, in every form in which a queue can receive them."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def test_each_form_of_an_event_names_its_objects(body: object, addresses: tuple[
     assert to_addresses(json.dumps(body)) == expected
 
 
-def test_what_is_no_json_is_no_event() -> None:
+def test_a_message_that_is_not_json_is_not_an_event() -> None:
     assert to_addresses("hello") is None
 
 
@@ -45,7 +45,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield boto3.client("sqs").create_queue(QueueName="events")["QueueUrl"]
 
 
-def test_messages_wait_until_they_are_deleted(queue: str) -> None:
+def test_messages_stay_until_they_are_deleted(queue: str) -> None:
     client, events = boto3.client("sqs"), StorageEvents(queue=queue)
     client.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "0"})
     for number in range(25):

@@ -136,13 +136,13 @@ def test_a_retried_step_has_a_run_per_attempt_and_a_finished_parent(
     assert statuses(tracking) == {"attempt 0": "FAILED", "attempt 1": "FINISHED", "train_models": "FINISHED"}
 
 
-def test_a_dagster_run_that_tracks_nothing_leaves_nothing(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+def test_a_dagster_run_without_tracking_creates_nothing(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     tracking = MlflowTracking(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_url=tmp_path.as_uri())
     assert materialize(untracked, tracking, instance).success
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_store_is_created_with_its_folder_and_artifacts_go_where_told(
+def test_a_store_is_created_with_its_folder_and_artifacts_go_to_the_given_folder(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     store = tmp_path / "new" / "folder" / "mlflow.db"
@@ -153,7 +153,7 @@ def test_a_store_is_created_with_its_folder_and_artifacts_go_where_told(
     assert all((run.info.artifact_uri or "").startswith(artifacts) for run in runs(tracking))
 
 
-def test_the_id_is_all_that_a_worker_needs_to_log(tracking: MlflowTracking, instance: dg.DagsterInstance) -> None:
+def test_a_worker_can_log_with_the_id_alone(tracking: MlflowTracking, instance: dg.DagsterInstance) -> None:
     @dg.op
     def train(mlflow_tracking: MlflowTracking) -> None:
         with mlflow_tracking.run_for("torch_model") as mlflow_run_id:
@@ -167,7 +167,7 @@ def test_the_id_is_all_that_a_worker_needs_to_log(tracking: MlflowTracking, inst
     assert {run.info.run_name: run.data.metrics for run in runs(tracking)}["torch_model"] == {"loss": 0.5}
 
 
-def test_a_run_that_ended_takes_figures_and_files_and_stays_ended(
+def test_an_ended_run_accepts_metrics_and_files_and_stays_ended(
     tracking: MlflowTracking, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     materialize(torch_model, tracking, instance)
@@ -252,7 +252,7 @@ def test_a_terminated_process_ends_its_runs_as_killed(tracking: MlflowTracking, 
         (True, ["USER_CODE_ERROR"], None, "KILLED"),  # the step fails because it was cancelled
     ],
 )
-def test_the_ending_is_what_happened(
+def test_the_status_matches_what_happened(
     cancelled: bool, failures: list[str], raised: BaseException | None, status: str
 ) -> None:
     assert ending(cancelled=cancelled, failures=failures, raised=raised) == status

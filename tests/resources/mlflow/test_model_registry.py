@@ -1,4 +1,4 @@
-"""The registry's versions, stages and aliases, in words of ours."""
+"""Tests of the model registry: versions, stages, aliases, and their disagreements."""
 
 import shutil
 import socket
@@ -87,7 +87,7 @@ def test_a_registered_version_has_its_tags_run_and_address(
     assert mlflow.pyfunc.load_model(registered.uri).predict([b"not an image"]) == ["rose"]
 
 
-def test_a_registry_without_a_model_answers_with_nothing(registry: ModelRegistry) -> None:
+def test_a_registry_without_the_model_has_no_versions(registry: ModelRegistry) -> None:
     assert registry.versions() == []
     assert registry.serving() is None
     assert registry.with_tag("framework", "torch") is None
@@ -95,7 +95,7 @@ def test_a_registry_without_a_model_answers_with_nothing(registry: ModelRegistry
     assert registry.state() == ()
 
 
-def test_looking_into_a_store_that_is_not_there_leaves_no_trace(tmp_path: Path) -> None:
+def test_reading_does_not_create_a_store(tmp_path: Path) -> None:
     assert ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}").versions() == []
     assert list(tmp_path.iterdir()) == []
 
@@ -109,7 +109,7 @@ def test_every_page_of_versions_is_read(registry: ModelRegistry) -> None:
     assert [found.version for found in registry.versions()] == list(range(1, VERSIONS_PER_PAGE + 2))
 
 
-def test_the_newest_version_with_a_tag_is_found_but_no_deleted_one(three_versions: ModelRegistry) -> None:
+def test_the_newest_version_with_a_tag_is_found_and_deleted_ones_are_not(three_versions: ModelRegistry) -> None:
     found = three_versions.with_tag("framework", "torch")
     assert found
     assert found.version == 3
@@ -140,7 +140,7 @@ def test_a_version_that_leaves_a_stage_leaves_its_alias(three_versions: ModelReg
     assert three_versions.serving() is None
 
 
-def test_a_promotion_killed_between_stage_and_alias_serves_and_is_mended_by_the_next(
+def test_a_promotion_killed_between_stage_and_alias_serves_and_is_completed_by_the_next(
     three_versions: ModelRegistry,
 ) -> None:
     three_versions.promote(1, "Production")
@@ -154,7 +154,7 @@ def test_a_promotion_killed_between_stage_and_alias_serves_and_is_mended_by_the_
     assert disagreement(three_versions.versions()) is None
 
 
-def test_an_unknown_version_or_stage_is_named_with_those_that_exist(three_versions: ModelRegistry) -> None:
+def test_an_unknown_version_or_stage_is_reported_with_those_that_exist(three_versions: ModelRegistry) -> None:
     with pytest.raises(ValueError, match="no version 9; existing versions: 1, 2, 3"):
         three_versions.promote(9, "Production")
     with pytest.raises(ValueError, match="'production': expected one of None, Staging, Production, Archived"):
@@ -162,7 +162,7 @@ def test_an_unknown_version_or_stage_is_named_with_those_that_exist(three_versio
     assert set(three_versions.stages().values()) == {"None"}
 
 
-def test_a_registry_that_does_not_answer_says_so_at_once_and_without_its_password() -> None:
+def test_an_unreachable_registry_fails_at_once_without_showing_its_password() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
