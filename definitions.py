@@ -17,6 +17,7 @@ from image_assets.data import (
     raw_images,
     table_checks,
     training_cache,
+    validation_cache,
 )
 from image_assets.jobs.asset_jobs import JOBS
 from image_assets.models import model_evaluations, stage_history, tensorflow_model, torch_model
@@ -47,6 +48,7 @@ GROUPS = {
         grayscale_images,
         image_splits,
         training_cache,
+        validation_cache,
     ],
     "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],

@@ -64,6 +64,6 @@ def to_gray(kernel: str) -> Callable[[bytes], bytes]:
     """The function that converts an image to grayscale: with Pillow, or this project's own."""
     if kernel == "pillow":
         return to_pillow_gray
-    from image_assets.images.pixels import to_grayscale
+    from image_assets.images.grayscale import to_grayscale
 
     return to_grayscale

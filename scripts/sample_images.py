@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from image_assets.images.pixels import to_features
+from image_assets.images.features import to_features
 
 MIN_DISTANCE_BITS = 8  # between the perceptual hashes of two different images
 SIZES = ((240, 180), (270, 200), (300, 225), (320, 240), (360, 270), (225, 300))

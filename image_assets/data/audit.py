@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import current_files, read_ledger
+from image_assets.data.image_files import IMAGE_KEYS, current_files, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
@@ -32,7 +32,6 @@ from resources.files.image_folder import ImageFolder
 
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
 MAX_EXAMPLES = 5  # examples of what is wrong
-IMAGE_KEYS = ["path", "image_id"]
 UPSTREAM = (
     (FEATURED_IMAGES, RAW_IMAGES),
     (GRAYSCALE_IMAGES, FEATURED_IMAGES),

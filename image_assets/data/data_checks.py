@@ -36,7 +36,7 @@ from image_assets.schemas import (
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import row_groups
 from resources.delta.petastorm_caches import PetastormCaches
-from resources.delta.row_groups import ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
+from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
 from resources.processes.training_processes import TrainingProcesses
 
 FEW_ROWS = 4  # a row group of so few rows is as small as its images allow
@@ -46,7 +46,7 @@ def row_group_problems(groups: Sequence[tuple[int, int]], rows: int, ranks: int)
     """What is wrong with the row groups, by rows and bytes, of a cache of so many rows."""
     shards = shard_rows(groups, ranks)
     sizes = [size for _, size in groups]
-    large = [size for rows_in, size in groups if size > 2 * ROW_GROUP_BYTES and rows_in > FEW_ROWS]
+    large = [size for rows_in, size in groups if size > 2 * CACHE_ROW_GROUP_BYTES and rows_in > FEW_ROWS]
     least = min(rows, ROW_GROUPS_PER_RANK * ranks)
     problems = []
     if sum(shards) != rows:
@@ -55,7 +55,7 @@ def row_group_problems(groups: Sequence[tuple[int, int]], rows: int, ranks: int)
         problems.append(f"{len(groups)} row groups for {ranks} rank(s): expected {least} or more")
     if large:
         problems.append(f"{len(large)} row groups above 2 MB")
-    if len(groups) > least and sum(sizes) < len(groups) * ROW_GROUP_BYTES / 2:
+    if len(groups) > least and sum(sizes) < len(groups) * CACHE_ROW_GROUP_BYTES / 2:
         problems.append(f"{len(groups)} row groups of {sum(sizes) // len(groups):,} bytes: expected about 1 MB")
     if max(shards) - min(shards) > 1:
         problems.append(f"shards of {min(shards)} to {max(shards)} rows")

@@ -1,6 +1,6 @@
 """What can be read off each image: label, size, mode, format, perceptual hashes."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -8,11 +8,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_assets.data.contact_sheets import new_images_metadata
-from image_assets.data.folder_changes import to_limits
-from image_assets.data.image_files import Decision, merge_decisions, quarantine_metadata, read_ledger
+from image_assets.data.image_files import (
+    IMAGE_KEYS,
+    Decision,
+    merge_decisions,
+    quarantine_metadata,
+    read_ledger,
+    read_seen_before,
+    remove_seen_before,
+)
+from image_assets.data.ingestion import to_limits
 from image_assets.data.inspection import CURRENT, QUARANTINED, decode_features
 from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_label_overrides, relabel, to_label
+from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.charts import SHOWN_BARS, picture_markdown, stacked_bars
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
@@ -54,7 +62,6 @@ def arrivals_metadata(delta_tables: DeltaTables, landing: str) -> dict[str, dg.M
     return {"arrivals": dg.MetadataValue.md(picture_markdown(picture, title))}
 
 
-IMAGE_KEYS = ["path", "image_id"]
 FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
 
 
@@ -97,21 +104,28 @@ def write_featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: Ne
     return written.files
 
 
+def append_recovered(delta_tables: DeltaTables, image_folder: ImageFolder) -> None:
+    """Append images that were followed before and could not be decoded then; the ledger marks the candidates.
+
+    The marks are removed last, so that a run that was killed in between is repeated by the next one.
+    """
+    marked = read_seen_before(delta_tables)
+    if not marked:
+        return
+    there = delta_tables.read_keys(FEATURED_IMAGES, pc.field("path").isin([path for path, _ in marked]))
+    if not there.issuperset(marked):
+        lacking = delta_tables.all_rows(RAW_IMAGES, FEATURED_IMAGES, marked)
+        delta_tables.append_files(FEATURED_IMAGES, write_featured(delta_tables, image_folder, lacking))
+    remove_seen_before(delta_tables, marked)
+
+
 def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> Change:
-    """Append what raw_images got since last time."""
-    return delta_tables.follow_by_tasks(
+    """Append the rows that raw_images got since the last run, and earlier ones that can be decoded by now."""
+    change = delta_tables.follow_by_tasks(
         RAW_IMAGES, FEATURED_IMAGES, by=lambda new: write_featured(delta_tables, image_folder, new)
     )
-
-
-def append_recovered(delta_tables: DeltaTables, image_folder: ImageFolder, images: Mapping[str, str]) -> None:
-    """Append the rows of raw_images, by path and image_id, that were followed before and could not be decoded then."""
-    if not images:
-        return
-    follow_raw_images(delta_tables, image_folder)  # what it has not come to yet comes by itself
-    lacking = delta_tables.all_rows(RAW_IMAGES, FEATURED_IMAGES, images.items())
-    files = write_featured(delta_tables, image_folder, lacking)
-    delta_tables.append_files(FEATURED_IMAGES, files)
+    append_recovered(delta_tables, image_folder)  # after following: rows still to come would be appended twice
+    return delta_tables.change_since(change.before, FEATURED_IMAGES)
 
 
 @dg.asset(

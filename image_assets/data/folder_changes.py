@@ -10,20 +10,9 @@ import dagster as dg
 
 from image_assets.data.image_files import NOT_REGULAR, LedgerEntry
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
-from image_assets.images.large_images import Limits
 from resources.files.file_system import FileChanged, ImageFile, read_content
 from resources.files.image_folder import ImageFolder, Listing
 from resources.progress import ProgressLine
-
-
-def to_limits(image_folder: ImageFolder) -> Limits:
-    """What the landing folder's settings say of each file."""
-    return Limits(
-        content_bytes=image_folder.content_limit_bytes,
-        size_bytes=image_folder.size_limit_bytes,
-        seconds=image_folder.decode_seconds,
-        memory_bytes=image_folder.decode_memory_bytes,
-    )
 
 
 @dataclass(frozen=True)

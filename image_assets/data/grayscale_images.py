@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from image_assets.data.contact_sheets import new_images_metadata
 from image_assets.data.labels import relabel
+from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.grayscale import to_gray_rows
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
 from resources.delta.delta_tables import DeltaTables

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -12,19 +11,16 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
-from PIL import ImageFile as PillowFile
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
-from image_assets.images.charts import contact_sheet, picture_markdown
-from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.images.pixels import BOMBS, BROKEN, FORMATS
+from image_assets.images.charts import picture_markdown
+from image_assets.images.contact_sheets import contact_sheet, partial_thumbnails
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
-from resources.files.file_system import ImageFile, open_file
+from resources.files.file_system import ImageFile
 
 IMAGE_KEYS = ["path", "image_id"]
 
@@ -40,8 +36,6 @@ def current_keys(delta_tables: DeltaTables) -> pd.DataFrame:
 
 
 SHEET_FILES = 32  # files on the sheet
-THUMBNAIL_PIXELS = 112
-THUMBNAIL_SECONDS, THUMBNAIL_MEMORY_BYTES = 5, 512 * 1024**2
 
 
 def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
@@ -53,15 +47,11 @@ def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue
         return {}
     rows.sort(key=lambda row: (-row["last_seen"].timestamp(), row["path"]))
     newest = rows[:SHEET_FILES]
-    with GuardedProcess(partial_thumbnail, memory_bytes=THUMBNAIL_MEMORY_BYTES) as guarded:
-        pictures = [guarded.run(row["path"], seconds=THUMBNAIL_SECONDS) for row in newest]
+    pictures = partial_thumbnails(row["path"] for row in newest)
     captions = [f"{row['reason']}: {unquote(row['path'].rpartition('/')[2])}" for row in newest]
-    tiles = [
-        (b"" if isinstance(picture, ItemFailure) else picture, text)
-        for picture, text in zip(pictures, captions, strict=True)
-    ]
     sheet = picture_markdown(
-        contact_sheet(tiles, THUMBNAIL_PIXELS), f"what can be shown of {len(rows):,} quarantined files"
+        contact_sheet(list(zip(pictures, captions, strict=True))),
+        f"the newest {len(newest)} of {len(rows):,} quarantined files, as far as they can be decoded",
     )
     return {"quarantined": by_reason(rows), "quarantined_files": dg.MetadataValue.md(sheet)}
 
@@ -85,21 +75,9 @@ def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValu
     )
 
 
-def partial_thumbnail(path: str) -> bytes:
-    """A small JPEG of as much of a broken image as can be decoded, or nothing; for a guarded process."""
-    PillowFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
-            image.draft("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-            image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-            small = BytesIO()
-            image.convert("RGB").save(small, "JPEG")
-    except (*BROKEN, *BOMBS):
-        return b""
-    return small.getvalue()
-
-
 NOT_REGULAR = "not_regular"  # a reason: such files are never opened
+# The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
+SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
 # What becomes of a row of the ledger by a decision: what that leaves out stays as it was.
 LEDGER_UPDATES = {
     "state": "new.state",
@@ -159,11 +137,19 @@ def read_ledger(delta_tables: DeltaTables) -> dict[str, LedgerEntry]:
 
 
 def merge_decisions(
-    delta_tables: DeltaTables, decisions: Sequence[Decision], raw_images_version: int | None = None
+    delta_tables: DeltaTables,
+    decisions: Sequence[Decision],
+    raw_images_version: int | None = None,
+    *,
+    attempted: bool = True,
 ) -> None:
-    """Merge decisions into the ledger, in one commit; none, and nothing is written.
+    """Merge decisions into the ledger, in one commit; writes nothing if there are none.
 
-    The commit also says up to which Delta version of raw_images the ledger speaks of its rows.
+    Args:
+        delta_tables: Holds the ledger.
+        decisions: At most one for each path.
+        raw_images_version: The Delta version of raw_images whose rows the ledger covers now; unchanged if None.
+        attempted: Whether the files were read, which counts as an attempt.
     """
     if not decisions:
         return
@@ -171,7 +157,7 @@ def merge_decisions(
     rows = [
         {
             **vars(decision),
-            "attempts": int(decision.state in (CURRENT, QUARANTINED)),
+            "attempts": int(attempted and decision.state in (CURRENT, QUARANTINED)),
             "first_seen": now,
             "last_seen": now,
         }
@@ -185,3 +171,24 @@ def merge_decisions(
 def recorded_version(delta_tables: DeltaTables) -> int | None:
     """Up to which Delta version of raw_images the ledger speaks of its rows."""
     return delta_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)
+
+
+def read_seen_before(delta_tables: DeltaTables) -> list[tuple[str, str]]:
+    """Path and image_id of the files marked SEEN_BEFORE."""
+    marked = (pc.field("state") == CURRENT) & (pc.field("message") == SEEN_BEFORE)
+    return [(row["path"], row["image_id"]) for row in delta_tables.read(IMAGE_FILES, IMAGE_KEYS, marked).to_pylist()]
+
+
+def remove_seen_before(delta_tables: DeltaTables, marked: Sequence[tuple[str, str]]) -> None:
+    """Remove the marks of files that have them still; the rest of their rows stays."""
+    still = sorted(set(marked) & set(read_seen_before(delta_tables)))
+    decisions = [Decision(path, CURRENT, image_id=image_id) for path, image_id in still]
+    merge_decisions(delta_tables, decisions, attempted=False)
+
+
+image_files = dg.AssetSpec(
+    "image_files",
+    description="Every file ever seen in the landing folder: current, pending, quarantined (with the reason) or "
+    "missing.",
+    kinds={"pyspark", "deltalake"},
+)

@@ -14,12 +14,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from image_assets.data.contact_sheets import thumbnails, to_caption
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.data.inspection import CURRENT
 from image_assets.data.labels import LabelOverrides, read_label_overrides, to_label
-from image_assets.images.charts import contact_sheet, distributions, picture_markdown
-from image_assets.images.pixels import UnreadableImage, to_thumbnail
+from image_assets.images.charts import distributions, picture_markdown
+from image_assets.images.contact_sheets import contact_sheet, thumbnails, to_caption, to_thumbnail
+from image_assets.images.pixels import UnreadableImage
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.arrow_rows import Row, map_rows
 from resources.delta.delta_tables import DeltaTables

@@ -9,9 +9,14 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StringType, StructField, StructType
 
-from image_assets.data.featured_images import append_recovered
-from image_assets.data.folder_changes import to_limits
-from image_assets.data.image_files import Decision, LedgerEntry, merge_decisions, recorded_version, to_decision
+from image_assets.data.image_files import (
+    SEEN_BEFORE,
+    Decision,
+    LedgerEntry,
+    merge_decisions,
+    recorded_version,
+    to_decision,
+)
 from image_assets.data.inspection import CURRENT, QUARANTINED, Inspection, decode_features, inspect_file
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
@@ -38,6 +43,16 @@ class ReadResult(NamedTuple):
     inspections: dict[str, Inspection]
     added: set[str]
     raw_images_version: int
+
+
+def to_limits(image_folder: ImageFolder) -> Limits:
+    """What the landing folder's settings say of each file."""
+    return Limits(
+        content_bytes=image_folder.content_limit_bytes,
+        size_bytes=image_folder.size_limit_bytes,
+        seconds=image_folder.decode_seconds,
+        memory_bytes=image_folder.decode_memory_bytes,
+    )
 
 
 def read_chunk(
@@ -191,18 +206,17 @@ def recover_ledger(delta_tables: DeltaTables) -> int:
 def decide_by_decoding(
     delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], raw_images_version: int
 ) -> None:
-    """Take a whole look at the files, and record what it says.
+    """Decode files whose bytes already have a row in raw_images, and record the result in the ledger.
 
-    Bytes that have a row already go no further along the path by themselves. Where they are an image after all, as
-    after a limit was raised, featured_images gets their row now; the ledger says so last, and a killed run looks again.
+    featured_images has followed past these rows, and lacks those it could not decode then, for example before a limit
+    was raised. The ledger marks the images among them, and featured_images reads the marks.
     """
     by_path = {file.path: file for file in files}
     inspected_rows = inspected(to_dataframe(delta_tables, files), to_limits(image_folder)).collect()
-    append_recovered(
-        delta_tables, image_folder, {row.path: row.image_id for row in inspected_rows if row.state == CURRENT}
-    )
-    merge_decisions(
-        delta_tables,
-        [to_decision(by_path[row.path], row.state, row.reason, row.message, row.image_id) for row in inspected_rows],
-        raw_images_version,
-    )
+    decisions = [
+        to_decision(
+            by_path[row.path], row.state, row.reason, SEEN_BEFORE if row.state == CURRENT else row.message, row.image_id
+        )
+        for row in inspected_rows
+    ]
+    merge_decisions(delta_tables, decisions, raw_images_version)

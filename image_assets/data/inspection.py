@@ -9,17 +9,10 @@ from typing import cast
 import imagehash  # noqa: F401 - loaded once here, not again by each guarded process, within its memory bound
 import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
 
+from image_assets.images.features import Features, to_features, to_file_features
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.large_images import Limits
-from image_assets.images.pixels import (
-    FORMATS,
-    SIGNATURE_BYTES,
-    Features,
-    UnreadableImage,
-    format_of,
-    to_features,
-    to_file_features,
-)
+from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, UnreadableImage, format_of
 from resources.delta.arrow_rows import Row
 from resources.files.file_system import FileChanged, modification_stamp, open_file, read_content
 

@@ -2,75 +2,30 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Iterator
 
 import dagster as dg
-import pyarrow.compute as pc
 from pydantic import Field
 
-from image_assets.data.contact_sheets import new_images_metadata
-from image_assets.data.folder_changes import FolderChanges, folder_changes, to_limits
+from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import (
     NOT_REGULAR,
     Decision,
-    LedgerEntry,
+    image_files,
     merge_decisions,
     quarantine_metadata,
     read_ledger,
     to_decision,
 )
-from image_assets.data.ingestion import append_new_files, chunked, decide_by_decoding, read_chunk, recover_ledger
+from image_assets.data.ingestion import chunked, read_chunk, recover_ledger
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
+from image_assets.data.new_images_sheet import new_images_metadata
+from image_assets.data.replayed_files import replay, replay_result, replayed_files
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table import Snapshot
 from resources.delta.task_counts import counted
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
-
-
-def matching_quarantined(ledger: Mapping[str, LedgerEntry], landing: str, *, reason: str, path: str) -> list[str]:
-    """The paths of the quarantined files whose reason and path below the landing folder match the patterns."""
-
-    def matches(name: str, file: LedgerEntry) -> bool:
-        below = unquote(name.removeprefix(f"{landing}/"))
-        return fnmatchcase(file.reason or "", reason or "*") and fnmatchcase(below, path or "*")
-
-    return sorted(name for name, file in ledger.items() if file.state == QUARANTINED and matches(name, file))
-
-
-def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str, path: str) -> int:
-    """Judge again, by today's limits, the quarantined files that match; how many there were.
-
-    What is an image now gets its rows; replayed_files gets a row for each file, with what was said of it before.
-    """
-    ledger = read_ledger(delta_tables)
-    chosen = matching_quarantined(ledger, image_folder.path, reason=reason, path=path)
-    if not chosen:
-        return 0
-    before = ledger_rows(delta_tables, chosen)
-    stat_file = image_folder.list_names().stat_file
-    files = [file for name in chosen if (file := stat_file(name)) and file.regular]
-    for chunk in chunked(files):
-        result = append_new_files(delta_tables, chunk, ledger, to_limits(image_folder))
-        decide_by_decoding(delta_tables, image_folder, chunk, result.raw_images_version)
-    now, time = ledger_rows(delta_tables, chosen), datetime.now(UTC)
-    rows = [
-        (path, before[path]["reason"], before[path]["message"], *entry.values(), time) for path, entry in now.items()
-    ]
-    delta_tables.append(delta_tables.spark.createDataFrame(rows, REPLAYED_FILES.columns), REPLAYED_FILES)
-    return len(chosen)
-
-
-def ledger_rows(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the ledger says of the files, by path: state, reason, message, attempts."""
-    columns = ["path", "state", "reason", "message", "attempts"]
-    rows = delta_tables.read(IMAGE_FILES, columns, pc.field("path").isin(paths)).to_pylist()
-    return {row.pop("path"): row for row in rows}
 
 
 class IngestConfig(dg.Config):
@@ -128,37 +83,10 @@ def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -
     ]
 
 
-def replay_result(delta_tables: DeltaTables, before: Snapshot, files: int) -> dg.MaterializeResult:
-    """What came of the files that were judged again."""
-    change = delta_tables.change_since(before, REPLAYED_FILES)
-    columns = ("reason_before", "state", "reason")
-    rows = delta_tables.newest(REPLAYED_FILES, before, columns, files)
-    counts = Counter(tuple(row[name] for name in columns) for row in rows)
-    return delta_tables.materialized(
-        REPLAYED_FILES,
-        change,
-        outcome=dg.MetadataValue.table(
-            [
-                dg.TableRecord({**dict(zip(columns, outcome, strict=True)), "count": count})
-                for outcome, count in counts.most_common()
-            ]
-        ),
-    )
-
-
 @dg.multi_asset(
     specs=[
-        dg.AssetSpec(
-            "image_files",
-            description="Every file ever seen in the landing folder: current, pending, quarantined (and why), missing.",
-            kinds={"pyspark", "deltalake"},
-        ),
-        dg.AssetSpec(
-            "replayed_files",
-            description="Quarantined files that were judged again on request, and what came of it.",
-            kinds={"pyspark", "deltalake"},
-            skippable=True,
-        ),
+        image_files,
+        replayed_files,
         dg.AssetSpec(
             "raw_images",
             description="Each image file as it came: path, time, length, the SHA-256 of its content, and the content.",

@@ -10,7 +10,7 @@ from resources.delta.delta_log import STATISTICS_PROPERTY, TableFiles, table_fil
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
 from resources.delta.table import Table
-from resources.delta.table_layout import ROW_CHECK_MIN, ROW_GROUP_BYTES, SMALL_FILES, Compaction
+from resources.delta.table_layout import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Compaction
 
 DUPLICATE_KEYS_REMEDY = (
     "something wrote to the table beside its asset; end that, let `make audit` name the rows, and delete the repeated "
@@ -77,12 +77,13 @@ def column_problems(table: Table, chunks: set[ColumnChunk]) -> list[LayoutProble
 
 def size_problems(groups: Sequence[tuple[int, int]], compaction: Compaction) -> list[LayoutProblem]:
     """What is wrong with sizes: row groups that are too large, too many small files."""
-    large = [size for rows, size in groups if size > 2 * ROW_GROUP_BYTES and rows > ROW_CHECK_MIN]
+    large = [size for rows, size in groups if size > 2 * TABLE_ROW_GROUP_BYTES and rows > ROW_CHECK_MIN]
     problems = []
     if large:
         problems.append(
             LayoutProblem(
-                f"found {len(large)} row groups of up to {max(large):,} bytes, expected about {ROW_GROUP_BYTES:,}: "
+                f"found {len(large)} row groups of up to {max(large):,} bytes, expected about "
+                f"{TABLE_ROW_GROUP_BYTES:,}: "
                 f"write only by DeltaTables; {REWRITE_HINT}"
             )
         )

@@ -8,16 +8,17 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.contact_sheets import SHEET_IMAGES, thumbnails
+from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.data.split_rows import read_split, split_digest, split_rows, training_labels, with_content
 from image_assets.images.cached_pixels import CACHE_CODE, to_cached_rows
-from image_assets.images.charts import contact_sheet, picture_markdown
+from image_assets.images.charts import picture_markdown
+from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet, row_groups
 from resources.delta.petastorm_caches import Cache, PetastormCaches
-from resources.delta.row_groups import ROW_GROUP_BYTES
+from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
 from resources.processes.training_processes import TrainingProcesses
 
 
@@ -30,7 +31,7 @@ def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, l
     """The split, the Delta version that its rows are of, and a hash of these rows and the settings."""
     rows = read_split(delta_tables, split)
     of_labels = split_digest(rows.loc[rows["label"].isin(labels)])
-    settings = json.dumps([CACHE_CODE, of_labels, labels, ranks, ROW_GROUP_BYTES, caches.content, caches.color])
+    settings = json.dumps([CACHE_CODE, of_labels, labels, ranks, CACHE_ROW_GROUP_BYTES, caches.content, caches.color])
     version = delta_tables.last_change(IMAGE_SPLITS)
     return f"{split}-v{version}-{sha256(settings.encode()).hexdigest()[:12]}"
 
@@ -76,8 +77,8 @@ def find_or_write_cache(
     return caches.write(rows_to_cache(delta_tables, caches, split, labels), name, ranks=ranks), True
 
 
-UPSTREAM = ["image_splits", "featured_images", "grayscale_images", "image_files"]
-KINDS = {"pyspark", "parquet", "petastorm"}
+CACHE_DEPS = ["image_splits", "featured_images", "grayscale_images", "image_files"]
+CACHE_KINDS = {"pyspark", "parquet", "petastorm"}
 
 
 def materialize_cache(
@@ -118,17 +119,9 @@ def cache_metadata(cache: Cache, labels: list[str]) -> dict[str, dg.MetadataValu
     return {"images": dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), title))}
 
 
-@dg.asset(deps=UPSTREAM, kinds=KINDS, pool="training_cache")
+@dg.asset(deps=CACHE_DEPS, kinds=CACHE_KINDS, pool="training_cache")
 def training_cache(
     delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
 ) -> dg.MaterializeResult:
     """The images to train on, in Parquet row groups near 1 MB; found again when nothing changed."""
     return materialize_cache(delta_tables, petastorm_caches, "training", training_processes.processes)
-
-
-@dg.asset(deps=UPSTREAM, kinds=KINDS, pool="validation_cache")
-def validation_cache(
-    delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
-) -> dg.MaterializeResult:
-    """The images to choose the best epoch by, written like the training cache."""
-    return materialize_cache(delta_tables, petastorm_caches, "validation", training_processes.processes)

@@ -1,18 +1,13 @@
 """Pictures for people, as they appear in the metadata of a materialization."""
 
-import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.metadata import distribution
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
-
-from image_assets.images.pixels import UnreadableImage, to_thumbnail
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +19,10 @@ MIME_TYPES = {
     b"<svg": "image/svg+xml",
     b"<?xml": "image/svg+xml",
 }
-MAX_BYTES = 100_000  # pictures are kept in Dagster's event log and loaded with every page that lists events
 DOTS_PER_INCH = 100
-GAP_PIXELS = 8
-MIN_SIDE_PIXELS = 48
-LINE_PIXELS = 15
-CAPTION_LINES = 2
+SHOWN_BARS, SHOWN_PARTS = 60, 9
+NAMED_BARS = 12  # with more bars, only every nth one is named
+MAX_NAME_LENGTH = 20
 COLORS = {"": "#1f77b4", "validation_": "#ff7f0e"}
 
 
@@ -40,23 +33,6 @@ def picture_markdown(picture: bytes, caption: str) -> str:
         raise ValueError(f"a picture beginning with {picture[:8]!r}: expected JPEG, PNG or SVG; convert it first")
     text = "".join(f"\\{letter}" if letter in r"\`*_[]<>#|" else letter for letter in " ".join(caption.split()))
     return f"{text}\n\n![{text}](data:{mime_type};base64,{b64encode(picture).decode()})"
-
-
-def contact_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int = 112, columns: int = 8) -> bytes:
-    """Thumbnails in rows, each with its caption below, as one JPEG.
-
-    An image that cannot be decoded is a gray box. The more images, the coarser and then the smaller they get:
-    the sheet stays as wide, and near 100 KB.
-    """
-    sheet = _to_sheet(images, side_pixels, columns) if images else _nothing()
-    for quality in (88, 75, 60, 45, 35):
-        picture = BytesIO()
-        sheet.save(picture, "JPEG", quality=quality, optimize=True)
-        if picture.tell() <= MAX_BYTES:
-            return picture.getvalue()
-    if side_pixels <= MIN_SIDE_PIXELS:
-        return picture.getvalue()
-    return contact_sheet(images, side_pixels * 3 // 4, columns * 4 // 3)
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
@@ -169,37 +145,6 @@ def _draw_counts(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
     )
 
 
-def _to_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int, columns: int) -> Image.Image:
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    width = side_pixels + GAP_PIXELS
-    height = side_pixels + CAPTION_LINES * LINE_PIXELS + GAP_PIXELS
-    sheet = Image.new("RGB", (columns * width + GAP_PIXELS, rows * height + GAP_PIXELS), "white")
-    for index, (content, caption) in enumerate(images):
-        left = GAP_PIXELS + index % columns * width
-        top = GAP_PIXELS + index // columns * height
-        _draw_tile(sheet, content, (left, top), side_pixels)
-        text = "\n".join(_to_lines(caption, side_pixels))
-        position = (left + side_pixels / 2, top + side_pixels + 3)
-        ImageDraw.Draw(sheet).text(position, text, "#222222", _font(), anchor="ma", align="center", spacing=2)
-    return sheet
-
-
-def _draw_tile(sheet: Image.Image, content: bytes, corner: tuple[int, int], side_pixels: int) -> None:
-    left, top = corner
-    try:
-        thumbnail = Image.open(BytesIO(to_thumbnail(content, side_pixels)))
-    except UnreadableImage as error:
-        draw = ImageDraw.Draw(sheet)
-        draw.rectangle((left, top, left + side_pixels - 1, top + side_pixels - 1), "#dddddd", "#aaaaaa")
-        text = "\n".join(_to_lines(error.reason.replace("_", " "), side_pixels))
-        center = (left + side_pixels / 2, top + side_pixels / 2)
-        draw.text(center, text, "#777777", _font(), anchor="mm", align="center")
-        return
-    offset = ((side_pixels - thumbnail.width) // 2, (side_pixels - thumbnail.height) // 2)
-    sheet.paste(thumbnail, (left + offset[0], top + offset[1]))
-
-
 def _draw_curves(axes: "Axes", history: Sequence[Mapping[str, float]], name: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -217,43 +162,6 @@ def _draw_curves(axes: "Axes", history: Sequence[Mapping[str, float]], name: str
     axes.legend(frameon=False)
 
 
-def _to_lines(caption: str, width_pixels: int) -> list[str]:
-    """The caption broken at spaces and slashes into lines that fit; what is too long ends in an ellipsis."""
-    lines: list[str] = []
-    for paragraph in caption.splitlines():
-        line = ""
-        for word in re.split(r"(?<=[ /])", paragraph):
-            if line and _font().getlength((line + word).rstrip()) > width_pixels:
-                lines.append(line.strip())
-                line = ""
-            line += word
-        lines.append(line.strip())
-    if len(lines) > CAPTION_LINES:
-        lines = [*lines[: CAPTION_LINES - 1], " ".join(lines[CAPTION_LINES - 1 :])]
-    return [_cut(line, width_pixels) for line in lines]
-
-
-def _cut(line: str, width_pixels: int) -> str:
-    if _font().getlength(line) <= width_pixels:
-        return line
-    while line and _font().getlength(f"{line}…") > width_pixels:
-        line = line[:-1]
-    return f"{line}…"
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    # Pillow's own font has Latin letters only. Matplotlib's is found without loading it, which takes most of a second.
-    font = distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf")
-    return ImageFont.truetype(str(font), 11)
-
-
-def _nothing() -> Image.Image:
-    sheet = Image.new("RGB", (240, 60), "white")
-    ImageDraw.Draw(sheet).text((120, 30), "nothing to show", "#777777", _font(), anchor="mm")
-    return sheet
-
-
 def to_png(figure: "Figure") -> bytes:
     """A figure as a small PNG."""
     drawn, picture = BytesIO(), BytesIO()
@@ -261,14 +169,6 @@ def to_png(figure: "Figure") -> bytes:
     # 256 colors are enough for lines and letters, and take a third of the bytes.
     Image.open(drawn).convert("RGB").quantize(256).save(picture, "PNG", optimize=True)
     return picture.getvalue()
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SHOWN_BARS, SHOWN_PARTS = 60, 9
-NAMED_BARS = 12  # of more, some names are left out
-MAX_NAME_LENGTH = 20
 
 
 def stacked_bars(parts: pd.DataFrame, title: str, *, top: float | None = None) -> bytes:

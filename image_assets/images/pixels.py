@@ -6,7 +6,7 @@ This file stands alone: it is also stored beside every model version and loaded 
 import os
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO, UnsupportedOperation
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
@@ -98,19 +98,6 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Features(Header):
-    """What can be read off an image by decoding all of it.
-
-    `mirrored_hash` is the perceptual hash of the image with left and right exchanged; `decode_warning` is what the
-    strict decoder objects to in an image that could be decoded nevertheless.
-    """
-
-    perceptual_hash: str
-    mirrored_hash: str
-    decode_warning: str | None
-
-
-@dataclass(frozen=True)
 class Crop:
     """A part of an image, by shares of its width and height, and whether it is mirrored."""
 
@@ -137,33 +124,10 @@ def format_of(start: bytes) -> str | None:
     return None if found == "WEBP" and start[8:12] != b"WEBP" else found
 
 
-def to_header(content: bytes) -> Header:
-    """The image's header; no pixel is decoded."""
-    with _opened(BytesIO(content)) as image:
-        return _header(image)
-
-
-def to_features(content: bytes) -> Features:
-    """The image's header and perceptual hashes, after a strict decode of the whole image."""
-    header, gray, warning = _decoded(content, "L")
-    # The hashes look at 32 x 32 pixels: turning those is cheaper than turning the image, and comes to the same.
-    gray = _upright(_to_hashed_size(gray), header)
-    return _features(header, gray, warning or _checksum_warning(content))
-
-
-def to_file_features(file: BinaryIO) -> Features:
-    """The same of an open file, however large: its pixels are scaled while they are decoded."""
-    with _opened(file, max_pixels=None) as image:
-        header = _header(image)
-    with Image.open(BytesIO(to_smaller(file, 512))) as small:
-        gray = _to_hashed_size(small.convert("L"))
-    return _features(header, gray, None)
-
-
 def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
     """The upright image of an open file as PNG, scaled to fit in a square while it is decoded, in little memory."""
-    with _opened(file, max_pixels=None) as image:
-        header = _header(image)
+    with opened(file, max_pixels=None) as image:
+        header = read_header(image)
     if header.format == "BMP":  # which libvips does not read
         return _smaller_bmp(file, side_pixels)
     _require_end(file, header)
@@ -213,40 +177,25 @@ def to_pixels(
     """
     part = crop or WHOLE
     if color == "gray":  # decoded whole and turned first, as `to_grayscale` does
-        header, image, _ = _decoded(content, "L")
-        gray = part.resized(_upright(image, header), side_pixels)
+        header, image, _ = decoded(content, "L")
+        gray = part.resized(upright(image, header), side_pixels)
         return np.repeat(np.array(gray)[:, :, None], 3, axis=2)
-    header, image, _ = _decoded(content, "RGB", min_side_pixels=2 * side_pixels)
-    return np.array(_upright(part.resized(image, side_pixels), header))
+    header, image, _ = decoded(content, "RGB", min_side_pixels=2 * side_pixels)
+    return np.array(upright(part.resized(image, side_pixels), header))
 
 
 def to_file_pixels(
     file: BinaryIO, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", *, max_bytes: int
 ) -> np.ndarray:
     """The same of an open file; one of more bytes than that, or too many pixels, is scaled while it is decoded."""
-    with _opened(file, max_pixels=None) as image:
+    with opened(file, max_pixels=None) as image:
         whole = image.width * image.height <= MAX_PIXELS and file.seek(0, os.SEEK_END) <= max_bytes
     file.seek(0)
     content = file.read() if whole else to_smaller(file, SMALLER_SIDE_PIXELS)
     return to_pixels(content, side_pixels, color)
 
 
-def to_grayscale(content: bytes) -> bytes:
-    """The upright image in gray, as lossless PNG of the same size."""
-    header, image, _ = _decoded(content, "L")
-    return _to_png(np.asarray(_upright(image, header)))
-
-
-def to_thumbnail(content: bytes, side_pixels: int) -> bytes:
-    """The upright image as JPEG, made small enough to fit in a square."""
-    header, image, _ = _decoded(content, "RGB", min_side_pixels=2 * side_pixels)
-    image.thumbnail((side_pixels, side_pixels))
-    thumbnail = BytesIO()
-    _upright(image, header).save(thumbnail, "JPEG", quality=85)
-    return thumbnail.getvalue()
-
-
-def _opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.ImageFile:
+def opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.ImageFile:
     """The image with its header read, by the decoder of the format that the file begins like."""
     file.seek(0)
     start = file.read(SIGNATURE_BYTES)
@@ -290,24 +239,7 @@ def _remedy(error: Exception | str) -> str:
     return "save the image without its texts" if _reason(error) == "decompression_bomb" else "copy the file again"
 
 
-def _to_hashed_size(gray: Image.Image) -> Image.Image:
-    return gray.resize((32, 32), Image.Resampling.LANCZOS)
-
-
-def _features(header: Header, upright: Image.Image, decode_warning: str | None) -> Features:
-    """The header and the perceptual hashes of the upright image, which is gray and of the size that is hashed."""
-    import imagehash
-
-    mirrored = upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return Features(
-        **asdict(header),
-        perceptual_hash=str(imagehash.phash(upright)),
-        mirrored_hash=str(imagehash.phash(mirrored)),
-        decode_warning=decode_warning,
-    )
-
-
-def _header(image: ImageFile.ImageFile) -> Header:
+def read_header(image: ImageFile.ImageFile) -> Header:
     try:
         # A PNG's own getexif would decode its pixels.
         orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
@@ -322,15 +254,15 @@ def _header(image: ImageFile.ImageFile) -> Header:
     return Header(width, height, image.mode, name, orientation)
 
 
-def _decoded(
+def decoded(
     content: bytes, mode: Literal["L", "RGB"], min_side_pixels: int = 0
 ) -> tuple[Header, Image.Image, str | None]:
     """Header, decoded image (not yet turned) and what the strict decoder objects to.
 
     A JPEG may come at a fraction of its size, with no side below `least_side_pixels`.
     """
-    with _opened(BytesIO(content)) as image:
-        header = _header(image)
+    with opened(BytesIO(content)) as image:
+        header = read_header(image)
         warning = None
         if header.format == "JPEG":
             try:
@@ -383,8 +315,8 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 def _smaller_bmp(file: BinaryIO, side_pixels: int) -> bytes:
     """A BMP's pixels in bands of rows, each made smaller by itself; a compressed one is decoded whole."""
-    with _opened(file, max_pixels=None) as image:
-        header = _header(image)
+    with opened(file, max_pixels=None) as image:
+        header = read_header(image)
         factor = max(1, max(image.size) // side_pixels)
         try:
             small = _reduced_bmp(image, file, factor) if image.tile[0].codec_name == "raw" else image.reduce(factor)
@@ -419,35 +351,7 @@ def _reduced_bmp(image: ImageFile.ImageFile, file: BinaryIO, factor: int) -> Ima
     return small
 
 
-def _upright(image: Image.Image, header: Header) -> Image.Image:
+def upright(image: Image.Image, header: Header) -> Image.Image:
     # Pillow itself turns a TIFF, and no other format, while it decodes.
     turn = TURNS.get(header.orientation) if header.format != "TIFF" else None
     return image if turn is None else image.transpose(turn)
-
-
-def _checksum_warning(content: bytes) -> str | None:
-    """What a PNG's checksums object to: its decoder does not look at them."""
-    try:
-        _opened(BytesIO(content)).verify()
-    except BROKEN as error:
-        return str(error)
-    return None
-
-
-def _to_png(gray: np.ndarray) -> bytes:
-    """Lossless PNG of gray pixels, about 15 times faster than Pillow's, a few percent longer."""
-    from isal import isal_zlib
-
-    height, width = gray.shape
-    rows = np.full((height, width + 1), 2, np.uint8)  # each row begins with its filter: 2 is "up", less the row above
-    rows[0, 1:] = gray[0]
-    np.subtract(gray[1:], gray[:-1], out=rows[1:, 1:])
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", isal_zlib.compress(rows.data, 1)),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(name + data))
-        for name, data in chunks
-    )

@@ -7,9 +7,9 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.contact_sheets import thumbnails
 from image_assets.data.image_files import current_files
-from image_assets.images.charts import contact_sheet, picture_markdown
+from image_assets.images.charts import picture_markdown
+from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table_metadata import last_metadata

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.contact_sheets import thumbnails
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
-from image_assets.images.charts import contact_sheet, picture_markdown
+from image_assets.images.charts import picture_markdown
+from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.predictions.image_predictions import key_of, of_version
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables

@@ -108,7 +108,7 @@ def sample_rows(files: Sequence[str], columns: Sequence[str], limit: int) -> lis
     return [{**dict.fromkeys(columns), **row} for row in rows]
 
 
-ROW_GROUP_BYTES = 4 * 1024**2  # memory that is used again and again: with 32 MB writing takes twice as long
+TASK_ROW_GROUP_BYTES = 4 * 1024**2  # small enough that tasks reuse its memory: with 32 MB, writing takes twice as long
 FILE_BYTES = 192 * 1024**2  # no larger than what a compaction makes
 MILLISECOND = timedelta(milliseconds=1)
 
@@ -140,7 +140,7 @@ def file_system_of(folder: str) -> tuple[pafs.FileSystem, str]:
 
 def write_files(rows: Iterable[Row], folder: str, layout: FileLayout) -> Iterator[WrittenFile]:
     """Write the rows into as many files as they fill, none for no rows; no reader knows of them before a commit."""
-    batches = bounded(rows, ROW_GROUP_BYTES)
+    batches = bounded(rows, TASK_ROW_GROUP_BYTES)
     for first in batches:
         yield write_file(first, batches, folder, layout)
 

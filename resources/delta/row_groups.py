@@ -16,14 +16,14 @@ Content = Literal["original", "jpeg", "pixels"]
 Color = Literal["rgb", "gray"]
 
 
-ROW_GROUP_BYTES = 1024 * 1024
+CACHE_ROW_GROUP_BYTES = 1024 * 1024
 ROW_GROUPS_PER_RANK = 4
 ROW_GROUP = "_row_group"  # a column that says into which row group a row goes
 
 
 def row_group_count(rows: int, content_bytes: int, ranks: int) -> int:
-    """How many row groups near ROW_GROUP_BYTES: as many for each rank, four at least, none of them empty."""
-    per_rank = max(ROW_GROUPS_PER_RANK, math.ceil(content_bytes / ROW_GROUP_BYTES / ranks))
+    """How many row groups near CACHE_ROW_GROUP_BYTES: as many for each rank, four at least, none of them empty."""
+    per_rank = max(ROW_GROUPS_PER_RANK, math.ceil(content_bytes / CACHE_ROW_GROUP_BYTES / ranks))
     return min(rows, per_rank * ranks)
 
 

@@ -63,7 +63,7 @@ def plan_compaction(sizes: Sequence[int], limits: FileSizes) -> Compaction:
     return Compaction(len(sizes), len(small), last + 1, sums[last], small[last] + 1)
 
 
-ROW_GROUP_BYTES = 32 * 1024 * 1024
+TABLE_ROW_GROUP_BYTES = 32 * 1024 * 1024
 ROW_CHECK_MIN, ROW_CHECK_MAX = 4, 32
 
 
@@ -74,7 +74,7 @@ def parquet_settings(table: Table) -> dict[str, str]:
     """
     settings = {
         "spark.sql.parquet.compression.codec": table.codec,
-        "parquet.block.size": str(ROW_GROUP_BYTES),
+        "parquet.block.size": str(TABLE_ROW_GROUP_BYTES),
     }
     if table.binary_columns:
         # Parquet looks at a row group's size after this many rows; its default of 100 lets large images fill gigabytes.

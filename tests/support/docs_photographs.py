@@ -15,7 +15,7 @@ import skimage.data
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from image_assets.images.pixels import to_features
+from image_assets.images.features import to_features
 
 PHOTOGRAPHS: dict[str, Callable[[], np.ndarray]] = {
     "cats": skimage.data.chelsea,

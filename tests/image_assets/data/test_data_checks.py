@@ -20,7 +20,8 @@ from image_assets.data.data_checks import (
 from image_assets.data.image_splits import image_splits
 from image_assets.data.split_rows import UnsoundSplits, require_sound_splits
 from image_assets.data.table_checks import keys_unique
-from image_assets.data.training_cache import training_cache, validation_cache
+from image_assets.data.training_cache import training_cache
+from image_assets.data.validation_cache import validation_cache
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches

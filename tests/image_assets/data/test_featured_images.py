@@ -5,15 +5,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from image_assets.data.featured_images import featured_images
-from image_assets.data.image_files import merge_decisions, read_ledger, to_decision
+from image_assets.data.featured_images import featured_images, write_featured
+from image_assets.data.image_files import merge_decisions, read_ledger, read_seen_before, to_decision
 from image_assets.data.inspection import PENDING
 from image_assets.data.labels import extend_label_indexes, to_label
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.schemas import FEATURED_IMAGES
+from image_assets.data.replayed_files import replay
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
-from tests.support.images import jpeg, put
+from tests.support.images import jpeg, png, put
 
 
 def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> None:
@@ -60,3 +61,37 @@ def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
     assert [known.state for known in read_ledger(delta_tables).values()] == [PENDING], "it is read by the next run"
     assert delta_tables.dataframe(FEATURED_IMAGES).count() == 0
+
+
+@pytest.mark.spark
+def test_an_image_that_could_not_be_decoded_before_is_added_once_also_after_a_killed_run(
+    delta_tables: DeltaTables, landing: Path
+) -> None:
+    put(landing, "many pixels.png", png(1, (4000, 4000)))
+    put(landing, "small.png", png(2))
+    strict = ImageFolder(root=str(landing), settle_seconds=0, decode_memory_bytes=1_000_000)
+    usual = ImageFolder(root=str(landing), settle_seconds=0)
+    ingest(delta_tables, strict, IngestConfig(), dg.get_dagster_logger())
+    featured_images(delta_tables=delta_tables, image_folder=strict)
+    assert featured_names(delta_tables) == ["small.png"]
+
+    replay(delta_tables, usual, reason="*", path="")
+    attempts = read_attempts(delta_tables)
+    # As a run does that is killed between the commit of the rows and that of the ledger.
+    (marked,) = read_seen_before(delta_tables)
+    lacking = delta_tables.all_rows(RAW_IMAGES, FEATURED_IMAGES, [marked])
+    delta_tables.append_files(FEATURED_IMAGES, write_featured(delta_tables, usual, lacking))
+    for _ in range(2):
+        featured_images(delta_tables=delta_tables, image_folder=usual)
+        assert featured_names(delta_tables) == ["many pixels.png", "small.png"]
+        assert read_seen_before(delta_tables) == []
+        assert read_attempts(delta_tables) == attempts
+
+
+def featured_names(delta_tables: DeltaTables) -> list[str]:
+    return sorted(Path(path).name for path in delta_tables.read(FEATURED_IMAGES, ["path"])["path"].to_pylist())
+
+
+def read_attempts(delta_tables: DeltaTables) -> dict[str, int]:
+    rows = delta_tables.read(IMAGE_FILES, ["path", "attempts"])
+    return dict(zip(rows["path"].to_pylist(), rows["attempts"].to_pylist(), strict=True))

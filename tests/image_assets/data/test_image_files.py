@@ -6,7 +6,16 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from image_assets.data.image_files import Decision, LedgerEntry, merge_decisions, read_ledger, to_microseconds
+from image_assets.data.image_files import (
+    SEEN_BEFORE,
+    Decision,
+    LedgerEntry,
+    merge_decisions,
+    read_ledger,
+    read_seen_before,
+    remove_seen_before,
+    to_microseconds,
+)
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
@@ -45,3 +54,25 @@ def test_the_ledger_keeps_what_a_decision_leaves_out_and_counts_the_attempts(tmp
         "file:/a.png": LedgerEntry(CURRENT, None, "3f", to_microseconds(NOON), 11),
         "file:/b.png": LedgerEntry(CURRENT, None, "2e", to_microseconds(NOON), 5),
     }
+
+
+def test_a_mark_is_removed_from_files_that_still_have_it_and_nothing_else_changes(tmp_path: Path) -> None:
+    ledger = tables_at(tmp_path / "a home")
+    names = ("seen", "replaced", "missing", "quarantined", "new")
+    marked = [
+        Decision(name, CURRENT, None, None if name == "new" else SEEN_BEFORE, f"id of {name}", 9, NOON)
+        for name in names
+    ]
+    merge_decisions(ledger, marked)
+    merge_decisions(ledger, [Decision("missing", MISSING), Decision("quarantined", QUARANTINED, "empty", "0 bytes")])
+    found = read_seen_before(ledger)
+    assert sorted(found) == [("replaced", "id of replaced"), ("seen", "id of seen")]
+    merge_decisions(ledger, [Decision("replaced", CURRENT, None, SEEN_BEFORE, "another id", 9, NOON)])
+    before = {name: row_of(ledger, name) for name in names}
+    remove_seen_before(ledger, found)
+    assert read_seen_before(ledger) == [("replaced", "another id")]
+    now = {name: row_of(ledger, name) for name in names}
+    assert now == before | {"seen": {**before["seen"], "message": None, "last_seen": now["seen"]["last_seen"]}}
+    version = ledger.snapshot(IMAGE_FILES).version
+    remove_seen_before(ledger, found)
+    assert ledger.snapshot(IMAGE_FILES).version == version

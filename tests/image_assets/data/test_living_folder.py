@@ -21,7 +21,8 @@ from pyspark.errors import StreamingQueryException
 from image_assets.data.audit import audit
 from image_assets.data.image_files import read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
-from image_assets.data.raw_images import IngestConfig, replay
+from image_assets.data.raw_images import IngestConfig
+from image_assets.data.replayed_files import replay
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile

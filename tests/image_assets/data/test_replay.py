@@ -10,7 +10,8 @@ from PIL import Image
 from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import LedgerEntry, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
-from image_assets.data.raw_images import IngestConfig, ingest, matching_quarantined, replay
+from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.data.replayed_files import matching_quarantined, replay
 from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder

@@ -9,7 +9,7 @@ from image_assets.data.table_checks import SAMPLED_FILES, layout
 from image_assets.schemas import GRAYSCALE_IMAGES, IMAGE_FILES, MODEL_EVALUATIONS, RAW_IMAGES, TABLES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.delta.table_layout import ROW_GROUP_BYTES, SMALL_FILES
+from resources.delta.table_layout import SMALL_FILES, TABLE_ROW_GROUP_BYTES
 
 pytestmark = pytest.mark.spark
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -51,7 +51,7 @@ def test_statistics_of_image_bytes_are_found(ingested_tables: DeltaTables) -> No
 
 def test_row_groups_that_are_too_large_are_found(ingested_tables: DeltaTables) -> None:
     large = ingested_tables.spark.range(0, 12, 1, 1).selectExpr(
-        "string(id) path", f"cast(repeat(string(id % 10), {ROW_GROUP_BYTES // 4}) AS binary) content"
+        "string(id) path", f"cast(repeat(string(id % 10), {TABLE_ROW_GROUP_BYTES // 4}) AS binary) content"
     )
     append_by_another(large, ingested_tables, GRAYSCALE_IMAGES, "uncompressed")
     result = answer(ingested_tables, GRAYSCALE_IMAGES)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from image_assets.images.cached_pixels import SIDE_PIXELS, to_cached, to_cached_pixels
-from image_assets.images.pixels import to_grayscale, to_header, to_pixels
+from image_assets.images.features import to_features
+from image_assets.images.grayscale import to_grayscale
+from image_assets.images.pixels import to_pixels
 from resources.delta.row_groups import Color
 from tests.support.images import jpeg, png
 
@@ -35,7 +37,7 @@ def test_a_small_jpeg_is_upright_and_near_the_pixels(color: Color) -> None:
     files = sorted(PHOTOGRAPHS.rglob("*.jpg"))[::25]
     for image in [file.read_bytes() for file in files] or [jpeg(1)]:
         small = to_cached(image, "jpeg", color)
-        header = to_header(small)
+        header = to_features(small)
         assert (header.width, header.height, header.orientation) == (SIDE_PIXELS, SIDE_PIXELS, 1)
         assert header.mode == {"rgb": "RGB", "gray": "L"}[color]
         difference = np.abs(to_cached_pixels(small, "jpeg", color).astype(int) - to_pixels(image, SIDE_PIXELS, color))

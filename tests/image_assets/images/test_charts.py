@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_assets.images.charts import confusion_matrix, contact_sheet, distributions, learning_curves, picture_markdown
+from image_assets.images.charts import confusion_matrix, distributions, learning_curves, picture_markdown
+from image_assets.images.contact_sheets import contact_sheet
 
 EPOCH = {"epoch": 1.0, "loss": 1.2, "accuracy": 0.5, "validation_loss": 1.4, "validation_accuracy": 0.4}
 

@@ -14,17 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_assets.images.pixels import (
-    FORMATS,
-    MAX_PIXELS,
-    UnreadableImage,
-    to_features,
-    to_file_features,
-    to_grayscale,
-    to_header,
-    to_pixels,
-    to_thumbnail,
-)
+from image_assets.images.contact_sheets import to_thumbnail
+from image_assets.images.features import to_features, to_file_features
+from image_assets.images.grayscale import to_grayscale
+from image_assets.images.pixels import FORMATS, MAX_PIXELS, UnreadableImage, opened, read_header, to_pixels
 
 SIZE = (90, 60)
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "flowers_original"
@@ -152,7 +145,7 @@ def test_pixels_are_upright_and_the_header_is_as_stored(name: str, orientation: 
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = upright.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else upright
     content = encoded(stored, name, orientation, quality=100)
-    header = to_header(content)
+    header = to_features(content)
     assert (header.width, header.height, header.orientation) == (*stored.size, orientation)
     shown = decoded(to_grayscale(content))
     assert shown.shape == SIZE[::-1]
@@ -202,12 +195,13 @@ def test_broken_content_is_refused_with_a_reason(content: bytes, reason: str) ->
 
 @pytest.mark.parametrize("content", [JPEG[: len(JPEG) // 2], empty_png(40, 30)])
 def test_headers_are_read_without_decoding_pixels(content: bytes) -> None:
-    assert to_header(content).format in ("JPEG", "PNG")
+    with opened(BytesIO(content)) as image:
+        assert read_header(image).format in ("JPEG", "PNG")
 
 
 def test_the_message_says_what_was_found_expected_and_to_do() -> None:
     with pytest.raises(UnreadableImage, match=r"60000 x 60000|3600000000 pixels.* at most 50,000,000 .*smaller"):
-        to_header(empty_png(60_000, 60_000))
+        to_pixels(empty_png(60_000, 60_000), 8)
     with pytest.raises(UnreadableImage, match=r"JPEG of 90 x 60 .*copy the file again"):
         to_features(JPEG[:-200])
 
@@ -287,11 +281,14 @@ def test_the_file_works_alone(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; sys.path.insert(0, '.'); import pixels; content = pathlib.Path('image.jpg').read_bytes()"
     )
-    uses = "print(pixels.to_pixels(content, 8).shape, pixels.to_features(content).width, 'image_assets' in sys.modules)"
+    uses = (
+        "file = open('image.jpg', 'rb'); print(pixels.to_pixels(content, 8).shape, "
+        "pixels.to_file_pixels(file, 4, max_bytes=10**6).shape, 'image_assets' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-c", f"{program}; {uses}"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "(8, 8, 3) 90 False", done.stderr
+    assert done.stdout.strip() == "(8, 8, 3) (4, 4, 3) False", done.stderr
 
 
 def test_real_photographs_come_through_and_their_twins_are_near() -> None:

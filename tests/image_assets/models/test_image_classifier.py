@@ -16,8 +16,8 @@ from PIL import Image
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from image_assets.images.grayscale import to_grayscale
 from image_assets.images.isolated_process import GuardedProcess
-from image_assets.images.pixels import to_grayscale
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.scoring import separate_workers
 from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images

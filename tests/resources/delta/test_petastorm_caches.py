@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from resources.delta.parquet_files import codecs, row_groups
 from resources.delta.petastorm_caches import Cache, PetastormCaches
-from resources.delta.row_groups import ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
+from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
 
 pytestmark = pytest.mark.spark
 
@@ -59,7 +59,7 @@ def test_row_groups_are_near_a_megabyte_and_hold_every_label(caches: PetastormCa
     sizes = [size for _, size in row_groups(cache.files)]
     assert len(sizes) == 40
     assert len(cache.files) < len(sizes)
-    assert all(ROW_GROUP_BYTES / 2 < size < 2 * ROW_GROUP_BYTES for size in sizes)
+    assert all(CACHE_ROW_GROUP_BYTES / 2 < size < 2 * CACHE_ROW_GROUP_BYTES for size in sizes)
     assert codecs(cache.files, "content") == {"UNCOMPRESSED"}
     footers = [pq.ParquetFile(file) for file in files_of(cache)]
     labels = [

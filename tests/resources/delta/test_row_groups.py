@@ -2,7 +2,7 @@
 
 import pytest
 
-from resources.delta.row_groups import ROW_GROUP_BYTES, row_group_count, row_group_numbers, shard_rows
+from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, row_group_count, row_group_numbers, shard_rows
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ from resources.delta.row_groups import ROW_GROUP_BYTES, row_group_count, row_gro
 def test_there_are_as_many_row_groups_as_megabytes_and_four_for_each_rank(
     rows: int, megabytes: float, ranks: int, groups: int
 ) -> None:
-    assert row_group_count(rows, int(megabytes * ROW_GROUP_BYTES), ranks) == groups
+    assert row_group_count(rows, int(megabytes * CACHE_ROW_GROUP_BYTES), ranks) == groups
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize("rows", [4, 5, 7, 9, 17, 100, 1001])
-@pytest.mark.parametrize("content_bytes", [1, 50 * ROW_GROUP_BYTES])
+@pytest.mark.parametrize("content_bytes", [1, 50 * CACHE_ROW_GROUP_BYTES])
 def test_groups_and_shards_differ_by_one_row(rows: int, ranks: int, content_bytes: int) -> None:
     groups = row_group_count(rows, content_bytes, ranks)
     numbers = row_group_numbers(rows, groups).tolist()

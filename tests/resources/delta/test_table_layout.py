@@ -10,7 +10,7 @@ from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
 from resources.delta.table import Table
-from resources.delta.table_layout import ROW_CHECK_MIN, ROW_GROUP_BYTES, SMALL_FILES
+from resources.delta.table_layout import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES
 
 pytestmark = pytest.mark.spark
 
@@ -75,7 +75,7 @@ def test_row_groups_of_large_images_are_bounded(delta_tables: DeltaTables) -> No
     groups = row_groups(file.url for file in table_files(delta_tables.uri(FLOWERS)).files)
     assert sum(count for count, _ in groups) == 30
     assert len(groups) > 1
-    assert all(size <= 2 * ROW_GROUP_BYTES or count <= ROW_CHECK_MIN for count, size in groups)
+    assert all(size <= 2 * TABLE_ROW_GROUP_BYTES or count <= ROW_CHECK_MIN for count, size in groups)
 
 
 def test_the_session_is_as_it_was_after_writing_and_after_an_exception(delta_tables: DeltaTables) -> None:

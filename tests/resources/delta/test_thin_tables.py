@@ -141,7 +141,7 @@ def test_the_log_says_of_each_file_what_any_reader_skips_it_by(delta_tables: Del
 def test_image_bytes_are_written_as_they_are_in_row_groups_and_files_of_bounded_size(
     delta_tables: DeltaTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_files, "ROW_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(parquet_files, "TASK_ROW_GROUP_BYTES", 100_000)
     monkeypatch.setattr(parquet_files, "FILE_BYTES", 400_000)
     add(delta_tables, *(shell(f"{number:03}", content=os.urandom(10_000)) for number in range(100)))
     files = [file.url for file in table_files(delta_tables.uri(SHELLS)).files]

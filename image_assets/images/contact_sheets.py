@@ -1,0 +1,170 @@
+"""Contact sheets: thumbnails with captions, as they appear in the metadata of a materialization."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib.metadata import distribution
+from io import BytesIO
+from typing import TypeVar
+from urllib.parse import unquote
+
+from PIL import Image, ImageDraw, ImageFile, ImageFont
+
+from image_assets.images.isolated_process import GuardedProcess, ItemFailure
+from image_assets.images.large_images import scaled_content
+from image_assets.images.pixels import BOMBS, BROKEN, FORMATS, UnreadableImage, decoded, upright
+from resources.files.file_system import open_file
+
+MAX_BYTES = 100_000  # Dagster stores pictures in its event log and loads them with every page that lists events
+TILE_PIXELS = 112  # side of an image on a sheet
+GAP_PIXELS = 8
+MIN_TILE_PIXELS = 48
+LINE_PIXELS = 15
+CAPTION_LINES = 2
+THUMBNAIL_PIXELS = 2 * TILE_PIXELS
+THUMBNAIL_SECONDS = 10  # an image that takes longer is shown as a gray box
+THUMBNAIL_MEMORY_BYTES = 1024**3
+
+Item = TypeVar("Item")
+
+
+def contact_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int = TILE_PIXELS, columns: int = 8) -> bytes:
+    """Thumbnails in rows, each with its caption below, as one JPEG.
+
+    An image that cannot be decoded is a gray box. The more images, the coarser and then the smaller they get:
+    the sheet stays as wide, and near 100 KB.
+    """
+    sheet = _to_sheet(images, side_pixels, columns) if images else _nothing()
+    for quality in (88, 75, 60, 45, 35):
+        picture = BytesIO()
+        sheet.save(picture, "JPEG", quality=quality, optimize=True)
+        if picture.tell() <= MAX_BYTES:
+            return picture.getvalue()
+    if side_pixels <= MIN_TILE_PIXELS:
+        return picture.getvalue()
+    return contact_sheet(images, side_pixels * 3 // 4, columns * 4 // 3)
+
+
+def thumbnails(images: Iterable[tuple[str, bytes | None]]) -> list[bytes]:
+    """A small JPEG for each path and content, read from the path where there is no content; empty if that fails.
+
+    They are made in a guarded process: a sheet may show images that nobody decoded yet.
+    """
+    return _in_guarded_process(thumbnail, images)
+
+
+def thumbnail(image: tuple[str, bytes | None]) -> bytes:
+    """A small JPEG of one image, or nothing."""
+    path, content = image
+    content = scaled_content(path, 2 * THUMBNAIL_PIXELS) if content is None else content
+    try:
+        return to_thumbnail(bytes(content or b""), THUMBNAIL_PIXELS)
+    except UnreadableImage:
+        return b""
+
+
+def partial_thumbnails(paths: Iterable[str]) -> list[bytes]:
+    """A small JPEG of each broken image, as far as it can be decoded; empty if nothing can."""
+    return _in_guarded_process(partial_thumbnail, paths)
+
+
+def _in_guarded_process(function: Callable[[Item], bytes], items: Iterable[Item]) -> list[bytes]:
+    with GuardedProcess(function, memory_bytes=THUMBNAIL_MEMORY_BYTES) as guarded:
+        pictures = [guarded.run(item, seconds=THUMBNAIL_SECONDS) for item in items]
+    return [b"" if isinstance(picture, ItemFailure) else picture for picture in pictures]
+
+
+def to_caption(path: str, label: str | None) -> str:
+    """What stands below a picture: its label, else its file's name."""
+    return label or unquote(path.rpartition("/")[2])
+
+
+def partial_thumbnail(path: str) -> bytes:
+    """A small JPEG of as much of a broken image as can be decoded, or nothing; for a guarded process."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+            image.draft("RGB", (TILE_PIXELS, TILE_PIXELS))
+            image.thumbnail((TILE_PIXELS, TILE_PIXELS))
+            small = BytesIO()
+            image.convert("RGB").save(small, "JPEG")
+    except (*BROKEN, *BOMBS):
+        return b""
+    return small.getvalue()
+
+
+def to_thumbnail(content: bytes, side_pixels: int) -> bytes:
+    """The upright image as JPEG, made small enough to fit in a square."""
+    header, image, _ = decoded(content, "RGB", min_side_pixels=2 * side_pixels)
+    image.thumbnail((side_pixels, side_pixels))
+    thumbnail = BytesIO()
+    upright(image, header).save(thumbnail, "JPEG", quality=85)
+    return thumbnail.getvalue()
+
+
+def _to_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int, columns: int) -> Image.Image:
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    width = side_pixels + GAP_PIXELS
+    height = side_pixels + CAPTION_LINES * LINE_PIXELS + GAP_PIXELS
+    sheet = Image.new("RGB", (columns * width + GAP_PIXELS, rows * height + GAP_PIXELS), "white")
+    for index, (content, caption) in enumerate(images):
+        left = GAP_PIXELS + index % columns * width
+        top = GAP_PIXELS + index // columns * height
+        _draw_tile(sheet, content, (left, top), side_pixels)
+        text = "\n".join(_to_lines(caption, side_pixels))
+        position = (left + side_pixels / 2, top + side_pixels + 3)
+        ImageDraw.Draw(sheet).text(position, text, "#222222", _font(), anchor="ma", align="center", spacing=2)
+    return sheet
+
+
+def _draw_tile(sheet: Image.Image, content: bytes, corner: tuple[int, int], side_pixels: int) -> None:
+    left, top = corner
+    try:
+        thumbnail = Image.open(BytesIO(to_thumbnail(content, side_pixels)))
+    except UnreadableImage as error:
+        draw = ImageDraw.Draw(sheet)
+        draw.rectangle((left, top, left + side_pixels - 1, top + side_pixels - 1), "#dddddd", "#aaaaaa")
+        text = "\n".join(_to_lines(error.reason.replace("_", " "), side_pixels))
+        center = (left + side_pixels / 2, top + side_pixels / 2)
+        draw.text(center, text, "#777777", _font(), anchor="mm", align="center")
+        return
+    offset = ((side_pixels - thumbnail.width) // 2, (side_pixels - thumbnail.height) // 2)
+    sheet.paste(thumbnail, (left + offset[0], top + offset[1]))
+
+
+def _to_lines(caption: str, width_pixels: int) -> list[str]:
+    """The caption broken at spaces and slashes into lines that fit; what is too long ends in an ellipsis."""
+    lines: list[str] = []
+    for paragraph in caption.splitlines():
+        line = ""
+        for word in re.split(r"(?<=[ /])", paragraph):
+            if line and _font().getlength((line + word).rstrip()) > width_pixels:
+                lines.append(line.strip())
+                line = ""
+            line += word
+        lines.append(line.strip())
+    if len(lines) > CAPTION_LINES:
+        lines = [*lines[: CAPTION_LINES - 1], " ".join(lines[CAPTION_LINES - 1 :])]
+    return [_cut(line, width_pixels) for line in lines]
+
+
+def _cut(line: str, width_pixels: int) -> str:
+    if _font().getlength(line) <= width_pixels:
+        return line
+    while line and _font().getlength(f"{line}…") > width_pixels:
+        line = line[:-1]
+    return f"{line}…"
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    # Pillow's own font has Latin letters only. Matplotlib's is found without loading it, which takes most of a second.
+    font = distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf")
+    return ImageFont.truetype(str(font), 11)
+
+
+def _nothing() -> Image.Image:
+    sheet = Image.new("RGB", (240, 60), "white")
+    ImageDraw.Draw(sheet).text((120, 30), "nothing to show", "#777777", _font(), anchor="mm")
+    return sheet
