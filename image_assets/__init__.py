@@ -1,4 +1,4 @@
-"""The data's path, from image files to predictions.
+"""The path of the data, from image files to predictions.
 
     a table of addresses ─▶ fetched_images ─▶ landing folder
     landing folder ──▶ image_files (ledger)            data
@@ -13,5 +13,14 @@
                                                                         │         └─▶ prediction_alerts ─▶ mail, chat
                                                                         └─▶ version_agreements · prediction_drift
 
-Each asset is a file of the folder that is its group; each table's columns are in `schemas.py`.
+Each asset is in the file of its name; each folder of assets is a group in Dagster. Where to look for what:
+
+schemas.py      every table: columns, keys and meaning
+images/         bytes in, pixels out: formats and decoding (pixels), limits for hostile and large files, hashes, near
+                duplicates, charts; knows neither tables nor Dagster
+data/           files to tables to caches: changes in the folder (folder_changes), reading (ingestion), labels, splits,
+                checks, and the audit of all tables
+models/         caches to trained models, their registered versions, evaluations and stages
+predictions/    versions and images to prediction tables, drift and alerts
+jobs/           what people and sensors launch, and how runs repeat
 """

@@ -1,4 +1,4 @@
-"""Is every table true to the landing folder, and to the tables that it was made from?"""
+"""The audit: are all tables consistent with the landing folder and with each other?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from resources.files.file_system import open_file
 from resources.files.image_folder import ImageFolder
 
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
-MAX_EXAMPLES = 5  # examples of what is wrong
+MAX_EXAMPLES = 5
 UPSTREAM = (
     (FEATURED_IMAGES, RAW_IMAGES),
     (GRAYSCALE_IMAGES, FEATURED_IMAGES),
@@ -44,7 +44,7 @@ MISMATCH = StructType([StructField("path", StringType())])
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What a rule of the audit came to: how many break it, and a few of them."""
+    """The result of one rule: the number of violations, and a few of them."""
 
     rule: str
     broken: int
@@ -52,7 +52,7 @@ class AuditResult:
 
 
 def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
-    """The rules one by one; all are kept when no finding counts anything as broken. Every file and row is read."""
+    """Checks every rule, one after the other; reads every file and every row."""
     yield from check_states(delta_tables, image_folder)
     yield from check_keys(delta_tables)
     yield from check_contents(delta_tables)
@@ -61,35 +61,39 @@ def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[Audi
 
 
 def to_result(rule: str, broken: DataFrame) -> AuditResult:
-    """The rows that break a rule, by their first column."""
+    """The result of a rule; `broken` holds the rows that violate it, named by their first column."""
     count = broken.count()
     shown = broken.limit(MAX_EXAMPLES).collect() if count else []
     return AuditResult(rule, count, tuple(str(row[0]) for row in shown))
 
 
 def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
-    """Each file of the folder has one state, and a run would find nothing to do."""
+    """Each file has one valid state, and a run would find nothing to do."""
     ledger = delta_tables.dataframe(IMAGE_FILES)
-    yield to_result("every state is a known one", ledger.where(~F.col("state").isin(*STATES)).select("path"))
+    yield to_result("image_files: every state is valid", ledger.where(~F.col("state").isin(*STATES)).select("path"))
     reasons = ledger.where((F.col("state") == QUARANTINED) & F.col("reason").isNull())
-    yield to_result("whatever is quarantined has a reason", reasons.select("path"))
+    yield to_result("image_files: every quarantined file has a reason", reasons.select("path"))
     changes = folder_changes(image_folder, read_ledger(delta_tables), part=None)
     found = [*(file.path for file in (*changes.to_read, *changes.irregular)), *changes.missing]
-    yield AuditResult("every file is in the ledger as it is", len(found), tuple(found[:MAX_EXAMPLES]))
+    yield AuditResult(
+        "image_files: every file is recorded as it is",
+        len(found),
+        tuple(found[:MAX_EXAMPLES]),
+    )
 
 
 def check_keys(delta_tables: DeltaTables) -> Iterator[AuditResult]:
     """No two rows of a table have the same keys."""
     for table in TABLES:
         repeated = delta_tables.dataframe(table).groupBy(*table.keys).count().where("count > 1")
-        yield to_result(f"{table.name}: one row for each {', '.join(table.keys)}", repeated)
+        yield to_result(f"{table.name}: one row per {', '.join(table.keys)}", repeated)
 
 
 def check_contents(delta_tables: DeltaTables) -> Iterator[AuditResult]:
-    """Stored bytes are those that the image_id says, and so are the bytes of the files that are current."""
+    """Stored content and current files have the SHA-256 that is recorded as image_id."""
     other = (F.sha2("content", 256) != F.col("image_id")) | (F.length("content") != F.col("length"))
     yield to_result(
-        "raw_images: image_id and length are those of the content",
+        "raw_images: image_id and length match the content",
         delta_tables.dataframe(RAW_IMAGES).where(F.col("content").isNotNull() & other).select("path"),
     )
 
@@ -99,42 +103,42 @@ def check_contents(delta_tables: DeltaTables) -> Iterator[AuditResult]:
                 if file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]:
                     return
         except OSError:
-            pass  # gone, or a link now: not what the ledger says either
+            pass  # deleted, or a link now: a mismatch as well
         yield {"path": file["path"]}
 
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     spread = current.repartition(delta_tables.spark.sparkContext.defaultParallelism)
-    yield to_result("every current file holds the bytes that the ledger says", map_rows(spread, differs, MISMATCH))
+    yield to_result("image_files: every current file has the recorded content", map_rows(spread, differs, MISMATCH))
 
 
 def check_completeness(delta_tables: DeltaTables) -> Iterator[AuditResult]:
-    """Every current file is a row of each image table, and no row is without the one that it was made from."""
+    """Every current file has a row in each image table, and every row has the row that it was made from."""
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES):
         yield to_result(
-            f"{table.name}: every current file is a row", rows_missing_in(current, delta_tables, table, IMAGE_KEYS)
+            f"{table.name}: every current file has a row", rows_missing_in(current, delta_tables, table, IMAGE_KEYS)
         )
     raw = delta_tables.dataframe(RAW_IMAGES)
     yield to_result(
-        "raw_images: every row is a file of the ledger", rows_missing_in(raw, delta_tables, IMAGE_FILES, ["path"])
+        "raw_images: every row has a file in image_files", rows_missing_in(raw, delta_tables, IMAGE_FILES, ["path"])
     )
     for table, upstream in UPSTREAM:
         orphans = rows_missing_in(delta_tables.dataframe(table), delta_tables, upstream, IMAGE_KEYS)
-        yield to_result(f"{table.name}: every row is one of {upstream.name}", orphans)
+        yield to_result(f"{table.name}: every row has one in {upstream.name}", orphans)
 
 
 def rows_missing_in(rows: DataFrame, delta_tables: DeltaTables, table: Table, keys: list[str]) -> DataFrame:
-    """The keys of the rows that the table lacks."""
+    """The keys of the rows that are missing in the table."""
     return rows.select(keys).join(delta_tables.dataframe(table).select(keys), on=keys, how="left_anti")
 
 
 def check_logs(delta_tables: DeltaTables) -> Iterator[AuditResult]:
-    """The versions of every table follow each other, and Spark and delta-rs read the same number of rows."""
+    """Delta versions are consecutive, and Spark and delta-rs read the same number of rows."""
     for table in TABLES:
         rows = delta_tables.dataframe(table).count()
         log = DeltaTable(delta_tables.uri(table))
         versions = sorted(commit["version"] for commit in log.history())
         gaps = [str(after) for before, after in zip(versions, versions[1:], strict=False) if after != before + 1]
-        yield AuditResult(f"{table.name}: every version follows the one before", len(gaps), tuple(gaps[:MAX_EXAMPLES]))
+        yield AuditResult(f"{table.name}: versions are consecutive", len(gaps), tuple(gaps[:MAX_EXAMPLES]))
         read = log.to_pyarrow_dataset().count_rows()
-        yield AuditResult(f"{table.name}: Spark and delta-rs read the same rows", abs(rows - read))
+        yield AuditResult(f"{table.name}: Spark and delta-rs read the same number of rows", abs(rows - read))

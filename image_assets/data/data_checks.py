@@ -1,4 +1,4 @@
-"""Checks of the data group: keys, losses, labels, splits."""
+"""Checks of the data group: keys, lost files, quarantine, labels, splits, caches."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,18 +39,18 @@ from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
 from resources.processes.training_processes import TrainingProcesses
 
-FEW_ROWS = 4  # a row group of so few rows is as small as its images allow
+FEW_ROWS = 4  # a row group with so few rows cannot be much smaller
 
 
 def row_group_problems(groups: Sequence[tuple[int, int]], rows: int, ranks: int) -> list[str]:
-    """What is wrong with the row groups, by rows and bytes, of a cache of so many rows."""
+    """The problems of a cache's row groups (rows, bytes); `rows` is the number of rows written."""
     shards = shard_rows(groups, ranks)
     sizes = [size for _, size in groups]
     large = [size for rows_in, size in groups if size > 2 * CACHE_ROW_GROUP_BYTES and rows_in > FEW_ROWS]
     least = min(rows, ROW_GROUPS_PER_RANK * ranks)
     problems = []
     if sum(shards) != rows:
-        problems.append(f"{sum(shards)} rows where {rows} were written")
+        problems.append(f"{sum(shards)} rows, but {rows} were written")
     if len(groups) < least:
         problems.append(f"{len(groups)} row groups for {ranks} rank(s): expected {least} or more")
     if large:
@@ -63,13 +63,13 @@ def row_group_problems(groups: Sequence[tuple[int, int]], rows: int, ranks: int)
 
 
 def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
-    """The check that a cache is read fast and evenly: every rank some row groups, all of them alike."""
+    """The check that every rank reads an equal share of a cache, in row groups of a good size."""
 
     @dg.asset_check(
         asset=f"{split}_cache",
         name="row_groups_balanced",
-        description="Every row is there, in row groups near 1 MB, four for each rank, and shards of equal size. "
-        f"If it fails: delete the folder that its message names, and materialize {split}_cache.",
+        description="The cache is complete, with row groups of about 1 MB, at least four per rank, and equal shards. "
+        f"If it fails: delete the folder named in the message, and materialize {split}_cache.",
     )
     def check(
         delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
@@ -96,17 +96,17 @@ row_group_checks = [row_groups_balanced(split) for split in ("training", "valida
 
 
 LISTED_ROWS = 20
-QUARANTINED_SHARE = 0.05  # more than this looks like a broken upload, not like a broken file
-LOST_FILES_REMEDY = "materialize the group data; where that brings nothing, `make audit` names the files"
+QUARANTINED_SHARE = 0.05  # a higher share suggests a broken upload
+LOST_FILES_REMEDY = "materialize the group data; if that does not help, `make audit` lists the files"
 QUARANTINE_REMEDY = (
-    "`image_files` shows which files and why; copy whole files in their place, delete what is no image or leave it "
-    "out by IMAGE_ASSETS_EXCLUDE, and after a limit was raised launch `replay_quarantine`"
+    "`image_files` lists the files and reasons; replace broken files, delete files that are not images or exclude them "
+    "with IMAGE_ASSETS_EXCLUDE, and launch `replay_quarantine` after raising a limit"
 )
-LABEL_CONFLICTS_REMEDY = "delete the files named here from the folders of the labels that are wrong"
+LABEL_CONFLICTS_REMEDY = "delete the listed files from the folders of the wrong labels"
 
 
 def to_schema(columns: Sequence[str]) -> dg.TableSchema:
-    """Columns of texts."""
+    """A schema of string columns."""
     return dg.TableSchema([dg.TableColumn(name) for name in columns])
 
 
@@ -126,10 +126,10 @@ key_checks = [
 
 @dg.asset_check(
     asset="grayscale_images",
-    description=f"Every current file is a row of each image table. If it fails: {LOST_FILES_REMEDY}.",
+    description=f"Every current file has a row in each image table. If it fails: {LOST_FILES_REMEDY}.",
 )
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The ledger against the tables."""
+    """Compares the ledger with the tables."""
     current = set(current_keys(delta_tables).itertuples(index=False, name=None))
     rows = {table.name: delta_tables.read_keys(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)}
     lost = {name: len(current - there) for name, there in rows.items()}
@@ -144,7 +144,7 @@ def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="image_files",
-    description=f"Few files are quarantined, {QUARANTINED_SHARE:.0%} at most; more look like a broken upload. "
+    description=f"At most {QUARANTINED_SHARE:.0%} of the files are quarantined; more suggest a broken upload. "
     f"If it fails: {QUARANTINE_REMEDY}.",
 )
 def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -154,7 +154,7 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     files = delta_tables.snapshot(IMAGE_FILES).rows
     share = counts.total() / max(1, files)
     passed = share <= QUARANTINED_SHARE
-    found = f"{counts.total():,} of {files:,} files are quarantined, expected {QUARANTINED_SHARE:.0%} at most"
+    found = f"{counts.total():,} of {files:,} files are quarantined, more than {QUARANTINED_SHARE:.0%}"
     return dg.AssetCheckResult(
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
@@ -165,11 +165,11 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="fetched_images",
-    description="Every image that was named was fetched. If it fails: mend the addresses named here, or launch "
-    "`fetch_images` again, which tries only what failed.",
+    description="Every image in the table was downloaded. If it fails: fix the listed addresses, or launch "
+    "`fetch_images` again, which retries the failed ones.",
 )
 def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The images that could not be fetched, by reason; the next run tries them again."""
+    """The images that could not be downloaded, by reason; the next run retries them."""
     columns = ["url", "reason", "message"]
     failed = delta_tables.read(FETCHED_IMAGES, columns, pc.field("state") == FAILED).to_pylist()
     reasons = Counter(f"failed_{row['reason']}" for row in failed)
@@ -181,17 +181,20 @@ def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="given_labels",
-    description="Every row of the label table names a file that is there, and one usable label. If it fails: mend the "
-    "rows named here; their images have no label meanwhile.",
+    description="Every row of the label table has the path of an existing file and one valid label. If it fails: fix "
+    "the listed rows; until then their images have no label.",
 )
 def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The rows that contradict each other, those with no usable label, and the files that no listing found."""
+    """Contradictory rows, rows without a valid label, and files that do not exist."""
     wrong = pc.field("state").isin([CONTRADICTORY, UNUSABLE])
     rows = delta_tables.read(GIVEN_LABELS, ["path", "state", "message"], wrong).to_pylist()
     lacking = files_not_found(delta_tables)
-    found = [*rows, *({"path": path, "state": "not there", "message": "no such file"} for path in lacking)]
+    found = [
+        *rows,
+        *({"path": path, "state": "not there", "message": "no such file"} for path in lacking),
+    ]
     counts = Counter(str(row["state"]).replace(" ", "_") for row in found)
-    advice = "mend the label table: these images have no label meanwhile, or these files are called otherwise"
+    advice = "fix the listed rows of the label table; until then their images have no label"
     return dg.AssetCheckResult(
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
@@ -206,11 +209,9 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
-    asset="featured_images", description=f"No image is there under two labels. If it fails: {LABEL_CONFLICTS_REMEDY}."
-)
+@dg.asset_check(asset="featured_images", description=f"No image has two labels. If it fails: {LABEL_CONFLICTS_REMEDY}.")
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """Current files with the same image under different labels; near duplicates and mirrored ones are listed only."""
+    """Identical current files with different labels; near duplicates are listed, but do not fail the check."""
     images = current_images(delta_tables)
     same = groups_of_several(images, "image_id", "label")
     near = groups_of_several(images, "duplicate_group", "image_id", "label")
@@ -233,12 +234,12 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     description=f"Every label has images in training, validation and test. If it fails: {MISSING_LABELS_REMEDY}.",
 )
 def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The labels that a split lacks: trained or judged without images, their figures would say nothing."""
+    """The labels missing in each split; without images, their metrics would be meaningless."""
     assigned = current_assignments(delta_tables)
     missing = missing_labels(assigned)
     names = {split: [found.label for found in missing if split in found.splits] for split in SPLITS}
     lacking = {f"lacking_in_{split}": ", ".join(labels) or "none" for split, labels in names.items()}
-    advice = f"{to_bullets(missing)}\n\n{MISSING_LABELS_REMEDY}" if missing else "there is no labelled image: add some"
+    advice = f"{to_bullets(missing)}\n\n{MISSING_LABELS_REMEDY}" if missing else "no image has a label: add some"
     passed = bool(len(assigned)) and not missing
     return dg.AssetCheckResult(passed=passed, metadata=lacking, description=None if passed else advice)
 
@@ -246,11 +247,11 @@ def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="image_splits",
     blocking=True,
-    description="No image is in two splits, also not as a near duplicate or mirrored; told anew by how they look. "
+    description="No image is in two splits, not even as a near duplicate or mirrored; compared by perceptual hash. "
     f"If it fails: {LEAKS_REMEDY}.",
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The groups that leak from one split into another."""
+    """The groups of near duplicates in several splits."""
     found = leaks(current_assignments(delta_tables))
     records = [
         dg.TableRecord({"files": leak.files, **{split: "\n".join(leak.first_paths(split)) for split in SPLITS}})

@@ -1,4 +1,4 @@
-"""What can be read off each image: label, size, mode, format, perceptual hashes."""
+"""The images with their label, size, color mode, format and perceptual hashes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -35,7 +35,7 @@ COLUMNS = ["path", "image_id", "first_seen"]
 
 
 def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFrame:
-    """The current files that were found on each of the last days: a row for each day, a column for each label."""
+    """How many current files arrived on each of the last days: one row per day, one column per label."""
     first = today - timedelta(days=SHOWN_BARS - 1)
     since = pa.scalar(datetime(first.year, first.month, first.day, tzinfo=UTC), pa.timestamp("us", "UTC"))
     recent = (pc.field("state") == CURRENT) & (pc.field("first_seen") >= since)
@@ -52,13 +52,13 @@ def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFra
 
 
 def arrivals_metadata(delta_tables: DeltaTables, landing: str) -> dict[str, dg.MetadataValue]:
-    """Metadata with a figure of the images that came lately; nothing where none did."""
+    """Metadata with a chart of the images that arrived lately; empty if there are none."""
     counts = arrivals(delta_tables, landing, datetime.now(UTC).date())
     if counts.empty:
         return {}
     counts.index = [f"{day:%d %b}" for day in counts.index]
-    picture = stacked_bars(counts, "new images of each day (UTC), by label")
-    title = f"{counts.to_numpy().sum():,} images came in the last {SHOWN_BARS} days"
+    picture = stacked_bars(counts, "new images per day (UTC), by label")
+    title = f"{counts.to_numpy().sum():,} new images in the last {SHOWN_BARS} days"
     return {"arrivals": dg.MetadataValue.md(picture_markdown(picture, title))}
 
 
@@ -66,7 +66,7 @@ FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash
 
 
 def quarantine(delta_tables: DeltaTables, unreadable: Sequence[Row]) -> None:
-    """Record in the ledger what could not be decoded, where the file still is that image, unchanged."""
+    """Quarantines the images that could not be decoded, unless their files have changed since."""
     ledger = read_ledger(delta_tables) if unreadable else {}
     merge_decisions(
         delta_tables,
@@ -79,7 +79,7 @@ def quarantine(delta_tables: DeltaTables, unreadable: Sequence[Row]) -> None:
 
 
 def write_featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows) -> list[WrittenFile]:
-    """Files of featured_images for those rows of raw_images that can be decoded; the ledger learns of the others."""
+    """Writes featured_images files for the rows that can be decoded, and quarantines the others."""
     limits, landing = to_limits(image_folder), image_folder.path
     overrides = read_label_overrides(delta_tables)
     keys = [(row["path"], row["image_id"]) for row in new.read(IMAGE_KEYS).to_pylist()]
@@ -134,7 +134,7 @@ def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> C
     pool="image_files",
 )
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
-    """Each image with what can be read off it: label, width, height, mode, format, perceptual hash."""
+    """The images with their label, width, height, color mode, format and perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
     relabelled = relabel(delta_tables, FEATURED_IMAGES)
     metadata = {

@@ -1,4 +1,4 @@
-"""Images that a table of addresses names, fetched into the landing folder."""
+"""Images downloaded into the landing folder from a table of addresses."""
 
 import re
 import time
@@ -31,13 +31,13 @@ from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
-NO_NAME = re.compile(r"[^\w .()-]+")  # what names that addresses end in are rid of
+NO_NAME = re.compile(r"[^\w .()-]+")  # characters to replace in file names taken from addresses
 MAX_STEM_LENGTH = 100
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image that a table names; `url` is its address as it may be shown."""
+    """An image listed in the table; `url` is its address without secrets."""
 
     address: str = field(repr=False)
     url: str
@@ -45,12 +45,12 @@ class Source:
     name: str = ""
 
     def relative_path(self, suffix: str) -> str:
-        """Its place below the landing folder; its content tells the suffix where its name has none of an image."""
+        """Its path in the landing folder; `suffix` is used if its name has no image suffix."""
         file_name = self.name or unquote(urlsplit(self.url).path).rpartition("/")[2]
         path = PurePosixPath(file_name)
         if path.suffix.lower() in SUFFIXES:
             file_name, suffix = path.stem, path.suffix
-        if not self.name:  # the same name comes from many places
+        if not self.name:  # different addresses may end in the same name
             stem = NO_NAME.sub("_", file_name).strip(" .")[:MAX_STEM_LENGTH] or "image"
             file_name = f"{stem}-{sha256(self.url.encode()).hexdigest()[:10]}"
         return f"{self.label}/{file_name}{suffix}" if self.label else f"{file_name}{suffix}"
@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class FetchOutcome:
-    """What came of an image; the fields are the columns of fetched_images."""
+    """The result of downloading an image; the fields are the columns of fetched_images."""
 
     url: str
     state: str = FAILED
@@ -72,16 +72,16 @@ class FetchOutcome:
 
     @property
     def fetched(self) -> "FetchOutcome":
-        """The same, where the file is there as it was."""
+        """The same image, downloaded or unchanged."""
         return replace(self, state=FETCHED, reason=None, message=None)
 
     def failed(self, error: NotFetched) -> "FetchOutcome":
-        """The same, where it could not be fetched; the file stays where it was fetched before."""
+        """The same image after a failed download; a file from an earlier download stays."""
         return replace(self, state=FAILED, reason=error.reason, message=error.message)
 
 
 def redacted(address: str) -> str:
-    """A web address without account, fragment, and the values of whatever in it looks like a secret; others as is."""
+    """The address without account, fragment and values that look like secrets."""
     parts = urlsplit(address)
     if parts.scheme not in WEB:
         return address if "@" not in parts.netloc else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -91,22 +91,22 @@ def redacted(address: str) -> str:
 
 
 def refusal_of(source: Source) -> NotFetched | None:
-    """What is wrong with a row of the table; None when nothing is."""
+    """Why a row of the table cannot be downloaded; None if it can."""
     if not source.address:
-        return NotFetched("bad_address", "a row names no address")
+        return NotFetched("bad_address", "the row has no address")
     if "@" in urlsplit(source.address).netloc:
-        return NotFetched("password", "its address holds an account or a password: leave it out")
+        return NotFetched("password", "the address contains an account or a password: remove it")
     if source.label and (why := label_problem(source.label)):
-        return NotFetched("bad_label", f"{source.label[:80]!r} is no label: {why}")
+        return NotFetched("bad_label", f"{source.label[:80]!r} is not a valid label: {why}")
     if source.label.startswith(".") or source.name.startswith("."):
-        return NotFetched("bad_name", "it would be a hidden file: expected a name that begins with no dot")
+        return NotFetched("bad_name", "names that start with a dot would be hidden files: remove the dot")
     if source.name and (why := label_problem(f"{source.name}.jpeg")):
-        return NotFetched("bad_name", f"{source.name[:80]!r} is no name: {why}")
+        return NotFetched("bad_name", f"{source.name[:80]!r} is not a valid file name: {why}")
     return None
 
 
 def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
-    """The images that a table names, each once, and by url what cannot be fetched as it is named."""
+    """The images listed in the table, each once, and the errors of invalid rows by url."""
     named: dict[str, set[Source]] = defaultdict(set)
     refused: dict[str, NotFetched] = {}
     for row in rows.to_pylist():
@@ -115,9 +115,9 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
             continue
         try:
             source = Source(address, redacted(address), label, name)
-        except ValueError:  # its parts cannot be told apart, and so neither what may not be shown
+        except ValueError:  # it cannot be parsed, so secrets in it cannot be found: it is shown by a hash
             number = sha256(address.encode()).hexdigest()[:10]
-            refused[f"address {number}"] = NotFetched("bad_address", "it is no address")
+            refused[f"address {number}"] = NotFetched("bad_address", "it is not a valid address")
             continue
         if error := refusal_of(source):
             refused[source.url] = error
@@ -125,13 +125,13 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
             named[source.url].add(source)
     for url, ways in named.items():
         if len({(source.label, source.name) for source in ways}) > 1:
-            refused[url] = NotFetched("contradictory", "its rows say several labels or names: expected one")
+            refused[url] = NotFetched("contradictory", "several rows give it different labels or names: keep one")
     wanted = [min(ways, key=lambda source: source.address) for url, ways in named.items() if url not in refused]
     return wanted, refused
 
 
 class Fetching:
-    """Fetches sources into the landing folder, several at a time; `known` is what came of them before, by url."""
+    """Downloads sources into the landing folder in parallel; `previous` holds earlier results by url."""
 
     def __init__(self, files: RemoteFiles, image_folder: ImageFolder, previous: Mapping[str, FetchOutcome]) -> None:
         self.files, self.previous = files, previous
@@ -140,12 +140,12 @@ class Fetching:
         self.lock = Lock()
 
     def relative_path(self, outcome: FetchOutcome) -> str:
-        """Where the file lies below the landing folder; empty where it is none of this folder."""
+        """The file's path in the landing folder; empty if it is not in this folder."""
         path = (outcome.path or "").removeprefix(f"{self.landing}/")
         return "" if path == outcome.path else unquote(path)
 
     def all(self, sources: Sequence[Source], at_once: int) -> Iterator[FetchOutcome]:
-        """What came of each, as they come."""
+        """The result of each source, as they complete."""
         pool = ThreadPoolExecutor(at_once, thread_name_prefix="fetch")
         try:
             for done in as_completed([pool.submit(self.one, source) for source in sources]):
@@ -154,7 +154,7 @@ class Fetching:
             pool.shutdown(cancel_futures=True)
 
     def one(self, source: Source) -> FetchOutcome:
-        """What came of an image: the same as before where nothing changed."""
+        """The result of one source; unchanged if the server's copy did not change."""
         previous = self.previous.get(source.url, FetchOutcome(source.url))
         before = self.relative_path(previous)
         stays = bool(before) and source.relative_path(PurePosixPath(before).suffix) == before
@@ -169,7 +169,7 @@ class Fetching:
             return previous.failed(error)
 
     def landed(self, source: Source, fetched: Fetched, previous: FetchOutcome, *, stays: bool) -> FetchOutcome:
-        """Lay a file at its place; one that was fetched before to another place leaves it."""
+        """Moves a downloaded file to its path, and removes an earlier download from another path."""
         start = fetched.file.read(SIGNATURE_BYTES)
         fetched.file.seek(0)
         kind = format_of(start)
@@ -185,9 +185,7 @@ class Fetching:
             if before and before != relative_path:
                 landed_files.remove(self.root, before)
         except OSError as error:
-            raise NotFetched(
-                "not_written", f"the landing folder does not take it: {error.strerror or error}"
-            ) from error
+            raise NotFetched("not_written", f"cannot write to the landing folder: {error.strerror or error}") from error
         return replace(
             previous.fetched,
             path=f"{self.landing}/{escaped(relative_path)}",
@@ -198,65 +196,63 @@ class Fetching:
         )
 
     def claim(self, url: str, relative_path: str) -> None:
-        """Let a place be this image's; NotFetched where a file is there that is not."""
+        """Reserves a path for this image; NotFetched if another file has it."""
         with self.lock:
             if self.url_by_path.get(relative_path) != url and (
                 relative_path in self.url_by_path or landed_files.exists(self.root, relative_path)
             ):
-                raise NotFetched("name_taken", f"{relative_path} is another file: expected a name of its own, or none")
+                raise NotFetched("name_taken", f"{relative_path} is used by another file: choose another name, or none")
             self.url_by_path[relative_path] = url
 
 
 ADDRESSES = ("url", "path")  # the first of these columns that is there
 OPTIONAL_COLUMNS = ("label", "name")
-COMMIT_ROWS, COMMIT_SECONDS = 500, 30  # a killed run fetches at most this much again
+COMMIT_ROWS, COMMIT_SECONDS = 500, 30  # a killed run downloads at most this much again
 COLUMNS = [of.name for of in fields(FetchOutcome)]
 
 
 class FetchConfig(dg.Config):
-    """What is fetched, and how far that may go."""
+    """Which images to download, and the limits."""
 
     table: str = Field(
-        description="A CSV or Parquet file or a Delta table with a column `url` (or `path`), and `label` and `name` "
-        "where they are known."
+        description="CSV or Parquet file, or Delta table, with a column `url` (or `path`), and optionally `label` and "
+        "`name`."
     )
-    at_once: int = Field(default=8, ge=1, le=64, description="How many images are fetched at the same time.")
-    megabytes: float = Field(default=100, gt=0, description="Larger files are not fetched.")
-    seconds: float = Field(default=60, gt=0, description="How long one image may take.")
-    attempts: int = Field(default=3, ge=1, le=10, description="How often a run tries where a server gives no answer.")
-    private_addresses: bool = Field(
-        default=False, description="Whether web servers may have addresses that the internet does not have."
-    )
-    local_files: bool = Field(default=False, description="Whether files of this machine may be named.")
+    at_once: int = Field(default=8, ge=1, le=64, description="Number of parallel downloads.")
+    megabytes: float = Field(default=100, gt=0, description="Maximum file size in MB; larger files are skipped.")
+    seconds: float = Field(default=60, gt=0, description="Time limit per image, in seconds.")
+    attempts: int = Field(default=3, ge=1, le=10, description="Attempts per image if the server does not respond.")
+    private_addresses: bool = Field(default=False, description="Allow web servers with private network addresses.")
+    local_files: bool = Field(default=False, description="Allow files on this machine.")
 
 
 def read_table(source: str) -> OutsideRows:
-    """The rows of the table, the column of addresses first; a ValueError when it has none."""
+    """The rows of the table, with the address column first; ValueError if there is none."""
     if is_url(source) and not source.startswith("s3://"):
-        raise ValueError("table is on another file system: expected a path, or s3://…")
+        raise ValueError("unsupported table location: use a local path or s3://…")
     table = OutsideTable(source=source)
     outside = table.read([], [*ADDRESSES, *OPTIONAL_COLUMNS])
     found = [name for name in ADDRESSES if name in outside.rows.column_names]
     if not found:
-        raise ValueError(f"{source} names no image: expected a column {' or '.join(ADDRESSES)}")
+        raise ValueError(f"{source} has no address column: add a column {' or '.join(ADDRESSES)}")
     more = [name for name in OPTIONAL_COLUMNS if name in outside.rows.column_names]
     return OutsideRows(outside.rows.select([found[0], *more]), outside.version, outside.content)
 
 
 def read_outcomes(delta_tables: DeltaTables) -> dict[str, FetchOutcome]:
-    """What came of each address so far."""
+    """The latest result of each address."""
     return {row["url"]: FetchOutcome(**row) for row in delta_tables.read(FETCHED_IMAGES, COLUMNS).to_pylist()}
 
 
 def merge_outcomes(delta_tables: DeltaTables, outcomes: Sequence[FetchOutcome]) -> None:
-    """Merge what came of some images, in one commit; no commit for none."""
+    """Merges results into fetched_images, in one commit; does nothing if there are none."""
     if outcomes:
         rows = pa.Table.from_pylist([vars(outcome) for outcome in outcomes], to_arrow_schema(FETCHED_IMAGES.columns))
         delta_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in COLUMNS[1:]})
 
 
 def count_key(outcome: FetchOutcome, before: FetchOutcome | None) -> str:
-    """What came of an image, in a word to count by."""
+    """The name under which an outcome is counted."""
     if outcome.state == FAILED:
         return f"failed_{outcome.reason}"
     return "unchanged" if before and before.fetched_at == outcome.fetched_at else "fetched"
@@ -265,12 +261,12 @@ def count_key(outcome: FetchOutcome, before: FetchOutcome | None) -> str:
 def fetch(
     delta_tables: DeltaTables, image_folder: ImageFolder, files: RemoteFiles, rows: pa.Table, at_once: int, log: Logger
 ) -> Counter[str]:
-    """Fetch what is new or changed; how many images were fetched, are unchanged, or failed, by reason."""
+    """Downloads new and changed images; returns how many were fetched, unchanged, or failed by reason."""
     delta_tables.create(FETCHED_IMAGES)
     landed_files.prepare(image_folder.root)
     previous = read_outcomes(delta_tables)
     sources, refused = to_sources(rows)
-    log.info(f"{len(sources):,} images are named; of {len(refused):,} the rows name nothing that can be fetched")
+    log.info(f"the table lists {len(sources):,} images to download; {len(refused):,} have invalid rows")
     counts = Counter(f"failed_{error.reason}" for error in refused.values())
     waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
     waiting += no_longer_named(previous, {*refused, *(source.url for source in sources)})
@@ -283,20 +279,20 @@ def fetch(
             waiting, committed = [], time.monotonic()
             progress = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
             log.info(
-                f"{number:,} of {len(sources):,} images, {number / (committed - started):,.0f} a second: {progress}"
+                f"{number:,} of {len(sources):,} images, {number / (committed - started):,.0f} per second: {progress}"
             )
     merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
     return counts
 
 
 def no_longer_named(previous: Mapping[str, FetchOutcome], named: Collection[str]) -> list[FetchOutcome]:
-    """What failed and has left the table: nothing to be warned of any more."""
+    """Failed images that are no longer in the table, so that checks stop reporting them."""
     left = [outcome for url, outcome in previous.items() if outcome.state == FAILED and url not in named]
     return [replace(outcome, state=UNNAMED, reason=None, message=None) for outcome in left]
 
 
 def changed_outcomes(outcomes: Sequence[FetchOutcome], previous: Mapping[str, FetchOutcome]) -> list[FetchOutcome]:
-    """Those that are not what is known already."""
+    """The outcomes that differ from the previous ones."""
     return [outcome for outcome in outcomes if previous.get(outcome.url) != outcome]
 
 
@@ -304,7 +300,7 @@ def changed_outcomes(outcomes: Sequence[FetchOutcome], previous: Mapping[str, Fe
 def fetched_images(
     context: dg.AssetExecutionContext, config: FetchConfig, delta_tables: DeltaTables, image_folder: ImageFolder
 ) -> dg.MaterializeResult:
-    """Images that a table of addresses names, in the landing folder: each with what came of it, and why it failed."""
+    """Images downloaded from a table of addresses into the landing folder, with the reason for each failure."""
     outside = read_table(config.table)
     files = RemoteFiles(
         max_bytes=int(config.megabytes * MEBIBYTE),

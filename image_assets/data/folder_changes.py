@@ -1,4 +1,4 @@
-"""How the landing folder differs from the ledger."""
+"""Differences between the landing folder and the ledger."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from resources.progress import ProgressLine
 
 @dataclass(frozen=True)
 class FolderChanges:
-    """How the folder differs from the ledger.
+    """Differences between the folder and the ledger.
 
-    `listed` is how many files there are, `looked_at` of how many more than the name was asked.
+    `listed` counts the files in the folder, `checked` those whose size and time were compared.
     """
 
     listed: int
@@ -27,27 +27,28 @@ class FolderChanges:
     to_read: tuple[ImageFile, ...]
     irregular: tuple[ImageFile, ...]
     missing: tuple[str, ...]
-    unsettled: int = 0  # files that somebody may still be writing, which are none of the others
+    unsettled: int = 0  # files that may still be written to; not among the others
 
     def __str__(self) -> str:
         counts = {
             "new or changed": len(self.to_read),
-            "gone": len(self.missing),
-            "no regular files": len(self.irregular),
-            "being written": self.unsettled,
+            "deleted": len(self.missing),
+            "not regular files": len(self.irregular),
+            "still being written": self.unsettled,
         }
         found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        return f"{self.listed:,} files, {self.checked:,} looked at: {found or 'all taken in'}"
+        files = f"{self.listed:,} {'file' if self.listed == 1 else 'files'}"
+        return f"{files}, {self.checked:,} checked: {found or 'no changes'}"
 
     def digest(self) -> str:
-        """The changes in one short string; empty when there is none."""
+        """A short hash of the changes; empty if there are none."""
         lines = [f"{file.path}\t{file.modification_time.timestamp()}\t{file.length}" for file in self.to_read]
         lines += [f"{file.path}\tirregular" for file in self.irregular] + [f"{path}\tgone" for path in self.missing]
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] if lines else ""
 
 
 def without_unsettled(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
-    """The changes less the files that somebody may still be writing."""
+    """The changes without the files that may still be written to."""
     whole = tuple(image_folder.old_enough(changes.to_read))
     return replace(changes, to_read=whole, unsettled=len(changes.to_read) - len(whole))
 
@@ -55,21 +56,28 @@ def without_unsettled(changes: FolderChanges, image_folder: ImageFolder) -> Fold
 def folder_changes(
     image_folder: ImageFolder, ledger: Mapping[str, LedgerEntry], part: int | None, only: Collection[str] = ()
 ) -> FolderChanges:
-    """The files that are new or other than the ledger says, those that are no regular files, those that are gone.
+    """Compares the folder with the ledger.
 
-    Names are listed and compared with the ledger; what it does not know is looked at. Of what it knows, one part of
-    `sweep_files` names is looked at for another size or time, and `sweep_bytes` of content are read for what neither
-    tells. Counting the parts up goes round the whole folder. Without a part all sizes and times are looked at.
-    With `only` some paths nothing is listed, and nothing is said of other files.
-    FileNotFoundError when there is no such folder.
+    Lists all names and checks those that are not in the ledger. Of the files in the ledger, a slice of about
+    `sweep_files` is checked for a changed size or time, and about `sweep_bytes` of content are hashed to find files
+    that were rewritten with the same size and time. Successive values of `part` cover the whole folder.
+
+    Args:
+        image_folder: The landing folder.
+        ledger: The ledger's entries by path.
+        part: Number of the slice to check; None compares the size and time of every file and hashes none.
+        only: Check only these paths, without listing the folder; empty for all files.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
     """
     listing = image_folder.list_paths(only) if only else image_folder.list_names()
     ledger = {path: ledger[path] for path in only if path in ledger} if only else ledger
     to_check = list(paths_to_check(listing, ledger, part, image_folder.sweep_files))
-    progress = ProgressLine("looked at", len(to_check), "files", dg.get_dagster_logger().info, items=to_check)
+    progress = ProgressLine("checked", len(to_check), "files", dg.get_dagster_logger().info, items=to_check)
     seen = [
         file for path in progress if (file := listing.stat_file(path))
-    ]  # one that went meanwhile is missing next time
+    ]  # a file that was deleted meanwhile counts as missing in the next run
     other = [file for file in seen if not is_up_to_date(file, ledger.get(file.path))]
     swept = [] if part is None else list(find_rewritten_files(listing, ledger, part, image_folder.sweep_bytes))
     return FolderChanges(
@@ -82,7 +90,7 @@ def folder_changes(
 
 
 def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
-    """Whether the ledger has judged the file as it is: the same size, time and kind."""
+    """Whether the ledger describes the file as it is: the same size, time and kind."""
     return (
         before is not None
         and before.state not in (PENDING, MISSING)
@@ -94,7 +102,7 @@ def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
 def paths_to_check(
     listing: Listing, ledger: Mapping[str, LedgerEntry], part: int | None, sweep_files: int
 ) -> Iterator[str]:
-    """The names that are unknown, unsettled or of another kind than before, and those whose turn it is."""
+    """The paths that are new, pending or of another kind than before, and those in this slice."""
     parts = 1 if part is None else ceil(len(ledger) / sweep_files)
     for path, regular in listing.names.items():
         before = ledger.get(path)
@@ -111,9 +119,9 @@ def paths_to_check(
 def find_rewritten_files(
     listing: Listing, ledger: Mapping[str, LedgerEntry], part: int, sweep_bytes: int
 ) -> Iterator[ImageFile]:
-    """The files whose turn it is to be read and whose content is not what it was, though size and time are.
+    """The files in this slice whose content changed although size and time did not.
 
-    Files above `sweep_bytes` are left to `make audit`.
+    Files larger than `sweep_bytes` are only compared by `make audit`.
     """
     readable = [
         (path, before)
@@ -129,7 +137,7 @@ def find_rewritten_files(
 
 
 def content_id(file: ImageFile) -> str | None:
-    """The image_id of what the file holds now; None where it cannot be read or is being written."""
+    """The image_id of the file's current content; None if it cannot be read or is being written."""
     try:
         return sha256(read_content(file.path, length=file.length)).hexdigest()
     except (FileChanged, OSError):

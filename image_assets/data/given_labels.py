@@ -1,4 +1,4 @@
-"""What a label table says that files show, in place of their folders."""
+"""Labels from a label table, which replace those from folder names."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from resources.delta.table_metadata import last_metadata, table_metadata
 from resources.files.file_system import SCHEME, escaped, is_url, to_path, to_url_path
 from resources.files.image_folder import ImageFolder
 
-GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # of files that it names
+GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # files in the label table
 UNNAMED, FOLDER = "unnamed", "folder"
 COLUMNS = ["path", "label", "state", "message"]
 VERSION_KEY = "label_table_version"
@@ -27,19 +27,19 @@ LISTED_LABELS = 20
 
 
 class GivenLabel(NamedTuple):
-    """What a label table comes to for a file: the columns of given_labels beside its path."""
+    """The label table's result for a file: the columns of given_labels without the path."""
 
     label: str | None
     state: str
     message: str | None = None
 
 
-UNLABELLED = GivenLabel(None, EMPTY, "the label table names the file and gives it no label")
-NOT_NAMED = GivenLabel(None, UNNAMED, "the label table does not name the file")
+UNLABELLED = GivenLabel(None, EMPTY, "the label table lists the file without a label")
+NOT_NAMED = GivenLabel(None, UNNAMED, "the label table does not list the file")
 
 
 def to_table_path(name: str, landing: str) -> str:
-    """A file as the tables spell it; a label table may name it below the landing folder, in full, or as they do."""
+    """The path as our tables write it; a label table may use relative paths, absolute paths or addresses."""
     if is_url(name):
         return to_url_path(name)
     if name.startswith(SCHEME):
@@ -50,21 +50,23 @@ def to_table_path(name: str, landing: str) -> str:
 
 
 def to_given(path: str, labels: set[str]) -> GivenLabel:
-    """What the rows of a file come to: no label at all where they contradict each other."""
+    """The label of a file with these labels in its rows; none if they contradict each other."""
     if len(labels) > 1:
         listed = ", ".join(repr(label[:80]) for label in sorted(labels)[:LISTED_LABELS])
-        return GivenLabel(None, CONTRADICTORY, f"its rows say {listed}: expected one label")
+        return GivenLabel(None, CONTRADICTORY, f"its rows have different labels ({listed}): keep one")
     (label,) = labels
     if not path:
-        return GivenLabel(None, UNUSABLE, "a row has a label and no path: expected the path of a file")
+        return GivenLabel(None, UNUSABLE, "a row has a label but no path: add the path of a file")
     if not label:
         return UNLABELLED
     why = label_problem(label)
-    return GivenLabel(None, UNUSABLE, f"{label[:80]!r} is no label: {why}") if why else GivenLabel(label, GIVEN)
+    return (
+        GivenLabel(None, UNUSABLE, f"{label[:80]!r} is not a valid label: {why}") if why else GivenLabel(label, GIVEN)
+    )
 
 
 def read_given(rows: pa.Table, landing: str) -> dict[str, GivenLabel]:
-    """What a label table says of each file that it names; rows without path and label are passed over."""
+    """The label table's result for each file in it; rows without path and label are skipped."""
     labels: dict[str, set[str]] = defaultdict(set)
     for name, label in zip(rows["path"].to_pylist(), rows["label"].to_pylist(), strict=True):
         path, label = (name or "").strip(), (label or "").strip()
@@ -74,7 +76,7 @@ def read_given(rows: pa.Table, landing: str) -> dict[str, GivenLabel]:
 
 
 def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel] | None, landing: str) -> int:
-    """Bring given_labels up to a label table; how many rows changed. Without one folders tell the labels again."""
+    """Updates given_labels from a label table (None: folder names count again); returns the number of changed rows."""
     delta_tables.create(GIVEN_LABELS)
     columns = delta_tables.read(GIVEN_LABELS, COLUMNS)
     there = {
@@ -94,13 +96,13 @@ def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel
 
 
 def files_not_found(delta_tables: DeltaTables) -> list[str]:
-    """The files that the label table names and that no listing ever found."""
+    """The files in the label table that were never found in the landing folder."""
     named = delta_tables.read(GIVEN_LABELS, ["path"], ~pc.field("state").isin([UNNAMED, FOLDER]))["path"].to_pylist()
     return sorted(set(named) - set(delta_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()) - {""})
 
 
 def label_table_change(instance: dg.DagsterInstance, label_table: OutsideTable) -> str:
-    """The label table's version, if it differs from the one that was last read; otherwise empty."""
+    """The label table's version if it changed since it was last read; otherwise empty."""
     version, before = label_table.version(), last_metadata(instance, "given_labels").get(VERSION_KEY, "")
     return "" if version == before else version or "no label table any more"
 
@@ -109,7 +111,7 @@ def label_table_change(instance: dg.DagsterInstance, label_table: OutsideTable) 
 def given_labels(
     delta_tables: DeltaTables, image_folder: ImageFolder, label_table: OutsideTable
 ) -> dg.MaterializeResult:
-    """Labels from a table (`IMAGE_ASSETS_LABELS`) in place of folders; no rows where folders tell the labels."""
+    """Labels from a table (`IMAGE_ASSETS_LABELS`), used instead of folder names; empty without such a table."""
     landing = image_folder.path
     outside = label_table.read(["path", "label"]) if label_table.source else None
     changed = merge_given_labels(delta_tables, read_given(outside.rows, landing) if outside else None, landing)

@@ -1,4 +1,4 @@
-"""The images in gray."""
+"""Grayscale copies of the images."""
 
 import dagster as dg
 
@@ -11,11 +11,14 @@ from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
 
-READ_COLUMNS = [*GRAYSCALE_IMAGES.columns.fieldNames(), "length"]  # what a worker has to see: nothing is joined back
+READ_COLUMNS = [
+    *GRAYSCALE_IMAGES.columns.fieldNames(),
+    "length",
+]  # all that a worker needs, so that nothing is joined
 
 
 def follow_featured_images(delta_tables: DeltaTables) -> Change:
-    """Append what featured_images got since last time."""
+    """Appends grayscale copies of the rows that featured_images got since the last run."""
 
     def gray_files(new: NewRows) -> list[WrittenFile]:
         return delta_tables.write_by_tasks(new, READ_COLUMNS, GRAYSCALE_IMAGES, by=to_gray_rows).files
@@ -29,7 +32,7 @@ def follow_featured_images(delta_tables: DeltaTables) -> Change:
     pool="grayscale_images",
 )
 def grayscale_images(delta_tables: DeltaTables) -> dg.MaterializeResult:
-    """The images in gray, as lossless PNG, with their labels."""
+    """Grayscale copies of the images as lossless PNG, with their labels."""
     change = follow_featured_images(delta_tables)
     relabelled = relabel(delta_tables, GRAYSCALE_IMAGES)
     sheet = new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change)

@@ -1,4 +1,4 @@
-"""Every file ever seen in the landing folder, and what became of it."""
+"""The ledger: every file ever seen in the landing folder, with its state."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def current_files(ledger: DataFrame) -> DataFrame:
 
 
 def current_keys(delta_tables: DeltaTables) -> pd.DataFrame:
-    """The same, without Spark."""
+    """The same as `current_files`, read without Spark."""
     return delta_tables.read(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT).to_pandas()
 
 
@@ -39,7 +39,7 @@ SHEET_FILES = 32  # files on the sheet
 
 
 def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
-    """Metadata with the quarantined files by reason, an example of each message, and a contact sheet."""
+    """Metadata with the number of quarantined files for each reason, an example of each, and a contact sheet."""
     rows = delta_tables.read(
         IMAGE_FILES, ["path", "reason", "message", "last_seen"], pc.field("state") == QUARANTINED
     ).to_pylist()
@@ -51,13 +51,13 @@ def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue
     captions = [f"{row['reason']}: {unquote(row['path'].rpartition('/')[2])}" for row in newest]
     sheet = picture_markdown(
         contact_sheet(list(zip(pictures, captions, strict=True))),
-        f"the newest {len(newest)} of {len(rows):,} quarantined files, as far as they can be decoded",
+        f"the newest {len(newest)} of {len(rows):,} quarantined files, as far as they decode",
     )
     return {"quarantined": by_reason(rows), "quarantined_files": dg.MetadataValue.md(sheet)}
 
 
 def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    """How many files for each reason, the most frequent one first, with the newest message and its time."""
+    """A table with the number of files for each reason, most frequent first, and the newest message."""
     counts = Counter(row["reason"] for row in newest_first)
     newest = {row["reason"]: row for row in reversed(newest_first)}
     return dg.MetadataValue.table(
@@ -66,7 +66,7 @@ def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValu
                 {
                     "reason": str(reason),
                     "files": str(count),
-                    "such as": str(newest[reason]["message"]),
+                    "example": str(newest[reason]["message"]),
                     "last seen": f"{newest[reason]['last_seen']:%Y-%m-%d %H:%M:%S} UTC",
                 }
             )
@@ -78,7 +78,7 @@ def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValu
 NOT_REGULAR = "not_regular"  # a reason: such files are never opened
 # The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
 SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
-# What becomes of a row of the ledger by a decision: what that leaves out stays as it was.
+# How a decision updates a row of the ledger; nulls leave the old value.
 LEDGER_UPDATES = {
     "state": "new.state",
     **{
@@ -91,7 +91,7 @@ LEDGER_UPDATES = {
 
 
 class LedgerEntry(NamedTuple):
-    """What the ledger says of a file: enough to see whether the file is another one now."""
+    """What the ledger records of a file: enough to notice a change."""
 
     state: str
     reason: str | None
@@ -100,13 +100,13 @@ class LedgerEntry(NamedTuple):
     length: int
 
     def is_unchanged(self, file: ImageFile) -> bool:
-        """Whether size and time of the file are what they were."""
+        """Whether the file has the same size and time."""
         return (self.length, self.modified_microseconds) == (file.length, to_microseconds(file.modification_time))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a run says of a file; what it leaves out stays as it was."""
+    """A file's new state in the ledger; fields that are None keep their old value, except reason and message."""
 
     path: str
     state: str
@@ -123,12 +123,12 @@ def to_microseconds(time: datetime) -> int:
 
 
 def to_decision(file: ImageFile, state: str, reason: str | None, message: str | None, image_id: str | None) -> Decision:
-    """What a run says of a listed file."""
+    """The decision about a listed file."""
     return Decision(file.path, state, reason, message, image_id, file.length, file.modification_time)
 
 
 def read_ledger(delta_tables: DeltaTables) -> dict[str, LedgerEntry]:
-    """The ledger by path."""
+    """The ledger's entries by path."""
     rows = delta_tables.read(IMAGE_FILES, ["path", "state", "reason", "image_id", "modification_time", "length"])
     times = pc.cast(pc.cast(rows["modification_time"], pa.timestamp("us")), pa.int64())
     columns = [rows[name].to_pylist() for name in ("state", "reason", "image_id")]
@@ -169,7 +169,7 @@ def merge_decisions(
 
 
 def recorded_version(delta_tables: DeltaTables) -> int | None:
-    """Up to which Delta version of raw_images the ledger speaks of its rows."""
+    """The Delta version of raw_images up to which the ledger covers its rows; None for ledgers without one."""
     return delta_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)
 
 

@@ -1,4 +1,4 @@
-"""A sample of the images to explore: Spark's own pixels, and thumbnails to look at."""
+"""A sample of each label to explore, with Spark's pixels and thumbnails, and statistics of all images."""
 
 import re
 from collections import Counter, defaultdict
@@ -27,15 +27,15 @@ from resources.files.file_system import SCHEME, read_content, to_name, to_path
 from resources.files.image_folder import ImageFolder
 from resources.files.s3 import SCHEME as S3
 
-LISTED_GROUPS = 20  # groups in a table
-SHEET_GROUPS = 8  # groups on a contact sheet, one a row
-PATHS_PER_GROUP = 4  # files of a group that are named and shown
-STEPS_PER_DOUBLING = 4  # bars in a figure for each doubling
+LISTED_GROUPS = 20
+SHEET_GROUPS = 8  # on a contact sheet, one per row
+PATHS_PER_GROUP = 4
+STEPS_PER_DOUBLING = 4  # bars in a histogram for each doubling
 
 
 @dataclass(frozen=True)
 class Group:
-    """Images that have something in common: how many, and the paths of the first of them."""
+    """Images with a common value: their number and the first paths."""
 
     name: str
     files: int
@@ -43,7 +43,7 @@ class Group:
 
 
 def current_images(delta_tables: DeltaTables) -> pd.DataFrame:
-    """The images whose files are there now, with their features and duplicate_group, without content."""
+    """The current images with their features and duplicate_group, without content."""
     features = [*IMAGE_KEYS, "label", "format", "width", "height", "length"]
     images = delta_tables.read(FEATURED_IMAGES, features).to_pandas()
     groups = delta_tables.read(IMAGE_SPLITS, [*IMAGE_KEYS, "duplicate_group"]).to_pandas()
@@ -51,7 +51,7 @@ def current_images(delta_tables: DeltaTables) -> pd.DataFrame:
 
 
 def groups_of_several(images: pd.DataFrame, by: str, *differing: str) -> list[Group]:
-    """The groups by a column in which each of the others has several values, the largest ones first."""
+    """The groups with equal values of `by` and different values in every other column, largest first."""
     several = images[images[by].notna() & images[by].duplicated(keep=False)]
     groups = [
         Group(str(name), len(members), sorted(members["path"])[:PATHS_PER_GROUP])
@@ -62,7 +62,7 @@ def groups_of_several(images: pd.DataFrame, by: str, *differing: str) -> list[Gr
 
 
 def groups_table(groups: Sequence[Group]) -> dg.TableMetadataValue:
-    """The largest groups as a table: how many files, and where the first of them are."""
+    """A table of the largest groups with their number of files and first paths."""
     columns = [dg.TableColumn("group"), dg.TableColumn("files", "int"), dg.TableColumn("paths")]
     records = [
         dg.TableRecord({"group": group.name, "files": group.files, "paths": "\n".join(group.paths)})
@@ -72,7 +72,7 @@ def groups_table(groups: Sequence[Group]) -> dg.TableMetadataValue:
 
 
 def duplicates_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
-    """Metadata with the same image under several paths, images that look the same, and a sheet of both."""
+    """Metadata with exact duplicates, near duplicates and a contact sheet of both."""
     exact = groups_of_several(images, "image_id", "path")
     near = groups_of_several(images, "duplicate_group", "image_id")
     metadata = {
@@ -86,13 +86,13 @@ def duplicates_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     if paths:
         pictures = thumbnails((path, None) for path in paths)
         tiles = [(picture, to_caption(path, None)) for picture, path in zip(pictures, paths, strict=True)]
-        title = f"the largest of {len(exact):,} groups of the same image and {len(near):,} of near duplicates"
+        title = f"the largest of {len(exact):,} groups of exact duplicates and {len(near):,} of near duplicates"
         metadata["duplicates"] = dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), title))
     return metadata
 
 
 def distribution_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
-    """Metadata with a figure of labels, formats and sizes; nothing for no images."""
+    """Metadata with charts of labels, formats and sizes; empty without images."""
     labels = Counter(label or "no label" for label in images["label"])
     if not labels:
         return {}
@@ -107,24 +107,24 @@ def distribution_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
 
 
 def to_steps(images: pd.DataFrame, column: str) -> list[float]:
-    """The column's values rounded to a few steps for each doubling."""
+    """The column's values, rounded to STEPS_PER_DOUBLING steps for each doubling."""
     values = np.maximum(images[column].to_numpy(float), 1)
     return (2 ** (np.round(np.log2(values) * STEPS_PER_DOUBLING) / STEPS_PER_DOUBLING)).tolist()
 
 
 PER_LABEL = 8
-LARGEST_BYTES = 2_000_000  # a photograph's pixels take about twenty times the bytes of its file
-THUMBNAIL_PIXELS = 96
+MAX_FILE_BYTES = 2_000_000  # decoded pixels take about twenty times as much
+SAMPLE_PIXELS = 96  # side of the stored thumbnails
 COMPARED_COLUMNS = ["path", "image_id", "label"]
 PIXELS = ("height", "width", "channels", "mode", "data")
-# Spark's image source takes such names for patterns or addresses; such files keep their thumbnail only.
+# Spark's image source treats such names as patterns or addresses; these files get a thumbnail, but no pixels.
 UNSUPPORTED_NAME = re.compile(r"[%*?\[\]{}\\:]")
 FILES_SCHEMA = "path string, image_id string, label string, length long"
 THUMBNAILS = StructType([IMAGE_SAMPLES.columns[name] for name in ("path", "image_id", "label", "thumbnail")])
 
 
 def sample_files(files: Iterable[Row], landing: str, overrides: LabelOverrides) -> list[Row]:
-    """A few current files of each label (path, image_id, label, length), the same ones as long as they are there."""
+    """A few current files of each label (path, image_id, label, length); stable while these files exist."""
     of_label: dict[str | None, list[Row]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (file["image_id"], file["path"])):
         label = overrides.of((file["path"], file["image_id"]), to_label(file["path"], landing))
@@ -134,13 +134,13 @@ def sample_files(files: Iterable[Row], landing: str, overrides: LabelOverrides) 
 
 
 def with_thumbnails(files: DataFrame) -> DataFrame:
-    """The files with a small JPEG of each."""
+    """The files with a JPEG thumbnail each."""
 
     def thumbnail(file: Row) -> Iterator[Row]:
         try:
             content = read_content(file["path"], length=file["length"])
-            small = to_thumbnail(content, THUMBNAIL_PIXELS)
-        except (OSError, UnreadableImage):  # gone, or quarantined a step later: an empty place on the sheet
+            small = to_thumbnail(content, SAMPLE_PIXELS)
+        except (OSError, UnreadableImage):  # deleted, or quarantined by the next step: a gray box on the sheet
             small = None
         yield {**{name: file[name] for name in ("path", "image_id", "label")}, "thumbnail": small}
 
@@ -148,7 +148,7 @@ def with_thumbnails(files: DataFrame) -> DataFrame:
 
 
 def spark_name(path: str) -> str | None:
-    """A file's name as Spark's image source takes it; None where it takes none of that kind."""
+    """The path in the form that Spark's image source reads; None if it cannot read it."""
     scheme = next((scheme for scheme in (SCHEME, S3) if path.startswith(scheme)), None)
     if scheme is None or UNSUPPORTED_NAME.search(path.removeprefix(scheme)):
         return None
@@ -156,12 +156,12 @@ def spark_name(path: str) -> str | None:
 
 
 def path_of_origin(origin: str) -> str:
-    """The path of a file by the name that Spark's image source gives back."""
+    """Our form of a path that Spark's image source returned."""
     return unquote(origin) if origin.startswith(S3) else to_path(unquote(urlsplit(origin).path).encode())
 
 
 def spark_pixels(delta_tables: DeltaTables, paths: list[str]) -> DataFrame:
-    """What Spark's `image` source reads of the files: height, width, channels, mode and pixels by path."""
+    """Height, width, channels, mode and pixels of the files by path, as Spark's `image` source reads them."""
     names = [name for path in paths if (name := spark_name(path))]
     if not names:
         return delta_tables.dataframe(IMAGE_SAMPLES).select("path", *PIXELS).limit(0)
@@ -176,15 +176,15 @@ def spark_pixels(delta_tables: DeltaTables, paths: list[str]) -> DataFrame:
     pool="image_samples",
 )
 def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
-    """A few images of each label to explore: Spark's `image` source (height, width, mode, pixels) and thumbnails.
+    """A few images of each label to explore, with thumbnails and pixels as Spark's `image` source reads them.
 
-    Beside it stands what all current images are like: a figure of labels, formats and sizes, and duplicates.
+    The metadata describes all current images: charts of labels, formats and sizes, and duplicates.
     """
     before = delta_tables.snapshot(IMAGE_SAMPLES)
     files = delta_tables.read(
         IMAGE_FILES,
         ["path", "image_id", "length"],
-        (pc.field("state") == CURRENT) & (pc.field("length") <= LARGEST_BYTES),
+        (pc.field("state") == CURRENT) & (pc.field("length") <= MAX_FILE_BYTES),
     )
     sample = sample_files(files.to_pylist(), image_folder.path, read_label_overrides(delta_tables))
     there = delta_tables.read(IMAGE_SAMPLES, COMPARED_COLUMNS).to_pylist()

@@ -1,4 +1,4 @@
-"""Which images are for training, for validation and for the test, near duplicates together."""
+"""Training, validation or test for each labelled image; near duplicates share a split."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,14 +24,14 @@ SET_ASIDE = "set_aside"  # in no split
 
 
 def splits_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
-    """Metadata with the number of images in each split, and a figure of them by label."""
+    """Metadata with the number of images in each split, and a chart of them by label."""
     images = delta_tables.read(IMAGE_SPLITS, ["label", "split"]).to_pandas().fillna({"split": SET_ASIDE})
     metadata: dict[str, dg.MetadataValue] = {
         f"images_{split}": dg.MetadataValue.int(int(count)) for split, count in images["split"].value_counts().items()
     }
     counts = by_label(images, "split", (*SPLITS, SET_ASIDE))
     if len(counts):
-        picture = stacked_bars(counts, "images of each label, by split")
+        picture = stacked_bars(counts, "images per label, by split")
         metadata["splits"] = dg.MetadataValue.md(picture_markdown(picture, f"{len(images):,} labelled images"))
     return metadata
 
@@ -45,12 +45,12 @@ Assignment = tuple[str, str | None, str | None]  # duplicate_group, split, reaso
 
 
 class SplitConfig(dg.Config):
-    """The shares of the splits; an assignment once made stays, whatever the shares become."""
+    """The shares of the splits, used for new images; existing assignments never change."""
 
-    training: float = Field(default=0.7, gt=0, lt=1, description="Share of the images to train on.")
-    validation: float = Field(default=0.15, gt=0, lt=1, description="Share to choose the best epoch by.")
-    test: float = Field(default=0.15, gt=0, lt=1, description="Share for the figures, never trained on.")
-    seed: int = Field(default=0, description="Fixes who goes where.")
+    training: float = Field(default=0.7, gt=0, lt=1, description="Share of images for training.")
+    validation: float = Field(default=0.15, gt=0, lt=1, description="Share of images that decide the best epoch.")
+    test: float = Field(default=0.15, gt=0, lt=1, description="Share of images for evaluation, never trained on.")
+    seed: int = Field(default=0, description="Seed of the assignment.")
 
     @property
     def shares(self) -> dict[str, float]:
@@ -62,16 +62,20 @@ class SplitConfig(dg.Config):
 def with_splits(new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.DataFrame:
     """The new images with `duplicate_group`, `split` and `reason`.
 
-    Both frames hold a row for each image: `existing` as existing_images gives them, `new` with
-    the columns THIN. Only groups
-    that hold a new image are decided, each as a whole.
+    Only groups with a new image are assigned, each as a whole.
+
+    Args:
+        new: One row per image, with NEW_COLUMNS.
+        existing: One row per image, as `existing_images` returns them.
+        shares: The share of each split; they add up to one.
+        seed: Decides between groups of the same size.
     """
     existing_groups, new_groups = group_new_images(existing, new)
     joined = existing[existing_groups >= 0]
     named = zip(existing_groups[existing_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
     decided = assign_joining(named)
     images = list(zip(new_groups.tolist(), new["image_id"], new["label"], strict=True))
-    # What is gone serves no split: images that come in its place go where it was.
+    # Deleted images fill no split, so that images that replace them go to the same split.
     current = existing[existing["current"].astype(bool) & existing["split"].notna()]
     joining = [(label, decided[group][1]) for group, _, label in images if group in decided]
     counts = Counter([*zip(current["label"], current["split"], strict=True), *(one for one in joining if one[1])])
@@ -82,7 +86,7 @@ def with_splits(new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, 
 
 
 def assign_joining(existing: Iterable[tuple[int, str, str | None]]) -> dict[int, Assignment]:
-    """What becomes of images that join known ones (group, duplicate_group, split): their split, or none of several."""
+    """Assigns groups with existing images (group, duplicate_group, split) to their split, or to none if they differ."""
     members: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
     for group, name, split in existing:
         members[group].append((name, split))
@@ -96,7 +100,7 @@ def assign_joining(existing: Iterable[tuple[int, str, str | None]]) -> dict[int,
 
 @dataclass(frozen=True)
 class UnmatchedGroup:
-    """A group of new images that join none: its number, its name, and its images by label."""
+    """A group of new images only: its number, its name, and its images by label."""
 
     number: int
     name: str
@@ -104,12 +108,12 @@ class UnmatchedGroup:
 
     @property
     def label(self) -> str:
-        """The most frequent one."""
+        """The most frequent label."""
         return min(self.labels, key=lambda label: (-self.labels[label], label))
 
 
 def to_unmatched_groups(images: Iterable[tuple[int, str, str]], seed: int) -> list[UnmatchedGroup]:
-    """The groups of images (group, image_id, label), large ones first; else the seed and their names tell the order."""
+    """The groups of images (group, image_id, label), largest first; equal ones in an order that the seed fixes."""
     members: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for group, image_id, label in images:
         members[group].append((image_id, label))
@@ -120,11 +124,12 @@ def to_unmatched_groups(images: Iterable[tuple[int, str, str]], seed: int) -> li
 def assign_unmatched(
     unmatched: Sequence[UnmatchedGroup], counts: Counter[tuple[str, str | None]], shares: Mapping[str, float]
 ) -> dict[int, Assignment]:
-    """What becomes of groups that join none; `counts` are the images that are there by label and split.
+    """Assigns groups without existing images; `counts` are the existing images by label and split.
 
-    A group goes to the split that its label lacks most, the large ones first and the small ones into what they leave
-    open. The last groups of a label go where it has no image yet: three groups are in every split. Of two, the larger
-    one is trained on and the other one tested: what nobody tests nobody knows, while other labels can choose the epoch.
+    Each group goes to the split that is furthest below its share for the group's label, large groups first. The last
+    groups of a label go to splits without an image of it, so that three groups cover all splits. Of two groups, the
+    larger one is for training and the other for the test: an untested label would have no metrics, while other labels
+    can decide the epoch.
     """
     counts, coming, decided = counts.copy(), Counter(group.label for group in unmatched), {}
     totals: Counter[str] = Counter()
@@ -144,14 +149,14 @@ def assign_unmatched(
 
 
 def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
-    """The images that have been assigned or set aside, and whether each is `current`."""
+    """The images in image_splits, and whether each is `current`."""
     existing = delta_tables.read(IMAGE_SPLITS, EXISTING_COLUMNS).to_pandas()
     there = existing.merge(current_keys(delta_tables), on=IMAGE_KEYS, how="left", indicator="current")
     return there.assign(current=there["current"] == "both")
 
 
 def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> list[WrittenFile]:
-    """Files of image_splits for those of the new images that have a label, as it counts now."""
+    """Writes image_splits files for the new images that have a label now."""
     images = new.read(NEW_COLUMNS).to_pandas()
     overrides = read_label_overrides(delta_tables)
     keys = zip(images["path"], images["image_id"], strict=True)
@@ -167,7 +172,7 @@ def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConf
 
 
 def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
-    """Append the images that had no label when they were followed and were given one since."""
+    """Appends images that had no label when they were followed, and have one now."""
     overrides = read_label_overrides(delta_tables)
     unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS) if overrides else ()
     labelled = [(path, image_id) for path, image_id in unassigned if overrides.of((str(path), str(image_id)), None)]
@@ -182,7 +187,7 @@ def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> Non
     pool="image_splits",
 )
 def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
-    """Training, validation or test for each labelled image; near duplicates always share a split."""
+    """Training, validation or test for each labelled image; near duplicates share a split."""
     change = delta_tables.follow_by_tasks(
         FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config)
     )

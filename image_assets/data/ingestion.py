@@ -1,4 +1,4 @@
-"""Listed files read into raw_images, and what the ledger says of each."""
+"""Reads listed files into raw_images and records the result in the ledger."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from resources.delta.task_counts import NOT_COUNTED, TaskCounter
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
 
-CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # read and committed together; a killed run repeats at most this much
+CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # per commit; a killed run repeats at most this much
 LISTED_SCHEMA = "path string, modification_time timestamp, length long"
 INSPECTED_SCHEMA = StructType(
     [StructField(name, StringType()) for name in ("path", "state", "image_id", "reason", "message")]
@@ -38,7 +38,7 @@ LEDGER_COLUMNS = ["path", "image_id", "length", "modification_time"]
 
 
 class ReadResult(NamedTuple):
-    """What reading files found: of each a judgement, which of them got a row, and the version of raw_images then."""
+    """The inspection of each file by path, the paths that got a row, and the version of raw_images afterwards."""
 
     inspections: dict[str, Inspection]
     added: set[str]
@@ -46,7 +46,7 @@ class ReadResult(NamedTuple):
 
 
 def to_limits(image_folder: ImageFolder) -> Limits:
-    """What the landing folder's settings say of each file."""
+    """The limits in the landing folder's settings."""
     return Limits(
         content_bytes=image_folder.content_limit_bytes,
         size_bytes=image_folder.size_limit_bytes,
@@ -62,10 +62,10 @@ def read_chunk(
     ledger: Mapping[str, LedgerEntry],
     counter: TaskCounter,
 ) -> None:
-    """Read files into raw_images, and let the ledger say of each what became of it."""
+    """Reads files into raw_images and records the result for each in the ledger."""
     result = append_new_files(delta_tables, files, ledger, to_limits(image_folder), counter)
     decided: list[Decision] = []
-    seen_again: list[ImageFile] = []  # images that have their row already
+    seen_again: list[ImageFile] = []  # images that already have a row
     for file in files:
         inspection = result.inspections[file.path]
         if inspection.state == CURRENT and file.path not in result.added:
@@ -86,9 +86,9 @@ def append_new_files(
     limits: Limits,
     counter: TaskCounter = NOT_COUNTED,
 ) -> ReadResult:
-    """Read files into raw_images, in one commit; content that came before under the same path is not added again.
+    """Reads files into raw_images, in one commit; content that already has a row for its path is skipped.
 
-    Each task writes the images that it reads into the table's folder, so that no image travels between processes.
+    Each task writes the images that it reads into the table's folder, so no image is sent between processes.
     """
     delta_tables.create(RAW_IMAGES)
     folder, layout = delta_tables.uri(RAW_IMAGES), file_layout(RAW_IMAGES)
@@ -128,7 +128,7 @@ def append_new_files(
 
 
 def seen_before(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, set[str]]:
-    """The image_ids that have a row of raw_images under each of the paths."""
+    """The image_ids in raw_images for each of the paths."""
     seen: dict[str, set[str]] = defaultdict(set)
     if paths:
         rows = delta_tables.read(RAW_IMAGES, ["path", "image_id"], pc.field("path").isin(paths))
@@ -138,7 +138,7 @@ def seen_before(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, se
 
 
 def balanced(files: Sequence[ImageFile], parts: int) -> list[list[ImageFile]]:
-    """The files, in their order, in at most so many lists of about as many bytes each."""
+    """The files, in order, in at most `parts` lists of about equal bytes."""
     total = sum(file.length + 1 for file in files)
     lists: dict[int, list[ImageFile]] = defaultdict(list)
     before = 0
@@ -149,7 +149,7 @@ def balanced(files: Sequence[ImageFile], parts: int) -> list[list[ImageFile]]:
 
 
 def inspected(files: DataFrame, limits: Limits) -> DataFrame:
-    """What a whole look says of each listed file, without its bytes."""
+    """The listed files with the result of inspecting and decoding each, without content."""
 
     def inspect_files(files: Iterable[Row]) -> Iterator[Row]:
         with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
@@ -167,7 +167,7 @@ def inspected(files: DataFrame, limits: Limits) -> DataFrame:
 
 
 def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
-    """The files in lists of about CHUNK_BYTES and at most CHUNK_FILES, so that each is one commit of bounded size."""
+    """The files in lists of about CHUNK_BYTES and at most CHUNK_FILES, each to be committed at once."""
     chunk: list[ImageFile] = []
     size = 0
     for file in files:
@@ -181,16 +181,17 @@ def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
 
 
 def to_dataframe(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
-    """The files as rows, spread over as many tasks as run at once."""
+    """The files as rows, spread evenly over the tasks that run in parallel."""
     rows = [(file.path, file.modification_time, file.length) for file in files]
     tasks = min(len(rows), delta_tables.spark.sparkContext.defaultParallelism)
     return delta_tables.spark.createDataFrame(rows, LISTED_SCHEMA).repartition(tasks)
 
 
 def recover_ledger(delta_tables: DeltaTables) -> int:
-    """Let the ledger learn of the rows that raw_images got from a run which was cut off before the ledger's commit.
+    """Records rows of raw_images whose run was interrupted before it updated the ledger.
 
-    The version of raw_images that the ledger speaks of then.
+    Returns:
+        The version of raw_images that the ledger covers now.
     """
     version, recorded = delta_tables.snapshot(RAW_IMAGES).version, recorded_version(delta_tables)
     if recorded is None and delta_tables.snapshot(IMAGE_FILES).rows:

@@ -1,4 +1,4 @@
-"""The first look at a file, before it becomes a row (runs in each executor)."""
+"""Inspects a file before it becomes a row (runs in executors)."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from resources.files.file_system import FileChanged, modification_stamp, open_fi
 
 
 def decode_features(image: Row) -> Features | ItemFailure:
-    """The whole look at a row's content or, where it has none, at the file of its path; to be run guarded."""
+    """Decodes a row's content or, if it has none, its file; meant for a guarded process."""
     try:
         if image["content"] is not None:
             return to_features(image["content"])
@@ -30,18 +30,18 @@ def decode_features(image: Row) -> Features | ItemFailure:
     except UnreadableImage as unreadable:
         return ItemFailure(unreadable.reason, str(unreadable))
     except OSError as error:
-        return ItemFailure("unreadable_file", f"{error}: expected the file as it was listed; copy it again")
+        return ItemFailure("unreadable_file", f"{error}: the file changed after it was listed; copy it again")
 
 
-CURRENT = "current"  # it is there, as an image that could be read
-PENDING = "pending"  # somebody may still be writing it
-QUARANTINED = "quarantined"  # it is there, and no image that is taken in
-MISSING = "missing"  # it is there no more
+CURRENT = "current"  # a readable image
+PENDING = "pending"  # may still be written to
+QUARANTINED = "quarantined"  # rejected, with a reason
+MISSING = "missing"  # deleted from the folder
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What becomes of a file: its bytes when it may be an image (none above the content limit), else why not."""
+    """The result of inspecting a file: its bytes if it may be an image (none above the content limit), else why not."""
 
     state: str
     content: bytes | None = None
@@ -51,7 +51,7 @@ class Inspection:
 
 
 def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
-    """Look at a file in the order size, reading, first bytes; no decoder sees it yet."""
+    """Checks a file's size, reads it, and checks its signature; it is not decoded yet."""
     if length > limits.size_bytes:
         message = f"{length:,} bytes: expected at most {limits.size_bytes:,}; make the file smaller or raise the limit"
         return Inspection(QUARANTINED, reason="too_large", message=message)
@@ -66,7 +66,7 @@ def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
     except FileNotFoundError:
         return Inspection(MISSING)
     except OSError as error:
-        message = f"{error}: expected a file that can be read; check its folder's links and permissions"
+        message = f"{error}: the file cannot be read; check the links and permissions of its folder"
         return Inspection(QUARANTINED, reason="unreadable_file", message=message)
     if not length:
         message = "0 bytes: expected an image; copy the file again"
@@ -78,7 +78,7 @@ def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
 
 
 def streamed(path: str, *, length: int) -> tuple[bytes, str]:
-    """A file's first bytes and its SHA-256, read in blocks; FileChanged and OSError as `read_content` raises them."""
+    """A file's first bytes and its SHA-256, read in blocks; raises FileChanged and OSError as `read_content` does."""
     with open_file(path) as file:
         before = modification_stamp(file)
         start = file.read(SIGNATURE_BYTES)

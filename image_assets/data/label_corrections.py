@@ -1,4 +1,4 @@
-"""What people say that images are, where their folder is wrong."""
+"""Labels that people corrected."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,14 +14,14 @@ from resources.delta.table_layout import file_layout
 from resources.delta.table_metadata import table_metadata
 
 LISTED_CORRECTIONS = 20
-MAX_LABEL_BYTES = 255  # as many as a folder's name may have
+MAX_LABEL_BYTES = 255  # the limit for a folder name
 
-ImageKey = tuple[str, str]  # path and image_id: other bytes under the path are another image
+ImageKey = tuple[str, str]  # path and image_id: different bytes at the same path are a different image
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What a person says of one image; the fields are the columns of label_corrections."""
+    """One person's correction of one image; the fields are the columns of label_corrections."""
 
     path: str
     image_id: str
@@ -34,22 +34,22 @@ class Correction:
 
     def __post_init__(self) -> None:
         if self.label is not None and label_problem(self.label):
-            raise ValueError(f"{self.label[:80]!r} is no label: {label_problem(self.label)}")
+            raise ValueError(f"{self.label[:80]!r} is not a valid label: {label_problem(self.label)}")
 
 
 def label_problem(label: str) -> str:
-    """Why no folder, and so no label, can be called like this; empty when one can."""
+    """Why this cannot be the name of a label, and of its folder; empty if it can."""
     if not label or label != label.strip():
-        return "expected letters, and no space around them"
+        return "it must not be empty or start or end with spaces"
     if len(label.encode()) > MAX_LABEL_BYTES:
-        return f"expected at most {MAX_LABEL_BYTES} bytes"
+        return f"it may have at most {MAX_LABEL_BYTES} bytes"
     if "/" in label or label in (".", "..") or not label.isprintable():
-        return "expected the name of a folder, without slashes and control characters"
+        return "it must be a valid folder name, without slashes and control characters"
     return ""
 
 
 def append_corrections(delta_tables: DeltaTables, corrections: Sequence[Correction]) -> None:
-    """Keep corrections, in one commit; nothing that is there is changed, so that several people may do so at once."""
+    """Appends corrections, in one commit; never changes rows, so several people can correct labels at once."""
     delta_tables.create(LABEL_CORRECTIONS)
     rows = map(asdict, corrections)
     files = write_files(rows, delta_tables.uri(LABEL_CORRECTIONS), file_layout(LABEL_CORRECTIONS))
@@ -57,7 +57,7 @@ def append_corrections(delta_tables: DeltaTables, corrections: Sequence[Correcti
 
 
 def newest_corrections(delta_tables: DeltaTables) -> list[dict[str, Any]]:
-    """The row of each corrected image that counts, also where it takes corrections back; the newest first."""
+    """The latest correction of each image, withdrawals included, newest first."""
     rows = delta_tables.read(LABEL_CORRECTIONS, LABEL_CORRECTIONS.columns.fieldNames()).to_pylist()
     rows.sort(key=lambda row: row["corrected_at"], reverse=True)
     newest: dict[ImageKey, dict[str, Any]] = {}
@@ -68,7 +68,7 @@ def newest_corrections(delta_tables: DeltaTables) -> list[dict[str, Any]]:
 
 @dg.asset(kinds={"deltalake"}, pool="label_corrections")
 def label_corrections(delta_tables: DeltaTables) -> dg.MaterializeResult:
-    """Labels that people corrected in the gallery: each correction once, the newest one of an image counts."""
+    """Labels corrected in the gallery; the latest correction of an image counts."""
     delta_tables.create(LABEL_CORRECTIONS)
     delta_tables.compact_without_spark(LABEL_CORRECTIONS)
     snapshot = delta_tables.snapshot(LABEL_CORRECTIONS)

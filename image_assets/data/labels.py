@@ -1,4 +1,4 @@
-"""The labels that count in place of folders': people's corrections, and before there is one the label table's."""
+"""Which label an image has: a correction, else the label table, else the folder name."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from resources.delta.table import Table
 
 
 def extend_label_indexes(new: Iterable[str], existing: dict[str, int]) -> dict[str, int]:
-    """Every label's number: those that have one keep it, new ones get the next, in alphabetical order."""
+    """All labels with their numbers: existing ones keep theirs, new ones follow in alphabetical order."""
     first = max(existing.values(), default=-1) + 1
     added = sorted(set(new) - set(existing))
     return existing | {label: number for number, label in enumerate(added, first)}
@@ -27,7 +27,7 @@ def read_label_indexes(delta_tables: DeltaTables) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class LabelOverrides:
-    """What is said of images by people, and of files by the label table; None: they have no label."""
+    """Labels by correction and by label table; None means that the image has no label."""
 
     corrected: Mapping[ImageKey, str | None]
     given: Mapping[str, str | None]
@@ -36,18 +36,18 @@ class LabelOverrides:
         return bool(self.corrected or self.given)
 
     def of(self, image: ImageKey, otherwise: str | None) -> str | None:
-        """The label of an image (path, image_id); `otherwise` where nobody says one."""
+        """The label of an image (path, image_id); `otherwise` without a correction or a table entry."""
         return self.corrected[image] if image in self.corrected else self.given.get(image[0], otherwise)
 
 
 def given_by_path(delta_tables: DeltaTables) -> dict[str, str | None]:
-    """What given_labels says of each file; nothing of any where there never was a label table."""
+    """The label in given_labels for each path; empty if there never was a label table."""
     rows = delta_tables.read(GIVEN_LABELS, ["path", "label"])
     return dict(zip(rows["path"].to_pylist(), rows["label"].to_pylist(), strict=True))
 
 
 def read_label_overrides(delta_tables: DeltaTables) -> LabelOverrides:
-    """All that is said now. A correction that was taken back is its folder's label, unless a table gives one."""
+    """The current overrides; a withdrawn correction gives an image the label of the table, else of its folder."""
     given = given_by_path(delta_tables)
     corrected = {
         (row["path"], row["image_id"]): row["label"]
@@ -62,7 +62,7 @@ RELABELLED_SCHEMA = "path string, image_id string, label string, label_index int
 
 
 def outdated_labels(delta_tables: DeltaTables, table: Table) -> list[tuple[str, str, str | None, int | None]]:
-    """The rows of images that have another label than counts now: path, image_id, the label, its number."""
+    """The images whose label changed: path, image_id, current label, label index."""
     overrides = read_label_overrides(delta_tables)
     if not overrides:
         return []
@@ -77,9 +77,9 @@ def outdated_labels(delta_tables: DeltaTables, table: Table) -> list[tuple[str, 
 
 
 def relabel(delta_tables: DeltaTables, table: Table) -> int:
-    """Give the rows of images the labels that count now; how many had another one.
+    """Updates outdated labels and returns how many there were.
 
-    Only the files with such rows are written again, in one commit: readers see all old labels or all new ones.
+    Only files with such rows are rewritten, in one commit: readers see all old labels or all new ones.
     """
     rows = outdated_labels(delta_tables, table)
     if rows:
@@ -90,8 +90,8 @@ def relabel(delta_tables: DeltaTables, table: Table) -> int:
 
 
 def to_label(path: str, landing: str) -> str | None:
-    """The first sub-folder below the landing folder; None for a file directly in it or outside of it."""
+    """The name of the file's top-level folder in the landing folder; None for a file outside any."""
     below = path.removeprefix(f"{landing}/")
     if below == path or "/" not in below:
         return None
-    return below.partition("/")[0].replace("%25", "%")  # as the folder is called
+    return below.partition("/")[0].replace("%25", "%")  # the folder's name on disk

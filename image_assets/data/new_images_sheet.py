@@ -12,7 +12,7 @@ SHEET_IMAGES = 40
 
 
 def new_images_metadata(delta_tables: DeltaTables, table: Table, change: Change) -> dict[str, dg.MetadataValue]:
-    """Metadata with a contact sheet of the rows that the change brought; nothing for an empty table."""
+    """Metadata with a contact sheet of the added rows, or of the newest ones; empty for an empty table."""
     columns = [name for name in ("path", "label", "content") if name in table.columns.fieldNames()]
     rows = sample_rows(delta_tables.newest_files(table, change.before), columns, SHEET_IMAGES)
     if not rows:

@@ -1,4 +1,4 @@
-"""Each image file as it came, and the ledger of all files."""
+"""Every version of every image file, unchanged; its op also updates the ledger."""
 
 import time
 from collections import Counter
@@ -29,31 +29,33 @@ from resources.files.image_folder import ImageFolder
 
 
 class IngestConfig(dg.Config):
-    """What a run looks at beside new files."""
+    """Which known files a run checks in addition to new ones."""
 
     part: int | None = Field(
         default=None,
         ge=0,
-        description="Which part of the known files is looked at again for replaced ones; all of them by default. "
-        "The sensor names the part in which it found something.",
+        description="Which slice of the known files to check for in-place changes; default all. Set by the sensor.",
     )
     paths: list[str] = Field(
         default=[],
-        description="Look at these files only, named as in `image_files`, and list nothing; all files by default. "
-        "The sensor `storage_events` names those that events told of.",
+        description="Check only these files, named as in `image_files`, without listing the folder; default all. "
+        "Set by the sensor `storage_events`.",
     )
     replay_reason: str = Field(
-        default="", description="Judge quarantined files again whose reason matches this pattern; `*` for every reason."
+        default="",
+        description="Check quarantined files again if their reason matches this pattern; `*` matches every reason.",
     )
     replay_path: str = Field(
-        default="", description="… and whose path below the landing folder matches this one, such as `roses/*`."
+        default="",
+        description="Check quarantined files again if their path in the landing folder matches this pattern, such as "
+        "`roses/*`. With a reason, both must match.",
     )
 
 
 def ingest(
     delta_tables: DeltaTables, image_folder: ImageFolder, config: IngestConfig, log: dg.DagsterLogManager
 ) -> FolderChanges:
-    """Bring raw_images and the ledger up to the folder; a run that was cut off is simply run again."""
+    """Brings raw_images and the ledger up to date with the folder; run it again after an interruption."""
     delta_tables.create(REPLAYED_FILES)
     version = recover_ledger(delta_tables)
     ledger = read_ledger(delta_tables)
@@ -66,17 +68,17 @@ def ingest(
         for chunk in chunked(settled):
             read_chunk(delta_tables, image_folder, chunk, ledger, counter)
     if settled:
-        log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} a second")
+        log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} per second")
     return changes
 
 
 def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -> list[Decision]:
-    """What is said of files without reading them."""
+    """The decisions about files that need not be read."""
     unsettled = [file for file in changes.to_read if file not in settled]
     return [
         *(to_decision(file, PENDING, "being_written", "changed within the settle period", None) for file in unsettled),
         *(
-            to_decision(file, QUARANTINED, NOT_REGULAR, "a link, pipe or device: never opened", None)
+            to_decision(file, QUARANTINED, NOT_REGULAR, "a link, pipe or device; only regular files are opened", None)
             for file in changes.irregular
         ),
         *(Decision(path, MISSING) for path in changes.missing),
@@ -89,7 +91,7 @@ def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -
         replayed_files,
         dg.AssetSpec(
             "raw_images",
-            description="Each image file as it came: path, time, length, the SHA-256 of its content, and the content.",
+            description="Every version of every image file, unchanged: path, time, length, content and its SHA-256.",
             kinds={"pyspark", "deltalake"},
         ),
     ],
@@ -98,7 +100,7 @@ def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -
 def raw_images(
     context: dg.AssetExecutionContext, config: IngestConfig, delta_tables: DeltaTables, image_folder: ImageFolder
 ) -> Iterator[dg.MaterializeResult]:
-    """The landing folder, listed and compared with the ledger; exactly the new and changed files are read."""
+    """Compares the landing folder with the ledger, and reads the new and changed files."""
     files_before, images_before = delta_tables.snapshot(IMAGE_FILES), delta_tables.snapshot(RAW_IMAGES)
     changes = ingest(delta_tables, image_folder, config, context.log)
     if config.replay_reason or config.replay_path:

@@ -20,7 +20,7 @@ from resources.files.image_folder import ImageFolder
 
 
 def matching_quarantined(ledger: Mapping[str, LedgerEntry], landing: str, *, reason: str, path: str) -> list[str]:
-    """The paths of the quarantined files whose reason and path below the landing folder match the patterns."""
+    """The paths of the quarantined files whose reason and path in the landing folder match the patterns."""
 
     def matches(name: str, file: LedgerEntry) -> bool:
         below = unquote(name.removeprefix(f"{landing}/"))
@@ -30,9 +30,9 @@ def matching_quarantined(ledger: Mapping[str, LedgerEntry], landing: str, *, rea
 
 
 def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str, path: str) -> int:
-    """Judge again, by today's limits, the quarantined files that match; how many there were.
+    """Checks the matching quarantined files again, with the current limits, and returns how many there were.
 
-    What is an image now gets its rows; replayed_files gets a row for each file, with what was said of it before.
+    Files that are images now get their rows. replayed_files gets a row for each file, with its former reason.
     """
     ledger = read_ledger(delta_tables)
     chosen = matching_quarantined(ledger, image_folder.path, reason=reason, path=path)
@@ -57,14 +57,14 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
 
 
 def ledger_rows(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the ledger says of the files, by path: state, reason, message, attempts."""
+    """The ledger's state, reason, message and attempts for each path."""
     columns = ["path", "state", "reason", "message", "attempts"]
     rows = delta_tables.read(IMAGE_FILES, columns, pc.field("path").isin(paths)).to_pylist()
     return {row.pop("path"): row for row in rows}
 
 
 def replay_result(delta_tables: DeltaTables, before: Snapshot, files: int) -> dg.MaterializeResult:
-    """What came of the files that were judged again."""
+    """The materialization, with the number of files for each outcome."""
     change = delta_tables.change_since(before, REPLAYED_FILES)
     columns = ("reason_before", "state", "reason")
     rows = delta_tables.newest(REPLAYED_FILES, before, columns, files)

@@ -1,4 +1,4 @@
-"""The images of one split that are current: what a training or an evaluation works on."""
+"""The current images of a split, and whether the splits are fit for training."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 
 SPLITS = ("training", "validation", "test")
-LISTED_PROBLEMS = 10  # leaks or labels that are named
-LEAK_PATHS = 3  # paths of a leak in each split
+LISTED_PROBLEMS = 10
+LEAK_PATHS = 3  # listed for each split
 LEAKS_REMEDY = (
-    "delete the files of all but one split from the landing folder, or delete the folder of the table image_splits, "
-    "which then assigns every image anew"
+    "keep the files of one split and delete the others from the landing folder, or delete the folder of the table "
+    "image_splits to assign every image again"
 )
 MISSING_LABELS_REMEDY = (
-    "add photographs to the label's folder that differ from those in it (three that do are in every split), "
-    "or leave the folder out by IMAGE_ASSETS_EXCLUDE"
+    "add different photographs to the label's folder (three distinct ones cover all splits), or exclude the folder "
+    "with IMAGE_ASSETS_EXCLUDE"
 )
 
 
 class UnsoundSplits(ValueError):
-    """Splits whose figures would be wrong, or say nothing about a label."""
+    """Splits whose metrics would be wrong, or missing for some label."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Leak:
 
     @property
     def files(self) -> int:
-        """In all splits together."""
+        """The number of files in all splits."""
         return sum(map(len, self.paths.values()))
 
     def first_paths(self, split: str) -> list[str]:
-        """A few of the split's files."""
+        """The first paths in the split."""
         return self.paths.get(split, [])[:LEAK_PATHS]
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class MissingLabel:
-    """A label that some splits lack, and how many images it has."""
+    """A label without images in some splits, and its number of images."""
 
     label: str
     images: int
@@ -65,16 +65,16 @@ class MissingLabel:
 
 
 def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
-    """The labelled rows of image_splits whose files are there, unchanged: nobody trains on the others."""
+    """The labelled rows of image_splits whose files are current; only these are trained on."""
     columns = ["path", *HASHED, "label", "duplicate_group", "split"]
     assigned = delta_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
     return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
 def leaks(assigned: pd.DataFrame) -> list[Leak]:
-    """The groups in several splits, the largest first: by how the images look, and by the group that their rows name.
+    """The groups in several splits, largest first, by perceptual hash and by the recorded duplicate_group.
 
-    What is set aside is in no split, and joins no groups.
+    Images that were set aside are in no split, and connect no groups.
     """
     images = assigned.dropna(subset=["split"])
     images = images.assign(hash_group=to_groups(to_image_hashes(images)))
@@ -92,7 +92,7 @@ def leaks(assigned: pd.DataFrame) -> list[Leak]:
 
 
 def missing_labels(assigned: pd.DataFrame) -> list[MissingLabel]:
-    """The labels that a split lacks, in alphabetical order; one whose images are all set aside lacks in each."""
+    """The labels that are missing in some split, in alphabetical order."""
     present = set(zip(assigned["label"], assigned["split"], strict=True))
     found = [
         MissingLabel(label, images, [split for split in SPLITS if (label, split) not in present])
@@ -102,32 +102,31 @@ def missing_labels(assigned: pd.DataFrame) -> list[MissingLabel]:
 
 
 def to_bullets(found: Sequence[object]) -> str:
-    """The first ones as a list of lines, and how many more there are."""
+    """The first items as a bulleted list, and the number of the others."""
     more = [f"and {len(found) - LISTED_PROBLEMS:,} more"] if len(found) > LISTED_PROBLEMS else []
     return "\n".join(f"- {one}" for one in [*found[:LISTED_PROBLEMS], *more])
 
 
 def require_sound_splits(delta_tables: DeltaTables) -> None:
-    """Refuse splits that leak, or that lack a label, with what to do about it."""
+    """Raises UnsoundSplits, with the remedy, if splits leak or lack a label."""
     assigned = current_assignments(delta_tables)
     problems = []
     if leaking := leaks(assigned):
         problems.append(
-            f"{len(leaking):,} group(s) of near duplicates in several splits, expected each in one:\n"
+            f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
             f"{to_bullets(leaking)}\n"
             f"{LEAKS_REMEDY}"
         )
     if missing := missing_labels(assigned):
         problems.append(
-            f"{len(missing):,} label(s) without an image in some split, expected every label in each:\n"
-            f"{to_bullets(missing)}\n{MISSING_LABELS_REMEDY}"
+            f"{len(missing):,} label(s) have no image in some split:\n{to_bullets(missing)}\n{MISSING_LABELS_REMEDY}"
         )
     if problems:
-        raise UnsoundSplits("\n".join(["the splits cannot be trained on", *problems]))
+        raise UnsoundSplits("\n".join(["the splits are not fit for training", *problems]))
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
-    """Path, image_id, label and label_index of the split's labelled images whose files are there, unchanged."""
+    """Path, image_id, label and label_index of the split's labelled images whose files are current."""
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     assigned = delta_tables.dataframe(IMAGE_SPLITS).where((F.col("split") == split) & F.col("label").isNotNull())
     return assigned.join(current, on=["path", "image_id"], how="left_semi").select(
@@ -136,16 +135,16 @@ def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
 
 
 def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEATURED_IMAGES) -> DataFrame:
-    """The rows with the images' content in a table; the rows are broadcast, so that no content is shuffled.
+    """The rows with the images' content from a table; rows are broadcast, so that content is not shuffled.
 
-    Images whose content the table does not hold are left out: of those above the content limit it is the path only.
+    Images above the content limit are left out, because tables store no content for them.
     """
     content = delta_tables.dataframe(table).select("path", "image_id", "content").where("content IS NOT NULL")
     return content.join(F.broadcast(rows), on=["path", "image_id"], how="inner")
 
 
 def read_split(delta_tables: DeltaTables, split: str) -> pd.DataFrame:
-    """The same rows, without Spark."""
+    """The same rows as `split_rows`, read without Spark."""
     columns = [*IMAGE_KEYS, "label", "label_index"]
     assigned = delta_tables.read(
         IMAGE_SPLITS, columns, (pc.field("split") == split) & pc.field("label").is_valid()
@@ -154,21 +153,22 @@ def read_split(delta_tables: DeltaTables, split: str) -> pd.DataFrame:
 
 
 def split_digest(rows: pd.DataFrame) -> str:
-    """A short text that is the same for the same images under the same labels, in any order."""
+    """A digest of the images and their labels, independent of their order."""
     text = "\n".join(sorted(map(repr, zip(rows["path"], rows["image_id"], rows["label"], strict=True))))
     return f"{len(rows)}-{sha256(text.encode()).hexdigest()[:24]}"
 
 
 def training_labels(delta_tables: DeltaTables) -> list[str]:
-    """The labels to tell apart: those with a current image in the training split, in the order of their numbers.
+    """The labels of the current images in the training split, ordered by label index.
 
-    ValueError when there are fewer than two.
+    Raises:
+        ValueError: There are fewer than two.
     """
     rows = read_split(delta_tables, "training")
     labels = [label for _, label in sorted(set(zip(rows["label_index"], rows["label"], strict=True)))]
     if len(labels) < 2:
         raise ValueError(
             f"{len(labels)} label(s) to train on ({', '.join(labels) or 'none'}): a classifier needs at least two. "
-            "Put photographs into at least two sub-folders of the landing folder, one for each label"
+            "Put photographs into at least two subfolders of the landing folder, one for each label"
         )
     return labels

@@ -1,4 +1,4 @@
-"""Checks of how tables lie on disk: codec, row groups, file sizes, statistics; from the log and from footers."""
+"""Checks of the tables' files: codec, row groups, file sizes and statistics, from the log and Parquet footers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from resources.delta.table import Table
 from resources.delta.table_layout import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Compaction
 
 DUPLICATE_KEYS_REMEDY = (
-    "something wrote to the table beside its asset; end that, let `make audit` name the rows, and delete the repeated "
-    "ones with a Delta writer"
+    "something other than the asset writes to the table: stop it, list the rows with `make audit`, and delete the "
+    "duplicates with a Delta writer"
 )
 
 
@@ -24,7 +24,7 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=table.name,
         name="keys_unique",
-        description=f"One row for each {', '.join(table.keys)}. If it fails: {DUPLICATE_KEYS_REMEDY}.",
+        description=f"One row per {', '.join(table.keys)}. If it fails: {DUPLICATE_KEYS_REMEDY}.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         rows = delta_tables.read(table, table.keys).to_pandas()
@@ -38,45 +38,45 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
     return check
 
 
-SAMPLED_FILES = 8  # of which footers are read, the newest ones: seconds, however many there are
-REWRITE_HINT = "files written so far stay readable, and change when they are compacted"
+SAMPLED_FILES = 8  # the newest ones; reading all footers of a large table would take minutes
+REWRITE_HINT = "existing files stay readable, and compaction rewrites them"
 
 
 @dataclass(frozen=True)
 class LayoutProblem:
-    """What is not as it should be: found, expected, and what to do about it."""
+    """A problem with a table's files: found, expected, and the remedy."""
 
     message: str
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
 
 
 def column_problems(table: Table, chunks: set[ColumnChunk]) -> list[LayoutProblem]:
-    """What is wrong with how columns are written: codecs, dictionaries and statistics of image bytes."""
+    """Wrong codecs, and dictionaries or statistics of image bytes."""
     codec = table.codec.upper()
     others = sorted({f"{chunk.column} in {chunk.codec}" for chunk in chunks if chunk.codec != codec})
     images = [chunk for chunk in chunks if chunk.column in table.binary_columns]
     costly = sorted({chunk.column for chunk in images if chunk.dictionary or chunk.statistics})
     problems = []
     if others:
-        # Image bytes that are compressed twice cost time at every reading; a thin table only a little space.
+        # Compressing image bytes again slows down every read; in a small table it only costs a little space.
         severity = dg.AssetCheckSeverity.ERROR if table.binary_columns else dg.AssetCheckSeverity.WARN
         problems.append(
             LayoutProblem(
-                f"found {', '.join(others)}, expected {codec}: write only by DeltaTables; {REWRITE_HINT}", severity
+                f"found {', '.join(others)}, expected {codec}: write only with DeltaTables; {REWRITE_HINT}", severity
             )
         )
     if costly:
         problems.append(
             LayoutProblem(
-                f"found a dictionary or statistics of {', '.join(costly)}, expected none for image bytes: "
-                f"write only by DeltaTables; {REWRITE_HINT}"
+                f"found dictionaries or statistics of {', '.join(costly)}, expected none for image bytes: "
+                f"write only with DeltaTables; {REWRITE_HINT}"
             )
         )
     return problems
 
 
 def size_problems(groups: Sequence[tuple[int, int]], compaction: Compaction) -> list[LayoutProblem]:
-    """What is wrong with sizes: row groups that are too large, too many small files."""
+    """Row groups that are too large, and too many small files."""
     large = [size for rows, size in groups if size > 2 * TABLE_ROW_GROUP_BYTES and rows > ROW_CHECK_MIN]
     problems = []
     if large:
@@ -84,39 +84,39 @@ def size_problems(groups: Sequence[tuple[int, int]], compaction: Compaction) -> 
             LayoutProblem(
                 f"found {len(large)} row groups of up to {max(large):,} bytes, expected about "
                 f"{TABLE_ROW_GROUP_BYTES:,}: "
-                f"write only by DeltaTables; {REWRITE_HINT}"
+                f"write only with DeltaTables; {REWRITE_HINT}"
             )
         )
     if compaction.pays:
         problems.append(
             LayoutProblem(
-                f"found {compaction.small_files} small files of {compaction.files}, of which compaction would join "
-                f"{compaction.rewritten_files} ({compaction.rewritten_bytes:,} bytes), expected fewer than "
-                f"{SMALL_FILES}: launch the job optimize_tables"
+                f"found {compaction.small_files} small files among {compaction.files}, expected under {SMALL_FILES}: "
+                f"launch the job optimize_tables, which joins {compaction.rewritten_files} of them "
+                f"({compaction.rewritten_bytes:,} bytes)"
             )
         )
     return problems
 
 
 def log_problems(table: Table, log: TableFiles) -> list[LayoutProblem]:
-    """What is wrong with the statistics in the log, by which readers skip files."""
+    """Missing statistics in the log, which readers need to skip files."""
     expected = ",".join(table.statistics_columns)
     if not log.files or log.statistics_columns == expected:
         return []
     found = log.statistics_columns or "any column"
-    remedy = f"set the table's property {STATISTICS_PROPERTY} to the columns expected"
-    return [LayoutProblem(f"found statistics of {found} in the log, expected of {expected}: {remedy}")]
+    remedy = f"set the table property {STATISTICS_PROPERTY} to these columns"
+    return [LayoutProblem(f"found statistics of {found} in the log, expected {expected}: {remedy}")]
 
 
 def layout(table: Table) -> dg.AssetChecksDefinition:
-    """The check that a table lies on disk as its columns ask for."""
+    """The check that a table's files are written as its columns require."""
 
     @dg.asset_check(
         asset=table.name,
         name="layout",
-        description=f"Columns are {table.codec}, row groups bounded, few files small; told by the log and the footers "
-        f"of the newest {SAMPLED_FILES} files. If it fails: launch `optimize_tables`, which joins small files; let "
-        "nothing write to the table but its asset.",
+        description=f"Columns are {table.codec}, row groups are not too large, and few files are small, according to "
+        f"the log and the footers of the newest {SAMPLED_FILES} files. If it fails: launch `optimize_tables`, which "
+        "joins small files; only the asset may write to the table.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         log = table_files(delta_tables.uri(table))
@@ -132,7 +132,7 @@ def layout(table: Table) -> dg.AssetChecksDefinition:
                 "files": len(log.files),
                 "small_files": compaction.small_files,
                 "bytes": log.size_bytes,
-                "footers_read": f"{len(newest)}, the newest" if newest else "none",
+                "footers_read": f"the newest {len(newest)}" if newest else "none",
                 "codecs": ", ".join(sorted({chunk.codec for chunk in chunks})) or "none",
                 "row_groups_read": len(groups),
                 "largest_row_group_bytes": max((size for _, size in groups), default=0),

@@ -1,4 +1,4 @@
-"""Training and validation rows, as workers read them through Petastorm."""
+"""The training split as training processes read it through Petastorm, and the functions that write any cache."""
 
 import json
 from functools import partial
@@ -23,12 +23,12 @@ from resources.processes.training_processes import TrainingProcesses
 
 
 def cache_rows(delta_tables: DeltaTables, split: str, labels: list[str]) -> DataFrame:
-    """The split's images under the labels that are told apart."""
+    """The split's images that have one of the labels."""
     return split_rows(delta_tables, split).where(F.col("label").isin(labels))
 
 
 def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, labels: list[str], ranks: int) -> str:
-    """The split, the Delta version that its rows are of, and a hash of these rows and the settings."""
+    """The cache's name: the split, the Delta version of image_splits, and a hash of the rows and settings."""
     rows = read_split(delta_tables, split)
     of_labels = split_digest(rows.loc[rows["label"].isin(labels)])
     settings = json.dumps([CACHE_CODE, of_labels, labels, ranks, CACHE_ROW_GROUP_BYTES, caches.content, caches.color])
@@ -39,19 +39,19 @@ def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, l
 def existing_cache(
     delta_tables: DeltaTables, caches: PetastormCaches, split: str, labels: list[str], ranks: int
 ) -> Cache:
-    """The split's cache as the tables are now; FileNotFoundError when it was not written for them yet."""
+    """The split's cache for the tables as they are now; FileNotFoundError if it has not been written yet."""
     name = cache_name(delta_tables, caches, split, labels, ranks)
     cache = caches.find(name)
     if cache is None:
         raise FileNotFoundError(
-            f"there is no whole cache {name} in {caches.root}, of content {caches.content!r} and color "
+            f"there is no complete cache {name} in {caches.root} with content {caches.content!r} and color "
             f"{caches.color!r} for {ranks} process(es): materialize {split}_cache first"
         )
     return cache
 
 
 def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str, labels: list[str]) -> DataFrame:
-    """A cache's rows; ValueError when the gray ones are not there yet."""
+    """The rows to write; ValueError if the table that they come from lacks some."""
     rows = cache_rows(delta_tables, split, labels)
     table = {"rgb": FEATURED_IMAGES, "gray": GRAYSCALE_IMAGES}[caches.color]
     lacking = rows.join(delta_tables.dataframe(table), on=[*table.keys], how="left_anti").count()
@@ -68,7 +68,7 @@ def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str
 def find_or_write_cache(
     delta_tables: DeltaTables, caches: PetastormCaches, split: str, *, ranks: int
 ) -> tuple[Cache, bool]:
-    """The split's cache, and whether it had to be written: the same rows and settings find the same cache."""
+    """The split's cache, and whether it had to be written: it is reused for the same rows and settings."""
     labels = training_labels(delta_tables)
     name = cache_name(delta_tables, caches, split, labels, ranks)
     cache = caches.find(name)
@@ -84,7 +84,7 @@ CACHE_KINDS = {"pyspark", "parquet", "petastorm"}
 def materialize_cache(
     delta_tables: DeltaTables, caches: PetastormCaches, split: str, ranks: int
 ) -> dg.MaterializeResult:
-    """The split's cache, written if it has to be, and what was evicted for it."""
+    """Writes the split's cache unless it exists, and evicts old ones."""
     labels = training_labels(delta_tables)
     cache, written = find_or_write_cache(delta_tables, caches, split, ranks=ranks)
     groups = row_groups(cache.files)
@@ -108,7 +108,7 @@ def materialize_cache(
 
 
 def cache_metadata(cache: Cache, labels: list[str]) -> dict[str, dg.MetadataValue]:
-    """Metadata with a contact sheet of the first rows; nothing for raw pixels, which are no image files."""
+    """Metadata with a contact sheet of the first rows; empty for raw pixels, which are not image files."""
     if cache.content == "pixels" or not cache.rows:
         return {}
     with open_parquet(cache.files[0]) as parquet:
@@ -123,5 +123,5 @@ def cache_metadata(cache: Cache, labels: list[str]) -> dict[str, dg.MetadataValu
 def training_cache(
     delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
 ) -> dg.MaterializeResult:
-    """The images to train on, in Parquet row groups near 1 MB; found again when nothing changed."""
+    """The training images as Parquet with row groups of about 1 MB; reused if nothing changed."""
     return materialize_cache(delta_tables, petastorm_caches, "training", training_processes.processes)

@@ -12,5 +12,5 @@ from resources.processes.training_processes import TrainingProcesses
 def validation_cache(
     delta_tables: DeltaTables, petastorm_caches: PetastormCaches, training_processes: TrainingProcesses
 ) -> dg.MaterializeResult:
-    """The images to choose the best epoch by, written like the training cache."""
+    """The validation images, which decide the best epoch, in the format of the training cache."""
     return materialize_cache(delta_tables, petastorm_caches, "validation", training_processes.processes)

@@ -1,4 +1,4 @@
-"""Pictures for people, as they appear in the metadata of a materialization."""
+"""Charts, shown in the metadata of materializations."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ COLORS = {"": "#1f77b4", "validation_": "#ff7f0e"}
 
 
 def picture_markdown(picture: bytes, caption: str) -> str:
-    """A JPEG, PNG or SVG picture with its caption above, as markdown that needs no other file."""
+    """Markdown with an embedded JPEG, PNG or SVG picture below its caption."""
     mime_type = next((name for start, name in MIME_TYPES.items() if picture.startswith(start)), None)
     if mime_type is None:
-        raise ValueError(f"a picture beginning with {picture[:8]!r}: expected JPEG, PNG or SVG; convert it first")
+        raise ValueError(f"the picture starts with {picture[:8]!r}: expected JPEG, PNG or SVG; convert it first")
     text = "".join(f"\\{letter}" if letter in r"\`*_[]<>#|" else letter for letter in " ".join(caption.split()))
     return f"{text}\n\n![{text}](data:{mime_type};base64,{b64encode(picture).decode()})"
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
-    """Loss and accuracy of each epoch, in training and validation, as PNG."""
+    """PNG of training and validation loss and accuracy by epoch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=DOTS_PER_INCH, layout="constrained")
@@ -46,9 +46,9 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
-    """How many images of each true label (row) were given each predicted label (column), as PNG.
+    """PNG of a confusion matrix: true labels in rows, predicted labels in columns.
 
-    The color is the share of the row. Above 20 labels the cells hold no numbers: they would not be legible.
+    Colors are shares of the row. With more than 20 labels, cells have no numbers, which would be illegible.
     """
     from matplotlib.figure import Figure
 
@@ -79,9 +79,9 @@ def distributions(
     sizes: Mapping[tuple[float, float], int],
     lengths: Mapping[float, int],
 ) -> bytes:
-    """How many images there are of each label, format, size (width, height) and length in bytes, as PNG.
+    """PNG of the number of images by label, format, size (width, height) and length in bytes.
 
-    Above 30 labels their bars hold no names: they would not be legible.
+    With more than 30 labels, bars have no names, which would be illegible.
     """
     from matplotlib.figure import Figure
 
@@ -89,7 +89,7 @@ def distributions(
     axes = figure.subplot_mosaic([["sizes", "sizes", "lengths"], ["labels", "labels", "formats"]])
     _draw_sizes(axes["sizes"], sizes)
     _draw_lengths(axes["lengths"], lengths)
-    _draw_counts(axes["labels"], labels, "images of each label")
+    _draw_counts(axes["labels"], labels, "images per label")
     _draw_counts(axes["formats"], formats, "formats")
     for each in axes.values():
         each.spines[["top", "right"]].set_visible(False)
@@ -116,7 +116,7 @@ def _draw_lengths(axes: "Axes", lengths: Mapping[float, int]) -> None:
 
 
 def _set_doublings(axes: "Axes", name: str, values: Sequence[float]) -> None:
-    """A logarithmic axis from below the lowest to above the highest value, with a few round numbers on it."""
+    """Makes an axis logarithmic, with some room around the values and a few round numbers."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     low, high = min(values, default=1.0), max(values, default=1.0)
@@ -137,7 +137,7 @@ def _draw_counts(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title=title)
     if len(names) > 30:
-        axes.set(xlabel=f"{len(names)} labels, the most frequent first")
+        axes.set(xlabel=f"{len(names)} labels, most frequent first")
         return
     short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
     axes.set_xticks(
@@ -172,9 +172,9 @@ def to_png(figure: "Figure") -> bytes:
 
 
 def stacked_bars(parts: pd.DataFrame, title: str, *, top: float | None = None) -> bytes:
-    """A bar for each row of the frame, named by its index, with a part for each column, as PNG.
+    """PNG of stacked bars: one bar per row, named by the index, with one part per column.
 
-    Of many rows the last are shown, of many columns those that are largest: the rest counts as others.
+    Shows the last SHOWN_BARS rows and the largest SHOWN_PARTS columns; the other columns are summed up as "others".
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -183,7 +183,7 @@ def stacked_bars(parts: pd.DataFrame, title: str, *, top: float | None = None) -
     shown = parts.tail(SHOWN_BARS)
     figure = Figure(figsize=(9, 3.6), dpi=DOTS_PER_INCH, layout="constrained")
     axes, below = figure.subplots(), np.zeros(len(shown))
-    colors = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue] - its stubs know no listed colors
+    colors = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue] - its stubs lack listed colors
     for (name, values), color in zip(largest(shown), colors, strict=False):
         axes.bar(range(len(shown)), values, 0.9, bottom=below, color=color, label=name)
         below = below + np.asarray(values)
@@ -197,14 +197,14 @@ def stacked_bars(parts: pd.DataFrame, title: str, *, top: float | None = None) -
 
 
 def by_label(rows: pd.DataFrame, part: str, parts: Sequence[str]) -> pd.DataFrame:
-    """How many rows with each label, the most frequent ones first, are of each part: those that a column names."""
+    """Counts rows by label (most frequent first) and by the value of column `part`, for the given values."""
     counts = pd.crosstab(rows["label"], rows[part]).reindex(columns=list(parts), fill_value=0)
     frequent = counts.sum(axis="columns").sort_values(ascending=False, kind="stable").index
     return counts.loc[frequent[:SHOWN_BARS]]
 
 
 def largest(parts: pd.DataFrame) -> list[tuple[str, Sequence[float]]]:
-    """The columns that are largest on the whole, in their order, and the sum of the others."""
+    """The columns with the largest sums, in their order, and the sum of the others."""
     frequent = parts.sum().sort_values(ascending=False, kind="stable").index[:SHOWN_PARTS]
     largest_parts = [(short(str(name)), parts[name].tolist()) for name in parts.columns if name in frequent]
     others = parts.drop(columns=frequent)
@@ -212,7 +212,7 @@ def largest(parts: pd.DataFrame) -> list[tuple[str, Sequence[float]]]:
 
 
 def short(name: str) -> str:
-    """The name, cut where it is too long to stand beside a figure."""
+    """The name, truncated to fit beside a chart."""
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
@@ -220,7 +220,7 @@ def _name_bars(axes: "Axes", names: Sequence[str]) -> None:
     step = -(-len(names) // NAMED_BARS)
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names), default=0) > 6 else {}
     axes.set_xticks(range(0, len(names), step), names[::step], parse_math=False, **slanted)
-    room = 3 * (len(names) < 4)  # a bar as wide as the picture looks like none
+    room = 3 * (len(names) < 4)  # a bar as wide as the chart is not recognizable as one
     axes.set_xlim(-0.6 - room, len(names) - 0.4 + room)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Contact sheets: thumbnails with captions, as they appear in the metadata of a materialization."""
+"""Contact sheets: thumbnails with captions, shown in the metadata of materializations."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -31,8 +31,8 @@ Item = TypeVar("Item")
 def contact_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int = TILE_PIXELS, columns: int = 8) -> bytes:
     """Thumbnails in rows, each with its caption below, as one JPEG.
 
-    An image that cannot be decoded is a gray box. The more images, the coarser and then the smaller they get:
-    the sheet stays as wide, and near 100 KB.
+    Images that cannot be decoded become gray boxes. With more images, quality and then size decrease, so that the sheet
+    keeps its width and about MAX_BYTES.
     """
     sheet = _to_sheet(images, side_pixels, columns) if images else _nothing()
     for quality in (88, 75, 60, 45, 35):
@@ -46,15 +46,15 @@ def contact_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int = TILE_P
 
 
 def thumbnails(images: Iterable[tuple[str, bytes | None]]) -> list[bytes]:
-    """A small JPEG for each path and content, read from the path where there is no content; empty if that fails.
+    """A JPEG thumbnail for each path and content (None: read from the path); empty if that fails.
 
-    They are made in a guarded process: a sheet may show images that nobody decoded yet.
+    They are made in a guarded process, because the images may not have been decoded before.
     """
     return _in_guarded_process(thumbnail, images)
 
 
 def thumbnail(image: tuple[str, bytes | None]) -> bytes:
-    """A small JPEG of one image, or nothing."""
+    """A JPEG thumbnail of one image; empty if it cannot be read."""
     path, content = image
     content = scaled_content(path, 2 * THUMBNAIL_PIXELS) if content is None else content
     try:
@@ -75,12 +75,12 @@ def _in_guarded_process(function: Callable[[Item], bytes], items: Iterable[Item]
 
 
 def to_caption(path: str, label: str | None) -> str:
-    """What stands below a picture: its label, else its file's name."""
+    """The caption of an image: its label, else its file name."""
     return label or unquote(path.rpartition("/")[2])
 
 
 def partial_thumbnail(path: str) -> bytes:
-    """A small JPEG of as much of a broken image as can be decoded, or nothing; for a guarded process."""
+    """A JPEG thumbnail of the decodable part of a broken image; changes Pillow's settings, so run it guarded."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
@@ -94,7 +94,7 @@ def partial_thumbnail(path: str) -> bytes:
 
 
 def to_thumbnail(content: bytes, side_pixels: int) -> bytes:
-    """The upright image as JPEG, made small enough to fit in a square."""
+    """The upright image as JPEG, downscaled to fit in a square."""
     header, image, _ = decoded(content, "RGB", min_side_pixels=2 * side_pixels)
     image.thumbnail((side_pixels, side_pixels))
     thumbnail = BytesIO()
@@ -134,7 +134,7 @@ def _draw_tile(sheet: Image.Image, content: bytes, corner: tuple[int, int], side
 
 
 def _to_lines(caption: str, width_pixels: int) -> list[str]:
-    """The caption broken at spaces and slashes into lines that fit; what is too long ends in an ellipsis."""
+    """The caption, wrapped at spaces and slashes; lines that are too long end in an ellipsis."""
     lines: list[str] = []
     for paragraph in caption.splitlines():
         line = ""
@@ -159,7 +159,7 @@ def _cut(line: str, width_pixels: int) -> str:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    # Pillow's own font has Latin letters only. Matplotlib's is found without loading it, which takes most of a second.
+    # Pillow's own font has Latin letters only. Matplotlib's is located without the slow import of matplotlib.
     font = distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf")
     return ImageFont.truetype(str(font), 11)
 

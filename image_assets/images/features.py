@@ -1,4 +1,4 @@
-"""What can be read off an image: header, perceptual hashes, and the strict decoder's objections."""
+"""The features of an image: its header, perceptual hashes, and warnings of the strict decoder."""
 
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -11,10 +11,10 @@ from image_assets.images.pixels import BROKEN, Header, decoded, opened, read_hea
 
 @dataclass(frozen=True)
 class Features(Header):
-    """What can be read off an image by decoding all of it.
+    """An image's header and what decoding it shows.
 
-    `mirrored_hash` is the perceptual hash of the image with left and right exchanged; `decode_warning` is what the
-    strict decoder objects to in an image that could be decoded nevertheless.
+    `mirrored_hash` is the perceptual hash of the image flipped left to right; `decode_warning` is the strict decoder's
+    objection to an image that could be decoded anyway.
     """
 
     perceptual_hash: str
@@ -23,15 +23,15 @@ class Features(Header):
 
 
 def to_features(content: bytes) -> Features:
-    """The image's header and perceptual hashes, after a strict decode of the whole image."""
+    """The features of an image, after a strict decode of all of it; raises UnreadableImage."""
     header, gray, warning = decoded(content, "L")
-    # The hashes look at 32 x 32 pixels: turning those is cheaper than turning the image, and comes to the same.
+    # The hashes use 32 x 32 pixels: rotating these is cheaper than rotating the image, with the same result.
     gray = upright(_to_hashed_size(gray), header)
     return _features(header, gray, warning or _checksum_warning(content))
 
 
 def to_file_features(file: BinaryIO) -> Features:
-    """The same of an open file, however large: its pixels are scaled while they are decoded."""
+    """The same for an open file of any size: it is downscaled while it is decoded."""
     with opened(file, max_pixels=None) as image:
         header = read_header(image)
     with Image.open(BytesIO(to_smaller(file, 512))) as small:
@@ -44,7 +44,7 @@ def _to_hashed_size(gray: Image.Image) -> Image.Image:
 
 
 def _features(header: Header, gray: Image.Image, decode_warning: str | None) -> Features:
-    """The header and the perceptual hashes of the upright image, which is gray and of the size that is hashed."""
+    """The header with the perceptual hashes of the upright gray image, which has the size to hash."""
     import imagehash
 
     mirrored = gray.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -57,7 +57,7 @@ def _features(header: Header, gray: Image.Image, decode_warning: str | None) -> 
 
 
 def _checksum_warning(content: bytes) -> str | None:
-    """What a PNG's checksums object to: its decoder does not look at them."""
+    """An error in a PNG's checksums, which its decoder ignores."""
     try:
         opened(BytesIO(content)).verify()
     except BROKEN as error:

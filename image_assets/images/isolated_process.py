@@ -1,7 +1,7 @@
-"""A process that a hostile file may take down: what runs in it has a time limit and a memory bound.
+"""A child process with time and memory limits, for work that hostile files may crash.
 
-Items go one by one through a pipe: which of them crashed or hung is known without a second try, and no more than one
-is under way, which no general pool of processes tells of a chunk of items.
+Items go through a pipe one by one, so that it is known which of them crashed or hung. A general process pool works on
+chunks of items, and cannot tell.
 """
 
 import faulthandler
@@ -27,23 +27,23 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ItemFailure:
-    """What is said of an item in place of an answer: in one word, and in a sentence."""
+    """Why there is no result for an item: a reason of one word, and a message."""
 
     reason: str
     message: str
 
 
 class GuardedProcess(Generic[Item, Result]):
-    """Runs a function on one item after the other in a child process, which is replaced when an item takes it down.
+    """Runs a function on one item after the other in a child process, which is replaced after a crash.
 
-    Exceptions of the function, but for a lack of memory, rise in the caller. The child ends with the block, and with
-    the process that started it, however that ends.
+    Exceptions of the function are raised in the caller, except MemoryError. The child ends with the `with` block, and
+    with the process that started it, however that ends.
     """
 
     def __init__(self, function: Callable[[Item], Result], *, memory_bytes: int, name: str = "decoder") -> None:
         self._function = function
         self._memory_bytes = memory_bytes
-        self._name = name  # of what runs in it, for its failures
+        self._name = name  # used in messages
         self._child = self._pipe = None
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class GuardedProcess(Generic[Item, Result]):
         self._stop()
 
     def run(self, item: Item, *, seconds: float) -> Result | ItemFailure:
-        """The function's answer, or why there is none."""
+        """The function's result, or why there is none."""
         pipe = self._started()
         try:
             pipe.send(item)
@@ -85,10 +85,10 @@ class GuardedProcess(Generic[Item, Result]):
         return ItemFailure(f"{self._name}_crash", message)
 
     def _stop(self) -> int | None:
-        """End the child, if there is one; its exit code when it had ended by itself."""
+        """Ends the child, if there is one, and returns its exit code if it ended by itself."""
         if self._child is None or self._pipe is None:
             return None
-        self._pipe.close()  # one that is still alive ends itself, or is killed
+        self._pipe.close()  # a living child then exits, or is killed
         self._child.join(timeout=0.05)
         self._child.kill()
         self._child.join()
@@ -99,11 +99,11 @@ class GuardedProcess(Generic[Item, Result]):
 
 
 def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int) -> None:
-    """Answer items until the caller closes the pipe or ends."""
+    """Processes items until the caller closes the pipe or ends."""
     callers_end.close()
     end_with_parent(caller)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.disable()  # the caller tells of a crash
+    faulthandler.disable()  # the caller reports crashes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     at_start = _address_space()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
@@ -112,7 +112,7 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
             received = pipe.recv_bytes()
         except EOFError:
             os._exit(0)  # without the caller's exit handlers
-        # The item comes twice, as received and unpacked; neither counts as memory that decoding takes.
+        # The item is in memory twice, packed and unpacked; neither counts toward the limit.
         bound = at_start + 2 * len(received) + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
         result = _call(function, received, memory_bytes)
@@ -121,13 +121,13 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
 
 
 def _call(function: Callable, received: bytes, memory_bytes: int) -> object:
-    """The function's answer, a Failure, or the exception that it raised."""
+    """The function's result, an ItemFailure, or the exception that it raised."""
     try:
         return function(pickle.loads(received))
     except MemoryError:
         needed = f"decoding needs more than {memory_bytes:,} bytes of memory"
         return ItemFailure("out_of_memory", f"{needed}: make the image smaller")
-    except Exception as error:  # noqa: BLE001 - it rises in the caller
+    except Exception as error:  # noqa: BLE001 - it is raised in the caller
         error.add_note("".join(traceback.format_exception(error)))
         return error
 

@@ -1,4 +1,4 @@
-"""Pixels of images above the content limit, whose rows hold no content (runs in each executor)."""
+"""Images above the content limit, whose rows have no content (runs in executors)."""
 
 import os
 from collections.abc import Iterator
@@ -14,14 +14,16 @@ from image_assets.images.pixels import SMALLER_SIDE_PIXELS, UnreadableImage, to_
 from resources.files.file_system import open_file
 
 SCALING_MEMORY_BYTES = 1024**3
-BYTES_PER_SECOND = 16 * 1024**2  # the time limit grows with the file: reading and decoding go at least this fast
+BYTES_PER_SECOND = (
+    16 * 1024**2
+)  # the time limit grows with the file: reading and decoding are expected to be at least this fast
 
 File = tuple[str, int, int]  # its path, the side of the square, its length
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a file is taken in: its bytes in tables, at all, and what decoding it may take."""
+    """Limits for a file: its size in tables, its size at all, and the time and memory to decode it."""
 
     content_bytes: int = 512 * 1024**2
     size_bytes: int = 16 * 1024**3
@@ -34,31 +36,31 @@ class Limits:
 
 
 def scaled_content(path: str, side_pixels: int, length: int | None = None) -> bytes | None:
-    """The file's image as PNG, scaled while it is decoded to fit in a square.
+    """The file's image as PNG, downscaled to fit in a square.
 
-    None where it cannot be read any more, or has not the length that is said.
+    None if the file cannot be read any more, or does not have the given length.
     """
     try:
         with open_file(path) as file:
             changed = length is not None and file.seek(0, os.SEEK_END) != length
             return None if changed else to_smaller(file, side_pixels)
-    except (OSError, UnreadableImage):  # gone or replaced since it was judged
+    except (OSError, UnreadableImage):  # deleted or replaced since it was listed
         return None
 
 
 def with_scaled_content(images: DataFrame) -> DataFrame:
-    """The images without their `length`; where they have no content, they get that of their file's image, scaled.
+    """The images without `length`; images without content get a downscaled copy of their file.
 
-    A version of any age is asked about it as about any other content, wherever the file lies.
+    Every model version, old ones included, can then score them like other images, wherever the files are.
     """
     path_only = [F.when(F.col("content").isNull(), F.col(name)) for name in ("path", "length")]
-    pandas_udf: Any = F.pandas_udf  # Any: its stubs know no functions on iterators of tuples
+    pandas_udf: Any = F.pandas_udf  # Any: its stubs lack functions on iterators of tuples
     small = pandas_udf(scaled_contents, "binary")
     return images.withColumn("content", F.coalesce("content", small(*path_only))).drop("length")
 
 
 def scaled_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
-    """Small contents of paths and lengths; None where there is no path, or the file is no longer that image."""
+    """Downscaled contents by path and length; None without a path, or if the file has changed."""
     process = GuardedProcess[File, bytes | None](lambda file: scaled_content(*file), memory_bytes=SCALING_MEMORY_BYTES)
     with process as guarded:
 

@@ -1,4 +1,4 @@
-"""Images that look the same, as they are or mirrored, found by their perceptual hashes."""
+"""Near duplicates: images that look the same, plain or mirrored, found by their perceptual hashes."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ from scipy.sparse.csgraph import connected_components
 
 HASHED = ["image_id", "perceptual_hash", "mirrored_hash"]
 BITS = 64
-DISTANCE = 4  # bits in which the hashes of near duplicates may differ
+DISTANCE = 4  # bits in which hashes of near duplicates may differ
 BANDS = np.array_split(np.arange(BITS), DISTANCE + 1)
 
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """How some of `count` images look: hashes (m,) uint64, and which image (m,) each is of; several may be of one."""
+    """Hashes (m,) uint64 of `count` images, and the image number (m,) of each; an image may have several."""
 
     hashes: np.ndarray
     images: np.ndarray
     count: int
 
     def of(self, some: np.ndarray) -> "ImageHashes":
-        """Those of the images that `some` (count,) bool marks."""
+        """The hashes of the images selected by `some` (count,) bool."""
         selected = some[self.images]
         return ImageHashes(self.hashes[selected], self.images[selected], self.count)
 
@@ -30,7 +30,7 @@ class ImageHashes:
 def to_image_hashes(images: pd.DataFrame) -> ImageHashes:
     """The plain and the mirrored hash of each image; the columns are HASHED.
 
-    Without a plain hash an image looks like its very copies only: 64 bits of its image_id stand for it.
+    An image without a plain hash matches exact copies only: 64 bits of its image_id are used instead.
     """
     images = images.reset_index(drop=True)
     plain = images["perceptual_hash"].where(images["perceptual_hash"].notna(), images["image_id"].str[: BITS // 4])
@@ -40,10 +40,10 @@ def to_image_hashes(images: pd.DataFrame) -> ImageHashes:
 
 
 def to_groups(image_hashes: ImageHashes) -> np.ndarray:
-    """A group number (count,) for each image: chains of looks at most DISTANCE bits apart share one.
+    """A group number (count,) for each image: images linked by hashes at most DISTANCE bits apart share one.
 
-    Two hashes that differ in at most d bits agree in one of d + 1 bands of bits (pigeonhole), so that
-    only hashes that share a band are compared, not all pairs.
+    Two hashes that differ in at most d bits agree in one of d + 1 bands of bits (pigeonhole principle), so only hashes
+    that share a band are compared, not all pairs.
     """
     unique, index = np.unique(image_hashes.hashes, return_inverse=True)
     of_images = np.stack([index, len(unique) + image_hashes.images])
@@ -54,10 +54,10 @@ def to_groups(image_hashes: ImageHashes) -> np.ndarray:
 
 
 def reachable(image_hashes: ImageHashes, start: np.ndarray) -> np.ndarray:
-    """Which images (count,) share a group with one of those that `start` (count,) bool marks, themselves included.
+    """Which images (count,) share a group with one of those selected by `start` (count,) bool, which are included.
 
-    Only what shares a band with what was reached last is compared, as far as the chains go: a few new
-    images among many known ones cost little more than a look at everyone's bands.
+    Each round compares only images that share a band with those reached last. A few new images among many existing
+    ones therefore cost little more than one scan of all bands.
     """
     found = last = start
     while last.any() and not found.all():
@@ -71,7 +71,7 @@ def reachable(image_hashes: ImageHashes, start: np.ndarray) -> np.ndarray:
 
 
 def group_new_images(existing: pd.DataFrame, new: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Group numbers for known and new images; -1 for a known one that is in no new one's group."""
+    """Group numbers for existing and new images; -1 for existing ones that share no group with a new one."""
     image_hashes = to_image_hashes(pd.concat([existing.loc[:, HASHED], new.loc[:, HASHED]]))
     within = reachable(image_hashes, np.arange(image_hashes.count) >= len(existing))
     groups = np.where(within, to_groups(image_hashes.of(within)), -1)
@@ -79,7 +79,7 @@ def group_new_images(existing: pd.DataFrame, new: pd.DataFrame) -> tuple[np.ndar
 
 
 def _share_a_band(hashes: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """Which hashes agree in a whole band with one of `some` (m,) bool."""
+    """Which hashes (m,) agree in a whole band with one of those selected by `some` (m,) bool."""
     bands = [_in_band(hashes, band) for band in BANDS]
     return np.logical_or.reduce([np.isin(keys, keys[some]) for keys in bands])
 
@@ -96,7 +96,7 @@ def _close_pairs(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
     keys, hashes = keys[order], hashes[order]
     found, left = [np.empty((2, 0), dtype=np.int64)], np.arange(len(hashes))
     for step in range(1, len(hashes)):
-        # Sorted: where a hash and the one so many steps on share a band, so did those with fewer steps between.
+        # Sorted: if a hash shares a band with the one `step` places on, it also does with all in between.
         left = left[left + step < len(hashes)]
         left = left[keys[left] == keys[left + step]]
         if not len(left):

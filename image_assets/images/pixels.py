@@ -1,6 +1,6 @@
-"""Bytes in, pixels out: judge an image, decode it, turn it gray, resize it.
+"""Bytes in, pixels out: validates, decodes and resizes images.
 
-This file stands alone: it is also stored beside every model version and loaded from there.
+This file stands alone: a copy is stored with every model version and loaded from there.
 """
 
 import os
@@ -26,7 +26,7 @@ from PIL import (
 if TYPE_CHECKING:
     import pyvips
 
-# How a file of each format begins; WebP's form behind the length of its container is looked at as well.
+# The first bytes of each format; for WebP, `format_of` checks the bytes after the container's length as well.
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -40,7 +40,7 @@ SIGNATURES = {
     b"MM\0+": "TIFF",
 }
 SIGNATURE_BYTES = 12
-# Called by themselves: Image.open tries one after the other, and tells of none why it failed.
+# Called directly: Image.open tries one after the other and hides why each of them failed.
 OPENERS = {
     "JPEG": JpegImagePlugin.jpeg_factory,
     "PNG": PngImagePlugin.PngImageFile,
@@ -51,16 +51,16 @@ OPENERS = {
 }
 FORMATS = tuple(OPENERS)
 MAX_PIXELS = 50_000_000
-SMALLER_SIDE_PIXELS = 1024  # what is too large to be decoded whole is scaled to: several times what networks look at
+SMALLER_SIDE_PIXELS = 1024  # of images too large to decode in full: several times a network's input
 
-# What Pillow raises of broken files: its own answers, and its parsers running out of bytes or into nonsense.
+# What Pillow raises for broken files: its own errors, and those of parsers that meet missing or invalid bytes.
 BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
     *(AttributeError, AssertionError, RuntimeError, struct.error, zlib.error),
 )
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what a whole file ends with
-END_BYTES = 64 * 1024  # and how much may follow it
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # the last bytes of a complete file
+END_BYTES = 64 * 1024  # how much may follow them
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,7 +76,7 @@ Reason = Literal["empty", "not_an_image", "too_many_pixels", "undecodable", "dec
 
 
 class UnreadableImage(ValueError):
-    """Content that is not a whole image within the limits; `reason` says in one word why."""
+    """Content that is not a complete image within the limits; `reason` is one word."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message, reason)  # both are args, so that it survives pickling
@@ -88,7 +88,7 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image's header says: its size as stored (before it is turned upright), mode, format, EXIF orientation."""
+    """An image's size as stored (before EXIF rotation), mode, format and EXIF orientation."""
 
     width: int
     height: int
@@ -99,7 +99,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image, by shares of its width and height, and whether it is mirrored."""
+    """A part of an image, in fractions of its width and height, optionally mirrored."""
 
     left: float
     top: float
@@ -108,7 +108,7 @@ class Crop:
     mirrored: bool = False
 
     def resized(self, image: Image.Image, side_pixels: int) -> Image.Image:
-        """The part as a square, resized with antialiasing."""
+        """The part resized to a square, with antialiasing."""
         width, height = image.size
         box = (self.left * width, self.top * height, self.right * width, self.bottom * height)
         square = image.resize((side_pixels, side_pixels), Image.Resampling.BILINEAR, box=box)
@@ -119,24 +119,24 @@ WHOLE = Crop(0, 0, 1, 1)
 
 
 def format_of(start: bytes) -> str | None:
-    """The format of a file that begins so, by its first SIGNATURE_BYTES; None when it is none that is taken in."""
+    """The image format by a file's first SIGNATURE_BYTES; None if it is not supported."""
     found = next((name for signature, name in SIGNATURES.items() if start.startswith(signature)), None)
     return None if found == "WEBP" and start[8:12] != b"WEBP" else found
 
 
 def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
-    """The upright image of an open file as PNG, scaled to fit in a square while it is decoded, in little memory."""
+    """The upright image as PNG, downscaled to fit in a square while it is decoded, which takes little memory."""
     with opened(file, max_pixels=None) as image:
         header = read_header(image)
     if header.format == "BMP":  # which libvips does not read
         return _smaller_bmp(file, side_pixels)
     _require_end(file, header)
-    # One thread: each takes address space of its own, which a guarded process bounds.
+    # One thread: each needs its own address space, which a guarded process limits.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")
     import pyvips
 
     file.seek(0)
-    source = _source(file)  # named, for it has to live as long as libvips reads
+    source = _source(file)  # a variable keeps it alive while libvips reads
     try:
         small = pyvips.Image.thumbnail_source(
             source, side_pixels, height=side_pixels, size="down", fail_on="error"
@@ -148,7 +148,7 @@ def to_smaller(file: BinaryIO, side_pixels: int) -> bytes:
 
 
 def _source(file: BinaryIO) -> "pyvips.Source":
-    """What libvips reads of an open file: its descriptor or, where an object store has none, the file itself."""
+    """A libvips source for an open file: by descriptor or, if an object store has none, by callbacks."""
     import pyvips
 
     try:
@@ -161,22 +161,32 @@ def _source(file: BinaryIO) -> "pyvips.Source":
 
 
 def _require_end(file: BinaryIO, header: Header) -> None:
-    """Refuse a file that was cut off, which libvips would fill up with gray."""
+    """Rejects a truncated file, which libvips would fill up with gray."""
     end = ENDS.get(header.format)
     file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
     if end and end not in file.read():
-        raise _undecodable(header, f"it does not end with {end!r}: it was cut off")
+        raise _undecodable(header, f"it does not end with {end!r}: it is truncated")
 
 
 def to_pixels(
     content: bytes, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", crop: Crop | None = None
 ) -> np.ndarray:
-    """The upright image as RGB, (side, side, 3) uint8, resized with antialiasing; the aspect is not kept.
+    """Decodes an image, rotates it upright and resizes it with antialiasing; the aspect ratio is not kept.
 
-    In gray the three channels are equal, and the same for an image as for what `to_grayscale` makes of it.
+    Args:
+        content: The image file.
+        side_pixels: Side of the square result.
+        color: With "gray", the three channels are equal, and the same for an image and for its grayscale PNG.
+        crop: The part to return, as fractions of the stored image; None for all of it.
+
+    Returns:
+        RGB pixels, uint8 of shape (side_pixels, side_pixels, 3).
+
+    Raises:
+        UnreadableImage: The content is not a complete image within the limits.
     """
     part = crop or WHOLE
-    if color == "gray":  # decoded whole and turned first, as `to_grayscale` does
+    if color == "gray":  # decoded at full size and rotated first, as grayscale PNGs are
         header, image, _ = decoded(content, "L")
         gray = part.resized(upright(image, header), side_pixels)
         return np.repeat(np.array(gray)[:, :, None], 3, axis=2)
@@ -187,7 +197,7 @@ def to_pixels(
 def to_file_pixels(
     file: BinaryIO, side_pixels: int, color: Literal["rgb", "gray"] = "rgb", *, max_bytes: int
 ) -> np.ndarray:
-    """The same of an open file; one of more bytes than that, or too many pixels, is scaled while it is decoded."""
+    """The same for an open file; one with more than `max_bytes` or MAX_PIXELS is downscaled while it is decoded."""
     with opened(file, max_pixels=None) as image:
         whole = image.width * image.height <= MAX_PIXELS and file.seek(0, os.SEEK_END) <= max_bytes
     file.seek(0)
@@ -196,15 +206,15 @@ def to_file_pixels(
 
 
 def opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.ImageFile:
-    """The image with its header read, by the decoder of the format that the file begins like."""
+    """Opens an image with the decoder that matches its first bytes; only the header is read."""
     file.seek(0)
     start = file.read(SIGNATURE_BYTES)
     file.seek(0)
     name = format_of(start)
     if not start:
-        raise UnreadableImage("0 bytes: expected an image; copy the file again", "empty")
+        raise UnreadableImage("0 bytes: the file is empty; copy it again", "empty")
     if name is None:
-        message = f"it begins with {start[:8]!r}: expected one of {', '.join(FORMATS)}; convert the file"
+        message = f"it starts with {start[:8]!r}: expected one of {', '.join(FORMATS)}; convert the file"
         raise UnreadableImage(message, "not_an_image")
     try:
         image = OPENERS[name](file, "")
@@ -212,7 +222,7 @@ def opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.Ima
         message = f"{_to_one_line(error)}: expected at most {MAX_PIXELS:,} pixels; make the image smaller"
         raise UnreadableImage(message, "too_many_pixels") from error
     except BROKEN as error:
-        message = f"it begins like a {name}, but its header is broken ({_to_one_line(error)})"
+        message = f"it starts like a {name}, but its header is broken ({_to_one_line(error)})"
         raise UnreadableImage(f"{message}: {_remedy(error)}", _reason(error)) from error
     if max_pixels is not None and image.width * image.height > max_pixels:
         message = f"{image.width} x {image.height} pixels: expected at most {max_pixels:,}; make the image smaller"
@@ -221,35 +231,37 @@ def opened(file: BinaryIO, max_pixels: int | None = MAX_PIXELS) -> ImageFile.Ima
 
 
 def _undecodable(header: Header, error: Exception | str) -> UnreadableImage:
-    message = f"{header.format} of {header.width} x {header.height} cannot be decoded whole ({_to_one_line(error)})"
+    message = (
+        f"{header.format} of {header.width} x {header.height} cannot be decoded completely ({_to_one_line(error)})"
+    )
     return UnreadableImage(f"{message}: {_remedy(error)}", _reason(error))
 
 
 def _to_one_line(error: Exception | str) -> str:
-    """A library's own words, on one line."""
+    """The library's message, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _reason(error: Exception | str) -> Reason:
-    # Pillow names its limits on what texts and color profiles of a PNG inflate to, and says so in no other way.
+    # Only the message tells that a PNG's texts or color profiles exceed Pillow's limits when inflated.
     return "decompression_bomb" if "MAX_TEXT" in str(error) else "undecodable"
 
 
 def _remedy(error: Exception | str) -> str:
-    return "save the image without its texts" if _reason(error) == "decompression_bomb" else "copy the file again"
+    return "save the image without text metadata" if _reason(error) == "decompression_bomb" else "copy the file again"
 
 
 def read_header(image: ImageFile.ImageFile) -> Header:
     try:
-        # A PNG's own getexif would decode its pixels.
+        # The getexif of PNG files would decode their pixels.
         orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
     except BROKEN:
         orientation = 1
     orientation = int(orientation) if orientation in TURNS else 1
     width, height = image.size
-    if image.format == "TIFF" and orientation >= 5:  # Pillow gives the turned size of this format only
+    if image.format == "TIFF" and orientation >= 5:  # Pillow returns the rotated size for this format only
         width, height = height, width
-    # An MPO, as many cameras write it, is a JPEG with further images behind the first.
+    # MPO, which many cameras write, is a JPEG followed by more images.
     name = "JPEG" if image.format == "MPO" else str(image.format)
     return Header(width, height, image.mode, name, orientation)
 
@@ -257,9 +269,9 @@ def read_header(image: ImageFile.ImageFile) -> Header:
 def decoded(
     content: bytes, mode: Literal["L", "RGB"], min_side_pixels: int = 0
 ) -> tuple[Header, Image.Image, str | None]:
-    """Header, decoded image (not yet turned) and what the strict decoder objects to.
+    """The header, the decoded image (not rotated yet), and the strict decoder's warning, if any.
 
-    A JPEG may come at a fraction of its size, with no side below `least_side_pixels`.
+    With `min_side_pixels`, a JPEG may be decoded at a fraction of its size, with no side below it.
     """
     with opened(BytesIO(content)) as image:
         header = read_header(image)
@@ -272,7 +284,7 @@ def decoded(
             except ValueError as error:
                 warning = str(error)
         try:
-            image.draft(mode, None)  # a JPEG is decoded straight to gray, as the strict decoder does
+            image.draft(mode, None)  # decodes a JPEG directly to gray, as the strict decoder does
             image.load()
             return header, _in_mode(image, mode), warning
         except (*BROKEN, *BOMBS) as error:
@@ -286,13 +298,13 @@ def _strictly_decoded(content: bytes, header: Header, mode: str, min_side_pixels
         colors,
         min_width=min_side_pixels,
         min_height=min_side_pixels,
-        min_factor=2 if min_side_pixels else 1,  # fractions above a half take longer than the whole
+        min_factor=2 if min_side_pixels else 1,  # fractions above one half take longer than full size
     )
     return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image in 8 bits: wider gray scaled down to them, transparency laid on white."""
+    """The image with 8 bits per channel: wider gray is scaled down, transparency is blended with white."""
     if image.mode.startswith(("I", "F")):
         image = _in_8_bits(image)
     if image.has_transparency_data:
@@ -307,14 +319,14 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    # 32 bits say nothing of black and white: the image's own lowest and highest value stand for them.
+    # 32-bit values have no fixed black and white: the image's lowest and highest values are used.
     values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     span = float(np.ptp(values)) or 1.0
     return Image.fromarray(np.rint((values - values.min()) * (255 / span)).astype(np.uint8))
 
 
 def _smaller_bmp(file: BinaryIO, side_pixels: int) -> bytes:
-    """A BMP's pixels in bands of rows, each made smaller by itself; a compressed one is decoded whole."""
+    """A downscaled BMP, read in bands of rows; a compressed one is decoded in full."""
     with opened(file, max_pixels=None) as image:
         header = read_header(image)
         factor = max(1, max(image.size) // side_pixels)
@@ -330,7 +342,7 @@ def _smaller_bmp(file: BinaryIO, side_pixels: int) -> bytes:
 
 
 def _reduced_bmp(image: ImageFile.ImageFile, file: BinaryIO, factor: int) -> Image.Image:
-    """Uncompressed pixels at a whole fraction of their size; rows stand from below, but for direction 1."""
+    """Uncompressed pixels, downscaled by an integer factor; rows are stored bottom-up unless the direction is 1."""
     offset = image.tile[0].offset
     raw_mode, stride, direction = cast("tuple[str, int, int]", image.tile[0].args)
     small = Image.new(image.mode, (-(-image.width // factor), -(-image.height // factor)))
@@ -352,6 +364,6 @@ def _reduced_bmp(image: ImageFile.ImageFile, file: BinaryIO, factor: int) -> Ima
 
 
 def upright(image: Image.Image, header: Header) -> Image.Image:
-    # Pillow itself turns a TIFF, and no other format, while it decodes.
+    # Pillow rotates TIFFs itself while decoding, but no other format.
     turn = TURNS.get(header.orientation) if header.format != "TIFF" else None
     return image if turn is None else image.transpose(turn)

@@ -140,7 +140,7 @@ def test_each_state_of_the_folder_is_ingested_once_also_when_it_returns(daemon: 
         extra.unlink()
         launched += [daemon.launched(), daemon.launched()]
     assert launched == [1, 0] * 5
-    assert reason(daemon.tick()).endswith("landing: 1 files, 1 looked at: all taken in.")
+    assert reason(daemon.tick()).endswith("landing: 1 file, 1 checked: no changes.")
     assert len(daemon.cursor or "") < 100
 
 
@@ -200,9 +200,9 @@ def test_a_failure_is_followed_by_one_success(daemon: Daemon) -> None:
 
 def test_a_run_that_failed_after_recording_the_files_is_retried(daemon: Daemon, landing: Path) -> None:
     assert [daemon.launched(fails="fails_late") for _ in range(ATTEMPTS + 2)] == [1] * ATTEMPTS + [0, 0]
-    assert reason(daemon.tick()).startswith(f"{landing}: 1 files, 1 looked at: all taken in. {ATTEMPTS} runs failed")
+    assert reason(daemon.tick()).startswith(f"{landing}: 1 file, 1 checked: no changes. {ATTEMPTS} runs failed")
     daemon.ingest()  # somebody fixed it and launched the job
-    assert reason(daemon.tick()).endswith("all taken in.")
+    assert reason(daemon.tick()).endswith("no changes.")
     put(landing, "cube/b.png", png(2))
     assert [daemon.launched(fails="fails_late"), daemon.launched(), daemon.launched()] == [1, 1, 0]
 
@@ -212,7 +212,7 @@ def test_an_active_run_that_has_recorded_the_files_may_still_fail(daemon: Daemon
     job = DEFINITIONS.resolve_job_def("ingest_images")
     tags = {"dagster/run_key": daemon.run_keys[-1], "dagster/sensor_name": "new_images"}
     run = daemon.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
-    assert f"all taken in. Waiting for run {run.run_id}" in reason(daemon.tick())
+    assert f"no changes. Waiting for run {run.run_id}" in reason(daemon.tick())
     daemon.instance.report_run_failed(run)
     assert [daemon.launched(), daemon.launched()] == [1, 0]
 
@@ -233,7 +233,7 @@ def test_a_changed_label_table_is_read_once_and_so_is_its_removal(daemon: Daemon
 
 def test_a_file_that_is_being_written_is_not_a_change_yet(landing: Path) -> None:
     daemon = Daemon(landing, settle_seconds=3600)
-    assert reason(daemon.tick()).endswith("1 looked at: 1 being written.")
+    assert reason(daemon.tick()).endswith("1 checked: 1 still being written.")
 
 
 def test_a_replaced_file_is_found_and_ingested_when_its_slice_is_checked(landing: Path) -> None:

@@ -59,12 +59,12 @@ def test_each_fault_breaks_its_rules(ingested: Ingested, ingested_tables: DeltaT
         new.unlink()
         replaced.write_bytes(content)
     assert found == {
-        "every file is in the ledger as it is": 3,  # new, replaced and forgotten
-        "featured_images: one row for each path, image_id": 1,
-        "raw_images: image_id and length are those of the content": 1,
-        "every current file holds the bytes that the ledger says": 1,
-        "raw_images: every current file is a row": 1,
-        "grayscale_images: every current file is a row": 1,
-        "raw_images: every row is a file of the ledger": 1,
-        "featured_images: every row is one of raw_images": 1,
+        "image_files: every file is recorded as it is": 3,  # new, replaced and forgotten
+        "featured_images: one row per path, image_id": 1,
+        "raw_images: image_id and length match the content": 1,
+        "image_files: every current file has the recorded content": 1,
+        "raw_images: every current file has a row": 1,
+        "grayscale_images: every current file has a row": 1,
+        "raw_images: every row has a file in image_files": 1,
+        "featured_images: every row has one in raw_images": 1,
     }

@@ -98,7 +98,7 @@ def test_many_quarantined_files_are_a_warning_with_their_reasons(ingested_tables
     result = answer(few_quarantined, delta_tables=ingested_tables)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert result.metadata["quarantined_empty"].value == 2
-    assert str(result.description).startswith("2 of 16 files are quarantined, expected 5% at most: `image_files` shows")
+    assert str(result.description).startswith("2 of 16 files are quarantined, more than 5%: `image_files` lists")
 
 
 def test_an_image_under_two_labels_is_a_warning_until_one_of_its_files_is_gone(ingested_tables: DeltaTables) -> None:
@@ -151,9 +151,9 @@ def test_a_label_that_a_split_lacks_is_named(ingested_tables: DeltaTables) -> No
     assert result.metadata["lacking_in_test"].value == "cube"
     assert result.metadata["lacking_in_training"].value == "none"
     assert "cube (7 images) has none in test" in str(result.description)
-    assert "or leave the folder out by IMAGE_ASSETS_EXCLUDE" in str(result.description)
+    assert "or exclude the folder with IMAGE_ASSETS_EXCLUDE" in str(result.description)
     ingested_tables.overwrite(splits.limit(0), IMAGE_SPLITS)
-    assert "no labelled image" in str(answer(labels_in_every_split, delta_tables=ingested_tables).description)
+    assert "no image has a label" in str(answer(labels_in_every_split, delta_tables=ingested_tables).description)
 
 
 def test_a_group_that_is_torn_is_listed_with_its_files(ingested_tables: DeltaTables) -> None:
@@ -233,7 +233,7 @@ def test_twins_are_caught_across_labels_and_splits_before_anything_is_trained(
         delta_tables.overwrite(torn, IMAGE_SPLITS)
         caches = {"training_cache", "validation_cache"}
         assert refused_before_training(delta_tables, home) == ({"groups_in_one_split"}, caches), twin
-        with pytest.raises(UnsoundSplits, match=rf"(?s)1 group\(s\) of near duplicates.*{twin}.*delete the files"):
+        with pytest.raises(UnsoundSplits, match=rf"(?s)1 group\(s\) of near duplicates.*{twin}.*delete the others"):
             require_sound_splits(delta_tables)
     shutil.rmtree(delta_tables.uri(IMAGE_SPLITS))
     assert refused_before_training(delta_tables, home) == (set(), set()), "the remedy is one"

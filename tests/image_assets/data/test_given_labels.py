@@ -48,13 +48,23 @@ def test_a_file_is_named_below_the_folder_in_full_or_as_tables_do(name: str, pat
     [
         ([("a", "roses")], "given", "roses", None),
         ([("a", " roses "), ("./a ", "roses")], "given", "roses", None),
-        ([("a", "roses"), ("a", "tulips")], "contradictory", None, "its rows say 'roses', 'tulips': expected one"),
-        ([("a", "roses"), ("a", None)], "contradictory", None, "its rows say '', 'roses': expected one"),
-        ([("a", None)], "empty", None, "names the file and gives it no label"),
-        ([("a", "  ")], "empty", None, "names the file and gives it no label"),
-        ([("a", "red/roses")], "unusable", None, "'red/roses' is no label: expected the name of a folder"),
-        ([("a", "x" * 300)], "unusable", None, "is no label: expected at most 255 bytes"),
-        ([(None, "roses")], "unusable", None, "a row has a label and no path"),
+        (
+            [("a", "roses"), ("a", "tulips")],
+            "contradictory",
+            None,
+            "its rows have different labels ('roses', 'tulips'): keep one",
+        ),
+        (
+            [("a", "roses"), ("a", None)],
+            "contradictory",
+            None,
+            "its rows have different labels ('', 'roses'): keep one",
+        ),
+        ([("a", None)], "empty", None, "lists the file without a label"),
+        ([("a", "  ")], "empty", None, "lists the file without a label"),
+        ([("a", "red/roses")], "unusable", None, "'red/roses' is not a valid label: it must be a valid folder name"),
+        ([("a", "x" * 300)], "unusable", None, "is not a valid label: it may have at most 255 bytes"),
+        ([(None, "roses")], "unusable", None, "a row has a label but no path"),
     ],
 )
 def test_what_rows_come_to(rows: list[tuple], state: str, label: str | None, message: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Quarantined files are judged again on request; what is an image by then gets its rows."""
+"""Quarantined files are checked again on request; those that are images by then get their rows."""
 
 from io import BytesIO
 from pathlib import Path
@@ -70,6 +70,7 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 2),
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 3),
     ]
+    assert {row.message is None for row in replayed if row.state == CURRENT} == {True}
 
 
 def reasons(delta_tables: DeltaTables) -> dict[str, str | None]:

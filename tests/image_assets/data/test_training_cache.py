@@ -119,7 +119,7 @@ def test_a_cache_that_was_cut_is_written_again_and_refused_by_a_training(
     assert existing_cache(ingested_tables, caches, "training", labels, 2) == cache
     file = Path(cache.files[0].removeprefix("file://"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(FileNotFoundError, match=f"no whole cache {cache.name} .*materialize training_cache first"):
+    with pytest.raises(FileNotFoundError, match=f"no complete cache {cache.name} .*materialize training_cache first"):
         existing_cache(ingested_tables, caches, "training", labels, 2)
     assert find_or_write_cache(ingested_tables, caches, "training", ranks=2) == (cache, True)
 
@@ -138,7 +138,7 @@ def test_a_cache_holds_what_its_settings_say(
         assert difference <= (30 if content == "jpeg" else 0)
         assert content == "original" or len(row["content"]) <= 224 * 224 * (3 if color == "rgb" else 1)
     others = PetastormCaches(root=caches.root, color="gray" if color == "rgb" else "rgb")
-    with pytest.raises(FileNotFoundError, match="of content 'original' and color"):
+    with pytest.raises(FileNotFoundError, match="with content 'original' and color"):
         existing_cache(ingested_tables, others, "validation", training_labels(ingested_tables), 1)
 
 
@@ -179,5 +179,5 @@ def test_too_few_images_or_labels_are_told_with_the_remedy(
         find_or_write_cache(ingested_tables, caches, "validation", ranks=50)
     balls = ingested_tables.dataframe(IMAGE_FILES).where("path LIKE '%/ball/%'")
     ingested_tables.overwrite(balls, IMAGE_FILES)
-    with pytest.raises(ValueError, match=r"1 label\(s\) to train on \(ball\).*at least two sub-folders"):
+    with pytest.raises(ValueError, match=r"1 label\(s\) to train on \(ball\).*at least two subfolders"):
         find_or_write_cache(ingested_tables, caches, "training", ranks=1)
