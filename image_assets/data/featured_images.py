@@ -31,7 +31,7 @@ from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
 from resources.files.image_folder import ImageFolder
 
-COLUMNS = ["path", "image_id", "first_seen"]
+ARRIVAL_COLUMNS = ["path", "image_id", "first_seen"]
 
 
 def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFra
     first = today - timedelta(days=SHOWN_BARS - 1)
     since = pa.scalar(datetime(first.year, first.month, first.day, tzinfo=UTC), pa.timestamp("us", "UTC"))
     recent = (pc.field("state") == CURRENT) & (pc.field("first_seen") >= since)
-    files = delta_tables.read(IMAGE_FILES, COLUMNS, recent).to_pylist()
+    files = delta_tables.read(IMAGE_FILES, ARRIVAL_COLUMNS, recent).to_pylist()
     overrides = read_label_overrides(delta_tables)
     labels = [overrides.of((file["path"], file["image_id"]), to_label(file["path"], landing)) for file in files]
     found = pd.DataFrame(

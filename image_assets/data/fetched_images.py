@@ -208,7 +208,7 @@ class Fetching:
 ADDRESSES = ("url", "path")  # the first of these columns that is there
 OPTIONAL_COLUMNS = ("label", "name")
 COMMIT_ROWS, COMMIT_SECONDS = 500, 30  # a killed run downloads at most this much again
-COLUMNS = [of.name for of in fields(FetchOutcome)]
+OUTCOME_COLUMNS = [of.name for of in fields(FetchOutcome)]
 
 
 class FetchConfig(dg.Config):
@@ -241,14 +241,14 @@ def read_table(source: str) -> OutsideRows:
 
 def read_outcomes(delta_tables: DeltaTables) -> dict[str, FetchOutcome]:
     """The latest result of each address."""
-    return {row["url"]: FetchOutcome(**row) for row in delta_tables.read(FETCHED_IMAGES, COLUMNS).to_pylist()}
+    return {row["url"]: FetchOutcome(**row) for row in delta_tables.read(FETCHED_IMAGES, OUTCOME_COLUMNS).to_pylist()}
 
 
 def merge_outcomes(delta_tables: DeltaTables, outcomes: Sequence[FetchOutcome]) -> None:
     """Merges results into fetched_images, in one commit; does nothing if there are none."""
     if outcomes:
         rows = pa.Table.from_pylist([vars(outcome) for outcome in outcomes], to_arrow_schema(FETCHED_IMAGES.columns))
-        delta_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in COLUMNS[1:]})
+        delta_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in OUTCOME_COLUMNS[1:]})
 
 
 def count_key(outcome: FetchOutcome, before: FetchOutcome | None) -> str:

@@ -21,7 +21,7 @@ from resources.files.image_folder import ImageFolder
 
 GIVEN, EMPTY, CONTRADICTORY, UNUSABLE = "given", "empty", "contradictory", "unusable"  # files in the label table
 UNNAMED, FOLDER = "unnamed", "folder"
-COLUMNS = ["path", "label", "state", "message"]
+GIVEN_COLUMNS = ["path", "label", "state", "message"]
 VERSION_KEY = "label_table_version"
 LISTED_LABELS = 20
 
@@ -78,10 +78,10 @@ def read_given(rows: pa.Table, landing: str) -> dict[str, GivenLabel]:
 def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel] | None, landing: str) -> int:
     """Updates given_labels from a label table (None: folder names count again); returns the number of changed rows."""
     delta_tables.create(GIVEN_LABELS)
-    columns = delta_tables.read(GIVEN_LABELS, COLUMNS)
+    columns = delta_tables.read(GIVEN_LABELS, GIVEN_COLUMNS)
     there = {
         path: GivenLabel(*fields)
-        for path, *fields in zip(*(columns[name].to_pylist() for name in COLUMNS), strict=True)
+        for path, *fields in zip(*(columns[name].to_pylist() for name in GIVEN_COLUMNS), strict=True)
     }
     if given is None:
         now = {path: GivenLabel(to_label(path, landing), FOLDER) for path in there}
@@ -91,7 +91,7 @@ def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel
     changed = [{"path": path, **new._asdict()} for path, new in now.items() if there.get(path) != new]
     if changed:
         rows = pa.Table.from_pylist(changed, to_arrow_schema(GIVEN_LABELS.columns))
-        delta_tables.merge(rows, GIVEN_LABELS, updates={name: f"new.{name}" for name in COLUMNS[1:]})
+        delta_tables.merge(rows, GIVEN_LABELS, updates={name: f"new.{name}" for name in GIVEN_COLUMNS[1:]})
     return len(changed)
 
 

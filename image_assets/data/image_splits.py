@@ -163,7 +163,7 @@ def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConf
     labels = [overrides.of(key, label) for key, label in zip(keys, images["label"], strict=True)]
     numbers = extend_label_indexes(filter(None, labels), read_label_indexes(delta_tables))
     images = images.assign(label=labels, label_index=[numbers[label] if label else None for label in labels])
-    images = images[images["label"].notna()].sort_values(["path", "image_id"], ignore_index=True)
+    images = images[images["label"].notna()].sort_values(IMAGE_KEYS, ignore_index=True)
     if not len(images):
         return []
     rows = with_splits(images, existing_images(delta_tables), config.shares, config.seed)

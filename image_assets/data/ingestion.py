@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import StringType, StructField, StructType
 
 from image_assets.data.image_files import (
+    IMAGE_KEYS,
     SEEN_BEFORE,
     Decision,
     LedgerEntry,
@@ -131,7 +132,7 @@ def seen_before(delta_tables: DeltaTables, paths: Sequence[str]) -> dict[str, se
     """The image_ids in raw_images for each of the paths."""
     seen: dict[str, set[str]] = defaultdict(set)
     if paths:
-        rows = delta_tables.read(RAW_IMAGES, ["path", "image_id"], pc.field("path").isin(paths))
+        rows = delta_tables.read(RAW_IMAGES, IMAGE_KEYS, pc.field("path").isin(paths))
         for row in rows.to_pylist():
             seen[row["path"]].add(row["image_id"])
     return dict(seen)

@@ -129,9 +129,7 @@ def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
     """Path, image_id, label and label_index of the split's labelled images whose files are current."""
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     assigned = delta_tables.dataframe(IMAGE_SPLITS).where((F.col("split") == split) & F.col("label").isNotNull())
-    return assigned.join(current, on=["path", "image_id"], how="left_semi").select(
-        "path", "image_id", "label", "label_index"
-    )
+    return assigned.join(current, on=IMAGE_KEYS, how="left_semi").select("path", "image_id", "label", "label_index")
 
 
 def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEATURED_IMAGES) -> DataFrame:
@@ -140,7 +138,7 @@ def with_content(delta_tables: DeltaTables, rows: DataFrame, table: Table = FEAT
     Images above the content limit are left out, because tables store no content for them.
     """
     content = delta_tables.dataframe(table).select("path", "image_id", "content").where("content IS NOT NULL")
-    return content.join(F.broadcast(rows), on=["path", "image_id"], how="inner")
+    return content.join(F.broadcast(rows), on=IMAGE_KEYS, how="inner")
 
 
 def read_split(delta_tables: DeltaTables, split: str) -> pd.DataFrame:

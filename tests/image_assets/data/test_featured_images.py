@@ -1,19 +1,23 @@
 """What is read off an image is true, and a label keeps its number."""
 
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from image_assets.data.featured_images import featured_images, write_featured
+from image_assets.data.featured_images import arrivals, arrivals_metadata, featured_images, write_featured
 from image_assets.data.image_files import merge_decisions, read_ledger, read_seen_before, to_decision
 from image_assets.data.inspection import PENDING
+from image_assets.data.label_corrections import Correction, append_corrections
 from image_assets.data.labels import extend_label_indexes, to_label
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.data.replayed_files import replay
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
+from resources.files.file_system import to_path
 from resources.files.image_folder import ImageFolder
+from tests.gallery.small_home import NOON, append, landed, write_photographs
 from tests.support.images import jpeg, png, put
 
 
@@ -95,3 +99,32 @@ def featured_names(delta_tables: DeltaTables) -> list[str]:
 def read_attempts(delta_tables: DeltaTables) -> dict[str, int]:
     rows = delta_tables.read(IMAGE_FILES, ["path", "attempts"])
     return dict(zip(rows["path"].to_pylist(), rows["attempts"].to_pylist(), strict=True))
+
+
+MAY_4 = date(2026, 5, 4)
+
+
+def place(landing: Path) -> str:
+    return to_path(str(landing).encode())
+
+
+def test_current_files_are_counted_by_day_and_label_also_days_without_any(
+    delta_tables: DeltaTables, landing: Path
+) -> None:
+    images = write_photographs(delta_tables, landing, 5)
+    late = landed(landing, "late.png", png(90), 0) | {"first_seen": NOON.replace(day=6)}
+    broken = landed(landing, "roses/broken.png", b"", 0) | {"state": "quarantined"}
+    append(delta_tables, IMAGE_FILES, [late, broken])
+    found = arrivals(delta_tables, place(landing), date(2026, 5, 7))
+    assert found.index.tolist() == [MAY_4, date(2026, 5, 5), date(2026, 5, 6)]
+    assert found.to_dict("list") == {"no label": [0, 0, 1], "roses": [3, 0, 0], "tulips": [2, 0, 0]}
+    append_corrections(delta_tables, [Correction(images[0]["path"], images[0]["image_id"], "tulips", "roses", "Ada")])
+    corrected = arrivals(delta_tables, place(landing), date(2026, 5, 7))
+    assert (corrected["roses"].tolist(), corrected["tulips"].tolist()) == ([2, 0, 0], [3, 0, 0])
+
+
+def test_what_came_long_ago_is_not_read(delta_tables: DeltaTables, landing: Path) -> None:
+    assert arrivals_metadata(delta_tables, place(landing)) == {}, "no table yet"
+    write_photographs(delta_tables, landing, 6)
+    assert len(arrivals(delta_tables, place(landing), date(2026, 7, 2))) == 1
+    assert arrivals(delta_tables, place(landing), date(2026, 7, 3)).empty

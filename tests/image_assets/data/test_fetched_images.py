@@ -72,7 +72,7 @@ class Home:
         home.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, *rows: tuple[str, str, str], **config: object) -> dict[str, object]:
-        """What the run said of itself: how many images were fetched, are unchanged, failed."""
+        """The metadata of the run: how many images were fetched, unchanged or failed."""
         self.table.write_text("".join(f"{','.join(row)}\n" for row in [("url", "label", "name"), *rows]))
         resources = {"delta_tables": self.tables, "image_folder": ImageFolder(root=str(self.landing), settle_seconds=0)}
         settings = {"table": str(self.table), "private_addresses": True, "attempts": 1, **config}

@@ -68,7 +68,7 @@ def test_a_file_is_named_below_the_folder_in_full_or_as_tables_do(name: str, pat
     ],
 )
 def test_what_rows_come_to(rows: list[tuple], state: str, label: str | None, message: str | None) -> None:
-    table = pa.table({"path": [path for path, _ in rows], "label": [said for _, said in rows]})
+    table = pa.table({"path": [path for path, _ in rows], "label": [label for _, label in rows]})
     (given,) = read_given(table, "file:/photos").values()
     assert (given.state, given.label) == (state, label)
     assert given.message is None if message is None else message in str(given.message)
@@ -87,7 +87,7 @@ class Home:
         self.instance = dg.DagsterInstance.ephemeral()
 
     def run(self) -> dict[str, object]:
-        """What given_labels said of itself."""
+        """The metadata of given_labels."""
         resources = {
             "delta_tables": self.tables,
             "image_folder": self.folder,
@@ -105,14 +105,14 @@ class Home:
     def give(self, folder: Path, *rows: tuple[str, str | None]) -> None:
         """Another version of the label table, a Delta table."""
         self.source = str(folder / "labels")
-        columns = {"path": [path for path, _ in rows], "label": pa.array([said for _, said in rows], pa.string())}
+        columns = {"path": [path for path, _ in rows], "label": pa.array([label for _, label in rows], pa.string())}
         write_deltalake(self.source, pa.table(columns), mode="overwrite")
 
     def correct(self, name: str, label: str | None, *, withdrawn: bool = False) -> None:
         rows = self.tables.read(FEATURED_IMAGES, ["path", "image_id"]).to_pylist()
         (row,) = (row for row in rows if row["path"].endswith(name))
-        said = Correction(**row, label=label, former_label=None, corrected_by="Ada", withdrawn=withdrawn)
-        append_corrections(self.tables, [said])
+        correction = Correction(**row, label=label, former_label=None, corrected_by="Ada", withdrawn=withdrawn)
+        append_corrections(self.tables, [correction])
 
 
 @pytest.mark.spark
@@ -130,9 +130,9 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     paths = [f"monday/{name}" if n % 2 else str(landing / name) for n, name in enumerate(names)]
     labels: list[str | None] = ["roses", "tulips", "roses", "tulips", "roses", "tulips"]
     home.give(tmp_path, *zip(paths, labels, strict=False), ("tuesday/later.png", "roses"))
-    said = home.run()
-    assert (said["label_table_version"], said["label_table_content"]) == ("Delta version 0", "Delta version 0")
-    assert (said["files_given"], said["files_unnamed"], said["files_not_there"]) == (7, 2, 1)
+    metadata = home.run()
+    assert (metadata["label_table_version"], metadata["label_table_content"]) == ("Delta version 0", "Delta version 0")
+    assert (metadata["files_given"], metadata["files_unnamed"], metadata["files_not_there"]) == (7, 2, 1)
     expected = dict(zip(names, [*labels, None, None], strict=True))
     for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES):
         assert home.labels(table) == expected, table.name
@@ -151,9 +151,9 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     home.correct("/2.png", "wrong")
     home.correct("/2.png", None, withdrawn=True)
     home.give(tmp_path, *zip(paths, labels, strict=False), ("tuesday/later.png", "roses"), (paths[5], "roses"))
-    said = home.run()
+    metadata = home.run()
     assert (
-        said["changed"] == 3
+        metadata["changed"] == 3
     )  # a label, a contradiction, a file that is not named; the one that was waited for is not
     expected |= {"0.png": "tulips", "1.png": "peonies", "2.png": "roses", "5.png": None}
     expected |= {"later.png": "roses", "unnamed.png": None}

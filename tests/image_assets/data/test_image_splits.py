@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_assets.data.image_splits import CONFLICT, SplitConfig, with_splits
+from image_assets.data.image_splits import CONFLICT, SplitConfig, splits_metadata, with_splits
 from image_assets.schemas import IMAGE_SPLITS
+from resources.delta.delta_tables import DeltaTables
+from tests.gallery.small_home import write_photographs
 
 COLUMNS = IMAGE_SPLITS.columns.fieldNames()
 SHARES = SplitConfig().shares
@@ -201,3 +204,14 @@ def test_shares_are_kept_within_one_group_in_whatever_order_a_batch_arrives(
 def test_shares_are_scaled_to_one() -> None:
     shares = SplitConfig(training=0.5, validation=0.25, test=0.5).shares
     assert shares == pytest.approx({"training": 0.4, "validation": 0.2, "test": 0.4})
+
+
+def test_splits_are_counted_and_drawn(delta_tables: DeltaTables, landing: Path) -> None:
+    assert splits_metadata(delta_tables) == {}
+    write_photographs(delta_tables, landing, 12)
+    found = splits_metadata(delta_tables)
+    assert {name: found[name].value for name in ("images_training", "images_test")} == {
+        "images_training": 10,
+        "images_test": 2,
+    }
+    assert str(found["splits"].value).startswith("12 labelled images")

@@ -60,11 +60,11 @@ def killed(place: Path, number: int, point: str) -> str:
 @pytest.mark.parametrize("point", POINTS)
 def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta_spark: DeltaSpark, point: str) -> None:
     number = POINTS.index(point)
-    said = killed(place, number, point)
+    output = killed(place, number, point)
     if point in ("after reading", "in a merge", "in a compaction"):
         # Between a file and its commit are some milliseconds: on a busy machine, the kill may come after both.
         attempts = (killed(place, number + attempt, point) for attempt in (10, 20, 30, 40))
-        assert said == "not committed" or "not committed" in attempts
+        assert output == "not committed" or "not committed" in attempts
     again, undisturbed = (tables_of(place, home, delta_spark) for home in ("killed", "undisturbed"))
     for tables in (again, undisturbed):
         run_data(tables, image_folder(place))

@@ -25,20 +25,20 @@ from tests.support.images import png, put
 ASSETS = [label_corrections, raw_images, featured_images, grayscale_images, image_samples, image_splits]
 
 
-def said(path: str, image_id: str, label: str | None, **more: bool) -> Correction:
+def correction(path: str, image_id: str, label: str | None, **more: bool) -> Correction:
     return Correction(path, image_id, label, former_label=None, corrected_by="Ada", **more)
 
 
 @pytest.mark.parametrize("label", ["", " roses", "a/b", "..", "a\nb", "x" * 256, "é" * 128])
 def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
     with pytest.raises(ValueError, match="is not a valid label: it"):
-        said("file:/a.png", "0", label)
+        correction("file:/a.png", "0", label)
 
 
 def test_the_newest_correction_of_the_very_image_counts(delta_tables: DeltaTables) -> None:
     assert read_label_overrides(delta_tables).corrected == {}
-    append_corrections(delta_tables, [said("file:/a", "0", "roses"), said("file:/a", "1", "tulips")])
-    append_corrections(delta_tables, [said("file:/a", "0", None)])
+    append_corrections(delta_tables, [correction("file:/a", "0", "roses"), correction("file:/a", "1", "tulips")])
+    append_corrections(delta_tables, [correction("file:/a", "0", None)])
     assert read_label_overrides(delta_tables).corrected == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
     result = label_corrections(delta_tables)
     assert isinstance(result, dg.MaterializeResult)
@@ -51,7 +51,8 @@ def test_rows_with_another_label_than_counts_are_outdated(delta_tables: DeltaTab
     keys = [(image["path"], image["image_id"]) for image in images]
     assert outdated_labels(delta_tables, FEATURED_IMAGES) == []
     append_corrections(
-        delta_tables, [said(*keys[0], "peonies"), said(*keys[1], None), said(keys[3][0], "other bytes", "roses")]
+        delta_tables,
+        [correction(*keys[0], "peonies"), correction(*keys[1], None), correction(keys[3][0], "other bytes", "roses")],
     )
     labels = {(path, image_id): label for path, image_id, label, _ in outdated_labels(delta_tables, FEATURED_IMAGES)}
     assert labels == {keys[0]: "peonies", keys[1]: None}
@@ -81,7 +82,7 @@ class Home:
         append_corrections(
             self.tables,
             [
-                said(*keys[name], name.partition("_")[0] if withdrawn[name] else label, withdrawn=withdrawn[name])
+                correction(*keys[name], name.partition("_")[0] if withdrawn[name] else label, withdrawn=withdrawn[name])
                 for name, label in labels.items()
             ],
         )

@@ -123,7 +123,7 @@ def test_whatever_becomes_of_a_file_the_ledger_tells_it_and_no_bytes_are_added_t
             featured_images(delta_tables=delta_tables, image_folder=image_folder)
         ledger = {Path(path).name: known for path, known in read_ledger(delta_tables).items()}
         found = {name: known.reason if known.state == QUARANTINED else known.state for name, known in ledger.items()}
-        assert found == {name: said[run] for name, (_, said) in LIVES.items()}, f"after run {run + 1}"
+        assert found == {name: expected[run] for name, (_, expected) in LIVES.items()}, f"after run {run + 1}"
         for name, known in ledger.items():
             if known.state == CURRENT:
                 assert known.image_id == digest((landing / name).read_bytes())
@@ -131,7 +131,9 @@ def test_whatever_becomes_of_a_file_the_ledger_tells_it_and_no_bytes_are_added_t
     assert len(set(rows)) == len(rows)
     assert {name: sum(row[0] == name for row in rows) for name in LIVES} == ROWS
     attempts = {Path(row.path).name: row.attempts for row in delta_tables.dataframe(IMAGE_FILES).collect()}
-    assert (attempts["stays.jpg"], attempts["text.jpg"], attempts["link.jpg"]) == (1, 2, 2), "kept is not read again"
+    assert (attempts["stays.jpg"], attempts["text.jpg"], attempts["link.jpg"]) == (1, 2, 2), (
+        "an unchanged file is not read again"
+    )
 
 
 def test_a_file_that_is_being_written_is_pending_and_then_taken_in_once(

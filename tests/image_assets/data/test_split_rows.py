@@ -1,12 +1,30 @@
-"""A split's rows are those of current files, and their digest tells them apart."""
+"""The rows of a split are the current ones, and unsound splits stop a training."""
 
+import time
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from image_assets.data.split_rows import read_split, split_digest, split_rows, training_labels, with_content
+from image_assets.data.split_rows import (
+    UnsoundSplits,
+    leaks,
+    missing_labels,
+    read_split,
+    require_sound_splits,
+    split_digest,
+    split_rows,
+    training_labels,
+    with_content,
+)
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import write_files
+from resources.delta.table_layout import file_layout
+from tests.support.tables import tables_at
 
 
 @pytest.mark.spark
@@ -17,7 +35,7 @@ def test_a_split_holds_the_images_whose_files_are_there_unchanged(ingested_table
     before = read_split(ingested_tables, "training")
     assert sorted(before.itertuples(index=False, name=None)) == sorted(map(tuple, rows.collect()))
 
-    gone, replaced, kept = rows.orderBy("path").limit(3).collect()
+    gone, replaced, unchanged = rows.orderBy("path").limit(3).collect()
     states = ingested_tables.dataframe(IMAGE_FILES)
     ingested_tables.overwrite(
         states.withColumn("state", F.when(F.col("path") == gone.path, "missing").otherwise(F.col("state"))).withColumn(
@@ -27,7 +45,7 @@ def test_a_split_holds_the_images_whose_files_are_there_unchanged(ingested_table
     )
     left = {row.path for row in split_rows(ingested_tables, "training").collect()}
     assert {row.path for row in assigned.collect()} - left == {gone.path, replaced.path}
-    assert kept.path in left
+    assert unchanged.path in left
     after = read_split(ingested_tables, "training")
     assert sorted(after["path"]) == sorted(left)
     assert split_digest(after) != split_digest(before)
@@ -48,3 +66,109 @@ def test_the_digest_is_of_images_and_labels_in_any_order() -> None:
     other_label = rows.assign(label=rows["label"].replace("ball", "cone"))
     twice = pd.concat([rows, rows.head(1), rows.head(1)])
     assert len({split_digest(some) for some in (rows, other_label, twice, rows.head(0))}) == 4
+
+
+SPLITS = ("training", "validation", "test")
+
+
+def assignments(splits: list[str | None], labels: list[str] | None = None) -> pd.DataFrame:
+    """An image for each split, far from every other one."""
+    chance = np.random.default_rng(0)
+    ids = [chance.bytes(32).hex() for _ in splits]
+    return pd.DataFrame(
+        {
+            "path": [f"file:/{number:06}.png" for number in range(len(splits))],
+            "image_id": ids,
+            "label": labels or ["ball"] * len(splits),
+            "label_index": 0,
+            "perceptual_hash": [chance.bytes(8).hex() for _ in splits],
+            "mirrored_hash": [chance.bytes(8).hex() for _ in splits],
+            "duplicate_group": ids,
+            "split": splits,
+            "reason": None,
+        }
+    )
+
+
+def with_twin(images: pd.DataFrame, column: str, of: str) -> pd.DataFrame:
+    """The images, of which the last looks like the first in this way."""
+    return images.assign(**{column: [*images[column][:-1], images[of][0]]})
+
+
+@pytest.mark.parametrize(
+    ("column", "of"),
+    [
+        ("perceptual_hash", "perceptual_hash"),
+        ("perceptual_hash", "mirrored_hash"),
+        ("mirrored_hash", "perceptual_hash"),
+        ("duplicate_group", "duplicate_group"),
+    ],
+)
+def test_a_twin_in_another_split_is_a_leak_in_whatever_way_it_is_one(column: str, of: str) -> None:
+    images = assignments(["training", "training", "test"])
+    assert leaks(images) == []
+    (leak,) = leaks(with_twin(images, column, of))
+    assert leak.paths == {"training": ["file:/000000.png"], "test": ["file:/000002.png"]}
+    for harmless in ("training", None):
+        images = assignments(["training", "training", harmless])
+        assert leaks(with_twin(images, column, of)) == [], "in its own split, or set aside"
+
+
+def test_the_same_image_without_a_hash_in_two_splits_is_a_leak() -> None:
+    images = assignments(["training", "test"]).assign(perceptual_hash=None, mirrored_hash=None)
+    assert leaks(images) == []
+    assert len(leaks(with_twin(images, "image_id", "image_id"))) == 1
+
+
+def test_a_label_lacks_where_it_has_no_image_that_is_not_set_aside() -> None:
+    images = assignments([*SPLITS, "training", None, None], ["ball"] * 3 + ["cube", "cube", "cone"])
+    found = [(missing.label, missing.images, missing.splits) for missing in missing_labels(images)]
+    assert found == [("cone", 1, list(SPLITS)), ("cube", 2, ["validation", "test"])]
+    assert missing_labels(images[:3]) == missing_labels(images[:0]) == []
+
+
+def write(delta_tables: DeltaTables, images: pd.DataFrame, state: str = "current") -> None:
+    """The tables image_splits and image_files of these images."""
+    delta_tables.create(IMAGE_SPLITS)
+    files = write_files(images.to_dict("records"), delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS))
+    delta_tables.append_files(IMAGE_SPLITS, list(files))
+    rows = [
+        {**dict.fromkeys(IMAGE_FILES.columns.fieldNames()), "path": path, "image_id": image_id, "state": state}
+        for path, image_id in zip(images["path"], images["image_id"], strict=True)
+    ]
+    delta_tables.merge(pa.Table.from_pylist(rows), IMAGE_FILES, updates={})
+
+
+def test_a_refusal_names_labels_and_leaks_and_says_what_to_do(tmp_path: Path) -> None:
+    delta_tables = tables_at(tmp_path)
+    require_sound_splits(delta_tables)
+    labels = ["ball"] * 6 + [f"label {number:03}" for number in range(500)]
+    images = assignments([*SPLITS * 2, *["training"] * 500], labels)
+    write(delta_tables, with_twin(images, "mirrored_hash", "perceptual_hash").assign(label=labels))
+    with pytest.raises(UnsoundSplits) as refused:
+        require_sound_splits(delta_tables)
+    lines = str(refused.value).splitlines()
+    assert "500 label(s) have no image in some split:" in lines
+    assert "- label 000 (1 images) has none in validation and test" in lines
+    assert "- and 490 more" in lines
+    assert "IMAGE_ASSETS_EXCLUDE" in lines[-1]
+
+
+def test_what_is_gone_neither_leaks_nor_stands_for_a_label(tmp_path: Path) -> None:
+    delta_tables = tables_at(tmp_path)
+    write(delta_tables, assignments(list(SPLITS)))
+    twin = assignments(["test"]).assign(path="file:/twin.png", label="cube")  # looks like the first, in training
+    write(delta_tables, twin, state="missing")
+    require_sound_splits(delta_tables)
+    write(delta_tables, twin.assign(path="file:/other.png"))
+    with pytest.raises(UnsoundSplits, match=r"(?s)1 group.*file:/other\.png.*cube \(1 images\) has none in training"):
+        require_sound_splits(delta_tables)
+
+
+def test_100000_images_are_looked_through_in_seconds() -> None:
+    images = assignments(["training", "test"] * 50_000)
+    torn = images.assign(perceptual_hash=[text for text in images["perceptual_hash"][::2] for _ in range(2)])
+    started = time.process_time()
+    assert len(leaks(torn)) == 50_000
+    assert len(missing_labels(torn)) == 1
+    assert time.process_time() - started < 30

@@ -1,14 +1,23 @@
-"""Pictures for people are of the promised kind, size and weight, whatever they show."""
+"""Charts have the right kind and size whatever they show, and count everything once."""
 
 from base64 import b64decode
 from io import BytesIO
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from image_assets.images.charts import confusion_matrix, distributions, learning_curves, picture_markdown
-from image_assets.images.contact_sheets import contact_sheet
+from image_assets.images.charts import (
+    SHOWN_PARTS,
+    by_label,
+    confusion_matrix,
+    distributions,
+    largest,
+    learning_curves,
+    picture_markdown,
+    stacked_bars,
+)
 
 EPOCH = {"epoch": 1.0, "loss": 1.2, "accuracy": 0.5, "validation_loss": 1.4, "validation_accuracy": 0.4}
 
@@ -46,36 +55,6 @@ def test_a_caption_cannot_break_the_markdown() -> None:
 def test_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="expected JPEG, PNG or SVG"):
         picture_markdown(b"GIF89a", "a picture")
-
-
-@pytest.mark.parametrize("count", [0, 1, 8, 9, 60])
-def test_a_contact_sheet_of_any_length_is_a_small_jpeg(count: int) -> None:
-    sheet = contact_sheet([(jpeg(number), f"roses/{number:012}.jpg") for number in range(count)])
-    assert opened(sheet).format == "JPEG"
-    assert opened(sheet).width < 1000
-    assert len(sheet) <= 100_000
-
-
-def test_each_image_stands_in_its_place_above_its_caption() -> None:
-    red, blue = BytesIO(), BytesIO()
-    Image.new("RGB", (100, 100), (255, 0, 0)).save(red, "PNG")
-    Image.new("RGB", (100, 100), (0, 0, 255)).save(blue, "PNG")
-    sheet = opened(contact_sheet([(red.getvalue(), ""), (blue.getvalue(), "daisy")], side_pixels=100, columns=2))
-    pixels = np.asarray(sheet.convert("RGB")).astype(int)
-    assert np.abs(pixels[58, 58] - (255, 0, 0)).max() < 30
-    assert np.abs(pixels[58, 166] - (0, 0, 255)).max() < 30
-    assert pixels[115:, :108].min() > 200  # no caption
-    assert pixels[115:, 116:].min() < 150  # a caption
-
-
-def test_images_that_cannot_be_decoded_are_gray_boxes() -> None:
-    sheet = opened(contact_sheet([(b"no image", "broken.jpg"), (jpeg(1)[:400], "half.jpg")]))
-    assert np.abs(np.asarray(sheet.convert("RGB")).astype(int)[20, 20] - 0xDD).max() < 12
-
-
-@pytest.mark.parametrize("caption", ["", "a" * 300, "word " * 80, "first\nsecond\nthird", "ромашка 雛菊 🌼", "/"])
-def test_any_caption_fits(caption: str) -> None:
-    assert opened(contact_sheet([(jpeg(0), caption)])).size == opened(contact_sheet([(jpeg(0), "a")])).size
 
 
 @pytest.mark.parametrize(
@@ -122,3 +101,34 @@ def test_distributions_of_any_number_of_labels_are_a_png_that_fits(labels: int) 
     assert opened(picture).format == "PNG"
     assert opened(picture).width < 1000
     assert len(picture) <= 100_000
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 2), (14, 9), (200, 40)])
+def test_bars_are_a_small_picture(rows: int, columns: int) -> None:
+    counts = np.random.default_rng(1).integers(0, 50, (rows, columns))
+    parts = pd.DataFrame(
+        counts, [f"label ${row}$" for row in range(rows)], [f"a long name {n}" for n in range(columns)]
+    )
+    picture = stacked_bars(parts, "a title")
+    assert Image.open(BytesIO(picture)).size == (900, 360)
+    assert len(picture) < 100_000
+
+
+def test_the_largest_parts_keep_their_order_and_the_rest_is_one() -> None:
+    parts = pd.DataFrame([[number] for number in range(1, 13)], [f"label {number}" for number in range(1, 13)]).T
+    found = largest(parts)
+    assert [name for name, _ in found] == [*(f"label {number}" for number in range(4, 13)), "others"]
+    assert found[-1][1] == [1 + 2 + 3]
+    assert len(found) == SHOWN_PARTS + 1
+
+
+def test_names_that_are_cut_to_the_same_stay_apart() -> None:
+    parts = pd.DataFrame([[1, 2]], columns=["a very long label of roses", "a very long label of tulips"])
+    assert [values for _, values in largest(parts)] == [[1], [2]]
+
+
+def test_rows_are_counted_by_label_and_part_the_most_frequent_first() -> None:
+    rows = pd.DataFrame({"label": ["a", "b", "b", None], "split": ["test", "test", "training", "test"]})
+    counts = by_label(rows, "split", ["training", "validation", "test"])
+    assert counts.index.tolist() == ["b", "a"]
+    assert counts.to_numpy().tolist() == [[1, 0, 1], [0, 0, 1]]

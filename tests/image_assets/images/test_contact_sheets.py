@@ -1,0 +1,50 @@
+"""A contact sheet is a small JPEG with every image in its place, whatever the images and captions are."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_assets.images.contact_sheets import contact_sheet
+
+
+def jpeg(seed: int, size: tuple[int, int] = (150, 100)) -> bytes:
+    content = BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize(size).save(content, "JPEG")
+    return content.getvalue()
+
+
+def opened(picture: bytes) -> Image.Image:
+    return Image.open(BytesIO(picture))
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 60])
+def test_a_contact_sheet_of_any_length_is_a_small_jpeg(count: int) -> None:
+    sheet = contact_sheet([(jpeg(number), f"roses/{number:012}.jpg") for number in range(count)])
+    assert opened(sheet).format == "JPEG"
+    assert opened(sheet).width < 1000
+    assert len(sheet) <= 100_000
+
+
+def test_each_image_stands_in_its_place_above_its_caption() -> None:
+    red, blue = BytesIO(), BytesIO()
+    Image.new("RGB", (100, 100), (255, 0, 0)).save(red, "PNG")
+    Image.new("RGB", (100, 100), (0, 0, 255)).save(blue, "PNG")
+    sheet = opened(contact_sheet([(red.getvalue(), ""), (blue.getvalue(), "daisy")], side_pixels=100, columns=2))
+    pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    assert np.abs(pixels[58, 58] - (255, 0, 0)).max() < 30
+    assert np.abs(pixels[58, 166] - (0, 0, 255)).max() < 30
+    assert pixels[115:, :108].min() > 200  # no caption
+    assert pixels[115:, 116:].min() < 150  # a caption
+
+
+def test_images_that_cannot_be_decoded_are_gray_boxes() -> None:
+    sheet = opened(contact_sheet([(b"no image", "broken.jpg"), (jpeg(1)[:400], "half.jpg")]))
+    assert np.abs(np.asarray(sheet.convert("RGB")).astype(int)[20, 20] - 0xDD).max() < 12
+
+
+@pytest.mark.parametrize("caption", ["", "a" * 300, "word " * 80, "first\nsecond\nthird", "ромашка 雛菊 🌼", "/"])
+def test_any_caption_fits(caption: str) -> None:
+    assert opened(contact_sheet([(jpeg(0), caption)])).size == opened(contact_sheet([(jpeg(0), "a")])).size
