@@ -4,13 +4,12 @@ import dagster as dg
 
 from image_assets.data.data_checks import groups_in_one_split, labels_in_every_split
 from image_assets.jobs.continuous import (
+    alerts_to_send,
     continuous_executor,
-    either,
-    news_of_alerts,
-    news_of_corrections,
-    news_of_files,
-    news_of_labels,
-    news_to_predict,
+    corrections_to_apply,
+    files_to_ingest,
+    images_to_predict,
+    label_table_to_read,
 )
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import optimize_tables
@@ -35,9 +34,7 @@ ingest_images = dg.define_asset_job(
     description=with_example(
         "ingest_images", "Take new and changed files through the tables, and predict them by the version that serves."
     ),
-    executor_def=continuous_executor(
-        either(either(news_of_alerts, news_of_files), either(news_of_labels, news_of_corrections))
-    ),
+    executor_def=continuous_executor(alerts_to_send, files_to_ingest, label_table_to_read, corrections_to_apply),
 )
 replay_quarantine = dg.define_asset_job(
     "replay_quarantine",
@@ -60,7 +57,7 @@ predict_images = dg.define_asset_job(
     description=with_example(
         "predict_images", "Let the version that serves predict the images that it has not predicted."
     ),
-    executor_def=continuous_executor(either(news_of_alerts, news_to_predict)),
+    executor_def=continuous_executor(alerts_to_send, images_to_predict),
 )
 send_alerts = dg.define_asset_job(
     "send_alerts",

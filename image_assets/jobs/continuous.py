@@ -1,31 +1,19 @@
-"""The executor of jobs that do what is new and stop, or go on doing so: a pass whenever there is something new."""
+"""The executor of jobs that process what is new once, or repeat that whenever there is something new."""
 
-import os
 import re
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import dagster as dg
-from dagster._core.errors import raise_execution_interrupts
-from dagster._core.events import EngineEventData
-from dagster._core.execution.api import ExecuteRunWithPlanIterable
-from dagster._core.execution.context.system import PlanExecutionContext, PlanOrchestrationContext
-from dagster._core.execution.context_creation_job import PlanExecutionContextManager
-from dagster._core.execution.plan.execute_plan import inner_plan_execution_iterator
-from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.executor.in_process import InProcessExecutor
-from dagster._utils.interrupts import capture_interrupts
 
 from image_assets.data.folder_changes import folder_changes, without_unsettled
 from image_assets.data.given_labels import label_table_change
@@ -46,13 +34,20 @@ from resources.mlflow.model_registry import (
     version_numbers,
 )
 
+AVAILABLE_NOW = "available_now"
+TRIGGER_TAG = "image_assets/trigger"
+SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+POOL_SECONDS = 1.0  # between two checks whether a pool has become free
+INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
-class NotNow(RuntimeError):
-    """Nobody can look at the moment; later perhaps."""
+
+class CheckFailed(RuntimeError):
+    """A check for new work failed for a reason that may pass, such as a registry that is down."""
 
 
-class Ready(Protocol):
-    """The resources of a run, set up."""
+class RunResources(Protocol):
+    """The resources that the checks for new work read."""
 
     delta_tables: DeltaTables
     image_folder: ImageFolder
@@ -60,138 +55,72 @@ class Ready(Protocol):
     model_registry: ModelRegistry
 
 
-News = Callable[[dg.DagsterInstance, Ready], str]  # in words; empty when there is none
+Check = Callable[[dg.DagsterInstance, RunResources], str]  # describes the new work; empty if there is none
 
 
-def news_of_files(_: dg.DagsterInstance, ready: Ready) -> str:
-    """Whether files landed, changed or left since they were last ingested."""
+def files_to_ingest(_: dg.DagsterInstance, resources: RunResources) -> str:
+    """The files that were added, changed or deleted since the folder was last ingested."""
     try:
-        found = folder_changes(ready.image_folder, read_ledger(ready.delta_tables), part=None)
+        changes = folder_changes(resources.image_folder, read_ledger(resources.delta_tables), part=None)
     except FileNotFoundError as error:
-        raise NotNow(str(error)) from error
-    changes = without_unsettled(found, ready.image_folder)
+        raise CheckFailed(str(error)) from error
+    changes = without_unsettled(changes, resources.image_folder)
     return str(changes) if changes.digest() else ""
 
 
-def news_of_labels(instance: dg.DagsterInstance, ready: Ready) -> str:
-    """Whether the label table is another one than was last read."""
+def label_table_to_read(instance: dg.DagsterInstance, resources: RunResources) -> str:
+    """The label table's version, if it has changed since it was last read."""
     try:
-        found = label_table_change(instance, ready.label_table)
+        change = label_table_change(instance, resources.label_table)
     except FileNotFoundError as error:
-        raise NotNow(str(error)) from error
-    return f"the label table: {found}" if found else ""
+        raise CheckFailed(str(error)) from error
+    return f"the label table: {change}" if change else ""
 
 
-def news_of_corrections(_: dg.DagsterInstance, ready: Ready) -> str:
-    """Whether a label was corrected that featured_images does not have yet."""
-    found = outdated_labels(ready.delta_tables, FEATURED_IMAGES)
-    return f"{len(found)} corrected labels" if found else ""
+def corrections_to_apply(_: dg.DagsterInstance, resources: RunResources) -> str:
+    """The number of label corrections that featured_images does not have yet."""
+    outdated = outdated_labels(resources.delta_tables, FEATURED_IMAGES)
+    return f"{len(outdated)} corrected labels" if outdated else ""
 
 
-def news_to_predict(instance: dg.DagsterInstance, ready: Ready) -> str:
-    """Whether another version serves, or featured_images has other rows, than when predictions were last made."""
+def images_to_predict(instance: dg.DagsterInstance, resources: RunResources) -> str:
+    """What has changed since predictions were last made: the production model, shadow versions or featured_images."""
     try:
-        versions = ready.model_registry.versions()
-        serving, beside = serving_version(versions), version_numbers(shadows(versions))
+        versions = resources.model_registry.versions()
+        serving, staged = serving_version(versions), version_numbers(shadows(versions))
     except (RegistryUnavailable, UnclearServingVersion) as error:
-        raise NotNow(str(error)) from error
+        raise CheckFailed(str(error)) from error
     before = last_metadata(instance, "image_predictions")
     if before.get("serving_version") != (str(serving.version) if serving else "none"):
         return f"version {serving.version} serves" if serving else "no version serves"
-    if before.get("shadow_versions") != beside:
-        return f"in Staging: {beside}"
-    if (serving, beside) == (None, "none"):
+    if before.get("shadow_versions") != staged:
+        return f"in Staging: {staged}"
+    if (serving, staged) == (None, "none"):
         return ""
-    images = ready.delta_tables.last_change(FEATURED_IMAGES)
+    images = resources.delta_tables.last_change(FEATURED_IMAGES)
     return "" if before.get("featured_images_version") == images else "featured_images has new rows"
 
 
-def news_of_alerts(_: dg.DagsterInstance, ready: Ready) -> str:
-    """Whether alerts wait that it is time to send, or to send again."""
-    return due_alerts(ready.delta_tables, datetime.now(UTC))
-
-
-def either(first: News, second: News) -> News:
-    """The first news, or the second where the first has none."""
-    return lambda instance, ready: first(instance, ready) or second(instance, ready)
-
-
-# An executor is not part of Dagster's public API. What is used here is what Dagster's in-process executor is made of;
-# Dagster's version is pinned, and a test compares the events of one pass with those of the in-process executor.
-
-
-AVAILABLE_NOW = "available_now"
-TRIGGER_TAG = "image_assets/trigger"
-SECONDS = {"second": 1, "minute": 60, "hour": 3600}
-POOL_SECONDS = 1.0  # between two tries to get a pool that another run holds
-INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+def alerts_to_send(_: dg.DagsterInstance, resources: RunResources) -> str:
+    """The alerts that are due to be sent or retried."""
+    return due_alerts(resources.delta_tables, datetime.now(UTC))
 
 
 def interval_seconds(trigger: str) -> float | None:
-    """The seconds between two looks for something new; None for one pass."""
+    """The seconds between two checks for new work; None for a single pass."""
     if trigger == AVAILABLE_NOW:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) (second|minute|hour)s?", trigger.strip())
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) (second|minute|hour)s?", trigger.strip())
+    if match is None or float(match[1]) == 0:
         raise dg.DagsterInvariantViolationError(
-            f"trigger is {trigger!r}: expected {AVAILABLE_NOW}, for one pass, or a time between passes, "
-            "such as 10 seconds, 5 minutes or 1 hour"
+            f"Invalid trigger {trigger!r}: expected {AVAILABLE_NOW} for a single pass, or an interval such as "
+            "10 seconds, 5 minutes or 1 hour."
         )
-    return float(found[1]) * SECONDS[found[2]]
-
-
-class Pools(InstanceConcurrencyContext):
-    """The pools that a run claims. Waiting for one takes no CPU, and ends when the run is cancelled.
-
-    The in-process executor of Dagster 1.13 asks without a pause, and hears of no cancellation meanwhile.
-    """
-
-    def claim(self, concurrency_key: str, step_key: str, step_priority: int = 0) -> bool:
-        """Whether the step got the pool."""
-        claimed = super().claim(concurrency_key, step_key, step_priority)
-        if not claimed:
-            with raise_execution_interrupts():
-                time.sleep(POOL_SECONDS)
-        return claimed
-
-
-def one_pass(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -> Iterator[dg.DagsterEvent]:
-    """Every step of the plan in order, each under its pool."""
-    with Pools(job_context.instance, job_context.dagster_run) as pools:
-        yield from inner_plan_execution_iterator(job_context, execution_plan, pools)
-
-
-def many_passes(
-    job_context: PlanExecutionContext, execution_plan: ExecutionPlan, *, trigger: str, news: News
-) -> Iterator[dg.DagsterEvent]:
-    """A pass, and another one whenever a look finds something new, until a step fails or the run is cancelled."""
-    if {step.key for step in execution_plan.steps} != set(execution_plan.step_keys_to_execute):
-        raise dg.DagsterInvariantViolationError(
-            f"a continuous run repeats all steps of its job, and was asked for {execution_plan.step_keys_to_execute}: "
-            f"launch the job instead of re-executing a part of it, or choose the trigger {AVAILABLE_NOW}"
-        )
-    job_context.instance.add_run_tags(job_context.run_id, {TRIGGER_TAG: trigger})
-    job_context.log.info(
-        f"continuous: a first pass now, then a look every {trigger} and a pass when there is something new. "
-        "To stop, terminate the run; the next one goes on where this one was"
-    )
-    found = "as at every start"
-    for number in count(1):
-        started, failed, added = time.monotonic(), False, []
-        for event in one_pass(job_context, execution_plan):
-            yield event
-            failed = failed or event.is_step_failure
-            added += rows_added(event)
-        if failed:  # its event says why; the run ends as a batch run does
-            return
-        seconds = time.monotonic() - started
-        job_context.log.info(f"pass {number} ({found}): {', '.join(added) or 'no new rows'}, in {seconds:.0f} s")
-        found = next_news(job_context, news, started=started, every=interval_seconds(trigger) or 0)
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def rows_added(event: dg.DagsterEvent) -> list[str]:
-    """The table and its new rows, when the event says that a table got some or lost some."""
+    """The table and its change in rows, if the event materializes a table that gained or lost rows."""
     if not event.is_step_materialization:
         return []
     materialization = event.step_materialization_data.materialization
@@ -199,40 +128,50 @@ def rows_added(event: dg.DagsterEvent) -> list[str]:
     return [f"{materialization.asset_key.to_user_string()} {rows.value:+,}"] if rows and rows.value else []
 
 
-def next_news(job_context: PlanExecutionContext, news: News, *, started: float, every: float) -> str:
-    """What is new, as soon as there is something; where one cannot look now, that is said once and tried again."""
-    resources = job_context.scoped_resources_builder
-    ready = cast(Ready, resources.build(set(resources.resource_instance_dict)))  # Dagster makes its class at run time
-    trouble = ""
-    with raise_execution_interrupts():
-        while True:
-            time.sleep(max(0.0, started + every - time.monotonic()))
-            started = time.monotonic()
-            require_going_on(job_context)
-            try:
-                found = news(job_context.instance, ready)
-                trouble = ""
-            except NotNow as error:
-                found = ""
-                if str(error) != trouble:
-                    job_context.log.warning(f"cannot look for anything new, and will try again: {error}")
-                trouble = str(error)
-            if found:
-                return found
+def blocking_pool(event: dg.DagsterEvent) -> str | None:
+    """The pool that the event's step is waiting for; None if the event says something else."""
+    if event.event_type is not dg.DagsterEventType.ENGINE_EVENT or event.step_key is None:
+        return None
+    pool = event.engine_event_data.metadata.get("pool")
+    return str(pool.value) if pool else None
 
 
-def require_going_on(job_context: PlanExecutionContext) -> None:
-    """Interrupt a run that has been declared over, or was asked to end by a signal that never came."""
-    dagster_run = job_context.instance.get_run_by_id(job_context.run_id)
-    if dagster_run is None or dagster_run.status is not dg.DagsterRunStatus.STARTED:
-        raise dg.DagsterExecutionInterruptedError("Dagster says that this run is over")
+def is_queued(instance: dg.DagsterInstance, pool: str, run_id: str, step_key: str) -> bool:
+    """Whether the step is still waiting for a slot of the pool."""
+    pending = instance.event_log_storage.get_concurrency_info(pool).pending_steps
+    return any((step.run_id, step.step_key) == (run_id, step_key) and not step.assigned_timestamp for step in pending)
+
+
+def raise_interrupt(*_: object) -> NoReturn:
+    """The signal handler while nothing runs that an exception could leave half done."""
+    raise dg.DagsterExecutionInterruptedError
 
 
 @contextmanager
-def signals_noted() -> Iterator[Callable[[], bool]]:
-    """A function that says whether a signal that stops came during the block since it was last asked.
+def interruptible(stop_requested: Callable[[], bool]) -> Iterator[None]:
+    """Raises at once when a stop signal comes, or if one has already come.
 
-    What a signal raises may come out of a library's code as another error: then only the signal tells why.
+    Dagster and pyspark install handlers that postpone a signal until the next step, or handle SIGINT only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can set handlers
+        return
+    handlers = {number: signal.signal(number, raise_interrupt) for number in STOP_SIGNALS}
+    try:
+        if stop_requested():
+            raise_interrupt()
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT or SIGTERM has come since its last call.
+
+    It does not depend on handlers: a library can turn the exception that a handler raises into another error, and then
+    only the signal itself tells that the run was asked to stop.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals reach the main thread only
@@ -243,81 +182,132 @@ def signals_noted() -> Iterator[Callable[[], bool]]:
         sender.setblocking(False)
         before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         try:
-            yield partial(stop_signal_in, receiver)
+            yield partial(has_stop_signal, receiver)
         finally:
             signal.set_wakeup_fd(before)
 
 
-def stop_signal_in(receiver: socket.socket) -> bool:
-    """Whether one of the signals that were noted and not read yet is to stop the run."""
+def has_stop_signal(receiver: socket.socket) -> bool:
+    """Whether a stop signal is among the signals that have not been read yet; reads them."""
     try:
         return not STOP_SIGNALS.isdisjoint(receiver.recv(4096))
-    except BlockingIOError:  # none was noted
+    except BlockingIOError:  # no signal
         return False
 
 
+def require_active(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Interrupts the process of a run that Dagster considers finished, or that it is terminating."""
+    dagster_run = instance.get_run_by_id(run_id)
+    if dagster_run is None or dagster_run.status is not dg.DagsterRunStatus.STARTED:
+        raise dg.DagsterExecutionInterruptedError("Dagster has marked this run as finished or canceled.")
+
+
 def announce_cancellation(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Tell Dagster that the run is being cancelled: it takes a signal that nobody announced for a crash."""
+    """Marks the run as canceling: Dagster treats a signal without an announcement as a crash."""
     dagster_run = instance.get_run_by_id(run_id)
     if dagster_run and dagster_run.status is dg.DagsterRunStatus.STARTED:
-        instance.report_run_canceling(dagster_run, "A signal asks this continuous run to end.")
+        instance.report_run_canceling(dagster_run, "A signal stops this continuous run.")
 
 
-class ContinuousExecutor(InProcessExecutor):
-    """Dagster's in-process executor around one pass or many: resources are set up once for all of them."""
+class ContinuousExecutor(dg.Executor):
+    """Runs all steps with Dagster's in-process executor: once, or whenever a check finds new work.
 
-    def __init__(self, trigger: str, news: News) -> None:
-        super().__init__(RetryMode.ENABLED)
-        self.continuous = interval_seconds(trigger) is not None
-        self.passes = partial(many_passes, trigger=trigger, news=news) if self.continuous else one_pass
+    The parameters of the methods are Dagster's plan context and plan, whose types are not public.
+    """
 
-    def execute(
-        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
-    ) -> Iterator[dg.DagsterEvent]:
-        """The run's events between its start and its end."""
-        in_process = EngineEventData.in_process(os.getpid(), execution_plan.step_keys_to_execute)
-        yield dg.DagsterEvent.engine_event(plan_context, f"Executing steps in process (pid: {os.getpid()})", in_process)
-        started = time.monotonic()
-        yield from ExecuteRunWithPlanIterable(
-            execution_plan=plan_context.execution_plan,
-            iterator=self.interruptible,
-            execution_context_manager=PlanExecutionContextManager(
-                job=plan_context.job,
-                retry_mode=plan_context.retry_mode,
-                execution_plan=plan_context.execution_plan,
-                run_config=plan_context.run_config,
-                dagster_run=plan_context.dagster_run,
-                instance=plan_context.instance,
-                raise_on_error=plan_context.raise_on_error,
-                output_capture=plan_context.output_capture,
-                step_dependency_config=self.step_dependency_config,
-            ),
+    def __init__(self, in_process: dg.Executor, trigger: str, checks: tuple[Check, ...]) -> None:
+        self.in_process = in_process
+        self.trigger = trigger
+        self.interval = interval_seconds(trigger)
+        self.checks = checks
+
+    @property
+    def retries(self):
+        """Whether steps are retried: as in the in-process executor."""
+        return self.in_process.retries
+
+    def execute(self, plan_context, execution_plan) -> Iterator[dg.DagsterEvent]:
+        """The run's events. However it ends, it releases its pools; a signal cancels a continuous run."""
+        instance, run_id = plan_context.instance, plan_context.run_id
+        with stop_signals() as stop_requested:
+            try:
+                if self.interval is None:
+                    yield from self._one_pass(plan_context, execution_plan, stop_requested)
+                else:
+                    yield from self._passes(plan_context, execution_plan, stop_requested)
+            finally:
+                stopped = stop_requested() or isinstance(sys.exception(), INTERRUPTS)
+                if stopped and self.interval is not None:
+                    announce_cancellation(instance, run_id)
+                instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+    def _one_pass(self, plan_context, execution_plan, stop_requested: Callable[[], bool]) -> Iterator[dg.DagsterEvent]:
+        """Executes every step in order, each in its pool."""
+        instance, run_id = plan_context.instance, plan_context.run_id
+        events = cast(Generator[dg.DagsterEvent, None, None], self.in_process.execute(plan_context, execution_plan))
+        with closing(events):
+            for event in events:
+                yield event
+                if pool := blocking_pool(event):
+                    # Dagster's executor would check for a free slot in a loop without a pause, deaf to signals.
+                    with interruptible(stop_requested):
+                        while is_queued(instance, pool, run_id, str(event.step_key)):
+                            time.sleep(POOL_SECONDS)
+                            require_active(instance, run_id)
+
+    def _passes(self, plan_context, execution_plan, stop_requested: Callable[[], bool]) -> Iterator[dg.DagsterEvent]:
+        """Executes a pass, and another one whenever there is new work, until a step fails or the run is stopped."""
+        if {step.key for step in execution_plan.steps} != set(execution_plan.step_keys_to_execute):
+            raise dg.DagsterInvariantViolationError(
+                "A continuous run repeats all steps of its job, but this run has only some of them: "
+                f"{execution_plan.step_keys_to_execute}. Launch the job instead of re-executing a part of it, or set "
+                f"its trigger to {AVAILABLE_NOW}."
+            )
+        instance, log = plan_context.instance, plan_context.log
+        instance.add_run_tags(plan_context.run_id, {TRIGGER_TAG: self.trigger})
+        log.info(
+            f"Continuous run: one pass now, then another whenever a check, every {self.trigger}, finds new work. "
+            "To stop, terminate the run; the next run resumes where it stopped."
         )
-        message = f"Finished steps in process (pid: {os.getpid()}) in {time.monotonic() - started:.2f}s"
-        yield dg.DagsterEvent.engine_event(plan_context, message, in_process)
+        resources = plan_context.job.get_definition().resource_defs
+        config = plan_context.run_config.get("resources", {})
+        with dg.build_resources(resources, instance, config, plan_context.dagster_run) as built:
+            work = "the first one"
+            for number in count(1):
+                started, failed, added = time.monotonic(), False, []
+                for event in self._one_pass(plan_context, execution_plan, stop_requested):
+                    yield event
+                    failed = failed or event.is_step_failure
+                    added += rows_added(event)
+                if failed:  # the run ends as a batch run does
+                    return
+                seconds = time.monotonic() - started
+                log.info(f"pass {number} ({work}): {', '.join(added) or 'no new rows'}, in {seconds:.0f} s")
+                with interruptible(stop_requested):
+                    work = self._new_work(plan_context, cast(RunResources, built), started)
 
-    def interruptible(
-        self, job_context: PlanExecutionContext, execution_plan: ExecutionPlan
-    ) -> Iterator[dg.DagsterEvent]:
-        """The passes. However they end, no pool stays claimed, and a signal to a continuous run cancels it."""
-        instance, run_id = job_context.instance, job_context.run_id
-        try:
-            # pyspark has put a handler of its own in Dagster's place, which interrupts also where nothing is safe.
-            with signals_noted() as stop_asked, capture_interrupts():
-                try:
-                    yield from self.passes(job_context, execution_plan)
-                finally:
-                    if self.continuous and (stop_asked() or isinstance(sys.exception(), INTERRUPTS)):
-                        announce_cancellation(instance, run_id)
-        finally:
-            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+    def _new_work(self, plan_context, resources: RunResources, checked_at: float) -> str:
+        """Waits until a check finds new work, and describes it. Logs a failing check once and repeats it."""
+        instance, last_error = plan_context.instance, ""
+        while True:
+            time.sleep(max(0.0, checked_at + (self.interval or 0) - time.monotonic()))
+            checked_at = time.monotonic()
+            require_active(instance, plan_context.run_id)
+            try:
+                if work := next(filter(None, (check(instance, resources) for check in self.checks)), ""):
+                    return work
+                last_error = ""
+            except CheckFailed as error:
+                if str(error) != last_error:
+                    plan_context.log.warning(f"Cannot check for new work, will try again: {error}")
+                last_error = str(error)
 
 
-def continuous_executor(news: News) -> dg.ExecutorDefinition:
-    """The executor of a job: one pass, or a pass whenever there is news of what the job takes in."""
+def continuous_executor(*checks: Check) -> dg.ExecutorDefinition:
+    """The executor of a job that makes one pass, or a pass whenever one of the checks finds new work."""
     description = (
-        f"`{AVAILABLE_NOW}` does what is new and stops. A time, such as `30 seconds` (or minutes, hours), goes on: it "
-        "looks that often, and makes another pass when there is something new, until the run is terminated."
+        f"`{AVAILABLE_NOW}` processes what is new, then stops. An interval, such as `30 seconds` (or minutes, hours), "
+        "keeps the run going: it checks that often, and processes what is new, until you terminate it."
     )
 
     @dg.executor(
@@ -325,6 +315,9 @@ def continuous_executor(news: News) -> dg.ExecutorDefinition:
         config_schema={"trigger": dg.Field(str, default_value=AVAILABLE_NOW, description=description)},
     )
     def executor(context: dg.InitExecutorContext) -> ContinuousExecutor:
-        return ContinuousExecutor(str(context.executor_config["trigger"]), news)
+        create = dg.in_process_executor.executor_creation_fn
+        assert create
+        in_process = create(context._replace(executor_config={"retries": {"enabled": {}}}))
+        return ContinuousExecutor(in_process, str(context.executor_config["trigger"]), checks)
 
     return executor

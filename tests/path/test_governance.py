@@ -29,8 +29,8 @@ from resources.mlflow.model_registry import ModelRegistry
 from resources.mlflow.registry_errors import PermissionRefused
 from resources.settings import create_resources, read_settings
 from sensors.stage_changes import stage_changes
+from tests.support.job_runs import create_instance
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
-from tests.support.runs_apart import to_instance
 from tests.support.tables import tables_at
 
 MODEL = "image_classifier"
@@ -233,7 +233,7 @@ def test_inference_predicts_with_read_only_and_leaves_no_password(
     ingested_tables.overwrite(splits.localCheckpoint(), IMAGE_SPLITS)
     settings = read_settings({"IMAGE_ASSETS_HOME": str(home), "MLFLOW_TRACKING_URI": governed.server.url})
     resources = {**create_resources(settings), "pyspark": ingested_tables.pyspark, "delta_tables": ingested_tables}
-    with to_instance(home / "dagster") as instance:
+    with create_instance(home / "dagster") as instance:
 
         def promoted(**config: object) -> dg.ExecuteInProcessResult:
             run_config = {"ops": {"promote": {"config": {"version": 2, **config}}}}

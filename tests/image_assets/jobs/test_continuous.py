@@ -1,4 +1,4 @@
-"""One pass is Dagster's in-process executor; many are made when there is news, and end when they are told to."""
+"""A run makes one pass, or a pass whenever a check finds new work until it is stopped."""
 
 import signal
 import time
@@ -8,182 +8,162 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 
-from image_assets.jobs.continuous import NotNow, Ready, continuous_executor, interval_seconds
-from tests.support.runs_apart import PATIENCE_SECONDS, Going, apart, run_here, to_instance
+from image_assets.jobs.continuous import CheckFailed, RunResources, continuous_executor, interval_seconds
+from tests.support.job_runs import TIMEOUT_SECONDS, active_run, create_instance, execute
 
-CANCELED = dg.DagsterRunStatus.CANCELED
+CANCELED, SUCCESS, FAILURE = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
 @pytest.mark.parametrize(
     ("trigger", "seconds"),
-    [
-        ("available_now", None),
-        ("1 second", 1),
-        ("10 seconds", 10),
-        ("1.5 minutes", 90),
-        (" 2 hours ", 7200),
-    ],
+    [("available_now", None), ("1 second", 1), ("10 seconds", 10), ("1.5 minutes", 90), (" 2 hours ", 7200)],
 )
-def test_a_trigger_is_written_as_spark_writes_it(trigger: str, seconds: float | None) -> None:
+def test_triggers_are_written_as_in_spark(trigger: str, seconds: float | None) -> None:
     assert interval_seconds(trigger) == seconds
 
 
 @pytest.mark.parametrize("trigger", ["", "10", "0 seconds", "-1 seconds", "10 s", "availableNow", "5 days"])
-def test_another_trigger_is_refused_with_what_it_may_be(trigger: str) -> None:
-    with pytest.raises(dg.DagsterInvariantViolationError, match="expected available_now, .* such as 10 seconds"):
+def test_any_other_trigger_is_an_error_that_says_what_is_expected(trigger: str) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match="expected available_now .* such as 10 seconds"):
         interval_seconds(trigger)
 
 
-def to_job(folder: Path, executor: dg.ExecutorDefinition | None = None) -> dg.JobDefinition:
-    """Two assets that keep count of their materializations. Files in the folder say what happens to them."""
+def create_job(folder: str) -> dg.JobDefinition:
+    """Two assets that append to a file. Other files in the folder control what happens."""
+    home = Path(folder)
 
-    def news(instance: dg.DagsterInstance, ready: Ready) -> str:
-        if (folder / "down").exists():
-            raise NotNow("nobody answers")
-        if not (folder / "letter").exists():
+    def check(instance: dg.DagsterInstance, resources: RunResources) -> str:
+        if (home / "down").exists():
+            raise CheckFailed("the mailbox is locked")
+        if not (home / "letter").exists():
             return ""
-        (folder / "letter").unlink()
+        (home / "letter").unlink()
         return "a letter came"
 
     @dg.asset(pool="letters")
     def letters() -> dg.MaterializeResult:
-        with (folder / "kept").open("a") as kept:
-            kept.write("letter\n")
+        with (home / "letters").open("a") as file:
+            file.write("letter\n")
         return dg.MaterializeResult(metadata={"rows_added": 1})
 
     @dg.asset(pool="answers", deps=[letters])
     def answers() -> dg.MaterializeResult:
-        if (folder / "broken").exists():
+        if (home / "broken").exists():
             raise ValueError("no ink")
         try:
-            (folder / "at_work").touch()
-            while (folder / "slow").exists():
+            (home / "started").touch()
+            while (home / "slow").exists():
                 time.sleep(0.1)
-        except dg.DagsterExecutionInterruptedError as interrupt:
-            raise (OSError("the pen broke") if (folder / "fragile").exists() else interrupt) from None
+        except dg.DagsterExecutionInterruptedError:
+            raise OSError("as libraries do, another error") from None
         return dg.MaterializeResult(metadata={"rows_added": 0})
 
-    job = dg.define_asset_job("write", executor_def=executor or continuous_executor(news))
+    job = dg.define_asset_job("write", executor_def=continuous_executor(check))
     return dg.Definitions(assets=[letters, answers], jobs=[job]).resolve_job_def("write")
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with to_instance(tmp_path) as instance:
+    with create_instance(tmp_path) as instance:
         yield instance
 
 
-@pytest.fixture
-def going(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Going]:
-    """The job of `to_job`, which looks every second."""
-    with apart(__name__, f"to_job(Path({str(tmp_path)!r}))", tmp_path, "1 second") as process:
-        yield Going(instance, process)
+def last_status(instance: dg.DagsterInstance) -> dg.DagsterRunStatus:
+    return instance.get_runs(limit=1)[0].status
 
 
-def test_one_pass_has_the_events_of_the_in_process_executor(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    def outline(events: list[dg.DagsterEvent]) -> list[tuple[str, str | None]]:
-        return [(event.event_type_value, event.step_key) for event in events]
-
-    in_process = run_here(to_job(tmp_path, dg.in_process_executor), instance)
-    assert in_process[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
-    assert outline(run_here(to_job(tmp_path), instance)) == outline(in_process)
-    assert outline(run_here(to_job(tmp_path), instance, "available_now")) == outline(in_process)
-
-
-def test_the_launchpad_begins_with_one_pass(tmp_path: Path) -> None:
-    fields = to_job(tmp_path).run_config_schema.run_config_schema_type.fields  # pyright: ignore[reportAttributeAccessIssue]
-    assert fields["execution"].default_value == {"config": {"trigger": "available_now"}}
-
-
-def test_a_part_of_a_job_is_not_repeated(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    job = to_job(tmp_path)
-    config = {"execution": {"config": {"trigger": "1 second"}}}
-    plan = create_execution_plan(InMemoryJob(job), config, step_keys_to_execute=["answers"])
-    dagster_run = instance.create_run_for_job(job, execution_plan=plan, run_config=config)
-    events = list(execute_run_iterator(InMemoryJob(job), dagster_run, instance))
-    assert events[-1].event_type is dg.DagsterEventType.RUN_FAILURE
-    assert not (tmp_path / "kept").exists()
-
-
-def test_an_unknown_trigger_fails_the_run_before_any_step(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    events = run_here(to_job(tmp_path), instance, "soon")
-    assert [event.event_type for event in events] == [dg.DagsterEventType.RUN_FAILURE]
-    error = events[0].job_failure_data.error
-    assert error is not None
-    assert "trigger is 'soon'" in error.message
-
-
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_a_pass_is_made_for_news_and_none_without(going: Going, tmp_path: Path, by: signal.Signals) -> None:
-    going.wait_for(going.passes, "a first pass")
-    events = len(going.said())
-    time.sleep(3)
-    assert len(going.said()) == events
+@pytest.mark.parametrize("trigger", [None, "available_now"])
+def test_a_batch_run_makes_one_pass(tmp_path: Path, instance: dg.DagsterInstance, trigger: str | None) -> None:
     (tmp_path / "letter").touch()
-    going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
-    assert going.passes()[1].startswith("pass 2 (a letter came): letters +1, in ")
-    assert going.steps_at_work() == set()
-    assert going.stop(by) is CANCELED
-    assert (tmp_path / "kept").read_text().count("letter") == 2
+    events = execute(create_job, tmp_path, instance, trigger)
+    assert [event.step_key for event in events if event.is_step_success] == ["letters", "answers"]
+    assert last_status(instance) is SUCCESS
 
 
-def test_a_step_that_is_cancelled_gives_its_pool_back(going: Going, tmp_path: Path) -> None:
-    (tmp_path / "slow").touch()
-    going.wait_for(lambda: going.steps_at_work() == {"answers"}, "the step of answers")
-    assert going.stop(signal.SIGTERM) is CANCELED
-    assert going.steps_at_work() == set()
-    (tmp_path / "slow").unlink()
-    assert run_here(to_job(tmp_path), going.instance)[-1].event_type is dg.DagsterEventType.RUN_SUCCESS
+def test_an_invalid_trigger_fails_the_run_before_its_first_step(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    execute(create_job, tmp_path, instance, "soon")
+    assert last_status(instance) is FAILURE
+    assert not (tmp_path / "letters").exists()
 
 
-def test_a_signal_cancels_also_where_a_library_makes_another_error_of_it(going: Going, tmp_path: Path) -> None:
-    (tmp_path / "slow").touch()
-    (tmp_path / "fragile").touch()
-    going.wait_for((tmp_path / "at_work").exists, "answers at work: its step alone may have begun with nothing yet")
-    assert going.stop(signal.SIGTERM) is CANCELED
-    assert going.says("Failed steps: ['answers']")
-
-
-def test_a_run_that_waits_for_a_pool_takes_no_time_and_can_be_cancelled(
-    tmp_path: Path, instance: dg.DagsterInstance, request: pytest.FixtureRequest
+def test_a_failed_step_fails_a_continuous_run_whose_steps_cannot_be_repeated_in_part(
+    tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
-    instance.event_log_storage.initialize_concurrency_limit_to_default("letters")
-    assert instance.event_log_storage.claim_concurrency_slot("letters", "another run", "letters").is_claimed
-    going: Going = request.getfixturevalue("going")
-    going.wait_for(lambda: going.says("blocked by limit for pool letters"), "waiting for the pool")
-    process = psutil.Process(going.process.pid)
-    before = process.cpu_times().user
-    time.sleep(4)
-    assert process.cpu_times().user - before < 2
-    assert going.stop(signal.SIGTERM) is CANCELED
-    info = instance.event_log_storage.get_concurrency_info("letters")
-    assert [slot.run_id for slot in info.claimed_slots] == ["another run"]
-    assert {step.run_id for step in info.pending_steps} <= {"another run"}
-
-
-def test_a_run_that_dagster_was_told_is_over_ends_before_its_next_pass(going: Going, tmp_path: Path) -> None:
-    going.wait_for(going.passes, "a first pass")
-    going.instance.report_run_canceled(going.instance.get_runs()[0])
-    (tmp_path / "letter").touch()
-    going.process.wait(PATIENCE_SECONDS)
-    assert len(going.passes()) == 1
-
-
-def test_a_failing_step_fails_the_run(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     (tmp_path / "broken").touch()
-    events = run_here(to_job(tmp_path), instance, "1 second")
-    assert events[-1].event_type is dg.DagsterEventType.RUN_FAILURE
+    events = execute(create_job, tmp_path, instance, "1 second")
     assert [event.step_key for event in events if event.is_step_failure] == ["answers"]
+    assert last_status(instance) is FAILURE
+    again = dg.ReexecutionOptions(instance.get_runs()[0].run_id, step_selection=["letters"])
+    execute(create_job, tmp_path, instance, "1 second", again)
+    assert last_status(instance) is FAILURE
+    assert (tmp_path / "letters").read_text() == "letter\n"
 
 
-def test_where_nobody_can_look_it_is_said_once_and_tried_again(going: Going, tmp_path: Path) -> None:
-    (tmp_path / "down").touch()
-    going.wait_for(lambda: going.says("nobody answers"), "a warning")
-    time.sleep(2.5)
-    assert sum("nobody answers" in line for line in going.said()) == 1
-    (tmp_path / "letter").touch()
-    (tmp_path / "down").unlink()
-    going.wait_for(lambda: len(going.passes()) == 2, "a pass for the letter")
+def test_new_work_starts_a_pass_and_a_signal_between_passes_cancels_the_run(tmp_path: Path) -> None:
+    with active_run(create_job, tmp_path, "1 second") as run:
+        run.wait_for(run.passes, "the first pass")
+        before = len(run.log())
+        time.sleep(2.5)
+        assert len(run.log()) == before, "checks without new work leave no trace"
+        (tmp_path / "down").touch()
+        run.wait_for(lambda: run.has_logged("the mailbox is locked"), "a warning about the failed check")
+        time.sleep(2.5)
+        assert len(run.log()) == before + 1, "a failing check is logged once"
+        (tmp_path / "letter").touch()
+        (tmp_path / "down").unlink()
+        run.wait_for(lambda: len(run.passes()) == 2, "a pass for the letter")
+        assert run.passes()[1].startswith("pass 2 (a letter came): letters +1, in ")
+        assert run.running_steps() == set()
+        assert run.stop(signal.SIGINT) is CANCELED
+    assert (tmp_path / "letters").read_text() == "letter\nletter\n"
+
+
+def test_a_signal_cancels_the_run_even_if_a_library_turns_it_into_another_error(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    with active_run(create_job, tmp_path, "1 second") as run:
+        run.wait_for((tmp_path / "started").exists, "the step of answers")
+        assert run.running_steps() == {"answers"}
+        assert run.stop(signal.SIGTERM) is CANCELED
+        assert run.has_logged("Failed steps: ['answers']")
+        assert run.running_steps() == set()
+        (tmp_path / "slow").unlink()
+        execute(create_job, tmp_path, run.instance)
+        assert last_status(run.instance) is SUCCESS
+
+
+def test_a_run_that_waits_for_a_pool_uses_no_cpu_and_can_be_canceled(tmp_path: Path) -> None:
+    other = "another run"
+    with create_instance(tmp_path) as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("letters")
+        assert storage.claim_concurrency_slot("letters", other, "letters").is_claimed
+    with active_run(create_job, tmp_path, "1 second") as run:
+        storage = run.instance.event_log_storage
+
+        def waiting_runs() -> set[str]:
+            return {step.run_id for step in storage.get_concurrency_info("letters").pending_steps} - {other}
+
+        run.wait_for(lambda: run.has_logged("blocked by limit for pool letters"), "waiting for the pool")
+        process = psutil.Process(run.process.pid)
+        before = process.cpu_times().user
+        time.sleep(3)
+        assert process.cpu_times().user - before < 1.5
+        storage.free_concurrency_slots_for_run(other)
+        run.wait_for(run.passes, "the first pass, once the pool is free")
+
+        assert storage.claim_concurrency_slot("letters", other, "letters").is_claimed
+        (tmp_path / "letter").touch()
+        run.wait_for(waiting_runs, "waiting for the pool again")
+        assert run.stop(signal.SIGTERM) is CANCELED
+        assert waiting_runs() == set()
+        assert [slot.run_id for slot in storage.get_concurrency_info("letters").claimed_slots] == [other]
+
+
+def test_a_run_that_dagster_has_marked_as_canceled_ends_before_its_next_pass(tmp_path: Path) -> None:
+    with active_run(create_job, tmp_path, "1 second") as run:
+        run.wait_for(run.passes, "the first pass")
+        run.instance.report_run_canceled(run.instance.get_runs()[0])
+        (tmp_path / "letter").touch()
+        run.process.join(TIMEOUT_SECONDS)
+        assert len(run.passes()) == 1

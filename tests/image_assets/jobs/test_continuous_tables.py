@@ -1,61 +1,132 @@
-"""The first tables of ingest_images follow the folder in many passes, also after a cancelled one."""
+"""A continuous run over files, a promotion, a signal during a step and a new run: every row is there once."""
 
+import json
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import dagster as dg
+import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.raw_images import raw_images
-from image_assets.jobs.continuous import continuous_executor, news_of_files
+from image_assets.jobs.continuous import continuous_executor, files_to_ingest, images_to_predict
+from image_assets.predictions.current_predictions import current_predictions
+from image_assets.predictions.image_predictions import image_predictions
+from resources.delta.spark_session import DeltaSpark
+from resources.mlflow.model_registry import ModelRegistry
 from resources.settings import create_resources, read_settings
 from tests.support.images import png, put
-from tests.support.runs_apart import PATIENCE_SECONDS, Going, apart, to_instance
+from tests.support.job_runs import active_run, execute
+from tests.support.registered_versions import registered, saved_model
+
+# Predicts its own label. For an image named `blocks.png` it creates a file, then blocks until another file exists.
+CLASSIFIER = """
+    import time
+    from pathlib import Path
+
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
 
 
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with to_instance(tmp_path) as instance:
-        yield instance
+    class Classifier(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            if model_input["path"].str.endswith("blocks.png").any():
+                Path({blocked!r}).touch()
+                while not Path({unblock!r}).exists():
+                    time.sleep(0.05)
+            rows = [({label!r}, 1.0, [1.0, 0.0])] * len(model_input)
+            return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
 
 
-def to_tables_job() -> dg.JobDefinition:
-    """The first tables of ingest_images, on the home that the environment names."""
+    set_model(Classifier())
+"""
+
+
+def create_job(home: str) -> dg.JobDefinition:
+    """From files to current predictions."""
+    settings = read_settings({"IMAGE_ASSETS_HOME": home, "IMAGE_ASSETS_SPARK_MASTER": "local[2]"})
+    executor = continuous_executor(files_to_ingest, images_to_predict)
     return dg.Definitions(
-        assets=[raw_images, featured_images],
-        jobs=[dg.define_asset_job("ingest_images", executor_def=continuous_executor(news_of_files))],
-        resources=create_resources(read_settings()),
+        assets=[raw_images, featured_images, image_predictions, current_predictions],
+        jobs=[dg.define_asset_job("ingest_images", executor_def=executor)],
+        resources=create_resources(settings),
     ).resolve_job_def("ingest_images")
 
 
-@pytest.mark.spark
-def test_the_tables_follow_the_folder_through_passes_a_cancelled_step_and_another_run(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def rows(table: str) -> Counter[str]:
-        return Counter(DeltaTable(str(tmp_path / "tables" / table)).to_pandas(columns=["path"])["path"])
+def serving_versions(instance: dg.DagsterInstance, asset: str) -> list[str]:
+    """The production model's version in each materialization of the asset, in order."""
+    records = instance.fetch_materializations(dg.AssetKey(asset), limit=100, ascending=True).records
+    materializations = [record.asset_materialization for record in records]
+    return [str(each.metadata["serving_version"].value) for each in materializations if each]
 
-    monkeypatch.setenv("IMAGE_ASSETS_HOME", str(tmp_path))
-    monkeypatch.setenv("IMAGE_ASSETS_SPARK_MASTER", "local[2]")
-    files = [put(tmp_path / "landing", f"ball/{number}.png", png(number)) for number in range(8)]
-    with apart(__name__, "to_tables_job()", tmp_path, "1 second") as process:
-        going = Going(instance, process)
-        going.wait_for(going.passes, "a first pass")
-        files.append(put(tmp_path / "landing", "ball/8.png", png(8)))
-        going.wait_for(lambda: len(going.passes()) == 2, "a pass for the new file")
-        assert "featured_images +1" in going.passes()[1]
-        assert len(rows("featured_images")) == 9
-        files += [put(tmp_path / "landing", f"cube/{number}.png", png(number)) for number in range(9, 60)]
-        going.wait_for(lambda: going.steps_at_work() == {"featured_images"}, "a step at work")
-        assert going.stop(signal.SIGTERM) is dg.DagsterRunStatus.CANCELED
-        assert going.steps_at_work() == set()
-    with apart(__name__, "to_tables_job()", tmp_path) as process:
-        assert process.wait(PATIENCE_SECONDS) == 0
-    assert instance.get_runs()[0].status is dg.DagsterRunStatus.SUCCESS
-    expected = Counter(f"file:{file}" for file in files)
-    for table in ("image_files", "raw_images", "featured_images"):
-        assert rows(table) == expected, table
+
+def rows_by_commit(table: Path) -> list[pd.DataFrame]:
+    """The rows that each commit added."""
+    before: set[str] = set()
+    commits = []
+    for version in range(DeltaTable(str(table)).version() + 1):
+        files = set(map(unquote, DeltaTable(str(table), version=version).file_uris()))
+        if new := sorted(files - before):
+            commits.append(pd.read_parquet(new, columns=["path", "label", "model_version"]))
+        before |= files
+    return commits
+
+
+def current_versions(home: Path) -> Counter[int]:
+    """The number of current predictions of each version."""
+    files = map(unquote, DeltaTable(str(home / "tables" / "current_predictions")).file_uris())
+    return Counter(pd.read_parquet([*files], columns=["model_version"])["model_version"])
+
+
+@pytest.mark.spark
+def test_no_pass_mixes_versions_and_a_stopped_run_is_resumed_without_lost_or_duplicated_rows(
+    home: Path, registry: ModelRegistry, delta_spark: DeltaSpark
+) -> None:
+    blocked, unblock = home / "blocked", home / "unblock"
+    for label in ("first", "second"):
+        model = saved_model(CLASSIFIER.format(blocked=str(blocked), unblock=str(unblock), label=label), home, label)
+        tags = {"framework": "torch", "labels": json.dumps(["first", "second"])}
+        registered(model, registry, tags, (home / "artifacts").as_uri())
+    registry.promote(1, "Production")
+    files = [put(home / "landing", f"ball/{number}.png", png(number)) for number in range(4)]
+
+    with active_run(create_job, home, "1 second") as run:
+        run.wait_for(run.passes, "the first pass")
+        files.append(put(home / "landing", "ball/blocks.png", png(4)))
+        run.wait_for(blocked.exists, "a prediction of version 1 in the second pass")
+        registry.promote(2, "Production")
+        files.append(put(home / "landing", "ball/5.png", png(5)))
+        unblock.touch()
+        run.wait_for(lambda: len(run.passes()) == 3, "a pass for the promoted version")
+        assert "featured_images +1" in run.passes()[1]
+        assert serving_versions(run.instance, "image_predictions") == ["1", "1", "2"]
+        assert serving_versions(run.instance, "current_predictions") == ["1", "1", "2"]
+        assert current_versions(home) == {2: 6}
+
+        blocked.unlink()
+        unblock.unlink()
+        files.append(put(home / "landing", "cube/blocks.png", png(6)))
+        run.wait_for(blocked.exists, "a prediction of version 2 in the fourth pass")
+        assert run.running_steps() == {"image_predictions"}
+        assert run.stop(signal.SIGTERM) is dg.DagsterRunStatus.CANCELED
+        assert run.running_steps() == set()
+        assert current_versions(home) == {2: 6}, "the interrupted step has committed nothing"
+
+        unblock.touch()
+        execute(create_job, home, run.instance)
+        assert run.instance.get_runs(limit=1)[0].status is dg.DagsterRunStatus.SUCCESS
+
+    paths = Counter(f"file:{file}" for file in files)
+    for table in ("image_files", "raw_images", "featured_images", "current_predictions"):
+        assert Counter(DeltaTable(str(home / "tables" / table)).to_pandas(columns=["path"])["path"]) == paths, table
+    commits = rows_by_commit(home / "tables" / "image_predictions")
+    assert all(commit["model_version"].nunique() == 1 for commit in commits)
+    rows = pd.concat(commits)
+    assert set(zip(rows["model_version"], rows["label"], strict=True)) == {(1, "first"), (2, "second")}
+    assert Counter(rows["path"][rows["model_version"] == 1]) == Counter(f"file:{file}" for file in files[:5])
+    assert Counter(rows["path"][rows["model_version"] == 2]) == paths
