@@ -1,4 +1,4 @@
-"""The jobs: named selections of the path."""
+"""The jobs that you launch: named selections of the assets, and the list of all jobs."""
 
 import dagster as dg
 
@@ -19,12 +19,12 @@ from image_assets.jobs.reproduce_model import reproduce_model
 from image_assets.jobs.vacuum_tables import vacuum_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
 
-# Fetched is what a person names.
+# Only its own job downloads images: you name the table with their addresses.
 FETCHED = dg.AssetSelection.assets("fetched_images")
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
 
-# What keeps images from being trained on keeps them from no table.
+# These checks block training. They must not block the tables.
 BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
 FOLLOWING = ((dg.AssetSelection.groups("data") - FETCHED - CACHES) | PREDICTIONS) - BEFORE_TRAINING
 
@@ -32,7 +32,7 @@ ingest_images = dg.define_asset_job(
     "ingest_images",
     selection=FOLLOWING,
     description=with_example(
-        "ingest_images", "Take new and changed files through the tables, and predict them by the version that serves."
+        "ingest_images", "Ingest new and changed files into all tables, and predict them with the production model."
     ),
     executor_def=continuous_executor(alerts_to_send, files_to_ingest, label_table_to_read, corrections_to_apply),
 )
@@ -41,49 +41,48 @@ replay_quarantine = dg.define_asset_job(
     selection=FOLLOWING,
     config={"ops": {"raw_images": {"config": {"replay_reason": "*"}}}},
     description=with_example(
-        "replay_quarantine", "Judge quarantined files again, by reason or path; replayed_files holds what came of it."
+        "replay_quarantine", "Retry quarantined files by reason or path; replayed_files has the results."
     ),
 )
 train_models = dg.define_asset_job(
     "train_models",
     selection=dg.AssetSelection.assets("image_splits") | CACHES | dg.AssetSelection.groups("models"),
     description=with_example(
-        "train_models", "Train both frameworks on the images as they are now, register and evaluate what changed."
+        "train_models",
+        "Train a model in each framework on the current images, then register and evaluate it if anything changed.",
     ),
 )
 predict_images = dg.define_asset_job(
     "predict_images",
     selection=PREDICTIONS,
-    description=with_example(
-        "predict_images", "Let the version that serves predict the images that it has not predicted."
-    ),
+    description=with_example("predict_images", "Predict new images with the production model."),
     executor_def=continuous_executor(alerts_to_send, images_to_predict),
 )
 send_alerts = dg.define_asset_job(
     "send_alerts",
     selection=dg.AssetSelection.assets("prediction_alerts").without_checks()
-    | dg.AssetSelection.checks(every_alert_sent),  # the others start Spark
+    | dg.AssetSelection.checks(every_alert_sent),  # its other checks start Spark
     description=with_example(
-        "send_alerts", "Tell of predictions that meet a rule, and send what could not be sent before."
+        "send_alerts", "Send alerts for predictions that match a rule, and retry alerts that could not be sent."
     ),
 )
 check_assets = dg.define_asset_job(
     "check_assets",
     selection=dg.AssetSelection.all_asset_checks(),
-    description=with_example("check_assets", "Evaluate every asset check; nothing is materialized."),
+    description=with_example("check_assets", "Run every asset check without materializing anything."),
 )
 fetch_images = dg.define_asset_job(
     "fetch_images",
     selection=FETCHED,
     description=with_example(
-        "fetch_images", "Fetch the images that a table names by their addresses into the landing folder."
+        "fetch_images", "Download the images whose addresses a table lists into the landing folder."
     ),
 )
 whole_path = dg.define_asset_job(
     "whole_path",
     selection=dg.AssetSelection.all() - FETCHED.without_checks(),
     description=with_example(
-        "whole_path", "Everything, from the landing folder to predictions: what `make demo` runs."
+        "whole_path", "Run everything from the landing folder to predictions, as `make demo` does."
     ),
 )
 JOBS = (

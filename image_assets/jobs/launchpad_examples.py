@@ -1,4 +1,4 @@
-"""For each job a run config to start from: its description shows it, and opens it in the Launchpad."""
+"""An example run config for each job, which the job's description shows and opens in the Launchpad."""
 
 from urllib.parse import quote
 
@@ -6,7 +6,7 @@ EXAMPLES = {
     "whole_path": """\
 ops:
   image_splits:
-    config: # an image that has a split keeps it
+    config: # applies to new images; the others keep their split
       training: 0.7
       validation: 0.15
       test: 0.15
@@ -20,18 +20,18 @@ ops:
     "ingest_images": """\
 execution:
   config:
-    trigger: available_now # or 30 seconds: look that often, until the run is terminated
+    trigger: available_now # or 30 seconds: check that often, until you terminate the run
 ops:
   prediction_drift:
     config:
-      threshold: 0.6 # an answer of a lower probability is unsure
+      threshold: 0.6 # a prediction with a lower probability counts as unsure
 """,
     "replay_quarantine": """\
 ops:
   raw_images:
     config:
       replay_reason: undecodable # "*" for every reason
-      replay_path: roses/* # below the landing folder; leave it out for all files
+      replay_path: roses/* # relative to the landing folder; omit for all files
 """,
     "train_models": """\
 ops:
@@ -49,18 +49,18 @@ ops:
     "predict_images": """\
 execution:
   config:
-    trigger: available_now # or 30 seconds: look that often, until the run is terminated
+    trigger: available_now # or 30 seconds: check that often, until you terminate the run
 ops:
   image_predictions:
     config:
-      shadows: true # versions in Staging predict as well
+      shadows: true # versions in Staging predict, too
 """,
     "send_alerts": """\
 ops:
   prediction_alerts:
     config:
-      arrived: [] # message_ids of unclear messages that did arrive
-      not_arrived: [] # of those that did not: they are sent again; "*" for all others
+      arrived: [] # message_ids of unclear messages that arrived
+      not_arrived: [] # message_ids to send again; "*" for all other unclear ones
 """,
     "promote_model": """\
 ops:
@@ -70,7 +70,7 @@ ops:
       stage: Production # or Staging, Archived, None
       person: your name
       reason: better on the test split
-      tolerance: 0.01 # by how much its accuracy may be lower than the serving version's
+      tolerance: 0.01 # how much lower its accuracy may be than the production model's
 """,
     "reproduce_model": """\
 ops:
@@ -83,36 +83,36 @@ ops:
   package:
     config:
       version: 2
-      folder: /srv/flowers_v2 # leave it out for packages/ in the home
+      folder: /srv/flowers_v2 # omit for packages/ in the home
 """,
     "optimize_tables": """\
-tables: [raw_images, featured_images] # leave it out for all of them
-dry_run: true # only say what would be done
+tables: [raw_images, featured_images] # omit for all tables
+dry_run: true # only report what would be compacted
 """,
     "vacuum_tables": """\
-tables: [raw_images, featured_images] # leave it out for all of them
-dry_run: true # only say what would go
+tables: [raw_images, featured_images] # omit for all tables
+dry_run: true # only report what would be removed
 retention_hours: 168
 """,
     "fetch_images": """\
 ops:
   fetched_images:
     config:
-      table: /srv/photographs.csv # a column url, and label and name where they are known
+      table: /srv/photographs.csv # with a column url, and optionally label and name
       at_once: 8
 """,
     "check_assets": """\
-{} # it takes nothing
+{} # no settings
 """,
 }
 
 
-def with_example(job: str, what: str) -> str:
-    """The description of a job: what it does, and its example, as Dagster's UI shows them."""
+def with_example(job: str, summary: str) -> str:
+    """The job's description in Dagster's UI: what it does, and its example."""
     example = EXAMPLES[job]
-    return f"{what}\n\n```yaml\n{example}```\n\n[Open this in the Launchpad]({launchpad_url(job)})"
+    return f"{summary}\n\n```yaml\n{example}```\n\n[Open this in the Launchpad]({launchpad_url(job)})"
 
 
 def launchpad_url(job: str) -> str:
-    """Where Dagster's UI opens the Launchpad of a job with its example, from any page of the job."""
+    """The URL in Dagster's UI that opens the job's Launchpad with its example."""
     return f"/locations/definitions/jobs/{job}/playground/setup?config={quote(EXAMPLES[job])}"

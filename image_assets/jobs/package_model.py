@@ -1,4 +1,4 @@
-"""A version, out of the platform: a folder that needs nothing of it."""
+"""Export of a model version as a folder that runs without this project."""
 
 import json
 import shutil
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 IMAGE_INPUT = "image"
 MAX_MODEL_BYTES = 15_000_000
-# In front of the network, what `pixels.py` does to a decoded image, with Pillow's own numbers: gray as weighted sums
-# of integers, and a bilinear resize with antialiasing whose weights count no pixel outside of the image.
+# These ONNX nodes in front of the network do what `pixels.py` does to a decoded image, with Pillow's numbers: gray as
+# a weighted sum of integers, and an antialiased bilinear resize that ignores pixels outside the image.
 RESIZED = f"""
     batch = Unsqueeze (to_resize, first)
     square = Resize <mode = "linear", antialias = 1, exclude_outside = 1> (batch, , , sizes)
@@ -52,16 +52,24 @@ IN_COLOR = "to_resize = Identity (image)"
 
 
 def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -> None:
-    """Write a network, as `write_onnx` left it, with what comes before it and what its version says of itself.
+    """Writes the exported network with its preprocessing as a single ONNX model.
 
-    It takes `image`, uint8 (height, width, 3), and gives `probabilities`, float32 (1, labels). Its metadata hold the
-    `labels` (JSON) in the order of the probabilities, the `color` that it sees, and the `framework` of its training.
+    The model maps `image`, uint8 of shape (height, width, 3), to `probabilities`, float32 of shape (1, labels). Its
+    metadata contain `labels` (JSON, in the order of the probabilities), `color` (`rgb` or `gray`) and `framework`.
+
+    Args:
+        network: The file that `write_onnx` has written.
+        classifier: The version's settings, with `labels`, `framework` and `color`.
+        file: The file to write.
+
+    Raises:
+        ValueError: The model is larger than devices accept.
     """
     import onnx
 
     model = onnx.load(network)
     color = classifier.get("color", "rgb")
-    front = onnx.compose.add_prefix(  # a network may have names like its own
+    front = onnx.compose.add_prefix(  # its names could occur in the network
         _front(color, model.ir_version), "front/", rename_inputs=False, rename_outputs=False
     )
     whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
@@ -71,8 +79,8 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     content = whole.SerializeToString()
     if len(content) > MAX_MODEL_BYTES:
         raise ValueError(
-            f"the model has {len(content):,} bytes, expected at most {MAX_MODEL_BYTES:,}: devices take no larger one; "
-            "train a smaller network"
+            f"The model has {len(content):,} bytes, but devices accept at most {MAX_MODEL_BYTES:,}. "
+            "Train a smaller network."
         )
     file.write_bytes(content)
 
@@ -90,19 +98,21 @@ def _front(color: str, ir_version: int) -> "onnx.ModelProto":
     )
 
 
-SERVES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads a model and answers for it
-FOR_GPUS = ("tensorflow", "keras", "torch", "torchvision")  # on a CPU, ONNX Runtime computes
+SERVING_PACKAGES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads and serves a model
+FOR_GPUS = ("tensorflow", "keras", "torch", "torchvision")  # not needed on a CPU, where ONNX Runtime predicts
 EDGE = ("onnxruntime", "pillow")
 
 
 def to_requirements(version: Path) -> list[str]:
-    """The lines of a requirements file for a version, in the folder that MLflow downloaded it to.
+    """The lines of a requirements file for the version in this folder, which MLflow downloaded.
 
-    The packages that the version names are those of its training. What they need in turn is pinned as it is installed
-    here, where the former are installed in the same versions; else pip finds what fits.
+    The version names its direct dependencies as of its training. If the same versions are installed here, their own
+    dependencies are pinned as installed; otherwise pip chooses them.
     """
-    named = [Requirement(line) for line in (version / "requirements.txt").read_text().splitlines() if line]
-    direct = {SERVES.get(one.name, one.name): str(one.specifier) for one in named if one.name not in FOR_GPUS}
+    requirements = [Requirement(line) for line in (version / "requirements.txt").read_text().splitlines() if line]
+    direct = {
+        SERVING_PACKAGES.get(one.name, one.name): str(one.specifier) for one in requirements if one.name not in FOR_GPUS
+    }
     pins = installed_with([*direct])
     if any(pins[name] != pin for name, pin in direct.items()):
         pins = direct
@@ -110,12 +120,12 @@ def to_requirements(version: Path) -> list[str]:
 
 
 def to_edge_requirements() -> list[str]:
-    """The lines of a requirements file for the edge file's example."""
+    """The lines of a requirements file for the example that runs the edge model."""
     return [f"{name}=={metadata.version(name)}" for name in EDGE]
 
 
 def installed_with(names: Sequence[str]) -> dict[str, str]:
-    """The packages and all that they need, as installed here: name, and `==` with the version."""
+    """The packages and all their dependencies as installed here: names, and `==` with the version."""
     pins: dict[str, str] = {}
     waiting = list(names)
     while waiting:
@@ -132,11 +142,11 @@ EDGE_FILE = "edge/image_classifier.onnx"
 
 
 def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) -> None:
-    """Fill an empty folder; a ValueError when the version's files are not those that were logged."""
+    """Writes the version into an empty folder; a ValueError if its files have changed since they were logged."""
     model = registry.download(version.uri, folder / "model")
     files = files_as_logged(files_digest(model), version.tags.get(FILES_DIGEST))
-    if not files.passed:  # files of somebody else's are not loaded
-        raise ValueError(f"version {version.version} is not packaged: {files.detail}")
+    if not files.passed:  # never load files that somebody has replaced
+        raise ValueError(f"Version {version.version} was not packaged: {files.detail}")
     write_edge(model, folder)
     write_lines(folder / "requirements.txt", to_requirements(model))
     write_lines(folder / "edge" / "requirements.txt", to_edge_requirements())
@@ -155,7 +165,7 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
 
 
 def write_edge(model: Path, folder: Path) -> None:
-    """Write the edge file into a package, of the model that is in it."""
+    """Writes the edge model into a package that contains the MLflow model."""
     from mlflow.models import Model
 
     stored = Model.load(model).flavors["python_function"]["artifacts"]
@@ -165,22 +175,23 @@ def write_edge(model: Path, folder: Path) -> None:
 
 
 def write_lines(file: Path, lines: Sequence[str]) -> None:
-    """Write the lines into a file."""
+    """Writes the lines to the file."""
     file.write_text("".join(f"{line}\n" for line in lines))
 
 
 def to_python(model: Path) -> str:
-    """Python's version of the training, without its last number: `3.11`."""
+    """Python's major and minor version at training, such as `3.11`."""
     environment = yaml.safe_load((model / "python_env.yaml").read_text())
     return ".".join(environment["python"].split(".")[:2])
 
 
 class PackageConfig(dg.Config):
-    """Which version is packaged, and where."""
+    """The version to package, and the folder."""
 
     version: int = Field(gt=0, description="The registered model version to package.")
     folder: str | None = Field(
-        default=None, description="A folder that is not there yet; `packages/<model>_v<version>` in the home if none."
+        default=None,
+        description="A folder that does not exist yet. Default: `packages/<model>_v<version>` in the home.",
     )
 
 
@@ -188,7 +199,7 @@ class PackageConfig(dg.Config):
 def package(
     context: dg.OpExecutionContext, config: PackageConfig, model_registry: ModelRegistry, model_packages: ModelPackages
 ) -> None:
-    """Write a version with what it needs to answer without the platform; the op's metadata says where."""
+    """Packages a version. The output's metadata contains the folder and how to run it."""
     version = model_registry.version(config.version)
     fill = partial(write_package, version, model_registry)
     folder = model_packages.write(f"{model_registry.name}_v{version.version}", fill, config.folder)
@@ -206,9 +217,9 @@ def package(
 @dg.job(
     description=with_example(
         "package_model",
-        "Write a model version as a folder that answers by HTTP and on devices, without the platform.",
+        "Export a model version to a folder that serves predictions over HTTP and on devices, without this project.",
     )
 )
 def package_model() -> None:
-    """Package one version."""
+    """Packages one version."""
     package()

@@ -1,4 +1,4 @@
-"""Files that nobody needs any longer, removed: what live model versions were trained on stays."""
+"""Vacuum: removes files that no table needs any more, except those that live model versions were trained on."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -28,17 +28,17 @@ from resources.delta.parquet_files import file_sizes
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
-REMEMBERED_HOURS = 168  # for so long a Delta log says when a file left its table
+MAX_RETENTION_HOURS = 168  # Delta logs record for this long when a file was removed from its table
 
 
 def removable_files(uri: str, versions_to_keep: Iterable[int], retention_hours: int) -> dict[str, int]:
-    """Their names and sizes in bytes: files that left the table, or were written, longer ago than the retention."""
+    """Names and bytes of files removed from the table, or left by killed writers, longer ago than the retention."""
     names = {PurePosixPath(file).name for file in _vacuum(uri, versions_to_keep, retention_hours, dry_run=True)}
-    return {name: size for name, size in file_sizes(uri).items() if name in names}  # some are removed already
+    return {name: size for name, size in file_sizes(uri).items() if name in names}  # a vacuum may list removed files
 
 
 def remove_files(uri: str, versions_to_keep: Iterable[int], retention_hours: int) -> None:
-    """Remove them; the table's log says so."""
+    """Removes these files, which the table's log records."""
     _vacuum(uri, versions_to_keep, retention_hours, dry_run=False)
 
 
@@ -48,34 +48,34 @@ def _vacuum(uri: str, versions_to_keep: Iterable[int], retention_hours: int, *, 
     )
 
 
-# Who follows a table by its versions; image_predictions does by streams, one for each model version.
+# The tables that follow a table by its versions. image_predictions follows by one stream per model version.
 FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
 
-ModelsByTableVersion = dict[
-    tuple[str, int], list[int]
-]  # model versions by the table and Delta version they were trained on
+# Model versions by the table's name and Delta version that they were trained on.
+ModelsByTableVersion = dict[tuple[str, int], list[int]]
 
 
 class VersionsAtRisk(RuntimeError):
-    """It cannot be told what model versions need, or it is lost already."""
+    """The data of some model versions is unknown or already lost."""
 
 
 class VacuumConfig(dg.Config):
-    """Which tables are looked at, and what may go."""
+    """The tables to vacuum, and how long removed files stay."""
 
-    tables: list[str] = Field(default=[table.name for table in TABLES], description="Names of the tables to look at.")
-    dry_run: bool = Field(default=True, description="Say what would go, and remove nothing.")
+    tables: list[str] = Field(default=[table.name for table in TABLES], description="Names of the tables to vacuum.")
+    dry_run: bool = Field(default=True, description="Only report what would be removed.")
     retention_hours: int = Field(
-        default=REMEMBERED_HOURS,
+        default=MAX_RETENTION_HOURS,
         ge=0,
-        le=REMEMBERED_HOURS,
-        description="Files that left their table since then stay: longer than any reader or training takes.",
+        le=MAX_RETENTION_HOURS,
+        description="Hours that files stay after their removal from the table. Choose more than any reader or training "
+        "takes.",
     )
 
 
 @dataclass(frozen=True)
 class Vacuumed:
-    """What went from a table: a row of the report."""
+    """The result for one table: a row of the report."""
 
     table: str
     done: str
@@ -85,7 +85,7 @@ class Vacuumed:
 
 
 def trained_on(versions: Sequence[ModelVersion]) -> ModelsByTableVersion:
-    """What the live versions were trained on; VersionsAtRisk names those whose tags do not say it."""
+    """What the live versions were trained on; a VersionsAtRisk error names those whose tags do not say."""
     trained, unclear = defaultdict(list), []
     for version in versions:
         if version.live:
@@ -94,23 +94,25 @@ def trained_on(versions: Sequence[ModelVersion]) -> ModelsByTableVersion:
                     trained[at].append(version.version)
             except ValueError as error:
                 unclear.append(str(error))
-    _refuse(unclear)
+    _require_none(unclear)
     return dict(trained)
 
 
 def require_readable(delta_tables: DeltaTables, trained: ModelsByTableVersion) -> None:
-    """VersionsAtRisk names the model versions that were trained on what cannot be read any longer."""
-    _refuse([f"{name_versions(trained[at])}: {why}" for at, why in unreadable_versions(delta_tables, trained).items()])
+    """A VersionsAtRisk error names the model versions whose training data can no longer be read."""
+    _require_none(
+        [f"{name_versions(trained[at])}: {why}" for at, why in unreadable_versions(delta_tables, trained).items()]
+    )
 
 
 def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[ModelVersion]) -> set[int]:
-    """The versions that brought the rows which followers of the table have still to take in.
+    """The table's versions whose rows its followers have not processed yet.
 
-    A follower that finds them gone loses no row; it compares the whole table with itself.
+    A follower whose versions are gone loses no rows, but has to compare the whole table with its own.
     """
     needed = set()
-    there = [into for into in FOLLOWERS.get(table, ()) if table_files(delta_tables.uri(into)).files]
-    for into in there:
+    followers = [into for into in FOLLOWERS.get(table, ()) if table_files(delta_tables.uri(into)).files]
+    for into in followers:
         position = delta_tables.followed_version(table, into) or delta_tables.transaction(into, table.name)
         needed.update(delta_tables.versions_with_new_rows(table, position or 0) or ())
     for version in live if table == FEATURED_IMAGES else ():
@@ -123,13 +125,17 @@ def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[M
 
 
 def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, config: VacuumConfig) -> Vacuumed:
-    """Remove what nobody needs of the table, or say what it is; nothing where a model version is at risk."""
+    """Removes the table's unneeded files, or with `dry_run` only counts them.
+
+    Raises:
+        VersionsAtRisk: The data of some model versions is unknown or already lost; nothing was removed.
+    """
     versions = registry.versions()
     trained = trained_on(versions)
     require_readable(delta_tables, trained)
     uri = delta_tables.uri(table)
     if not table_files(uri).files:
-        return Vacuumed(table.name, "nothing there", 0, 0, "")
+        return Vacuumed(table.name, "empty", 0, 0, "")
     needed_by_models = {at: models for (name, at), models in sorted(trained.items()) if name == table.name}
     versions_to_keep = needed_by_models.keys() | versions_to_follow(
         delta_tables, table, [version for version in versions if version.live]
@@ -139,7 +145,7 @@ def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, con
         remove_files(uri, versions_to_keep, config.retention_hours)
     return Vacuumed(
         table=table.name,
-        done="nothing to remove" if not files else "would go" if config.dry_run else "removed",
+        done="nothing to remove" if not files else "would be removed" if config.dry_run else "removed",
         files=len(files),
         bytes=sum(files.values()),
         kept_for_models=", ".join(f"{at} ({name_versions(models)})" for at, models in needed_by_models.items()),
@@ -147,22 +153,22 @@ def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, con
 
 
 def name_versions(models: Sequence[int]) -> str:
-    """Model versions, named."""
+    """The model versions as text."""
     return f"model version{'s' if len(models) > 1 else ''} {', '.join(map(str, models))}"
 
 
 def vacuumed_markdown(rows: Sequence[Vacuumed]) -> str:
-    """The rows as a table to read."""
+    """The rows as a Markdown table."""
     lines = ["| table | | files | bytes | Delta versions kept |", "|---|---|---|---|---|"]
     return "\n".join([*lines, *("| " + " | ".join(map(str, astuple(row))) + " |" for row in rows)])
 
 
 def vacuum_op(table: Table) -> dg.OpDefinition:
-    """The op that vacuums one table, while nobody else writes to it."""
+    """The op that vacuums one table; it holds the table's pool, so nothing else writes to the table meanwhile."""
 
     @dg.op(
         name=f"vacuum_{table.name}",
-        description=f"Remove files of {table.name} that nobody needs any longer.",
+        description=f"Remove files that {table.name} no longer needs.",
         pool=pool(table),
     )
     def op(config: VacuumConfig, delta_tables: DeltaTables, model_registry: ModelRegistry) -> list[Vacuumed]:
@@ -173,7 +179,7 @@ def vacuum_op(table: Table) -> dg.OpDefinition:
 
 @dg.op
 def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed]]) -> None:
-    """What went from every table, in one table."""
+    """The results of all tables in one table."""
     rows = [row for of_table in vacuumed for row in of_table]
     report = dg.MetadataValue.md(vacuumed_markdown(rows))
     context.add_output_metadata({"vacuumed": records(rows, Vacuumed), "report": report})
@@ -181,7 +187,7 @@ def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed
 
 @dg.config_mapping
 def every_op(config: VacuumConfig) -> dg.RunConfig:
-    """The same config for the op of every table."""
+    """The same config for every table's op."""
     return for_every_op("vacuum", config)
 
 
@@ -192,15 +198,15 @@ OPS = [vacuum_op(table) for table in TABLES]
     config=every_op,
     description=with_example(
         "vacuum_tables",
-        "Say which files of the tables nobody needs any longer, or remove them; what models were trained on stays.",
+        "Remove files that no table needs any more, or report them; training data of live model versions stays.",
     ),
 )
 def vacuum_tables() -> None:
-    """Every table, then the report."""
+    """Vacuums every table, then reports."""
     report_vacuumed([op() for op in OPS])
 
 
-def _refuse(reasons: Sequence[str]) -> None:
+def _require_none(reasons: Sequence[str]) -> None:
     if reasons:
-        message = "\n".join(["nothing was removed:", *reasons, "archive or delete these model versions, or mend them"])
-        raise VersionsAtRisk(message)
+        message = ["Nothing was removed:", *reasons, "Archive or delete these model versions, or repair their tables."]
+        raise VersionsAtRisk("\n".join(message))

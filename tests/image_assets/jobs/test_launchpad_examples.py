@@ -1,4 +1,4 @@
-"""Each job's example is one that the job takes, and the link to the Launchpad holds all of it."""
+"""Each job's example is a valid run config, and the Launchpad link contains all of it."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +18,7 @@ def test_every_job_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("job", NAMES)
-def test_the_job_takes_its_example_and_shows_it(job: str) -> None:
+def test_the_example_is_a_valid_run_config_in_the_description(job: str) -> None:
     definition = defs.resolve_job_def(job)
     dg.validate_run_config(definition, yaml.safe_load(EXAMPLES[job]))
     assert f"```yaml\n{EXAMPLES[job]}```" in str(definition.description)

@@ -1,4 +1,4 @@
-"""What package_model refuses, and what it pins."""
+"""package_model pins its requirements, and never overwrites a folder or loads changed files."""
 
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ MODEL = """
 
 
 def packaged(registry: ModelRegistry, root: Path, **config: object) -> str:
-    """Why a version was not packaged."""
+    """The error of a run that fails."""
     result = package_model.execute_in_process(
         run_config={"ops": {"package": {"config": config}}},
         resources={"model_registry": registry, "model_packages": ModelPackages(root=str(root))},
@@ -35,27 +35,28 @@ def packaged(registry: ModelRegistry, root: Path, **config: object) -> str:
     return str(failure.step_failure_data.error)
 
 
-def test_files_that_were_changed_and_folders_that_are_there_are_refused(
-    registry: ModelRegistry, tmp_path: Path
-) -> None:
+def test_changed_files_and_existing_folders_are_errors(registry: ModelRegistry, tmp_path: Path) -> None:
     model = saved_model(MODEL, tmp_path, "model")
     tags = {"framework": "torch", "labels": "[]", FILES_DIGEST: registry.files_digest(model.as_uri())}
     registered(model, registry, tags, (tmp_path / "artifacts").as_uri())
     (model / "model.py").write_text("raise SystemExit('loaded')")
     packages = tmp_path / "packages"
 
-    assert "version 1 is not packaged: SHA-256 is" in packaged(registry, packages, version=1)
+    assert "Version 1 was not packaged: " in packaged(registry, packages, version=1)
     assert list(packages.iterdir()) == []
     assert "no version 2; existing versions: 1" in packaged(registry, packages, version=2)
-    there = packages / "image_classifier_v1"
-    there.mkdir()
-    assert f"{there} already exists, so nothing was written" in packaged(registry, packages, version=1)
+    existing = packages / "image_classifier_v1"
+    existing.mkdir()
+    assert f"{existing} already exists, so nothing was written" in packaged(registry, packages, version=1)
+    assert list(existing.iterdir()) == []
     elsewhere = str(tmp_path / "model")
     assert f"{elsewhere} already exists" in packaged(registry, packages, version=1, folder=elsewhere)
 
 
 @pytest.mark.parametrize("framework", ["tensorflow", "torch"])
-def test_everything_is_pinned_and_nothing_is_of_the_platform(framework: str, tmp_path: Path) -> None:
+def test_all_requirements_are_pinned_without_the_platform_and_training_frameworks(
+    framework: str, tmp_path: Path
+) -> None:
     names = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "simplejpeg", framework)
     lines = [f"{name}=={metadata.version(name)}" for name in names]
     (tmp_path / "requirements.txt").write_text("\n".join(lines))
@@ -69,6 +70,6 @@ def test_everything_is_pinned_and_nothing_is_of_the_platform(framework: str, tmp
     assert not [name for name in found_names if name.startswith(unwanted)]
 
 
-def test_a_version_of_other_libraries_keeps_its_own_and_no_pins_of_theirs(tmp_path: Path) -> None:
+def test_other_versions_of_direct_requirements_are_kept_without_further_pins(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("mlflow==3.1.0\nnumpy==1.26.0\ntensorflow==2.19.0\n")
     assert to_requirements(tmp_path) == ["mlflow-skinny==3.1.0", "numpy==1.26.0"]

@@ -1,4 +1,4 @@
-"""What nobody needs goes; what live model versions were trained on, and what followers have still to take in, stays."""
+"""Unneeded files are removed; training data of live versions and rows that followers have not read yet stay."""
 
 import json
 import socket
@@ -51,14 +51,14 @@ def register(registry: ModelRegistry, tags: dict[str, str]) -> None:
 
 
 def register_trained(registry: ModelRegistry, delta_tables: DeltaTables) -> dict[str, int]:
-    """A version trained on the tables as they are: their Delta versions."""
+    """Registers a version trained on the tables as they are; returns their Delta versions."""
     at = {table.name: delta_tables.version(table) for table in INPUTS}
     register(registry, {"table_versions": json.dumps(at)})
     return at
 
 
 def rewrite(delta_tables: DeltaTables, table: Table) -> None:
-    """The same rows in new files."""
+    """Writes the same rows to new files."""
     rows = delta_tables.read(table, table.columns.fieldNames())
     write_deltalake(delta_tables.uri(table), rows, mode="overwrite")
 
@@ -71,7 +71,7 @@ def files(delta_tables: DeltaTables) -> dict[str, set[str]]:
 
 
 def run(delta_tables: DeltaTables, registry: ModelRegistry, **config: object) -> dict[str, dict[str, object]]:
-    """The last op's report by table."""
+    """The rows of the last op's report, by table."""
     result = vacuum_tables.execute_in_process(
         run_config=config,
         resources={"delta_tables": delta_tables, "model_registry": registry},
@@ -81,10 +81,10 @@ def run(delta_tables: DeltaTables, registry: ModelRegistry, **config: object) ->
     last = next(event for event in events if event.step_key == "report_vacuumed")
     table = last.step_output_data.metadata["vacuumed"]
     assert isinstance(table, dg.TableMetadataValue)
-    return {str(merge_decisions.data["table"]): dict(merge_decisions.data) for merge_decisions in table.records}
+    return {str(record.data["table"]): dict(record.data) for record in table.records}
 
 
-def test_what_a_model_was_trained_on_stays_until_it_is_archived(
+def test_training_data_stays_until_the_model_version_is_archived(
     ingested_tables: DeltaTables, registry: ModelRegistry
 ) -> None:
     trained_at = register_trained(registry, ingested_tables)
@@ -93,15 +93,17 @@ def test_what_a_model_was_trained_on_stays_until_it_is_archived(
     for table in INPUTS:
         rewrite(ingested_tables, table)
     in_between = files(ingested_tables)
-    for table in (IMAGE_SPLITS, IMAGE_FILES):  # the others' rows of in between have still to be followed
+    for table in (IMAGE_SPLITS, IMAGE_FILES):  # the other tables have rows that their followers have not processed yet
         rewrite(ingested_tables, table)
     everything = files(ingested_tables)
 
-    assert all(row["files"] == 0 for row in run(ingested_tables, registry).values()), "a week has not gone by"
+    assert all(row["files"] == 0 for row in run(ingested_tables, registry).values()), (
+        "the retention period has not passed"
+    )
     dry = run(ingested_tables, registry, retention_hours=0)
-    assert dry["image_splits"]["done"] == "would go"
+    assert dry["image_splits"]["done"] == "would be removed"
     assert dry["image_splits"]["kept_for_models"] == f"{trained_at['image_splits']} (model version 1)"
-    assert dry["model_evaluations"]["done"] == "nothing there", "it does not exist, and is not made"
+    assert dry["model_evaluations"]["done"] == "empty", "the job does not create the table"
     assert files(ingested_tables) == everything
     assert not DeltaTable.is_deltatable(ingested_tables.uri(MODEL_EVALUATIONS))
 
@@ -140,22 +142,22 @@ def test_an_archived_version_that_an_alias_names_is_live(ingested_tables: DeltaT
     assert why_unreadable(ingested_tables.uri(IMAGE_SPLITS), trained_at["image_splits"]) == ""
 
 
-@pytest.mark.parametrize("said", [None, "", "version 12", "[1, 2]", '{"image_splits": "12"}'])
-def test_a_version_that_does_not_say_what_it_was_trained_on_is_named_and_nothing_goes(
-    ingested_tables: DeltaTables, registry: ModelRegistry, said: str | None
+@pytest.mark.parametrize("table_versions", [None, "", "version 12", "[1, 2]", '{"image_splits": "12"}'])
+def test_nothing_is_removed_if_the_training_data_of_a_version_is_unknown(
+    ingested_tables: DeltaTables, registry: ModelRegistry, table_versions: str | None
 ) -> None:
     register_trained(registry, ingested_tables)
-    register(registry, {} if said is None else {"table_versions": said})
+    register(registry, {} if table_versions is None else {"table_versions": table_versions})
     rewrite(ingested_tables, IMAGE_SPLITS)
     before = files(ingested_tables)
-    with pytest.raises(VersionsAtRisk, match=r"nothing was removed:\nmodels:/image_classifier/2: the tag .*\narchive"):
+    with pytest.raises(VersionsAtRisk, match=r"Nothing was removed:\nmodels:/image_classifier/2: .*\nArchive"):
         vacuum(ingested_tables, registry, IMAGE_SPLITS, NOW)
     assert files(ingested_tables) == before
     client(registry).delete_model_version(registry.name, "2")
     assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "nothing to remove"
 
 
-def test_a_version_whose_tables_are_lost_already_is_named_and_nothing_goes_from_any_table(
+def test_nothing_is_removed_from_any_table_if_training_data_is_already_lost(
     ingested_tables: DeltaTables, registry: ModelRegistry
 ) -> None:
     at = register_trained(registry, ingested_tables)
@@ -165,13 +167,13 @@ def test_a_version_whose_tables_are_lost_already_is_named_and_nothing_goes_from_
     rewrite(ingested_tables, RAW_IMAGES)
     DeltaTable(ingested_tables.uri(IMAGE_SPLITS)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     before = files(ingested_tables)
-    lost = f"model versions 1, 2: image_splits at Delta version {at['image_splits']} cannot be read: 1 of its 1 files"
+    lost = f"model versions 1, 2: image_splits .*{at['image_splits']}"
     with pytest.raises(VersionsAtRisk, match=lost):
         vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
     assert files(ingested_tables) == before
 
 
-def test_nothing_goes_while_the_registry_does_not_answer(ingested_tables: DeltaTables) -> None:
+def test_nothing_is_removed_while_the_registry_is_unavailable(ingested_tables: DeltaTables) -> None:
     rewrite(ingested_tables, IMAGE_SPLITS)
     before = files(ingested_tables)
     with socket.socket() as unused:
@@ -183,12 +185,12 @@ def test_nothing_goes_while_the_registry_does_not_answer(ingested_tables: DeltaT
 
 
 def add_images(delta_tables: DeltaTables, table: Table, number: int) -> None:
-    """A copy of an image under another path, in a file and a version of its own."""
+    """Adds a copy of an image under another path, in its own file and table version."""
     row = {**delta_tables.read(table, table.columns.fieldNames()).to_pylist()[0], "path": f"file:/new {number}"}
     delta_tables.append_files(table, list(write_files([row], delta_tables.uri(table), file_layout(table))))
 
 
-def test_what_a_follower_has_still_to_take_in_stays(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+def test_rows_that_a_follower_has_not_processed_yet_stay(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
     position = ingested_tables.followed_version(RAW_IMAGES, FEATURED_IMAGES)
     assert position is not None
     for number in range(2):
@@ -198,11 +200,13 @@ def test_what_a_follower_has_still_to_take_in_stays(ingested_tables: DeltaTables
     assert ingested_tables.tells_since(RAW_IMAGES, position)
     ingested_tables.append_files(FEATURED_IMAGES, [], follows=(RAW_IMAGES, ingested_tables.version(RAW_IMAGES)))
     merge_decisions(ingested_tables, [Decision("file:/new 0", MISSING)], ingested_tables.version(RAW_IMAGES))
-    assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "removed", "all have taken it in"
+    assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "removed", "all followers have processed the rows"
     assert not ingested_tables.tells_since(RAW_IMAGES, position)
 
 
-def test_what_a_live_version_has_still_to_predict_stays(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+def test_images_that_a_live_version_has_not_predicted_yet_stay(
+    ingested_tables: DeltaTables, registry: ModelRegistry
+) -> None:
     register_trained(registry, ingested_tables)
     nothing = {field.name: F.lit(None).cast(field.dataType) for field in IMAGE_PREDICTIONS.columns}
 
@@ -230,10 +234,10 @@ def test_what_a_live_version_has_still_to_predict_stays(ingested_tables: DeltaTa
     registry.promote(1, "Archived")
     vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
     assert not ingested_tables.tells_since(FEATURED_IMAGES, position.version - 1)
-    assert predict() == 2, "the version is asked again, and finds what it predicted"
+    assert predict() == 2, "its stream starts over, and skips the images that it has predicted"
 
 
-def test_every_follower_by_versions_is_known(ingested_tables: DeltaTables) -> None:
+def test_followers_lists_every_table_that_follows_another(ingested_tables: DeltaTables) -> None:
     by_name = {table.name: table for table in TABLES}
     for into in INPUTS:
         for commit in ingested_tables.history(into):
@@ -243,7 +247,9 @@ def test_every_follower_by_versions_is_known(ingested_tables: DeltaTables) -> No
             assert into in FOLLOWERS[RAW_IMAGES]
 
 
-def test_files_of_killed_runs_go_and_new_ones_stay(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
+def test_files_of_killed_runs_are_removed_after_the_retention_period(
+    ingested_tables: DeltaTables, registry: ModelRegistry
+) -> None:
     left = Path(ingested_tables.uri(RAW_IMAGES), "left.parquet")
     left.write_bytes(b"cut off")
     assert vacuum(ingested_tables, registry, RAW_IMAGES, VacuumConfig(dry_run=False)).files == 0
@@ -252,6 +258,6 @@ def test_files_of_killed_runs_go_and_new_ones_stay(ingested_tables: DeltaTables,
     assert "| raw_images | removed | 1 | 7 |  |" in vacuumed_markdown([row])
 
 
-def test_a_retention_beyond_what_logs_remember_is_refused() -> None:
+def test_a_retention_longer_than_the_log_records_removals_is_an_error() -> None:
     with pytest.raises(ValueError, match="less than or equal to 168"):
         VacuumConfig(retention_hours=1000)
