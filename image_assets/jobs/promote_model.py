@@ -1,7 +1,6 @@
-"""A person's decision: this version serves from now on."""
+"""Promotion: moves a model version to a stage, after checks for Staging and Production."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import dagster as dg
 import numpy as np
@@ -39,60 +38,60 @@ from resources.mlflow.model_registry import (
 )
 
 GATED = (SHADOW_STAGE, SERVING_STAGE)
-GATE_IMAGES = 16  # of the test split, the same ones as long as their files are there
+GATE_IMAGES = 16  # of the test split; the same ones in every run, as long as they exist
 
 
 class PromotionConfig(dg.Config):
-    """Which version goes where, by whose decision and why."""
+    """The version to move, the stage, who decided it and why."""
 
     version: int = Field(gt=0, description="The registered model version to move.")
     stage: str = Field(default=SERVING_STAGE, description="Production, Staging, Archived or None.")
-    person: str | None = Field(default=None, description="Who decides; kept in stage_history.")
-    reason: str | None = Field(default=None, description="Why; kept in stage_history.")
-    force: bool = Field(default=False, description="Move it against what the checks find; kept in stage_history.")
+    person: str | None = Field(default=None, description="Who decided it; recorded in stage_history.")
+    reason: str | None = Field(default=None, description="Why; recorded in stage_history.")
+    force: bool = Field(default=False, description="Move it even if checks fail; recorded in stage_history.")
     tolerance: float = Field(
-        default=0.01, ge=0, lt=1, description="By how much the accuracy may be lower than the serving version's."
+        default=0.01, ge=0, lt=1, description="How much lower its accuracy may be than the production model's."
     )
     label_mapping: dict[str, str] = Field(
-        default={}, description="What became of labels of the serving version: former label, new label."
+        default={}, description="Renamed labels: the production model's label, the new version's label."
     )
-
-
-@dataclass(frozen=True)
-class GateResources:
-    """What is needed to look at a version."""
-
-    delta_tables: DeltaTables
-    registry: ModelRegistry
-    on: InferenceDevice
 
 
 def gate_findings(
-    version: ModelVersion, serving: ModelVersion | None, config: PromotionConfig, gate: GateResources
+    version: ModelVersion,
+    config: PromotionConfig,
+    delta_tables: DeltaTables,
+    registry: ModelRegistry,
+    device: InferenceDevice,
 ) -> list[GateFinding]:
-    """All that is looked at before a version is moved to Staging or Production."""
+    """The results of all checks that a version must pass before it is moved to Staging or Production."""
+    serving = registry.serving()
     other = serving if serving and serving.version != version.version else None
-    damage = damage_of(other, gate.registry) if other else None
-    expected = gate.registry.signature(other if other and not damage else version)
-    files = files_as_logged(gate.registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
-    found = [
+    damage = damage_of(other, registry) if other else None
+    expected = registry.signature(other if other and not damage else version)
+    files = files_as_logged(registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
+    findings = [
         lineage_known(version),
         backbone_trained(version),
-        same_signature(gate.registry.signature(version), expected),
+        same_signature(registry.signature(version), expected),
         same_labels(version, other, config.label_mapping),
         files,
     ]
-    if files.passed:  # files of somebody else's are not loaded
-        found.append(sound_answers(gate_predictions(version, gate), version.labels))
+    if files.passed:  # never load files that somebody has replaced
+        findings.append(sound_answers(gate_predictions(version, delta_tables, registry, device), version.labels))
         if damage:
-            found.append(GateFinding("accuracy", True, f"not compared: {damage}"))
+            findings.append(GateFinding("accuracy", True, f"not compared: {damage}"))
         elif other:
-            found.append(compare_accuracy(version, other, config.tolerance, gate))
-    return found
+            this, that = (
+                mark_right(predict_test_split(each, delta_tables, registry, device)) for each in (version, other)
+            )
+            accuracies = (float(np.mean(this["right"])), float(np.mean(that["right"])))
+            findings.append(as_accurate(accuracies, compare(this, that, other.version), config.tolerance))
+    return [*findings, same_serving(serving, registry.serving())]
 
 
 def damage_of(serving: ModelVersion, registry: ModelRegistry) -> str | None:
-    """Why the serving version cannot be asked; None where it can. It does not keep a sound one from its place."""
+    """Why the production model cannot be compared with; None if it can. Damage must not block its replacement."""
     try:
         registry.require_files_as_logged(serving)
     except DamagedVersion as error:
@@ -100,37 +99,28 @@ def damage_of(serving: ModelVersion, registry: ModelRegistry) -> str | None:
     return None
 
 
-def gate_predictions(version: ModelVersion, gate: GateResources) -> pd.DataFrame:
-    """What the version says of some images of the test split, whole and broken."""
-    rows = split_rows(gate.delta_tables, SPLIT).orderBy("image_id", "path").limit(GATE_IMAGES)
-    whole = with_content(gate.delta_tables, rows).select("path", "content", F.lit(False).alias("broken"))
-    half = F.expr("substring(content, 1, length(content) div 3)")
-    broken = whole.select("path", half.alias("content"), F.lit(True).alias("broken"))
+def gate_predictions(
+    version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, device: InferenceDevice
+) -> pd.DataFrame:
+    """The version's predictions for some images of the test split, and for broken copies of them."""
+    rows = split_rows(delta_tables, SPLIT).orderBy("image_id", "path").limit(GATE_IMAGES)
+    whole = with_content(delta_tables, rows).select("path", "content", F.lit(False).alias("broken"))
+    third = F.expr("substring(content, 1, length(content) div 3)")
+    broken = whole.select("path", third.alias("content"), F.lit(True).alias("broken"))
     text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
     images = whole.unionByName(broken).unionByName(text)
-    device = gate.on.resolve(gate.delta_tables.spark, version.tags.get("framework", ""))
-    return score_images(images, gate.registry, version, device.name).toPandas()
-
-
-def compare_accuracy(
-    version: ModelVersion, serving: ModelVersion, tolerance: float, gate: GateResources
-) -> GateFinding:
-    """Both versions asked about the test split, image by image."""
-    this, other = (
-        mark_right(predict_test_split(each, gate.delta_tables, gate.registry, gate.on)) for each in (version, serving)
-    )
-    comparison = compare(this, other, serving.version)
-    return as_accurate((float(np.mean(this["right"])), float(np.mean(other["right"]))), comparison, tolerance)
+    resolved = device.resolve(delta_tables.spark, version.tags.get("framework", ""))
+    return score_images(images, registry, version, resolved.name).toPandas()
 
 
 def refusal(version: ModelVersion, failed: Sequence[GateFinding]) -> str:
-    """Why a version is not moved."""
-    reasons = "; ".join(f"{one.check}: {one.detail}" for one in failed)
-    return f"version {version.version} stays in stage {version.stage}. {reasons}. `force: true` moves it anyway"
+    """The message for a version that is not moved."""
+    reasons = "; ".join(f"{finding.check}: {finding.detail}" for finding in failed)
+    return f"Version {version.version} stays in stage {version.stage}. {reasons}. To move it anyway, set `force: true`."
 
 
 def move(number: int, promotion: Promotion, registry: ModelRegistry, delta_tables: DeltaTables) -> ModelVersion:
-    """Move a version as told, and write it down; the version as it is then."""
+    """Moves the version and records the change; returns the moved version."""
     moved = registry.promote(number, promotion.stage, promotion.to_tags())
     record_changes(registry.name, registry.versions(), delta_tables)
     return moved
@@ -144,15 +134,14 @@ def promote(
     model_registry: ModelRegistry,
     inference_device: InferenceDevice,
 ) -> None:
-    """Look whether the version is fit, move it with the stage's alias; `stage_changes` then asks for predictions."""
-    version, serving = model_registry.version(config.version), model_registry.serving()
+    """Checks the version, then moves it with the stage's alias; `stage_changes` then requests predictions."""
+    version = model_registry.version(config.version)
     findings: list[GateFinding] | None = None
     report: dict[str, dg.MetadataValue] = {}
     if config.stage in GATED:
-        gate = GateResources(delta_tables, model_registry, inference_device)
-        findings = [*gate_findings(version, serving, config, gate), same_serving(serving, model_registry.serving())]
+        findings = gate_findings(version, config, delta_tables, model_registry, inference_device)
         report["findings"] = dg.MetadataValue.md(to_report(findings))
-    failed = [one for one in findings or () if not one.passed]
+    failed = [finding for finding in findings or () if not finding.passed]
     if failed and not config.force:
         raise dg.Failure(refusal(version, failed), metadata=report, allow_retries=False)
     promotion = Promotion(
@@ -164,7 +153,11 @@ def promote(
     )
 
 
-@dg.job(description=with_example("promote_model", "Move a model version to a stage, when it is fit for it."))
+@dg.job(
+    description=with_example(
+        "promote_model", "Move a model version to a stage; for Staging and Production it must pass checks."
+    )
+)
 def promote_model() -> None:
-    """Move one version."""
+    """Moves one version."""
     promote()

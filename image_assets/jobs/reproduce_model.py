@@ -1,4 +1,4 @@
-"""A model version trained again, from the tables as they were, and how far the two are apart."""
+"""Reproduction: trains a model version again on the same data, and measures how much the results differ."""
 
 import json
 import shutil
@@ -31,16 +31,19 @@ from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.processes.training_processes import TrainingProcesses
 
 IMAGE_KEYS = ["path", "image_id"]
-NOT_COMPARED = {"epoch", "seconds"}  # what a history holds beside figures of the model
+NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe the model
 
 History = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training came to: weights by name, figures by epoch, and what the model says of the test split.
+    """The results of a training.
 
-    `predictions` has a row for each image: path, image_id, label and probability.
+    Attributes:
+        weights: The trained arrays by name.
+        history: The metrics of each epoch.
+        predictions: For each image of the test split: path, image_id, label and probability.
     """
 
     weights: State
@@ -50,29 +53,29 @@ class TrainingOutcome:
 
 @dataclass(frozen=True)
 class Differences:
-    """How far two outcomes are apart; infinite where one lacks what the other has."""
+    """The differences between two outcomes; infinite if only one of them has the value."""
 
     digests: tuple[str, str]  # SHA-256 of all weights
     weights: dict[str, float]  # the largest absolute difference in each array
     epochs: tuple[int, int]
-    figures: tuple[dict[str, float], ...]  # by epoch, the absolute difference of each figure
-    images: int  # that both were asked about
-    images_of_one: int  # that only one was asked about
-    agreeing: float  # share of these images under the same label; not a number when there are none
-    probability: float  # the largest difference of probabilities
+    metrics: tuple[dict[str, float], ...]  # by epoch, the absolute difference of each metric
+    images: int  # predicted by both
+    images_of_one: int  # predicted by only one
+    agreeing: float  # share of these images with the same label; NaN without images
+    probability: float  # the largest difference between probabilities
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs at all."""
+        """Whether the outcomes are identical."""
         return (
             len(set(self.digests)) == len(set(self.epochs)) == 1
-            and not any(difference for epoch in self.figures for difference in epoch.values())
+            and not any(difference for epoch in self.metrics for difference in epoch.values())
             and (self.images_of_one, self.agreeing, self.probability) == (0, 1, 0)
         )
 
 
 def to_differences(before: TrainingOutcome, after: TrainingOutcome) -> Differences:
-    """How far the outcomes are apart."""
+    """Compares two outcomes."""
     images = before.predictions.merge(
         after.predictions, how="outer", on=IMAGE_KEYS, suffixes=("", "_after"), indicator=True
     )
@@ -84,7 +87,7 @@ def to_differences(before: TrainingOutcome, after: TrainingOutcome) -> Differenc
             for name in {**before.weights, **after.weights}
         },
         epochs=(len(before.history), len(after.history)),
-        figures=tuple(map(figure_differences, before.history, after.history)),
+        metrics=tuple(map(metric_differences, before.history, after.history)),
         images=len(both),
         images_of_one=len(images) - len(both),
         agreeing=float((both["label"] == both["label_after"]).mean()),
@@ -95,17 +98,17 @@ def to_differences(before: TrainingOutcome, after: TrainingOutcome) -> Differenc
 
 
 def largest_difference(before: np.ndarray | None, after: np.ndarray | None) -> float:
-    """The largest absolute difference between two arrays; infinite between those that cannot be compared."""
+    """The largest absolute difference between two arrays; infinite if their shapes differ or one is missing."""
     if before is None or after is None or before.shape != after.shape:
         return inf
     before, after = before.astype(np.float64), after.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinite less infinite
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN
         difference = np.where((before == after) | (np.isnan(before) & np.isnan(after)), 0, np.abs(before - after))
     return float(np.nan_to_num(difference, nan=inf, posinf=inf).max(initial=0))
 
 
-def figure_differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """The absolute difference of each figure of an epoch."""
+def metric_differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """The absolute difference of each metric of an epoch."""
     names = [name for name in {**before, **after} if name not in NOT_COMPARED]
     return {
         name: largest_difference(*(np.array(epoch[name]) if name in epoch else None for epoch in (before, after)))
@@ -114,11 +117,11 @@ def figure_differences(before: Mapping[str, float], after: Mapping[str, float]) 
 
 
 def differences_markdown(differences: Differences) -> str:
-    """The differences as a report to read."""
-    names = list(dict.fromkeys(name for epoch in differences.figures for name in epoch))
-    epochs = enumerate(differences.figures, 1)
+    """The differences as a report in Markdown."""
+    names = list(dict.fromkeys(name for epoch in differences.metrics for name in epoch))
+    epochs = enumerate(differences.metrics, 1)
     lines = [
-        f"**{'The same' if differences.same else 'Not the same'}** as before.",
+        f"**{'Identical' if differences.same else 'Different'}**: the original and the new training.",
         "",
         f"Weights: SHA-256 {' and '.join(dict.fromkeys(differences.digests))}.",
         "",
@@ -126,7 +129,7 @@ def differences_markdown(differences: Differences) -> str:
         "|---|---|",
         *(f"| {name} | {difference:.3g} |" for name, difference in differences.weights.items()),
         "",
-        f"Epochs: {differences.epochs[0]} before, {differences.epochs[1]} now.",
+        f"Epochs: {differences.epochs[0]} originally, {differences.epochs[1]} now.",
         "",
         f"| epoch | {' | '.join(names)} |",
         f"|---{'|---' * len(names)}|",
@@ -134,7 +137,7 @@ def differences_markdown(differences: Differences) -> str:
         "",
         f"Predictions on the test split: {differences.agreeing:.2%} of {differences.images:,} images have the same "
         f"label, probabilities differ by up to {differences.probability:.3g}; "
-        f"{differences.images_of_one:,} images were asked about once only.",
+        f"{differences.images_of_one:,} images were predicted by only one of them.",
     ]
     return "\n".join(lines)
 
@@ -147,14 +150,14 @@ NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", 
 
 
 class ReproductionConfig(dg.Config):
-    """Which version is trained again."""
+    """The version to train again."""
 
-    version: int = Field(gt=0, description="The registered model version to train again; nothing is registered.")
+    version: int = Field(gt=0, description="The registered model version to train again. The result is not registered.")
 
 
 @dataclass(frozen=True)
 class RecordedTraining:
-    """What a version's tags say of its training."""
+    """A version's training settings, from its tags."""
 
     framework: str
     config: TrainingConfig
@@ -164,41 +167,41 @@ class RecordedTraining:
 
     @classmethod
     def of(cls, version: ModelVersion) -> "RecordedTraining":
-        """The settings of a version; a ValueError says which tags are not there, or what does not fit."""
+        """The version's settings; a ValueError names tags that are missing or invalid."""
         tags = version.tags
-        if lacking := [name for name in NEEDED_TAGS if name not in tags]:
+        if missing := [name for name in NEEDED_TAGS if name not in tags]:
             raise ValueError(
-                f"{version.uri} cannot be trained again: it lacks the tags {', '.join(lacking)}, which versions have "
+                f"{version.uri} cannot be trained again: it lacks the tags {', '.join(missing)}, which versions have "
                 "that were trained by the assets tensorflow_model and torch_model"
             )
         try:
             config = TrainingConfig(**json.loads(tags["training_settings"]))
         except ValidationError as error:
             raise ValueError(
-                f"{version.uri} cannot be trained again by this code: its tag training_settings does not fit: {error}; "
-                f"check out {tags.get('code_version', 'the code of that time')}"
+                f"{version.uri} cannot be trained again by this code: its tag training_settings is invalid: {error}. "
+                f"Check out {tags.get('code_version', 'the code that trained it')}."
             ) from error
         cache_settings = json.loads(tags["cache_settings"])
         return cls(tags["framework"], config, cache_settings, int(tags["processes"]), tags["backbone_identity"])
 
 
 def tables_at_training(version: ModelVersion, delta_tables: DeltaTables) -> DeltaTables:
-    """The tables as the version was trained on them; a ValueError says which of them are lost."""
+    """The tables as of the version's training; a ValueError names tables that can no longer be read."""
     versions = table_versions(version)
-    if found := unreadable_versions(delta_tables, versions.items()):
-        raise ValueError(f"{version.uri} cannot be trained again: {'; '.join(found.values())}")
+    if unreadable := unreadable_versions(delta_tables, versions.items()):
+        raise ValueError(f"{version.uri} cannot be trained again: {'; '.join(unreadable.values())}")
     return delta_tables.as_of(versions)
 
 
 def resources_at_training(
     version: ModelVersion, recorded: RecordedTraining, resources: TrainingResources
 ) -> TrainingResources:
-    """The workshop as it was when the version was trained."""
+    """The resources as of the version's training; a ValueError if the backbone has changed."""
     identity = resources.backbone.identity(recorded.framework)
     if identity != recorded.backbone_identity:
         raise ValueError(
-            f"{version.uri} cannot be trained again: its backbone was {recorded.backbone_identity}, the one at hand is "
-            f"{identity}: let IMAGE_ASSETS_BACKBONE name the weights of that time"
+            f"{version.uri} cannot be trained again: it was trained on backbone {recorded.backbone_identity}, but the "
+            f"current one is {identity}. Set IMAGE_ASSETS_BACKBONE to the original weights."
         )
     return replace(
         resources,
@@ -209,7 +212,7 @@ def resources_at_training(
 
 
 def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> Task:
-    """The version's task, its caches written again where they are gone."""
+    """The version's training task; caches that no longer exist are written again."""
     for split in ("training", "validation"):
         find_or_write_cache(resources.delta_tables, resources.caches, split, ranks=recorded.processes)
     return to_task(recorded.framework, recorded.config, resources)
@@ -217,7 +220,7 @@ def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> T
 
 @contextmanager
 def scratch_locations(resources: TrainingResources, mlflow_run_id: str) -> Iterator[OutputLocations]:
-    """Places without any embedding or checkpoint of before; what is kept there is gone afterwards."""
+    """Empty folders for embeddings and checkpoints, deleted afterwards: the training must start from scratch."""
     folder = f"{resources.delta_tables.checkpoints}/reproductions/{mlflow_run_id}"
     try:
         yield OutputLocations(
@@ -230,7 +233,7 @@ def scratch_locations(resources: TrainingResources, mlflow_run_id: str) -> Itera
 def reproduce(
     version: ModelVersion, resources: TrainingResources, on: InferenceDevice, dagster_run_id: str
 ) -> Mapping[str, dg.MetadataValue | str | bool]:
-    """Train the version again on what it was trained on, register nothing; metadata on how far the two are apart."""
+    """Trains the version again on the same data without registering the result; returns metadata on the differences."""
     recorded = RecordedTraining.of(version)
     resources = resources_at_training(version, recorded, resources)
     task = recreate_task(recorded, resources)
@@ -255,7 +258,7 @@ def reproduce(
 
 
 def to_outcome(version: ModelVersion, resources: TrainingResources, on: InferenceDevice) -> TrainingOutcome:
-    """What a version came to, as its MLflow run and its answers on the test split tell."""
+    """A version's outcome: weights and history from its MLflow run, predictions made now."""
     weights = logged_weights(version.mlflow_run_id, resources.tracking)
     history = json.loads(resources.tracking.read(version.mlflow_run_id, lineage.HISTORY_FILE))
     return TrainingOutcome(
@@ -264,7 +267,7 @@ def to_outcome(version: ModelVersion, resources: TrainingResources, on: Inferenc
 
 
 def logged_weights(mlflow_run_id: str, tracking: MlflowTracking) -> State:
-    """The weights that a training changed, as it logged them."""
+    """The trained weights that the run has logged."""
     from safetensors.numpy import load
 
     return load(tracking.read(mlflow_run_id, WEIGHTS_FILE))
@@ -282,7 +285,7 @@ def reproduce_op(
     model_registry: ModelRegistry,
     inference_device: InferenceDevice,
 ) -> None:
-    """Train a version again; the op's metadata says how far the two are apart."""
+    """Trains a version again. The output's metadata contains the differences."""
     resources = TrainingResources(
         delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry
     )
@@ -292,8 +295,10 @@ def reproduce_op(
 
 @dg.job(
     name="reproduce_model",
-    description=with_example("reproduce_model", "Train a model version again from the tables as they were; compare."),
+    description=with_example(
+        "reproduce_model", "Train a model version again on the same data, and compare the results."
+    ),
 )
 def reproduce_model() -> None:
-    """Train one version again."""
+    """Trains one version again."""
     reproduce_op()

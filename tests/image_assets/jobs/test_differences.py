@@ -1,4 +1,4 @@
-"""Two outcomes are compared by their weights, figures and predictions."""
+"""Two outcomes are compared by their weights, metrics and predictions."""
 
 from dataclasses import replace
 from math import inf, isnan, nan
@@ -31,7 +31,7 @@ OUTCOME = TrainingOutcome(
 )
 
 
-def test_equal_outcomes_are_the_same_in_whatever_order_and_time() -> None:
+def test_order_and_duration_do_not_matter() -> None:
     other = TrainingOutcome(
         weights=dict(reversed(OUTCOME.weights.items())),
         history=tuple({**epoch, "seconds": 9.0} for epoch in OUTCOME.history),
@@ -42,17 +42,17 @@ def test_equal_outcomes_are_the_same_in_whatever_order_and_time() -> None:
         digests=(state_digest(OUTCOME.weights),) * 2,
         weights={"head.kernel": 0, "head.bias": 0},
         epochs=(2, 2),
-        figures=({"loss": 0}, {"loss": 0}),
+        metrics=({"loss": 0}, {"loss": 0}),
         images=3,
         images_of_one=0,
         agreeing=1,
         probability=0,
     )
     assert differences.same
-    assert "**The same** as before" in differences_markdown(differences)
+    assert "**Identical**" in differences_markdown(differences)
 
 
-def test_what_differs_is_measured_and_told() -> None:
+def test_differences_are_measured_and_reported() -> None:
     other = TrainingOutcome(
         weights={**OUTCOME.weights, "head.kernel": np.array([[1.0, 1.75]], np.float32)},
         history=({"epoch": 1, "loss": 0.7}, {"epoch": 2, "loss": 0.5}),
@@ -62,12 +62,12 @@ def test_what_differs_is_measured_and_told() -> None:
     assert not differences.same
     assert differences.weights == {"head.kernel": 0.25, "head.bias": 0}
     assert len(set(differences.digests)) == 2
-    assert differences.figures == ({"loss": 0}, {"loss": pytest.approx(0.1)})
+    assert differences.metrics == ({"loss": 0}, {"loss": pytest.approx(0.1)})
     assert (differences.images, differences.images_of_one) == (3, 1)
     assert differences.agreeing == pytest.approx(2 / 3)
     assert differences.probability == pytest.approx(0.1)
     report = differences_markdown(differences)
-    for line in ("**Not the same**", "| head.kernel | 0.25 |", "| 2 | 0.1 |", "66.67% of 3 images", "by up to 0.1;"):
+    for line in ("**Different**", "| head.kernel | 0.25 |", "| 2 | 0.1 |", "66.67% of 3 images", "by up to 0.1;"):
         assert line in report
 
 
@@ -83,13 +83,13 @@ def test_what_differs_is_measured_and_told() -> None:
         replace(OUTCOME, predictions=OUTCOME.predictions.assign(probability=0.9)),
     ],
 )
-def test_whatever_differs_they_are_not_the_same_either_way(other: TrainingOutcome) -> None:
+def test_any_difference_makes_outcomes_different_in_either_order(other: TrainingOutcome) -> None:
     assert not to_differences(OUTCOME, other).same
     assert not to_differences(other, OUTCOME).same
-    assert "Not the same" in differences_markdown(to_differences(OUTCOME, other))
+    assert "**Different**" in differences_markdown(to_differences(OUTCOME, other))
 
 
-def test_nothing_to_compare_is_not_the_same() -> None:
+def test_outcomes_without_predictions_are_different() -> None:
     nothing = replace(OUTCOME, predictions=predictions())
     differences = to_differences(nothing, nothing)
     assert isnan(differences.agreeing)
@@ -97,7 +97,7 @@ def test_nothing_to_compare_is_not_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "apart"),
+    ("before", "after", "difference"),
     [
         ([nan, 1], [nan, 3], 2),
         ([nan, 1], [0, 1], inf),
@@ -107,5 +107,5 @@ def test_nothing_to_compare_is_not_the_same() -> None:
         ([1], [1, 1], inf),
     ],
 )
-def test_arrays_are_compared_value_by_value(before: list[float], after: list[float], apart: float) -> None:
-    assert largest_difference(np.array(before), np.array(after)) == apart
+def test_arrays_are_compared_value_by_value(before: list[float], after: list[float], difference: float) -> None:
+    assert largest_difference(np.array(before), np.array(after)) == difference

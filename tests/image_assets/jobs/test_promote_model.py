@@ -1,4 +1,4 @@
-"""What promote_model finds out before it moves a version, and what it leaves behind."""
+"""promote_model checks a version before it moves it, and records the change."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.support.registered_versions import registered, saved_model
 pytestmark = pytest.mark.spark
 
 LABELS = ["ball", "cube"]
-# Reads the label off the path, or always says the same; one that is not careful calls broken files something too.
+# Predicts the label in the path, or always the same one. A careless one also predicts a label for broken files.
 CLASSIFIER = """
     from io import BytesIO
 
@@ -30,11 +30,11 @@ CLASSIFIER = """
 
     class Classifier(PythonModel):
         def predict(self, context, model_input: pd.DataFrame, params=None):
-            answers = [self.answer(*row) for row in model_input[["content", "path"]].itertuples(index=False)]
+            rows = [self.row(*row) for row in model_input[["content", "path"]].itertuples(index=False)]
             columns = ["label", "probability", "probabilities"]
-            return pd.DataFrame(answers, columns=columns, index=model_input.index)
+            return pd.DataFrame(rows, columns=columns, index=model_input.index)
 
-        def answer(self, content, path):
+        def row(self, content, path):
             try:
                 Image.open(BytesIO(content)).load()
             except OSError:
@@ -54,15 +54,15 @@ class Platform:
         self.tables, self.registry, self.folder = tables, registry, folder
 
     def version(self, name: str, *, label: str | None = None, careful: bool = True, **tags: str | None) -> ModelVersion:
-        """A registered version; `label` is what it always says, a tag of None is one that it lacks."""
+        """A registered version that always predicts `label`, if given; a tag of None is left out."""
         model = saved_model(CLASSIFIER.format(label=repr(label), careful=careful), self.folder, name)
-        told = dict.fromkeys(LINEAGE, "known") | {"framework": "torch", "labels": json.dumps(LABELS)}
-        told |= {"backbone": "imagenet", FILES_DIGEST: self.registry.files_digest(model.as_uri()), **tags}
-        told = {tag: value for tag, value in told.items() if value is not None}
-        return registered(model, self.registry, told, (self.folder / "artifacts").as_uri())
+        all_tags = dict.fromkeys(LINEAGE, "known") | {"framework": "torch", "labels": json.dumps(LABELS)}
+        all_tags |= {"backbone": "imagenet", FILES_DIGEST: self.registry.files_digest(model.as_uri()), **tags}
+        present = {tag: value for tag, value in all_tags.items() if value is not None}
+        return registered(model, self.registry, present, (self.folder / "artifacts").as_uri())
 
-    def promoted(self, version: ModelVersion, **config: object) -> str:
-        """Nothing where the version was moved, else why it was not."""
+    def promote(self, version: ModelVersion, **config: object) -> str:
+        """Runs the job; returns why the version was not moved, or an empty text."""
         result = promote_model.execute_in_process(
             run_config={"ops": {"promote": {"config": {"version": version.version, **config}}}},
             resources={
@@ -79,7 +79,7 @@ class Platform:
         return (details.description if details else None) or str(failure.step_failure_data.error)
 
     def history(self) -> list[tuple]:
-        """Version, from, to, person, forced of every change."""
+        """Version, old stage, new stage, person and forced of every change."""
         columns = ["model_version", "from_stage", "to_stage", "person", "forced"]
         rows = self.tables.read(STAGE_HISTORY, [*columns, "changed_at"]).to_pylist()
         return [tuple(row[name] for name in columns) for row in sorted(rows, key=lambda row: row["changed_at"])]
@@ -92,14 +92,14 @@ def platform(ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Pa
     return Platform(ingested_tables, registry, tmp_path)
 
 
-def test_a_fit_version_serves_and_a_worse_one_only_by_force(platform: Platform) -> None:
+def test_a_good_version_is_promoted_and_a_worse_one_only_by_force(platform: Platform) -> None:
     good, worse = platform.version("good"), platform.version("worse", label="ball")
-    assert platform.promoted(good, person="Ada", reason="the first one") == ""
-    why = platform.promoted(worse, person="Bob")
-    assert why.startswith("version 2 stays in stage None, nothing was moved. accuracy: 0.500, version 1: 1.000")
+    assert platform.promote(good, person="Ada", reason="the first one") == ""
+    why = platform.promote(worse, person="Bob")
+    assert why.startswith("Version 2 stays in stage None. accuracy: 0.500, version 1: 1.000")
     assert platform.registry.stages() == {1: "Production", 2: "None"}
-    assert platform.promoted(worse, person="Bob", force=True) == ""
-    assert platform.promoted(worse, stage="Archived") == ""
+    assert platform.promote(worse, person="Bob", force=True) == ""
+    assert platform.promote(worse, stage="Archived") == ""
     assert platform.history() == [
         (1, "None", "Production", "Ada", False),
         (1, "Production", "Archived", "Bob", True),
@@ -107,12 +107,12 @@ def test_a_fit_version_serves_and_a_worse_one_only_by_force(platform: Platform) 
         (2, "Production", "Archived", None, False),
     ]
     findings = platform.tables.read(STAGE_HISTORY, ["findings"], pc.field("person").is_null())
-    assert findings["findings"].to_pylist() == [None]  # nothing is asked of a version that is archived
+    assert findings["findings"].to_pylist() == [None]  # archiving needs no checks
 
 
-def test_a_version_that_is_not_fit_is_told_everything_that_is_wrong(platform: Platform) -> None:
+def test_every_failed_check_is_reported(platform: Platform) -> None:
     careless = platform.version("careless", careful=False, backbone="untrained", table_versions=None)
-    why = platform.promoted(careless, stage="Staging")
+    why = platform.promote(careless, stage="Staging")
     assert "answers: 16 images and 17 broken files: a broken file is called ball" in why
     assert "backbone: the backbone is untrained" in why
     assert "lineage: it lacks the tags table_versions" in why
@@ -120,16 +120,16 @@ def test_a_version_that_is_not_fit_is_told_everything_that_is_wrong(platform: Pl
     assert platform.history() == []
 
 
-def test_files_that_were_changed_are_not_even_loaded(platform: Platform) -> None:
+def test_changed_files_are_never_loaded(platform: Platform) -> None:
     version = platform.version("changed")
     (platform.folder / "changed" / "changed.py").write_text("raise SystemExit('loaded')")
-    why = platform.promoted(version)
+    why = platform.promote(version)
     assert "files: SHA-256 is" in why
     assert "answers" not in why
     assert platform.registry.serving() is None
 
     platform.registry.promote(version.version, "Production")  # as MLflow's UI does
-    assert platform.promoted(platform.version("sound")) == ""
+    assert platform.promote(platform.version("sound")) == ""
     assert platform.registry.stages() == {1: "Archived", 2: "Production"}
     (found,) = (
         platform.tables.read(STAGE_HISTORY, ["model_version", "findings"])
