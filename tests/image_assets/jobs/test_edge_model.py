@@ -1,4 +1,4 @@
-"""Tests of the edge file and its example, around a network of a few lines."""
+"""The edge model and its example predict what the version itself predicts, tested with a tiny network."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from image_assets.jobs.package_model import TEMPLATES, write_edge_model
 from tests.support.images import picture
 
 PATCHES = [f"patch {number}" for number in range(48)]
-# The brightest of 4 x 4 patches in one of three colors: it tells turned images and exchanged colors apart.
+# Predicts the brightest of 4 x 4 patches in three colors, so rotated images and swapped colors differ.
 NETWORK = """
 <ir_version: 10, opset_import: ["" : 18]>
 network (uint8[n, 224, 224, 3] pixels) => (float[n, 48] probabilities) <float ten = {10}> {
@@ -34,7 +34,7 @@ SIDEWAYS[0x0112] = 6
 
 
 def network(folder: Path, weights: int = 0) -> Path:
-    """The network as `write_onnx` leaves one, with so many weights that nothing needs."""
+    """The network as `write_onnx` writes it, with so many unused weights."""
     model = onnx.parser.parse_model(NETWORK)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(weights, np.float32), "unused"))
     onnx.save(model, folder / "network.onnx")
@@ -42,19 +42,19 @@ def network(folder: Path, weights: int = 0) -> Path:
 
 
 def to_classifier(color: str) -> dict[str, object]:
-    """What a version says of itself."""
+    """The settings of a version."""
     return {"labels": PATCHES, "color": color, "framework": "torch"}
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The image as a file of a kind."""
+    """The image file in this format."""
     content = BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()
 
 
 def photographs() -> dict[str, bytes]:
-    """Images that have to be treated each in its way."""
+    """Images that each need a different treatment."""
     transparent = picture(2, (300, 200)).copy()
     transparent.putalpha(Image.linear_gradient("L").resize((300, 200)))
     return {
@@ -70,7 +70,7 @@ def photographs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("color", ["rgb", "gray"])
-def test_the_example_sees_what_a_version_sees(color: Literal["rgb", "gray"], tmp_path: Path) -> None:
+def test_the_example_predicts_what_the_version_predicts(color: Literal["rgb", "gray"], tmp_path: Path) -> None:
     file = network(tmp_path)
     write_edge_model(file, to_classifier(color), tmp_path / "image_classifier.onnx")
     contents = photographs()
@@ -78,20 +78,24 @@ def test_the_example_sees_what_a_version_sees(color: Literal["rgb", "gray"], tmp
         (tmp_path / name).write_bytes(content)
 
     command = [sys.executable, "-P", str(TEMPLATES / "example.py"), *contents]
-    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
     version = onnxruntime.InferenceSession(file)
     pixels = np.stack([to_pixels(content, 224, color) for content in contents.values()])
-    for line, name, expected in zip(said.splitlines(), contents, version.run(None, {"pixels": pixels})[0], strict=True):
+    for line, name, expected in zip(
+        output.splitlines(), contents, version.run(None, {"pixels": pixels})[0], strict=True
+    ):
         best = int(expected.argmax())
         assert line.startswith(f"{name} {PATCHES[best]} "), line
-        # Gray is turned before it is resized, and not after it: a few values are rounded otherwise.
+        # Versions rotate gray images before resizing, the example after it: a few values are rounded differently.
         assert float(line.split()[-1]) == pytest.approx(expected[best], abs=1e-3 if color == "gray" else 1e-5), line
 
 
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 @pytest.mark.parametrize("size", [(333, 500), (100, 700), (40, 30), (224, 224)])
-def test_the_file_resizes_as_versions_do(color: Literal["rgb", "gray"], size: tuple[int, int], tmp_path: Path) -> None:
+def test_the_edge_model_resizes_as_versions_do(
+    color: Literal["rgb", "gray"], size: tuple[int, int], tmp_path: Path
+) -> None:
     file = network(tmp_path)
     write_edge_model(file, to_classifier(color), tmp_path / "edge.onnx")
     image = picture(8, size)
@@ -105,8 +109,8 @@ def test_the_example_has_fifteen_lines() -> None:
     assert len(lines) == 15
 
 
-def test_a_file_that_is_too_large_is_not_written(tmp_path: Path) -> None:
+def test_a_model_that_is_too_large_is_not_written(tmp_path: Path) -> None:
     file = network(tmp_path, weights=4_000_000)
-    with pytest.raises(ValueError, match=r"has 16,00\d,\d{3} bytes, expected at most 15,000,000"):
+    with pytest.raises(ValueError, match=r"has 16,00\d,\d{3} bytes, but devices accept at most 15,000,000"):
         write_edge_model(file, to_classifier("rgb"), tmp_path / "edge.onnx")
     assert not (tmp_path / "edge.onnx").exists()

@@ -1,4 +1,4 @@
-"""Promotions that are killed on their way, or made at once: one version serves, and the history has all of it, once."""
+"""Promotions that are killed or concurrent: one version serves, and the history has every change exactly once."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, held_after,
 from tests.support.tables import tables_at
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_SECONDS = 300
+TIMEOUT_SECONDS = 300
 NAMES = (f"held_{number}" for number in count())
 TAG, STAGE, ALIAS = "/model-versions/set-tag", "/model-versions/transition-stage", "/registered-models/alias"
 
@@ -42,7 +42,7 @@ def promotion(person: str) -> Promotion:
 
 
 def history(tables: DeltaTables) -> list[Change]:
-    """What the table holds, in the order in which it was written; each version's changes are numbered on from 1."""
+    """The table's rows in order; checks that each version's changes are numbered from 1."""
     columns = ["model_version", "change", "changed_at", "from_stage", "to_stage", "aliases", "person", "source"]
     rows = tables.read(STAGE_HISTORY, columns).to_pylist()
     for version in {row["model_version"] for row in rows}:
@@ -61,10 +61,10 @@ def history(tables: DeltaTables) -> list[Change]:
 
 
 @contextmanager
-def apart(
+def promotion_process(
     registry: ModelRegistry, url: str, tables: DeltaTables, version: int, person: str
 ) -> Iterator[subprocess.Popen]:
-    """A process of its own that promotes the version when it gets a line; killed when it is still there at the end."""
+    """A process that promotes the version once it reads a line from stdin; killed at the end of the block."""
     program = (
         "from image_assets.jobs.promote_model import *\n"
         "from tests.support.tables import tables_at\n"
@@ -84,8 +84,8 @@ def apart(
             process.kill()
 
 
-def go(*processes: subprocess.Popen) -> None:
-    """Let the processes promote."""
+def start(*processes: subprocess.Popen) -> None:
+    """Lets the processes promote."""
     for process in processes:
         assert process.stdin
         process.stdin.write("\n")
@@ -113,7 +113,7 @@ def tables(tmp_path: Path) -> DeltaTables:
 def registry(
     accounts_server: MlflowServer, tmp_path: Path, tables: DeltaTables, monkeypatch: pytest.MonkeyPatch
 ) -> ModelRegistry:
-    """Three versions on a server, of which the first one serves, and the history says so."""
+    """Three versions on a server; Ada has promoted the first one."""
     log_in(monkeypatch, ADMINISTRATOR)
     registry = with_three_versions(accounts_server.url, tmp_path, next(NAMES))
     move(1, promotion("Ada"), registry, tables)
@@ -122,18 +122,18 @@ def registry(
 
 @contextmanager
 def held(registry: ModelRegistry, tables: DeltaTables, path: str, request: int = 1) -> Iterator[tuple]:
-    """Bob's promotion of version 2, which has come as far as this request, and the line that holds it."""
+    """Bob's promotion of version 2, paused at this request, and the line that pauses it."""
     with (
         held_after(registry.tracking_uri, path, request) as line,
-        apart(registry, line.url, tables, 2, "Bob") as process,
+        promotion_process(registry, line.url, tables, 2, "Bob") as process,
     ):
-        go(process)
-        assert line.reached.wait(PATIENCE_SECONDS)
+        start(process)
+        assert line.reached.wait(TIMEOUT_SECONDS)
         yield process, line
 
 
-@pytest.mark.parametrize(("path", "request_number"), [(TAG, 1), (STAGE, 1), (ALIAS, 2)], ids=["told", "stage", "alias"])
-def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
+@pytest.mark.parametrize(("path", "request_number"), [(TAG, 1), (STAGE, 1), (ALIAS, 2)], ids=["tags", "stage", "alias"])
+def test_a_killed_promotion_leaves_one_serving_version_and_is_recorded_once(
     registry: ModelRegistry, tables: DeltaTables, path: str, request_number: int
 ) -> None:
     with held(registry, tables, path, request_number) as (process, _):
@@ -147,7 +147,7 @@ def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
     assert (disagreement(registry.versions()) is None) == (path != STAGE)
     for _ in range(2):  # the ticks of stage_changes
         record_changes(registry.name, registry.versions(), tables)
-    noticed = {
+    after_kill = {
         TAG: [],
         STAGE: [
             (1, "Production", "Archived", ("production",), "Bob"),
@@ -155,10 +155,10 @@ def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
         ],
         ALIAS: [(1, "Production", "Archived", (), "Bob"), (2, "None", "Production", ("production",), "Bob")],
     }[path]
-    assert history(tables)[1:] == noticed
+    assert history(tables)[1:] == after_kill
     move(2, promotion("Eve"), registry, tables)
     assert registry.state()[:2] == ((1, "Archived", ()), (2, "Production", ("production",)))
-    mended = {
+    after_retry = {
         TAG: [(1, "Production", "Archived", (), "Eve"), (2, "None", "Production", ("production",), "Eve")],
         STAGE: [
             (1, "Archived", "Archived", (), "Eve"),
@@ -166,16 +166,16 @@ def test_a_promotion_that_is_killed_leaves_one_serving_version_and_is_told_once(
         ],
         ALIAS: [],
     }[path]
-    assert history(tables)[1 + len(noticed) :] == mended
+    assert history(tables)[1 + len(after_kill) :] == after_retry
 
 
-def test_a_tick_between_stage_and_alias_makes_nobody_else_the_one_who_moved_it(
+def test_a_sensor_tick_between_stage_and_alias_attributes_the_change_to_its_author(
     registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     with held(registry, tables, STAGE) as (process, line):
         record_changes(registry.name, registry.versions(), tables)
         line.released.set()
-        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     assert {change.who for change in history(tables)[1:]} == {"Bob"}
     assert history(tables)[-1] == (2, "Production", "Production", ("production",), "Bob")
     MlflowClient(registry.tracking_uri).set_registered_model_alias(registry.name, "production", "1")
@@ -183,16 +183,16 @@ def test_a_tick_between_stage_and_alias_makes_nobody_else_the_one_who_moved_it(
     assert {change.who for change in history(tables)[-2:]} == {"mlflow"}
 
 
-def test_a_promotion_that_overtakes_another_one_wins_and_both_are_told(
+def test_a_promotion_that_overtakes_another_one_wins_and_both_are_recorded(
     registry: ModelRegistry, tables: DeltaTables
 ) -> None:
     with held(registry, tables, STAGE) as (process, line):
         move(3, promotion("Eve"), registry, tables)
         line.released.set()
-        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     assert registry.state() == ((1, "Archived", ()), (2, "Archived", ()), (3, "Production", ("production",)))
-    told = [change._replace(aliases=()) for change in history(tables)]
-    assert sorted(told[1:]) == [
+    changes = [change._replace(aliases=()) for change in history(tables)]
+    assert sorted(changes[1:]) == [
         (1, "Production", "Archived", (), "Eve"),
         (2, "None", "Production", (), "Bob"),
         (2, "Production", "Archived", (), "Eve"),
@@ -200,26 +200,27 @@ def test_a_promotion_that_overtakes_another_one_wins_and_both_are_told(
     ]
 
 
-def test_of_two_that_came_into_production_at_once_the_last_one_stays(
-    registry: ModelRegistry, tables: DeltaTables
-) -> None:
+def test_of_two_concurrent_promotions_the_last_one_stays(registry: ModelRegistry, tables: DeltaTables) -> None:
     with held(registry, tables, STAGE) as (process, line), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         MlflowClient(registry.tracking_uri).transition_model_version_stage(registry.name, "3", "Production")
         line.released.set()
-        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     assert registry.state() == ((1, "Archived", ()), (2, "Archived", ()), (3, "Production", ("production",)))
 
 
-def test_two_processes_that_promote_at_once_leave_one_version_that_serves(
+def test_two_processes_that_promote_concurrently_leave_one_serving_version(
     empty_store: Path, tmp_path: Path, tables: DeltaTables
 ) -> None:
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     registry = with_three_versions(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, "image_classifier")
     uri = registry.tracking_uri
-    with apart(registry, uri, tables, 1, "Ada") as one, apart(registry, uri, tables, 2, "Bob") as other:
-        go(one, other)
-        assert [process.wait(PATIENCE_SECONDS) for process in (one, other)] == [0, 0]
+    with (
+        promotion_process(registry, uri, tables, 1, "Ada") as one,
+        promotion_process(registry, uri, tables, 2, "Bob") as other,
+    ):
+        start(one, other)
+        assert [process.wait(TIMEOUT_SECONDS) for process in (one, other)] == [0, 0]
     serving = registry.serving()
     assert serving
     assert serving.aliases == ("production",)
@@ -230,9 +231,9 @@ def test_two_processes_that_promote_at_once_leave_one_version_that_serves(
     assert history(tables)[-1].after in ("Production", "Archived")
 
 
-def test_what_was_told_before_a_kill_is_not_taken_for_a_move_much_later(registry: ModelRegistry) -> None:
+def test_tags_of_a_killed_promotion_are_ignored_much_later(registry: ModelRegistry) -> None:
     registry.promote(2, "Production", promotion("Bob").to_tags())
-    told = Promotion.of(registry.version(2))
-    assert told
-    assert told.moved(registry.version(2))
-    assert not replace(told, told_at="2026-01-01T00:00:00+00:00").moved(registry.version(2))
+    recorded = Promotion.of(registry.version(2))
+    assert recorded
+    assert recorded.moved(registry.version(2))
+    assert not replace(recorded, told_at="2026-01-01T00:00:00+00:00").moved(registry.version(2))
