@@ -1,4 +1,4 @@
-"""A continuous run over files, a promotion, a signal during a step and a new run: every row is there once."""
+"""A promotion during a pass, a signal during a step, and the run that resumes: every row is there once."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ from tests.support.images import png, put
 from tests.support.job_runs import active_run, execute
 from tests.support.registered_versions import registered, saved_model
 
-# Predicts its own label. For an image named `blocks.png` it creates a file, then blocks until another file exists.
+# Predicts its own label. Given `blocks.png`, it creates a file, then blocks until another file exists.
 CLASSIFIER = """
     import time
     from pathlib import Path
@@ -36,8 +36,8 @@ CLASSIFIER = """
     class Classifier(PythonModel):
         def predict(self, context, model_input: pd.DataFrame, params=None):
             if model_input["path"].str.endswith("blocks.png").any():
-                Path({blocked!r}).touch()
-                while not Path({unblock!r}).exists():
+                Path({home!r}, "{label} is blocked").touch()
+                while not Path({home!r}, "unblock {label}").exists():
                     time.sleep(0.05)
             rows = [({label!r}, 1.0, [1.0, 0.0])] * len(model_input)
             return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
@@ -87,39 +87,31 @@ def current_versions(home: Path) -> Counter[int]:
 def test_no_pass_mixes_versions_and_a_stopped_run_is_resumed_without_lost_or_duplicated_rows(
     home: Path, registry: ModelRegistry, delta_spark: DeltaSpark
 ) -> None:
-    blocked, unblock = home / "blocked", home / "unblock"
     for label in ("first", "second"):
-        model = saved_model(CLASSIFIER.format(blocked=str(blocked), unblock=str(unblock), label=label), home, label)
+        model = saved_model(CLASSIFIER.format(home=str(home), label=label), home, label)
         tags = {"framework": "torch", "labels": json.dumps(["first", "second"])}
         registered(model, registry, tags, (home / "artifacts").as_uri())
     registry.promote(1, "Production")
-    files = [put(home / "landing", f"ball/{number}.png", png(number)) for number in range(4)]
+    files = [put(home / "landing", name, png(len(name))) for name in ("ball/1.png", "ball/blocks.png")]
 
     with active_run(create_job, home, "1 second") as run:
-        run.wait_for(run.passes, "the first pass")
-        files.append(put(home / "landing", "ball/blocks.png", png(4)))
-        run.wait_for(blocked.exists, "a prediction of version 1 in the second pass")
+        run.wait_for((home / "first is blocked").exists, "a prediction of version 1 in the first pass")
         registry.promote(2, "Production")
-        files.append(put(home / "landing", "ball/5.png", png(5)))
-        unblock.touch()
-        run.wait_for(lambda: len(run.passes()) == 3, "a pass for the promoted version")
-        assert "featured_images +1" in run.passes()[1]
-        assert serving_versions(run.instance, "image_predictions") == ["1", "1", "2"]
-        assert serving_versions(run.instance, "current_predictions") == ["1", "1", "2"]
-        assert current_versions(home) == {2: 6}
-
-        blocked.unlink()
-        unblock.unlink()
-        files.append(put(home / "landing", "cube/blocks.png", png(6)))
-        run.wait_for(blocked.exists, "a prediction of version 2 in the fourth pass")
+        files.append(put(home / "landing", "cube/landed.png", png(3)))
+        (home / "unblock first").touch()
+        run.wait_for(run.passes, "the end of the first pass")
+        run.wait_for((home / "second is blocked").exists, "a prediction of version 2 in the second pass")
+        assert serving_versions(run.instance, "image_predictions") == ["1"]
+        assert serving_versions(run.instance, "current_predictions") == ["1"]
         assert run.running_steps() == {"image_predictions"}
         assert run.stop(signal.SIGTERM) is dg.DagsterRunStatus.CANCELED
         assert run.running_steps() == set()
-        assert current_versions(home) == {2: 6}, "the interrupted step has committed nothing"
+        assert current_versions(home) == {1: 2}, "the interrupted pass has replaced no prediction"
 
-        unblock.touch()
+        (home / "unblock second").touch()
         execute(create_job, home, run.instance)
         assert run.instance.get_runs(limit=1)[0].status is dg.DagsterRunStatus.SUCCESS
+    assert current_versions(home) == {2: 3}
 
     paths = Counter(f"file:{file}" for file in files)
     for table in ("image_files", "raw_images", "featured_images", "current_predictions"):
@@ -128,5 +120,5 @@ def test_no_pass_mixes_versions_and_a_stopped_run_is_resumed_without_lost_or_dup
     assert all(commit["model_version"].nunique() == 1 for commit in commits)
     rows = pd.concat(commits)
     assert set(zip(rows["model_version"], rows["label"], strict=True)) == {(1, "first"), (2, "second")}
-    assert Counter(rows["path"][rows["model_version"] == 1]) == Counter(f"file:{file}" for file in files[:5])
+    assert Counter(rows["path"][rows["model_version"] == 1]) == Counter(f"file:{file}" for file in files[:2])
     assert Counter(rows["path"][rows["model_version"] == 2]) == paths

@@ -131,10 +131,10 @@ def test_changed_files_are_never_loaded(platform: Platform) -> None:
     platform.registry.promote(version.version, "Production")  # as MLflow's UI does
     assert platform.promote(platform.version("sound")) == ""
     assert platform.registry.stages() == {1: "Archived", 2: "Production"}
-    (found,) = (
+    (row,) = (
         platform.tables.read(STAGE_HISTORY, ["model_version", "findings"])
         .filter(pc.field("model_version") == 2)
         .to_pylist()
     )
-    told = {finding["check"]: finding["said"] for finding in found["findings"]}
-    assert told["accuracy"].startswith("not compared: the files of version 1 of image_classifier are not those")
+    details = {finding["check"]: finding["said"] for finding in row["findings"]}
+    assert details["accuracy"].startswith("not compared: ")
