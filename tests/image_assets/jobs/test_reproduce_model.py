@@ -49,7 +49,7 @@ def test_lost_tables_are_named_before_training(ingested_tables: DeltaTables) -> 
     for table in INPUTS:
         rows = ingested_tables.read(table, table.columns.fieldNames())
         write_deltalake(ingested_tables.uri(table), rows.slice(0, 3), mode="overwrite")
-    assert tables_at_training(version, ingested_tables).delta_tables.read(IMAGE_SPLITS, ["path"]).num_rows == 16
+    assert tables_at_training(version, ingested_tables).read(IMAGE_SPLITS, ["path"]).num_rows == 16
     DeltaTable(ingested_tables.uri(IMAGE_SPLITS)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     with pytest.raises(ValueError, match=r"image_classifier/1 cannot be trained again: image_splits "):
         tables_at_training(version, ingested_tables)
