@@ -36,7 +36,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A home that took in eight photographs, and two files that are none: a fifth of all."""
-    home = tmp_path_factory.mktemp("seen") / "kept"
+    home = tmp_path_factory.mktemp("seen") / "home"
     for number in range(8):
         put(home / "landing", f"{('roses', 'tulips')[number % 2]}/photograph {number}.png", png(number))
     for name in ("roses/cut.png", "tulips/text.png"):
@@ -73,8 +73,8 @@ def test_the_lineage_shows_every_asset(page: Page) -> None:
 
 def test_an_asset_shows_its_rows_and_a_contact_sheet(page: Page) -> None:
     open_asset(page, "featured_images")
-    for said in ("rows_added", "bytes", "delta_version"):
-        expect(page.get_by_text(said, exact=True).first).to_be_visible()
+    for name in ("rows_added", "bytes", "delta_version"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
     assert show_picture(page, "images").bounding_box()
 
 

@@ -17,7 +17,7 @@ FOLLOWING = f"{INGESTED},grayscale_images,image_splits,image_samples"
 TRAINED = "training_cache,validation_cache,torch_model,model_evaluations"
 PREDICTED = "image_predictions,current_predictions"
 IMAGES = 24
-PLACES = {"IMAGE_ASSETS_STORAGE": f"s3://{BUCKET}/kept", "IMAGE_ASSETS_LANDING": f"s3://{BUCKET}/photographs"}
+PLACES = {"IMAGE_ASSETS_STORAGE": f"s3://{BUCKET}/home", "IMAGE_ASSETS_LANDING": f"s3://{BUCKET}/photographs"}
 
 pytestmark = [
     pytest.mark.path,
@@ -53,7 +53,7 @@ def test_the_graph_runs_on_a_cluster_with_its_tables_on_s3(tmp_path: Path) -> No
     with standalone_cluster(workers=2) as master:
         settings = {**PLACES, "IMAGE_ASSETS_SPARK_MASTER": master, "IMAGE_ASSETS_BACKBONE": "none"}
         runs = [FOLLOWING, INGESTED, f"{TRAINED},{PREDICTED}"]
-        (first, second, trained), said = graph_run(tmp_path / "home", *runs, **settings)
+        (first, second, trained), output = graph_run(tmp_path / "home", *runs, **settings)
     assert {first[name]["rows_added"] for name in ("raw_images", "featured_images", "grayscale_images")} == {IMAGES}
     assert {made.get("rows_added", 0) for made in second.values()} == {0}
     assert trained["torch_model"]["processes"] == 2
@@ -61,4 +61,4 @@ def test_the_graph_runs_on_a_cluster_with_its_tables_on_s3(tmp_path: Path) -> No
     assert not (tmp_path / "home" / "tables").exists()
     tables = f"{PLACES['IMAGE_ASSETS_STORAGE']}/tables"
     assert {DeltaTable(f"{tables}/{name}").count() for name in ("raw_images", "featured_images")} == {IMAGES}
-    assert SECRET not in said + everything_written(tmp_path / "home")
+    assert SECRET not in output + everything_written(tmp_path / "home")

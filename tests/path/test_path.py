@@ -24,7 +24,7 @@ from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.settings import Settings, create_resources, read_settings
 from tests.support.packages import asked, built, edge_answers, request_for, started
 from tests.support.photographs import PHOTOGRAPHS, WEIGHTS, photographs
-from tests.support.served import asked_for, free_port, mlflow_server, served, wait_for
+from tests.support.served import free_port, mlflow_server, requested_runs, served, wait_for
 
 ROOT = Path(__file__).parents[2]
 PER_LABEL = 24
@@ -32,6 +32,7 @@ MADE = [table for table in TABLES if table != FETCHED_IMAGES]  # that one by a j
 
 pytestmark = [
     pytest.mark.path,
+    pytest.mark.slow,
     pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs in {PHOTOGRAPHS}"),
 ]
 
@@ -67,10 +68,10 @@ def landing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, landing: Path) -> Settings:
     """The home after one run of the demo's command on the landing folder."""
-    home = tmp_path_factory.mktemp("home") / "kept"
+    home = tmp_path_factory.mktemp("home") / "home"
     answer = run_demo(home, landing)
     assert answer.returncode == 0, answer.stdout[-4000:] + answer.stderr[-4000:]
-    (home.parent / "said.txt").write_text(answer.stdout)
+    (home.parent / "output.txt").write_text(answer.stdout)
     variables = {
         "IMAGE_ASSETS_HOME": str(home),
         "IMAGE_ASSETS_LANDING": str(landing),
@@ -134,9 +135,9 @@ def test_every_table_opens_with_delta_rs_with_the_promised_columns(settings: Set
 
 
 def test_the_summary_says_what_came_out(settings: Settings) -> None:
-    said = (settings.home.parent / "said.txt").read_text()
+    output = (settings.home.parent / "output.txt").read_text()
     for expected in ("not_an_image", "undecodable", "tensorflow", "torch", "production", "make dev", "raw_images"):
-        assert expected in said
+        assert expected in output
 
 
 def test_both_versions_answer_bytes_and_paths_and_null_for_a_broken_image(
@@ -185,8 +186,8 @@ def test_predictions_cover_every_current_file_also_those_without_a_label(setting
 
 def test_the_python_of_the_documentation_runs(settings: Settings, landing: Path, tmp_path: Path) -> None:
     (tmp_path / ".image_assets").mkdir()
-    for kept in settings.home.iterdir():
-        (tmp_path / ".image_assets" / kept.name).symlink_to(kept)
+    for entry in settings.home.iterdir():
+        (tmp_path / ".image_assets" / entry.name).symlink_to(entry)
     (tmp_path / ".image_assets" / "landing").symlink_to(landing)
     pages = [page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))]
     found = [program for page in pages for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
@@ -246,7 +247,7 @@ def test_files_and_promotions_and_a_rollback_lead_to_predictions_by_themselves(
     log = tmp_path / "dev.log"
 
     def has_run(sensor: str, times: int) -> bool:
-        states = [run.status for run in asked_for(instance, sensor)]
+        states = [run.status for run in requested_runs(instance, sensor)]
         assert len(states) <= times
         return states == [dg.DagsterRunStatus.SUCCESS] * times
 
@@ -283,7 +284,9 @@ def test_files_and_promotions_and_a_rollback_lead_to_predictions_by_themselves(
     assert shown() == {tensorflow.version: files + 2}
     assert predicted(settings) == {tensorflow.version: files + 2, torch.version: files + 2}
     assert has_run("new_images", 1)
-    for request, version in zip(asked_for(instance, "stage_changes"), (tensorflow, torch, tensorflow), strict=True):
+    for request, version in zip(
+        requested_runs(instance, "stage_changes"), (tensorflow, torch, tensorflow), strict=True
+    ):
         assert request.tags["image_assets/model_version"] == str(version.version)
         assert request.tags["image_assets/framework"] == version.tags["framework"]
         assert (request.tags["image_assets/stage"], request.tags["image_assets/pool"]) == ("Production", "gpu")
@@ -338,8 +341,8 @@ def test_a_version_of_two_processes_is_trained_again_from_the_tables_as_they_wer
     before = registry.versions()
     shutil.rmtree(settings.home / "caches")
     (version,) = [version for version in before if version.tags["framework"] == "torch"]
-    told = reproduced(version.version, settings, instance)
-    assert float(str(told["agreeing_predictions"].value)) >= 0.99, told["differences"].value
+    report = reproduced(version.version, settings, instance)
+    assert float(str(report["agreeing_predictions"].value)) >= 0.99, report["differences"].value
     assert registry.versions() == before
 
 
@@ -352,6 +355,6 @@ def test_versions_of_one_process_are_trained_again_bit_by_bit(
     new = [version for version in registry.versions() if version.version not in known]
     assert [version.tags["framework"] for version in new] == ["tensorflow", "torch"]
     for version in new:
-        told = reproduced(version.version, settings, instance)
-        assert told["same"].value is True, told["differences"].value
-        assert version.tags["weights_digest"] in str(told["differences"].value)
+        report = reproduced(version.version, settings, instance)
+        assert report["same"].value is True, report["differences"].value
+        assert version.tags["weights_digest"] in str(report["differences"].value)

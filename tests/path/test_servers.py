@@ -126,8 +126,8 @@ def test_a_run_goes_through_servers_that_keep_everything_in_postgres(
         with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT run_id, status FROM runs")
             assert cursor.fetchall() == [(run_id, "SUCCESS")]
-    (kept,) = tables_at(home / "tables").read(STAGE_HISTORY, ["to_stage", "person"]).to_pylist()
-    assert kept == {"to_stage": "Archived", "person": "Ada"}
+    (change,) = tables_at(home / "tables").read(STAGE_HISTORY, ["to_stage", "person"]).to_pylist()
+    assert change == {"to_stage": "Archived", "person": "Ada"}
     assert not list(home.rglob("*.db"))
     written = "".join(file.read_bytes().decode(errors="replace") for file in tmp_path.rglob("*") if file.is_file())
     assert PASSWORD not in written + "".join(capfd.readouterr())

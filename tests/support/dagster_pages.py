@@ -1,4 +1,4 @@
-"""Dagster's pages in Debian's chromium, opened as a person does: for tests, and for the documentation's pictures."""
+"""Dagster's pages in Debian's chromium, opened as a user would, for tests and for screenshots."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ SECONDS = 1000.0  # Playwright counts in milliseconds
 
 @contextmanager
 def dagster_ui(settings: Settings, log: Path) -> Iterator[str]:
-    """What `make dev` runs, on a home: the address of Dagster's UI, once it answers."""
+    """Run the services of `make dev` on a home, and yield the address of Dagster's UI."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     with served(settings, log, {"DAGSTER_PORT": port}):
@@ -30,7 +30,7 @@ def dagster_ui(settings: Settings, log: Path) -> Iterator[str]:
 
 @contextmanager
 def window(address: str) -> Iterator[Page]:
-    """A window of a browser on the UI, in its light theme."""
+    """Open the UI in a browser window, with the light theme."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         page = browser.new_page(base_url=address, viewport=SIZE, color_scheme="light")
@@ -41,7 +41,7 @@ def window(address: str) -> Iterator[Page]:
 
 
 def open_lineage(page: Page) -> None:
-    """The graph of all assets, its groups opened."""
+    """Open the graph of all assets with its groups expanded."""
     page.goto("/asset-groups")
     expect(page.get_by_role("button", name="Materialize all")).to_be_visible()
     page.keyboard.press("Alt+e")
@@ -49,20 +49,20 @@ def open_lineage(page: Page) -> None:
 
 
 def shown_in_lineage(page: Page, asset: str) -> bool:
-    """Whether the graph has a box for the asset; in a small graph long names are cut in their middle."""
+    """Return whether the graph shows the asset; a small graph truncates long names in the middle."""
     start, end = re.escape(asset[:5]), re.escape(asset[-8:])
     names = page.locator("foreignObject").all_text_contents()
     return any(re.fullmatch(f"{re.escape(asset)}|{start}.*….*{end}", name.strip()) for name in names)
 
 
 def open_asset(page: Page, asset: str) -> None:
-    """An asset's page, with what its latest materialization said."""
+    """Open an asset's page with the metadata of its latest materialization."""
     page.goto(f"/assets/{asset}?view=overview")
     expect(page.get_by_text("[Show Markdown]").first).to_be_visible()
 
 
 def show_picture(page: Page, entry: str) -> Locator:
-    """A picture that the page keeps under a name in its metadata, shown; it has been decoded."""
+    """Show a picture of the asset's metadata and return it once it is decoded."""
     row = page.get_by_role("row").filter(has=page.get_by_text(entry, exact=True))
     row.get_by_text("[Show Markdown]").first.click()
     picture = page.get_by_role("dialog").locator("img")
@@ -72,13 +72,13 @@ def show_picture(page: Page, entry: str) -> Locator:
 
 
 def open_check(page: Page, asset: str, check: str) -> None:
-    """The page of an asset's checks, with one of them chosen."""
+    """Open one of an asset's checks."""
     page.goto(f"/assets/{asset}?view=checks&checkDetail={check}")
     expect(page.get_by_text("Latest execution").first).to_be_visible()
 
 
 def open_launchpad(page: Page, job: str) -> None:
-    """The Launchpad of a job with its example, as the link on the job's page opens it."""
+    """Open a job's Launchpad with its example config by the link on the job's page."""
     page.goto(f"/locations/definitions/jobs/{job}")
     page.get_by_role("link", name="Open this in the Launchpad").click()
     first_line = EXAMPLES[job].splitlines()[0].partition(" #")[0]
@@ -86,7 +86,7 @@ def open_launchpad(page: Page, job: str) -> None:
 
 
 def launch(page: Page) -> str:
-    """Launch what the Launchpad holds and wait until the run's page says success; the run's id."""
+    """Launch the job, wait until the run's page shows success, and return the run's id."""
     page.get_by_role("button", name="Launch Run").click()
     page.wait_for_url(re.compile("/runs/"))
     expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=300 * SECONDS)

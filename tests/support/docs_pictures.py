@@ -1,7 +1,7 @@
-"""The pictures of real pages in docs/pictures: `python -m tests.support.docs_pictures [HOME]` draws them anew.
+"""Takes the screenshots in docs/pictures: `python -m tests.support.docs_pictures [HOME]`.
 
-They show a home of photographs after a run of the demo; tests/support/docs_photographs.py says what that needs. A HOME
-that is named is kept, and used as it is if it exists. Look at each picture before you commit it.
+They show a home of photographs after a run of the demo; see tests/support/docs_photographs.py for what that needs. An
+existing HOME is used as it is. Check each picture before you commit it.
 """
 
 import os
@@ -41,23 +41,23 @@ SENSORS_SECONDS = 45  # until every sensor has looked once
 FADING = 3000  # milliseconds, in which the page moves things to their places
 
 
-def keep(name: str, picture: bytes) -> None:
-    """Writes a screenshot to the documentation's pictures."""
+def save(name: str, picture: bytes) -> None:
+    """Save a screenshot as a picture of the documentation."""
     with Image.open(BytesIO(picture)) as drawn:
         drawn.convert("RGB").save(FOLDER / f"{name}.webp", quality=QUALITY, method=6)
 
 
 def take(name: str, page: Page, left: float = 0, top: float = 0) -> None:
-    """The page as a picture, or what is right and below of a point, once nothing more comes from the server."""
+    """Take a screenshot of the page from a point on, once the network is idle."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(FADING)
     size = page.viewport_size or SIZE
     clip = FloatRect(x=left, y=top, width=size["width"] - left, height=size["height"] - top)
-    keep(name, page.screenshot(clip=clip))
+    save(name, page.screenshot(clip=clip))
 
 
 def fill(settings: Settings) -> None:
-    """Fills a home with photographs, then with what a run of the demo makes of them."""
+    """Copy photographs into a home and run the demo on them."""
     write_photographs(settings.home / "landing")
     environment = {**os.environ, "IMAGE_ASSETS_HOME": str(settings.home)}
     for command in ("demo", "check-data"):
@@ -70,11 +70,11 @@ def draw_gallery(home: Path) -> None:
         page.set_viewport_size(GALLERY_SIZE)
         page.goto("/?sort=newest")
         page.wait_for_load_state("networkidle")
-        keep("gallery", page.screenshot())
+        save("gallery", page.screenshot())
 
 
 def draw(page: Page) -> None:
-    """Each page in turn; what the browser is told to hide stays hidden."""
+    """Take a screenshot of each page."""
     page.set_viewport_size(LINEAGE_SIZE)
     open_lineage(page)
     panel = page.get_by_placeholder("Jump to").bounding_box()
@@ -104,13 +104,13 @@ def draw(page: Page) -> None:
 
 
 def calm(settings: Settings) -> bool:
-    """Whether no run goes on: the sensors ask for some when they look for the first time."""
+    """Return whether no run is active; the first ticks of the sensors request some."""
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         return not instance.get_runs(dg.RunsFilter(statuses=ACTIVE), limit=1)
 
 
 def main(home: Path) -> None:
-    """Draw all of them."""
+    """Take all screenshots."""
     settings = read_settings({**os.environ, "IMAGE_ASSETS_HOME": str(home)})
     if not (home / "tables").is_dir():
         fill(settings)
@@ -119,7 +119,7 @@ def main(home: Path) -> None:
     log = home / "dev.log"
     with dagster_ui(settings, log) as address, window(address) as page:
         time.sleep(SENSORS_SECONDS)
-        wait_for(lambda: calm(settings), "the end of what the sensors ask for", log)
+        wait_for(lambda: calm(settings), "the end of the sensors' runs", log)
         draw(page)
 
 

@@ -1,7 +1,7 @@
-"""Assets of the graph materialized by a process of its own, as the environment says.
+"""Materializes assets of the graph in a separate process, set up by its environment variables.
 
-`python -m tests.support.graph_run <asset>,… <asset>,…`: one run for each argument; it prints each run's metadata by
-asset, as JSON, and last the command lines of what it started.
+`python -m tests.support.graph_run <asset>,… <asset>,…`: one run for each argument. It prints the metadata of each
+run by asset, as JSON, and then the command lines of the processes that it started.
 """
 
 import json
@@ -23,22 +23,26 @@ ROOT = Path(__file__).parents[2]
 
 
 def graph_run(home: Path, *runs: str, **variables: str) -> tuple[list[dict[str, dict]], str]:
-    """What each run's materializations say, by asset, and all that the process said; AssertionError when it failed."""
+    """Return the metadata of each run by asset, and the output of the process.
+
+    Raises:
+        AssertionError: If the process failed.
+    """
     environment = {**os.environ, **CLUSTER_ENVIRONMENT, "IMAGE_ASSETS_HOME": str(home), **variables}
     command = [sys.executable, "-m", __name__, *runs]
     answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    said = answer.stdout + answer.stderr
-    assert answer.returncode == 0, said[-5000:]
-    return [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")], said
+    output = answer.stdout + answer.stderr
+    assert answer.returncode == 0, output[-5000:]
+    return [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")], output
 
 
-def told(metadata: Mapping[str, object]) -> dict[str, object]:
-    """What of it JSON holds."""
+def json_values(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Return the entries that JSON can represent."""
     return {name: value for name, value in metadata.items() if isinstance(value, str | int | float)}
 
 
 def main(*runs: str) -> None:
-    """Materialize, one run after the other."""
+    """Materialize the assets, one run after the other."""
     open_home()
     hide_library_messages()
     from definitions import defs
@@ -50,7 +54,7 @@ def main(*runs: str) -> None:
             result = job.execute_in_process(instance=instance, asset_selection=keys, raise_on_error=False)
             if not result.success:
                 sys.exit("\n".join(failures(result)))
-            made = {name: told(metadata) for name, metadata in metadata_of(result).items()}
+            made = {name: json_values(metadata) for name, metadata in metadata_of(result).items()}
             sys.stdout.write(json.dumps(made) + "\n")
             sys.stdout.flush()
         for process in psutil.Process().children(recursive=True):

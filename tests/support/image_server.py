@@ -1,4 +1,4 @@
-"""A web server on this machine that hands out images, and whatever else a server may do."""
+"""A local web server that serves images and can misbehave in many ways."""
 
 import time
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from urllib.parse import urlsplit
 
 @dataclass
 class ImageServer:
-    """What it hands out by path, how it answers by path instead, and what it was asked."""
+    """The images by path, other responses by path, and the requests so far."""
 
     address: str = ""
     images: dict[str, bytes] = field(default_factory=dict)
-    statuses: dict[str, list[int]] = field(default_factory=dict)  # answers to the next requests
+    statuses: dict[str, list[int]] = field(default_factory=dict)  # of the next responses
     redirects: dict[str, str] = field(default_factory=dict)
-    slow: set[str] = field(default_factory=set)  # their bytes come one by one
-    cut: set[str] = field(default_factory=set)  # their last byte never comes
-    untagged: set[str] = field(default_factory=set)  # nothing tells their versions
+    slow: set[str] = field(default_factory=set)  # sent byte by byte
+    cut: set[str] = field(default_factory=set)  # sent without the last byte
+    untagged: set[str] = field(default_factory=set)  # sent without an ETag
     asked: list[tuple[str, int]] = field(default_factory=list)
 
     def statuses_of(self, path: str) -> list[int]:
-        """How requests for a path were answered."""
+        """Return the status of each response for a path."""
         return [status for asked, status in self.asked if asked == path]
 
 
 @contextmanager
 def image_server() -> Iterator[ImageServer]:
-    """A server on a free port, without images."""
+    """Run a server without images on a free port."""
     served = ImageServer()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Small images made in code: the same number, the same bytes."""
+"""Small images created in code. The same number gives the same bytes."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,27 +8,27 @@ from PIL import Image
 
 
 def picture(number: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
-    """A pattern of color that looks like no other number's."""
+    """Return a color pattern that differs from that of any other number."""
     patches = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
 
 def png(number: int, size: tuple[int, int] = (48, 32)) -> bytes:
-    """The picture, lossless."""
+    """Return the picture as PNG."""
     content = BytesIO()
     picture(number, size).save(content, "PNG")
     return content.getvalue()
 
 
 def jpeg(number: int, quality: int = 90) -> bytes:
-    """The picture as JPEG; another quality is a near duplicate."""
+    """Return the picture as JPEG; another quality gives a near duplicate."""
     content = BytesIO()
     picture(number).save(content, "JPEG", quality=quality)
     return content.getvalue()
 
 
 def colored_jpeg(label_index: int, seed: int) -> bytes:
-    """A noisy JPEG, red for label 0 and blue for label 1; the seed makes it one of its own."""
+    """Return a noisy JPEG, red for label 0 and blue for label 1, unique for each seed."""
     noise = np.random.default_rng((label_index, seed)).integers(-40, 40, (60, 80, 3))
     color = np.array([(200, 60, 50), (50, 70, 190)][label_index])
     content = BytesIO()
@@ -37,7 +37,7 @@ def colored_jpeg(label_index: int, seed: int) -> bytes:
 
 
 def put(folder: Path, name: str, content: bytes) -> Path:
-    """The file below the folder, written."""
+    """Write a file below the folder and return its path."""
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)

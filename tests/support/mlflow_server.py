@@ -1,4 +1,4 @@
-"""An MLflow server with accounts on this machine, and a line to it that can be held."""
+"""A local MLflow server with accounts, and a proxy to it that can hold a response back."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def password_of(account: str) -> str:
 
 
 def log_in(monkeypatch: pytest.MonkeyPatch, account: str, password: str | None = None) -> None:
-    """Be this account from now on."""
+    """Use this account from now on."""
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", account)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password or password_of(account))
 
@@ -51,7 +51,7 @@ class MlflowServer:
     log: Path
 
     def create_account(self, account: str, grants: Mapping[tuple[str, str], str]) -> None:
-        """An account that may do this on what: (type, name): permission."""
+        """Create an account with permissions by (resource type, name)."""
         from mlflow.server.auth.client import AuthServiceClient  # brings the whole server along
 
         accounts = AuthServiceClient(self.url)
@@ -62,7 +62,7 @@ class MlflowServer:
 
 @contextmanager
 def mlflow_server(folder: Path, empty_store: Path) -> Iterator[MlflowServer]:
-    """MLflow's own server with its basic-auth app: whoever has no permission may do nothing."""
+    """Run MLflow's server with its basic-auth app; nothing is allowed by default."""
     shutil.copy(empty_store, folder / "mlflow.db")
     (folder / "basic_auth.ini").write_text(SETTINGS.format(folder=folder))
     with socket.socket() as probe:
@@ -90,7 +90,7 @@ def mlflow_server(folder: Path, empty_store: Path) -> Iterator[MlflowServer]:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server answers; its log, when it does not."""
+    """Wait until the server responds; otherwise fail with its log."""
     since = time.monotonic()
     while time.monotonic() - since < START_SECONDS and process.poll() is None:
         try:
@@ -103,7 +103,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @dataclass
 class HeldLine:
-    """A line to a server that takes one request on, and keeps its answer back: what follows has not happened yet."""
+    """A proxy that forwards one request and holds its response back, to freeze the client at that point."""
 
     url: str = ""
     reached: threading.Event = field(default_factory=threading.Event)
@@ -112,7 +112,7 @@ class HeldLine:
 
 @contextmanager
 def held_after(server: str, path: str, count: int = 1) -> Iterator[HeldLine]:
-    """A line that keeps back the answer to the count-th request that changes something at this path."""
+    """Run a proxy that holds back the response to the count-th modifying request to this path."""
     line, seen = HeldLine(), []
 
     class Handler(BaseHTTPRequestHandler):

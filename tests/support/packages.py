@@ -20,18 +20,18 @@ PATIENCE_SECONDS = 240
 
 
 def new_environment(folder: Path, python: str) -> dict[str, str]:
-    """A virtual environment with nothing in it, and the variables of a shell in it; its `pip` is uv's."""
+    """Create an empty virtual environment whose `pip` is uv, and return the variables of a shell in it."""
     subprocess.run([sys.executable, "-m", "uv", "venv", "--quiet", "--python", python, str(folder)], check=True)
     pip = folder / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m uv pip "$@" --python {folder}/bin/python\n')
     pip.chmod(0o755)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MLFLOW"))}
-    return {**kept, "PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MLFLOW"))}
+    return {**variables, "PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
 
 
 @dataclass
 class Image:
-    """What the steps of a Dockerfile lead to: a folder, the variables, the user, the command."""
+    """The result of a Dockerfile's steps: working directory, variables, user, command."""
 
     folder: Path
     variables: dict[str, str]
@@ -40,7 +40,7 @@ class Image:
 
 
 def built(package: Path, root: Path) -> Image:
-    """The steps of the package's Dockerfile, run one by one below a root."""
+    """Run the steps of the package's Dockerfile below a root folder."""
     lines = [line for line in (package / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
     steps = [tuple(line.split(" ", 1)) for line in lines]
     assert steps[0][0] == "FROM"
@@ -69,11 +69,11 @@ def built(package: Path, root: Path) -> Image:
 
 @contextmanager
 def started(image: Image, port: str) -> Iterator[str]:
-    """The image's command, on this machine alone; the address at which it answers."""
+    """Run the image's command on the loopback interface, and yield its address."""
     variables = {**image.variables, "HOST": "127.0.0.1", "PORT": port}
     log = image.folder / "log.txt"
-    with log.open("w") as said:
-        server = subprocess.Popen(image.command, cwd=image.folder, env=variables, stdout=said, stderr=said)
+    with log.open("w") as output:
+        server = subprocess.Popen(image.command, cwd=image.folder, env=variables, stdout=output, stderr=output)
         try:
             address = f"http://127.0.0.1:{port}"
             for _ in range(PATIENCE_SECONDS):
@@ -96,23 +96,25 @@ def answers(address: str) -> bool:
 
 
 def asked(address: str, request: bytes) -> pd.DataFrame:
-    """What the server says to a request."""
+    """Return the server's predictions for a request."""
     question = Request(f"{address}/invocations", request, {"Content-Type": "application/json"})
     return pd.DataFrame(json.load(urlopen(question, timeout=120))["predictions"])
 
 
 def request_for(contents: Sequence[bytes]) -> bytes:
-    """A request about images."""
+    """Return a request with the contents of images."""
     rows = [[b64encode(content).decode()] for content in contents]
     return json.dumps({"dataframe_split": {"columns": ["content"], "data": rows}}).encode()
 
 
 def edge_answers(package: Path, files: Sequence[Path], root: Path) -> pd.DataFrame:
-    """What the edge example says of files, in an environment of its own."""
+    """Return the predictions of the edge example in a separate environment."""
     variables = new_environment(root, "3.11")
     folder = package / "edge"
     subprocess.run(["pip", "install", "-q", "-r", "requirements.txt"], cwd=folder, env=variables, check=True)
     command = ["python", "example.py", *map(str, files)]
-    said = subprocess.run(command, cwd=folder, env=variables, check=True, capture_output=True, text=True).stdout
-    found = pd.DataFrame([line.rsplit(" ", 2) for line in said.splitlines()], columns=["path", "label", "probability"])
+    output = subprocess.run(command, cwd=folder, env=variables, check=True, capture_output=True, text=True).stdout
+    found = pd.DataFrame(
+        [line.rsplit(" ", 2) for line in output.splitlines()], columns=["path", "label", "probability"]
+    )
     return found.assign(probability=found["probability"].astype(float))

@@ -1,4 +1,4 @@
-"""A real PostgreSQL on this machine, in a folder of its own, where its programs are installed."""
+"""A local PostgreSQL server in a temporary folder, if its programs are installed."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ FAST = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writ
 
 
 def programs() -> Path | None:
-    """The folder of `initdb` and `postgres`: on the PATH, or Debian's newest."""
+    """Return the folder of `initdb` and `postgres`: on the PATH, or Debian's newest."""
     found = shutil.which("initdb")
     if found:
         return Path(found).resolve().parent
@@ -26,7 +26,7 @@ def programs() -> Path | None:
 
 
 def account() -> str | None:
-    """The user who runs the server: not root, as PostgreSQL refuses it; None for this process's own."""
+    """Return the user who runs the server, because PostgreSQL refuses root; None for the current user."""
     if os.getuid() != 0:
         return None
     users = {user.pw_name for user in pwd.getpwall()}
@@ -35,7 +35,7 @@ def account() -> str | None:
 
 @contextmanager
 def postgres_server(*databases: str) -> Iterator[Mapping[str, str]]:
-    """The addresses of new databases by name."""
+    """Run a server with empty databases, and yield their addresses by name."""
     import psycopg2
 
     folder = programs()

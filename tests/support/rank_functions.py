@@ -1,4 +1,4 @@
-"""What the ranks of the tests do, and how each distributor's ranks sum arrays over all of them."""
+"""Functions that ranks run in tests, and how each distributor sums arrays over its ranks."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ Sum = Callable[[Arrays], list[np.ndarray]]
 
 
 def by_horovod() -> tuple[int, Sum]:
-    """This rank, and Horovod's sum over all ranks."""
+    """Return this rank and Horovod's sum over all ranks."""
     import horovod.torch as hvd
     import torch
 
@@ -29,7 +29,7 @@ def by_horovod() -> tuple[int, Sum]:
 
 
 def by_torch() -> tuple[int, Sum]:
-    """This rank, and torch.distributed's sum over all ranks."""
+    """Return this rank and torch.distributed's sum over all ranks."""
     import torch
     from torch import distributed
 
@@ -44,7 +44,7 @@ def by_torch() -> tuple[int, Sum]:
 
 
 def by_tensorflow() -> tuple[int, Sum]:
-    """This rank, and the sum of MultiWorkerMirroredStrategy, which is made before TensorFlow does anything else."""
+    """Return this rank and the sum of MultiWorkerMirroredStrategy, which must be the first use of TensorFlow."""
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -63,7 +63,7 @@ CONNECTED = {"horovod": by_horovod, "torch_distributor": by_torch, "tensorflow_d
 
 
 def summed(distributor: str, arrays: Arrays) -> tuple[int, list[np.ndarray]]:
-    """This rank, and each array summed over all ranks, where every rank's is multiplied by its number from 1."""
+    """Return this rank and each array summed over all ranks, where rank r contributes r + 1 times the array."""
     rank, sums = CONNECTED[distributor]()
     logging.getLogger("image_assets.test").info("hello from rank %s", rank)
     return rank, sums([array * (rank + 1) for array in arrays])

@@ -1,6 +1,6 @@
 """A driver on a cluster: `python -m tests.support.ranks_on_cluster <master> <folder> <distributor>…`.
 
-It prints for each distributor what two ranks summed, and on how many workers they ran.
+For each distributor it prints the sums of two ranks, and on how many workers they ran.
 """
 
 import sys
@@ -17,7 +17,7 @@ ARRAYS = (np.arange(3.0), np.ones((1, 2)))
 
 
 def summed_where(distributor: str) -> tuple[int, list[list[int]], Path]:
-    """This rank, the sums over all ranks, and the folder in which an executor of Spark runs this one."""
+    """Return this rank, the sums over all ranks, and the working directory of its Spark executor."""
     rank, sums = summed(distributor, ARRAYS)
     return rank, [total.astype(int).tolist() for total in sums], Path.cwd()
 
@@ -31,8 +31,8 @@ def main(master: str, folder: str, *distributors: str) -> None:
             session.spark_session, name, summed_where, distributor=name
         )
         assert sums == others
-        said = f"ranks {first} and {second} on {len({here, there})} workers, {sums[0]} and {sums[1]}"
-        sys.stdout.write(f"{name}: {said}\n")
+        result = f"ranks {first} and {second} on {len({here, there})} workers, {sums[0]} and {sums[1]}"
+        sys.stdout.write(f"{name}: {result}\n")
 
 
 if __name__ == "__main__":

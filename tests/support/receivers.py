@@ -1,4 +1,4 @@
-"""Receivers of messages on this machine: a webhook and a mail server, which answer as a test says."""
+"""Local receivers of messages for tests: a webhook and a mail server with configurable responses."""
 
 import json
 import socketserver
@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 SECRET = "tOps3cret"  # a part of each address
-DROP, HANG = "drop", "hang"  # what an answer may be beside a number: the line is cut, or nothing is said
+DROP, HANG = "drop", "hang"  # responses besides a status: close the connection, or send nothing
 
 
 @dataclass
 class Inbox:
-    """What came to a receiver, and how it answers: `answers` one by one, and then as it does on a good day."""
+    """The messages of a receiver and its responses: `answers` one by one, then success."""
 
     port: int = 0
     answers: list[int | str] = field(default_factory=list)
@@ -25,15 +25,15 @@ class Inbox:
 
     @property
     def accepted(self) -> list[dict[str, Any]]:
-        """The messages that were answered with yes."""
+        """The messages that were accepted."""
         return [message for message in self.messages if message["answer"] == 200]
 
     def texts(self) -> str:
-        """What the accepted messages say."""
+        """Return the texts of the accepted messages."""
         return "\n".join(message["message"] for message in self.accepted)
 
     def take(self, message: dict[str, Any]) -> int | str:
-        """Keep the message; the answer."""
+        """Store a message and return the response."""
         answer = self.answers.pop(0) if self.answers else 200
         self.messages.append({**message, "answer": answer})
         self.before_answer()
@@ -41,7 +41,7 @@ class Inbox:
 
 
 class Quiet(ThreadingHTTPServer):
-    """A server that is silent about clients that were killed."""
+    """A server that reports no error when a client is killed."""
 
     daemon_threads = True
 
@@ -51,7 +51,7 @@ class Quiet(ThreadingHTTPServer):
 
 @contextmanager
 def serving(server: socketserver.TCPServer) -> Iterator[None]:
-    """The server at work during the block."""
+    """Run the server during the block."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -69,8 +69,8 @@ def webhook() -> Iterator[Inbox]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = inbox.take({**said, "id": self.headers["Idempotency-Key"], "path": self.path})
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = inbox.take({**body, "id": self.headers["Idempotency-Key"], "path": self.path})
             if answer == HANG:
                 inbox.released.wait(30)
             if isinstance(answer, int):
@@ -90,7 +90,7 @@ def webhook() -> Iterator[Inbox]:
 
 @contextmanager
 def mail_server() -> Iterator[Inbox]:
-    """A receiver of mail, as far as one mail needs it."""
+    """A mail server that supports just enough SMTP to receive a message."""
     inbox = Inbox()
 
     class Handler(socketserver.StreamRequestHandler):

@@ -1,4 +1,4 @@
-"""An S3 server on this machine, in memory: moto's."""
+"""A local in-memory S3 server, by moto."""
 
 import subprocess
 import sys
@@ -14,11 +14,11 @@ SECRET = "a-secret-that-nobody-may-see"
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """A bucket, as the variables with which every library opens it."""
+    """Run a server with a bucket, and yield the environment variables for its clients."""
     import boto3
     from s3fs import S3FileSystem
 
-    S3FileSystem.clear_instance_cache()  # file systems that know the address of another server
+    S3FileSystem.clear_instance_cache()  # of file systems with the address of another server
     port = free_port()
     command = [Path(sys.executable).parent / "moto_server", "-H", HOST, "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:

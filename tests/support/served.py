@@ -1,4 +1,4 @@
-"""What `make dev` runs, on a home, and the runs that its sensors ask for."""
+"""Runs the services of `make dev` on a home, and finds the runs that its sensors request."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 600
 
 
 def free_port() -> str:
-    """A port that nothing uses now."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -29,7 +29,7 @@ def free_port() -> str:
 
 @contextmanager
 def served(settings: Settings, log: Path, variables: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Dagster's UI and daemon, and MLflow unless it is elsewhere; what they say is added to the log."""
+    """Run Dagster's UI and daemon, and MLflow unless it is elsewhere; their output is appended to the log."""
     environment = {
         **os.environ,
         "IMAGE_ASSETS_HOME": str(settings.home),
@@ -51,7 +51,7 @@ def served(settings: Settings, log: Path, variables: Mapping[str, str] | None = 
 
 @contextmanager
 def mlflow_server(settings: Settings, port: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server of its own for the home's registry."""
+    """Run a separate MLflow server for the home's registry."""
     monkeypatch.setenv("MLFLOW_PORT", port)
     monkeypatch.setenv("DAGSTER_PORT", free_port())
     monkeypatch.setenv("GALLERY_PORT", free_port())
@@ -64,7 +64,7 @@ def mlflow_server(settings: Settings, port: str, monkeypatch: pytest.MonkeyPatch
 
 
 def wait_for(condition: Callable[[], object], what: str, log: Path) -> None:
-    """Look again until it is so; the end of the log, when it takes too long."""
+    """Wait until the condition holds; on timeout, fail with the end of the log."""
     since = time.monotonic()
     while not condition():
         if time.monotonic() - since > PATIENCE_SECONDS:
@@ -72,8 +72,8 @@ def wait_for(condition: Callable[[], object], what: str, log: Path) -> None:
         time.sleep(1)
 
 
-def asked_for(instance: dg.DagsterInstance, sensor: str) -> list[dg.DagsterRun]:
-    """The runs that a sensor asked for, oldest first; each under a key of its own, and none that failed."""
+def requested_runs(instance: dg.DagsterInstance, sensor: str) -> list[dg.DagsterRun]:
+    """Return the runs that a sensor requested, oldest first; their keys are unique and none failed."""
     runs = instance.get_runs(dg.RunsFilter(tags={SENSOR_TAG: sensor}))[::-1]
     assert len({run.tags[RUN_KEY_TAG] for run in runs}) == len(runs)
     assert dg.DagsterRunStatus.FAILURE not in {run.status for run in runs}

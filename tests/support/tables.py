@@ -1,4 +1,4 @@
-"""Delta tables without Spark, and rows put into them."""
+"""Delta tables without Spark, and upserts of rows."""
 
 from pathlib import Path
 

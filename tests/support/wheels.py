@@ -18,7 +18,7 @@ def package_files() -> set[Path]:
 
 
 def build_wheel(source: Path, folder: Path) -> Path:
-    """Builds the wheel of the source, which must be a copy: building leaves files behind."""
+    """Build the wheel of a source folder, which must be a copy because building leaves files behind."""
     command = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True)
     (wheel,) = folder.glob("image_assets-*.whl")
