@@ -34,14 +34,13 @@ check: install ## check formatting, lint, types and import rules
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test-fast: install ## the tests without Spark sessions and training, in about three minutes
-	$(BIN)/pytest -n 2 --dist loadfile -m "not spark and not training and not path and not gpu"
+test-fast: install ## the tests of plain functions, and one small run of each table, in about three minutes
+	$(BIN)/pytest -n 2 -m "small_run or not (spark or training or path or gpu or slow)"
 
 test: check ## run the checks, then every test that this machine can run, kind by kind
-	$(BIN)/pytest -n 2 --dist loadfile -m "not spark and not training and not path and not gpu"
-	$(BIN)/pytest -n 2 --dist loadfile -m "spark and not training"
-	$(BIN)/pytest -n 2 --dist loadfile -m training
-	$(BIN)/pytest -m path
+	$(BIN)/pytest -n 2 -m "not (spark or training or path or gpu)"
+	$(BIN)/pytest -n 2 -m "spark and not training"
+	$(BIN)/pytest -n 2 -m "training or path"
 
 check-data: install ## evaluate every asset check on the current tables; fails if an ERROR check does
 	@$(BIN)/image-assets check-data

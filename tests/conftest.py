@@ -1,5 +1,6 @@
-"""What several tests share: Spark with Delta, an empty home, a landing folder."""
+"""Fixtures that many tests share: Spark with Delta, an empty home, a landing folder."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,31 +16,32 @@ from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
 from image_assets.data.raw_images import raw_images
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.spark_session import DeltaSpark, spark_session
+from resources.delta.spark_session import DeltaSpark
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.images import png, put
 from tests.support.mlflow_server import MlflowServer, mlflow_server
 from tests.support.receivers import Inbox, webhook
+from tests.support.small_spark import small_spark
 
-# A few rows at a time: compiling queries and spreading them over tasks takes longer than it saves.
-SMALL_WORK = {
-    "spark.sql.shuffle.partitions": "2",
-    "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-}
+# Every JVM of a test lives for seconds or minutes, so it gets one compiler and one collector. Hadoop starts `chmod` for
+# each file that it writes, and without VFORK Java starts a helper each time as well.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djdk.lang.Process.launchMechanism=VFORK"
+for variable in ("SPARK_SUBMIT_OPTS", "SPARK_DAEMON_JAVA_OPTS"):  # drivers; the masters and workers of clusters
+    os.environ[variable] = f"{os.environ.get(variable, '')} {JVM}".strip()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take longest, so that no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("path") is None, item.path not in slow))
 
 
 @pytest.fixture(scope="session")
 def delta_spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeltaSpark]:
     """The project's own Spark session, on two cores, started by the first test that uses it."""
-    settings = spark_session("local[2]", scratch=str(tmp_path_factory.mktemp("spark"))).spark_config
-    java = f"{settings['spark.driver.extraJavaOptions']} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-    session = DeltaSpark(spark_config={**settings, **SMALL_WORK, "spark.driver.extraJavaOptions": java})
-    yield session
+    yield small_spark(str(tmp_path_factory.mktemp("spark")))
     if active := SparkSession.getActiveSession():
         active.stop()
 
@@ -55,19 +57,19 @@ def tables_in(home: Path, session: DeltaSpark) -> DeltaTables:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """An empty home, whose name has a space as many folders have."""
+    """An empty home. Its name has a space, as many folder names do."""
     return tmp_path / "a home"
 
 
 @pytest.fixture
 def delta_tables(delta_spark: DeltaSpark, home: Path) -> DeltaTables:
-    """No table yet."""
+    """An empty folder of tables."""
     return tables_in(home, delta_spark)
 
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
-    """What comes to a webhook on this machine, which accepts everything."""
+    """The messages that a local webhook receives. It accepts all of them."""
     with webhook() as inbox:
         yield inbox
 
@@ -82,13 +84,13 @@ def landing(home: Path) -> Path:
 
 @pytest.fixture
 def image_folder(landing: Path) -> ImageFolder:
-    """The landing folder, whose files are taken as whole at once."""
+    """The landing folder without a settle period."""
     return ImageFolder(root=str(landing), settle_seconds=0)
 
 
 @pytest.fixture
 def eight_images(landing: Path) -> dict[str, bytes]:
-    """Four balls and four cubes in the landing folder: what is in each file."""
+    """Four balls and four cubes in the landing folder, as contents by file name."""
     labels = ["ball"] * 4 + ["cube"] * 4
     contents = {f"{label}/{label} {number}.png": png(number) for number, label in enumerate(labels)}
     for name, content in contents.items():
@@ -98,7 +100,7 @@ def eight_images(landing: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of MLflow's without runs. It takes seconds to make, so the tests copy it."""
+    """An MLflow database without runs. Creating one takes seconds, so tests copy it."""
     store = tmp_path_factory.getbasetemp() / "empty_store" / "mlflow.db"
     create_store(f"sqlite:///{store}")
     return store
@@ -106,7 +108,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(home: Path, empty_store: Path) -> ModelRegistry:
-    """A registry with the registered model and no version of it."""
+    """A registry with the registered model, without versions."""
     from mlflow import MlflowClient
 
     home.mkdir(exist_ok=True)
@@ -125,7 +127,7 @@ def accounts_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path)
 
 @dataclass(frozen=True)
 class Ingested:
-    """A home after a run of the data assets, to be read only."""
+    """A home after a run of the data assets. Do not change it."""
 
     home: Path
     run: dg.ExecuteInProcessResult
@@ -133,7 +135,7 @@ class Ingested:
 
 @pytest.fixture(scope="session")
 def ingested(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
-    """Eight balls and eight cubes, gone through all tables by one Dagster run."""
+    """Eight balls and eight cubes, ingested by one Dagster run."""
     home = tmp_path_factory.mktemp("ingested") / "a home"
     for number in range(16):
         label = ("ball", "cube")[number % 2]
@@ -151,6 +153,6 @@ def ingested(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def ingested_tables(ingested: Ingested, delta_spark: DeltaSpark, home: Path) -> DeltaTables:
-    """A copy of the tables of eight balls and eight cubes, to be changed."""
+    """A copy of the tables of eight balls and eight cubes, which a test may change."""
     shutil.copytree(ingested.home / "tables", home / "tables")
     return tables_in(home, delta_spark)

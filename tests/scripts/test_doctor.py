@@ -20,6 +20,7 @@ from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, pas
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 from tests.support.s3_server import BUCKET, SECRET, s3_server
 
+pytestmark = pytest.mark.slow  # each test starts the command
 ROOT = Path(__file__).parents[2]
 needs_s3_jars = pytest.mark.skipif(
     bool(jars.list_missing(jars.spark_home() / "jars", jars.S3)), reason="no jars for S3: make s3"

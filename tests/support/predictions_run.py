@@ -1,4 +1,4 @@
-"""A run of the predictions, also as a program that is killed at a named point.
+"""Runs of the prediction tables, also as a program that kills itself at a given point.
 
 `python -m tests.support.predictions_run HOME POINT`
 """
@@ -14,15 +14,15 @@ from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.spark_session import spark_session
 from resources.delta.table import Table
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.data_run import kill, kill_when_written
 from tests.support.registered_versions import registered, saved_model
+from tests.support.small_spark import small_spark
 
 POINTS = ("while answering", "after the commit", "in current_predictions")
-# Says `ball`; where a file of this name is beside the model, it hangs at that image for as long as the file is there.
+# Predicts `ball`. It hangs at an image as long as the model's folder contains a file of that name.
 CLASSIFIER = """
     import time
     from pathlib import Path
@@ -46,7 +46,7 @@ CLASSIFIER = """
 
 
 def logged_version(registry: ModelRegistry, folder: Path) -> ModelVersion:
-    """A version whose tags say what was logged; its files are below the folder, named by its number."""
+    """Register a version with the tags that a training sets; the folder has its files under its number."""
     name = f"version{len(registry.versions()) + 1}"
     model = saved_model(CLASSIFIER.format(folder=str(folder)), folder, name)
     tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
@@ -54,8 +54,8 @@ def logged_version(registry: ModelRegistry, folder: Path) -> ModelVersion:
     return registered(model, registry, tags, (folder / "artifacts").as_uri())
 
 
-def kept_instance(home: Path) -> dg.DagsterInstance:
-    """The home's Dagster instance, which a killed run leaves no pool of claimed."""
+def home_instance(home: Path) -> dg.DagsterInstance:
+    """Return the home's Dagster instance. It has no pools, which a killed run would leave claimed."""
     folder = home / "dagster"
     folder.mkdir(exist_ok=True)
     return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}})
@@ -64,7 +64,7 @@ def kept_instance(home: Path) -> dg.DagsterInstance:
 def run_predictions(
     delta_tables: DeltaTables, registry: ModelRegistry, instance: dg.DagsterInstance
 ) -> dg.ExecuteInProcessResult:
-    """A run of image_predictions and current_predictions."""
+    """Materialize image_predictions and current_predictions."""
     resources = {
         "delta_tables": delta_tables,
         "model_registry": registry,
@@ -75,30 +75,30 @@ def run_predictions(
 
 
 class KilledTables(DeltaTables):
-    """Tables whose writer ends at the point."""
+    """Tables that kill the process at the point."""
 
     point: str
 
     def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
-        """Add rows, and end before Spark hears of it."""
+        """Add rows, or kill the process before Spark records the batch as done."""
         super().append(rows, table, transaction=transaction)
         if self.point == "after the commit":
             kill()
 
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
-        """Put these rows in place of all others, or end meanwhile."""
+        """Replace all rows, or kill the process meanwhile."""
         kill_when_written(Path(self.uri(table)))
         super().overwrite(rows, table, note=note)
 
 
 def main(home: str, point: str) -> None:
-    """Run, and be killed."""
-    session = spark_session("local[2]", scratch=f"{home}/spark")
+    """Run the predictions and kill the process at the point."""
+    session = small_spark(f"{home}/spark")
     session.setup_for_execution(dg.build_init_resource_context())
     tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
     if point == "while answering":
         kill_when_written(Path(tables.uri(IMAGE_PREDICTIONS)))
-    with kept_instance(Path(home)) as instance:
+    with home_instance(Path(home)) as instance:
         run_predictions(tables, ModelRegistry(tracking_uri=f"sqlite:///{home}/mlflow.db"), instance)
 
 

@@ -43,6 +43,7 @@ def test_a_good_set_breaks_nothing(ingested: Ingested, ingested_tables: DeltaTab
     assert broken(ingested_tables, ingested.home / "landing") == {}
 
 
+@pytest.mark.slow
 def test_each_fault_breaks_its_rules(ingested: Ingested, ingested_tables: DeltaTables) -> None:
     repeat(FEATURED_IMAGES)(ingested_tables)
     alter(ingested_tables)

@@ -115,6 +115,7 @@ class Home:
         append_corrections(self.tables, [correction])
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path, tmp_path: Path

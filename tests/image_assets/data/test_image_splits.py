@@ -149,6 +149,7 @@ def test_three_groups_of_a_label_are_enough_for_every_split(groups: int, expecte
     assert set(splits["split"][splits["label"] == "ball"]) == expected
 
 
+@pytest.mark.slow
 def test_500_labels_and_100000_images_are_assigned_in_seconds() -> None:
     new = images([f"label {number % 500}" for number in range(100_000)])
     new = new.assign(mirrored_hash=images(["ball"] * 100_000, seed=1)["perceptual_hash"])

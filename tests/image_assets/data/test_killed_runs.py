@@ -47,7 +47,7 @@ def change(landing: Path, number: int) -> None:
 
 
 def killed(place: Path, number: int, point: str) -> str:
-    """What a run says that is killed at the point, after a change."""
+    """Change the files, kill a run at the point, and return its last line of output."""
     change(place / "landing", number)
     command = [sys.executable, "-m", "tests.support.data_run", place / "killed", place / "landing", point]
     run = subprocess.run(
@@ -57,6 +57,7 @@ def killed(place: Path, number: int, point: str) -> str:
     return "".join(run.stdout.splitlines()[-1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta_spark: DeltaSpark, point: str) -> None:
     number = POINTS.index(point)

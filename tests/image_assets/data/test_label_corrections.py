@@ -92,6 +92,7 @@ class Home:
         return [(row["path"], row["image_id"]) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_correction_counts_everywhere_and_can_be_undone(
     delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path

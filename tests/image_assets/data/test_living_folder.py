@@ -191,7 +191,7 @@ class LivingFolder(RuleBasedStateMachine):
         assert contents(self.tables) == before
 
     def check(self) -> None:
-        """The tables against the model, and every rule of the audit."""
+        """The tables against the model."""
         known = {
             os.fsdecode(to_name(path)).removeprefix(f"{self.landing}/"): known
             for path, known in read_ledger(self.tables).items()
@@ -205,15 +205,20 @@ class LivingFolder(RuleBasedStateMachine):
         assert self.seen <= set(known)
         assert all(known[name].state == MISSING for name in set(known) - set(self.files))
         rows = {
-            (os.fsdecode(to_name(row.path)).removeprefix(f"{self.landing}/"), row.image_id)
-            for row in self.tables.dataframe(RAW_IMAGES).select("path", "image_id").collect()
+            (os.fsdecode(to_name(row["path"])).removeprefix(f"{self.landing}/"), row["image_id"])
+            for row in self.tables.read(RAW_IMAGES, ["path", "image_id"]).to_pylist()
         }
         had = {(name, sha256(content).hexdigest()) for name, content in self.had}
         now = {(name, sha256(content).hexdigest()) for name, content in self.files.items() if content in PHOTOGRAPHS}
         assert now <= rows <= had
-        assert [finding for finding in audit(self.tables, self.folder) if finding.broken] == []
+
+    def teardown(self) -> None:
+        """After a last run, the audit finds nothing; it takes long, so it comes once a life."""
+        self.tick()
+        assert [result for result in audit(self.tables, self.folder) if result.broken] == []
 
 
+@pytest.mark.slow
 def test_the_tables_follow_a_living_folder(delta_spark: DeltaSpark, tmp_path: Path) -> None:
     run_state_machine_as_test(
         lambda: LivingFolder(delta_spark, tmp_path / "place"),

@@ -128,6 +128,7 @@ def test_few_images_are_groups_too(count: int) -> None:
     assert to_groups(to_image_hashes(to_images(random_hashes(count, 0)))).shape == (count,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeated", [1, 10])
 def test_100000_images_are_grouped_in_seconds(repeated: int) -> None:
     hashes = np.repeat(with_neighbours(random_hashes(180_000 // repeated, 1), 20_000 // repeated, 2), repeated)

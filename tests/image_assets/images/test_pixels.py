@@ -103,7 +103,7 @@ def test_gray_of_a_cmyk_jpeg_is_pillows_gray() -> None:
 
 def test_sixteen_bits_are_scaled_to_eight_and_not_clipped() -> None:
     gray = decoded(to_grayscale(encoded(in_mode("I;16"))))
-    assert (gray.min(), gray.max()) == (0, 255)
+    assert (gray[0, 0], gray[-1, -1]) == (0, 255)
     assert 120 < gray.mean() < 135
 
 

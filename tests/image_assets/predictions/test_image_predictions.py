@@ -88,6 +88,7 @@ def test_answers_that_are_none_are_nulls_with_a_fault(
     assert fault_metadata(ingested_tables, version.name, [version.version])["faults"].value == 2
 
 
+@pytest.mark.slow
 def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_version_is_asked_again(
     ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
-from tests.support.predictions_run import POINTS, kept_instance, logged_version, run_predictions
+from tests.support.predictions_run import POINTS, home_instance, logged_version, run_predictions
 
 pytestmark = pytest.mark.spark
 
@@ -58,7 +58,7 @@ class Platform:
 
 @pytest.fixture
 def platform(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -> Iterator[Platform]:
-    with kept_instance(home) as instance:
+    with home_instance(home) as instance:
         yield Platform(ingested_tables, registry, instance, home)
 
 
@@ -81,8 +81,8 @@ def test_a_version_promoted_during_a_run_predicts_in_the_next_and_a_rollback_sco
     meanwhile = MovedMeanwhile(tracking_uri=platform.registry.tracking_uri, promoted=third.version)
     disturbed = platform.run(meanwhile)
     assert platform.registry.stages() == {1: "Archived", 2: "Archived", 3: "Production"}
-    (told,) = disturbed.asset_materializations_for_node("image_predictions")
-    assert told.metadata["serving_version"].value == "2"
+    (result,) = disturbed.asset_materializations_for_node("image_predictions")
+    assert result.metadata["serving_version"].value == "2"
     assert (platform.rows(), platform.shown()) == ({1: IMAGES, 2: IMAGES}, {2: IMAGES})
     assert platform.run().success
     assert (platform.rows(), platform.shown()) == ({1: IMAGES, 2: IMAGES, 3: IMAGES}, {3: IMAGES})
@@ -98,8 +98,8 @@ def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_la
     (platform.home / "version2" / "version2.py").write_text("raise SystemExit('loaded')")
     platform.moved_in_mlflow(version, "Staging")
     beside = platform.run()
-    (told,) = beside.asset_materializations_for_node("image_predictions")
-    assert "the files of version 2 of image_classifier are not those" in str(told.metadata["shadow_v2_failed"].value)
+    (result,) = beside.asset_materializations_for_node("image_predictions")
+    assert "the files of version 2 of image_classifier are not those" in str(result.metadata["shadow_v2_failed"].value)
 
     platform.moved_in_mlflow(version, "Production")
     failed = platform.run()
@@ -111,6 +111,7 @@ def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_la
     assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_last_version_is_shown_and_the_next_run_ends_as_an_undisturbed_one(platform: Platform) -> None:
     for number, point in enumerate(POINTS, start=2):
         platform.registry.promote(platform.version().version, "Production")
