@@ -47,6 +47,11 @@ def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
     assert image["path"].endswith(f"{first:03}.png")
 
 
+def test_positions_start_at_one(index: Index) -> None:
+    assert read_page(index, Filters.read({})).first == 1
+    assert read_page(index, Filters.read({"state": "missing"})).first == 0
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

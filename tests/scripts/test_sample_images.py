@@ -82,3 +82,12 @@ def test_existing_files_stay_untouched(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
     write_sample_images(tmp_path, per_label=2)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")} == before
+
+
+def test_a_file_that_was_cut_is_written_again(tmp_path: Path) -> None:
+    write_sample_images(tmp_path, per_label=2)
+    file = tmp_path / "spots" / "spots_000.jpg"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    write_sample_images(tmp_path, per_label=2)
+    assert file.read_bytes() == whole
