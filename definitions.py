@@ -20,7 +20,7 @@ from image_assets.data import (
     validation_cache,
 )
 from image_assets.jobs.asset_jobs import JOBS
-from image_assets.models import model_evaluations, stage_history, tensorflow_model, torch_model
+from image_assets.models import model_evaluations, stage_history, trained_models
 from image_assets.predictions import (
     current_predictions,
     image_predictions,
@@ -50,7 +50,7 @@ GROUPS = {
         training_cache,
         validation_cache,
     ],
-    "models": [tensorflow_model, torch_model, model_evaluations, stage_history],
+    "models": [trained_models, model_evaluations, stage_history],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],
 }
 

@@ -49,16 +49,15 @@ def mlflow_run_in(folder: Path) -> tuple[str, str]:
 
 def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, mlflow_run_id: str) -> None:
     """Train once in this process with the project's default settings, and log the epochs to the MLflow run."""
-    from image_assets.models import tensorflow_training, torch_training
+    from image_assets.models.frameworks import FRAMEWORKS
     from image_assets.models.training import TrainingConfig
     from image_assets.models.training_plan import OutputLocations
 
-    by = {"tensorflow": tensorflow_training, "torch": torch_training}[framework]
     training, validation = cache_in(home, "training"), cache_in(home, "validation")
     backbone = os.environ.get(BACKBONE, "auto")
     plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
     places = OutputLocations(tracking_uri, mlflow_run_id, f"{store}/embeddings", f"{store}/checkpoints/{mlflow_run_id}")
-    by.train(training.converter(), validation.converter(), plan, places)
+    FRAMEWORKS[framework].training.train(training.converter(), validation.converter(), plan, places)
 
 
 def epochs_of(tracking_uri: str, mlflow_run_id: str, started: float) -> list[dict[str, float]]:

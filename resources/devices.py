@@ -1,4 +1,4 @@
-"""Where predictions are computed."""
+"""The device on which predictions are computed."""
 
 import shutil
 from dataclasses import dataclass
@@ -23,37 +23,44 @@ class Device:
 
 
 class InferenceDevice(dg.ConfigurableResource):
-    """A GPU where there is one, else the CPU."""
+    """A GPU if there is one, else the CPU."""
 
     choice: DeviceChoice = Field(default="auto", description="auto, cpu or cuda.")
     run_tags: dict[str, str] = Field(
-        default={}, description="Tags that the run launcher gives such runs a GPU by, such as `dagster-k8s/config`."
+        default={},
+        description="Run tags that make the run launcher provide a GPU, such as `dagster-k8s/config`.",
     )
 
-    def resolve(self, spark: SparkSession, framework: str) -> Device:
-        """Where versions of a framework compute: as chosen, else on a GPU where Spark's tasks and it find one.
+    def resolve(self, spark: SparkSession, framework: str, gpu_program: str) -> Device:
+        """Where versions of a framework compute: as chosen, else on a GPU if Spark's tasks have one.
 
-        ValueError when `cuda` was chosen and there is none.
+        Args:
+            spark: The session whose tasks will compute.
+            framework: The framework's name, for messages.
+            gpu_program: A Python program that prints how many GPUs the framework finds.
+
+        Raises:
+            ValueError: `cuda` was chosen, and there is no GPU.
         """
         if self.choice == "cpu":
             return Device("cpu", "IMAGE_ASSETS_DEVICE is cpu")
-        missing = (self.choice == "auto" and why_no_gpu(spark)) or why_gpu_not_found(spark, framework)
+        missing = (self.choice == "auto" and why_no_gpu(spark)) or why_gpu_not_found(spark, framework, gpu_program)
         if not missing:
             return Device("cuda", f"{framework} finds a GPU")
         if self.choice == "cuda":
-            raise ValueError(f"IMAGE_ASSETS_DEVICE is 'cuda', but {missing}: mend that, or set it to auto or cpu")
+            raise ValueError(f"IMAGE_ASSETS_DEVICE is 'cuda', but {missing}: fix that, or set it to auto or cpu")
         return Device("cpu", missing)
 
 
 def why_no_gpu(spark: SparkSession) -> str | None:
-    """Why Spark's tasks have no GPU for certain, which is known at once; None where they may have one."""
+    """Why Spark's tasks certainly have no GPU, known without running one; None if they may have one."""
     if is_local(str(spark.sparkContext.master)):
         return None if shutil.which("nvidia-smi") else "this machine has no NVIDIA driver: there is no nvidia-smi"
     handed_out = float(spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") or 0) > 0
     return None if handed_out else "Spark hands no GPU to tasks: IMAGE_ASSETS_SPARK_GPUS is 0"
 
 
-def why_gpu_not_found(spark: SparkSession, framework: str) -> str | None:
-    """Why the framework cannot use a GPU where a task runs; None where it can."""
-    (found,) = spark.sparkContext.parallelize([framework], 1).map(gpus_found).collect()
-    return None if found else f"{framework or 'a model of no known framework'} finds no GPU where Spark's tasks run"
+def why_gpu_not_found(spark: SparkSession, framework: str, gpu_program: str) -> str | None:
+    """Why the framework cannot use a GPU where a task runs; None if it can."""
+    (found,) = spark.sparkContext.parallelize([gpu_program], 1).map(gpus_found).collect()
+    return None if found else f"{framework or 'a model of an unknown framework'} finds no GPU where Spark's tasks run"

@@ -31,11 +31,11 @@ def main(landing: str | None = None) -> int:
     write_samples_if_new(settings)
     hide_library_messages()
     from definitions import resources
-    from resources.backbone import WEIGHT_FILES
+    from image_assets.models.frameworks import FRAMEWORKS
 
     # Before anything runs: files to work on, and the backbone's weights.
     resources["image_folder"].require_files()
-    for framework in WEIGHT_FILES:
+    for framework in FRAMEWORKS:
         resources["backbone"].identity(framework)
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     result = run_job("whole_path")

@@ -2,21 +2,28 @@
 
 from urllib.parse import quote
 
+from image_assets.models.frameworks import FRAMEWORKS
+
+FINE_TUNED, *OTHERS = (framework.asset for framework in FRAMEWORKS.values())
+HEADS = {
+    asset: f"""\
+  {asset}:
+    config:
+      trainable: head
+      epochs: 30
+"""
+    for asset in (FINE_TUNED, *OTHERS)
+}
+
 EXAMPLES = {
-    "whole_path": """\
+    "whole_path": f"""\
 ops:
   image_splits:
     config: # applies to new images; the others keep their split
       training: 0.7
       validation: 0.15
       test: 0.15
-  tensorflow_model:
-    config:
-      epochs: 30
-  torch_model:
-    config:
-      epochs: 30
-""",
+{"".join(HEADS.values())}""",
     "ingest_images": """\
 execution:
   config:
@@ -33,19 +40,15 @@ ops:
       replay_reason: undecodable # "*" for every reason
       replay_path: roses/* # relative to the landing folder; omit for all files
 """,
-    "train_models": """\
+    "train_models": f"""\
 ops:
-  tensorflow_model:
+  {FINE_TUNED}:
     config:
       trainable: top_blocks # or head, the default; or all
       top_blocks: 8
       augmentation: true
       fine_tuning_epochs: 8
-  torch_model:
-    config:
-      trainable: head
-      epochs: 30
-""",
+{"".join(HEADS[asset] for asset in OTHERS)}""",
     "predict_images": """\
 execution:
   config:

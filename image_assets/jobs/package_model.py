@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 from pydantic import Field
 
 from image_assets.jobs.launchpad_examples import with_example
-from image_assets.models.engines import SIDE_PIXELS
-from image_assets.models.logged_models import INPUT, OPSET
+from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.logged_models import INPUT, OPSET, side_of
 from image_assets.models.promotion_gate import files_as_logged
 from image_assets.models.training import FILES_DIGEST
 from resources.mlflow.model_registry import ModelPackages, ModelRegistry, ModelVersion, files_digest
@@ -70,7 +70,7 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     model = onnx.load(network)
     color = classifier.get("color", "rgb")
     front = onnx.compose.add_prefix(  # its names could occur in the network
-        _front(color, model.ir_version), "front/", rename_inputs=False, rename_outputs=False
+        _front(color, side_of(model), model.ir_version), "front/", rename_inputs=False, rename_outputs=False
     )
     whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
     properties = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
@@ -85,21 +85,22 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     file.write_bytes(content)
 
 
-def _front(color: str, ir_version: int) -> "onnx.ModelProto":
+def _front(color: str, side_pixels: int, ir_version: int) -> "onnx.ModelProto":
     import onnx
 
     channels, before, more = {"rgb": (3, IN_COLOR, ""), "gray": (1, TO_GRAY, GRAY_CONSTANTS)}[color]
-    constants = CONSTANTS.replace("SIDE", str(SIDE_PIXELS)).replace("CHANNELS", str(channels)) + more
+    constants = CONSTANTS.replace("SIDE", str(side_pixels)).replace("CHANNELS", str(channels)) + more
     return onnx.parser.parse_model(
         f"""<ir_version: {ir_version}, opset_import: ["" : {OPSET}]>
         front (uint8[height, width, 3] {IMAGE_INPUT})
-            => (uint8[1, {SIDE_PIXELS}, {SIDE_PIXELS}, 3] {INPUT}) <{constants}>
+            => (uint8[1, {side_pixels}, {side_pixels}, 3] {INPUT}) <{constants}>
         {{ {before} {RESIZED} }}"""
     )
 
 
 SERVING_PACKAGES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads and serves a model
-FOR_GPUS = ("tensorflow", "keras", "torch", "torchvision")  # not needed on a CPU, where ONNX Runtime predicts
+# Not needed on a CPU, where ONNX Runtime predicts.
+FOR_GPUS = {package for framework in FRAMEWORKS.values() for package in framework.packages}
 EDGE = ("onnxruntime", "pillow")
 
 

@@ -24,7 +24,7 @@ from image_assets.models.promotion_gate import (
     sound_answers,
     to_report,
 )
-from image_assets.models.scoring import score_images
+from image_assets.models.scoring import resolve_device, score_images
 from image_assets.models.stage_history import Promotion, record_changes
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
@@ -109,7 +109,7 @@ def gate_predictions(
     broken = whole.select("path", third.alias("content"), F.lit(True).alias("broken"))
     text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
     images = whole.unionByName(broken).unionByName(text)
-    resolved = device.resolve(delta_tables.spark, version.tags.get("framework", ""))
+    resolved = resolve_device(version, device, delta_tables.spark)
     return score_images(images, registry, version, resolved.name).toPandas()
 
 

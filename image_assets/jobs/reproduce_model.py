@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
@@ -15,13 +15,14 @@ from pydantic import Field, ValidationError
 
 from image_assets.data.training_cache import find_or_write_cache
 from image_assets.jobs.launchpad_examples import with_example
-from image_assets.models import lineage, tensorflow_training, torch_training
+from image_assets.models import lineage
 from image_assets.models.epochs import State, state_digest
+from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import code_version, table_versions, unreadable_versions
 from image_assets.models.model_evaluations import predict_test_split
 from image_assets.models.rank_training import WEIGHTS_FILE
 from image_assets.models.training import Task, TrainingConfig, TrainingResources, to_task, train_and_log
-from image_assets.models.training_plan import OutputLocations, TrainingResult
+from image_assets.models.training_plan import OutputLocations
 from resources.backbone import Backbone
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
@@ -142,10 +143,6 @@ def differences_markdown(differences: Differences) -> str:
     return "\n".join(lines)
 
 
-TRAIN_FUNCTIONS: dict[str, Callable[..., TrainingResult]] = {
-    "tensorflow": tensorflow_training.train,
-    "torch": torch_training.train,
-}
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
@@ -172,7 +169,7 @@ class RecordedTraining:
         if missing := [name for name in NEEDED_TAGS if name not in tags]:
             raise ValueError(
                 f"{version.uri} cannot be trained again: it lacks the tags {', '.join(missing)}, which versions have "
-                "that were trained by the assets tensorflow_model and torch_model"
+                f"that were trained by the assets {' and '.join(of.asset for of in FRAMEWORKS.values())}"
             )
         try:
             config = TrainingConfig(**json.loads(tags["training_settings"]))
@@ -215,7 +212,7 @@ def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> T
     """The version's training task; caches that no longer exist are written again."""
     for split in ("training", "validation"):
         find_or_write_cache(resources.delta_tables, resources.caches, split, ranks=recorded.processes)
-    return to_task(recorded.framework, recorded.config, resources)
+    return to_task(FRAMEWORKS[recorded.framework], recorded.config, resources)
 
 
 @contextmanager
@@ -241,7 +238,7 @@ def reproduce(
     with tracking.run_for("reproduce_model") as mlflow_run_id:
         origin = lineage.to_origin(resources.delta_tables, dagster_run_id, "reproduce_model")
         with scratch_locations(resources, mlflow_run_id) as locations:
-            logged = train_and_log(task, TRAIN_FUNCTIONS[task.framework], resources, locations, origin)
+            logged = train_and_log(task, resources, locations, origin)
         again = replace(version, uri=logged.classifier, mlflow_run_id=mlflow_run_id)
         differences = to_differences(*(to_outcome(each, resources, on) for each in (version, again)))
         report = differences_markdown(differences)

@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_assets.models.collectives import Collective, greatest
-from image_assets.models.epochs import EVALUATION_BATCH_SIZE, Batch
+from image_assets.models.epochs import EVALUATION_BATCH_SIZE, Batch, Collective, greatest
 from image_assets.models.training_images import READ_BATCH_SIZE, Shard, rebatched
 from resources.progress import ProgressLine
 

@@ -1,44 +1,66 @@
 """What computes a version's network: ONNX Runtime on a CPU, the framework that it was trained in on a GPU.
 
-This file stands alone: it is also stored beside every model version and loaded from there.
+This file stands alone: it is also stored beside every model version and loaded from there, and so is the framework's
+file, such as `torch_network.py`.
 """
 
-import importlib
 import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
-SIDE_PIXELS = 224
 DEVICES = ("auto", "cpu", "cuda")
-BATCH_IMAGES = {"cpu": 8, "cuda": 128}  # on a CPU more of them take more memory and are no faster
-TRITON = "triton._C.libtriton"  # torch's compiler, which cannot be loaded after TensorFlow
+BATCH_IMAGES = {"cpu": 8, "cuda": 128}  # on a CPU, larger batches take more memory and are no faster
 
-Network = Callable[[np.ndarray], np.ndarray]  # pixels, uint8 (n, side, side, 3), to probabilities, float32 (n, labels)
+Network = Callable[[np.ndarray], np.ndarray]  # pixels (n, side, side, 3) uint8 to probabilities (n, labels) float32
 
 
-def network_on(device: str, framework: str, model: str, onnx: str) -> Network:
-    """The network on a device: of the framework's model, in a folder, or of the ONNX file."""
+class NetworkCode(Protocol):
+    """The stand-alone file of a framework, as a module."""
+
+    PACKAGE: str
+
+    def count_gpus(self) -> int:
+        """How many GPUs the framework finds."""
+        ...
+
+    def load_network(self, folder: str, device: str) -> tuple[Network, type[Exception]]:
+        """The network of an MLflow model, and the error it raises when the device's memory runs out."""
+        ...
+
+
+def network_on(device: str, framework: NetworkCode, model: str, onnx: str) -> Network:
+    """A version's network on a device.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` for a GPU if the framework finds one.
+        framework: The stand-alone file of the framework that the version was trained in.
+        model: The folder of the MLflow model in the framework's own flavor, which a GPU computes.
+        onnx: The ONNX file of the same network, which a CPU computes.
+    """
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}: expected one of {', '.join(DEVICES)}")
     use_assigned_gpu()
     if device == "auto":
-        # Frameworks take seconds to load: they are not asked where no driver is, nor where they are not installed.
-        possible = shutil.which("nvidia-smi") and importlib.util.find_spec(framework)
-        device = "cuda" if possible and GPUS[framework]() else "cpu"
+        # Frameworks take seconds to load: skip that if there is no driver or the framework is not installed.
+        possible = shutil.which("nvidia-smi") and importlib.util.find_spec(framework.PACKAGE)
+        device = "cuda" if possible and framework.count_gpus() else "cpu"
     if device == "cpu":
         return onnx_network(onnx)
-    if not GPUS[framework]():
-        raise ValueError(f"device is 'cuda', {framework} finds no GPU: expected one, or the device 'auto' or 'cpu'")
-    return NETWORKS[framework](model, device)
+    if not framework.count_gpus():
+        raise ValueError(
+            f"device is 'cuda', but {framework.PACKAGE} finds no GPU: add one, or use the device 'auto' or 'cpu'"
+        )
+    network, out_of_memory = framework.load_network(model, device)
+    return in_fitting_batches(network, BATCH_IMAGES[device], out_of_memory)
 
 
 def use_assigned_gpu() -> None:
-    """Let this process see the GPU that Spark gave its task, and no other; before a framework looks for GPUs."""
+    """Restrict this process to the GPU that Spark assigned to its task; call it before a framework looks for GPUs."""
     spark = sys.modules.get("pyspark")
     task = spark.TaskContext.get() if spark else None
     if task and "gpu" in task.resources():
@@ -46,15 +68,15 @@ def use_assigned_gpu() -> None:
 
 
 def in_fitting_batches(network: Network, images: int, out_of_memory: type[Exception]) -> Network:
-    """The network, asked about so many images at once, or half as many each time that memory runs out.
+    """The network in batches of at most `images` images, halved each time that memory runs out.
 
-    The number that fits stays for later calls.
+    Later calls start with the size that fit.
     """
-    most = images
+    largest = images
 
     def probabilities(pixels: np.ndarray) -> np.ndarray:
-        nonlocal most
-        answers, done, fitting = [], 0, most
+        nonlocal largest
+        answers, done, fitting = [], 0, largest
         while done < len(pixels):
             batch = pixels[done : done + fitting]
             try:
@@ -62,23 +84,25 @@ def in_fitting_batches(network: Network, images: int, out_of_memory: type[Except
             except out_of_memory:
                 if len(batch) == 1:
                     raise
+                # Half of what was tried, which may be less than `fitting` in the last batch.
                 fitting = len(batch) // 2
             else:
                 done += len(batch)
-        most = fitting
+        # Only now: if a single image does not fit, the others keep their batch size.
+        largest = fitting
         return np.concatenate(answers)
 
     return probabilities
 
 
 def onnx_network(file: str) -> Network:
-    """The network of an ONNX file on the CPU, with as many threads as OMP_NUM_THREADS says, else one for each core."""
+    """The network of an ONNX file on the CPU, with OMP_NUM_THREADS threads if set, else one per core."""
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail  # it has no narrower one for a lack of memory
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail  # the narrowest type it has for a lack of memory
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-    options.log_severity_level = 4  # what fails is raised, and told there
+    options.log_severity_level = 4  # errors are raised; logging them as well would print each twice
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def probabilities(pixels: np.ndarray) -> np.ndarray:
@@ -86,98 +110,3 @@ def onnx_network(file: str) -> Network:
         return np.asarray(answers)
 
     return in_fitting_batches(probabilities, BATCH_IMAGES["cpu"], Fail)
-
-
-def torch_network(folder: str, device: str) -> Network:
-    """The network of a PyTorch model, in half precision where that is sound."""
-    _require_triton()
-    import torch
-    from mlflow import pytorch
-
-    # Pixels are channels-last as they come; the weights are laid out alike once. Torch's annotations forget it.
-    network = pytorch.load_model(folder).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    def probabilities(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(device, torch.float16):
-            return network(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
-
-    return in_fitting_batches(probabilities, BATCH_IMAGES[device], torch.OutOfMemoryError)
-
-
-def tensorflow_network(folder: str, device: str) -> Network:
-    """The network of a TensorFlow model, its backbone in half precision, weights and head in single."""
-    load_tensorflow()
-    import keras
-    import tensorflow as tf
-    from mlflow import tensorflow
-
-    name = {"cpu": "/CPU:0", "cuda": "/GPU:0"}[device]
-    with tf.device(name):
-        model = tensorflow.load_model(folder)
-        for backbone in (layer for layer in model.layers if isinstance(layer, keras.Model)):
-            for layer in backbone.layers:
-                layer.dtype_policy = keras.DTypePolicy("mixed_float16")
-    # One graph for batches of every length.
-    network = tf.function(
-        lambda pixels: model(pixels, training=False),
-        input_signature=[tf.TensorSpec((None, SIDE_PIXELS, SIDE_PIXELS, 3), tf.uint8)],
-    )
-
-    def probabilities(pixels: np.ndarray) -> np.ndarray:
-        with tf.device(name):
-            return network(tf.constant(pixels)).numpy()
-
-    return in_fitting_batches(probabilities, BATCH_IMAGES[device], tf.errors.ResourceExhaustedError)
-
-
-def torch_gpus() -> int:
-    """How many GPUs PyTorch finds."""
-    _require_triton()
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def tensorflow_gpus() -> int:
-    """How many GPUs TensorFlow finds."""
-    load_tensorflow()
-    import tensorflow as tf
-
-    return len(tf.config.list_physical_devices("GPU"))
-
-
-def _require_triton() -> None:
-    if "tensorflow" in sys.modules and TRITON not in sys.modules and importlib.util.find_spec("triton"):
-        raise ImportError(
-            "this process holds TensorFlow, and loading Triton, which torch needs, after it would crash the process: "
-            "load this version first, or in a process of its own"
-        )
-
-
-def load_tensorflow() -> None:
-    """Import TensorFlow and Keras, without a word of theirs, in a way in which PyTorch can be imported later."""
-    if importlib.util.find_spec("triton"):
-        importlib.import_module(TRITON)  # loaded after TensorFlow, for a version of torch, it would crash the process
-    # Memory as it is needed, in place of all of the GPU's at once: other tasks, and torch, use the same one.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with _startup_lines_dropped():
-        importlib.import_module("tensorflow")
-        importlib.import_module("keras")
-
-
-@contextmanager
-def _startup_lines_dropped() -> Iterator[None]:
-    """Drop what TensorFlow's libraries write to stderr while they load: they do not know of any log level yet."""
-    saved_stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved_stderr, 2)
-        os.close(saved_stderr)
-        os.close(nowhere)
-
-
-GPUS = {"tensorflow": tensorflow_gpus, "torch": torch_gpus}
-NETWORKS = {"tensorflow": tensorflow_network, "torch": torch_network}

@@ -4,19 +4,47 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from image_assets.models.collectives import Collective
 from image_assets.models.training_plan import Schedule
 from resources.progress import ProgressLine
 
 State = dict[str, np.ndarray]
+Value = TypeVar("Value")
+
+
+class Collective(Protocol):
+    """What ranks do together. Every rank calls the same methods in the same order."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The element-wise sum over all ranks, float64."""
+        ...
+
+    def broadcast(self, value: Value | None) -> Value:
+        """Rank 0's value, on all ranks."""
+        ...
+
+    # Any: the tensors of the framework.
+    def averaged(self, gradients: Sequence[Any]) -> list[Any]:
+        """Each tensor's average over all ranks."""
+        ...
+
+
+def greatest(collective: Collective, number: int) -> int:
+    """The greatest of the ranks' numbers."""
+    numbers = np.zeros(collective.size)
+    numbers[collective.rank] = number
+    return int(collective.sum(numbers).max())
 
 
 @dataclass(frozen=True)

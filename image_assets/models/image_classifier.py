@@ -1,8 +1,8 @@
 """What every model becomes: image bytes in, label and probabilities out.
 
 MLflow stores this file as the code of a model version, beside the trained model, its network as ONNX, its labels, and
-the `pixels.py` and `engines.py` of then: a version decodes images as it was trained to, and needs nothing of this
-project.
+copies of `pixels.py`, `engines.py` and the framework's file, such as `torch_network.py`. A version therefore always
+decodes images as it was trained to, and needs nothing of this project.
 """
 
 import importlib.util
@@ -36,8 +36,8 @@ class ImageClassifier(PythonModel):
         device = (context.model_config or {}).get("device", "auto")
         self._labels: list[str] = classifier["labels"]
         self._color: str = classifier.get("color", "rgb")  # what was logged before versions knew gray does not say it
-        self._pixels, engines = (_module_of(files[name]) for name in ("pixels", "engines"))
-        self._network = engines.network_on(device, classifier["framework"], files["model"], files["onnx"])
+        self._pixels, engines, framework = (_module_of(files[name]) for name in ("pixels", "engines", "framework"))
+        self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
     # MLflow's own `predict` has no body, which makes it one that returns None.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]

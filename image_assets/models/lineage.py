@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from image_assets.images.charts import picture_markdown
+from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training_plan import TrainingResult
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, TABLES
 from resources.delta.delta_log import why_unreadable
@@ -80,7 +81,8 @@ if TYPE_CHECKING:
 CURVES_FILE = "learning_curves.png"
 HISTORY_FILE = "history.json"  # every epoch's figures: an artifact of the MLflow run
 INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
-LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod", "tensorflow", "keras", "torch", "torchvision")
+LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod")
+LIBRARIES += tuple(package for framework in FRAMEWORKS.values() for package in framework.packages)
 LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg")
 
 

@@ -1,6 +1,7 @@
 """A trained model, logged to MLflow as the image classifier that every model becomes."""
 
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from image_assets.models.engines import SIDE_PIXELS, Network, load_tensorflow, onnx_network
+from image_assets.models.engines import Network, onnx_network
+from image_assets.models.frameworks import FRAMEWORKS
 from resources.processes.child_process import end_with_parent
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ OPSET = 18
 INPUT, OUTPUT = "pixels", "probabilities"
 TOLERANCE = 1e-3  # of a probability
 TRIED_IMAGES = 8
+NOISE_SQUARES = 7  # per side
 
 
 class DifferentAnswers(ValueError):
@@ -46,10 +49,17 @@ def write_onnx(framework: str, model: Path, file: Path) -> None:
         executor.submit(_write_in_process, framework, model, file).result()
 
 
-def require_same_answers(network: Network, other: Network) -> None:
-    """DifferentAnswers unless both give the same probabilities, and so labels, for some noise."""
-    noise = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, 7, 7, 3), np.uint8)
-    pixels = np.kron(noise, np.ones((1, SIDE_PIXELS // 7, SIDE_PIXELS // 7, 1), np.uint8))
+def side_of(network: "onnx.ModelProto") -> int:
+    """The width and height in pixels of the images that an exported network takes."""
+    return network.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+
+
+def require_same_answers(network: Network, other: Network, side_pixels: int) -> None:
+    """Raise DifferentAnswers unless both give the same probabilities for some noise, within TOLERANCE."""
+    # Noise in large squares: that of single pixels would average out before it reaches the head.
+    noise = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, NOISE_SQUARES, NOISE_SQUARES, 3), np.uint8)
+    square = math.ceil(side_pixels / NOISE_SQUARES)
+    pixels = np.kron(noise, np.ones((1, square, square, 1), np.uint8))[:, :side_pixels, :side_pixels]
     difference = float(np.abs(network(pixels) - other(pixels)).max())
     if not difference <= TOLERANCE:
         raise DifferentAnswers(
@@ -63,37 +73,10 @@ def _write_in_process(framework: str, model: Path, file: Path) -> None:
     warnings.simplefilter("ignore", FutureWarning)  # of torch, of its own exporter
     import onnx
 
-    exported, network = {"tensorflow": _from_tensorflow, "torch": _from_torch}[framework](str(model))
+    exported, network = FRAMEWORKS[framework].network.to_onnx(str(model), OPSET, INPUT, OUTPUT)
     onnx.checker.check_model(exported, full_check=True)
     onnx.save(exported, file)
-    require_same_answers(network, onnx_network(str(file)))
-
-
-def _from_tensorflow(folder: str) -> "tuple[onnx.ModelProto, Network]":
-    load_tensorflow()
-    import tensorflow as tf
-    import tf2onnx
-    from mlflow import tensorflow
-
-    network = tensorflow.load_model(folder)
-    graph = tf.function(lambda pixels: {OUTPUT: network(pixels, training=False)})
-    pixels = tf.TensorSpec((None, SIDE_PIXELS, SIDE_PIXELS, 3), tf.uint8, name=INPUT)
-    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=OPSET)
-    return exported, lambda pixels: graph(tf.constant(pixels))[OUTPUT].numpy()
-
-
-def _from_torch(folder: str) -> "tuple[onnx.ModelProto, Network]":
-    import torch
-
-    (file,) = Path(folder).rglob("*.pt2")
-    program = torch.export.load(file)
-    exported = torch.onnx.export(
-        program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True, verbose=False
-    )
-    if exported is None:
-        raise RuntimeError("torch exported nothing: expected a program")
-    network = program.module()
-    return exported.model_proto, lambda pixels: network(torch.from_numpy(pixels)).detach().numpy()
+    require_same_answers(network, onnx_network(str(file)), side_of(exported))
 
 
 @dataclass(frozen=True)
@@ -138,7 +121,6 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 NAME = "image_classifier"
-FRAMEWORKS = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch", "torchvision")}
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
 
 
@@ -179,12 +161,15 @@ def log_classifier(
                 "onnx": str(Path(folder, "network.onnx")),
                 "pixels": str(here.parent / "images" / "pixels.py"),
                 "engines": str(here / "engines.py"),
+                "framework": str(FRAMEWORKS[framework].network_file),
                 "classifier": str(classifier_file),
             },
             model_config={"device": "auto"},
             signature=_signature(),
             input_example=_input_example(),
-            pip_requirements=[f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework])],
+            pip_requirements=[
+                f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework].packages)
+            ],
         )
 
 

@@ -33,7 +33,8 @@ from image_assets.models.evaluation_report import (
     precision_and_recall,
     reliability_diagram,
 )
-from image_assets.models.scoring import score_images
+from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.scoring import resolve_device, score_images
 from image_assets.models.stage_history import Promotion
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
@@ -73,7 +74,7 @@ def predict_test_split(
     """
     test_rows = read_split(delta_tables, SPLIT)
     images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
-    device = on.resolve(delta_tables.spark, version.tags.get("framework", ""))
+    device = resolve_device(version, on, delta_tables.spark)
     progress = delta_tables.progress_line(
         f"version {version.version} answered", len(test_rows), "images of the test split"
     )
@@ -189,7 +190,7 @@ def evaluate_new(
 
 
 @dg.asset(
-    deps=["tensorflow_model", "torch_model", "image_splits"],
+    deps=[*(framework.asset for framework in FRAMEWORKS.values()), "image_splits"],
     kinds={"pyspark", "deltalake", "mlflow"},
     pool="model_evaluations",
 )

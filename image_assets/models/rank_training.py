@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from image_assets.models.collectives import Collective
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
@@ -24,7 +23,17 @@ from image_assets.models.embeddings import (
     precompute_inputs,
     standardisation,
 )
-from image_assets.models.epochs import Checkpoints, Network, Phase, Progress, Source, State, run_epochs, state_digest
+from image_assets.models.epochs import (
+    Checkpoints,
+    Collective,
+    Network,
+    Phase,
+    Progress,
+    Source,
+    State,
+    run_epochs,
+    state_digest,
+)
 from image_assets.models.training_images import Decoding, Shard
 from image_assets.models.training_plan import BACKBONE_BLOCKS, OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS

@@ -9,8 +9,10 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
+from image_assets.models.frameworks import gpu_program
 from image_assets.models.isolated_scoring import LoadableVersion, guarded_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
+from resources.devices import Device, InferenceDevice
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 # Without the columns' comments: Spark takes a column with a comment for another type than Python's answer.
@@ -23,6 +25,12 @@ ACCOUNT_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "ML
 SUM_TOLERANCE = 1e-3  # of the probabilities, which are float32, of a few labels
 UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
+
+
+def resolve_device(version: ModelVersion, on: InferenceDevice, spark: SparkSession) -> Device:
+    """The device on which a version computes; a ValueError if `cuda` was chosen and there is no GPU."""
+    framework = version.tags.get("framework", "")
+    return on.resolve(spark, framework, gpu_program(framework))
 
 
 def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:

@@ -1,6 +1,9 @@
 """The TensorFlow network and its training; everything here runs on a rank."""
 
+import json
 import logging
+import os
+import pickle
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
@@ -8,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import download_timeout, weights_file
-from image_assets.models.collectives import Collective, HorovodForTensorflow, TensorflowDistributed
 from image_assets.models.embeddings import Activations, Standardisation
-from image_assets.models.epochs import Batch, State
+from image_assets.models.epochs import Batch, Collective, State, Value, greatest
+from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
 from image_assets.models.training_images import PIXELS_SHAPE
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
 WEIGHTS_FILE = "mobilenet_v2_no_top.weights.h5"
-PACKAGES = ("mlflow", "numpy", "tensorflow", "keras")
-COLLECTIVES = {"horovod": HorovodForTensorflow, "tensorflow_distributor": TensorflowDistributed}
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,78 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["keras.Model", s
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
 
 
+class HorovodForTensorflow:
+    """Horovod between TensorFlow processes."""
+
+    def __init__(self) -> None:
+        import horovod.tensorflow as hvd
+
+        hvd.init()
+        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The element-wise sum over all ranks, float64."""
+        import horovod.tensorflow as hvd
+        import tensorflow as tf
+
+        return cast("tf.Tensor", hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum)).numpy()
+
+    def broadcast(self, value: Value | None) -> Value:
+        """Rank 0's value, on all ranks."""
+        import horovod.tensorflow as hvd
+
+        return cast("Value", hvd.broadcast_object(value, root_rank=0, name="value"))
+
+    def averaged(self, gradients: "Sequence[tf.Tensor]") -> "list[tf.Tensor]":
+        """Each tensor's average over all ranks, all of them in one exchange; also inside of a graph."""
+        import horovod.tensorflow as hvd
+
+        return cast("list[tf.Tensor]", hvd.grouped_allreduce(list(gradients), op=hvd.Average))
+
+
+class TensorflowDistributed:
+    """The collectives of tf.distribute, between the processes of a MirroredStrategyRunner."""
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        cluster = json.loads(os.environ["TF_CONFIG"])
+        self.rank, self.size = int(cluster["task"]["index"]), len(cluster["cluster"]["worker"])
+        self.local_rank = self.rank
+        self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        self._sum = tf.function(self._summed)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The element-wise sum over all ranks, float64."""
+        import tensorflow as tf
+
+        return self._sum([tf.constant(values, tf.float64)])[0].numpy()
+
+    def broadcast(self, value: Value | None) -> Value:
+        """Rank 0's value, on all ranks: its bytes, added to the zeros of the others."""
+        content = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else np.empty(0, np.uint8)
+        sent = np.zeros(greatest(self, len(content)))
+        sent[: len(content)] = content
+        return pickle.loads(self.sum(sent).astype(np.uint8).tobytes())  # of this run's rank 0
+
+    def averaged(self, gradients: "Sequence[tf.Tensor]") -> "list[tf.Tensor]":
+        """Each tensor's average over all ranks; also inside of a graph."""
+        return [gradient / self.size for gradient in self._summed(gradients)]
+
+    def _summed(self, tensors: "Sequence[tf.Tensor]") -> "list[tf.Tensor]":
+        import tensorflow as tf
+
+        def reduced(*of: "tf.Tensor") -> "list[tf.Tensor]":
+            # Arguments of a graph are on no device yet, and the strategy asks each tensor for its own.
+            placed = [tf.identity(tensor) for tensor in of]
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, placed)
+
+        return list(self._strategy.run(reduced, args=tuple(tensors)))
+
+
+COLLECTIVES = {"horovod": HorovodForTensorflow, "tensorflow_distributor": TensorflowDistributed}
+
+
 def train(
     training: "SparkDatasetConverter",
     validation: "SparkDatasetConverter",
@@ -65,7 +138,7 @@ def train(
 class TensorflowNetwork:
     """The network in two parts: a frozen one, and a trainable one with its optimizer."""
 
-    framework = "tensorflow"
+    framework = TENSORFLOW.name
 
     def __init__(self, model: "keras.Model", plan: TrainingPlan, collective: Collective) -> None:
         import tensorflow as tf
@@ -274,11 +347,11 @@ def log_model(model: "keras.Model", labels: int, tracking_uri: str, mlflow_run_i
     pixels = TensorSpec(np.dtype(np.uint8), (-1, *PIXELS_SHAPE), "pixels")
     probabilities = TensorSpec(np.dtype(np.float32), (-1, labels), "probabilities")
     return log_to_run(
-        "tensorflow_model",
+        TENSORFLOW.asset,
         tensorflow,
         tracking_uri=tracking_uri,
         mlflow_run_id=mlflow_run_id,
         model=model,
         signature=ModelSignature(Schema([pixels]), Schema([probabilities])),
-        pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+        pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "numpy", *TENSORFLOW.packages)],
     )

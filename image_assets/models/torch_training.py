@@ -3,16 +3,16 @@
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from image_assets.models.backbones import download_timeout, weights_file
-from image_assets.models.collectives import Collective, HorovodForTorch, TorchDistributed
 from image_assets.models.embeddings import READ_BATCH_SIZE, Activations, Standardisation
-from image_assets.models.epochs import Batch, State
+from image_assets.models.epochs import Batch, Collective, State, Value
+from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
 from image_assets.models.training_images import PIXELS_SHAPE
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 EMBEDDING = 1280
 WEIGHTS_FILE = "mobilenet_v2_features.pth"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's colors, which the weights expect
-PACKAGES = ("mlflow", "numpy", "torch", "torchvision")
-COLLECTIVES = {"horovod": HorovodForTorch, "torch_distributor": TorchDistributed}
-
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +59,79 @@ def build_model(labels: int, backbone: str, seed: int) -> tuple["nn.Sequential",
     return nn.Sequential(layers).eval().requires_grad_(False), origin
 
 
+class HorovodForTorch:
+    """Horovod between torch processes."""
+
+    def __init__(self) -> None:
+        import horovod.torch as hvd
+
+        hvd.init()
+        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The element-wise sum over all ranks, float64."""
+        import horovod.torch as hvd
+        import torch
+
+        return hvd.allreduce(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="sum").numpy()
+
+    def broadcast(self, value: Value | None) -> Value:
+        """Rank 0's value, on all ranks."""
+        import horovod.torch as hvd
+
+        return cast("Value", hvd.broadcast_object(value, root_rank=0, name="value"))
+
+    def averaged(self, gradients: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
+        """Each tensor's average over all ranks, all of them in one exchange."""
+        import horovod.torch as hvd
+
+        # Those of weights in channels-last order are not, and Horovod takes no others.
+        contiguous = [gradient.contiguous() for gradient in gradients]
+        return cast("list[torch.Tensor]", hvd.grouped_allreduce(contiguous, op=hvd.Average, name="gradients"))
+
+
+class TorchDistributed:
+    """torch.distributed, between the processes of a TorchDistributor."""
+
+    def __init__(self) -> None:
+        from torch import cuda, distributed
+
+        distributed.init_process_group("nccl" if cuda.is_available() else "gloo")
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+        self._device = f"cuda:{self.local_rank}" if cuda.is_available() else "cpu"
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The element-wise sum over all ranks, float64."""
+        import torch
+        from torch import distributed
+
+        summed = torch.from_numpy(np.array(values, np.float64)).to(self._device)
+        distributed.all_reduce(summed)
+        return summed.cpu().numpy()
+
+    def broadcast(self, value: Value | None) -> Value:
+        """Rank 0's value, on all ranks."""
+        from torch import distributed
+
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return cast("Value", values[0])
+
+    def averaged(self, gradients: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
+        """Each tensor's average over all ranks, all of them in one exchange."""
+        import torch
+        from torch import distributed
+
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        distributed.all_reduce(flat)
+        parts = (flat / self.size).split([gradient.numel() for gradient in gradients])
+        return [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
+
+
+COLLECTIVES = {"horovod": HorovodForTorch, "torch_distributor": TorchDistributed}
+
+
 def train(
     training: "SparkDatasetConverter",
     validation: "SparkDatasetConverter",
@@ -87,7 +157,7 @@ def train(
 class TorchNetwork:
     """The network in two parts: a frozen one, and a trainable one with its optimizer."""
 
-    framework = "torch"
+    framework = TORCH.name
 
     def __init__(self, model: "nn.Sequential", plan: TrainingPlan, collective: Collective) -> None:
         import torch
@@ -293,7 +363,7 @@ def log_model(model: "nn.Sequential", labels: int, tracking_uri: str, mlflow_run
     pixels = TensorSpec(np.dtype(np.uint8), (-1, *PIXELS_SHAPE), "pixels")
     probabilities = TensorSpec(np.dtype(np.float32), (-1, labels), "probabilities")
     return log_to_run(
-        "torch_model",
+        TORCH.asset,
         pytorch,
         tracking_uri=tracking_uri,
         mlflow_run_id=mlflow_run_id,
@@ -301,5 +371,5 @@ def log_model(model: "nn.Sequential", labels: int, tracking_uri: str, mlflow_run
         serialization_format="pt2",
         signature=ModelSignature(Schema([pixels]), Schema([probabilities])),
         input_example=torch.zeros((2, *PIXELS_SHAPE), dtype=torch.uint8),  # one image would fix the batch at one
-        pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+        pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "numpy", *TORCH.packages)],
     )

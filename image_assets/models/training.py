@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -14,6 +13,7 @@ from image_assets.data.split_rows import require_sound_splits, training_labels
 from image_assets.data.training_cache import existing_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
+from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import (
@@ -36,7 +36,12 @@ from resources.processes.training_processes import TrainingProcesses
 TRAINING_CODE = "2"  # raise it when the same settings would give another model
 CURVES = "loss and accuracy by epoch"
 FINGERPRINT = "training_fingerprint"
-OTHER_FRAMEWORK = {"torch_distributor": "tensorflow", "tensorflow_distributor": "torch"}
+
+
+def distributors_by_framework() -> str:
+    """The distributors that each framework can use, as a sentence."""
+    choices = (f"{of.title}: {' or '.join(f'`{name}`' for name in of.distributors)}" for of in FRAMEWORKS.values())
+    return f"{'; '.join(choices)}."
 
 
 class TrainingConfig(dg.Config):
@@ -73,8 +78,7 @@ class TrainingConfig(dg.Config):
     )
     distributor: Distributor = Field(
         default="horovod",
-        description="What runs the processes: `horovod`; `torch_distributor` (PyTorch only); "
-        "`tensorflow_distributor` (TensorFlow only).",
+        description=f"What starts the processes. {distributors_by_framework()}",
     )
     seed: int = Field(default=0, ge=0, description="Fixes shuffling, cropping and dropout.")
 
@@ -138,12 +142,12 @@ class Task:
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 
 
-def to_task(framework: str, config: TrainingConfig, resources: TrainingResources) -> Task:
+def to_task(framework: Framework, config: TrainingConfig, resources: TrainingResources) -> Task:
     """The task as the tables and settings are now; a ValueError when they allow of none."""
-    if OTHER_FRAMEWORK.get(config.distributor) == framework:
+    if config.distributor not in framework.distributors:
         raise ValueError(
-            f"distributor is {config.distributor!r}, which runs no {framework}: choose horovod, or "
-            f"{'torch_distributor' if framework == 'torch' else 'tensorflow_distributor'}"
+            f"distributor is {config.distributor!r}, which cannot train in {framework.title}: choose "
+            f"{' or '.join(framework.distributors)}"
         )
     require_sound_splits(resources.delta_tables)
     labels = training_labels(resources.delta_tables)
@@ -153,16 +157,11 @@ def to_task(framework: str, config: TrainingConfig, resources: TrainingResources
         for split in ("training", "validation")
     )
     plan = config.plan(len(labels), resources.backbone.source, resources.caches)
-    return Task(framework, labels, training, validation, plan, resources.backbone.identity(framework), ranks)
+    return Task(framework.name, labels, training, validation, plan, resources.backbone.identity(framework.name), ranks)
 
 
 def train_and_register(
-    framework: str,
-    train: Callable[..., TrainingResult],
-    config: TrainingConfig,
-    resources: TrainingResources,
-    *,
-    dagster_run_id: str,
+    framework: Framework, config: TrainingConfig, resources: TrainingResources, *, dagster_run_id: str
 ) -> dg.MaterializeResult:
     """Train and register a version, unless one was registered for the very same task."""
     task = to_task(framework, config, resources)
@@ -173,12 +172,11 @@ def train_and_register(
             resources.tracking, existing.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}, CURVES
         )
         return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
-    asset = f"{framework}_model"
     checkpoints = resources.caches.checkpoints(task.fingerprint)
-    with resources.tracking.run_for(asset) as mlflow_run_id:
+    with resources.tracking.run_for(framework.asset) as mlflow_run_id:
         locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, resources.caches.root, checkpoints)
-        origin = lineage.to_origin(resources.delta_tables, dagster_run_id, asset)
-        logged = train_and_log(task, train, resources, locations, origin)
+        origin = lineage.to_origin(resources.delta_tables, dagster_run_id, framework.asset)
+        logged = train_and_log(task, resources, locations, origin)
         marks = {
             FINGERPRINT: task.fingerprint,
             FILES_DIGEST: resources.registry.files_digest(logged.classifier),
@@ -199,15 +197,11 @@ class LoggedTraining:
 
 
 def train_and_log(
-    task: Task,
-    train: Callable[..., TrainingResult],
-    resources: TrainingResources,
-    locations: OutputLocations,
-    origin: lineage.Origin,
+    task: Task, resources: TrainingResources, locations: OutputLocations, origin: lineage.Origin
 ) -> LoggedTraining:
     """Train, and log to the open MLflow run what is trained on what, how it went, and the classifier."""
     lineage.log_task(task, origin, resources.delta_tables)
-    trained = run_training(task, train, resources, locations)
+    trained = run_training(task, resources, locations)
     curves = learning_curves(trained.history)
     lineage.log_outcome(trained, curves)
     classifier = log_classifier(
@@ -221,9 +215,7 @@ def train_and_log(
     return LoggedTraining(trained, curves, classifier)
 
 
-def run_training(
-    task: Task, train: Callable[..., TrainingResult], resources: TrainingResources, locations: OutputLocations
-) -> TrainingResult:
+def run_training(task: Task, resources: TrainingResources, locations: OutputLocations) -> TrainingResult:
     """Let the ranks train; what rank 0 tells of it. A training that was cut off goes on after its last epoch."""
     with ExitStack() as stack:
         for cache in (task.training, task.validation):
@@ -231,7 +223,7 @@ def run_training(
         ranks = resources.processes.run(
             resources.delta_tables.spark,
             task.plan.distributor,
-            train,
+            FRAMEWORKS[task.framework].training.train,
             task.training.converter(),
             task.validation.converter(),
             task.plan,

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.images.large_images import with_scaled_content
-from image_assets.models.scoring import UNREADABLE, score_images, score_images_guarded
+from image_assets.models.scoring import UNREADABLE, resolve_device, score_images, score_images_guarded
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.task_counts import NOT_COUNTED, TaskCounter, counted
@@ -161,9 +161,7 @@ def image_predictions(
     images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
     metadata: dict[str, dg.MetadataValue] = {}
     predicting = [serving, *shadow_versions] if serving else shadow_versions
-    devices = {
-        of.version: inference_device.resolve(delta_tables.spark, of.tags.get("framework", "")) for of in predicting
-    }
+    devices = {of.version: resolve_device(of, inference_device, delta_tables.spark) for of in predicting}
     for version in predicting:
         try:
             failed = score(delta_tables, model_registry, version, devices[version.version].name)

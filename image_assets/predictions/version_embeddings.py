@@ -12,6 +12,7 @@ import numpy as np
 
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.pixels import UnreadableImage, to_file_pixels
+from image_assets.models.frameworks import FRAMEWORKS
 from resources.files.file_system import open_file
 
 SIDE_PIXELS, BATCH_SIZE = 224, 32
@@ -65,34 +66,5 @@ def load_embedder(tracking_uri: str, uri: str) -> tuple[Embed, Literal["rgb", "g
                 f"{uri} holds {', '.join(artifacts) or 'no artifacts'}: expected a trained image_classifier"
             )
         classifier = json.loads(artifacts["classifier"].read_text())
-        networks = {"tensorflow": tensorflow_embedding, "torch": torch_embedding}
-        return networks[classifier["framework"]](str(artifacts["model"])), classifier.get("color", "rgb")
-
-
-def torch_embedding(folder: str) -> Embed:
-    """A network stored as an exported graph, cut before its last linear layer, the head."""
-    import torch
-    from mlflow import pytorch
-
-    network = pytorch.load_model(folder)
-    head = [node for node in network.graph.nodes if node.target == torch.ops.aten.linear.default][-1]
-    (output,) = network.graph.find_nodes(op="output")
-    output.args = ((head.args[0],),)
-    network.graph.eliminate_dead_code()
-    network.recompile()
-
-    def embed(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(torch.from_numpy(pixels)).numpy()
-
-    return embed
-
-
-def tensorflow_embedding(folder: str) -> Embed:
-    """A Keras model, up to its layer `embedding`."""
-    import keras
-    from mlflow import tensorflow
-
-    model = tensorflow.load_model(folder)
-    network = keras.Model(model.inputs, model.get_layer("embedding").output)
-    return lambda pixels: np.asarray(network(pixels, training=False))
+        network = FRAMEWORKS[classifier["framework"]].network
+        return network.load_embedder(str(artifacts["model"])), classifier.get("color", "rgb")

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from image_assets.models import torch_network
 from image_assets.models.engines import in_fitting_batches, network_on
 
 # A network that needs 38 MB for an image, in a process that may take 200 MB more.
@@ -78,4 +79,4 @@ def test_onnx_runtime_goes_on_in_smaller_batches_where_memory_is_short(tmp_path)
 
 def test_another_device_is_refused() -> None:
     with pytest.raises(ValueError, match="'gpu': expected one of auto, cpu, cuda"):
-        network_on("gpu", "torch", "nowhere", "nowhere")
+        network_on("gpu", torch_network, "nowhere", "nowhere")

@@ -60,23 +60,24 @@ import json, sys
 from pathlib import Path
 import mlflow, numpy as np
 from image_assets.models import engines
+from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.images.pixels import to_pixels
 device, tracking_uri, uri = sys.argv[1:]
 mlflow.set_tracking_uri(tracking_uri)
 files = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
 framework = json.loads((files / "classifier.json").read_text())["framework"]
 (model,) = (file.parent for file in files.glob("*/MLmodel"))
-network = engines.NETWORKS[framework](str(model), device)
+network, OutOfMemory = FRAMEWORKS[framework].network.load_network(str(model), device)
 pixels = np.stack([to_pixels(Path(file).read_bytes(), 224) for file in sys.stdin.read().split()])
 half, single = network(pixels), engines.onnx_network(str(files / "network.onnx"))(pixels)
 assert abs(half - single).max() <= 0.1, (half, single)  # a head of random weights exaggerates
 assert (half.argmax(1) == single.argmax(1)).all(), (half, single)
 if framework == "torch":
     import torch
-    OutOfMemory, error = torch.OutOfMemoryError, torch.OutOfMemoryError("CUDA out of memory")
+    error = torch.OutOfMemoryError("CUDA out of memory")
 else:
     import tensorflow as tf
-    OutOfMemory, error = tf.errors.ResourceExhaustedError, tf.errors.ResourceExhaustedError(None, None, "OOM")
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM")
 asked = []
 def small_memory(pixels):
     asked.append(len(pixels))

@@ -1,0 +1,107 @@
+"""Networks trained in TensorFlow: loaded on a GPU, cut before the head, and exported as ONNX.
+
+This file stands alone: it is also stored beside every model version trained in TensorFlow and loaded from there.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+PACKAGE = "tensorflow"
+
+# Pixels (n, side, side, 3) uint8 to probabilities (n, labels) or embeddings (n, features), float32.
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+def count_gpus() -> int:
+    """How many GPUs TensorFlow finds."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def load_network(folder: str, device: str) -> tuple[Network, type[Exception]]:
+    """The network of an MLflow model, and the error it raises when the device's memory runs out.
+
+    The backbone computes in half precision; the weights and the head are float32.
+    """
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+    from mlflow import tensorflow
+
+    name = {"cpu": "/CPU:0", "cuda": "/GPU:0"}[device]
+    with tf.device(name):
+        model = tensorflow.load_model(folder)
+        for backbone in (layer for layer in model.layers if isinstance(layer, keras.Model)):
+            for layer in backbone.layers:
+                layer.dtype_policy = keras.DTypePolicy("mixed_float16")
+    # An explicit signature: otherwise every new batch length would trace and compile another graph.
+    network = tf.function(
+        lambda pixels: model(pixels, training=False), input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)]
+    )
+
+    def probabilities(pixels: np.ndarray) -> np.ndarray:
+        with tf.device(name):
+            return network(tf.constant(pixels)).numpy()
+
+    return probabilities, tf.errors.ResourceExhaustedError
+
+
+def load_embedder(folder: str) -> Network:
+    """The network of an MLflow model up to its layer `embedding`, on the CPU."""
+    import keras
+    from mlflow import tensorflow
+
+    model = tensorflow.load_model(folder)
+    network = keras.Model(model.inputs, model.get_layer("embedding").output)
+    return lambda pixels: np.asarray(network(pixels, training=False))
+
+
+def to_onnx(folder: str, opset: int, input_name: str, output_name: str) -> "tuple[onnx.ModelProto, Network]":
+    """The network of an MLflow model as ONNX, and the network itself on the CPU."""
+    load_tensorflow()
+    import tensorflow as tf
+    import tf2onnx
+    from mlflow import tensorflow
+
+    network = tensorflow.load_model(folder)
+    graph = tf.function(lambda pixels: {output_name: network(pixels, training=False)})
+    pixels = tf.TensorSpec(network.input_shape, tf.uint8, name=input_name)
+    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=opset)
+    return exported, lambda pixels: graph(tf.constant(pixels))[output_name].numpy()
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and Keras quietly, and so that PyTorch can still be imported afterwards."""
+    if importlib.util.find_spec("triton"):
+        # Loaded after TensorFlow, when a PyTorch version needs it, it would crash the process.
+        importlib.import_module("triton._C.libtriton")
+    # Allocate GPU memory as needed instead of all of it at once: other tasks, and PyTorch, share the GPU.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    with _startup_lines_dropped():
+        importlib.import_module("tensorflow")
+        importlib.import_module("keras")
+
+
+@contextmanager
+def _startup_lines_dropped() -> Iterator[None]:
+    """Drop what TensorFlow's libraries write to stderr while they load, before any log level applies."""
+    saved_stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved_stderr, 2)
+        os.close(saved_stderr)
+        os.close(nowhere)

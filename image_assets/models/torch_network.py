@@ -1,0 +1,92 @@
+"""Networks trained in PyTorch: loaded on a GPU, cut before the head, and exported as ONNX.
+
+This file stands alone: it is also stored beside every model version trained in PyTorch and loaded from there.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+PACKAGE = "torch"
+
+# Pixels (n, side, side, 3) uint8 to probabilities (n, labels) or embeddings (n, features), float32.
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+def count_gpus() -> int:
+    """How many GPUs PyTorch finds."""
+    require_triton()
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def load_network(folder: str, device: str) -> tuple[Network, type[Exception]]:
+    """The network of an MLflow model, in half precision, and the error it raises when the device's memory runs out."""
+    require_triton()
+    import torch
+    from mlflow import pytorch
+
+    # Pixels arrive channels-last; laying the weights out the same way saves a copy per layer. Torch's annotations lack
+    # the argument.
+    network = pytorch.load_model(folder).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def probabilities(pixels: np.ndarray) -> np.ndarray:
+        # Autocast keeps the operations that need float32, such as softmax, in float32.
+        with torch.inference_mode(), torch.autocast(device, torch.float16):
+            return network(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+
+    return probabilities, torch.OutOfMemoryError
+
+
+def load_embedder(folder: str) -> Network:
+    """The network of an MLflow model up to its embedding, on the CPU."""
+    import torch
+    from mlflow import pytorch
+
+    network = pytorch.load_model(folder)
+    # An exported graph has no layers to cut at. The head is its last linear operation.
+    head = [node for node in network.graph.nodes if node.target == torch.ops.aten.linear.default][-1]
+    (output,) = network.graph.find_nodes(op="output")
+    output.args = ((head.args[0],),)
+    network.graph.eliminate_dead_code()
+    network.recompile()
+
+    def embed(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(pixels)).numpy()
+
+    return embed
+
+
+def to_onnx(folder: str, opset: int, input_name: str, output_name: str) -> "tuple[onnx.ModelProto, Network]":
+    """The network of an MLflow model as ONNX, and the network itself on the CPU."""
+    import torch
+
+    (file,) = Path(folder).rglob("*.pt2")
+    program = torch.export.load(file)
+    exported = torch.onnx.export(
+        program, input_names=[input_name], output_names=[output_name], opset_version=opset, dynamo=True, verbose=False
+    )
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned None instead of an ONNX program")
+    network = program.module()
+    return exported.model_proto, lambda pixels: network(torch.from_numpy(pixels)).detach().numpy()
+
+
+def require_triton() -> None:
+    """Raise an ImportError if importing torch now would crash the process."""
+    # Triton, torch's compiler, bundles an LLVM that collides with TensorFlow's when TensorFlow was loaded first.
+    loaded = "tensorflow" in sys.modules and "triton._C.libtriton" not in sys.modules
+    if loaded and importlib.util.find_spec("triton"):
+        raise ImportError(
+            "TensorFlow is already loaded in this process, and loading Triton, which PyTorch needs, after it would "
+            "crash the process: load this version first, or in another process"
+        )
