@@ -18,13 +18,15 @@ from benchmarks.measurement import measured
 from benchmarks.photographs import CACHE, Photographs, landing_of
 from benchmarks.results import good
 from benchmarks.task import read_task, timed
-from image_assets.images.cached_pixels import SIDE_PIXELS, to_cached_pixels, to_cached_rows
+from image_assets.images.cached_pixels import to_cached_pixels, to_cached_rows
 from image_assets.images.pixels import to_pixels
+from image_assets.models.backbones import CURRENT
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.row_groups import Content
 
 READS = 3
+SIDE_PIXELS = CURRENT.side_pixels
 
 
 def caches(photographs: Photographs, count: int, repeats: int) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def rows_of(found: dict[str, Any]) -> list[list[str]]:
 
 def decoded(rows: pd.DataFrame, content: Content) -> pd.DataFrame:
     """The pixels of a row group, as training reads them."""
-    pixels = [to_cached_pixels(cached, content, "rgb") for cached in rows["content"]]
+    pixels = [to_cached_pixels(cached, SIDE_PIXELS, content, "rgb") for cached in rows["content"]]
     return pd.DataFrame({"image_id": rows["image_id"], "pixels": pixels})
 
 
@@ -116,7 +118,8 @@ def main() -> None:
     files = session.spark_session.read.format("binaryFile").option("recursiveFileLookup", "true").load(task.source)
     images = files.selectExpr("sha2(content, 256) image_id", "content", "0L label_index")
     if content != "original":
-        images = map_partitions(images, partial(to_cached_rows, content=content, color="rgb"), images.schema)
+        cached = partial(to_cached_rows, side_pixels=SIDE_PIXELS, content=content, color="rgb")
+        images = map_partitions(images, cached, images.schema)
     store.write(images, "training-warm", ranks=2)
     with timed() as figures:
         started = time.perf_counter()

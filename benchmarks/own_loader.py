@@ -44,7 +44,8 @@ def prepare(task: Task) -> None:
     images = resources["delta_tables"].read(FEATURED_IMAGES).select("image_id", "content", number)
     content: Content = cast("Content", task.kernel) if task.kernel in get_args(Content) else "original"
     with timed():
-        held = map_partitions(images, partial(to_cached_rows, content=content, color="rgb"), images.schema)
+        cached = partial(to_cached_rows, side_pixels=SIDE_PIXELS, content=content, color="rgb")
+        held = map_partitions(images, cached, images.schema)
         PetastormCaches(root=task.target, content=content).write(held, NAME, ranks=1)
 
 
@@ -52,7 +53,7 @@ class OwnEpochs:
     """A cache's images as in full fine-tuning: decoded in the first epoch, stored as pixels for the others."""
 
     def __init__(self, cache: Cache, collective: Collective) -> None:
-        self._shard = Shard(cache.converter(), Decoding(cache.content, cache.color), 0, 1, WORKERS)
+        self._shard = Shard(cache.converter(), Decoding(SIDE_PIXELS, cache.content, cache.color), 0, 1, WORKERS)
         self._collective = collective
         self._kept: PrecomputedInputs | None = None
         self._rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.task import answer
-from resources.backbone import WEIGHT_FILES
+from image_assets.models.backbones import MOBILENET_V2
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def labels_in(cache: Cache) -> int:
 def weights_file(framework: str) -> Path | None:
     """The weight file in the folder IMAGE_ASSETS_BACKBONE, or None if the framework downloads its own."""
     folder = os.environ.get(BACKBONE, "")
-    return Path(folder) / WEIGHT_FILES[framework] if Path(folder).is_absolute() else None
+    return Path(folder) / MOBILENET_V2.implementations[framework].weight_file if Path(folder).is_absolute() else None
 
 
 def transform(preprocessed: Callable[[Image.Image], np.ndarray], shape: Sequence[int]) -> "TransformSpec":

@@ -49,10 +49,10 @@ from urllib.parse import parse_qs, urlsplit
 import dagster as dg
 
 from resources.alerts import ADDRESS_PREFIX, AlertSender, RulesFile
-from resources.backbone import Backbone
+from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.petastorm_caches import PetastormCaches
+from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCaches
 from resources.delta.row_groups import Color, Content
 from resources.delta.spark_session import gpu_settings, is_local, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
@@ -340,12 +340,13 @@ def image_folder(settings: Settings) -> ImageFolder:
     )
 
 
-def petastorm_caches(settings: Settings) -> PetastormCaches:
+def petastorm_caches(settings: Settings, side_pixels: int) -> PetastormCaches:
     """The training caches, with their format and maximum size."""
     return PetastormCaches(
         root=str(settings.caches),
         content=settings.cache_content,
         color=settings.cache_color,
+        side_pixels=side_pixels,
         keep_megabytes=settings.cache_megabytes,
     )
 
@@ -367,7 +368,9 @@ def rules_file(settings: Settings) -> RulesFile:
     return RulesFile(path=str(path), required=settings.alert_rules is not None)
 
 
-def create_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+def create_resources(
+    settings: Settings, *, side_pixels: int = UNNAMED_SIDE_PIXELS
+) -> dict[str, dg.ConfigurableResource]:
     """All resources; their data is in the home unless the settings say otherwise."""
     spark = spark_session(
         settings.spark_master,
@@ -382,9 +385,9 @@ def create_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
         "label_table": OutsideTable(source=settings.labels),
-        "petastorm_caches": petastorm_caches(settings),
+        "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
-        "backbone": Backbone(source=settings.backbone),
+        "backbone": BackboneWeights(source=settings.backbone),
         "inference_device": InferenceDevice(choice=settings.device, run_tags=settings.gpu_run_tags),
         "mlflow_tracking": MlflowTracking(
             tracking_uri=settings.tracking_uri,

@@ -31,12 +31,12 @@ def main(landing: str | None = None) -> int:
     write_samples_if_new(settings)
     hide_library_messages()
     from definitions import resources
-    from image_assets.models.frameworks import FRAMEWORKS
+    from image_assets.models.backbones import CURRENT
 
     # Before anything runs: files to work on, and the backbone's weights.
     resources["image_folder"].require_files()
-    for framework in FRAMEWORKS:
-        resources["backbone"].identity(framework)
+    for implementation in CURRENT.implementations.values():
+        resources["backbone"].identity(implementation.weight_file)
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     result = run_job("whole_path")
     if not result.success:

@@ -17,7 +17,7 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet, row_groups
-from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
 from resources.processes.training_processes import TrainingProcesses
 
@@ -31,7 +31,10 @@ def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, l
     """The cache's name: the split, the Delta version of image_splits, and a hash of the rows and settings."""
     rows = read_split(delta_tables, split)
     of_labels = split_digest(rows.loc[rows["label"].isin(labels)])
-    settings = json.dumps([CACHE_CODE, of_labels, labels, ranks, CACHE_ROW_GROUP_BYTES, caches.content, caches.color])
+    side = [] if caches.side_pixels == UNNAMED_SIDE_PIXELS else [caches.side_pixels]
+    settings = json.dumps(
+        [CACHE_CODE, of_labels, labels, ranks, CACHE_ROW_GROUP_BYTES, caches.content, caches.color, *side]
+    )
     version = delta_tables.last_change(IMAGE_SPLITS)
     return f"{split}-v{version}-{sha256(settings.encode()).hexdigest()[:12]}"
 
@@ -62,7 +65,8 @@ def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str
     images = images.select("image_id", "content", index.cast("long").alias("label_index"))
     if caches.content == "original":
         return images
-    return map_partitions(images, partial(to_cached_rows, content=caches.content, color=caches.color), images.schema)
+    stored = partial(to_cached_rows, side_pixels=caches.side_pixels, content=caches.content, color=caches.color)
+    return map_partitions(images, stored, images.schema)
 
 
 def find_or_write_cache(

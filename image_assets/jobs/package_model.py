@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from pydantic import Field
 
 from image_assets.jobs.launchpad_examples import with_example
+from image_assets.models.backbones import backbone_of
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.logged_models import INPUT, OPSET, side_of
 from image_assets.models.promotion_gate import files_as_logged
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import onnx
 
 IMAGE_INPUT = "image"
-MAX_MODEL_BYTES = 15_000_000
 # These ONNX nodes in front of the network do what `pixels.py` does to a decoded image, with Pillow's numbers: gray as
 # a weighted sum of integers, and an antialiased bilinear resize that ignores pixels outside the image.
 RESIZED = f"""
@@ -74,13 +74,13 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     )
     whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
     properties = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
-    onnx.helper.set_model_props(whole, {**properties, "color": color})
+    onnx.helper.set_model_props(whole, {**properties, "color": color, "side_pixels": str(side_of(model))})
     onnx.checker.check_model(whole, full_check=True)
     content = whole.SerializeToString()
-    if len(content) > MAX_MODEL_BYTES:
+    most = backbone_of(classifier).max_onnx_bytes
+    if len(content) > most:
         raise ValueError(
-            f"The model has {len(content):,} bytes, but devices accept at most {MAX_MODEL_BYTES:,}. "
-            "Train a smaller network."
+            f"The model has {len(content):,} bytes, but devices accept at most {most:,}. Train a smaller network."
         )
     file.write_bytes(content)
 

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from image_assets.data.training_cache import find_or_write_cache
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models import lineage
+from image_assets.models.backbones import Backbone, backbone_of
 from image_assets.models.epochs import State, state_digest
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import code_version, table_versions, unreadable_versions
@@ -23,7 +24,7 @@ from image_assets.models.model_evaluations import predict_test_split
 from image_assets.models.rank_training import WEIGHTS_FILE
 from image_assets.models.training import Task, TrainingConfig, TrainingResources, to_task, train_and_log
 from image_assets.models.training_plan import OutputLocations
-from resources.backbone import Backbone
+from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.devices import InferenceDevice
@@ -161,6 +162,7 @@ class RecordedTraining:
     cache_settings: dict[str, Any]
     processes: int
     backbone_identity: str
+    backbone: Backbone
 
     @classmethod
     def of(cls, version: ModelVersion) -> "RecordedTraining":
@@ -179,7 +181,9 @@ class RecordedTraining:
                 f"Check out {tags.get('code_version', 'the code that trained it')}."
             ) from error
         cache_settings = json.loads(tags["cache_settings"])
-        return cls(tags["framework"], config, cache_settings, int(tags["processes"]), tags["backbone_identity"])
+        backbone = backbone_of(tags, "backbone_name")
+        processes = int(tags["processes"])
+        return cls(tags["framework"], config, cache_settings, processes, tags["backbone_identity"], backbone)
 
 
 def tables_at_training(version: ModelVersion, delta_tables: DeltaTables) -> DeltaTables:
@@ -194,7 +198,7 @@ def resources_at_training(
     version: ModelVersion, recorded: RecordedTraining, resources: TrainingResources
 ) -> TrainingResources:
     """The resources as of the version's training; a ValueError if the backbone has changed."""
-    identity = resources.backbone.identity(recorded.framework)
+    identity = resources.backbone.identity(recorded.backbone.implementations[recorded.framework].weight_file)
     if identity != recorded.backbone_identity:
         raise ValueError(
             f"{version.uri} cannot be trained again: it was trained on backbone {recorded.backbone_identity}, but the "
@@ -212,7 +216,7 @@ def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> T
     """The version's training task; caches that no longer exist are written again."""
     for split in ("training", "validation"):
         find_or_write_cache(resources.delta_tables, resources.caches, split, ranks=recorded.processes)
-    return to_task(FRAMEWORKS[recorded.framework], recorded.config, resources)
+    return to_task(FRAMEWORKS[recorded.framework], recorded.config, resources, recorded.backbone)
 
 
 @contextmanager
@@ -277,7 +281,7 @@ def reproduce_op(
     delta_tables: DeltaTables,
     petastorm_caches: PetastormCaches,
     training_processes: TrainingProcesses,
-    backbone: Backbone,
+    backbone: BackboneWeights,
     mlflow_tracking: MlflowTracking,
     model_registry: ModelRegistry,
     inference_device: InferenceDevice,

@@ -22,7 +22,6 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 DECODED_AT_ONCE = 128  # as many as Spark hands over at once
-SIDE_PIXELS = 224
 MAX_WHOLE_FILE_BYTES = 512 * 1024**2  # a larger file is not read whole: it is scaled while it is decoded
 
 
@@ -35,7 +34,8 @@ class ImageClassifier(PythonModel):
         classifier = json.loads(Path(files["classifier"]).read_text())
         device = (context.model_config or {}).get("device", "auto")
         self._labels: list[str] = classifier["labels"]
-        self._color: str = classifier.get("color", "rgb")  # what was logged before versions knew gray does not say it
+        self._color: str = classifier["color"]
+        self._side_pixels: int = classifier["side_pixels"]
         self._pixels, engines, framework = (_module_of(files[name]) for name in ("pixels", "engines", "framework"))
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
@@ -75,11 +75,11 @@ class ImageClassifier(PythonModel):
         """Pixels of one image; None when it cannot be read."""
         try:
             if not _is_null(content):
-                return self._pixels.to_pixels(bytes(content), SIDE_PIXELS, self._color)
+                return self._pixels.to_pixels(bytes(content), self._side_pixels, self._color)
             if _is_null(path):
                 return None
             with _opened(path) as file:
-                return self._pixels.to_file_pixels(file, SIDE_PIXELS, self._color, max_bytes=MAX_WHOLE_FILE_BYTES)
+                return self._pixels.to_file_pixels(file, self._side_pixels, self._color, max_bytes=MAX_WHOLE_FILE_BYTES)
         except ImportError as error:
             warnings.warn(f"{path} is too large to be decoded whole: install pyvips ({error})", stacklevel=2)
             return None

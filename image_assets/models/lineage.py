@@ -144,8 +144,15 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
         "labels": json.dumps(task.labels),
         "backbone": trained.backbone,
         "backbone_identity": task.backbone,
+        "backbone_name": task.plan.backbone_name,
         "training_settings": json.dumps(settings),
-        "cache_settings": json.dumps({"content": task.plan.content, "color": task.plan.color}),
+        "cache_settings": json.dumps(
+            {
+                "content": task.plan.content,
+                "color": task.plan.color,
+                "side_pixels": task.plan.architecture.side_pixels,
+            }
+        ),
         "caches": json.dumps({"training": task.training.name, "validation": task.validation.name}),
         "processes": str(task.processes),
         "weights_digest": trained.weights_digest,

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from image_assets.models.backbones import Backbone
 from image_assets.models.engines import Network, onnx_network
 from image_assets.models.frameworks import FRAMEWORKS
 from resources.processes.child_process import end_with_parent
@@ -40,7 +41,7 @@ class DifferentAnswers(ValueError):
 def write_onnx(framework: str, model: Path, file: Path) -> None:
     """Write the network of a model in the framework's own flavor, in a local folder, as an ONNX file.
 
-    It takes `pixels`, uint8 (n, 224, 224, 3), and gives `probabilities`, float32 (n, labels); the normalisation is in
+    It takes `pixels`, uint8 (n, side, side, 3), and gives `probabilities`, float32 (n, labels); the normalisation is in
     it. DifferentAnswers when the file does not answer as the network does.
     """
     # Apart, as two frameworks in one process do not get along; a run that is killed takes the export with it.
@@ -131,6 +132,7 @@ def log_classifier(
     framework: str,
     tracking_uri: str,
     mlflow_run_id: str,
+    backbone: Backbone,
     color: Literal["rgb", "gray"] = "rgb",
 ) -> str:
     """Log the classifier around a model that is in MLflow in its own flavor; the classifier's URI.
@@ -148,7 +150,13 @@ def log_classifier(
         model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
         write_onnx(framework, Path(model), Path(folder, "network.onnx"))
         classifier_file = Path(folder) / "classifier.json"
-        classifier = {"framework": framework, "labels": list(labels), "color": color}
+        classifier = {
+            "framework": framework,
+            "labels": list(labels),
+            "color": color,
+            "backbone": backbone.name,
+            "side_pixels": backbone.side_pixels,
+        }
         classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
         return log_to_run(
             NAME,

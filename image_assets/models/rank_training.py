@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from image_assets.models.backbones import name_in_digests
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
@@ -35,7 +36,7 @@ from image_assets.models.epochs import (
     state_digest,
 )
 from image_assets.models.training_images import Decoding, Shard
-from image_assets.models.training_plan import BACKBONE_BLOCKS, OutputLocations, Schedule, TrainingPlan, TrainingResult
+from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS
 
 
@@ -172,7 +173,13 @@ def log_weights(network: Classifier, weights: State, locations: OutputLocations)
 def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective: Collective) -> Shard:
     """What this rank reads of a cache."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    return Shard(converter, Decoding(plan.content, plan.color), collective.rank, collective.size, threads)
+    return Shard(
+        converter,
+        Decoding(plan.architecture.side_pixels, plan.content, plan.color),
+        collective.rank,
+        collective.size,
+        threads,
+    )
 
 
 class RankTraining:
@@ -204,7 +211,7 @@ class RankTraining:
     def train_head(self) -> Progress:
         """Train the head on embeddings; those that are known are not computed again."""
         activations = self._counted(self._network.freeze(None, self._plan.head))
-        folder = Path(self._embeddings) / embeddings_name(self._network, self._plan)
+        folder = Path(self._embeddings) / embeddings_name(self._network, self._plan, version(self._network.framework))
         started = time.monotonic()
         training, validation = self._precompute_both(activations, EmbeddingStore(str(folder)))
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
@@ -279,10 +286,11 @@ class RankTraining:
         return counted
 
 
-def embeddings_name(network: Classifier, plan: TrainingPlan) -> str:
-    """The same for embeddings that are the same: weights, content of the cache, library and precision."""
+def embeddings_name(network: Classifier, plan: TrainingPlan, library: str) -> str:
+    """The folder of a backbone's embeddings: `<framework>-<hash of everything that they depend on>`."""
     parts = [EMBEDDING_CODE, state_digest(network.backbone_weights()), plan.content, plan.color, network.precision]
-    identity = "/".join([*parts, version(network.framework), str(BACKBONE_BLOCKS)])
+    # `library` is the framework's version: another one may compute the same layers differently.
+    identity = "/".join([*parts, library, str(plan.architecture.blocks), *name_in_digests(plan.architecture)])
     return f"{network.framework}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 

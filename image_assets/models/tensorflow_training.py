@@ -5,18 +5,18 @@ import logging
 import os
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from image_assets.models.backbones import download_timeout, weights_file
+from image_assets.models.backbones import Backbone, download_timeout, weights_file
 from image_assets.models.embeddings import Activations, Standardisation
 from image_assets.models.epochs import Batch, Collective, State, Value, greatest
 from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
-from image_assets.models.training_images import PIXELS_SHAPE
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
@@ -24,25 +24,33 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from petastorm.spark import SparkDatasetConverter
 
-WEIGHTS_FILE = "mobilenet_v2_no_top.weights.h5"
 
 logger = logging.getLogger(__name__)
 
 
-def build_model(labels: int, backbone: str, seed: int) -> tuple["keras.Model", str]:
-    """The network and where its backbone is from: "folder", "imagenet" or "untrained".
+def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tuple["keras.Model", str]:
+    """The network, and where the weights of its backbone are from.
 
-    It takes uint8 pixels (n, 224, 224, 3) and gives probabilities (n, labels).
+    Args:
+        labels: How many labels it tells apart.
+        backbone: What makes embeddings of images.
+        weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
+        seed: Fixes the weights of an untrained backbone.
+
+    Returns:
+        A network from pixels (n, side, side, 3) uint8 to probabilities (n, labels) float32, and "folder", "imagenet" or
+        "untrained".
     """
     import keras
 
     keras.utils.set_random_seed(seed)
-    features, origin = _backbone(backbone)
+    features, origin = _backbone(backbone, weights)
     features.trainable = False
-    pixels = keras.Input(PIXELS_SHAPE, dtype="uint8", name="pixels")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaled")(
-        pixels
-    )  # from -1 to 1, as the weights expect
+    pixels = keras.Input(backbone.pixels_shape, dtype="uint8", name="pixels")
+    own = backbone.implementations[TENSORFLOW.name]
+    # One multiplication and addition inside the graph instead of a subtraction and division of colors from 0 to 1.
+    scale, offset = 1 / (255 * np.array(own.deviation)), -np.array(own.mean) / np.array(own.deviation)
+    scaled = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="scaled")(pixels)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
@@ -129,7 +137,8 @@ def train(
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
     collective = COLLECTIVES[plan.distributor]()
     # Rank 0 alone reads or downloads weights; the others get its.
-    model, origin = build_model(plan.labels, plan.backbone if collective.rank == 0 else "none", plan.seed)
+    weights = plan.backbone if collective.rank == 0 else "none"
+    model, origin = build_model(plan.labels, plan.architecture, weights, plan.seed)
     model.set_weights(collective.broadcast(model.get_weights() if collective.rank == 0 else None))
     network = TensorflowNetwork(model, plan, collective)
     return train_on_rank(network, collective, training, validation, plan, locations, collective.broadcast(origin))
@@ -160,7 +169,7 @@ class TensorflowNetwork:
 
         self._schedule = schedule
         _features(self.model).trainable = True
-        frozen, self._trained = cut_in_two(self.model, blocks)
+        frozen, self._trained = cut_in_two(self.model, self._plan.architecture, blocks)
         self._head = self.model.get_layer("head")
         self._variables = [
             *(self._trained.trainable_variables if self._trained else []),
@@ -177,7 +186,7 @@ class TensorflowNetwork:
         # One graph for batches of every length.
         graph = tf.function(
             lambda pixels: tf.cast(frozen(pixels, training=False), tf.float32),
-            input_signature=[tf.TensorSpec((None, *PIXELS_SHAPE), tf.uint8)],
+            input_signature=[tf.TensorSpec((None, *self._plan.architecture.pixels_shape), tf.uint8)],
         )
         return lambda pixels: graph(tf.constant(pixels)).numpy()
 
@@ -231,7 +240,9 @@ class TensorflowNetwork:
     def log(self, locations: OutputLocations) -> str:
         """Log the model in its own flavor, as a Keras file; its URI."""
         _compute_in(self.model, "float32")
-        return log_model(self.model, self._plan.labels, locations.tracking_uri, locations.mlflow_run_id)
+        return log_model(
+            self.model, self._plan.labels, self._plan.architecture, locations.tracking_uri, locations.mlflow_run_id
+        )
 
     def _stepped(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
@@ -263,7 +274,9 @@ class TensorflowNetwork:
         return self._head(embeddings)
 
 
-def cut_in_two(model: "keras.Model", blocks: int | None) -> tuple["keras.Model | None", "keras.Model | None"]:
+def cut_in_two(
+    model: "keras.Model", backbone: Backbone, blocks: int | None
+) -> tuple["keras.Model | None", "keras.Model | None"]:
     """From pixels to what so many blocks make of them, and on to the embedding; None for a part without layers."""
     import keras
 
@@ -273,21 +286,12 @@ def cut_in_two(model: "keras.Model", blocks: int | None) -> tuple["keras.Model |
     if blocks == 0:
         return None, whole
     features = _features(model)
-    middle = features.get_layer(block_output(features, blocks - 1)).output
+    middle = features.get_layer(backbone.last_layer([layer.name for layer in features.layers], blocks - 1)).output
     lower, upper = keras.Model(features.input, middle), keras.Model(middle, features.output)
     scaled = model.get_layer("scaled").output
     frozen = keras.Model(model.input, lower(scaled))
     between = keras.Input(middle.shape[1:])
     return frozen, keras.Model(between, model.get_layer("embedding")(upper(between)))
-
-
-def block_output(features: "keras.Model", block: int) -> str:
-    """The layer that ends a block of Keras's MobileNetV2, counted as torchvision counts them."""
-    names = [layer.name for layer in features.layers]
-    if block in (0, 18):
-        return "Conv1_relu" if block == 0 else "out_relu"
-    prefix = "expanded_conv" if block == 1 else f"block_{block - 1}"
-    return [name for name in names if name in (f"{prefix}_project_BN", f"{prefix}_add")][-1]
 
 
 def _features(model: "keras.Model") -> "keras.Model":
@@ -316,35 +320,36 @@ def _sums(losses: "tf.Tensor", logits: "tf.Tensor", label_indexes: "tf.Tensor") 
     return tf.stack([loss, right, tf.cast(tf.size(label_indexes), tf.float64)])
 
 
-def _backbone(backbone: str) -> tuple["keras.Model", str]:
-    """MobileNetV2 without its top, and where its weights are from."""
+def _backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
+    """The backbone, and where its weights are from."""
     import keras
 
-    if backbone in ("auto", "imagenet"):
+    own = backbone.implementations[TENSORFLOW.name]
+    build = partial(getattr(keras.applications, own.model), input_shape=backbone.pixels_shape, include_top=False)
+    if weights in ("auto", "imagenet"):
         keras.config.disable_interactive_logging()
         try:
             with download_timeout():
-                return keras.applications.MobileNetV2(input_shape=PIXELS_SHAPE, include_top=False), "imagenet"
+                return build(weights=own.weights), "imagenet"
         except Exception as error:  # Keras has no narrower type for a download that failed
-            if backbone == "imagenet" or "URL fetch failure" not in str(error):
+            if weights == "imagenet" or "URL fetch failure" not in str(error):
                 raise
             logger.warning(
                 "tensorflow: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy", error
             )
-            backbone = "none"
-    weights = None if backbone == "none" else str(weights_file(backbone, WEIGHTS_FILE))
-    # The annotation of `weights` in Keras forgets that it may be None.
-    network = keras.applications.MobileNetV2(input_shape=PIXELS_SHAPE, include_top=False, weights=cast("str", weights))
-    return network, "folder" if weights else "untrained"
+            weights = "none"
+    if weights == "none":
+        return build(weights=None), "untrained"
+    return build(weights=str(weights_file(weights, own.weight_file))), "folder"
 
 
-def log_model(model: "keras.Model", labels: int, tracking_uri: str, mlflow_run_id: str) -> str:
+def log_model(model: "keras.Model", labels: int, backbone: Backbone, tracking_uri: str, mlflow_run_id: str) -> str:
     """Log the model in its own flavor, as a Keras file; its URI."""
     from mlflow import tensorflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    pixels = TensorSpec(np.dtype(np.uint8), (-1, *PIXELS_SHAPE), "pixels")
+    pixels = TensorSpec(np.dtype(np.uint8), (-1, *backbone.pixels_shape), "pixels")
     probabilities = TensorSpec(np.dtype(np.float32), (-1, labels), "probabilities")
     return log_to_run(
         TENSORFLOW.asset,

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from image_assets.models.backbones import download_timeout, weights_file
+from image_assets.models.backbones import Backbone, Implementation, download_timeout, weights_file
 from image_assets.models.embeddings import READ_BATCH_SIZE, Activations, Standardisation
 from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
-from image_assets.models.training_images import PIXELS_SHAPE
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
@@ -23,27 +22,34 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
     from torch import nn
 
-EMBEDDING = 1280
-WEIGHTS_FILE = "mobilenet_v2_features.pth"
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's colors, which the weights expect
 logger = logging.getLogger(__name__)
 
 
-def build_model(labels: int, backbone: str, seed: int) -> tuple["nn.Sequential", str]:
-    """The network and where its backbone is from: "folder", "imagenet" or "untrained".
+def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tuple["nn.Sequential", str]:
+    """The network, and where the weights of its backbone are from.
 
-    It takes uint8 pixels (n, 224, 224, 3) and gives probabilities (n, labels).
+    Args:
+        labels: How many labels it tells apart.
+        backbone: What makes embeddings of images.
+        weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
+        seed: Fixes the weights of an untrained backbone.
+
+    Returns:
+        A network from pixels (n, side, side, 3) uint8 to probabilities (n, labels) float32, and "folder", "imagenet" or
+        "untrained".
     """
     import torch
     import torchvision
     from torch import nn
 
     torch.manual_seed(seed)
-    scaled = nn.BatchNorm2d(3, eps=0.0, affine=False)  # in use: minus the mean, over the deviation
-    scaled.running_mean, scaled.running_var = torch.tensor(MEAN), torch.tensor(DEVIATION) ** 2
-    features = torchvision.models.mobilenet_v2().features
-    origin = _load_backbone(features, backbone)
-    head = nn.Linear(EMBEDDING, labels)
+    own = backbone.implementations[TORCH.name]
+    # A batch normalization with fixed statistics: minus the mean, divided by the deviation, inside the exported graph.
+    scaled = nn.BatchNorm2d(3, eps=0.0, affine=False)
+    scaled.running_mean, scaled.running_var = torch.tensor(own.mean), torch.tensor(own.deviation) ** 2
+    features = torchvision.models.get_model(own.model).features
+    origin = _load_backbone(features, own, weights)
+    head = nn.Linear(backbone.features, labels)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     layers = OrderedDict[str, nn.Module](
@@ -145,7 +151,8 @@ def train(
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     # Rank 0 alone reads or downloads weights; the others get its.
-    model, origin = build_model(plan.labels, plan.backbone if collective.rank == 0 else "none", plan.seed)
+    weights = plan.backbone if collective.rank == 0 else "none"
+    model, origin = build_model(plan.labels, plan.architecture, weights, plan.seed)
     arrays = collective.broadcast(_arrays(model.state_dict()) if collective.rank == 0 else None)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     origin = collective.broadcast(origin)
@@ -275,12 +282,16 @@ class TorchNetwork:
         import torch
 
         model = self.model.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
-        return log_model(model, self._plan.labels, locations.tracking_uri, locations.mlflow_run_id)
+        return log_model(
+            model, self._plan.labels, self._plan.architecture, locations.tracking_uri, locations.mlflow_run_id
+        )
 
     def _frozen(self, layers: "nn.Sequential") -> Activations:
         import torch
 
-        example = torch.zeros((READ_BATCH_SIZE, *PIXELS_SHAPE), dtype=torch.uint8, device=self.device)
+        example = torch.zeros(
+            (READ_BATCH_SIZE, *self._plan.architecture.pixels_shape), dtype=torch.uint8, device=self.device
+        )
         with torch.no_grad(), self._autocast():
             # Freezing folds what is constant: three times the speed on a CPU.
             network = torch.jit.freeze(torch.jit.trace(layers, example))
@@ -330,37 +341,37 @@ def _sums(loss: "torch.Tensor", logits: "torch.Tensor", label_indexes: "torch.Te
     return np.array([loss.item(), right.item(), len(label_indexes)], np.float64)
 
 
-def _load_backbone(features: "nn.Module", backbone: str) -> str:
-    """Put the weights in place; where they are from."""
+def _load_backbone(features: "nn.Module", own: Implementation, weights: str) -> str:
+    """Load the weights; where they are from."""
     import torch
-    from torchvision.models import MobileNet_V2_Weights
+    from torchvision.models import get_model_weights
 
-    if backbone == "none":
+    if weights == "none":
         return "untrained"
-    if backbone in ("auto", "imagenet"):
+    if weights in ("auto", "imagenet"):
         try:
             with download_timeout():
-                weights = MobileNet_V2_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
+                state = get_model_weights(own.model)[own.weights].get_state_dict(progress=False)
         except OSError as error:
-            if backbone == "imagenet":
+            if weights == "imagenet":
                 raise
             logger.warning("torch: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy", error)
             return "untrained"
     else:
-        weights = torch.load(weights_file(backbone, WEIGHTS_FILE), weights_only=True)
+        state = torch.load(weights_file(weights, own.weight_file), weights_only=True)
     prefix = "features."
-    features.load_state_dict({key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)})
-    return "imagenet" if backbone in ("auto", "imagenet") else "folder"
+    features.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
+    return "imagenet" if weights in ("auto", "imagenet") else "folder"
 
 
-def log_model(model: "nn.Sequential", labels: int, tracking_uri: str, mlflow_run_id: str) -> str:
+def log_model(model: "nn.Sequential", labels: int, backbone: Backbone, tracking_uri: str, mlflow_run_id: str) -> str:
     """Log the model in its own flavor, as an exported graph; its URI."""
     import torch
     from mlflow import pytorch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    pixels = TensorSpec(np.dtype(np.uint8), (-1, *PIXELS_SHAPE), "pixels")
+    pixels = TensorSpec(np.dtype(np.uint8), (-1, *backbone.pixels_shape), "pixels")
     probabilities = TensorSpec(np.dtype(np.float32), (-1, labels), "probabilities")
     return log_to_run(
         TORCH.asset,
@@ -370,6 +381,8 @@ def log_model(model: "nn.Sequential", labels: int, tracking_uri: str, mlflow_run
         pytorch_model=model,
         serialization_format="pt2",
         signature=ModelSignature(Schema([pixels]), Schema([probabilities])),
-        input_example=torch.zeros((2, *PIXELS_SHAPE), dtype=torch.uint8),  # one image would fix the batch at one
+        input_example=torch.zeros(
+            (2, *backbone.pixels_shape), dtype=torch.uint8
+        ),  # one image would fix the batch at one
         pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "numpy", *TORCH.packages)],
     )

@@ -4,7 +4,7 @@ import dagster as dg
 
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.training import TrainingConfig, TrainingResources, train_and_register
-from resources.backbone import Backbone
+from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -29,7 +29,7 @@ def model_asset(framework: Framework) -> dg.AssetsDefinition:
         delta_tables: DeltaTables,
         petastorm_caches: PetastormCaches,
         training_processes: TrainingProcesses,
-        backbone: Backbone,
+        backbone: BackboneWeights,
         mlflow_tracking: MlflowTracking,
         model_registry: ModelRegistry,
     ) -> dg.MaterializeResult:

@@ -13,11 +13,11 @@ from image_assets.data.split_rows import require_sound_splits, training_labels
 from image_assets.data.training_cache import existing_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
+from image_assets.models.backbones import CURRENT, Backbone, name_in_digests
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import (
-    BACKBONE_BLOCKS,
     Distributor,
     OutputLocations,
     Precision,
@@ -26,7 +26,7 @@ from image_assets.models.training_plan import (
     TrainingPlan,
     TrainingResult,
 )
-from resources.backbone import Backbone
+from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -53,7 +53,7 @@ class TrainingConfig(dg.Config):
         "the backbone's last blocks as well. `all`: then everything.",
     )
     top_blocks: int = Field(
-        default=8, gt=0, lt=BACKBONE_BLOCKS, description=f"How many of the backbone's {BACKBONE_BLOCKS} blocks."
+        default=8, gt=0, lt=CURRENT.blocks, description=f"How many of the backbone's {CURRENT.blocks} blocks to train."
     )
     augmentation: bool = Field(
         default=False, description="Crop and mirror images at random in each epoch of fine-tuning; takes longer."
@@ -91,7 +91,7 @@ class TrainingConfig(dg.Config):
             )
         return self
 
-    def plan(self, labels: int, backbone: str, caches: PetastormCaches) -> TrainingPlan:
+    def plan(self, labels: int, weights: str, caches: PetastormCaches, backbone: Backbone = CURRENT) -> TrainingPlan:
         """The settings as ranks take them."""
         head = Schedule(
             self.epochs, self.learning_rate, self.warmup_epochs, self.patience, self.weight_decay, self.dropout
@@ -107,7 +107,15 @@ class TrainingConfig(dg.Config):
         names = ("trainable", "top_blocks", "augmentation", "batch_size", "label_smoothing", "class_weights")
         others = {name: getattr(self, name) for name in (*names, "precision", "distributor", "seed")}
         content = {"content": caches.content, "color": caches.color}
-        return TrainingPlan(labels=labels, backbone=backbone, head=head, fine_tuning=fine_tuning, **content, **others)
+        return TrainingPlan(
+            labels=labels,
+            backbone=weights,
+            head=head,
+            fine_tuning=fine_tuning,
+            backbone_name=backbone.name,
+            **content,
+            **others,
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ class TrainingResources:
     delta_tables: DeltaTables
     caches: PetastormCaches
     processes: TrainingProcesses
-    backbone: Backbone
+    backbone: BackboneWeights
     tracking: MlflowTracking
     registry: ModelRegistry
 
@@ -131,7 +139,7 @@ class Task:
     training: Cache
     validation: Cache
     plan: TrainingPlan
-    backbone: str  # its identity
+    backbone: str  # the identity of its weights
     processes: int
 
     @property
@@ -139,10 +147,14 @@ class Task:
         """A hash of everything that the trained model follows from."""
         parts = [TRAINING_CODE, self.framework, self.labels, self.training.name, self.validation.name]
         plan = {**asdict(self.plan), "backbone": self.backbone}
+        del plan["backbone_name"]
+        parts += name_in_digests(self.plan.architecture)
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 
 
-def to_task(framework: Framework, config: TrainingConfig, resources: TrainingResources) -> Task:
+def to_task(
+    framework: Framework, config: TrainingConfig, resources: TrainingResources, backbone: Backbone = CURRENT
+) -> Task:
     """The task as the tables and settings are now; a ValueError when they allow of none."""
     if config.distributor not in framework.distributors:
         raise ValueError(
@@ -156,8 +168,9 @@ def to_task(framework: Framework, config: TrainingConfig, resources: TrainingRes
         existing_cache(resources.delta_tables, resources.caches, split, labels, ranks)
         for split in ("training", "validation")
     )
-    plan = config.plan(len(labels), resources.backbone.source, resources.caches)
-    return Task(framework.name, labels, training, validation, plan, resources.backbone.identity(framework.name), ranks)
+    plan = config.plan(len(labels), resources.backbone.source, resources.caches, backbone)
+    identity = resources.backbone.identity(backbone.implementations[framework.name].weight_file)
+    return Task(framework.name, labels, training, validation, plan, identity, ranks)
 
 
 def train_and_register(
@@ -209,6 +222,7 @@ def train_and_log(
         labels=task.labels,
         framework=task.framework,
         color=task.plan.color,
+        backbone=task.plan.architecture,
         tracking_uri=locations.tracking_uri,
         mlflow_run_id=locations.mlflow_run_id,
     )

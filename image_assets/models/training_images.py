@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from image_assets.images.cached_pixels import SIDE_PIXELS, to_cached_pixels
+from image_assets.images.cached_pixels import to_cached_pixels
 from image_assets.images.pixels import Crop
 from resources.delta.row_groups import Color, Content
 
-PIXELS_SHAPE = (SIDE_PIXELS, SIDE_PIXELS, 3)
 # What becomes of the content: name, type, shape, and whether nulls may occur. Bytes travel through Petastorm at the
 # speed of memory, arrays of numbers do not.
 DECODED_FIELDS = [("pixels", np.bytes_, (), False)]
@@ -46,14 +45,15 @@ class Augmentation:
 class Decoding:
     """How a cache's content becomes pixels."""
 
+    side_pixels: int
     content: Content = "original"
     color: Color = "rgb"
     augmentation: Augmentation | None = None
 
     def pixels(self, image_id: str, cached: bytes) -> bytes:
-        """The pixels (224, 224, 3) uint8 of one row, as bytes."""
+        """The pixels (side, side, 3) uint8 of one row, as bytes."""
         crop = self.augmentation.crop(image_id) if self.augmentation else None
-        return to_cached_pixels(cached, self.content, self.color, crop).tobytes()
+        return to_cached_pixels(cached, self.side_pixels, self.content, self.color, crop).tobytes()
 
 
 def to_decoded_rows(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[str]) -> pd.DataFrame:
@@ -79,7 +79,7 @@ SHUFFLE_BUFFER_ROWS = 256  # among which the next ones of an epoch are drawn; as
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Some images: ids (n,), label indexes (n,) int64, pixels (n, 224, 224, 3) uint8."""
+    """Some images: ids (n,), label indexes (n,) int64, pixels (n, side, side, 3) uint8."""
 
     image_ids: np.ndarray
     label_indexes: np.ndarray
@@ -123,7 +123,7 @@ class Shard:
     def images(self, *, skipped: frozenset[str] = frozenset()) -> Iterator[DecodedImages]:
         """The images once, a row group at a time, but for those of some ids, which are not decoded."""
         for part in self._read([*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, self.decoding, skipped)):
-            yield from to_images(part)
+            yield from to_images(part, self.decoding.side_pixels)
 
     def epoch(self, number: int, seed: int) -> Iterator[DecodedImages]:
         """Augmented images for one epoch, shuffled over all ranks, as many times as they are asked for."""
@@ -133,7 +133,7 @@ class Shard:
             parts = self._read(
                 [*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, decoding, frozenset()), seed=seed + number
             )
-            yield from shuffle((images for part in parts for images in to_images(part)), shuffled)
+            yield from shuffle((images for part in parts for images in to_images(part, decoding.side_pixels)), shuffled)
 
     def _read(
         self,
@@ -161,12 +161,12 @@ class Shard:
             yield from reader
 
 
-def to_images(part: object) -> Iterator[DecodedImages]:
+def to_images(part: object, side_pixels: int) -> Iterator[DecodedImages]:
     """What Petastorm read, without the rows that were skipped; nothing when all were."""
     image_ids, label_indexes, pixels = (np.asarray(getattr(part, name)) for name in (*ID_COLUMNS, "pixels"))
     decoded = np.array([len(of) > 0 for of in pixels], dtype=bool)
     if decoded.any():
-        values = np.frombuffer(b"".join(pixels[decoded]), np.uint8).reshape(-1, SIDE_PIXELS, SIDE_PIXELS, 3)
+        values = np.frombuffer(b"".join(pixels[decoded]), np.uint8).reshape(-1, side_pixels, side_pixels, 3)
         yield DecodedImages(image_ids[decoded], label_indexes[decoded], values)
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.pixels import UnreadableImage, to_file_pixels
+from image_assets.models.backbones import backbone_of
 from image_assets.models.frameworks import FRAMEWORKS
 from resources.files.file_system import open_file
 
-SIDE_PIXELS, BATCH_SIZE = 224, 32
+BATCH_SIZE = 32
 MAX_WHOLE_FILE_BYTES = 512 * 1024**2
 
 Embed = Callable[[np.ndarray], np.ndarray]  # pixels (n, side, side, 3) uint8 in, embeddings (n, features) out
@@ -33,26 +34,26 @@ class EmbeddingRequest:
 def embed_images(images: EmbeddingRequest) -> np.ndarray | ItemFailure:
     """Embeddings (n, features) of the images that can be read, or why the version gives none."""
     try:
-        embed, color = load_embedder(images.tracking_uri, images.uri)
-        pixels = [one for path in images.paths if (one := read_pixels(path, color)) is not None]
+        embed, color, side_pixels = load_embedder(images.tracking_uri, images.uri)
+        pixels = [one for path in images.paths if (one := read_pixels(path, color, side_pixels)) is not None]
         batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
         return np.concatenate([embed(np.stack(batch)) for batch in batches]) if batches else np.empty((0, 0))
     except Exception as error:  # noqa: BLE001 - whatever a model raises is a fault of the version
         return ItemFailure("raised", f"{type(error).__name__}: {error}"[:500])
 
 
-def read_pixels(path: str, color: Literal["rgb", "gray"]) -> np.ndarray | None:
+def read_pixels(path: str, color: Literal["rgb", "gray"], side_pixels: int) -> np.ndarray | None:
     """What a network sees of the file; None where it cannot be read any more."""
     try:
         with open_file(path) as file:
-            return to_file_pixels(file, SIDE_PIXELS, color, max_bytes=MAX_WHOLE_FILE_BYTES)
+            return to_file_pixels(file, side_pixels, color, max_bytes=MAX_WHOLE_FILE_BYTES)
     except (OSError, UnreadableImage):  # gone or replaced since it was predicted
         return None
 
 
 @cache
-def load_embedder(tracking_uri: str, uri: str) -> tuple[Embed, Literal["rgb", "gray"]]:
-    """The version's network up to its embedding, and the color it sees images in; loaded once in each process."""
+def load_embedder(tracking_uri: str, uri: str) -> tuple[Embed, Literal["rgb", "gray"], int]:
+    """The version's network up to its embedding, and the color and side of the images it takes; once per process."""
     import mlflow
     from mlflow.models import Model
 
@@ -67,4 +68,5 @@ def load_embedder(tracking_uri: str, uri: str) -> tuple[Embed, Literal["rgb", "g
             )
         classifier = json.loads(artifacts["classifier"].read_text())
         network = FRAMEWORKS[classifier["framework"]].network
-        return network.load_embedder(str(artifacts["model"])), classifier.get("color", "rgb")
+        embed = network.load_embedder(str(artifacts["model"]))
+        return embed, classifier.get("color", "rgb"), backbone_of(classifier).side_pixels

@@ -176,12 +176,20 @@ def to_url(path: Path) -> str:
     return f"file://{path}"
 
 
+UNNAMED_SIDE_PIXELS = 224  # the side of images in caches whose names do not depend on it
+
+
 class PetastormCaches(dg.ConfigurableResource):
     """The caches of one home, each a folder named by what went into it: its split, a hyphen, and the rest."""
 
     root: str
     content: Content = Field(default="original", description="What new caches hold of an image.")
     color: Color = Field(default="rgb", description="Whether they hold the images, or the images in gray.")
+    side_pixels: int = Field(
+        default=UNNAMED_SIDE_PIXELS,
+        gt=0,
+        description="Width and height that images are scaled to, unless caches hold the original files.",
+    )
     keep: int = Field(default=3, ge=1, description="How many caches of each split are kept.")
     keep_megabytes: float = Field(default=16384, gt=0, description="How large all caches together may be.")
 

@@ -51,7 +51,7 @@ def cache_of(landing: Path, root: Path, content: Content) -> Cache:
     rows = [
         {
             "image_id": sha256(image).hexdigest(),
-            "content": to_cached(image, content, "rgb"),
+            "content": to_cached(image, 224, content, "rgb"),
             "label_index": number_of(file),
         }
         for file, image in zip(files, contents, strict=True)

@@ -38,6 +38,7 @@ PLAN = TrainingPlan(
     precision="float32",
     distributor="horovod",
     seed=0,
+    backbone_name="mobilenet_v2",
 )
 
 

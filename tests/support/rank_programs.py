@@ -48,7 +48,7 @@ def train_and_average(
 def weights_after_steps(module: Any, framework: str, plan: TrainingPlan, collective: Any, batch: Batch) -> Any:
     """The head's weights after three steps on one batch, without chance in them."""
     plan = replace(plan, head=replace(plan.head, dropout=0.0))
-    model, _ = module.build_model(plan.labels, "none", plan.seed)
+    model, _ = module.build_model(plan.labels, plan.architecture, "none", plan.seed)
     network = {"torch": "TorchNetwork", "tensorflow": "TensorflowNetwork"}[framework]
     network = getattr(module, network)(model, plan, collective)
     network.freeze(None, plan.head)

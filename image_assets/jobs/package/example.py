@@ -7,11 +7,12 @@ from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("image_classifier.onnx")
 metadata = session.get_modelmeta().custom_metadata_map
-mode, least_size = {"rgb": ("RGB", (448, 448)), "gray": ("L", None)}[metadata["color"]]
+side = int(metadata["side_pixels"])
+mode, least_size = {"rgb": ("RGB", (2 * side, 2 * side)), "gray": ("L", None)}[metadata["color"]]
 for image in map(Image.open, sys.argv[1:]):
     image.draft(mode, least_size)  # a large JPEG is decoded at a fraction of its size
     opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(mode)
     opaque.info = image.info  # with its orientation
-    upright = ImageOps.exif_transpose(opaque.resize((224, 224), Image.Resampling.BILINEAR)).convert("RGB")
+    upright = ImageOps.exif_transpose(opaque.resize((side, side), Image.Resampling.BILINEAR)).convert("RGB")
     probabilities = session.run(None, {"image": numpy.asarray(upright)})[0][0]
     print(image.filename, json.loads(metadata["labels"])[probabilities.argmax()], probabilities.max())

@@ -134,7 +134,7 @@ def test_a_cache_holds_what_its_settings_say(
     originals = {row.image_id: row.content for row in ingested_tables.dataframe(FEATURED_IMAGES).collect()}
     for row in rows_of(cache):
         pixels = to_pixels(originals[row["image_id"]], 224, color)
-        difference = np.abs(to_cached_pixels(row["content"], content, color).astype(int) - pixels).max()
+        difference = np.abs(to_cached_pixels(row["content"], 224, content, color).astype(int) - pixels).max()
         assert difference <= (30 if content == "jpeg" else 0)
         assert content == "original" or len(row["content"]) <= 224 * 224 * (3 if color == "rgb" else 1)
     others = PetastormCaches(root=caches.root, color="gray" if color == "rgb" else "rgb")

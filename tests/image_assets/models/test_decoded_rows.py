@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from image_assets.images.pixels import to_pixels
-from image_assets.models.training_images import PIXELS_SHAPE, Augmentation, Decoding, to_decoded_rows
+from image_assets.models.training_images import Augmentation, Decoding, to_decoded_rows
 from tests.support.images import png
 
 CONTENTS = [png(number, (300, 200)) for number in range(3)]
@@ -18,11 +18,11 @@ ROWS = pd.DataFrame(
 
 def pixels(decoding: Decoding, skipped: frozenset[str] = frozenset()) -> list[np.ndarray | None]:
     rows = to_decoded_rows(ROWS, decoding, skipped)["pixels"]
-    return [np.frombuffer(of, np.uint8).reshape(PIXELS_SHAPE) if of else None for of in rows]
+    return [np.frombuffer(of, np.uint8).reshape(224, 224, 3) if of else None for of in rows]
 
 
 def test_rows_are_decoded_but_for_those_that_are_skipped() -> None:
-    first, second, third = pixels(Decoding(), frozenset({ROWS["image_id"][1]}))
+    first, second, third = pixels(Decoding(224), frozenset({ROWS["image_id"][1]}))
     assert second is None
     assert first is not None
     assert third is not None
@@ -33,7 +33,7 @@ def test_rows_are_decoded_but_for_those_that_are_skipped() -> None:
 def test_an_image_is_augmented_in_its_own_way_in_each_epoch_whoever_reads_it() -> None:
     plain, first, again, later = (
         np.stack(pixels(decoding))
-        for decoding in (Decoding(), *(Decoding(augmentation=Augmentation(0, epoch)) for epoch in (1, 1, 2)))
+        for decoding in (Decoding(224), *(Decoding(224, augmentation=Augmentation(0, epoch)) for epoch in (1, 1, 2)))
     )
     assert (first == again).all()
     for different in (plain, later):
@@ -50,14 +50,14 @@ def test_crops_keep_half_of_the_image_at_least_and_half_of_them_are_mirrored() -
 
 
 def test_gray_is_the_same_in_all_channels() -> None:
-    gray = np.stack(pixels(Decoding(color="gray")))
+    gray = np.stack(pixels(Decoding(224, color="gray")))
     assert (gray[..., :1] == gray).all()
 
 
 def test_pixels_that_were_kept_are_cropped_as_well() -> None:
     kept = ROWS.assign(content=[to_pixels(content, 224).tobytes() for content in CONTENTS])
-    whole = to_decoded_rows(kept, Decoding("pixels"), frozenset())["pixels"].tolist()
+    whole = to_decoded_rows(kept, Decoding(224, "pixels"), frozenset())["pixels"].tolist()
     assert whole == kept["content"].tolist()
-    decoding = replace(Decoding("pixels"), augmentation=Augmentation(0, 1))
+    decoding = replace(Decoding(224, "pixels"), augmentation=Augmentation(0, 1))
     cropped = to_decoded_rows(kept, decoding, frozenset())["pixels"].tolist()
     assert all(len(one) == 224 * 224 * 3 and one != other for one, other in zip(cropped, whole, strict=True))

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from image_assets.images.grayscale import to_grayscale
 from image_assets.images.isolated_process import GuardedProcess
+from image_assets.models.backbones import MOBILENET_V2
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.scoring import separate_workers
 from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
@@ -33,9 +34,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 import numpy as np
+from image_assets.models.backbones import MOBILENET_V2
 framework, tracking_uri, mlflow_run_id, file, backbone = sys.argv[1:]
 training = import_module(f"image_assets.models.{framework}_training")
-model, origin = training.build_model(labels=2, backbone=backbone, seed=0)
+model, origin = training.build_model(labels=2, backbone=MOBILENET_V2, weights=backbone, seed=0)
 assert origin == ("untrained" if backbone == "none" else "folder")
 kernel = np.random.default_rng(0).normal(0, 0.15, (1280, 2)).astype(np.float32)  # a head that tells images apart
 if framework == "tensorflow":
@@ -43,7 +45,7 @@ if framework == "tensorflow":
 else:
     head = model.get_submodule("head").weight.data
     head.copy_(head.new_tensor(kernel.T))
-Path(file).write_text(training.log_model(model, 2, tracking_uri, mlflow_run_id))
+Path(file).write_text(training.log_model(model, 2, MOBILENET_V2, tracking_uri, mlflow_run_id))
 """
 # In a process of its own: with nothing of the project to import, and without the other framework.
 PREDICT = """
@@ -107,6 +109,7 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         tracking_uri=tracking_uri,
         mlflow_run_id=run.info.run_id,
         color=COLORS[request.param],
+        backbone=MOBILENET_V2,
     )
     return tracking_uri, uri
 

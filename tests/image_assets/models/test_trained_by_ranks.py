@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
+from image_assets.models.backbones import MOBILENET_V2
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import TrainingResult
 from resources.mlflow.model_registry import ModelRegistry
@@ -91,7 +92,9 @@ def assert_logged(work: Work, trained: TrainingResult) -> None:
 def registered_answers(work: Work, framework: str, model_uri: str) -> pd.DataFrame:
     """What the registered version says of the bytes of a photograph of each label, in a process of its own."""
     places = {"tracking_uri": work.places.tracking_uri, "mlflow_run_id": work.places.mlflow_run_id}
-    classifier = log_classifier(model_uri=model_uri, labels=LABELS, framework=framework, **places)
+    classifier = log_classifier(
+        model_uri=model_uri, labels=LABELS, framework=framework, backbone=MOBILENET_V2, **places
+    )
     version = ModelRegistry(tracking_uri=work.places.tracking_uri).register(classifier, places["mlflow_run_id"], {})
     program = (
         "import sys, mlflow, pandas as pd; from pathlib import Path; uri, version, answers, *files = sys.argv[1:]; "
