@@ -1,4 +1,4 @@
-"""The epochs of a training, the same for both frameworks and for every way in which ranks talk."""
+"""The training loop, its progress and its checkpoints: the same for every framework and distributor."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 
 class Collective(Protocol):
-    """What ranks do together. Every rank calls the same methods in the same order."""
+    """Communication between ranks. Every rank must call the same methods in the same order, or all of them hang."""
 
     rank: int
     size: int
@@ -31,7 +31,7 @@ class Collective(Protocol):
         ...
 
     def broadcast(self, value: Value | None) -> Value:
-        """Rank 0's value, on all ranks."""
+        """Rank 0's value, on every rank; the others' values are ignored."""
         ...
 
     # Any: the tensors of the framework.
@@ -41,7 +41,7 @@ class Collective(Protocol):
 
 
 def greatest(collective: Collective, number: int) -> int:
-    """The greatest of the ranks' numbers."""
+    """The maximum of the ranks' numbers."""
     numbers = np.zeros(collective.size)
     numbers[collective.rank] = number
     return int(collective.sum(numbers).max())
@@ -49,7 +49,7 @@ def greatest(collective: Collective, number: int) -> int:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Arrays in named parts, and what was told beside them."""
+    """Arrays in named parts, and values that JSON can hold."""
 
     arrays: State
     values: dict[str, Any]
@@ -62,23 +62,23 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training, a file for each of its phases."""
+    """The checkpoints of one training: one file per phase."""
 
     folder: str
 
     def save(self, name: str, parts: Mapping[str, State], values: Mapping[str, Any]) -> None:
-        """Keep this in place of what was kept: whole, or not at all."""
+        """Replace the phase's checkpoint atomically."""
         from safetensors.numpy import save_file
 
         file = self._file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"{part}/{key}": np.array(array, order="C") for part in parts for key, array in parts[part].items()}
         unfinished = file.with_suffix(".unfinished")
-        save_file(arrays, unfinished, metadata={"told": json.dumps(values)})
+        save_file(arrays, unfinished, metadata={"values": json.dumps(values)})
         unfinished.replace(file)
 
     def load(self, name: str) -> Checkpoint | None:
-        """What was kept last; None when there is nothing."""
+        """The phase's last checkpoint; None if there is none."""
         from safetensors import safe_open
 
         file = self._file(name)
@@ -86,14 +86,15 @@ class Checkpoints:
             return None
         with safe_open(file, "numpy") as opened:
             arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-            return Checkpoint(arrays, json.loads((opened.metadata() or {})["told"]))
+            (values,) = (opened.metadata() or {}).values()  # under whichever name it was saved
+            return Checkpoint(arrays, json.loads(values))
 
     def _file(self, name: str) -> Path:
         return Path(self.folder) / f"{name}.safetensors"
 
 
 def state_digest(weights: State) -> str:
-    """SHA-256 of all arrays with their names, kinds and shapes, in whatever order they come."""
+    """SHA-256 of all arrays with their names, dtypes and shapes, whatever their order."""
     total = sha256()
     for name, array in sorted(weights.items()):
         total.update(f"{name} {array.dtype} {array.shape} ".encode())
@@ -109,7 +110,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as the trainable part of a network takes them in, (n, ...), with their label indexes (n,) int64."""
+    """Inputs (n, ...) of the trainable part of a network, with their label indexes (n,) int64."""
 
     inputs: np.ndarray
     label_indexes: np.ndarray
@@ -120,11 +121,11 @@ class Source(Protocol):
 
     @property
     def steps(self) -> int:
-        """Of an epoch, equal on all ranks."""
+        """Steps per epoch, equal on every rank."""
         ...
 
     def batches(self, epoch: int) -> Iterable[Batch]:
-        """As many batches as an epoch has steps."""
+        """One batch per step of the epoch."""
         ...
 
 
@@ -132,33 +133,33 @@ class Network(Protocol):
     """The trainable part of a network, with its optimizer."""
 
     def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
-        """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
+        """Update the weights with gradients averaged over all ranks; summed loss, correct predictions, images: (3,)."""
         ...
 
     def evaluate(self, batch: Batch) -> np.ndarray:
-        """Loss (summed), right answers and images (3,), with the weights as they are."""
+        """Summed loss, correct predictions and images, (3,), without an update."""
         ...
 
     def weights(self) -> State:
-        """Copies of the weights by their names."""
+        """Copies of the trainable weights by name."""
         ...
 
     def load_weights(self, weights: State) -> None:
-        """Take these weights."""
+        """Replace the trainable weights."""
         ...
 
     def optimizer_state(self) -> State:
-        """Copies of what the optimizer remembers."""
+        """Copies of the optimizer's state by name."""
         ...
 
     def load_optimizer_state(self, state: State) -> None:
-        """Go on where an optimizer was."""
+        """Replace the optimizer's state."""
         ...
 
 
 @dataclass
 class Progress:
-    """How far a training has come. Equal on all ranks but for nothing: figures are averages over all of them."""
+    """Training progress. Identical on every rank, because metrics are averaged across ranks."""
 
     history: list[Figures] = field(default_factory=list)
     best: tuple[float, float] = (-math.inf, -math.inf)  # validation accuracy, minus validation loss
@@ -167,13 +168,13 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """The last epoch that was finished."""
+        """The last completed epoch; 0 before the first."""
         return len(self.history)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a training: which weights change is up to the network."""
+    """One part of a training; the network decides which weights it changes."""
 
     name: str
     schedule: Schedule
@@ -190,9 +191,9 @@ def run_epochs(
     phase: Phase,
     checkpoints: Checkpoints,
 ) -> Progress:
-    """Train until the epochs are over or none is better for long; the network ends with the best epoch's weights.
+    """Train for the scheduled epochs, or until `patience` epochs bring no improvement.
 
-    Where a checkpoint tells of finished epochs, it goes on after them.
+    Resumes after the last epoch of a checkpoint. The network ends with the best epoch's weights.
     """
     progress = resume(network, collective, checkpoints, phase.name)
     schedule = phase.schedule
@@ -210,8 +211,9 @@ def run_epochs(
         figures["seconds"] = time.monotonic() - started
         require_finite_loss(figures, schedule.learning_rate)
         progress.history.append(figures)
+        # Accuracy first; the loss decides between epochs of equal accuracy.
         score = (figures["validation_accuracy"], -figures["validation_loss"])
-        # The figures are the same on all ranks, and so is the choice.
+        # Every rank has the same metrics, so all of them choose the same epoch without asking each other.
         if score > progress.best:
             progress.best, progress.best_epoch, progress.best_weights = score, epoch, network.weights()
         if collective.rank == 0:
@@ -222,7 +224,7 @@ def run_epochs(
 
 
 def batches_with_progress(training: Source, epoch: int, collective: Collective) -> Iterable[Batch]:
-    """An epoch's batches; where it takes long, rank 0 tells how far it is."""
+    """An epoch's batches; rank 0 logs progress if the epoch takes long."""
     batches = training.batches(epoch)
     if collective.rank:
         return batches
@@ -230,7 +232,7 @@ def batches_with_progress(training: Source, epoch: int, collective: Collective) 
 
 
 def averages(collective: Collective, sums: np.ndarray, prefix: str) -> Figures:
-    """Loss and accuracy over the images of all ranks."""
+    """Mean loss and accuracy over the images of all ranks, with a prefix to their names."""
     loss, right, images = collective.sum(sums).tolist()
     return {f"{prefix}loss": loss / images, f"{prefix}accuracy": right / images}
 
@@ -240,6 +242,7 @@ def learning_rate(schedule: Schedule, step: int, steps: int, size: int) -> float
 
     Goyal et al., Accurate, Large Minibatch SGD (2017), sections 2.1 and 2.2; Loshchilov and Hutter, SGDR (2017).
     """
+    # Each step averages over `size` batches, so its gradient is less noisy and may go further.
     top, warmup, total = schedule.learning_rate * size, schedule.warmup_epochs * steps, schedule.epochs * steps
     if step < warmup:
         return schedule.learning_rate + (top - schedule.learning_rate) * (step + 1) / warmup
@@ -247,12 +250,12 @@ def learning_rate(schedule: Schedule, step: int, steps: int, size: int) -> float
 
 
 def to_seed(*parts: int) -> int:
-    """A number below 2**31 that is another one for every part."""
+    """A seed below 2**31 that depends on every part."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
 
 
 def require_finite_loss(figures: Figures, rate: float) -> None:
-    """Raise when the loss is no number any more."""
+    """Raise a FloatingPointError if the loss is infinite or NaN."""
     if not math.isfinite(figures["loss"] + figures["validation_loss"]):
         raise FloatingPointError(
             f"epoch {figures['epoch']:.0f} ends with loss {figures['loss']} and validation loss "
@@ -261,7 +264,7 @@ def require_finite_loss(figures: Figures, rate: float) -> None:
 
 
 def resume(network: Network, collective: Collective, checkpoints: Checkpoints, name: str) -> Progress:
-    """How far rank 0's checkpoint tells that this phase has come; the weights are rank 0's on all ranks in any case."""
+    """The progress in rank 0's checkpoint. Without one, every rank takes rank 0's weights."""
     found = collective.broadcast(checkpoints.load(name) if collective.rank == 0 else None)
     if found is None:
         network.load_weights(collective.broadcast(network.weights() if collective.rank == 0 else None))
@@ -273,7 +276,7 @@ def resume(network: Network, collective: Collective, checkpoints: Checkpoints, n
 
 
 def save_checkpoint(checkpoints: Checkpoints, name: str, network: Network, progress: Progress) -> None:
-    """Keep the epoch that was finished."""
+    """Save the state after a completed epoch."""
     parts = {
         "weights": network.weights(),
         "optimizer": network.optimizer_state(),

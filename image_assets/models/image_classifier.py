@@ -1,4 +1,4 @@
-"""What every model becomes: image bytes in, label and probabilities out.
+"""The classifier that every trained model is stored as: images in, labels and probabilities out.
 
 MLflow stores this file as the code of a model version, beside the trained model, its network as ONNX, its labels, and
 copies of `pixels.py`, `engines.py` and the framework's file, such as `torch_network.py`. A version therefore always
@@ -21,15 +21,15 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-DECODED_AT_ONCE = 128  # as many as Spark hands over at once
-MAX_WHOLE_FILE_BYTES = 512 * 1024**2  # a larger file is not read whole: it is scaled while it is decoded
+DECODED_AT_ONCE = 128  # the size of Spark's batches
+MAX_WHOLE_FILE_BYTES = 512 * 1024**2  # larger files are scaled while they are decoded
 
 
 class ImageClassifier(PythonModel):
-    """Images in a `content` column (bytes) or a `path` column, their label and probabilities out."""
+    """Classifies images from a `content` column (bytes) or a `path` column."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load what a version consists of, onto the device that the model config names."""
+        """Load the version's files, and its network onto the device of the model config."""
         files = context.artifacts
         classifier = json.loads(Path(files["classifier"]).read_text())
         device = (context.model_config or {}).get("device", "auto")
@@ -39,11 +39,11 @@ class ImageClassifier(PythonModel):
         self._pixels, engines, framework = (_module_of(files[name]) for name in ("pixels", "engines", "framework"))
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
-    # MLflow's own `predict` has no body, which makes it one that returns None.
+    # The return type differs because MLflow's own `predict` has no body, so that type checkers infer None.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
     ) -> pd.DataFrame:
-        """One row for each row: `label`, `probability`, `probabilities`; nulls for an image that cannot be read."""
+        """`label`, `probability` and `probabilities` of each row, with its index; nulls if the image cannot be read."""
         contents = model_input["content"] if "content" in model_input else [None] * len(model_input)
         paths = model_input["path"] if "path" in model_input else [None] * len(model_input)
         images = list(zip(contents, paths, strict=True))
@@ -72,7 +72,7 @@ class ImageClassifier(PythonModel):
         return answers
 
     def _decoded(self, content: Any, path: Any) -> np.ndarray | None:
-        """Pixels of one image; None when it cannot be read."""
+        """The pixels (side, side, 3) uint8 of one image; None if it cannot be read."""
         try:
             if not _is_null(content):
                 return self._pixels.to_pixels(bytes(content), self._side_pixels, self._color)
@@ -81,7 +81,7 @@ class ImageClassifier(PythonModel):
             with _opened(path) as file:
                 return self._pixels.to_file_pixels(file, self._side_pixels, self._color, max_bytes=MAX_WHOLE_FILE_BYTES)
         except ImportError as error:
-            warnings.warn(f"{path} is too large to be decoded whole: install pyvips ({error})", stacklevel=2)
+            warnings.warn(f"{path} is too large to decode in full: install pyvips ({error})", stacklevel=2)
             return None
         except (OSError, ValueError):  # UnreadableImage is a ValueError, as is a path with a null character
             return None
@@ -92,22 +92,22 @@ def _is_null(value: Any) -> bool:
 
 
 def _opened(path: str) -> BinaryIO:
-    """A file, to be read; a `file:` path holds `%` and bytes that are no UTF-8 as `%XX`."""
+    """The opened file. A `file:` path contains `%` and bytes that are not UTF-8 as `%XX`."""
     scheme = "file:"
     file = Path(os.fsdecode(unquote_to_bytes(path[len(scheme) :])) if path.startswith(scheme) else path)
-    if not file.is_file():  # reading a pipe would wait for ever
-        raise FileNotFoundError(f"{path} is no file")
+    if not file.is_file():  # reading a pipe would block forever
+        raise FileNotFoundError(f"{path} is not a file")
     return file.open("rb")
 
 
 def _module_of(file: str) -> ModuleType:
-    """The module in a file, under a name of its own: two versions may decode differently in one process."""
+    """The module in a file, under a unique name: two versions in one process may decode differently."""
     name = f"_{Path(file).stem}_{abs(hash(file)):x}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file: expected one that was stored with this version")
+        raise ImportError(f"{file} is not a Python file: expected the one that was stored with this version")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look themselves up there
+    sys.modules[name] = module  # dataclasses look up their own module there
     spec.loader.exec_module(module)
     return module
 

@@ -1,4 +1,4 @@
-"""A trained model, logged to MLflow as the image classifier that every model becomes."""
+"""Logs a trained model to MLflow as an image classifier, the same for every framework."""
 
 import json
 import math
@@ -35,16 +35,23 @@ NOISE_SQUARES = 7  # per side
 
 
 class DifferentAnswers(ValueError):
-    """A network answers otherwise than the ONNX that was made of it."""
+    """A network and its ONNX export give different probabilities."""
 
 
 def write_onnx(framework: str, model: Path, file: Path) -> None:
-    """Write the network of a model in the framework's own flavor, in a local folder, as an ONNX file.
+    """Export the network of an MLflow model as an ONNX file.
 
-    It takes `pixels`, uint8 (n, side, side, 3), and gives `probabilities`, float32 (n, labels); the normalisation is in
-    it. DifferentAnswers when the file does not answer as the network does.
+    Its input `pixels` is (n, side, side, 3) uint8, not normalized; its output `probabilities` is (n, labels) float32.
+
+    Args:
+        framework: The framework's name.
+        model: The local folder of the model, in the framework's own flavor.
+        file: The file to write.
+
+    Raises:
+        DifferentAnswers: The file gives other probabilities than the network.
     """
-    # Apart, as two frameworks in one process do not get along; a run that is killed takes the export with it.
+    # In another process: two frameworks in one crash it. If this process is killed, the export ends too.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=end_with_parent, initargs=(os.getpid(),)) as executor:
         executor.submit(_write_in_process, framework, model, file).result()
@@ -65,13 +72,13 @@ def require_same_answers(network: Network, other: Network, side_pixels: int) -> 
     if not difference <= TOLERANCE:
         raise DifferentAnswers(
             f"probabilities differ by {difference:.2g} between a network and its ONNX: expected {TOLERANCE:g} at most; "
-            "is one of the packages that export it another version than pyproject.toml says?"
+            "do the versions of the exporting packages differ from those in pyproject.toml?"
         )
 
 
 def _write_in_process(framework: str, model: Path, file: Path) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    warnings.simplefilter("ignore", FutureWarning)  # of torch, of its own exporter
+    warnings.simplefilter("ignore", FutureWarning)  # which an exporter raises about itself
     import onnx
 
     exported, network = FRAMEWORKS[framework].network.to_onnx(str(model), OPSET, INPUT, OUTPUT)
@@ -82,21 +89,21 @@ def _write_in_process(framework: str, model: Path, file: Path) -> None:
 
 @dataclass(frozen=True)
 class UnvalidatedFlavor:
-    """A flavor as `Model.log` takes it that is told to try no input example: its `save_model` knows nothing of that."""
+    """A flavor for `Model.log` without validation of the input example, an argument that its own `save_model` lacks."""
 
     flavor: ModuleType
 
-    # Any: what a flavor wants to be told differs by flavor.
+    # Any: the arguments differ by flavor.
     def save_model(self, *, validate_serving_input: bool, **saved: Any) -> None:
         """Save a model in the flavor."""
         self.flavor.save_model(**saved)
 
 
 def log_to_run(name: str, flavor: ModuleType, *, tracking_uri: str, mlflow_run_id: str, **saved: Any) -> str:
-    """Log a model to the run, in the flavor (a module of MLflow's such as `mlflow.pytorch`); the model's URI.
+    """Log a model to the run in a flavor, a module such as `mlflow.pyfunc`; the model's URI.
 
-    The flavors' own `log_model` would start the run again in this process, and end it when the process ends; and
-    without an active run a model would land in the default experiment, not in the run's. To try an input example,
+    The flavors' own `log_model` would resume the run in this process and end it when the process ends. Without an
+    active run, the model would land in the default experiment instead of the run's. To validate the input example,
     MLflow would load the model, and its framework, into this process.
     """
     import mlflow
@@ -135,17 +142,24 @@ def log_classifier(
     backbone: Backbone,
     color: Literal["rgb", "gray"] = "rgb",
 ) -> str:
-    """Log the classifier around a model that is in MLflow in its own flavor; the classifier's URI.
+    """Log the classifier for a model that is in MLflow in its own flavor; the classifier's URI.
 
-    `color` is what the model was trained on: a version of gray looks at every image in gray.
+    No framework is imported into this process. MLflow stores code, not a pickled object.
 
-    Neither framework is imported into this process. What is stored is code, not a pickled object.
+    Args:
+        model_uri: The model in its own flavor.
+        labels: In the order of the model's probabilities.
+        framework: The name of the framework that the model was trained in.
+        tracking_uri: Where the run is.
+        mlflow_run_id: The run to log to.
+        backbone: The model's backbone, which determines the size of images.
+        color: What the model was trained on; a `gray` version converts every image to gray.
     """
     import mlflow
     from mlflow import pyfunc
 
     here = Path(__file__).parent
-    mlflow.set_tracking_uri(tracking_uri)  # download_artifacts knows a model by its URI only there
+    mlflow.set_tracking_uri(tracking_uri)  # otherwise download_artifacts looks for the URI elsewhere
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
         write_onnx(framework, Path(model), Path(folder, "network.onnx"))
@@ -182,7 +196,7 @@ def log_classifier(
 
 
 def _input_example() -> pd.DataFrame:
-    """One row as the classifier takes it: a small image's bytes."""
+    """One row of input: the bytes of a small image."""
     image = BytesIO()
     Image.new("RGB", (8, 8), "tomato").save(image, "PNG")
     return pd.DataFrame({"content": [image.getvalue()], "path": [None]})
