@@ -1,4 +1,4 @@
-"""What the frozen part of a network makes of a shard's images, computed once and kept on disk for all epochs."""
+"""Outputs of the frozen part of a network, computed once per image and stored on disk for all epochs."""
 
 import logging
 import math
@@ -22,12 +22,12 @@ ROW_GROUP_ROWS = 1024  # of 5 KB each
 
 @dataclass(frozen=True)
 class EmbeddingStore:
-    """Embeddings (n,) float32 by image, in Parquet files that are only ever added: a folder for each backbone."""
+    """Embeddings (features,) float32 by image id, in a folder of Parquet files that is only appended to."""
 
     folder: str
 
     def image_ids(self) -> frozenset[str]:
-        """The images whose embeddings are known; the folder counts as used from now on."""
+        """The ids of images that have an embedding. Marks the folder as used, which protects it from eviction."""
         if Path(self.folder).is_dir():
             Path(self.folder).touch()
         return frozenset(
@@ -37,14 +37,14 @@ class EmbeddingStore:
         )
 
     def embeddings(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Images and their embeddings (n, features), in parts that fit in memory. An image may come more than once."""
+        """Image ids and their embeddings (n, features), in parts that fit in memory. An image may occur twice."""
         for file in self._files():
             for rows in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, use_threads=False):
                 content = b"".join(rows["embedding"].to_pylist())
                 yield rows["image_id"].to_pylist(), np.frombuffer(content, np.float32).reshape(rows.num_rows, -1)
 
     def add(self, image_ids: list[str], embeddings: np.ndarray) -> None:
-        """Keep the embeddings (n, features) of more images: all of them, or none when this is cut off."""
+        """Append embeddings (n, features) atomically."""
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows = pa.table({"image_id": image_ids, "embedding": [row.astype(np.float32).tobytes() for row in embeddings]})
@@ -58,26 +58,26 @@ class EmbeddingStore:
 
 
 Activations = Callable[[np.ndarray], np.ndarray]
-STORED_AT_ONCE = 64 * READ_BATCH_SIZE  # embeddings that a killed training loses at most
+STORED_AT_ONCE = 64 * READ_BATCH_SIZE  # the most embeddings that a killed training loses
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Each feature minus its mean, over its deviation: both (features,) float64."""
+    """The mean and standard deviation of each feature, both (features,) float64."""
 
     mean: np.ndarray
     deviation: np.ndarray
 
     def of(self, features: np.ndarray) -> np.ndarray:
-        """The features (n, features) standardised, float32."""
+        """The standardised features (n, features) float32."""
         return ((features - self.mean) / self.deviation).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class PrecomputedInputs:
-    """A shard's images as inputs (n, ...) of a network's trainable part, in the order of their ids."""
+    """A shard's images as inputs (n, ...) of the trainable part of a network, ordered by image id."""
 
     inputs: np.ndarray
     label_indexes: np.ndarray
@@ -90,18 +90,18 @@ class PrecomputedInputs:
         return len(self.label_indexes)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The images in shuffled order; a shard with too few rows goes round again."""
+        """The images in shuffled order, repeated if the shard has too few for the epoch's steps."""
         order = np.random.default_rng((*self.seed, epoch)).permutation(len(self))
         for rows in np.resize(order, (self.steps, self.batch_size)):
             yield self._batch(rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Every image once, in batches to be judged."""
+        """Every image once, in batches for evaluation."""
         for start in range(0, len(self), EVALUATION_BATCH_SIZE):
             yield self._batch(np.arange(start, min(start + EVALUATION_BATCH_SIZE, len(self))))
 
     def standardised(self, by: Standardisation) -> "PrecomputedInputs":
-        """The same images, standardised whenever they are handed out."""
+        """The same images, standardised batch by batch."""
         return replace(self, standardisation=by)
 
     def _batch(self, rows: np.ndarray) -> Batch:
@@ -118,7 +118,7 @@ def precompute_inputs(
     seed: int,
     store: EmbeddingStore | None = None,
 ) -> PrecomputedInputs:
-    """The shard's images through the frozen part of a network; those in the store are not computed again."""
+    """The output of the frozen part of a network for a shard's images, computed only if it is not in the store."""
     rows = shard.labels()
     rows_of_image = {
         str(image_id): rows_of_image for image_id, rows_of_image in rows.groupby("image_id", sort=False).indices.items()
@@ -144,13 +144,12 @@ def precompute_inputs(
 def compute_activations(
     shard: Shard, activations: Activations, stored: frozenset[str], progress: ProgressLine
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and activations of the images that are not known, some thousand at a time.
-
-    Every batch has the same length, also the last: what becomes of an image must not depend on who is beside it.
-    """
+    """Ids and activations of the images that are not stored, about two thousand at a time."""
     ids: list[str] = []
     parts: list[np.ndarray] = []
     for images in rebatched(shard.images(skipped=stored)):
+        # The last batch is padded to the full length: kernels chosen by batch size round differently, and an
+        # embedding must not depend on the images beside it.
         pixels = np.resize(images.pixels, (READ_BATCH_SIZE, *images.pixels.shape[1:]))
         ids += images.image_ids.tolist()
         parts.append(activations(pixels)[: len(images)])
@@ -163,7 +162,7 @@ def compute_activations(
 
 
 class RowBuffer:
-    """Rows of equal shape that come in any order, in a file without a name: it is gone with the process."""
+    """Rows of equal shape, filled in any order, in an unnamed temporary file that disappears with the process."""
 
     def __init__(self, count: int, rows_of_image: dict[str, np.ndarray]) -> None:
         self._count = count
@@ -172,7 +171,7 @@ class RowBuffer:
         self._missing = set(rows_of_image)
 
     def put(self, image_ids: list[str], values: np.ndarray) -> None:
-        """Put each image's values wherever the image belongs; others are left out."""
+        """Store the values of each image in all of its rows; ignores images that are not in the shard."""
         if self._rows is None:
             with tempfile.TemporaryFile() as file:
                 self._rows = np.memmap(file, values.dtype, "w+", shape=(self._count, *values.shape[1:]))
@@ -182,29 +181,31 @@ class RowBuffer:
                 self._missing.discard(image_id)
 
     def whole(self) -> np.ndarray:
-        """All rows; an error when one is missing."""
+        """All rows; a ValueError if any is missing."""
         if self._rows is None or self._missing:
-            raise ValueError(f"{len(self._missing)} images of the cache were not read: write the cache again")
+            raise ValueError(f"{len(self._missing)} images of the cache could not be read: materialize the cache again")
         return self._rows
 
 
 def standardisation(images: PrecomputedInputs, collective: Collective) -> Standardisation:
-    """Mean and deviation of each feature, over the images of all ranks."""
+    """Mean and standard deviation of each feature over the images of all ranks."""
     count = collective.sum(np.array([len(images)]))
     mean = collective.sum(np.sum([batch.inputs.sum(axis=0, dtype=np.float64) for batch in images], axis=0)) / count
+    # Two passes, in float64: the mean of squares minus the squared mean would cancel for features far from 0.
     squares = np.sum([((batch.inputs - mean) ** 2).sum(axis=0) for batch in images], axis=0)
     return Standardisation(mean, usable_deviation(collective.sum(squares) / count, mean))
 
 
 def usable_deviation(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """The standard deviation; 1 for a feature that does not vary, as many of an untrained backbone."""
+    """The standard deviation; 1 for constant features, which are common in untrained backbones."""
     deviation = np.sqrt(variance)
+    # Relative to the mean: rounding alone makes a constant feature deviate by about 1e-7 of it in float32.
     return np.where(deviation > 1e-6 * np.abs(mean) + 1e-30, deviation, 1.0)
 
 
 @dataclass(frozen=True)
 class AugmentedImages:
-    """Images decoded anew for each epoch, and what the frozen part of a network makes of them."""
+    """Images that are augmented anew in each epoch, through the frozen part of a network."""
 
     shard: Shard
     activations: Activations
@@ -213,11 +214,11 @@ class AugmentedImages:
 
     @property
     def steps(self) -> int:
-        """Of an epoch, equal on all ranks."""
+        """Steps per epoch, equal on every rank."""
         return math.ceil(self.shard.rows_of_all / self.shard.size / self.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The epoch's images; a shard with too few rows goes round again."""
+        """The epoch's images, repeated if the shard has too few for its steps."""
         images = rebatched(self.shard.epoch(epoch, self.seed), self.batch_size)
         for batch in islice(images, self.steps):
             yield Batch(self.activations(batch.pixels), batch.label_indexes)

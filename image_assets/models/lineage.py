@@ -1,4 +1,4 @@
-"""Where a model version comes from: what MLflow's run and the version's tags tell of it."""
+"""Where a model version comes from, as its MLflow run and its tags record it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TABLE_VERSIONS = "table_versions"
 
 
 def table_versions(version: ModelVersion) -> dict[str, int]:
-    """Tables by name, and their Delta versions; a ValueError when the tag does not say them."""
+    """The Delta version of each table at the training; a ValueError if the tag is missing or malformed."""
     tag = version.tags.get(TABLE_VERSIONS)
     try:
         versions = json.loads(tag or "")
@@ -41,7 +41,7 @@ def table_versions(version: ModelVersion) -> dict[str, int]:
 
 
 def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """Those of the tables' versions that cannot be read any longer, and that in words."""
+    """Table versions that can no longer be read, and why."""
     by_name = {table.name: table for table in TABLES}
     found = {}
     for name, at in sorted(versions):
@@ -51,7 +51,7 @@ def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str,
 
 
 def code_version() -> str:
-    """The commit of this checkout, with `-dirty` when files differ from it; the package's version outside of one."""
+    """The commit of this checkout, with `-dirty` if files were changed; the package's version if there is none."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
@@ -62,9 +62,9 @@ def code_version() -> str:
 def logged_pictures(
     tracking: MlflowTracking, mlflow_run_id: str, files: Mapping[str, str], title: str
 ) -> dict[str, dg.MetadataValue]:
-    """Metadata with pictures that were logged to an MLflow run, by name; none where MLflow does not have all of them.
+    """Metadata with pictures that were logged to an MLflow run, by name; empty if any of them is missing.
 
-    That is no failure: somebody may have deleted them, and a version serves without.
+    A missing picture is not an error: someone may have deleted it, and a version works without.
     """
     from mlflow.exceptions import MlflowException
 
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from image_assets.models.training import Task
 
 CURVES_FILE = "learning_curves.png"
-HISTORY_FILE = "history.json"  # every epoch's figures: an artifact of the MLflow run
+HISTORY_FILE = "history.json"  # every epoch's metrics, an artifact of the MLflow run
 INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
 LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod")
 LIBRARIES += tuple(package for framework in FRAMEWORKS.values() for package in framework.packages)
@@ -88,7 +88,7 @@ LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg")
 
 @dataclass(frozen=True)
 class Origin:
-    """What a training begins with, beside its settings."""
+    """What a training starts from, besides its settings."""
 
     table_versions: dict[str, int]
     code_version: str
@@ -97,13 +97,13 @@ class Origin:
 
 
 def to_origin(delta_tables: DeltaTables, dagster_run_id: str, dagster_asset: str) -> Origin:
-    """The tables as they are now, the code, and the run that asks."""
+    """The current versions of the tables, the code, and the run that trains."""
     versions = {table.name: delta_tables.version(table) for table in INPUTS}
     return Origin(versions, code_version(), dagster_run_id, dagster_asset)
 
 
 def log_task(task: "Task", origin: Origin, delta_tables: DeltaTables) -> None:
-    """Log to the open MLflow run what is trained, by which code, on which tables at which Delta versions."""
+    """Log the task, the code and the tables with their Delta versions to the open MLflow run."""
     import mlflow
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
@@ -125,7 +125,7 @@ def log_task(task: "Task", origin: Origin, delta_tables: DeltaTables) -> None:
 
 
 def log_outcome(trained: TrainingResult, curves: bytes) -> None:
-    """Log to the open MLflow run how the training went."""
+    """Log the metrics and learning curves of a training to the open MLflow run."""
     import mlflow
     from PIL import Image
 
@@ -137,7 +137,7 @@ def log_outcome(trained: TrainingResult, curves: bytes) -> None:
 
 
 def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dict[str, Any]) -> dict[str, str]:
-    """What a model version carries, enough to train it again."""
+    """The tags of a model version, enough to train it again."""
     return {
         **to_origin_tags(origin),
         "framework": task.framework,
@@ -165,13 +165,13 @@ def to_origin_tags(origin: Origin) -> dict[str, str]:
 
 
 def hardware() -> dict[str, str | int]:
-    """The driver's machine, which in local mode is that of the ranks."""
+    """The driver's machine, on which the ranks run too in local mode."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"machine": platform.machine(), "cores": os.cpu_count() or 0, "memory_bytes": memory, **processor()}
 
 
 def processor() -> dict[str, str]:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system provides it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

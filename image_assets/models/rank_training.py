@@ -1,4 +1,4 @@
-"""One rank's part in a training: embeddings, the head on them, the blocks below it where asked for."""
+"""One rank's part of a training: embed the images, train the head, then fine-tune blocks if the plan says so."""
 
 import hashlib
 import logging
@@ -43,7 +43,7 @@ from resources.progress import LINE_SECONDS
 def epoch_reporter(
     framework: str, *, tracking_uri: str, mlflow_run_id: str
 ) -> Callable[[str, int, dict[str, float]], None]:
-    """A function that tells an epoch's figures (of a phase, with so many epochs) to the terminal and to MLflow."""
+    """A function that logs an epoch's metrics to the terminal and to MLflow; see `Phase.report`."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
@@ -57,7 +57,7 @@ def epoch_reporter(
         if epoch in (1, epochs) or time.monotonic() - reported_at >= LINE_SECONDS:
             logger.info("%s %s %s", framework, phase.replace("_", " "), epoch_line(epochs, figures))
             reported_at = time.monotonic()
-        # The head's figures and those of the blocks below it are curves of their own.
+        # Metrics of later phases get a prefix: MLflow would join them with the head's into one curve.
         prefix = phases.setdefault(phase, f"{phase}_" if phases else "")
         client.log_batch(
             mlflow_run_id,
@@ -68,7 +68,7 @@ def epoch_reporter(
 
 
 def epoch_line(epochs: int, figures: dict[str, float]) -> str:
-    """An epoch's figures on a line, and how long those after it take at most: a training may stop before them."""
+    """An epoch's metrics in one line, with the longest time left: early stopping may end the training sooner."""
     names = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
     parts = [f"epoch {figures['epoch']:.0f}/{epochs}", *(f"{name} {figures[key]:.3f}" for name, key in names.items())]
     left = round((epochs - figures["epoch"]) * figures["seconds"])
@@ -76,13 +76,13 @@ def epoch_line(epochs: int, figures: dict[str, float]) -> str:
 
 
 def no_report(phase: str, epochs: int, figures: dict[str, float]) -> None:
-    """Say nothing: only rank 0 reports."""
+    """Log nothing; only rank 0 reports."""
 
 
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
-EMBEDDING_CODE = "1"  # raise it when the same weights and pixels would give other embeddings
+EMBEDDING_CODE = "1"  # raise it if the same weights and pixels would give other embeddings
 
 WEIGHTS_FILE = "trained_weights.safetensors"  # an artifact of the MLflow run
 
@@ -90,25 +90,25 @@ logger = logging.getLogger(__name__)
 
 
 class Classifier(Network, Protocol):
-    """A network whose frozen part can be chosen, and that becomes a model in MLflow."""
+    """A network that can be frozen up to a block and logged to MLflow."""
 
     framework: str
     precision: str
 
     def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
-        """Leave the first blocks as they are, or (None) all but the head: what they make of pixels is trained on."""
+        """Freeze the first blocks, or (None) everything but the head; the frozen part, whose output is trained on."""
         ...
 
     def set_label_weights(self, weights: np.ndarray) -> None:
-        """Let images of a label count for more or less in the loss: (labels,)."""
+        """Set the weight of each label's images in the loss: (labels,)."""
         ...
 
     def fold_standardisation_into_head(self, by: Standardisation) -> None:
-        """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
+        """Change the head so that it gives the same for embeddings that are not standardised."""
         ...
 
     def backbone_weights(self) -> State:
-        """The weights of the whole backbone, as they are."""
+        """Copies of the weights of the whole backbone by name."""
         ...
 
     def log(self, locations: OutputLocations) -> str:
@@ -125,7 +125,7 @@ def train_on_rank(
     locations: OutputLocations,
     origin: str,
 ) -> TrainingResult:
-    """Train on this rank's shards, together with the other ranks; rank 0 logs metrics and model to MLflow."""
+    """Train on this rank's shards, together with the other ranks; rank 0 logs metrics and the model to MLflow."""
     began = time.monotonic()
     shards = [to_shard(converter, plan, collective) for converter in (training, validation)]
     report = no_report
@@ -139,7 +139,7 @@ def train_on_rank(
     tuned = work.fine_tune() if plan.trainable != "head" else None
     weights = network.weights()
     model_uri = log_weights(network, weights, locations) if collective.rank == 0 else None
-    collective.sum(np.zeros(1))  # an MLflow that fails on rank 0 fails the training
+    collective.sum(np.zeros(1))  # wait for rank 0: if logging fails there, every rank fails
     phases = [progress for progress in (head, tuned) if progress]
     return TrainingResult(
         rank=collective.rank,
@@ -159,7 +159,7 @@ def train_on_rank(
 
 
 def log_weights(network: Classifier, weights: State, locations: OutputLocations) -> str:
-    """Log the trained weights as they are, to compare them, and the model; the model's URI."""
+    """Log the trained weights, for reproductions to compare, and the model; the model's URI."""
     from mlflow import MlflowClient
     from safetensors.numpy import save_file
 
@@ -171,7 +171,7 @@ def log_weights(network: Classifier, weights: State, locations: OutputLocations)
 
 
 def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective: Collective) -> Shard:
-    """What this rank reads of a cache."""
+    """This rank's shard of a cache."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     return Shard(
         converter,
@@ -183,7 +183,7 @@ def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective:
 
 
 class RankTraining:
-    """The phases of a training, one after the other, on one network."""
+    """The phases of a training on one network, in order: `train_head`, then `fine_tune`."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class RankTraining:
         self.embedded_images = 0
 
     def train_head(self) -> Progress:
-        """Train the head on embeddings; those that are known are not computed again."""
+        """Train the head on embeddings, computing only those that are not stored yet."""
         activations = self._counted(self._network.freeze(None, self._plan.head))
         folder = Path(self._embeddings) / embeddings_name(self._network, self._plan, version(self._network.framework))
         started = time.monotonic()
@@ -232,9 +232,10 @@ class RankTraining:
         return progress
 
     def fine_tune(self) -> Progress:
-        """Train the blocks that are not frozen with the head, from the head that embeddings gave.
+        """Train the head and the blocks that are not frozen, starting from the trained head.
 
-        Kumar et al., Fine-Tuning can Distort Pretrained Features (2022): a head that fits comes first.
+        With an untrained head, the first gradients would distort the pretrained blocks: Kumar et al., Fine-Tuning can
+        Distort Pretrained Features (2022).
         """
         activations = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
         training: Source
@@ -295,9 +296,10 @@ def embeddings_name(network: Classifier, plan: TrainingPlan, library: str) -> st
 
 
 def label_weights(images: PrecomputedInputs, labels: int, collective: Collective) -> np.ndarray:
-    """For each label the inverse of its share of the images of all ranks, 1 on average over the images.
+    """Loss weights (labels,): inversely proportional to each label's images on all ranks, with mean 1 over the images.
 
-    "Balanced", as scikit-learn's `compute_class_weight` has it.
+    The same as "balanced" in scikit-learn's `compute_class_weight`.
     """
     counts = collective.sum(np.bincount(images.label_indexes, minlength=labels))
+    # At least 1: a label without training images has no images to weight either.
     return counts.sum() / (labels * np.maximum(counts, 1))

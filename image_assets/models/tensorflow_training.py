@@ -52,6 +52,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     scale, offset = 1 / (255 * np.array(own.deviation)), -np.array(own.mean) / np.array(own.deviation)
     scaled = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="scaled")(pixels)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
+    # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
 
@@ -73,13 +74,13 @@ class HorovodForTensorflow:
         return cast("tf.Tensor", hvd.allreduce(tf.constant(values, tf.float64), op=hvd.Sum)).numpy()
 
     def broadcast(self, value: Value | None) -> Value:
-        """Rank 0's value, on all ranks."""
+        """Rank 0's value, on every rank; the others' values are ignored."""
         import horovod.tensorflow as hvd
 
         return cast("Value", hvd.broadcast_object(value, root_rank=0, name="value"))
 
     def averaged(self, gradients: "Sequence[tf.Tensor]") -> "list[tf.Tensor]":
-        """Each tensor's average over all ranks, all of them in one exchange; also inside of a graph."""
+        """Each tensor's average over all ranks, exchanged together; also works inside a graph."""
         import horovod.tensorflow as hvd
 
         return cast("list[tf.Tensor]", hvd.grouped_allreduce(list(gradients), op=hvd.Average))
@@ -104,11 +105,12 @@ class TensorflowDistributed:
         return self._sum([tf.constant(values, tf.float64)])[0].numpy()
 
     def broadcast(self, value: Value | None) -> Value:
-        """Rank 0's value, on all ranks: its bytes, added to the zeros of the others."""
+        """Rank 0's value, on every rank; the others' values are ignored."""
+        # This strategy has no broadcast of objects: rank 0 adds its bytes to the zeros of the others.
         content = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else np.empty(0, np.uint8)
         sent = np.zeros(greatest(self, len(content)))
         sent[: len(content)] = content
-        return pickle.loads(self.sum(sent).astype(np.uint8).tobytes())  # of this run's rank 0
+        return pickle.loads(self.sum(sent).astype(np.uint8).tobytes())  # written by rank 0 of this run
 
     def averaged(self, gradients: "Sequence[tf.Tensor]") -> "list[tf.Tensor]":
         """Each tensor's average over all ranks; also inside of a graph."""
@@ -118,7 +120,7 @@ class TensorflowDistributed:
         import tensorflow as tf
 
         def reduced(*of: "tf.Tensor") -> "list[tf.Tensor]":
-            # Arguments of a graph are on no device yet, and the strategy asks each tensor for its own.
+            # A graph's arguments have no device yet, which the strategy needs to know.
             placed = [tf.identity(tensor) for tensor in of]
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
@@ -136,7 +138,7 @@ def train(
 ) -> TrainingResult:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
     collective = COLLECTIVES[plan.distributor]()
-    # Rank 0 alone reads or downloads weights; the others get its.
+    # Only rank 0 reads or downloads weights, and sends them to the others: one download, and equal weights for sure.
     weights = plan.backbone if collective.rank == 0 else "none"
     model, origin = build_model(plan.labels, plan.architecture, weights, plan.seed)
     model.set_weights(collective.broadcast(model.get_weights() if collective.rank == 0 else None))
@@ -163,7 +165,7 @@ class TensorflowNetwork:
             _compute_in(model, "mixed_bfloat16")
 
     def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
-        """Leave the first blocks as they are, or (None) all but the head: what they make of pixels is trained on."""
+        """Freeze the first blocks, or (None) everything but the head; the frozen part, whose output is trained on."""
         import keras
         import tensorflow as tf
 
@@ -175,7 +177,7 @@ class TensorflowNetwork:
             *(self._trained.trainable_variables if self._trained else []),
             *self._head.trainable_variables,
         ]
-        # Keras's annotation forgets that a learning rate may be any number.
+        # Every step sets its own rate instead of 1e-3. The epsilon is torch's default: both frameworks train alike.
         self._optimizer = keras.optimizers.AdamW(1e-3, weight_decay=schedule.weight_decay, epsilon=1e-8)
         self._optimizer.exclude_from_weight_decay(var_list=[of for of in self._variables if len(of.shape) <= 1])
         self._optimizer.build(self._variables)
@@ -183,7 +185,7 @@ class TensorflowNetwork:
         self._evaluate = tf.function(self._evaluated, reduce_retracing=True)
         if frozen is None:
             return lambda pixels: pixels
-        # One graph for batches of every length.
+        # An explicit signature: otherwise every new batch length would trace another graph.
         graph = tf.function(
             lambda pixels: tf.cast(frozen(pixels, training=False), tf.float32),
             input_signature=[tf.TensorSpec((None, *self._plan.architecture.pixels_shape), tf.uint8)],
@@ -191,54 +193,55 @@ class TensorflowNetwork:
         return lambda pixels: graph(tf.constant(pixels)).numpy()
 
     def set_label_weights(self, weights: np.ndarray) -> None:
-        """Let images of a label count for more or less in the loss: (labels,)."""
+        """Set the weight of each label's images in the loss: (labels,)."""
         import tensorflow as tf
 
         self._label_weights = tf.constant(weights, tf.float32)
 
     def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
-        """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
+        """Update the weights with gradients averaged over all ranks; summed loss, correct predictions, images: (3,)."""
         import tensorflow as tf
 
         self._optimizer.learning_rate = learning_rate
         return self._step(*map(tf.constant, (batch.inputs, batch.label_indexes, [seed, 0]))).numpy()
 
     def evaluate(self, batch: Batch) -> np.ndarray:
-        """Loss (summed), right answers and images (3,), with the weights as they are."""
+        """Summed loss, correct predictions and images, (3,), without an update."""
         import tensorflow as tf
 
         return self._evaluate(tf.constant(batch.inputs), tf.constant(batch.label_indexes)).numpy()
 
     def weights(self) -> State:
-        """Copies of the trained weights by their names."""
+        """Copies of the trainable weights by name."""
         return _arrays(self._variables)
 
     def load_weights(self, weights: State) -> None:
-        """Take these weights."""
+        """Replace the trainable weights."""
         for variable in self._variables:
             variable.assign(weights[variable.path])
 
     def optimizer_state(self) -> State:
-        """Copies of what the optimizer remembers."""
+        """Copies of the optimizer's state by name."""
         return _arrays(self._optimizer.variables)
 
     def load_optimizer_state(self, state: State) -> None:
-        """Go on where an optimizer was."""
+        """Replace the optimizer's state."""
         for variable in self._optimizer.variables:
             variable.assign(state[variable.path])
 
     def backbone_weights(self) -> State:
-        """The weights of the whole backbone, as they are."""
+        """Copies of the weights of the whole backbone by name."""
         return _arrays(_features(self.model).weights)
 
     def fold_standardisation_into_head(self, by: Standardisation) -> None:
-        """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
+        """Change the head so that it gives the same for embeddings that are not standardised."""
+        # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
         kernel, bias = (of.astype(np.float64) for of in self._head.get_weights())
         kernel = kernel / by.deviation[:, None]
         self._head.set_weights([kernel.astype(np.float32), (bias - by.mean @ kernel).astype(np.float32)])
 
     def log(self, locations: OutputLocations) -> str:
-        """Log the model in its own flavor, as a Keras file; its URI."""
+        """Log the model in its own flavor, as a Keras file; the model's URI."""
         _compute_in(self.model, "float32")
         return log_model(
             self.model, self._plan.labels, self._plan.architecture, locations.tracking_uri, locations.mlflow_run_id
@@ -253,7 +256,7 @@ class TensorflowNetwork:
             wanted = tf.one_hot(label_indexes, labels) * (1 - smoothing) + smoothing / labels
             losses = tf.nn.softmax_cross_entropy_with_logits(wanted, logits)
             loss = tf.reduce_mean(losses * tf.gather(self._label_weights, label_indexes))
-        # Horovod and the tape know TensorFlow's variables, not those that Keras 3 wraps around them.
+        # Horovod and the tape only handle TensorFlow's variables, which Keras 3 wraps in its own.
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
         self._optimizer.apply(self._collective.averaged(gradients), self._variables)
         return _sums(losses, logits, label_indexes)
@@ -267,7 +270,8 @@ class TensorflowNetwork:
     def _logits(self, inputs: "tf.Tensor", seed: "tf.Tensor | None" = None) -> "tf.Tensor":
         import tensorflow as tf
 
-        # Batch normalization goes by ImageNet's statistics, also while it is trained.
+        # training=False: batch normalization keeps ImageNet's statistics, even while its blocks are trained, because
+        # statistics of small batches would be noisy.
         embeddings = tf.cast(self._trained(inputs, training=False) if self._trained else inputs, tf.float32)
         if seed is not None and self._schedule.dropout:
             embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._schedule.dropout, seed)
@@ -277,7 +281,7 @@ class TensorflowNetwork:
 def cut_in_two(
     model: "keras.Model", backbone: Backbone, blocks: int | None
 ) -> tuple["keras.Model | None", "keras.Model | None"]:
-    """From pixels to what so many blocks make of them, and on to the embedding; None for a part without layers."""
+    """The part from pixels to the end of so many blocks, and the part from there to the embedding; None if empty."""
     import keras
 
     whole = keras.Model(model.input, model.get_layer("embedding").output)
@@ -301,7 +305,7 @@ def _features(model: "keras.Model") -> "keras.Model":
 
 
 def _compute_in(model: "keras.Model", policy: str) -> None:
-    """Let every layer of the backbone compute so; weights stay float32."""
+    """Set the precision of the backbone's layers; their weights stay float32."""
     import keras
 
     for layer in _features(model).layers:
@@ -344,7 +348,7 @@ def _backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
 
 
 def log_model(model: "keras.Model", labels: int, backbone: Backbone, tracking_uri: str, mlflow_run_id: str) -> str:
-    """Log the model in its own flavor, as a Keras file; its URI."""
+    """Log the model in its own flavor, as a Keras file; the model's URI."""
     from mlflow import tensorflow
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec

@@ -50,6 +50,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     features = torchvision.models.get_model(own.model).features
     origin = _load_backbone(features, own, weights)
     head = nn.Linear(backbone.features, labels)
+    # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     layers = OrderedDict[str, nn.Module](
@@ -82,16 +83,16 @@ class HorovodForTorch:
         return hvd.allreduce(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="sum").numpy()
 
     def broadcast(self, value: Value | None) -> Value:
-        """Rank 0's value, on all ranks."""
+        """Rank 0's value, on every rank; the others' values are ignored."""
         import horovod.torch as hvd
 
         return cast("Value", hvd.broadcast_object(value, root_rank=0, name="value"))
 
     def averaged(self, gradients: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
-        """Each tensor's average over all ranks, all of them in one exchange."""
+        """Each tensor's average over all ranks, exchanged together."""
         import horovod.torch as hvd
 
-        # Those of weights in channels-last order are not, and Horovod takes no others.
+        # Gradients of weights in channels-last order are not contiguous, and Horovod requires it.
         contiguous = [gradient.contiguous() for gradient in gradients]
         return cast("list[torch.Tensor]", hvd.grouped_allreduce(contiguous, op=hvd.Average, name="gradients"))
 
@@ -112,12 +113,13 @@ class TorchDistributed:
         import torch
         from torch import distributed
 
+        # A copy on the GPU if there is one: NCCL cannot reduce tensors in host memory.
         summed = torch.from_numpy(np.array(values, np.float64)).to(self._device)
         distributed.all_reduce(summed)
         return summed.cpu().numpy()
 
     def broadcast(self, value: Value | None) -> Value:
-        """Rank 0's value, on all ranks."""
+        """Rank 0's value, on every rank; the others' values are ignored."""
         from torch import distributed
 
         values = [value]
@@ -125,10 +127,11 @@ class TorchDistributed:
         return cast("Value", values[0])
 
     def averaged(self, gradients: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
-        """Each tensor's average over all ranks, all of them in one exchange."""
+        """Each tensor's average over all ranks, exchanged together."""
         import torch
         from torch import distributed
 
+        # One flat tensor: a call for each of a hundred small tensors would mostly wait for the network.
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.all_reduce(flat)
         parts = (flat / self.size).split([gradient.numel() for gradient in gradients])
@@ -150,7 +153,7 @@ def train(
     collective = COLLECTIVES[plan.distributor]()
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
-    # Rank 0 alone reads or downloads weights; the others get its.
+    # Only rank 0 reads or downloads weights, and sends them to the others: one download, and equal weights for sure.
     weights = plan.backbone if collective.rank == 0 else "none"
     model, origin = build_model(plan.labels, plan.architecture, weights, plan.seed)
     arrays = collective.broadcast(_arrays(model.state_dict()) if collective.rank == 0 else None)
@@ -173,14 +176,14 @@ class TorchNetwork:
         self.device = torch.device("cuda", collective.local_rank % torch.cuda.device_count()) if on_gpu else "cpu"
         half = plan.precision == "bfloat16" or (plan.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
         self.precision = "bfloat16" if half else "float32"
-        # Faster on a CPU. Torch's annotations forget the argument.
+        # Channels-last is faster on a CPU. Torch's annotations lack the argument.
         self.model = model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._plan = plan
         self._collective = collective
         self._label_weights = torch.ones(plan.labels, device=self.device)
 
     def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
-        """Leave the first blocks as they are, or (None) all but the head: what they make of pixels is trained on."""
+        """Freeze the first blocks, or (None) everything but the head; the frozen part, whose output is trained on."""
         from torch import nn
 
         layers = dict(self.model.named_children())
@@ -197,17 +200,17 @@ class TorchNetwork:
         return self._frozen(nn.Sequential(*whole[:cut]).eval()) if cut else lambda pixels: pixels
 
     def set_label_weights(self, weights: np.ndarray) -> None:
-        """Let images of a label count for more or less in the loss: (labels,)."""
+        """Set the weight of each label's images in the loss: (labels,)."""
         import torch
 
         self._label_weights = torch.from_numpy(weights.astype(np.float32)).to(self.device)
 
     def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
-        """Change the weights by the gradients' average over all ranks; loss (summed), right answers, images (3,)."""
+        """Update the weights with gradients averaged over all ranks; summed loss, correct predictions, images: (3,)."""
         import torch
         from torch.nn import functional
 
-        torch.manual_seed(seed)  # what is dropped out
+        torch.manual_seed(seed)  # for dropout
         label_indexes = torch.from_numpy(batch.label_indexes).to(self.device)
         logits = self._logits(batch.inputs, dropout=self._schedule.dropout)
         losses = functional.cross_entropy(
@@ -226,7 +229,7 @@ class TorchNetwork:
         return _sums(losses.sum(), logits, label_indexes)
 
     def evaluate(self, batch: Batch) -> np.ndarray:
-        """Loss (summed), right answers and images (3,), with the weights as they are."""
+        """Summed loss, correct predictions and images, (3,), without an update."""
         import torch
         from torch.nn import functional
 
@@ -236,11 +239,11 @@ class TorchNetwork:
             return _sums(functional.cross_entropy(logits, label_indexes, reduction="sum"), logits, label_indexes)
 
     def weights(self) -> State:
-        """Copies of the trained weights by their names."""
+        """Copies of the trainable weights by name."""
         return _arrays(self._parameters())
 
     def load_weights(self, weights: State) -> None:
-        """Take these weights."""
+        """Replace the trainable weights."""
         import torch
 
         with torch.no_grad():
@@ -248,12 +251,12 @@ class TorchNetwork:
                 parameter.copy_(torch.from_numpy(weights[name]))
 
     def optimizer_state(self) -> State:
-        """Copies of what the optimizer remembers."""
+        """Copies of the optimizer's state by name."""
         state = self._optimizer.state_dict()["state"]
         return _arrays({f"{number}/{key}": value for number, of in state.items() for key, value in of.items()})
 
     def load_optimizer_state(self, state: State) -> None:
-        """Go on where an optimizer was."""
+        """Replace the optimizer's state."""
         import torch
 
         found: dict[int, dict[str, torch.Tensor]] = {}
@@ -263,14 +266,15 @@ class TorchNetwork:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
 
     def backbone_weights(self) -> State:
-        """The weights of the whole backbone, as they are."""
+        """Copies of the weights of the whole backbone by name."""
         return _arrays(self.model.get_submodule("features").state_dict())
 
     def fold_standardisation_into_head(self, by: Standardisation) -> None:
-        """Let the head, trained on standardised embeddings, give the same for embeddings as they come."""
+        """Change the head so that it gives the same for embeddings that are not standardised."""
         import torch
 
         head = self.model.get_submodule("head")
+        # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
         kernel = head.weight.detach().double().cpu().numpy() / by.deviation
         bias = head.bias.detach().double().cpu().numpy() - kernel @ by.mean
         with torch.no_grad():
@@ -278,7 +282,7 @@ class TorchNetwork:
             head.bias.copy_(torch.from_numpy(bias))
 
     def log(self, locations: OutputLocations) -> str:
-        """Log the model in its own flavor, as an exported graph; its URI."""
+        """Log the model in its own flavor, as an exported graph; the model's URI."""
         import torch
 
         model = self.model.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
@@ -293,7 +297,7 @@ class TorchNetwork:
             (READ_BATCH_SIZE, *self._plan.architecture.pixels_shape), dtype=torch.uint8, device=self.device
         )
         with torch.no_grad(), self._autocast():
-            # Freezing folds what is constant: three times the speed on a CPU.
+            # Freezing folds constants, such as batch normalization into convolutions: three times as fast on a CPU.
             network = torch.jit.freeze(torch.jit.trace(layers, example))
 
         def activations(pixels: np.ndarray) -> np.ndarray:
@@ -325,6 +329,7 @@ class TorchNetwork:
         parameters = self._parameters()
         decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
         others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+        # Biases and normalization have no weight decay: shrinking them does not regularize.
         groups = [
             {"params": decayed, "weight_decay": self._schedule.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -342,7 +347,7 @@ def _sums(loss: "torch.Tensor", logits: "torch.Tensor", label_indexes: "torch.Te
 
 
 def _load_backbone(features: "nn.Module", own: Implementation, weights: str) -> str:
-    """Load the weights; where they are from."""
+    """Load the weights into the backbone; where they are from."""
     import torch
     from torchvision.models import get_model_weights
 
@@ -365,7 +370,7 @@ def _load_backbone(features: "nn.Module", own: Implementation, weights: str) -> 
 
 
 def log_model(model: "nn.Sequential", labels: int, backbone: Backbone, tracking_uri: str, mlflow_run_id: str) -> str:
-    """Log the model in its own flavor, as an exported graph; its URI."""
+    """Log the model in its own flavor, as an exported graph; the model's URI."""
     import torch
     from mlflow import pytorch
     from mlflow.models import ModelSignature
@@ -383,6 +388,6 @@ def log_model(model: "nn.Sequential", labels: int, backbone: Backbone, tracking_
         signature=ModelSignature(Schema([pixels]), Schema([probabilities])),
         input_example=torch.zeros(
             (2, *backbone.pixels_shape), dtype=torch.uint8
-        ),  # one image would fix the batch at one
+        ),  # exporting with one image would fix the batch size at one
         pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "numpy", *TORCH.packages)],
     )

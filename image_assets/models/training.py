@@ -1,4 +1,4 @@
-"""The settings of a training, and the path from caches to a registered version, the same for both frameworks."""
+"""From caches to a registered version: the settings of a training and its steps, the same for every framework."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from resources.processes.training_processes import TrainingProcesses
 
-TRAINING_CODE = "2"  # raise it when the same settings would give another model
+TRAINING_CODE = "2"  # raise it if the same settings would give another model
 CURVES = "loss and accuracy by epoch"
 FINGERPRINT = "training_fingerprint"
 
@@ -45,54 +45,75 @@ def distributors_by_framework() -> str:
 
 
 class TrainingConfig(dg.Config):
-    """The settings of one training, the same for both frameworks."""
+    """The settings of one training, the same for every framework."""
 
     trainable: Trainable = Field(
         default="head",
-        description="What is trained. `head`: the last layer, on embeddings, each computed once. `top_blocks`: then "
-        "the backbone's last blocks as well. `all`: then everything.",
+        description="What to train. `head`: only the last layer, on embeddings that are computed once. `top_blocks`: "
+        "the head, then also the backbone's last blocks. `all`: the head, then the whole network.",
     )
     top_blocks: int = Field(
         default=8, gt=0, lt=CURRENT.blocks, description=f"How many of the backbone's {CURRENT.blocks} blocks to train."
     )
     augmentation: bool = Field(
-        default=False, description="Crop and mirror images at random in each epoch of fine-tuning; takes longer."
+        default=False, description="Randomly crop and mirror images in each epoch of fine-tuning; slower."
     )
-    epochs: int = Field(default=30, gt=0, description="Passes over the embeddings, at most.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Step size for the head, for one process.")
-    weight_decay: float = Field(default=5.0, ge=0, description="AdamW's, for the head.")
-    dropout: float = Field(default=0.5, ge=0, lt=1, description="Share of an embedding's features left out of a step.")
-    fine_tuning_epochs: int = Field(default=8, gt=0, description="Passes over the images, at most.")
-    fine_tuning_learning_rate: float = Field(default=1e-4, gt=0, description="Step size for blocks, for one process.")
-    fine_tuning_weight_decay: float = Field(default=0.05, ge=0, description="AdamW's, for blocks.")
-    fine_tuning_dropout: float = Field(default=0.2, ge=0, lt=1, description="As dropout, while blocks are trained.")
+    epochs: int = Field(default=30, gt=0, description="Maximum number of passes over the embeddings.")
+    learning_rate: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Learning rate of the head for one process; multiplied by the number of processes.",
+    )
+    weight_decay: float = Field(default=5.0, ge=0, description="Weight decay of AdamW for the head.")
+    dropout: float = Field(
+        default=0.5, ge=0, lt=1, description="Share of an embedding's features dropped in each step."
+    )
+    fine_tuning_epochs: int = Field(
+        default=8, gt=0, description="Maximum number of passes over the images in fine-tuning."
+    )
+    fine_tuning_learning_rate: float = Field(
+        default=1e-4,
+        gt=0,
+        description="Learning rate of fine-tuning for one process; multiplied by the number of processes.",
+    )
+    fine_tuning_weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW in fine-tuning.")
+    fine_tuning_dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout in fine-tuning.")
     warmup_epochs: int = Field(
-        default=1, ge=0, description="Epochs in which the step size grows from one process's to that of all."
+        default=1, ge=0, description="Epochs in which the learning rate grows from that of one process to that of all."
     )
-    patience: int = Field(default=10, gt=0, description="Epochs without a better one, after which a training stops.")
+    patience: int = Field(default=10, gt=0, description="Stop after this many epochs without improvement.")
     batch_size: int = Field(default=32, gt=0, description="Images per step and process.")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability that is spread over all labels.")
-    class_weights: bool = Field(default=True, description="Let rare labels count as much as frequent ones.")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability spread evenly over all labels.")
+    class_weights: bool = Field(
+        default=True, description="Weight images so that rare labels count as much as frequent ones."
+    )
     precision: Precision = Field(
-        default="auto", description="`auto`: bfloat16 on a GPU that has it, else float32; or either of them."
+        default="auto", description="`float32`, `bfloat16`, or `auto`: bfloat16 on GPUs that support it, else float32."
     )
     distributor: Distributor = Field(
         default="horovod",
         description=f"What starts the processes. {distributors_by_framework()}",
     )
-    seed: int = Field(default=0, ge=0, description="Fixes shuffling, cropping and dropout.")
+    seed: int = Field(default=0, ge=0, description="Seed for shuffling, cropping and dropout.")
 
     @model_validator(mode="after")
     def _augments_what_it_trains(self) -> "TrainingConfig":
         if self.augmentation and self.trainable == "head":
             raise ValueError(
-                "augmentation is true and trainable is 'head': a head is trained on embeddings that are computed once; "
-                "set trainable to 'top_blocks' or 'all', or augmentation to false"
+                "augmentation is true and trainable is 'head', but the head is trained on embeddings that are computed "
+                "once: set trainable to 'top_blocks' or 'all', or augmentation to false"
             )
         return self
 
     def plan(self, labels: int, weights: str, caches: PetastormCaches, backbone: Backbone = CURRENT) -> TrainingPlan:
-        """The settings as ranks take them."""
+        """The settings as ranks receive them.
+
+        Args:
+            labels: The number of labels.
+            weights: Where the backbone's weights come from, a source of `BackboneWeights`.
+            caches: The caches that will be read.
+            backbone: The backbone to train.
+        """
         head = Schedule(
             self.epochs, self.learning_rate, self.warmup_epochs, self.patience, self.weight_decay, self.dropout
         )
@@ -120,7 +141,7 @@ class TrainingConfig(dg.Config):
 
 @dataclass(frozen=True)
 class TrainingResources:
-    """What a training works with."""
+    """The resources of a training."""
 
     delta_tables: DeltaTables
     caches: PetastormCaches
@@ -132,7 +153,7 @@ class TrainingResources:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be trained; equal tasks have equal fingerprints."""
+    """What to train; equal tasks have equal fingerprints."""
 
     framework: str
     labels: list[str]
@@ -144,7 +165,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that the trained model follows from."""
+        """A hash of everything that determines the trained model."""
         parts = [TRAINING_CODE, self.framework, self.labels, self.training.name, self.validation.name]
         plan = {**asdict(self.plan), "backbone": self.backbone}
         del plan["backbone_name"]
@@ -155,7 +176,7 @@ class Task:
 def to_task(
     framework: Framework, config: TrainingConfig, resources: TrainingResources, backbone: Backbone = CURRENT
 ) -> Task:
-    """The task as the tables and settings are now; a ValueError when they allow of none."""
+    """The task for the current tables and settings; a ValueError if they cannot be trained on."""
     if config.distributor not in framework.distributors:
         raise ValueError(
             f"distributor is {config.distributor!r}, which cannot train in {framework.title}: choose "
@@ -176,7 +197,7 @@ def to_task(
 def train_and_register(
     framework: Framework, config: TrainingConfig, resources: TrainingResources, *, dagster_run_id: str
 ) -> dg.MaterializeResult:
-    """Train and register a version, unless one was registered for the very same task."""
+    """Train and register a version, unless one exists for the same task."""
     task = to_task(framework, config, resources)
     existing = resources.registry.with_tag(FINGERPRINT, task.fingerprint)
     if existing:
@@ -202,7 +223,7 @@ def train_and_register(
 
 @dataclass(frozen=True)
 class LoggedTraining:
-    """What is in an MLflow run when a training is over."""
+    """What a training logged to its MLflow run."""
 
     trained: TrainingResult
     curves: bytes  # a PNG
@@ -212,7 +233,7 @@ class LoggedTraining:
 def train_and_log(
     task: Task, resources: TrainingResources, locations: OutputLocations, origin: lineage.Origin
 ) -> LoggedTraining:
-    """Train, and log to the open MLflow run what is trained on what, how it went, and the classifier."""
+    """Train, and log the task, its inputs, the outcome and the classifier to the open MLflow run."""
     lineage.log_task(task, origin, resources.delta_tables)
     trained = run_training(task, resources, locations)
     curves = learning_curves(trained.history)
@@ -230,7 +251,7 @@ def train_and_log(
 
 
 def run_training(task: Task, resources: TrainingResources, locations: OutputLocations) -> TrainingResult:
-    """Let the ranks train; what rank 0 tells of it. A training that was cut off goes on after its last epoch."""
+    """Train on the ranks; rank 0's result. An interrupted training resumes after its last epoch."""
     with ExitStack() as stack:
         for cache in (task.training, task.validation):
             stack.enter_context(cache.in_use())
@@ -247,7 +268,7 @@ def run_training(task: Task, resources: TrainingResources, locations: OutputLoca
 
 
 def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | int | str]:
-    """A training's figures and curves for Dagster."""
+    """A training's metrics and learning curves for Dagster."""
     trained = logged.trained
     return {
         "validation_accuracy": trained.history[trained.best_epoch - 1]["validation_accuracy"],
@@ -268,7 +289,7 @@ def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | 
 def to_materialize_result(
     version: ModelVersion, tracking: MlflowTracking, metadata: dict[str, dg.MetadataValue | float | int | str]
 ) -> dg.MaterializeResult:
-    """A model's answer to Dagster: the version, and where it comes from."""
+    """The version and its origin, as the asset's metadata."""
     return dg.MaterializeResult(
         metadata={
             "model_version": version.version,

@@ -1,4 +1,4 @@
-"""A cache's rows as a rank reads them: through Petastorm, decoded on its threads, in batches of equal length."""
+"""A cache's images as a rank reads them: by Petastorm, decoded on its threads, in batches of equal length."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -12,28 +12,30 @@ from image_assets.images.cached_pixels import to_cached_pixels
 from image_assets.images.pixels import Crop
 from resources.delta.row_groups import Color, Content
 
-# What becomes of the content: name, type, shape, and whether nulls may occur. Bytes travel through Petastorm at the
-# speed of memory, arrays of numbers do not.
+# The decoded column: name, type, shape, and whether it may be null. Bytes, because Petastorm moves them much
+# faster than arrays of numbers.
 DECODED_FIELDS = [("pixels", np.bytes_, (), False)]
 
-SCALE = (0.5, 1.0)  # of the area that a crop keeps
-RATIO = (3 / 4, 4 / 3)  # of its width to its height
+SCALE = (0.5, 1.0)  # of the image's area
+RATIO = (3 / 4, 4 / 3)  # width to height
 MIRRORED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crops and mirrored images. An image's own bytes, the seed and the epoch say what becomes of it."""
+    """Random crops and mirroring, determined by the image's content, the seed and the epoch."""
 
     seed: int
     epoch: int
 
     def crop(self, image_id: str) -> Crop:
-        """What is cut out of the image, and whether it is mirrored.
+        """The part of the image to use, and whether it is mirrored.
 
-        Szegedy et al., Going Deeper with Convolutions (2014), as torchvision's RandomResizedCrop has it.
+        Szegedy et al., Going Deeper with Convolutions (2014), with the parameters of torchvision's RandomResizedCrop
+        except for the smallest area.
         """
         rng = np.random.default_rng((self.seed, self.epoch, int(image_id[:16], 16)))
+        # Logarithmic, so that 3:4 and 4:3 are equally likely.
         ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         area = rng.uniform(*SCALE)
         width, height = min(1.0, math.sqrt(area * ratio)), min(1.0, math.sqrt(area / ratio))
@@ -43,7 +45,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a cache's content becomes pixels."""
+    """How cached content is decoded to pixels."""
 
     side_pixels: int
     content: Content = "original"
@@ -57,9 +59,9 @@ class Decoding:
 
 
 def to_decoded_rows(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[str]) -> pd.DataFrame:
-    """A row group's rows with `pixels` in place of their content; no bytes where the image is skipped.
+    """A row group's rows with `pixels` instead of their content; empty bytes if the image is skipped.
 
-    An image that cannot be decoded raises: none gets into a cache.
+    Raises for an image that cannot be decoded: caches hold none.
     """
     pixels = [
         b"" if image_id in skipped else decoding.pixels(cast("str", image_id), content)
@@ -73,8 +75,8 @@ if TYPE_CHECKING:
 
 READ_BATCH_SIZE = 32
 ID_COLUMNS = ["image_id", "label_index"]
-QUEUED_ROW_GROUPS = 4  # decoded ones, each of some megabytes
-SHUFFLE_BUFFER_ROWS = 256  # among which the next ones of an epoch are drawn; as pixels, 38 MB
+QUEUED_ROW_GROUPS = 4  # decoded row groups, some megabytes each
+SHUFFLE_BUFFER_ROWS = 256  # 38 MB as pixels
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class DecodedImages:
 
     @classmethod
     def joined(cls, parts: Iterable["DecodedImages"]) -> "DecodedImages":
-        """The images of all parts."""
+        """The images of all parts, in order."""
         columns = zip(*((part.image_ids, part.label_indexes, part.pixels) for part in parts), strict=True)
         return cls(*map(np.concatenate, columns))
 
@@ -106,27 +108,27 @@ class Shard:
     decoding: Decoding
     rank: int
     size: int
-    threads: int  # that decode
+    threads: int  # for decoding
 
     @property
     def rows_of_all(self) -> int:
-        """How many images all shards hold together."""
+        """The number of images in all shards together."""
         return len(self.converter)
 
     def labels(self) -> pd.DataFrame:
-        """`image_id` and `label_index` of every row of the shard, in an order that does not depend on their reading."""
+        """`image_id` and `label_index` of every row of the shard, sorted: the order of reading varies."""
         parts = [pd.DataFrame({name: getattr(part, name) for name in ID_COLUMNS}) for part in self._read(ID_COLUMNS)]
         if not parts:
             raise ValueError("a shard of the cache holds no rows: expected at least one row for every process")
         return pd.concat(parts).sort_values(ID_COLUMNS, ignore_index=True)
 
     def images(self, *, skipped: frozenset[str] = frozenset()) -> Iterator[DecodedImages]:
-        """The images once, a row group at a time, but for those of some ids, which are not decoded."""
+        """Every image once, a row group at a time, except skipped ids, which are not decoded."""
         for part in self._read([*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, self.decoding, skipped)):
             yield from to_images(part, self.decoding.side_pixels)
 
     def epoch(self, number: int, seed: int) -> Iterator[DecodedImages]:
-        """Augmented images for one epoch, shuffled over all ranks, as many times as they are asked for."""
+        """Augmented images for one epoch, shuffled; repeats without end."""
         decoding = replace(self.decoding, augmentation=Augmentation(seed, number))
         shuffled = np.random.default_rng((seed, number, self.rank))
         while True:
@@ -162,7 +164,7 @@ class Shard:
 
 
 def to_images(part: object, side_pixels: int) -> Iterator[DecodedImages]:
-    """What Petastorm read, without the rows that were skipped; nothing when all were."""
+    """The rows that Petastorm read, without skipped ones; nothing if all were skipped."""
     image_ids, label_indexes, pixels = (np.asarray(getattr(part, name)) for name in (*ID_COLUMNS, "pixels"))
     decoded = np.array([len(of) > 0 for of in pixels], dtype=bool)
     if decoded.any():
@@ -171,7 +173,7 @@ def to_images(part: object, side_pixels: int) -> Iterator[DecodedImages]:
 
 
 def rebatched(parts: Iterable[DecodedImages], batch_size: int = READ_BATCH_SIZE) -> Iterator[DecodedImages]:
-    """The images in batches of equal length; the last one holds what is left."""
+    """The images in batches of equal length, except that the last one may be shorter."""
     buffer: list[DecodedImages] = []
     for part in parts:
         buffer.append(part)
@@ -186,7 +188,7 @@ def rebatched(parts: Iterable[DecodedImages], batch_size: int = READ_BATCH_SIZE)
 
 
 def shuffle(parts: Iterable[DecodedImages], rng: np.random.Generator) -> Iterator[DecodedImages]:
-    """The images in another order, each drawn from some hundred."""
+    """The images shuffled within a buffer of SHUFFLE_BUFFER_ROWS to twice as many."""
     buffer: list[DecodedImages] = []
     for part in parts:
         buffer.append(part)

@@ -1,4 +1,4 @@
-"""What a model version's network makes of images before its head judges them (runs in a guarded process)."""
+"""Embeddings of images by a model version's network (runs in a guarded process)."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Embed = Callable[[np.ndarray], np.ndarray]  # pixels (n, side, side, 3) uint8 in
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """A model version, as every process can load it, and the paths of images."""
+    """A model version that any process can load, and the paths of images."""
 
     tracking_uri: str
     uri: str
@@ -32,7 +32,7 @@ class EmbeddingRequest:
 
 
 def embed_images(images: EmbeddingRequest) -> np.ndarray | ItemFailure:
-    """Embeddings (n, features) of the images that can be read, or why the version gives none."""
+    """Embeddings (n, features) of the readable images, or why the version failed."""
     try:
         embed, color, side_pixels = load_embedder(images.tracking_uri, images.uri)
         pixels = [one for path in images.paths if (one := read_pixels(path, color, side_pixels)) is not None]
@@ -43,7 +43,7 @@ def embed_images(images: EmbeddingRequest) -> np.ndarray | ItemFailure:
 
 
 def read_pixels(path: str, color: Literal["rgb", "gray"], side_pixels: int) -> np.ndarray | None:
-    """What a network sees of the file; None where it cannot be read any more."""
+    """The pixels (side, side, 3) of the file; None if it can no longer be read."""
     try:
         with open_file(path) as file:
             return to_file_pixels(file, side_pixels, color, max_bytes=MAX_WHOLE_FILE_BYTES)
