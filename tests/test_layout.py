@@ -31,7 +31,6 @@ FRAMEWORK_FILES = {
     "resources/processes/rank_process.py": "runs a rank for each distributor",
     "resources/processes/ranks.py": "filters the lines that libraries print",
     "resources/processes/horovod.py": "adapts Horovod, which imports the frameworks",
-    "resources/processes/horovod_task.py": "adapts Horovod, which imports the frameworks",
     "resources/processes/training_processes.py": "documents how a function connects its ranks",
     "resources/delta/petastorm_caches.py": "documents what Petastorm makes of a cache",
     "scripts/service_checks.py": "checks Horovod with each framework that it was built for",
@@ -47,7 +46,6 @@ SIZES = {str(size) for row in BACKBONES.values() for size in (row.side_pixels, r
 SIZE_FILES = {
     "image_assets/models/backbones.py": "the table",
     "resources/delta/petastorm_caches.py": "the side in caches whose names do not depend on it",
-    "image_assets/data/contact_sheets.py": "the side of a thumbnail",
     "gallery/thumbnails.py": "the side of an enlarged image",
 }
 
@@ -78,15 +76,7 @@ def test_only_the_table_names_an_architecture_and_its_sizes(name: str) -> None:
     assert [token.line for token in tokens if token.type == tokenize.NUMBER and token.string in SIZES] == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="the executor of continuous runs imports private names"))
-        if name == "image_assets/jobs/continuous.py"
-        else name
-        for name in NAMES
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_imports_a_private_name_of_a_dependency(name: str) -> None:
     parts = ((module, module.split(".")) for module in imported(name))
     private = [module for module, path in parts if path[0] not in OURS and any(part.startswith("_") for part in path)]
