@@ -1,4 +1,4 @@
-"""The columns of every table, in the order of the path."""
+"""Every table: its columns, their meaning, and the keys."""
 
 from pyspark.sql.types import (
     ArrayType,
@@ -23,141 +23,146 @@ def _column(name: str, of: DataType, comment: str, **metadata: str) -> StructFie
     return StructField(name, of, nullable=True, metadata={"comment": comment, **metadata})
 
 
-PATH = _column(
-    "path", StringType(), "The file: `file:` and its absolute path; `%` and bytes that are no UTF-8 as `%XX`."
-)
-IMAGE_ID = _column("image_id", StringType(), "SHA-256 of the image's content, hexadecimal.")
-MODIFICATION_TIME = _column("modification_time", TimestampType(), "When the file was last modified, UTC.")
-LENGTH = _column("length", LongType(), "The file's size in bytes.")
-CONTENT = _column("content", BinaryType(), "The image file's bytes; null above the content limit: path only.")
-LABEL = _column(
-    "label",
-    StringType(),
-    "The sub-folder of the landing folder, or what a label table or a person says; null where there is none.",
-)
-LABEL_INDEX = _column("label_index", IntegerType(), "The label's number; it stays as labels are added.")
+def _text(name: str, comment: str, **metadata: str) -> StructField:
+    return _column(name, StringType(), comment, **metadata)
+
+
+def _integer(name: str, comment: str) -> StructField:
+    return _column(name, IntegerType(), comment)
+
+
+def _long(name: str, comment: str) -> StructField:
+    return _column(name, LongType(), comment)
+
+
+def _double(name: str, comment: str) -> StructField:
+    return _column(name, DoubleType(), comment)
+
+
+def _doubles(name: str, comment: str) -> StructField:
+    return _column(name, ArrayType(DoubleType()), comment)
+
+
+def _time(name: str, comment: str) -> StructField:
+    return _column(name, TimestampType(), comment)
+
+
+def _columns(*fields: StructField) -> StructType:
+    return StructType([*fields])
+
+
+PATH = _text("path", "The file: `file:` and its absolute path, with `%` and bytes that are not UTF-8 as `%XX`.")
+IMAGE_ID = _text("image_id", "SHA-256 of the image's content, hexadecimal.")
+MODIFICATION_TIME = _time("modification_time", "When the file was last modified, UTC.")
+LENGTH = _long("length", "The file size in bytes.")
+CONTENT = _column("content", BinaryType(), "The bytes of the image file; null above the content limit.")
+LABEL = _text("label", "From a correction, the label table, or the subfolder of the landing folder; null if none.")
+LABEL_INDEX = _integer("label_index", "The number of the label; it does not change when labels are added.")
 # Tables that were created without this column hold rows of this model only.
-MODEL_NAME = _column("model_name", StringType(), "The name of the registered model.", **{FILL: "image_classifier"})
-MODEL_VERSION = _column("model_version", IntegerType(), "The version of the registered model.")
-PERCEPTUAL_HASH = _column(
-    "perceptual_hash", StringType(), "64-bit perceptual hash, hexadecimal; near duplicates differ little."
-)
-MIRRORED_HASH = _column(
-    "mirrored_hash", StringType(), "The same of the image mirrored; null where it was taken in without."
-)
-FRAMEWORK = _column("framework", StringType(), "What the version was trained in: tensorflow or torch.")
+MODEL_NAME = _text("model_name", "The name of the registered model.", **{FILL: "image_classifier"})
+MODEL_VERSION = _integer("model_version", "The version of the registered model.")
+PERCEPTUAL_HASH = _text("perceptual_hash", "64-bit perceptual hash, hexadecimal; near duplicates differ in few bits.")
+MIRRORED_HASH = _text("mirrored_hash", "The perceptual hash of the mirrored image; null in old rows.")
+FRAMEWORK = _text("framework", "The framework the version was trained with: tensorflow or torch.")
 
 IMAGE_FILES = Table(
     "image_files",
     keys=("path",),
-    columns=StructType(
-        [
-            PATH,
-            _column("state", StringType(), "current, pending, quarantined or missing."),
-            _column("reason", StringType(), "Why it is quarantined or pending, in one word."),
-            _column("message", StringType(), "Why, in a sentence."),
-            IMAGE_ID,
-            LENGTH,
-            MODIFICATION_TIME,
-            _column("attempts", IntegerType(), "How often the file was judged."),
-            _column("first_seen", TimestampType(), "When a listing first found the file."),
-            _column("last_seen", TimestampType(), "When a listing last found the file changed, or gone."),
-        ]
+    columns=_columns(
+        PATH,
+        _text("state", "current, pending, quarantined or missing."),
+        _text("reason", "Why the file is quarantined or pending, as one word."),
+        _text("message", "The reason as a sentence."),
+        IMAGE_ID,
+        LENGTH,
+        MODIFICATION_TIME,
+        _integer("attempts", "How many times the file was inspected."),
+        _time("first_seen", "When a run first found the file."),
+        _time("last_seen", "When a run last found that the file had changed or disappeared."),
     ),
 )
 
 REPLAYED_FILES = Table(
     "replayed_files",
     keys=("path", "replayed_at"),
-    columns=StructType(
-        [
-            PATH,
-            _column("reason_before", StringType(), "Why it was quarantined, in one word."),
-            _column("message_before", StringType(), "Why, in a sentence."),
-            _column("state", StringType(), "What it is now: current, or quarantined again."),
-            _column("reason", StringType(), "Why it is quarantined now, in one word."),
-            _column("message", StringType(), "Why, in a sentence."),
-            _column("attempts", IntegerType(), "How often the file was judged, this time included."),
-            _column("replayed_at", TimestampType(), "When, UTC."),
-        ]
+    columns=_columns(
+        PATH,
+        _text("reason_before", "Why the file was quarantined before, as one word."),
+        _text("message_before", "The reason as a sentence."),
+        _text("state", "The new state: current, or quarantined again."),
+        _text("reason", "Why the file is quarantined again, as one word."),
+        _text("message", "The reason as a sentence."),
+        _integer("attempts", "How many times the file was inspected, including this time."),
+        _time("replayed_at", "When the file was inspected again, UTC."),
     ),
 )
 
 FETCHED_IMAGES = Table(
     "fetched_images",
     keys=("url",),
-    columns=StructType(
-        [
-            _column("url", StringType(), "The address, without what it holds of passwords, keys and signatures."),
-            _column("path", StringType(), "The file in the landing folder; null before it was fetched."),
-            _column(
-                "state",
-                StringType(),
-                "fetched; failed: the next run tries again; unnamed: it failed, and left the table.",
-            ),
-            _column("reason", StringType(), "Why it failed, in one word."),
-            _column("message", StringType(), "Why, in a sentence."),
-            IMAGE_ID,
-            LENGTH,
-            _column("stamp", StringType(), "What its server tells versions by; empty: it is fetched at every run."),
-            _column("fetched_at", TimestampType(), "When the file was last fetched, UTC."),
-        ]
+    columns=_columns(
+        _text("url", "The URL, without passwords, keys and signatures."),
+        _text("path", "The file in the landing folder; null until it is downloaded."),
+        _text("state", "fetched, failed (the next run retries it), or unnamed (failed and no longer listed)."),
+        _text("reason", "Why the download failed, as one word."),
+        _text("message", "The reason as a sentence."),
+        IMAGE_ID,
+        LENGTH,
+        _text("stamp", "The version reported by the server, such as an ETag; if empty, every run downloads."),
+        _time("fetched_at", "When the file was last downloaded, UTC."),
     ),
 )
 
 RAW_IMAGES = Table(
-    "raw_images",
-    keys=("path", "image_id"),
-    columns=StructType([PATH, MODIFICATION_TIME, LENGTH, IMAGE_ID, CONTENT]),
+    "raw_images", keys=("path", "image_id"), columns=StructType([PATH, MODIFICATION_TIME, LENGTH, IMAGE_ID, CONTENT])
 )
 
 LABEL_CORRECTIONS = Table(
     "label_corrections",
     keys=("path", "image_id", "corrected_at"),
-    columns=StructType(
-        [
-            PATH,
-            IMAGE_ID,
-            _column("corrected_at", TimestampType(), "When, UTC; of an image's rows the newest one counts."),
-            _column("label", StringType(), "The label from then on; null: none, it is never trained on."),
-            _column("former_label", StringType(), "The label before."),
-            _column("withdrawn", BooleanType(), "Whether it takes corrections back: the label is the folder's again."),
-            _column("corrected_by", StringType(), "Who, as they said."),
-            _column("comment", StringType(), "Why, as they said; null where nobody said it."),
-        ]
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        _time("corrected_at", "When the label was corrected, UTC; the newest row of an image counts."),
+        _text("label", "The new label; null if the image has none and must not be trained on."),
+        _text("former_label", "The previous label."),
+        _column(
+            "withdrawn",
+            BooleanType(),
+            "Whether this row withdraws earlier corrections, so that the label is that of the folder again.",
+        ),
+        _text("corrected_by", "Who corrected the label, as they entered it."),
+        _text("comment", "The reason they gave; null if none."),
     ),
 )
 
 GIVEN_LABELS = Table(
     "given_labels",
     keys=("path",),
-    columns=StructType(
-        [
-            PATH,
-            _column("label", StringType(), "The label in place of the folder's; null: none, it is never trained on."),
-            _column(
-                "state", StringType(), "given, empty, contradictory, unusable, unnamed; folder: no table any more."
-            ),
-            _column("message", StringType(), "Why there is no label, in a sentence; null where there is one."),
-        ]
+    columns=_columns(
+        PATH,
+        _text(
+            "label",
+            "The label that replaces that of the folder; null if the image has none and must not be trained on.",
+        ),
+        _text("state", "given, empty, contradictory, unusable, unnamed, or folder (there is no label table anymore)."),
+        _text("message", "Why there is no label, as a sentence; null if there is one."),
     ),
 )
 
 IMAGE_SAMPLES = Table(
     "image_samples",
     keys=("path",),
-    columns=StructType(
-        [
-            PATH,
-            IMAGE_ID,
-            LABEL,
-            _column("height", IntegerType(), "Pixels from top to bottom, as Spark's image source decodes them."),
-            _column("width", IntegerType(), "Pixels from left to right."),
-            _column("channels", IntegerType(), "Values for each pixel."),
-            _column("mode", IntegerType(), "OpenCV's number for the pixels' type."),
-            _column("data", BinaryType(), "Pixels row by row, blue, green, red; null where Spark cannot decode."),
-            _column("thumbnail", BinaryType(), "A small JPEG to look at."),
-        ]
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        LABEL,
+        _integer("height", "Height in pixels, as decoded by Spark's image source."),
+        _integer("width", "Width in pixels."),
+        _integer("channels", "Number of values per pixel."),
+        _integer("mode", "OpenCV's number for the pixel type."),
+        _column("data", BinaryType(), "Pixels row by row, as blue, green, red; null if Spark cannot decode the image."),
+        _column("thumbnail", BinaryType(), "A small JPEG preview."),
     ),
 )
 
@@ -165,24 +170,22 @@ FEATURED_IMAGES = Table(
     "featured_images",
     keys=("path", "image_id"),
     made_from=(RAW_IMAGES,),
-    columns=StructType(
-        [
-            PATH,
-            IMAGE_ID,
-            LABEL,
-            LABEL_INDEX,
-            _column("width", IntegerType(), "Pixels from left to right, as stored."),
-            _column("height", IntegerType(), "Pixels from top to bottom, as stored."),
-            _column("mode", StringType(), "Pillow's name for the pixels' kind, such as RGB."),
-            _column("format", StringType(), "The file format, such as JPEG."),
-            _column("orientation", IntegerType(), "EXIF orientation, 1 to 8; 1 is upright."),
-            PERCEPTUAL_HASH,
-            MIRRORED_HASH,
-            _column("decode_warning", StringType(), "What the strict decoder objected to, where another one read it."),
-            LENGTH,
-            MODIFICATION_TIME,
-            CONTENT,
-        ]
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        LABEL,
+        LABEL_INDEX,
+        _integer("width", "Width in pixels, as stored."),
+        _integer("height", "Height in pixels, as stored."),
+        _text("mode", "Pillow's name for the pixel format, such as RGB."),
+        _text("format", "The file format, such as JPEG."),
+        _integer("orientation", "EXIF orientation, 1 to 8, where 1 is upright."),
+        PERCEPTUAL_HASH,
+        MIRRORED_HASH,
+        _text("decode_warning", "The error of the strict decoder, if a lenient one could read the image."),
+        LENGTH,
+        MODIFICATION_TIME,
+        CONTENT,
     ),
 )
 
@@ -190,19 +193,17 @@ GRAYSCALE_IMAGES = Table(
     "grayscale_images",
     keys=("path", "image_id"),
     made_from=(FEATURED_IMAGES,),
-    columns=StructType(
-        [
-            PATH,
-            IMAGE_ID,
-            LABEL,
-            LABEL_INDEX,
-            _column(
-                "content",
-                BinaryType(),
-                "The gray pixels as a lossless PNG; of an image without content in featured_images scaled down to "
-                "fit in 2048 x 2048, or null where its file is gone.",
-            ),
-        ]
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        LABEL,
+        LABEL_INDEX,
+        _column(
+            "content",
+            BinaryType(),
+            "The grayscale image as a lossless PNG. Images without content in featured_images are scaled down to "
+            "fit in 2048 x 2048; null if their file is gone.",
+        ),
     ),
 )
 
@@ -210,114 +211,104 @@ IMAGE_SPLITS = Table(
     "image_splits",
     keys=("path", "image_id"),
     made_from=(FEATURED_IMAGES,),
-    columns=StructType(
-        [
-            PATH,
-            IMAGE_ID,
-            LABEL,
-            LABEL_INDEX,
-            PERCEPTUAL_HASH,
-            MIRRORED_HASH,
-            _column("duplicate_group", StringType(), "The same for near duplicates: the first member's image_id."),
-            _column("split", StringType(), "training, validation or test; null when set aside."),
-            _column("reason", StringType(), "Why an image is set aside."),
-        ]
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        LABEL,
+        LABEL_INDEX,
+        PERCEPTUAL_HASH,
+        MIRRORED_HASH,
+        _text("duplicate_group", "The image_id of the group's first image; near duplicates share one group."),
+        _text("split", "training, validation or test; null if the image is left out."),
+        _text("reason", "Why the image is left out of all splits."),
     ),
 )
 
-_SLICE = StructType(
-    [
-        _column("by", StringType(), "The trait: width, height, format or folder."),
-        _column("value", StringType(), "What the images share."),
-        _column("images", LongType(), "How many they are."),
-        _column("accuracy", DoubleType(), "Share of right answers."),
-        _column("low", DoubleType(), "The lower end of its 95 % interval."),
-        _column("high", DoubleType(), "Its upper end."),
-    ]
+_SLICE = _columns(
+    _text("by", "The property that defines the slice: width, height, format or folder."),
+    _text("value", "The value that the images share."),
+    _long("images", "Number of images in the slice."),
+    _double("accuracy", "Share of correct predictions."),
+    _double("low", "Lower bound of the 95 % interval of the accuracy."),
+    _double("high", "Upper bound of the 95 % interval of the accuracy."),
 )
 
 MODEL_EVALUATIONS = Table(
     "model_evaluations",
     keys=("model_name", "model_version", "split"),
-    columns=StructType(
-        [
-            MODEL_NAME,
-            MODEL_VERSION,
-            _column("split", StringType(), "The split that was asked about: test."),
-            FRAMEWORK,
-            _column("images", LongType(), "How many images were asked about."),
-            _column("accuracy", DoubleType(), "Share of right answers."),
-            _column("labels", ArrayType(StringType()), "The labels, in the order of the figures."),
-            _column("precision", ArrayType(DoubleType()), "For each label: right among those so predicted."),
-            _column("recall", ArrayType(DoubleType()), "For each label: right among those so labelled."),
-            _column(
-                "confusion_matrix", ArrayType(ArrayType(LongType())), "Images by true label (rows) and prediction."
-            ),
-            _column("rows_digest", StringType(), "Digest of the images asked about; the same images, the same digest."),
-            _column("evaluated_at", TimestampType(), "When, UTC."),
-            _column("accuracy_low", DoubleType(), "The lower end of the accuracy's 95 % interval (Wilson)."),
-            _column("accuracy_high", DoubleType(), "Its upper end."),
-            _column("balanced_accuracy", DoubleType(), "The mean recall of the labels that have images."),
-            _column("calibration_error", DoubleType(), "How far probabilities are from the share that is right."),
-            _column("support", ArrayType(LongType()), "For each label: how many images have it."),
-            _column(
-                "precision_low", ArrayType(DoubleType()), "The lower ends of the intervals; null if never predicted."
-            ),
-            _column("precision_high", ArrayType(DoubleType()), "Their upper ends."),
-            _column("recall_low", ArrayType(DoubleType()), "The lower ends of the intervals; null without images."),
-            _column("recall_high", ArrayType(DoubleType()), "Their upper ends."),
-            _column("slices", ArrayType(_SLICE), "The slices on which the version is worst, the worst first."),
-            _column("compared_with", IntegerType(), "The serving version, or the best before while none served."),
-            _column("only_this_right", LongType(), "Images on which this version is right and that one is not."),
-            _column("only_other_right", LongType(), "Images on which that version is right and this one is not."),
-            _column("p_value", DoubleType(), "How likely equally good versions differ as much (McNemar, exact)."),
-        ]
+    columns=_columns(
+        MODEL_NAME,
+        MODEL_VERSION,
+        _text("split", "The split that the version was evaluated on: test."),
+        FRAMEWORK,
+        _long("images", "Number of images in the split."),
+        _double("accuracy", "Share of correct predictions."),
+        _column("labels", ArrayType(StringType()), "The labels, in the order of the metrics per label."),
+        _doubles("precision", "For each label, the share of its predictions that are correct."),
+        _doubles("recall", "For each label, the share of its images that are predicted correctly."),
+        _column(
+            "confusion_matrix",
+            ArrayType(ArrayType(LongType())),
+            "Image counts by true label (rows) and predicted label (columns).",
+        ),
+        _text("rows_digest", "Digest of the evaluated images; it changes when the images of the split change."),
+        _time("evaluated_at", "When the version was evaluated, UTC."),
+        _double("accuracy_low", "Lower bound of the 95 % interval of the accuracy (Wilson)."),
+        _double("accuracy_high", "Upper bound of the 95 % interval of the accuracy."),
+        _double("balanced_accuracy", "Mean recall of the labels that have images."),
+        _double("calibration_error", "Expected calibration error: the mean distance between probability and accuracy."),
+        _column("support", ArrayType(LongType()), "For each label, the number of images that have it."),
+        _doubles("precision_low", "Lower bounds of the 95 % intervals; null for labels that are never predicted."),
+        _doubles("precision_high", "Upper bounds of the 95 % intervals."),
+        _doubles("recall_low", "Lower bounds of the 95 % intervals; null for labels without images."),
+        _doubles("recall_high", "Upper bounds of the 95 % intervals."),
+        _column("slices", ArrayType(_SLICE), "The slices with the lowest accuracy, the worst first."),
+        _integer("compared_with", "The production version or, if there was none, the best version evaluated before."),
+        _long("only_this_right", "Images that only this version predicts correctly."),
+        _long("only_other_right", "Images that only the other version predicts correctly."),
+        _double("p_value", "Probability of such a difference between equally good versions (exact McNemar test)."),
     ),
 )
 
-_FINDING = StructType(
-    [
-        _column("check", StringType(), "What was looked at."),
-        _column("passed", BooleanType(), "Whether it was as it has to be."),
-        _column("said", StringType(), "What was found."),
-    ]
+_FINDING = _columns(
+    _text("check", "The name of the check."),
+    _column("passed", BooleanType(), "Whether the check passed."),
+    _text("said", "What the check found."),
 )
 
 STAGE_HISTORY = Table(
     "stage_history",
     keys=("model_name", "model_version", "change"),
-    columns=StructType(
-        [
-            MODEL_NAME,
-            MODEL_VERSION,
-            _column("change", IntegerType(), "The number of this change among the version's own, from 1."),
-            _column("changed_at", TimestampType(), "When, UTC; of a change made in MLflow, when it was noticed."),
-            _column("from_stage", StringType(), "The stage before."),
-            _column("to_stage", StringType(), "The stage after; deleted where the version is gone."),
-            _column("aliases", ArrayType(StringType()), "The version's aliases after."),
-            _column("source", StringType(), "promote_model, model_evaluations, or mlflow: made there by somebody."),
-            _column("person", StringType(), "Who, as they said; null where nobody said it."),
-            _column("reason", StringType(), "Why, as they said; of an archived version, which one took its place."),
-            _column("forced", BooleanType(), "Whether it was moved against what the checks found."),
-            _column("findings", ArrayType(_FINDING), "What the checks found; null where none were asked."),
-            _column("promotion_id", StringType(), "The same for all that one promotion moved; null for other changes."),
-        ]
+    columns=_columns(
+        MODEL_NAME,
+        MODEL_VERSION,
+        _integer("change", "The number of the change, counted from 1 for each version."),
+        _time("changed_at", "When the stage changed, UTC; for changes made in MLflow, when they were detected."),
+        _text("from_stage", "The previous stage."),
+        _text("to_stage", "The new stage; deleted if the version no longer exists."),
+        _column("aliases", ArrayType(StringType()), "The aliases of the version after the change."),
+        _text("source", "promote_model, model_evaluations, or mlflow for changes made there by hand."),
+        _text("person", "Who decided, as they entered it; null if unknown."),
+        _text("reason", "The reason given; for an archived version, which version replaced it."),
+        _column("forced", BooleanType(), "Whether the version was moved although checks failed."),
+        _column("findings", ArrayType(_FINDING), "The results of the checks; null if none were run."),
+        _text("promotion_id", "Shared by all changes of one promotion; null for other changes."),
     ),
 )
 
-PREDICTED_LABEL = _column("label", StringType(), "The predicted label; null where there is none, see fault.")
-PROBABILITY = _column("probability", FloatType(), "How sure the model is, 0 to 1.")
-PREDICTED_AT = _column("predicted_at", TimestampType(), "When, UTC.")
+PREDICTED_LABEL = _text("label", "The predicted label; null if there is none (see fault).")
+PROBABILITY = _column("probability", FloatType(), "The probability of the predicted label, 0 to 1.")
+PREDICTED_AT = _time("predicted_at", "When the prediction was made, UTC.")
 
 _ANSWER = [
     PREDICTED_LABEL,
     PROBABILITY,
-    _column("probabilities", ArrayType(FloatType()), "The same for every label, in the order of the model's labels."),
-    _column("fault", StringType(), "Why there is no answer: in one word, and in a sentence; null where there is one."),
+    _column("probabilities", ArrayType(FloatType()), "The probability of every label, in the model's order."),
+    _text("fault", "Why there is no prediction: one word, a colon and a sentence; null if there is one."),
     MODEL_NAME,
     MODEL_VERSION,
     FRAMEWORK,
-    _column("device", StringType(), "Where it was computed: cpu or cuda."),
+    _text("device", "The device that computed the prediction: cpu or cuda."),
     PREDICTED_AT,
 ]
 
@@ -338,50 +329,41 @@ CURRENT_PREDICTIONS = Table(
 VERSION_AGREEMENTS = Table(
     "version_agreements",
     keys=("model_name", "model_version", "compared_with"),
-    columns=StructType(
-        [
-            MODEL_NAME,
-            MODEL_VERSION,
-            _column("compared_with", IntegerType(), "The production version of the same model."),
-            _column("images", LongType(), "The current images that both were asked about."),
-            _column("agreeing", LongType(), "Those under the same label."),
-            _column("agreement", DoubleType(), "The share of them."),
-            _column("only_this_answered", LongType(), "Those to which the serving version has no answer."),
-            _column("only_other_answered", LongType(), "Those to which this version has no answer."),
-            _column("mean_probability", DoubleType(), "Of this version's answers."),
-            _column("other_mean_probability", DoubleType(), "Of the serving version's answers."),
-            _column("compared_at", TimestampType(), "When, UTC."),
-        ]
+    columns=_columns(
+        MODEL_NAME,
+        MODEL_VERSION,
+        _integer("compared_with", "The production version of the same model."),
+        _long("images", "Number of current images that both versions predicted."),
+        _long("agreeing", "Number of images with the same predicted label."),
+        _double("agreement", "Share of images with the same predicted label."),
+        _long("only_this_answered", "Number of images without a prediction by the production version."),
+        _long("only_other_answered", "Number of images without a prediction by this version."),
+        _double("mean_probability", "Mean probability of this version's predictions."),
+        _double("other_mean_probability", "Mean probability of the production version's predictions."),
+        _time("compared_at", "When the versions were compared, UTC."),
     ),
 )
 
 PREDICTION_DRIFT = Table(
     "prediction_drift",
     keys=("model_name", "model_version", "day"),
-    columns=StructType(
-        [
-            MODEL_NAME,
-            MODEL_VERSION,
-            _column("day", DateType(), "When the images arrived, UTC."),
-            _column("images", LongType(), "How many images they are."),
-            _column("answered", LongType(), "How many of them the version has an answer to."),
-            _column("labels", ArrayType(StringType()), "The version's labels, in the order of the shares."),
-            _column("label_shares", ArrayType(DoubleType()), "For each label: the share of answers that name it."),
-            _column("mean_probability", DoubleType(), "How sure the version is of its answers, on average."),
-            _column("threshold", DoubleType(), "The probability below which an answer is unsure."),
-            _column("unsure_share", DoubleType(), "The share of answers below the threshold."),
-            _column(
-                "answer_distance",
-                DoubleType(),
-                "How far the answers are from those to the test split, 0 to 1 (Jensen-Shannon); null without such.",
-            ),
-            _column(
-                "embedding_distance",
-                DoubleType(),
-                "How far images are from those trained on (maximum mean discrepancy); null until the day is over.",
-            ),
-            _column("measured_at", TimestampType(), "When, UTC."),
-        ]
+    columns=_columns(
+        MODEL_NAME,
+        MODEL_VERSION,
+        _column("day", DateType(), "The day the images arrived, UTC."),
+        _long("images", "Number of images that arrived on that day."),
+        _long("answered", "Number of those images that have a prediction."),
+        _column("labels", ArrayType(StringType()), "The labels of the version, in the order of label_shares."),
+        _doubles("label_shares", "For each label, its share of the predictions."),
+        _double("mean_probability", "Mean probability of the predictions."),
+        _double("threshold", "The probability below which a prediction counts as unsure."),
+        _double("unsure_share", "Share of predictions below the threshold."),
+        _double(
+            "answer_distance",
+            "Jensen-Shannon distance from the predictions on the test split, 0 to 1; null if there are none.",
+        ),
+        _double("embedding_distance", "Maximum mean discrepancy from the training images; null until the day is over."),
+        _time("measured_at", "When the day was measured, UTC."),
     ),
 )
 
@@ -389,25 +371,23 @@ PREDICTION_ALERTS = Table(
     "prediction_alerts",
     keys=("path", "image_id", "model_name", "model_version", "rule", "receiver"),
     made_from=(CURRENT_PREDICTIONS,),
-    columns=StructType(
-        [
-            PATH,
-            IMAGE_ID,
-            MODEL_NAME,
-            MODEL_VERSION,
-            _column("rule", StringType(), "The name of the alert rule that the prediction met."),
-            _column("receiver", StringType(), "Whom it is told."),
-            PREDICTED_LABEL,
-            PROBABILITY,
-            PREDICTED_AT,
-            _column("matched_at", TimestampType(), "When a run found that the prediction met the rule, UTC."),
-            _column("state", StringType(), "waiting, sending, sent or unclear."),
-            _column("message_id", StringType(), "The message that it is told in; null before the first attempt."),
-            _column("attempts", IntegerType(), "How often that message was sent."),
-            _column("note", StringType(), "Why it is not sent yet, or unclear, in a sentence."),
-            _column("next_attempt_at", TimestampType(), "Before, the receiver is left alone after a failure, UTC."),
-            _column("sent_at", TimestampType(), "When the receiver accepted it, UTC."),
-        ]
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        MODEL_NAME,
+        MODEL_VERSION,
+        _text("rule", "The name of the alert rule that the prediction matches."),
+        _text("receiver", "The receiver of the alert."),
+        PREDICTED_LABEL,
+        PROBABILITY,
+        PREDICTED_AT,
+        _time("matched_at", "When a run found that the prediction matches the rule, UTC."),
+        _text("state", "waiting, sending, sent or unclear."),
+        _text("message_id", "The message that contains the alert; null before the first attempt."),
+        _integer("attempts", "How many times that message was sent."),
+        _text("note", "Why the alert is waiting or unclear, as a sentence."),
+        _time("next_attempt_at", "When the receiver is tried again after a failure, UTC."),
+        _time("sent_at", "When the receiver accepted the message, UTC."),
     ),
 )
 

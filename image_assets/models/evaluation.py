@@ -1,6 +1,6 @@
-"""The figures of a model version, from its answers: how often it is right, for each label, how well it knows itself.
+"""Metrics of a model version's predictions: accuracy, precision and recall per label, calibration, slices.
 
-Plain functions on pandas tables, whatever framework the answers come from.
+Plain functions on pandas DataFrames. "Marked predictions" are the result of `mark_right`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,14 +13,14 @@ IMAGE_KEYS = ["path", "image_id"]
 NO_ANSWER = "(no answer)"
 CONFIDENCE = 0.95  # of the intervals
 MAX_BINS = 15
-BIN_IMAGES = 20  # in a bin at least: the accuracy of fewer says little
+BIN_IMAGES = 20  # per bin, at least; the accuracy of fewer is too noisy
 
-Bound = float | None  # None where there is nothing to say it of
+Bound = float | None  # None without images
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one version on one set of images, named as their columns."""
+    """Metrics of one version on one set of images, as columns of model_evaluations."""
 
     images: int
     accuracy: float
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two versions differ on the same images, named as its columns."""
+    """How two versions differ on the same images, as columns of model_evaluations."""
 
     compared_with: int
     only_this_right: int
@@ -50,17 +50,17 @@ class Comparison:
 
 
 def mark_right(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers, each with `right`, true or false; one without a probability is no answer, and not right."""
+    """Adds the column `right`; predictions without a probability lose their label and are not right."""
     label = answers["label"].where(answers["probability"].notna(), None)
     return answers.assign(label=label, right=(label == answers["true_label"]).to_numpy(bool))
 
 
 def evaluate(answers: pd.DataFrame, labels: Sequence[str]) -> Evaluation:
-    """All figures of judged answers; no answer counts as a wrong one.
+    """All metrics of marked predictions; a missing prediction counts as wrong.
 
-    Labels that the model does not know, and the lack of an answer, come after the model's own. The balanced accuracy
-    is the mean recall of the labels that have images (Brodersen et al. 2010, "The balanced accuracy and its posterior
-    distribution").
+    Labels that the model does not have, and missing predictions, come after the labels of the model. The balanced
+    accuracy is the mean recall of the labels that have images (Brodersen et al. 2010, "The balanced accuracy and its
+    posterior distribution").
     """
     from sklearn.metrics import confusion_matrix as count
     from sklearn.metrics import precision_recall_fscore_support
@@ -96,7 +96,7 @@ def evaluate(answers: pd.DataFrame, labels: Sequence[str]) -> Evaluation:
 
 
 def by_label(evaluation: Evaluation) -> pd.DataFrame:
-    """One row for each label, the lowest recall first; labels without images come last."""
+    """One row per label, lowest recall first; labels without images come last."""
     columns = ["support", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"]
     figures = {name: pd.array(getattr(evaluation, name), "float64") for name in columns}
     rows = pd.DataFrame({"label": evaluation.labels, **figures})
@@ -105,10 +105,11 @@ def by_label(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def interval(right: int, images: int) -> tuple[float, float]:
-    """Between what the true share of right answers lies, with 95 % certainty.
+    """The 95 % confidence interval of a share of correct predictions.
 
-    The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical inference"): sound
-    for few images and for shares near 0 and 1, where the usual plus-or-minus is not (Brown, Cai and DasGupta 2001).
+    The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical inference"), which
+    is reliable for few images and for shares near 0 and 1, unlike the normal approximation (Brown, Cai and DasGupta
+    2001, "Interval estimation for a binomial proportion").
     """
     from scipy.stats import binomtest
 
@@ -117,17 +118,17 @@ def interval(right: int, images: int) -> tuple[float, float]:
 
 
 def intervals(right: Iterable[int], images: Iterable[int]) -> tuple[list[Bound], list[Bound]]:
-    """The lower and the upper ends of several intervals; None without an image."""
+    """The lower and upper bounds of several intervals; None where there are no images."""
     found = [interval(int(some), int(of)) if of else (None, None) for some, of in zip(right, images, strict=True)]
     return [low for low, _ in found], [high for _, high in found]
 
 
 def calibration_bins(answers: pd.DataFrame) -> pd.DataFrame:
-    """Answers of similar probability together: for each bin its `images`, mean `probability`, and how many are `right`.
+    """Bins of predictions with similar probability: their `images`, mean `probability`, and how many are `right`.
 
-    The bins hold equally many answers, as sure models crowd near 1 and would leave most bins of equal width empty; it
-    is also less biased (Roelofs et al. 2022, "Mitigating bias in calibration error estimation"). Answers of the same
-    probability share a bin.
+    All bins hold about the same number of predictions. Most probabilities are near 1, so most bins of equal width
+    would be empty, and bins of equal size are less biased (Roelofs et al. 2022, "Mitigating bias in calibration error
+    estimation"). Predictions with equal probability share a bin.
     """
     given = answers.loc[answers["probability"].notna(), ["probability", "right"]].astype(float)
     bins = min(max(len(given) // BIN_IMAGES, 1), MAX_BINS)
@@ -138,10 +139,10 @@ def calibration_bins(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibration_error(answers: pd.DataFrame) -> float | None:
-    """How far the probabilities are from the share that is right, on average; None without any answer.
+    """The mean distance between probability and accuracy; None without predictions.
 
-    The expected calibration error of Guo et al. 2017 ("On calibration of modern neural networks"), on bins of equally
-    many answers. It reads somewhat too high on a few hundred images, as chance alone sets bins off.
+    The expected calibration error of Guo et al. 2017 ("On calibration of modern neural networks"), on bins of equal
+    size. On a few hundred images it is biased upwards, because small bins vary by chance.
     """
     bins = calibration_bins(answers)
     if bins.empty:
@@ -150,11 +151,11 @@ def calibration_error(answers: pd.DataFrame) -> float | None:
 
 
 def compare(these: pd.DataFrame, others: pd.DataFrame, compared_with: int) -> Comparison:
-    """Judged answers of two versions, image by image: who alone is right, and how likely chance does as much.
+    """Compares marked predictions of two versions image by image.
 
-    The exact test of McNemar 1947 ("Note on the sampling error of the difference between correlated proportions"): of
-    two equally good versions, each is as likely as the other to be right alone. Images that both get right, or
-    both wrong, say nothing of which is better.
+    The exact test of McNemar 1947 ("Note on the sampling error of the difference between correlated proportions"): if
+    two versions are equally good, each is equally likely to be the only one that is right. Images on which both are
+    right or both are wrong carry no information.
     """
     from scipy.stats import binomtest
 
@@ -175,7 +176,7 @@ LISTED_SLICES = 10
 
 @dataclass(frozen=True)
 class Slice:
-    """How good a version is on the images that share a trait."""
+    """The accuracy of a version on images that share a property."""
 
     by: str
     value: str
@@ -186,7 +187,7 @@ class Slice:
 
 
 def with_traits(answers: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
-    """The answers with what slices are cut by, from the images' features: classes of size, the format, the folder."""
+    """Adds the columns that define slices, from the images' features: size classes, format and folder."""
     images = answers.merge(features[[*IMAGE_KEYS, "width", "height", "format"]], on=IMAGE_KEYS, how="left")
     return images.assign(
         width=images["width"].map(size_class, na_action="ignore"),
@@ -196,18 +197,18 @@ def with_traits(answers: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
 
 
 def size_class(pixels: float) -> str:
-    """From a power of two to the next one, such as `256 to 511 pixels`."""
+    """A range of sizes between powers of two, such as `256 to 511 pixels`."""
     low = 1 << max(int(pixels).bit_length() - 1, 0)
     return f"{low} to {2 * low - 1} pixels"
 
 
 def worst_slices(answers: pd.DataFrame) -> list[Slice]:
-    """The slices on which a version is worst, the worst first, from its judged answers with their traits.
+    """The slices with the lowest accuracy, the worst first, from marked predictions with the columns of `with_traits`.
 
-    They are ranked by the upper end of their interval: how good the version may still be on them. By accuracy the
-    smallest ones would come first, as among many slices some are bad by chance. Slices of fewer than ten images are
-    left out, and so are traits that all images share. (Slices as a way to look at a model: Chung et al. 2019, "Slice
-    Finder: automated data slicing for model validation".)
+    They are ranked by the upper bound of their interval. Ranked by accuracy, the smallest ones would come first,
+    because some of many small slices are bad by chance. Slices of fewer than ten images are left out, and so are
+    properties that all images share (compare Chung et al. 2019, "Slice Finder: automated data slicing for model
+    validation").
     """
     found = [
         Slice(by, str(value), int(images), right / images, *interval(int(right), int(images)))

@@ -1,4 +1,4 @@
-"""An evaluation for people: its pictures and tables, for Dagster and for MLflow."""
+"""The report on an evaluation: charts and tables for Dagster and MLflow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ SHOWN_LABELS = 30
 
 
 def reliability_diagram(answers: pd.DataFrame) -> bytes:
-    """How many of the judged answers are right at each probability, beside the ideal; and how many there are, as PNG.
+    """A reliability diagram of marked predictions: accuracy by probability, and a histogram, as PNG.
 
-    Below the diagonal a version is surer than it should be. The bins are those of the calibration error (reliability
-    diagrams: DeGroot and Fienberg 1983, "The comparison and evaluation of forecasters").
+    Below the diagonal, a version is overconfident. The bins are those of the calibration error (DeGroot and Fienberg
+    1983, "The comparison and evaluation of forecasters").
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -44,11 +44,11 @@ def reliability_diagram(answers: pd.DataFrame) -> bytes:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _draw_bins(top, calibration_bins(answers))
     error = calibration_error(answers)
-    top.set(title="no answers" if error is None else f"calibration error {error:.3f}", ylabel="share of right answers")
+    top.set(title="no predictions" if error is None else f"calibration error {error:.3f}", ylabel="accuracy")
     given = answers[answers["probability"].notna()]
     of = [given.loc[given["right"] == right, "probability"].to_numpy(float) for right in (True, False)]
     bottom.hist(of, bins=np.linspace(0, 1, 41).tolist(), stacked=True, color=[RIGHT, WRONG], label=["right", "wrong"])
-    bottom.set(xlabel="probability of the answer", ylabel="images")
+    bottom.set(xlabel="probability", ylabel="images")
     bottom.set_ylim(0, max(1, bottom.get_ylim()[1]))
     bottom.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     bottom.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -60,7 +60,7 @@ def reliability_diagram(answers: pd.DataFrame) -> bytes:
 
 
 def precision_and_recall(evaluation: Evaluation) -> bytes:
-    """Precision and recall of each label with their intervals, as PNG; of many labels, those of the lowest recall."""
+    """A chart of precision and recall per label with intervals, as PNG; shows the labels with the lowest recall."""
     from matplotlib.figure import Figure
 
     labels = by_label(evaluation)
@@ -87,9 +87,9 @@ def precision_and_recall(evaluation: Evaluation) -> bytes:
     axes.set_yticks(range(len(shown)), names, parse_math=False, fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
-    which = f" of {len(shown)} labels among {len(labels)}, the lowest recall first" if len(labels) > len(shown) else ""
+    which = f" of {len(shown)} of {len(labels)} labels, lowest recall first" if len(labels) > len(shown) else ""
     axes.set_title(f"precision and recall{which}", fontsize=10)
-    axes.set_xlabel("share, with its 95 % interval; images of the label in brackets", fontsize=8)
+    axes.set_xlabel("share with 95 % interval; number of images in parentheses", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
@@ -109,7 +109,7 @@ def _draw_bins(axes: "Axes", bins: pd.DataFrame) -> None:
         markersize=4,
         capsize=2,
         linewidth=1,
-        label="answers, with 95 % intervals",
+        label="predictions, with 95 % intervals",
     )
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
@@ -117,13 +117,13 @@ def _draw_bins(axes: "Axes", bins: pd.DataFrame) -> None:
 
 
 def _lengths(share: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    # Rounding may put an end of an interval a hair beyond a share of 0 or 1.
+    # Rounding can put a bound slightly beyond a share of 0 or 1.
     return np.maximum([share - low, high - share], 0)
 
 
 LISTED_LABELS = 30
 
-ARTIFACT_FOLDER = "evaluation"  # of a version's MLflow run
+ARTIFACT_FOLDER = "evaluation"  # in the version's MLflow run
 PICTURES: tuple[str, ...] = (
     "confusion_matrix.png",
     "precision_and_recall.png",
@@ -136,7 +136,7 @@ Metadata = dict[str, dg.MetadataValue]
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of one version: its figures, and the pictures by file name."""
+    """The evaluation of one version, with pictures by file name."""
 
     version: ModelVersion
     evaluation: Evaluation
@@ -146,7 +146,7 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures by which MLflow compares runs."""
+        """The metrics that MLflow shows for the run."""
         figures = {
             "test_accuracy": self.evaluation.accuracy,
             "test_balanced_accuracy": self.evaluation.balanced_accuracy,
@@ -156,7 +156,7 @@ class Report:
 
     @property
     def metadata(self) -> Metadata:
-        """The pictures and tables as Dagster shows them, named with the version."""
+        """Pictures and tables as metadata, with names that end in the version."""
         shown: Metadata = {
             Path(name).stem: dg.MetadataValue.md(picture_markdown(picture, self.title))
             for name, picture in self.pictures.items()
@@ -170,7 +170,7 @@ class Report:
 
     @property
     def title(self) -> str:
-        """Which version it is, and how good."""
+        """The version and its accuracy."""
         evaluation, framework = self.evaluation, self.version.tags["framework"]
         return (
             f"version {self.version.version} ({framework}), accuracy {evaluation.accuracy:.3f} "
@@ -179,15 +179,15 @@ class Report:
 
 
 def earlier_pictures(version: ModelVersion, tracking: MlflowTracking, made: Metadata) -> Metadata:
-    """The pictures of a version that an earlier run evaluated; nothing where this run has made them."""
+    """The pictures of an earlier run's evaluation; empty if this run made them."""
     files = {f"{Path(name).stem}_v{version.version}": f"{ARTIFACT_FOLDER}/{name}" for name in PICTURES}
     if files.keys() <= made.keys():
         return {}
-    return logged_pictures(tracking, version.mlflow_run_id, files, f"version {version.version}, evaluated before")
+    return logged_pictures(tracking, version.mlflow_run_id, files, f"version {version.version}, evaluated earlier")
 
 
 def labels_table(evaluation: Evaluation) -> dg.TableMetadataValue:
-    """Precision and recall of each label, the lowest recall first."""
+    """Precision and recall per label, lowest recall first, as metadata."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -204,7 +204,7 @@ def labels_table(evaluation: Evaluation) -> dg.TableMetadataValue:
 
 
 def slices_table(slices: Sequence[Slice]) -> dg.TableMetadataValue:
-    """The worst slices, the worst first."""
+    """The slices with the lowest accuracy, as metadata."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -221,14 +221,14 @@ def slices_table(slices: Sequence[Slice]) -> dg.TableMetadataValue:
 
 
 def to_range(share: float, low: float, high: float) -> str:
-    """A share with its interval; a dash where there are no images to say it of."""
+    """A share with its interval; a dash if there are no images."""
     return "–" if isnan(low) else f"{share:.3f} ({low:.3f} to {high:.3f})"
 
 
 def to_sentence(comparison: Comparison, version: int) -> str:
-    """How two versions differ, for a person."""
+    """How two versions differ, as a sentence."""
     other = comparison.compared_with
     return (
-        f"on the same images only version {version} is right on {comparison.only_this_right:,}, only version {other} "
-        f"on {comparison.only_other_right:,}; equally good versions differ as much with p = {comparison.p_value:.3g}"
+        f"Only version {version} is right on {comparison.only_this_right:,} images, only version {other} on "
+        f"{comparison.only_other_right:,} (exact McNemar test: p = {comparison.p_value:.3g})."
     )

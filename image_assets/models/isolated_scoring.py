@@ -14,7 +14,7 @@ import pandas as pd
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 
 GIBIBYTE = 1024**3
-# Of address space, most of which libraries reserve and never touch; CUDA as much as there are memories to address.
+# Of address space. Libraries reserve far more than they use, and CUDA reserves room for all host and GPU memory.
 MEMORY_BYTES = {"cpu": 64 * GIBIBYTE, "cuda": 16 * 1024 * GIBIBYTE}
 LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
 ROWS_AT_ONCE = 32
@@ -24,7 +24,7 @@ Predict = Callable[[pd.DataFrame], pd.DataFrame | ItemFailure]
 
 @dataclass(frozen=True)
 class LoadableVersion:
-    """A model version, as every process can load it."""
+    """What a process needs to load a model version."""
 
     tracking_uri: str
     uri: str
@@ -32,8 +32,8 @@ class LoadableVersion:
 
 
 @cache
-def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper around whatever was logged
-    """The version, loaded once in each process."""
+def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper around any logged model
+    """Loads the version, once per process."""
     import mlflow
 
     mlflow.set_tracking_uri(version.tracking_uri)
@@ -41,20 +41,20 @@ def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper arou
 
 
 def predict_batch(task: tuple[LoadableVersion, pd.DataFrame]) -> pd.DataFrame | ItemFailure:
-    """What the version says of images (content, path), or how it fails on them; runs in the guarded process."""
+    """Predictions for images (content, path), or how the version fails on them (runs in the guarded process)."""
     version, images = task
     model = load_version(version)
     try:
         answers = model.predict(images)[["label", "probability", "probabilities"]]
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is a fault of its answer
+    except Exception as error:  # noqa: BLE001 - any error of a model is recorded as a fault
         return ItemFailure("raised", f"{type(error).__name__}: {error}"[:500])
     if len(answers) != len(images):
-        return ItemFailure("wrong_shape", f"{len(answers)} answers to {len(images)} images")
+        return ItemFailure("wrong_shape", f"{len(answers)} predictions for {len(images)} images")
     return answers.set_axis(images.index).astype(object)
 
 
 def predict_by_bisection(images: pd.DataFrame, predict: Predict) -> pd.DataFrame:
-    """Answers to all images, in their order; `fault` says why the version failed on one alone."""
+    """Predictions for all images, in their order; a failing batch is halved until the failing image gets a `fault`."""
     result = predict(images)
     if not isinstance(result, ItemFailure):
         return result.assign(fault=None)
@@ -68,7 +68,7 @@ def predict_by_bisection(images: pd.DataFrame, predict: Predict) -> pd.DataFrame
 
 
 def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Each batch without its content, with label, probability, probabilities and fault."""
+    """Replaces the content of each batch with label, probability, probabilities and fault."""
     with GuardedProcess(predict_batch, memory_bytes=MEMORY_BYTES[version.device], name="model") as guarded:
 
         def predict(images: pd.DataFrame) -> pd.DataFrame | ItemFailure:

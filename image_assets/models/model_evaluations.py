@@ -1,4 +1,4 @@
-"""How good each model version is on images that it has not seen."""
+"""Metrics of every model version on the test split, which no version is trained on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ SHOWN_MISTAKES = 32
 
 
 def to_evaluate(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
-    """The newest version of each framework, and the one that serves."""
+    """The newest version of each framework, and the production version."""
     newest = {version.tags.get("framework"): version for version in versions if version.stage != "Archived"}
     serving = [version for version in versions if version.stage == SERVING_STAGE]
     return sorted(
@@ -58,7 +58,7 @@ def to_evaluate(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
 
 
 def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> int | None:
-    """The version to promote by itself: the most accurate one, as long as none serves; later ones are a person's."""
+    """The version to promote automatically: the most accurate one if none is in production, else None."""
     if serving is not None or not accuracies:
         return None
     return max(accuracies, key=accuracies.__getitem__)
@@ -67,29 +67,28 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
 def predict_test_split(
     version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
 ) -> pd.DataFrame:
-    """What the version says of every image of the test split, beside its true label.
+    """The version's predictions for every image of the test split, with its `true_label`.
 
-    Of the version its URI and its tag `framework` are used: a classifier that is logged and not registered can be
-    asked as well.
+    Only the URI and the tag `framework` of the version are used, so the version need not be registered.
     """
     test_rows = read_split(delta_tables, SPLIT)
     images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
     device = resolve_device(version, on, delta_tables.spark)
     progress = delta_tables.progress_line(
-        f"version {version.version} answered", len(test_rows), "images of the test split"
+        f"evaluated version {version.version}", len(test_rows), "images of the test split"
     )
     with counted(delta_tables.spark, progress) as counter:
         return counter.over_rows(score_images(images, registry, version, device.name)).toPandas()
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
-    """A contact sheet of the surest wrong answers: what it was taken for, and what it is."""
+    """A contact sheet of the wrong predictions with the highest probability: predicted and true label."""
     surest_first = answers.sort_values(by="probability", ascending=False)
     wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
     keys = delta_tables.spark.createDataFrame(wrong[IMAGE_KEYS].astype(str), "path string, image_id string")
     contents = {row["path"]: bytes(row["content"]) for row in with_content(delta_tables, keys).collect()}
     tiles = [
-        (contents[path], f"{f'{label} {probability:.0%}' if label else 'no answer'}, is {true_label}")
+        (contents[path], f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
         for path, true_label, label, probability in zip(
             wrong["path"], wrong["true_label"], wrong["label"], wrong["probability"], strict=True
         )
@@ -100,7 +99,7 @@ def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
 def report_on(
     version: ModelVersion, answers: pd.DataFrame, comparison: Comparison | None, delta_tables: DeltaTables
 ) -> Report:
-    """The figures and pictures that follow from a version's judged answers."""
+    """The report on a version, from its predictions as marked by `mark_right`."""
     evaluation = evaluate(answers, json.loads(version.tags["labels"]))
     features = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "width", "height", "format"]).to_pandas()
     contents = (
@@ -114,7 +113,7 @@ def report_on(
 
 
 def merge_evaluation(delta_tables: DeltaTables, report: Report, rows_digest: str) -> None:
-    """Keep a version's figures, in place of those on other images."""
+    """Writes a version's metrics; they replace those on an earlier test split."""
     row = {
         "model_name": report.version.name,
         "model_version": report.version.version,
@@ -132,9 +131,11 @@ def merge_evaluation(delta_tables: DeltaTables, report: Report, rows_digest: str
 
 
 def log_report(report: Report, tracking: MlflowTracking) -> Metadata:
-    """Keep a recorded report with the version's MLflow run; metadata that says why, where MLflow does not take it.
+    """Logs metrics and pictures to the version's MLflow run.
 
-    It is no failure: the figures are in the table, and the pictures in the metadata.
+    Returns:
+        Metadata with the error if MLflow fails; that does not fail the run, because the metrics are in the table and
+        the pictures in the metadata.
     """
     from mlflow.exceptions import MlflowException
 
@@ -142,13 +143,15 @@ def log_report(report: Report, tracking: MlflowTracking) -> Metadata:
         tracking.log_to(report.version.mlflow_run_id, ARTIFACT_FOLDER, report.metrics, report.pictures)
     except (MlflowException, OSError) as error:
         return {
-            f"not_logged_v{report.version.version}": dg.MetadataValue.text(f"MLflow did not take all of it: {error}")
+            f"not_logged_v{report.version.version}": dg.MetadataValue.text(
+                f"MLflow could not log the whole report: {error}"
+            )
         }
     return {}
 
 
 def accuracies(delta_tables: DeltaTables, model_name: str, rows_digest: str) -> dict[int, float]:
-    """The accuracy of each version of which all figures on these very images are known."""
+    """The accuracy of each version whose metrics are complete and on exactly these images."""
     same_images = (pc.field("split") == SPLIT) & (pc.field("rows_digest") == rows_digest)
     evaluated = (pc.field("model_name") == model_name) & same_images & pc.field("balanced_accuracy").is_valid()
     rows = delta_tables.read(MODEL_EVALUATIONS, ["model_version", "accuracy"], evaluated)
@@ -158,10 +161,13 @@ def accuracies(delta_tables: DeltaTables, model_name: str, rows_digest: str) -> 
 def evaluate_new(
     delta_tables: DeltaTables, registry: ModelRegistry, tracking: MlflowTracking, on: InferenceDevice
 ) -> tuple[dict[int, float], Metadata]:
-    """Evaluate the versions that were not asked about the test split as it is: all accuracies, and what is new.
+    """Evaluates the versions that have no metrics on the current test split.
 
-    Each is compared with the serving version or, while none serves, with the most accurate one before it. That one is
-    asked again if this run has not asked it already, and only if there is a version to compare.
+    Each is compared with the production version or, if there is none, with the most accurate earlier one, which
+    predicts the test split again if needed.
+
+    Returns:
+        The accuracy of all versions by number, and metadata about those that were evaluated now.
     """
     delta_tables.create(MODEL_EVALUATIONS)
     rows_digest = split_digest(read_split(delta_tables, SPLIT))
@@ -200,16 +206,18 @@ def model_evaluations(
     mlflow_tracking: MlflowTracking,
     inference_device: InferenceDevice,
 ) -> dg.MaterializeResult:
-    """How good each model version is on the test split; the best one is promoted as long as none serves."""
+    """Metrics of each model version on the test split; the best one is promoted if none is in production."""
     before = delta_tables.snapshot(MODEL_EVALUATIONS)
     figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, inference_device)
     serving = model_registry.serving()
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
-        promotion = Promotion(SERVING_STAGE, "model_evaluations", reason="the best of the first versions: none served")
+        promotion = Promotion(
+            SERVING_STAGE, "model_evaluations", reason="best of the first versions; none was in production"
+        )
         try:
             serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())
-        except PermissionRefused as refused:  # whoever trains need not be allowed to promote
+        except PermissionRefused as refused:  # training accounts may lack the permission to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
     if serving:
         metadata = earlier_pictures(serving, mlflow_tracking, metadata) | metadata

@@ -1,4 +1,4 @@
-"""How a model version answers for a batch of images, the same for evaluation and prediction."""
+"""Scores images with a model version; evaluation and prediction share this code."""
 
 import os
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.devices import Device, InferenceDevice
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
-# Without the columns' comments: Spark takes a column with a comment for another type than Python's answer.
+# Without the comments of the columns, because Spark compares the metadata of types with those returned by Python.
 ANSWER_FIELDS = tuple(
     StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")
 )
 FAULT_FIELD = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
-# What MLflow itself reads in a worker that loads a version: not all workers have the driver's environment.
+# MLflow reads these in the workers that load a version, and not all workers inherit the driver's environment.
 ACCOUNT_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-SUM_TOLERANCE = 1e-3  # of the probabilities, which are float32, of a few labels
+SUM_TOLERANCE = 1e-3  # probabilities are float32
 UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
 
@@ -34,21 +34,21 @@ def resolve_device(version: ModelVersion, on: InferenceDevice, spark: SparkSessi
 
 
 def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
-    """The images, without their content, with the version's label, probability and probabilities, or else a fault.
+    """Replaces the content of images with the version's label, probability and probabilities, or with a fault.
 
-    The images are spread over as many tasks as run at once: a table's few files would keep one core busy.
+    Images are spread over all cores; the few files of a table would use only one.
     """
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
         answer = registry.scoring_udf(images.sparkSession, version, StructType([*ANSWER_FIELDS]), device)(
             F.struct("content", "path")
         )
     answered = repartitioned(images).withColumn("answer", answer)
-    # MLflow turns a null text of a struct into the text "None"; numbers stay null.
+    # MLflow turns null strings of a struct into "None"; numbers stay null.
     return with_valid_predictions(answered.drop("content").select("*", "answer.*").drop("answer"), version)
 
 
 def score_images_guarded(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
-    """The same, slower: where the version raises, hangs or crashes, one image has a fault and all others an answer."""
+    """Like `score_images`, but slower: images on which the version raises, hangs or crashes get a fault each."""
     loadable_version = LoadableVersion(registry.tracking_uri, version.uri, device)
     rows = StructType([*(field for field in images.schema if field.name != "content"), *ANSWER_FIELDS, FAULT_FIELD])
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
@@ -57,12 +57,12 @@ def score_images_guarded(images: DataFrame, registry: ModelRegistry, version: Mo
 
 
 def repartitioned(images: DataFrame) -> DataFrame:
-    """The images in as many tasks as run at once."""
+    """The images, in one partition per core."""
     return images.repartition(images.sparkSession.sparkContext.defaultParallelism)
 
 
 def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFrame:
-    """Answers that are none become nulls, and `fault` says why."""
+    """Replaces invalid predictions with nulls and records the reason in `fault`."""
     given, sound = F.col("probability").isNotNull() | F.col("probabilities").isNotNull(), is_valid_prediction(version)
     known_fault = F.col("fault") if "fault" in answered.columns else F.lit(None).cast("string")
     fault = F.when(sound, None).otherwise(
@@ -74,7 +74,7 @@ def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFr
 
 
 def is_valid_prediction(version: ModelVersion) -> Column:
-    """Whether an answer has a finite probability, and one for each label that the version tells apart."""
+    """Whether a prediction has a finite probability for every label of the version."""
     finite = F.col("probability").isNotNull() & ~F.isnan("probability")
     finite &= F.coalesce(F.forall("probabilities", lambda each: ~F.isnan(each)), F.lit(False))
     return finite & (F.size("probabilities") == len(version.labels)) if version.labels else finite
@@ -82,11 +82,10 @@ def is_valid_prediction(version: ModelVersion) -> Column:
 
 @contextmanager
 def separate_workers(spark: SparkSession, framework: str) -> Iterator[None]:
-    """Functions made in the block run in Python workers of their own for each framework.
+    """UDFs created in this block run in Python workers that serve only this framework.
 
-    Spark reuses workers, and a process that loads both frameworks crashes; it keeps workers apart by
-    the environment that a function was made with. It travels with the function and is in none of Spark's settings,
-    so that it may hold MLflow's account.
+    Spark reuses workers, and a process that loads both frameworks crashes. Spark separates workers by the environment
+    in which a UDF was created. That environment is not part of Spark's settings, so it may contain MLflow's account.
     """
     environment = spark.sparkContext.environment
     before = dict(environment)

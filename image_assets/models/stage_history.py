@@ -1,4 +1,4 @@
-"""Where each model version was, since when, by whom and why."""
+"""The history of every model version's stage: what changed, when, by whom and why."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegistry, ModelVersion
 
-PROMOTION_TAG = "promotion"  # what a promotion tells of itself, before it moves anything
+PROMOTION_TAG = "promotion"  # of a version: describes its promotion, written before anything is moved
 OUTSIDE = "mlflow"
 NOWHERE, DELETED = "None", "deleted"
-# Of the history, with the registry.
+# The columns that are compared with the registry.
 COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id", "reason"]
-MOVE_TIME = timedelta(minutes=10)  # from what a promotion tells of itself to the last thing that it moves
-MAX_CLOCK_SKEW = timedelta(minutes=1)  # MLflow's and this machine's, at most
-MAX_DETAIL_LENGTH = 300  # of a finding, in a tag: MLflow takes 5,000 characters
+MOVE_TIME = timedelta(minutes=10)  # from writing the tag to the last move of a promotion
+MAX_CLOCK_SKEW = timedelta(minutes=1)  # between MLflow and this machine
+MAX_DETAIL_LENGTH = 300  # of a finding in a tag; MLflow limits tags to 5,000 characters
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a promotion tells of itself."""
+    """The description of a promotion, stored in a tag of the version that it moves."""
 
     stage: str
     source: str
@@ -38,10 +38,10 @@ class Promotion:
     forced: bool = False
     findings: Sequence[GateFinding] | None = None
     promotion_id: str = ""
-    told_at: str = ""  # UTC, as ISO writes it
+    told_at: str = ""  # when the tag was written: UTC, ISO 8601
 
     def to_tags(self) -> dict[str, str]:
-        """As tags of the version that it moves, under an id of its own."""
+        """The tag for the version that it moves, with a new promotion_id."""
         values = {**asdict(self), "promotion_id": uuid4().hex, "told_at": datetime.now(UTC).isoformat()}
         if self.findings is not None:
             values["findings"] = [{**one.to_row(), "said": one.detail[:MAX_DETAIL_LENGTH]} for one in self.findings]
@@ -49,7 +49,7 @@ class Promotion:
 
     @classmethod
     def of(cls, version: ModelVersion) -> "Promotion | None":
-        """What the last promotion of a version told of itself; None where there was none."""
+        """The last promotion of a version, from its tag; None if it was never promoted."""
         if PROMOTION_TAG not in version.tags:
             return None
         values = json.loads(version.tags[PROMOTION_TAG])
@@ -57,17 +57,19 @@ class Promotion:
         return cls(**{**values, "findings": findings})
 
     def before(self, moved_at: datetime) -> bool:
-        """Whether it was told before a version was moved last."""
+        """Whether the tag was written before the version was last moved."""
         return not self.told_at or datetime.fromisoformat(self.told_at) < moved_at + MAX_CLOCK_SKEW
 
     def moved(self, version: ModelVersion) -> bool:
-        """Whether the version is where this promotion wanted it, since then: a promotion may be killed before it moves
-        anything, and somebody may move the version much later."""
+        """Whether this promotion put the version into its current stage.
+
+        A promotion may be killed before it moves anything, and somebody else may move the version much later.
+        """
         in_time = not self.told_at or abs(version.moved_at - datetime.fromisoformat(self.told_at)) < MOVE_TIME
         return self.stage == version.stage and in_time
 
     def to_columns(self, reason: str | None = None, findings: Sequence[GateFinding] | None = None) -> dict[str, Any]:
-        """As columns of a row."""
+        """Columns of a row in stage_history."""
         by = {"source": self.source, "person": self.person, "forced": self.forced, "promotion_id": self.promotion_id}
         return {**by, "reason": reason, "findings": None if findings is None else [one.to_row() for one in findings]}
 
@@ -79,15 +81,15 @@ StageAndAliases = tuple[str, list[str]]  # stage and aliases
 
 @dataclass(frozen=True)
 class Promotions:
-    """The last promotion of each version, as its tags tell it, beside what the history knows."""
+    """The last promotion of each version, compared with the recorded history."""
 
     all: Mapping[int, Promotion]
-    unseen: Mapping[int, Promotion]  # the history has no row of it, and the version was moved since, wherever to
-    completed: Mapping[int, Promotion]  # of the unseen, those whose version is where they wanted it
+    unseen: Mapping[int, Promotion]  # not in the history, and the version was moved since
+    completed: Mapping[int, Promotion]  # unseen ones whose version is in their stage
 
     @classmethod
     def of(cls, versions: Sequence[ModelVersion], history: Sequence[HistoryRow]) -> "Promotions":
-        """The promotions that the versions' tags tell of."""
+        """The promotions described by the versions' tags."""
         recorded = {row["promotion_id"] for row in history}
         announced = {version.version: of for version in versions if (of := Promotion.of(version))}
         current = {version.version: version for version in versions}
@@ -99,7 +101,7 @@ class Promotions:
         return cls(announced, unseen, {number: of for number, of in unseen.items() if of.moved(current[number])})
 
     def passed(self, number: int, before: HistoryRow, after: str) -> Promotion | None:
-        """The promotion of a version that had to leave its new stage for another one at once, both unseen."""
+        """The unrecorded promotion of a version that another unrecorded promotion has archived since."""
         of = self.unseen.get(number)
         if of is None or of.stage == before["to_stage"] or after != ARCHIVED_STAGE:
             return None
@@ -111,16 +113,16 @@ class Promotions:
         return of if of.stage in others else None
 
     def attribution(self, number: int, before: HistoryRow, after: StageAndAliases) -> dict[str, Any]:
-        """Who moved a version, and why, as far as promotions tell; else somebody did, in MLflow."""
+        """Who moved a version and why, from the promotions; otherwise it was moved by hand in MLflow."""
         if own := self.completed.get(number):
             return own.to_columns(own.reason, own.findings)
         former, lost = set(before["aliases"]), set(before["aliases"]) - set(after[1])
         for other, of in self.completed.items():
-            # What a stage's new version leaves behind: its former one is archived, and loses the alias.
+            # The version that was replaced in its stage: it is archived, and loses the alias.
             if of.stage in ALIASES and (of.stage == before["to_stage"] or lost == {ALIASES[of.stage]}):
-                return of.to_columns(f"version {other} took its place")
+                return of.to_columns(f"replaced by version {other}")
         for other, of in self.all.items():
-            # A look between a promotion's calls saw the stage; this is the alias, which follows.
+            # The stage was recorded between the calls of a promotion; this is the alias, which it moves last.
             gains = {ALIASES.get(of.stage)} if other == number else set()
             follows = before["promotion_id"] == of.promotion_id and before["to_stage"] == after[0]
             if follows and set(after[1]) - former <= gains and not lost & gains and lost <= set(ALIASES.values()):
@@ -129,7 +131,7 @@ class Promotions:
 
 
 def changes(versions: Sequence[ModelVersion], history: Sequence[HistoryRow], now: datetime) -> list[dict[str, Any]]:
-    """Rows for the versions that are somewhere else than the history, in order of its changes, says."""
+    """Rows for versions whose stage or aliases differ from the history (sorted by change)."""
     last = {row["model_version"]: row for row in history}
     current: dict[int, StageAndAliases] = {
         version.version: (version.stage, list(version.aliases)) for version in versions
@@ -149,7 +151,7 @@ def changes(versions: Sequence[ModelVersion], history: Sequence[HistoryRow], now
 
 
 def to_row(number: int, before: HistoryRow, after: StageAndAliases, by: HistoryRow, now: datetime) -> dict[str, Any]:
-    """A change as a row."""
+    """The row of one change."""
     key = {"model_version": number, "change": before["change"] + 1, "changed_at": now}
     return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
@@ -157,9 +159,9 @@ def to_row(number: int, before: HistoryRow, after: StageAndAliases, by: HistoryR
 def record_changes(
     model_name: str, versions: Sequence[ModelVersion], delta_tables: DeltaTables
 ) -> list[dict[str, Any]]:
-    """Write down what was moved since the last time, whoever moved it; the new rows.
+    """Records all changes of stages and aliases since the last call, whoever made them; returns the new rows.
 
-    Two that do so at once come to the same keys, of which the table takes one row.
+    Concurrent calls write the same keys, so the table gets each row once.
     """
     history = delta_tables.read(STAGE_HISTORY, COMPARED, pc.field("model_name") == model_name).to_pylist()
     rows = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
@@ -172,7 +174,7 @@ def record_changes(
 
 
 def changes_markdown(rows: Sequence[HistoryRow]) -> str:
-    """Changes as a table for people, newest first."""
+    """Changes as a Markdown table, newest first."""
     lines = [
         f"| {row['changed_at']:%Y-%m-%d %H:%M} | {row['model_version']} | {row['from_stage']} → {row['to_stage']} "
         f"| {', '.join(row['aliases'])} | {row['person'] or row['source']} | {row['reason'] or ''}"
@@ -184,7 +186,7 @@ def changes_markdown(rows: Sequence[HistoryRow]) -> str:
 
 @dg.asset(deps=["model_evaluations"], kinds={"deltalake", "mlflow"}, pool="stage_history")
 def stage_history(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
-    """Who moved which model version from where to where, when and why; changes made in MLflow are noticed."""
+    """Stage changes of all model versions: who moved which version, when and why, including changes made in MLflow."""
     before = delta_tables.snapshot(STAGE_HISTORY)
     record_changes(model_registry.name, model_registry.versions(), delta_tables)
     of_model = pc.field("model_name") == model_registry.name

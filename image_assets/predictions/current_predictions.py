@@ -1,6 +1,7 @@
-"""What the serving version says of the files that are there now.
+"""Predictions of the production version for the current files.
 
-A version that was promoted takes over once it has predicted: until then, and where it fails, the last one is shown.
+A newly promoted version takes over once it has predicted. Until then, or if it fails, the table keeps the predictions
+of the previous version.
 """
 
 import dagster as dg
@@ -19,29 +20,29 @@ SHEET_IMAGES = 40
 
 
 def of_current_files(predictions: DataFrame, files: DataFrame, model_name: str, version: int | None) -> DataFrame:
-    """The version's predictions for the files in state `current`, for their content as it is."""
+    """The version's predictions for the current content of files in state `current`."""
     current = current_files(files)
     of_version = (F.col("model_name") == model_name) & (F.col("model_version") == F.lit(version))
     return predictions.where(of_version).join(current, on=["path", "image_id"], how="inner")
 
 
 def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> int | None:
-    """The version that served when image_predictions was last made, whoever was promoted since; None for none."""
+    """The production version of the last run of image_predictions, whatever was promoted since; None if none."""
     recorded = last_metadata(instance, "image_predictions").get("serving_version")
-    if recorded is None:  # Dagster's records are gone, or made elsewhere
+    if recorded is None:  # another Dagster instance wrote the table, or its events were deleted
         serving = registry.serving()
         return serving.version if serving else None
     return None if recorded == "none" else int(str(recorded))
 
 
 def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
-    """A contact sheet of the least certain predictions."""
+    """A contact sheet of the predictions with the lowest probabilities, as metadata."""
     least_certain = (
         delta_tables.dataframe(CURRENT_PREDICTIONS).orderBy("probability", "path").limit(SHEET_IMAGES).collect()
     )
-    captions = [f"{row['label'] or 'no answer'} {row['probability'] or 0:.0%}" for row in least_certain]
-    looks = thumbnails((row["path"], None) for row in least_certain)
-    tiles = list(zip(looks, captions, strict=True))
+    captions = [f"{row['label'] or 'no prediction'} {row['probability'] or 0:.0%}" for row in least_certain]
+    images = thumbnails((row["path"], None) for row in least_certain)
+    tiles = list(zip(images, captions, strict=True))
     if not tiles:
         return {}
     return {
@@ -53,7 +54,7 @@ def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataVa
 def current_predictions(
     context: dg.AssetExecutionContext, delta_tables: DeltaTables, model_registry: ModelRegistry
 ) -> dg.MaterializeResult:
-    """Label and probability of the serving version for each file that is in the landing folder now."""
+    """Label and probability predicted by the production version, for each current file in the landing folder."""
     before = delta_tables.snapshot(CURRENT_PREDICTIONS)
     version = version_to_show(context.instance, model_registry)
     predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)

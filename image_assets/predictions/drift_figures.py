@@ -1,4 +1,4 @@
-"""What a version says of the images of each day, in figures, and which of them jumped."""
+"""Daily metrics of a version's predictions, and the detection of jumps in them."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -15,26 +15,34 @@ from image_assets.schemas import IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
-MEMORY_BYTES = 64 * 1024**3  # of address space, most of which libraries reserve and never touch
+MEMORY_BYTES = 64 * 1024**3  # of address space; libraries reserve far more than they use
 LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
-EMBEDDED_DAYS = 7  # at most, in one materialization
+EMBEDDED_DAYS = 7  # per materialization, at most
 
 
 def days_to_embed(days: Iterable[date], measured: pd.DataFrame, now: datetime) -> list[date]:
-    """The last days that are over, of which more images cannot come, and that were not measured since."""
+    """The last days that are over, so that no more images can arrive, and that were not measured since."""
     tried = {row["day"] for row in measured.to_dict("records") if row["measured_at"].date() > row["day"]}
     return [day for day in sorted(day for day in days if day < now.date())[-EMBEDDED_DAYS:] if day not in tried]
 
 
 def sample(images: pd.DataFrame, max_images: int) -> tuple[str, ...]:
-    """The paths of some images, the same of the same: in the order of their hashes, which is none."""
+    """The paths of a reproducible sample of images: the first by hash, which is as good as random."""
     return tuple(images.sort_values(IMAGE_KEYS[::-1])["path"].head(max_images))
 
 
 def embedding_distances(
     delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, images: pd.DataFrame, max_images: int
 ) -> dict[date, float | None] | ItemFailure:
-    """Of each day of the images (path, image_id, day) the distance of some of them from some of the training split."""
+    """The distance between each day's images and the training split, on a sample of both.
+
+    Args:
+        images: path, image_id and day of the images.
+        max_images: The sample size per day, and for the training split.
+
+    Returns:
+        The maximum mean discrepancy by day (None for fewer than two images), or why the version gave no embeddings.
+    """
     there = current_keys(delta_tables)
     split = delta_tables.read(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "training").to_pandas()
     samples: dict[Any, tuple[str, ...]] = {"training": sample(split.merge(there, on=IMAGE_KEYS), max_images)}
@@ -52,11 +60,11 @@ def embedding_distances(
 
 
 def discrepancy(these: np.ndarray, others: np.ndarray) -> float | None:
-    """How far two sets of embeddings (n, features) are apart; None where one has fewer than two.
+    """The maximum mean discrepancy of two sets of embeddings (n, features); None if one has fewer than two.
 
-    The maximum mean discrepancy, unbiased, so that small sets of the same kind are 0 apart but for chance (Gretton et
-    al. 2012, "A kernel two-sample test"), with a Gaussian kernel as wide as the median distance. Rabanser et al. 2019
-    ("Failing loudly") found it to tell shifts of images.
+    The unbiased estimate, so that small sets from the same distribution differ from 0 only by chance (Gretton et al.
+    2012, "A kernel two-sample test"), with a Gaussian kernel as wide as the median distance. Rabanser et al. 2019
+    ("Failing loudly") found that it detects shifts of image data.
     """
     from scipy.spatial.distance import cdist
 
@@ -73,22 +81,22 @@ def discrepancy(these: np.ndarray, others: np.ndarray) -> float | None:
     return float(np.sqrt(max(within - 2 * kernel[:first, first:].mean(), 0.0)))
 
 
-MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # to compare a day with, and in each of them
-MIN_JUMP = 0.05  # of figures that lie between 0 and 1: what is smaller nobody has to look at
+MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # days to compare with, and images in each of them
+MIN_JUMP = 0.05  # of metrics between 0 and 1; smaller changes are not worth a warning
 DEVIATIONS = 3.0
 FIGURES = {
     "mean_probability": "mean probability",
-    "unsure_share": "share of unsure answers",
-    "answer_distance": "distance of the answers from those to the test split",
-    "embedding_distance": "distance of the images from those trained on",
+    "unsure_share": "share of unsure predictions",
+    "answer_distance": "distance of the predictions from those on the test split",
+    "embedding_distance": "distance of the images from the training images",
 }
 
 
 def arrival_days(images: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
-    """The images (path, image_id, predicted_at by any version) with the day that each arrived.
+    """The day each image (path, image_id, predicted_at by any version) arrived.
 
-    Of a file's first image that is the day its listing found it (`first_seen`); of one that replaced another under the
-    same name, the day that a version first predicted it.
+    For the first image of a file this is the day the file was first seen (`first_seen`). For an image that replaced
+    another one under the same name, it is the day of its first prediction.
     """
     first = images.groupby(IMAGE_KEYS, as_index=False)["predicted_at"].min().merge(files, on="path")
     replaced = first.groupby("path")["predicted_at"].rank(method="first") > 1
@@ -99,7 +107,7 @@ def arrival_days(images: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 def figures_by_day(
     answers: pd.DataFrame, reference: pd.DataFrame, labels: Sequence[str], threshold: float
 ) -> list[dict[str, Any]]:
-    """For each day of the answers (day, label, probability, probabilities) their figures, named as their columns."""
+    """Metrics of each day's predictions (day, label, probability, probabilities), as columns of prediction_drift."""
     return [
         {"day": day, **figures(of_day, reference, labels, threshold)}
         for day, of_day in answers.groupby("day", sort=True)
@@ -107,7 +115,7 @@ def figures_by_day(
 
 
 def figures(answers: pd.DataFrame, reference: pd.DataFrame, labels: Sequence[str], threshold: float) -> dict[str, Any]:
-    """The figures of one day's answers; null where nothing was answered."""
+    """Metrics of one day's predictions; None where there are no predictions."""
     given = answers.loc[answers["label"].notna()]
     all_labels = [*labels, *sorted(set(given["label"]) - set(labels))]
     probability = given["probability"].to_numpy(np.float64)
@@ -125,10 +133,10 @@ def figures(answers: pd.DataFrame, reference: pd.DataFrame, labels: Sequence[str
 
 
 def answer_distance(these: pd.DataFrame, others: pd.DataFrame) -> float | None:
-    """How far two sets of answers are apart, by their mean probabilities of each label; None where one is empty.
+    """The distance between two sets of predictions by their mean probability of each label; None if one is empty.
 
-    The Jensen-Shannon distance (Endres and Schindelin 2003, "A new metric for probability distributions"): 0 for the
-    same, 1 for those that share no label.
+    The Jensen-Shannon distance (Endres and Schindelin 2003, "A new metric for probability distributions"): 0 if they
+    are equal, 1 if they have no label in common.
     """
     from scipy.special import rel_entr
 
@@ -137,26 +145,26 @@ def answer_distance(these: pd.DataFrame, others: pd.DataFrame) -> float | None:
         return None
     means = np.stack([np.stack(rows).mean(axis=0) for rows in given])
     divergence = rel_entr(means, means.mean(axis=0)).sum() / 2 / np.log(2)
-    return float(np.sqrt(max(divergence, 0.0)))  # of the same answers, rounding may leave less than nothing
+    return float(np.sqrt(max(divergence, 0.0)))  # rounding can make it negative for equal sets
 
 
 def shares_by_day(days: pd.DataFrame) -> pd.DataFrame:
-    """The share of each label, in a column of its own; 0 where a day's row does not know the label."""
+    """One column per label with its share on each day; 0 where the day does not have the label."""
     pairs = zip(days["labels"], days["label_shares"], strict=True)
     return pd.DataFrame([dict(zip(*pair, strict=True)) for pair in pairs], index=days.index).fillna(0.0)
 
 
 def by_figure(days: pd.DataFrame) -> pd.DataFrame:
-    """The figures of each day in columns of their own, one for each label; all lie between 0 and 1."""
+    """One column per metric and per label, one row per day; all values are between 0 and 1."""
     figures = pd.DataFrame({name: days[column].astype(float) for column, name in FIGURES.items()})
     return pd.concat([shares_by_day(days).add_prefix("share of "), figures], axis="columns")
 
 
 def jumps(days: pd.DataFrame) -> list[str] | None:
-    """What jumped on the newest day of one version, in sentences; None where there is too little to compare it with.
+    """Describes the metrics of a version that jumped on its newest day; None if there are too few days to compare.
 
-    A figure jumped when it is further from its mean on the days before than three times the deviation to be expected:
-    that of the days or, where it is larger, that by chance of as few images as the day's.
+    A metric jumps if it differs from its mean on the earlier days by more than three standard deviations. The
+    deviation is that of the earlier days or, if larger, the sampling error of as few images as the newest day has.
     """
     enough = days.loc[days["answered"] >= MIN_IMAGES_PER_DAY].sort_values("day")
     if len(enough) <= MIN_DAYS:
@@ -170,15 +178,15 @@ def jumps(days: pd.DataFrame) -> list[str] | None:
 
 
 def jump(name: str, values: pd.Series, days: pd.DataFrame) -> str | None:
-    """Whether the newest of a figure's values jumped, in a sentence; None where not, or after too few days."""
+    """Describes the jump of a metric on the newest day; None if it did not jump, or if there are too few days."""
     if len(values) <= MIN_DAYS:
         return None
     before, newest = values.iloc[:-1].to_numpy(np.float64), float(values.iloc[-1])
     newest_day = days.loc[values.index[-1]]
     mean = before.mean()
-    chance = mean * (1 - mean) / newest_day["answered"]  # of a share; no figure between 0 and 1 varies more
+    chance = mean * (1 - mean) / newest_day["answered"]  # of a share; no metric between 0 and 1 varies more
     expected = np.sqrt(max(before.var(ddof=1), chance) * (1 + 1 / len(before)))
     if abs(newest - mean) <= max(DEVIATIONS * expected, MIN_JUMP):
         return None
-    wanted = f"expected {mean:.2f} ± {expected:.2f}, as on {len(before)} days before"
+    wanted = f"expected {mean:.2f} ± {expected:.2f}, the mean of the {len(before)} days before"
     return f"{name} was {newest:.2f} on {newest_day['day']}: {wanted}"

@@ -1,4 +1,4 @@
-"""What each serving version says of each image."""
+"""Predictions of the production version, and of versions in Staging, for every image."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,11 +30,11 @@ from resources.mlflow.model_registry import (
 )
 from resources.progress import ProgressLine
 
-SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the least probability of each
+SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 
 
 def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
-    """How many answers (label, probability) name each label, in columns by how sure they are."""
+    """Counts predictions (label, probability): a row per label, a column per range of probabilities."""
     of = answers["probability"].to_numpy(np.float64)
     sure = np.select([of >= least for least in SURENESS.values()], [*SURENESS], default="")
     return by_label(answers.assign(sure=sure), "sure", [*SURENESS])
@@ -51,28 +51,28 @@ def of_version(version: ModelVersion) -> pc.Expression:
 
 
 def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[str, dg.MetadataValue]:
-    """Metadata with a figure of all answers of a version; nothing where it gave none."""
+    """A chart of all predictions of a version, as metadata; empty if it has none."""
     answered = of_version(version) & pc.field("label").is_valid()
     answers = delta_tables.read(IMAGE_PREDICTIONS, ["label", "probability"], answered).to_pandas()
     if answers.empty:
         return {}
-    picture = stacked_bars(by_sureness(answers), "answers with each label, by probability")
+    picture = stacked_bars(by_sureness(answers), "predictions of each label, by probability")
     return {
         "answers": dg.MetadataValue.md(
-            picture_markdown(picture, f"{len(answers):,} answers of version {version.version}")
+            picture_markdown(picture, f"{len(answers):,} predictions of version {version.version}")
         )
     }
 
 
 SCORED_COLUMNS = ["path", "image_id", "length", "content"]
 SHOWN_FAULTS = 20
-MAX_ERROR_LENGTH = 2000  # of an error, in metadata
+MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 
 
 class PredictionConfig(dg.Config):
-    """Which versions predict."""
+    """Which model versions predict."""
 
-    shadows: bool = Field(default=True, description="Let versions in stage Staging predict beside the serving one.")
+    shadows: bool = Field(default=True, description="Whether versions in stage Staging predict as well.")
 
 
 Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
@@ -86,9 +86,10 @@ def with_predictions(
     scorer: Scorer = score_images,
     counter: TaskCounter = NOT_COUNTED,
 ) -> DataFrame:
-    """Rows of image_predictions: the version's answers, and who gave them, where and when.
+    """Rows of image_predictions: the version's predictions, with version, device and time.
 
-    A version whose files are not those that were logged is not asked.
+    Raises:
+        DamagedVersion: The version's files have changed since they were logged.
     """
     registry.require_files_as_logged(version)
     answered = scorer(with_scaled_content(images), registry, version, device)
@@ -104,9 +105,13 @@ def with_predictions(
 
 
 def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, device: str) -> Exception | None:
-    """Score what the version has not scored; the error that made it ask carefully, image by image, where one did.
+    """Scores the images that the version has not scored yet.
 
-    `spark_udf` gives up a whole task for an image on which the model raises, or takes its process down.
+    MLflow's `spark_udf` fails a whole task if the model raises or crashes on one image. The images are then scored
+    again in guarded processes, which isolate the images that fail.
+
+    Returns:
+        The error of the first attempt; None if it succeeded.
     """
     follow = partial(delta_tables.follow, FEATURED_IMAGES, SCORED_COLUMNS, IMAGE_PREDICTIONS, only=key_of(version))
     predict = partial(with_predictions, registry=registry, version=version, device=device)
@@ -114,7 +119,7 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
         with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
             follow(by=partial(predict, counter=counter))
     except (PySparkException, Py4JJavaError) as error:
-        registry.require_files_as_logged(version)  # Spark tells the same, less plainly
+        registry.require_files_as_logged(version)  # its error is clearer than that of Spark
         with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
             follow(by=partial(predict, scorer=score_images_guarded, counter=counter))
         return error
@@ -122,14 +127,14 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
 
 
 def scoring_progress(delta_tables: DeltaTables, version: ModelVersion) -> ProgressLine:
-    """How many of the images that it has not answered for a version has come to."""
+    """The progress of a version through the images that it has not predicted yet."""
     predicted = delta_tables.read(IMAGE_PREDICTIONS, ["model_version"], of_version(version)).num_rows
     lacking = delta_tables.snapshot(FEATURED_IMAGES).rows - predicted
-    return delta_tables.progress_line(f"version {version.version} answered", lacking, "images")
+    return delta_tables.progress_line(f"predicted by version {version.version}", lacking, "images")
 
 
 def fault_metadata(delta_tables: DeltaTables, model_name: str, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
-    """The images on which versions failed though they could read them, counted and some of them listed."""
+    """Images that versions could read but failed to predict, as metadata: the count, and the first of them."""
     of_versions = (pc.field("model_name") == model_name) & pc.field("model_version").isin(versions)
     of_versions &= pc.field("fault").is_valid()
     columns = ["path", "model_version", "fault"]
@@ -150,15 +155,18 @@ def image_predictions(
     model_registry: ModelRegistry,
     inference_device: InferenceDevice,
 ) -> dg.MaterializeResult:
-    """Label and probability for every image, one row per image and model version; only what is missing is scored.
+    """Predicted label and probability for every image, one row per image and model version.
 
-    The version in stage Production is asked, and those in Staging, whose answers nobody follows.
+    The production version predicts, and so do versions in stage Staging, whose predictions are only compared. Images
+    that a version has already predicted are skipped.
     """
     before = delta_tables.snapshot(IMAGE_PREDICTIONS)
-    versions = model_registry.versions()  # once: whoever is moved from now on is asked by the next run
+    versions = model_registry.versions()  # read once: the next run handles later stage changes
     serving, shadow_versions = serving_version(versions), shadows(versions) if config.shadows else []
     delta_tables.create(FEATURED_IMAGES)
-    images_version = delta_tables.last_change(FEATURED_IMAGES)  # before they are followed: what comes later is news
+    images_version = delta_tables.last_change(
+        FEATURED_IMAGES
+    )  # read before following: the next run handles later changes
     metadata: dict[str, dg.MetadataValue] = {}
     predicting = [serving, *shadow_versions] if serving else shadow_versions
     devices = {of.version: resolve_device(of, inference_device, delta_tables.spark) for of in predicting}
@@ -172,11 +180,11 @@ def image_predictions(
             continue
         if failed:
             context.log.warning(
-                f"version {version.version} failed on a batch and was asked again, image by image; see faults in the "
-                f"metadata, and, for the whole error: {failed}"
+                f"Version {version.version} failed on a batch, so its images were scored in guarded processes. "
+                f"See `faults` in the metadata. The error: {failed}"
             )
     if serving is None:
-        metadata["remedy"] = dg.MetadataValue.text("promote a model version")
+        metadata["remedy"] = dg.MetadataValue.text("Promote a model version.")
     return delta_tables.materialized(
         IMAGE_PREDICTIONS,
         delta_tables.change_since(before, IMAGE_PREDICTIONS),
@@ -185,7 +193,7 @@ def image_predictions(
         featured_images_version=images_version,
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=devices[serving.version].name if serving else "none",
-        device_reason=devices[serving.version].reason if serving else "no version serves",
+        device_reason=devices[serving.version].reason if serving else "no version in production",
         **fault_metadata(delta_tables, model_registry.name, [version.version for version in predicting]),
         **(answers_metadata(delta_tables, serving) if serving else {}),
         **metadata,

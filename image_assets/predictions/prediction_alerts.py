@@ -1,4 +1,4 @@
-"""Predictions that met a user's rule, and that they were sent, once."""
+"""Predictions that match an alert rule, and the messages that report them exactly once."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -33,10 +33,10 @@ ONCE_FOR_A_FILE = ["path", "rule", "receiver"]
 
 
 def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelRegistry) -> pd.DataFrame:
-    """What model versions in the stage say of the current files.
+    """The predictions for current files by the model versions in a stage.
 
-    Those of the serving version are current_predictions. A version in another stage has predictions from when it was
-    in Staging or served; what it has not been asked then, it is not asked for an alert.
+    For Production these are current_predictions. Versions in other stages have predictions from when they were in
+    Staging or Production; alerts do not make them predict more images.
     """
     of_model = pc.field("model_name") == model_registry.name
     if stage == SERVING_STAGE:
@@ -50,11 +50,11 @@ def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelR
 
 
 def matching_predictions(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The predictions that meet the rule; an image without an answer meets none."""
+    """The predictions that match the rule; images without a predicted label match no rule."""
     meets = predictions["label"].notna()
     if rule.labels is not None:
         meets &= predictions["label"].isin(rule.labels)
-    # A number is compared as float32, as the table holds them: what is 0.9 there meets 0.9.
+    # Compared as float32, the type of the column: a stored 0.9 is not below a bound of 0.9.
     if rule.minimum_probability is not None:
         meets &= predictions["probability"] >= rule.minimum_probability
     if rule.maximum_probability is not None:
@@ -63,7 +63,7 @@ def matching_predictions(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataF
 
 
 def without_recorded(rule: AlertRule, alerts: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
-    """The alerts whose keys are new, or whose file is new to a rule that tells of each file once."""
+    """The alerts with new keys; for rules with `first_time_only`, those for new files."""
     keys = ONCE_FOR_A_FILE if rule.first_time_only else list(PREDICTION_ALERTS.keys)
     alerts = alerts.sort_values("model_version", ascending=False).drop_duplicates(keys)
     found = alerts.merge(recorded[keys].drop_duplicates(), on=keys, how="left", indicator="seen")
@@ -73,7 +73,7 @@ def without_recorded(rule: AlertRule, alerts: pd.DataFrame, recorded: pd.DataFra
 def new_alerts(
     rules: AlertRules, predictions: Mapping[str, pd.DataFrame], recorded: pd.DataFrame, now: datetime
 ) -> pd.DataFrame:
-    """Alerts for what meets a rule and is not known; `predictions` are given by stage, `known` are keys of alerts."""
+    """New alerts for predictions, given by stage, that match a rule; `recorded` holds the keys of existing alerts."""
     found: Iterable[pd.DataFrame] = (
         without_recorded(
             rule,
@@ -91,16 +91,16 @@ SHOWN_COLUMNS = ["rule", "receiver", "label", "probability", "model_version", "p
 
 
 class AlertsConfig(dg.Config):
-    """What a person found out about unclear messages."""
+    """Whether unclear messages arrived."""
 
-    arrived: list[str] = Field(default=[], description="Their message_ids, where they arrived; `*` for all others.")
+    arrived: list[str] = Field(default=[], description="The message_ids of those that arrived; `*` for all others.")
     not_arrived: list[str] = Field(
-        default=[], description="Where they did not: these are sent again; `*` for all others."
+        default=[], description="The message_ids of those that did not, which are sent again; `*` for all others."
     )
 
 
 def record_new(delta_tables: DeltaTables, rules: AlertRules, model_registry: ModelRegistry, now: datetime) -> int:
-    """Record the predictions that meet a rule and did not before, as alerts that wait; how many they are."""
+    """Records new matches of the rules as waiting alerts, and returns their number."""
     stages = {rule.stage for rule in rules.rules}
     predictions = {stage: predictions_in(stage, delta_tables, model_registry) for stage in stages}
     recorded = delta_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
@@ -114,8 +114,8 @@ def record_and_send(
     model_registry: ModelRegistry,
     now: datetime,
 ) -> dict[str, int]:
-    """Record what meets a rule, and send what waits; how many alerts are new, were sent, wait and are unclear."""
-    receivers = to_receivers(rules, alert_sender)  # before anything is written: a wrong address is a wrong set-up
+    """Records new alerts and sends waiting ones; returns the numbers of new, sent, waiting and unclear alerts."""
+    receivers = to_receivers(rules, alert_sender)  # first, so that a wrong address fails before anything is written
     settle_interrupted(delta_tables, [name for name in rules.receiver_names if rules.deduplicates(name)])
     new = record_new(delta_tables, rules, model_registry, now)
     sent = send_waiting(delta_tables, alert_sender, receivers, rules, now)
@@ -124,7 +124,7 @@ def record_and_send(
 
 
 def newest_alerts(delta_tables: DeltaTables) -> dg.TableMetadataValue:
-    """The newest alerts, for the UI."""
+    """The newest alerts, as metadata."""
     alerts = delta_tables.read(PREDICTION_ALERTS, ["matched_at", *SHOWN_COLUMNS]).to_pandas(timestamp_as_object=True)
     shown = alerts.sort_values("matched_at", ascending=False)[SHOWN_COLUMNS].head(LISTED_ALERTS).fillna("").astype(str)
     return dg.MetadataValue.table(
@@ -143,14 +143,14 @@ def prediction_alerts(
     alert_sender: AlertSender,
     model_registry: ModelRegistry,
 ) -> dg.MaterializeResult:
-    """Predictions that met a user's rule, and that they were sent to each receiver, once."""
+    """Predictions that match an alert rule, one row per receiver, with the state of their message."""
     rules = to_rules(rules_file.text(), rules_file.path)
     before = delta_tables.snapshot(PREDICTION_ALERTS)
     settle_unclear(delta_tables, config.arrived, config.not_arrived)
     counts = record_and_send(delta_tables, rules, alert_sender, model_registry, datetime.now(UTC))
     delta_tables.compact_without_spark(PREDICTION_ALERTS)
     after = delta_tables.snapshot(PREDICTION_ALERTS)
-    hint = {} if rules.rules else {"remedy": f"write rules into {rules_file.path}; docs/alerts.md says how"}
+    hint = {} if rules.rules else {"remedy": f"Write rules to {rules_file.path} (see docs/alerts.md)."}
     return dg.MaterializeResult(
         metadata={
             "rows_added": after.rows - before.rows,

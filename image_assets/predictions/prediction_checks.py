@@ -1,4 +1,4 @@
-"""Checks of the predictions group: sound probabilities, nothing unpredicted, nothing untold, no drift."""
+"""Checks of the predictions group: valid probabilities, complete predictions, sent alerts, no drift."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,25 +18,25 @@ from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICT
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry
 
-PROBABILITIES_REMEDY = "a version gives no probabilities; promote another one, archive this one and train it again"
+PROBABILITIES_REMEDY = "promote another version, archive the one that returns invalid probabilities, and train again"
 MISSING_PREDICTIONS_REMEDY = (
-    "materialize image_predictions and current_predictions; where no version serves, promote one"
+    "materialize image_predictions and current_predictions; if no version is in production, promote one"
 )
 
 
 @dg.asset_check(
     asset="image_predictions",
-    description=f"One row for each image and model version. If it fails: {DUPLICATE_KEYS_REMEDY}.",
+    description=f"Each image has one row per model version. If it fails: {DUPLICATE_KEYS_REMEDY}.",
 )
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """Rows with the same keys."""
+    """Counts keys that more than one row has."""
     repeated = (
         delta_tables.dataframe(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys).count().where("count > 1").count()
     )
     return dg.AssetCheckResult(
         passed=repeated == 0,
         metadata={"repeated_keys": repeated},
-        description=f"{repeated:,} keys have several rows: {DUPLICATE_KEYS_REMEDY}" if repeated else None,
+        description=f"{repeated:,} keys occur in more than one row: {DUPLICATE_KEYS_REMEDY}" if repeated else None,
     )
 
 
@@ -45,7 +45,7 @@ def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     description=f"The probabilities of each prediction sum to one. If it fails: {PROBABILITIES_REMEDY}.",
 )
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """Predictions whose probabilities are no distribution."""
+    """Counts predictions whose probabilities do not sum to one."""
     total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
     answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("label IS NOT NULL")
     wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
@@ -60,11 +60,11 @@ def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="current_predictions",
-    description="Every current file has a prediction by the serving version. "
+    description="Every current file has a prediction by the production version. "
     f"If it fails: {MISSING_PREDICTIONS_REMEDY}.",
 )
 def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
-    """Current files that the serving version has not been asked about."""
+    """Counts current files without a prediction by the production version."""
     serving = model_registry.serving()
     version = serving.version if serving else None
     of_serving = (F.col("model_name") == model_registry.name) & (F.col("model_version") == F.lit(version))
@@ -74,7 +74,7 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
     return dg.AssetCheckResult(
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(version or "none")},
-        description=None if missing == 0 else f"{missing:,} files have none: {MISSING_PREDICTIONS_REMEDY}",
+        description=None if missing == 0 else f"{missing:,} files have no prediction: {MISSING_PREDICTIONS_REMEDY}",
     )
 
 
@@ -82,28 +82,29 @@ alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 
 
 def what_to_do(alerts: pd.DataFrame) -> Iterator[str]:
-    """What is known of the alerts that were not sent, and what a person can do about it."""
+    """For each receiver or message, why its alerts were not sent, and what to do about it."""
     unclear = alerts["state"] == UNCLEAR
     for message_id, together in alerts.loc[unclear].groupby("message_id"):
         alert = together.iloc[0]
         yield (
-            f"alerts to {alert['receiver']} ({len(together)}) are unclear: {alert['note']}. Look there for message_id "
-            f"{message_id}, then materialize prediction_alerts with `arrived` or `not_arrived: [{message_id}]`"
+            f"unclear alerts to {alert['receiver']} ({len(together)}): {alert['note']}. Check there for message_id "
+            f"{message_id}, then materialize prediction_alerts with `arrived: [{message_id}]` or "
+            f"`not_arrived: [{message_id}]`"
         )
     for receiver, together in alerts.loc[~unclear].groupby("receiver"):
         notes, times = together["note"].dropna(), together["next_attempt_at"].dropna()
         why = f": {notes.iloc[0]}" if len(notes) else ""
         when = f" after {times.max():%Y-%m-%d %H:%M} UTC" if len(times) else ""
-        yield f"alerts wait for {receiver} ({len(together)}){why}. They are sent by a later run{when}"
+        yield f"waiting alerts to {receiver} ({len(together)}){why}. A later run sends them{when}"
 
 
 @dg.asset_check(
     asset="prediction_alerts",
-    description="Every alert was sent, and accepted by its receiver. If it fails: its message names the receivers and "
-    "why; what waits is sent by a later run, of what is unclear you say in `send_alerts` whether it arrived.",
+    description="Every alert was sent and accepted by its receiver. If it fails: read its message, which names the "
+    "receivers and the reasons; later runs send waiting alerts; settle unclear ones with the job `send_alerts`.",
 )
 def every_alert_sent(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """Alerts that wait or are unclear."""
+    """Lists alerts that are waiting, or of which it is unclear whether they arrived."""
     alerts = read_alerts(delta_tables)
     counts = Counter(alerts["state"])
     return dg.AssetCheckResult(
@@ -116,14 +117,16 @@ def every_alert_sent(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="prediction_drift",
-    description="The newest day's figures are like those of the days before. If it fails: look at that day's images "
-    "in the gallery; mend what brings them, or label some of them and launch `train_models`.",
+    description="The newest day resembles the days before. If it fails: check that day's images in the gallery; then "
+    "fix their source, or label some of them and launch `train_models`.",
 )
 def drift_is_small(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
-    """What jumped on the newest day of the serving version."""
+    """Lists the metrics of the production version that jumped on the newest day."""
     serving = model_registry.serving()
     found = jumps(read_days(delta_tables, serving)) if serving else None
-    too_little = f"nothing to compare: {MIN_DAYS + 1} days of {MIN_IMAGES_PER_DAY} answers of one version are needed"
+    too_little = (
+        f"Too few days to compare: a version needs {MIN_DAYS + 1} days with {MIN_IMAGES_PER_DAY} predictions each."
+    )
     return dg.AssetCheckResult(
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,

@@ -1,4 +1,4 @@
-"""What the serving version says of the images of each day, in figures."""
+"""Daily metrics of the production version's predictions, which show drift."""
 
 from datetime import UTC, datetime
 
@@ -35,17 +35,17 @@ from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 
 def label_shares(days: pd.DataFrame) -> bytes:
-    """The share of each label on each day, stacked, as PNG; rare labels count as others."""
+    """A chart of each label's share per day, stacked, as PNG; rare labels are grouped as others."""
     return stacked_bars(shares_by_day(days).set_axis(day_names(days)), "share of each label", top=1)
 
 
 def day_names(days: pd.DataFrame) -> list[str]:
-    """The days as they stand below a picture."""
+    """The days as labels of a chart."""
     return [f"{day:%d %b}" for day in days["day"]]
 
 
 def confidence(days: pd.DataFrame) -> bytes:
-    """How sure the version was on each day, and how far answers and images were from those that it knows, as PNG."""
+    """A chart of daily confidence, and of the distance from the test split and the training images, as PNG."""
     from matplotlib.figure import Figure
 
     shown = days.tail(SHOWN_BARS)
@@ -68,16 +68,20 @@ ANSWER_COLUMNS = ["label", "probability", "probabilities"]
 
 
 class DriftConfig(dg.Config):
-    """What counts as unsure, and how many images are embedded."""
+    """Which predictions count as unsure, and how many images are embedded."""
 
-    threshold: float = Field(default=0.6, gt=0, le=1, description="An answer of a lower probability is unsure.")
+    threshold: float = Field(
+        default=0.6, gt=0, le=1, description="Predictions with a lower probability count as unsure."
+    )
     embedded_images: int = Field(
-        default=256, ge=0, description="Images of a day, and of the training split, that are embedded; 0: none."
+        default=256,
+        ge=0,
+        description="How many images of each day, and of the training split, are embedded; 0 turns this off.",
     )
 
 
 def answers_by_day(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
-    """The version's answers, each with the day that its image arrived."""
+    """The version's predictions, each with the day its image arrived."""
     predicted = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, "predicted_at"]).to_pandas()
     files = delta_tables.read(IMAGE_FILES, ["path", "first_seen"]).to_pandas()
     answers = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, *ANSWER_COLUMNS], of_version(version)).to_pandas()
@@ -87,7 +91,11 @@ def answers_by_day(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataF
 def measure(
     delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, config: DriftConfig, now: datetime
 ) -> str | None:
-    """Merge the figures of each day's images, as they are now; why no image could be embedded, where none could."""
+    """Merges the current metrics of every day into the table.
+
+    Returns:
+        Why the images could not be embedded; None if they could.
+    """
     answers = answers_by_day(delta_tables, version)
     if answers.empty:
         return None
@@ -115,27 +123,26 @@ def measure(
 
 
 def is_new(measured: pa.Table, delta_tables: DeltaTables) -> list[bool]:
-    """Which of the measured days are not in the table with the same figures."""
+    """For each measured day, whether its metrics differ from those in the table."""
     figures = [name for name in measured.column_names if name != "measured_at"]
     recorded = delta_tables.read(PREDICTION_DRIFT, figures).to_pylist()
     return [row not in recorded for row in measured.select(figures).to_pylist()]
 
 
 def read_days(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
-    """The version's days on which it answered something, oldest first."""
+    """The days on which the version predicted images, oldest first."""
     answered = of_version(version) & (pc.field("answered") > 0)
     rows = delta_tables.read(PREDICTION_DRIFT, PREDICTION_DRIFT.columns.fieldNames(), answered)
     return rows.to_pandas(timestamp_as_object=True).sort_values("day", ignore_index=True)
 
 
 def drift_metadata(days: pd.DataFrame) -> dict[str, dg.MetadataValue]:
-    """Labels and confidence, day by day."""
+    """Charts of labels and confidence per day, as metadata."""
     if days.empty:
         return {}
     pictures = {"label_shares": label_shares(days), "confidence": confidence(days)}
     return {
-        name: dg.MetadataValue.md(picture_markdown(picture, f"{name}, day by day"))
-        for name, picture in pictures.items()
+        name: dg.MetadataValue.md(picture_markdown(picture, f"{name}, per day")) for name, picture in pictures.items()
     }
 
 
@@ -143,7 +150,7 @@ def drift_metadata(days: pd.DataFrame) -> dict[str, dg.MetadataValue]:
 def prediction_drift(
     config: DriftConfig, delta_tables: DeltaTables, model_registry: ModelRegistry
 ) -> dg.MaterializeResult:
-    """For each day: which labels the serving version gave to the images that arrived, and how sure it was."""
+    """Daily label shares and confidence of the production version, for the images that arrived on each day."""
     before = delta_tables.snapshot(PREDICTION_DRIFT)
     serving = model_registry.serving()
     fault = measure(delta_tables, model_registry, serving, config, datetime.now(UTC)) if serving else None

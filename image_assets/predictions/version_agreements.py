@@ -1,4 +1,4 @@
-"""How far versions in stage Staging agree with the serving one, on the images that are there now."""
+"""How often versions in stage Staging agree with the production version on current images."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -21,21 +21,21 @@ SHEET_IMAGES = 40
 
 
 def current_answers(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
-    """What the version said of the images that are there now: path, image_id, label, probability."""
+    """The version's predictions for current images: path, image_id, label, probability."""
     columns = [*IMAGE_KEYS, "label", "probability"]
     answers = delta_tables.read(IMAGE_PREDICTIONS, columns, of_version(version)).to_pandas()
     return answers.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
 def side_by_side(these: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """The answers to the images that both were asked about, side by side, and whether they agree."""
+    """The predictions of two versions for the images that both predicted, side by side, and whether they agree."""
     both = these.merge(others, on=IMAGE_KEYS, suffixes=("", "_other"))
     same = (both["label"] == both["label_other"]) | (both["label"].isna() & both["label_other"].isna())
     return both.assign(agrees=same)
 
 
 def agreement(both: pd.DataFrame) -> dict[str, Any]:
-    """The figures of two versions' answers, named as their columns."""
+    """How far two versions agree, as columns of version_agreements."""
     answered, other_answered = both["label"].notna(), both["label_other"].notna()
     return {
         "images": len(both),
@@ -49,16 +49,17 @@ def agreement(both: pd.DataFrame) -> dict[str, Any]:
 
 
 def mean(answers: pd.DataFrame, column: str) -> float | None:
-    """The mean of a column's values; None where there is none."""
+    """The mean of a column without nulls; None if there are no values."""
     values = answers[column].dropna().to_numpy(np.float64)
     return float(values.mean()) if len(values) else None
 
 
 def disagreement_sheet(both: pd.DataFrame) -> dg.MetadataValue | None:
-    """A contact sheet of the disagreements of which the version is surest; None where they agree."""
+    """A contact sheet of the disagreements with the highest probability; None if there are none."""
     disagreements = both.loc[~both["agrees"]].sort_values("probability", ascending=False).head(SHEET_IMAGES)
     captions = [
-        f"{row.label or 'no answer'}, serving: {row.label_other or 'no answer'}" for row in disagreements.itertuples()
+        f"{row.label or 'no prediction'}, production: {row.label_other or 'no prediction'}"
+        for row in disagreements.itertuples()
     ]
     tiles = list(zip(thumbnails((path, None) for path in disagreements["path"]), captions, strict=True))
     return dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "disagreements")) if tiles else None
@@ -66,7 +67,7 @@ def disagreement_sheet(both: pd.DataFrame) -> dg.MetadataValue | None:
 
 @dg.asset(deps=["image_predictions", "image_files"], kinds={"deltalake"}, pool="version_agreements")
 def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
-    """For each version in stage Staging: on how many current images it says what the serving version says."""
+    """For each version in stage Staging, how often it agrees with the production version on current images."""
     before = delta_tables.snapshot(VERSION_AGREEMENTS)
     versions = model_registry.versions()
     serving = serving_version(versions)

@@ -113,9 +113,9 @@ def test_a_good_version_is_promoted_and_a_worse_one_only_by_force(platform: Plat
 def test_every_failed_check_is_reported(platform: Platform) -> None:
     careless = platform.version("careless", careful=False, backbone="untrained", table_versions=None)
     why = platform.promote(careless, stage="Staging")
-    assert "answers: 16 images and 17 broken files: a broken file is called ball" in why
+    assert "answers: 16 images and 17 broken files: a broken file got the label ball" in why
     assert "backbone: the backbone is untrained" in why
-    assert "lineage: it lacks the tags table_versions" in why
+    assert "lineage: tags missing: table_versions" in why
     assert platform.registry.stages() == {1: "None"}
     assert platform.history() == []
 

@@ -74,7 +74,7 @@ def test_labels_stay_in_order_or_it_is_said_what_becomes_of_them(
 
 def test_labels_that_are_gone_are_named() -> None:
     said = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).detail
-    assert "what becomes of cube in label_mapping" in said
+    assert "map cube to new labels in label_mapping" in said
 
 
 def test_the_first_version_needs_labels_only() -> None:
@@ -102,13 +102,13 @@ def test_sound_answers_pass() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"label": None}, "an image has no answer"),
+        ({"label": None}, "an image got no prediction"),
         ({"label": "cone"}, "the label cone: expected 2 of ball, cube"),
         ({"probabilities": [0.5, 0.25, 0.25]}, "3 probabilities"),
-        ({"probabilities": [0.5, 0.25]}, "no distribution"),
-        ({"probabilities": [float("nan"), 0.25]}, "no distribution"),
-        ({"probabilities": [1.5, -0.5]}, "no distribution"),
-        ({"broken": True}, "a broken file is called ball"),
+        ({"probabilities": [0.5, 0.25]}, "not a valid distribution"),
+        ({"probabilities": [float("nan"), 0.25]}, "not a valid distribution"),
+        ({"probabilities": [1.5, -0.5]}, "not a valid distribution"),
+        ({"broken": True}, "a broken file got the label ball"),
     ],
 )
 def test_unsound_answers_are_said(changed: dict[str, object], said: str) -> None:

@@ -76,7 +76,7 @@ def test_the_version_that_was_there_is_archived_by_the_same_promotion(
     recorded(registry, tables)
     registry.promote(2, "Production", WHY.to_tags())
     assert recorded(registry, tables) == [
-        (1, "Production", "Archived", "Ada", "version 2 took its place"),
+        (1, "Production", "Archived", "Ada", "replaced by version 2"),
         (2, "None", "Production", "Ada", "it is better"),
     ]
     registry.promote(1, "Production", WHY.to_tags())
@@ -128,7 +128,7 @@ def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRe
     registry.promote(2, "Production", Promotion("Production", "promote_model", "Bob").to_tags())
     assert recorded(registry, tables) == [
         (1, "None", "Production", "Ada", "it is better"),
-        (1, "Production", "Archived", "Bob", "version 2 took its place"),
+        (1, "Production", "Archived", "Bob", "replaced by version 2"),
         (2, "None", "Production", "Bob", None),
     ]
 

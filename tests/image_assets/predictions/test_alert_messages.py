@@ -58,7 +58,7 @@ def test_a_flood_is_ten_messages_of_which_the_last_counts_the_rest() -> None:
     assert sum(len(message.alerts) for message in found) == 10_000
     assert all(len(message.text) <= ROOM for message in found)
     named = sum(message.text.count("roses ") for message in found)
-    assert f"and {10_000 - named:,} more, which prediction_alerts lists by the message_id" in found[-1].text
+    assert f"and {10_000 - named:,} more, listed in prediction_alerts under this message_id" in found[-1].text
 
 
 @pytest.mark.parametrize("room", [0, 160])

@@ -53,29 +53,32 @@ def test_the_schema_is_the_one_of_the_rules() -> None:
     [
         (rule("minimum_probability: 97"), "rule sure roses: minimum_probability: .* less than or equal to 1, found 97"),
         (rule("maximum_probability: yes"), "rule sure roses: maximum_probability: .* valid number, found True"),
-        (rule("minimum_probability: .9, maximum_probability: .5"), "0.9 is above maximum_probability 0.5: nothing"),
-        (rule("label: roses"), "rule sure roses: label: is unknown: expected some of name, labels, minimum_prob"),
-        (rule("labels: [no]"), "rule sure roses: labels: 0: expected a text, found False: put it in quotes"),
+        (rule("minimum_probability: .9, maximum_probability: .5"), "0.9 is above maximum_probability 0.5, so nothing"),
+        (rule("label: roses"), "rule sure roses: label: is not a field: expected one of name, labels, minimum_prob"),
+        (rule("labels: [no]"), "rule sure roses: labels: 0: expected a string, found False: put it in quotes"),
         (rule("labels: []"), "rule sure roses: labels: .* at least 1 item"),
         (rule("stage: Serving"), "stage: .* 'Production', 'Staging', 'Archived' or 'None', found 'Serving'"),
         (rule("first_time_only: perhaps"), "rule sure roses: first_time_only: .* found 'perhaps'"),
         ("rules: [{name: a, send_to: [b]}, {send_to: [b]}]", "rule 2: name: is missing"),
-        ("rules: [{name: a, send_to: [b]}, {name: a, send_to: [b]}]", "two rules are named a: give each a name"),
+        (
+            "rules: [{name: a, send_to: [b]}, {name: a, send_to: [b]}]",
+            "two rules are named a: rule names must be unique",
+        ),
         ("rules: [{name: a}]", "rule a: send_to: is missing"),
         ("rules: [{name: a, send_to: oncall}]", "rule a: send_to: .* valid list, found 'oncall'"),
         ("rules: [{name: a, send_to: [b, b]}]", "rule a: send_to names b twice"),
-        ("rules: [{name: a, send_to: [rules]}]", "rule a: send_to names rules, .* choose another"),
+        ("rules: [{name: a, send_to: [rules]}]", "rule a: send_to names `rules`, .* rename it"),
         ("rules: [{name: a, send_to: [b]}]\nreceivers: {c: {}}", "receivers: no rule sends to c"),
-        ("receivers: {c: {dedup: true}}", "receivers: c: dedup: is unknown: expected some of deduplicates"),
-        ("rule: []", "rule: is unknown: expected some of rules, receivers"),
+        ("receivers: {c: {dedup: true}}", "receivers: c: dedup: is not a field: expected one of deduplicates"),
+        ("rule: []", "rule: is not a field: expected one of rules, receivers"),
         ("rules: [5]", "rule 1: .* found 5"),
         ("- a\n", ".* found \\['a'\\]"),
-        ("rules:\n- name: a: b", "no YAML: mapping values are not allowed here in line 2"),
-        ("rules: [\x00]", "no YAML: it cannot be read"),
+        ("rules:\n- name: a: b", "not valid YAML: mapping values are not allowed here in line 2"),
+        ("rules: [\x00]", "not valid YAML: it cannot be parsed"),
     ],
 )
 def test_what_is_wrong_is_told(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"the alert rules in /home/rules.yaml are (wrong: .*)?{message}"):
+    with pytest.raises(ValueError, match=f"the alert rules in /home/rules.yaml are (invalid: .*)?{message}"):
         to_rules(text, "/home/rules.yaml")
 
 

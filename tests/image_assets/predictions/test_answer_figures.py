@@ -22,6 +22,6 @@ def test_only_the_versions_answers_are_drawn(delta_tables: DeltaTables, landing:
     first, second = (ModelVersion(number, "None", (), "", "", {}) for number in (1, 2))
     assert answers_metadata(delta_tables, first) == {}
     write_photographs(delta_tables, landing, 6)
-    assert str(answers_metadata(delta_tables, second)["answers"].value).startswith("6 answers of version 2")
+    assert str(answers_metadata(delta_tables, second)["answers"].value).startswith("6 predictions of version 2")
     assert answers_metadata(delta_tables, replace(second, version=3)) == {}
     assert answers_metadata(delta_tables, replace(second, name="another_classifier")) == {}

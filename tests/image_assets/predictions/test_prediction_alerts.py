@@ -135,7 +135,7 @@ def test_a_persons_word_is_about_messages_that_are_there(delta_tables: DeltaTabl
     run(delta_tables, ROSES, address(inbox))
     with pytest.raises(ValueError, match=r"there is no message 7: expected message_ids of prediction_alerts, or \*"):
         settle_unclear(delta_tables, ["7"], [])
-    with pytest.raises(ValueError, match=r"\* is said to have arrived, and not to have"):
+    with pytest.raises(ValueError, match=r"\* is in both `arrived` and `not_arrived`"):
         settle_unclear(delta_tables, ["*"], ["*"])
     settle_unclear(delta_tables, ["*"], [])
     settle_unclear(delta_tables, [], [inbox.messages[0]["id"]])
@@ -208,7 +208,7 @@ def test_after_a_kill_that_leaves_a_doubt_nothing_is_repeated_and_nothing_lost(
     answer = every_alert_sent(delta_tables)
     assert isinstance(answer, dg.AssetCheckResult)
     assert not answer.passed
-    assert "alerts to oncall (1) are unclear: a run ended while the message was on its way" in str(answer.description)
+    assert "unclear alerts to oncall (1): a run ended while it sent the message" in str(answer.description)
     settle_unclear(delta_tables, *([["*"], []] if arrived else [[], ["*"]]))
     run(delta_tables, ROSES, address(inbox), 100)
     assert len(inbox.accepted) == 2, "not lost"
@@ -249,7 +249,7 @@ def test_alerts_of_a_rule_that_is_gone_are_still_sent_and_wait_for_an_address(
         (
             KNOWS_IDS,
             {"oncall": f"mailto://a:{SECRET}@a.example"},
-            "oncall is said to deduplicate, .* expected a webhook",
+            "oncall has `deduplicates`, .* use a webhook",
         ),
         ("rules: [{name: sure roses}]", {}, "rule sure roses: send_to: is missing"),
     ],
@@ -270,7 +270,8 @@ def test_what_is_due_is_told_in_other_words_after_each_attempt(delta_tables: Del
     run(delta_tables, ROSES, address(inbox))
     assert due_alerts(delta_tables, NOON.replace(second=59)) == ""
     assert (
-        due_alerts(delta_tables, NOON.replace(minute=1)) == "alerts wait for oncall (1) since 2020-06-01T12:01:00+00:00"
+        due_alerts(delta_tables, NOON.replace(minute=1))
+        == "alerts to oncall (1) waiting since 2020-06-01T12:01:00+00:00"
     )
     run(delta_tables, ROSES, address(inbox), 1)
     assert due_alerts(delta_tables, NOON.replace(hour=20)) == "", "a person decides"
@@ -279,7 +280,7 @@ def test_what_is_due_is_told_in_other_words_after_each_attempt(delta_tables: Del
 def test_what_a_killed_run_left_is_due(delta_tables: DeltaTables, inbox: Inbox) -> None:
     predict(delta_tables, ("a.jpg", "roses", 1))
     killed("after claimed", delta_tables, inbox, ROSES)
-    assert due_alerts(delta_tables, NOON).startswith("alerts wait for oncall (1) since")
+    assert due_alerts(delta_tables, NOON).startswith("alerts to oncall (1) waiting since")
 
 
 def materialize(
@@ -307,7 +308,7 @@ def test_the_asset_says_what_was_told_and_no_address(
     predict(delta_tables, ("a.jpg", "roses", 1))
     nothing = materialize(delta_tables, rules, {}, instance)
     (said,) = nothing.asset_materializations_for_node("prediction_alerts")
-    assert said.metadata["remedy"].value == f"write rules into {rules}; docs/alerts.md says how"
+    assert said.metadata["remedy"].value == f"Write rules to {rules} (see docs/alerts.md)."
     rules.write_text(ROSES)
     inbox.answers = [DROP]
     unclear = materialize(delta_tables, rules, address(inbox), instance)

@@ -105,7 +105,7 @@ def test_a_jump_is_named_and_chance_is_none() -> None:
     assert said[0].startswith("share of ball was 0.90 on 2026-03-13: expected 0.4")
     less_sure = jumps(days(*usual, measured(50, 50, 0.55)))
     assert less_sure
-    assert any("share of unsure answers was 1.00" in one for one in less_sure)
+    assert any("share of unsure predictions was 1.00" in one for one in less_sure)
     assert any("mean probability was 0.55" in one for one in less_sure)
 
 
@@ -122,7 +122,8 @@ def test_a_figure_that_comes_a_day_late_is_compared_when_it_comes() -> None:
     assert jumps(days(*near, measured(50, 50))) == []
     said = jumps(days(*near, {**measured(50, 50), "embedding_distance": 0.5}, measured(50, 50)))
     assert said == [
-        "distance of the images from those trained on was 0.50 on 2026-03-09: expected 0.05 ± 0.02, as on 8 days before"
+        "distance of the images from the training images was 0.50 on 2026-03-09: expected 0.05 ± 0.02, "
+        "the mean of the 8 days before"
     ]
 
 

@@ -1,0 +1,133 @@
+"""A home written by version 0.1.0 opens: its tables get their new columns, and nothing is computed again."""
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+
+from image_assets.data.audit import audit
+from image_assets.data.split_rows import read_split, split_digest
+from image_assets.jobs.promote_model import move
+from image_assets.models.model_evaluations import SPLIT, evaluate_new
+from image_assets.models.stage_history import Promotion, record_changes
+from image_assets.predictions.alert_rules import AlertRule, AlertRules
+from image_assets.predictions.image_predictions import SCORED_COLUMNS, with_predictions
+from image_assets.predictions.prediction_alerts import record_new
+from image_assets.schemas import (
+    CURRENT_PREDICTIONS,
+    FEATURED_IMAGES,
+    IMAGE_PREDICTIONS,
+    MODEL_EVALUATIONS,
+    PREDICTION_ALERTS,
+    PREDICTION_DRIFT,
+    STAGE_HISTORY,
+    VERSION_AGREEMENTS,
+)
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.table import Table
+from resources.devices import InferenceDevice
+from resources.files.image_folder import ImageFolder
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from tests.conftest import Ingested
+from tests.support.predictions_run import kept_instance, logged_version, run_predictions
+
+pytestmark = pytest.mark.spark
+
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+WITHOUT_NAME = (MODEL_EVALUATIONS, STAGE_HISTORY, VERSION_AGREEMENTS, PREDICTION_DRIFT, PREDICTION_ALERTS)
+RULE = AlertRule(name="balls", labels=["ball"], send_to=["oncall"])
+
+
+def as_released(table: Table) -> Table:
+    """The table as version 0.1.0 declared it: no column `model_name`, except in predictions, and never a key."""
+    fields = [field for field in table.columns if field.name != "model_name" or table not in WITHOUT_NAME]
+    return replace(table, keys=tuple(key for key in table.keys if key != "model_name"), columns=StructType(fields))
+
+
+def add(delta_tables: DeltaTables, table: Table, *rows: dict[str, Any]) -> None:
+    released = as_released(table)
+    schema = to_arrow_schema(released.columns)
+    whole = [{**dict.fromkeys(schema.names), **row} for row in rows]
+    delta_tables.merge(pa.Table.from_pylist(whole, schema), released, updates={})
+
+
+@pytest.fixture
+def version(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -> ModelVersion:
+    """The production version of a home of version 0.1.0, whose predictions and figures are all there."""
+    shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    logged_version(registry, home)
+    version = registry.promote(1, "Production", Promotion("Production", "promote_model", "Ada").to_tags())
+    predict = partial(with_predictions, registry=registry, version=version, device="cpu")
+    predictions = as_released(IMAGE_PREDICTIONS)
+    ingested_tables.follow(FEATURED_IMAGES, SCORED_COLUMNS, predictions, by=predict, only={"model_version": 1})
+    key = {"model_version": 1}
+    digest = split_digest(read_split(ingested_tables, SPLIT))
+    figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "rows_digest": digest, "evaluated_at": NOON}
+    add(ingested_tables, MODEL_EVALUATIONS, {**key, "split": SPLIT, "framework": "torch", **figures})
+    moved = {"changed_at": NOON, "from_stage": "None", "to_stage": "Production", "aliases": ["production"]}
+    promotion = Promotion.of(version)
+    assert promotion
+    add(ingested_tables, STAGE_HISTORY, {**key, "change": 1, **moved, "promotion_id": promotion.promotion_id})
+    add(ingested_tables, VERSION_AGREEMENTS, {**key, "compared_with": 2, "images": 16, "compared_at": NOON})
+    add(ingested_tables, PREDICTION_DRIFT, {**key, "day": date(2026, 11, 1), "images": 16, "measured_at": NOON})
+    rows = ingested_tables.read(IMAGE_PREDICTIONS, ["path", "image_id", "label", "probability", "predicted_at"])
+    sent = {**key, "rule": "balls", "receiver": "oncall", "matched_at": NOON, "state": "sent", "attempts": 1}
+    add(ingested_tables, PREDICTION_ALERTS, *({**row, **sent} for row in rows.to_pylist()))
+    for table in WITHOUT_NAME:
+        names = [field.name for field in DeltaTable(ingested_tables.uri(table)).schema().fields]
+        assert "model_name" not in names
+    assert (home / "checkpoints" / "image_predictions" / "1" / "commits").is_dir()
+    return version
+
+
+def test_a_home_of_version_0_1_0_opens(
+    version: ModelVersion, ingested: Ingested, ingested_tables: DeltaTables, registry: ModelRegistry, home: Path
+) -> None:
+    before = {table: ingested_tables.snapshot(table) for table in (IMAGE_PREDICTIONS, *WITHOUT_NAME)}
+    assert before[IMAGE_PREDICTIONS].rows == before[PREDICTION_ALERTS].rows == 16
+    # Nothing is evaluated, recorded or alerted again. These read the tables before any writer has opened them.
+    tracking = MlflowTracking(tracking_uri=registry.tracking_uri, artifact_url=(home / "artifacts").as_uri())
+    evaluated = evaluate_new(ingested_tables, registry, tracking, InferenceDevice(choice="cpu"))
+    assert evaluated == ({1: 0.5}, {}), "the version's figures are those of the table"
+    assert record_changes(registry.name, registry.versions(), ingested_tables) == []
+    with kept_instance(home) as instance:
+        run = run_predictions(ingested_tables, registry, instance)
+    assert run.success
+    assert added(run, "image_predictions") == 0
+    assert added(run, "current_predictions") == 16
+    assert record_new(ingested_tables, AlertRules(rules=[RULE]), registry, NOON) == 0
+    assert ingested_tables.snapshot(IMAGE_PREDICTIONS) == before[IMAGE_PREDICTIONS]
+    # Every row belongs to the only model there was.
+    for table in WITHOUT_NAME:
+        rows = ingested_tables.read(table, table.keys)
+        assert rows.num_rows == before[table].rows > 0
+        assert set(rows["model_name"].to_pylist()) == {"image_classifier"}, table.name
+    assert ingested_tables.read(PREDICTION_ALERTS, ["state"], pc.field("state") != "sent").num_rows == 0
+    # The version can be moved, and its history goes on where it was.
+    move(1, Promotion("Archived", "promote_model", "Ada"), registry, ingested_tables)
+    history = ingested_tables.read(STAGE_HISTORY, ["model_name", "model_version", "change", "to_stage"]).to_pylist()
+    key = {"model_name": "image_classifier", "model_version": 1}
+    assert sorted(history, key=lambda row: row["change"]) == [
+        {**key, "change": 1, "to_stage": "Production"},
+        {**key, "change": 2, "to_stage": "Archived"},
+    ]
+    folder = ImageFolder(root=str(ingested.home / "landing"), settle_seconds=0)
+    assert [finding for finding in audit(ingested_tables, folder) if finding.broken] == []
+    assert ingested_tables.snapshot(CURRENT_PREDICTIONS).rows == 16
+
+
+def added(run: dg.ExecuteInProcessResult, asset: str) -> object:
+    """How many rows the run added to the asset's table."""
+    (materialization,) = run.asset_materializations_for_node(asset)
+    return materialization.metadata["rows_added"].value
