@@ -1,7 +1,6 @@
-"""A model version asked so that an image on which it fails costs its own answer only (runs in each executor).
+"""Scores images in a guarded process, so that an image that breaks the model costs only its own prediction.
 
-The version is loaded in a guarded process. A batch on which it raises, hangs or crashes is asked again in halves, until
-the image is found.
+Runs in each executor. If the model raises, hangs or crashes on a batch, the batch is halved until the image is found.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

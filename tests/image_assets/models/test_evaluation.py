@@ -21,10 +21,10 @@ from image_assets.models.evaluation import (
 LABELS = ["daisy", "roses", "tulips"]
 
 
-def answers(true: Sequence[str], said: Sequence[str | None], probability: Any = 0.9) -> pd.DataFrame:
-    """Judged answers on images that are told apart by their place."""
+def answers(true: Sequence[str], predicted: Sequence[str | None], probability: Any = 0.9) -> pd.DataFrame:
+    """Judged answers on images that are identified by their position."""
     places = [str(place) for place in range(len(true))]
-    columns = {"path": places, "image_id": places, "true_label": true, "label": said, "probability": probability}
+    columns = {"path": places, "image_id": places, "true_label": true, "label": predicted, "probability": probability}
     return mark_right(pd.DataFrame(columns))
 
 
@@ -35,8 +35,8 @@ def rightness(right: str) -> pd.DataFrame:
 
 def test_accuracy_precision_recall_and_support_of_a_small_example() -> None:
     true = ["daisy", "daisy", "daisy", "roses", "roses", "tulips"]
-    said = ["daisy", "daisy", "roses", "roses", "tulips", "tulips"]
-    found = evaluate(answers(true, said), LABELS)
+    predicted = ["daisy", "daisy", "roses", "roses", "tulips", "tulips"]
+    found = evaluate(answers(true, predicted), LABELS)
     assert (found.images, found.accuracy, found.labels) == (6, 4 / 6, LABELS)
     assert found.confusion_matrix == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
     assert found.support == [3, 2, 1]
@@ -90,9 +90,9 @@ def test_five_hundred_labels_are_judged_as_scikit_learn_does() -> None:
     labels = [f"label {number}" for number in range(500)]
     random = np.random.default_rng(0)
     true = random.choice(labels[:200], 4000).tolist()  # most labels have no image
-    said = np.where(random.random(4000) < 0.7, true, random.choice(labels[:200], 4000)).tolist()
-    found = evaluate(answers(true, said), labels)
-    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, said))
+    predicted = np.where(random.random(4000) < 0.7, true, random.choice(labels[:200], 4000)).tolist()
+    found = evaluate(answers(true, predicted), labels)
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, predicted))
     assert [len(figures) for figures in (found.recall, found.recall_low, found.confusion_matrix)] == [500] * 3
     assert sum(found.support) == 4000
 
@@ -105,8 +105,8 @@ def test_the_label_with_the_lowest_recall_comes_first_and_those_without_images_l
 
 def test_the_calibration_error_is_the_mean_gap_of_the_bins() -> None:
     surer, less_sure = [0.9] * 20, [0.6] * 20
-    said = ["daisy"] * 14 + ["roses"] * 6 + ["daisy"] * 13 + ["roses"] * 7  # 70 % and 65 % are right
-    found = answers(["daisy"] * 40, said, surer + less_sure)
+    predicted = ["daisy"] * 14 + ["roses"] * 6 + ["daisy"] * 13 + ["roses"] * 7  # 70 % and 65 % are right
+    found = answers(["daisy"] * 40, predicted, surer + less_sure)
     assert calibration_error(found) == pytest.approx(0.5 * 0.2 + 0.5 * 0.05)
     bins = calibration_bins(found)
     assert bins["images"].tolist() == [20, 20]
@@ -134,8 +134,8 @@ def test_equal_probabilities_share_a_bin_so_that_order_does_not_matter() -> None
 def test_a_model_that_is_right_as_often_as_it_says_is_calibrated() -> None:
     random = np.random.default_rng(0)
     probability = random.uniform(0.3, 1, 50_000)
-    said = np.where(random.random(50_000) < probability, "daisy", "roses").tolist()
-    error = calibration_error(answers(["daisy"] * 50_000, said, probability))
+    predicted = np.where(random.random(50_000) < probability, "daisy", "roses").tolist()
+    error = calibration_error(answers(["daisy"] * 50_000, predicted, probability))
     assert error is not None
     assert error < 0.01
 

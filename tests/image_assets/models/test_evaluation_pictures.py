@@ -17,9 +17,9 @@ def answers(images: int, labels: int, answered: float = 1) -> tuple[pd.DataFrame
     names = [f"a long name of $label_{{ {number}" for number in range(labels)]
     probability = np.where(np.arange(images) < answered * images, random.random(images), np.nan)
     true = random.choice(names, images)
-    said = np.where(random.random(images) < 0.5, true, random.choice(names, images))
+    predicted = np.where(random.random(images) < 0.5, true, random.choice(names, images))
     paths = [str(number) for number in range(images)]
-    columns = {"path": paths, "image_id": paths, "true_label": true, "label": said, "probability": probability}
+    columns = {"path": paths, "image_id": paths, "true_label": true, "label": predicted, "probability": probability}
     return mark_right(pd.DataFrame(columns)), names
 
 

@@ -69,7 +69,7 @@ def registry(tracking: MlflowTracking) -> ModelRegistry:
 def version_that_knows(
     knows: str, framework: str, registry: ModelRegistry, folder: Path, artifacts: str
 ) -> ModelVersion:
-    """A registered version that answers as told, and whose run has ended."""
+    """A registered version with these predictions, whose run has ended."""
     model = saved_model(CLASSIFIER.format(knows=knows), folder, f"model_{knows}")
     return registered(model, registry, {"framework": framework, "labels": json.dumps(LABELS)}, artifacts)
 

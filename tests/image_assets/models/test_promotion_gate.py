@@ -31,7 +31,7 @@ def labelled(number: int, *labels: str) -> ModelVersion:
 
 
 def test_a_version_without_lineage_is_told_what_it_lacks() -> None:
-    tags = dict.fromkeys(LINEAGE, "said")
+    tags = dict.fromkeys(LINEAGE, "given")
     assert lineage_known(version(1, **tags)).passed
     del tags["table_versions"]
     found = lineage_known(version(1, **tags))
@@ -73,8 +73,8 @@ def test_labels_stay_in_order_or_it_is_said_what_becomes_of_them(
 
 
 def test_labels_that_are_gone_are_named() -> None:
-    said = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).detail
-    assert "map cube to new labels in label_mapping" in said
+    detail = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).detail
+    assert "map cube to new labels in label_mapping" in detail
 
 
 def test_the_first_version_needs_labels_only() -> None:
@@ -100,7 +100,7 @@ def test_sound_answers_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "detail"),
     [
         ({"label": None}, "an image got no prediction"),
         ({"label": "cone"}, "the label cone: expected 2 of ball, cube"),
@@ -111,10 +111,10 @@ def test_sound_answers_pass() -> None:
         ({"broken": True}, "a broken file got the label ball"),
     ],
 )
-def test_unsound_answers_are_said(changed: dict[str, object], said: str) -> None:
+def test_invalid_predictions_are_reported(changed: dict[str, object], detail: str) -> None:
     found = sound_answers(answers(**changed), LABELS)
     assert not found.passed
-    assert said in found.detail
+    assert detail in found.detail
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ def images(folder: str, right: int, wrong: int, *, side: int = 300, image_format
     """Judged answers on the images of a folder, and the images' features."""
     names = [f"file:/landing/{folder}/{number}.jpg" for number in range(right + wrong)]
     columns = {"path": names, "image_id": names, "width": side, "height": side, "format": image_format}
-    said = ["daisy"] * right + ["roses"] * wrong
-    return mark_right(pd.DataFrame(columns).assign(true_label="daisy", label=said, probability=0.9))
+    predicted = ["daisy"] * right + ["roses"] * wrong
+    return mark_right(pd.DataFrame(columns).assign(true_label="daisy", label=predicted, probability=0.9))
 
 
 def slices_of(*folders: pd.DataFrame) -> list[Slice]:

@@ -145,10 +145,10 @@ def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables
 def test_long_findings_fit_into_a_tag(registry: ModelRegistry) -> None:
     findings = tuple(GateFinding("labels", True, "label, " * 500) for _ in range(7))
     registry.promote(1, "Production", Promotion("Production", "promote_model", findings=findings).to_tags())
-    told = Promotion.of(registry.version(1))
-    assert told
-    assert told.findings
-    assert len(told.findings) == 7
+    promotion = Promotion.of(registry.version(1))
+    assert promotion
+    assert promotion.findings
+    assert len(promotion.findings) == 7
 
 
 def test_the_newest_change_comes_first_for_people() -> None:

@@ -104,7 +104,7 @@ def test_all_faults_are_told_at_once() -> None:
 def test_an_address_that_stands_in_the_file_is_not_repeated(text: str) -> None:
     with pytest.raises(ValueError, match="the alert rules in rules.yaml are") as refused:
         to_rules(text, "rules.yaml")
-    told = refused.value
-    assert SECRET not in str(told)
-    assert told.__cause__ is None
-    assert told.__suppress_context__ or told.__context__ is None
+    refusal = refused.value
+    assert SECRET not in str(refusal)
+    assert refusal.__cause__ is None
+    assert refusal.__suppress_context__ or refusal.__context__ is None

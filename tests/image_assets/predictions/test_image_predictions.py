@@ -136,9 +136,12 @@ def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_wit
             "inference_device": InferenceDevice(choice="cpu"),
         },
     )
-    (told,) = made.asset_materializations_for_node("image_predictions")
-    assert (told.metadata["serving_version"].value, told.metadata["shadow_versions"].value) == ("1", "2, 3")
-    assert "shadow_v3_failed" in told.metadata
+    (materialization,) = made.asset_materializations_for_node("image_predictions")
+    assert (materialization.metadata["serving_version"].value, materialization.metadata["shadow_versions"].value) == (
+        "1",
+        "2, 3",
+    )
+    assert "shadow_v3_failed" in materialization.metadata
     rows = {row["model_version"]: row for row in ingested_tables.read(VERSION_AGREEMENTS, FIGURES).to_pylist()}
     assert rows[2] == {
         "model_name": registry.name,

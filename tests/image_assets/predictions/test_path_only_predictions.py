@@ -50,7 +50,7 @@ def brightness(registry: ModelRegistry, folder: Path, raises: str) -> ModelVersi
     return registered(model, registry, tags, (folder / "artifacts").as_uri())
 
 
-def said(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple[float | None, str | None]]:
+def predictions_of(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple[float | None, str | None]]:
     """Of each file its first probability, and the fault."""
     of_version = pc.field("model_version") == version.version
     rows = tables.read(IMAGE_PREDICTIONS, ["path", "probabilities", "fault"], of_version).to_pylist()
@@ -70,9 +70,9 @@ def test_images_without_content_are_answered_from_their_path_also_carefully(
     )
     assert score(ingested_tables, registry, path_only, "cpu") is None
     assert score(ingested_tables, registry, careful, "cpu") is not None
-    of_whole = said(ingested_tables, whole)
+    of_whole = predictions_of(ingested_tables, whole)
     for version, unanswered in ((path_only, {"ball 2.png"}), (careful, {"ball 0.png", "ball 2.png"})):
-        answers = said(ingested_tables, version)
+        answers = predictions_of(ingested_tables, version)
         assert len(answers) == 16
         assert {name for name, (_, fault) in answers.items() if fault} == unanswered
         for name in answers.keys() - unanswered:

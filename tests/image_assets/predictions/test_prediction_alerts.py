@@ -30,18 +30,18 @@ def address(inbox: Inbox) -> dict[str, str]:
     return {"oncall": f"json://127.0.0.1:{inbox.port}/{SECRET}?rto=0.3"}
 
 
-def counts(said: dict[str, int]) -> tuple[int, ...]:
+def counts(results: dict[str, int]) -> tuple[int, ...]:
     """How many are new, were sent, wait, are unclear."""
-    return tuple(said.values())
+    return tuple(results.values())
 
 
 def test_an_alert_is_told_once_over_many_runs(delta_tables: DeltaTables, inbox: Inbox) -> None:
     predict(
         delta_tables, ("a.jpg", "roses", 0.9), ("b.jpg", "roses", 0.8), ("c.jpg", "tulips", 1), ("d.jpg", None, None)
     )
-    said = [run(delta_tables, ROSES, address(inbox), minutes) for minutes in range(3)]
-    assert counts(said[0]) == (1, 1, 0, 0)
-    assert said[1:] == [NOTHING, NOTHING]
+    results = [run(delta_tables, ROSES, address(inbox), minutes) for minutes in range(3)]
+    assert counts(results[0]) == (1, 1, 0, 0)
+    assert results[1:] == [NOTHING, NOTHING]
     (message,) = inbox.accepted
     assert message["title"] == "sure roses: 1 prediction"
     ((path, state, message_id),) = alerts(delta_tables, "path", "state", "message_id")
@@ -139,7 +139,7 @@ def test_a_persons_word_is_about_messages_that_are_there(delta_tables: DeltaTabl
         settle_unclear(delta_tables, ["*"], ["*"])
     settle_unclear(delta_tables, ["*"], [])
     settle_unclear(delta_tables, [], [inbox.messages[0]["id"]])
-    assert alerts(delta_tables, "state") == ["sent"], "and said once"
+    assert alerts(delta_tables, "state") == ["sent"], "and sent once"
 
 
 @pytest.mark.parametrize(("arrived", "not_arrived"), [("first", "*"), ("*", "second"), ("first", "second")])
@@ -307,13 +307,15 @@ def test_the_asset_says_what_was_told_and_no_address(
     rules, instance = tmp_path / "alert_rules.yaml", dg.DagsterInstance.ephemeral()
     predict(delta_tables, ("a.jpg", "roses", 1))
     nothing = materialize(delta_tables, rules, {}, instance)
-    (said,) = nothing.asset_materializations_for_node("prediction_alerts")
-    assert said.metadata["remedy"].value == f"Write rules to {rules} (see docs/alerts.md)."
+    (materialization,) = nothing.asset_materializations_for_node("prediction_alerts")
+    assert materialization.metadata["remedy"].value == f"Write rules to {rules} (see docs/alerts.md)."
     rules.write_text(ROSES)
     inbox.answers = [DROP]
     unclear = materialize(delta_tables, rules, address(inbox), instance)
-    (said,) = unclear.asset_materializations_for_node("prediction_alerts")
-    figures = {name: said.metadata[name].value for name in (*NOTHING, "rules", "rows_added", "dagster/row_count")}
+    (materialization,) = unclear.asset_materializations_for_node("prediction_alerts")
+    figures = {
+        name: materialization.metadata[name].value for name in (*NOTHING, "rules", "rows_added", "dagster/row_count")
+    }
     assert figures == {
         **NOTHING,
         "alerts_new": 1,
@@ -322,7 +324,7 @@ def test_the_asset_says_what_was_told_and_no_address(
         "rows_added": 1,
         "dagster/row_count": 1,
     }
-    assert "a.jpg" in str(said.metadata["newest"].value)
+    assert "a.jpg" in str(materialization.metadata["newest"].value)
     (check,) = unclear.get_asset_check_evaluations()
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     (message_id,) = alerts(delta_tables, "message_id")
@@ -332,4 +334,4 @@ def test_the_asset_says_what_was_told_and_no_address(
     assert len(inbox.accepted) == 1
     logs = [entry for result in (nothing, unclear, mended) for entry in instance.all_logs(result.run_id)]
     tables = "".join(file.read_text(errors="replace") for file in Path(delta_tables.root).rglob("*") if file.is_file())
-    assert SECRET not in f"{logs} {said} {check} {caplog.text} {tables}"
+    assert SECRET not in f"{logs} {materialization} {check} {caplog.text} {tables}"

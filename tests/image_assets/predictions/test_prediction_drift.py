@@ -100,9 +100,9 @@ def test_a_jump_is_named_and_chance_is_none() -> None:
     usual = [measured(number, 100 - number) for number in random.binomial(100, 0.5, 12)]
     for after in range(MIN_DAYS + 1, len(usual) + 1):
         assert jumps(days(*usual[:after])) == []
-    said = jumps(days(*usual, measured(90, 10)))
-    assert said
-    assert said[0].startswith("share of ball was 0.90 on 2026-03-13: expected 0.4")
+    found = jumps(days(*usual, measured(90, 10)))
+    assert found
+    assert found[0].startswith("share of ball was 0.90 on 2026-03-13: expected 0.4")
     less_sure = jumps(days(*usual, measured(50, 50, 0.55)))
     assert less_sure
     assert any("share of unsure predictions was 1.00" in one for one in less_sure)
@@ -112,16 +112,16 @@ def test_a_jump_is_named_and_chance_is_none() -> None:
 def test_a_label_of_which_nobody_heard_is_a_jump() -> None:
     usual = [measured(50, 50)] * 8
     new = figures(answers(50, 20).replace({"label": {"cube": "cone"}}), answers(9, 9), LABELS, 0.6)
-    said = jumps(days(*usual, {**new, "embedding_distance": None}))
-    assert said
-    assert any(one.startswith("share of cone was 0.29") for one in said)
+    found = jumps(days(*usual, {**new, "embedding_distance": None}))
+    assert found
+    assert any(one.startswith("share of cone was 0.29") for one in found)
 
 
 def test_a_figure_that_comes_a_day_late_is_compared_when_it_comes() -> None:
     near = [{**measured(50, 50), "embedding_distance": 0.05 + number / 1000} for number in range(8)]
     assert jumps(days(*near, measured(50, 50))) == []
-    said = jumps(days(*near, {**measured(50, 50), "embedding_distance": 0.5}, measured(50, 50)))
-    assert said == [
+    found = jumps(days(*near, {**measured(50, 50), "embedding_distance": 0.5}, measured(50, 50)))
+    assert found == [
         "distance of the images from the training images was 0.50 on 2026-03-09: expected 0.05 ± 0.02, "
         "the mean of the 8 days before"
     ]
@@ -187,8 +187,8 @@ def test_days_are_measured_again_and_the_check_warns(
         now = MONDAY + timedelta(days=number)
         given = answers(15, 15) if number < 7 else answers(29, 1)
         keys = [{"path": f"file:/{number}/{row}", "image_id": f"{number}-{row}"} for row in range(len(given))]
-        said = given.assign(model_name=registry.name, model_version=1, predicted_at=now).to_dict("records")
-        add(delta_tables, IMAGE_PREDICTIONS, [{**key, **row} for key, row in zip(keys, said, strict=True)])
+        rows = given.assign(model_name=registry.name, model_version=1, predicted_at=now).to_dict("records")
+        add(delta_tables, IMAGE_PREDICTIONS, [{**key, **row} for key, row in zip(keys, rows, strict=True)])
         add(delta_tables, IMAGE_FILES, [{"path": key["path"], "first_seen": now} for key in keys])
         if number == 0:
             add(delta_tables, IMAGE_SPLITS, [{**key, "split": "test"} for key in keys])
