@@ -55,9 +55,9 @@ def test_gray_is_the_same_in_all_channels() -> None:
 
 
 def test_pixels_that_were_kept_are_cropped_as_well() -> None:
-    kept = ROWS.assign(content=[to_pixels(content, 224).tobytes() for content in CONTENTS])
-    whole = to_decoded_rows(kept, Decoding(224, "pixels"), frozenset())["pixels"].tolist()
-    assert whole == kept["content"].tolist()
+    cached = ROWS.assign(content=[to_pixels(content, 224).tobytes() for content in CONTENTS])
+    whole = to_decoded_rows(cached, Decoding(224, "pixels"), frozenset())["pixels"].tolist()
+    assert whole == cached["content"].tolist()
     decoding = replace(Decoding(224, "pixels"), augmentation=Augmentation(0, 1))
-    cropped = to_decoded_rows(kept, decoding, frozenset())["pixels"].tolist()
+    cropped = to_decoded_rows(cached, decoding, frozenset())["pixels"].tolist()
     assert all(len(one) == 224 * 224 * 3 and one != other for one, other in zip(cropped, whole, strict=True))

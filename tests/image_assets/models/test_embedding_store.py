@@ -1,4 +1,4 @@
-"""Embeddings that are kept and found again."""
+"""Embeddings that are stored and found again."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the frozen part of a network makes of images, kept; read through Petastorm, without a framework."""
+"""What the frozen part of a network makes of images, stored; read through Petastorm, without a framework."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,35 +60,37 @@ def test_each_image_is_computed_once_and_more_images_only_themselves(tmp_path: P
     second = precompute_inputs(shard(tmp_path / "more", more), colors, Alone(), batch_size=4, seed=0, store=store)
     assert colors.asked == 32
     assert len(second) == 21
-    for kept in (first, second):
-        red = kept.inputs[kept.label_indexes == 0]
+    for precomputed in (first, second):
+        red = precomputed.inputs[precomputed.label_indexes == 0]
         assert (red[:, 0] > red[:, 2] + 50).all()
     assert len(store.image_ids()) == 21
 
 
 def test_the_same_image_under_two_rows_counts_twice(tmp_path: Path) -> None:
     images = [*red_and_blue(8), *red_and_blue(8)]
-    kept = precompute_inputs(shard(tmp_path, images), MeanColors(), Alone(), batch_size=4, seed=0)
-    assert len(kept) == 16
-    assert np.bincount(kept.label_indexes).tolist() == [8, 8]
+    precomputed = precompute_inputs(shard(tmp_path, images), MeanColors(), Alone(), batch_size=4, seed=0)
+    assert len(precomputed) == 16
+    assert np.bincount(precomputed.label_indexes).tolist() == [8, 8]
 
 
 def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None:
-    kept = PrecomputedInputs(np.arange(5.0)[:, None], np.arange(5), steps=3, batch_size=4, seed=(0, 1))
-    first, again, later = ([batch.label_indexes.tolist() for batch in kept.batches(epoch)] for epoch in (1, 1, 2))
+    precomputed = PrecomputedInputs(np.arange(5.0)[:, None], np.arange(5), steps=3, batch_size=4, seed=(0, 1))
+    first, again, later = (
+        [batch.label_indexes.tolist() for batch in precomputed.batches(epoch)] for epoch in (1, 1, 2)
+    )
     assert [len(batch) for batch in first] == [4, 4, 4]
     assert {label for batch in first for label in batch} == set(range(5))
     assert first == again != later
-    assert [label for batch in kept for label in batch.label_indexes] == list(range(5))
+    assert [label for batch in precomputed for label in batch.label_indexes] == list(range(5))
 
 
 def test_features_are_standardised_over_all_images_and_never_divided_by_zero() -> None:
     inputs = np.random.default_rng(0).normal(3, 2, (1000, 2)).astype(np.float32)
     inputs[:, 1] = 7
-    kept = PrecomputedInputs(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
-    by = standardisation(kept, Alone())
+    precomputed = PrecomputedInputs(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
+    by = standardisation(precomputed, Alone())
     np.testing.assert_allclose(by.mean, inputs.mean(axis=0), rtol=1e-5)
-    (batch, *_) = kept.standardised(by)
+    (batch, *_) = precomputed.standardised(by)
     assert abs(batch.inputs.mean()) < 0.2
     assert (batch.inputs[:, 1] == 0).all()
     assert usable_deviation(np.array([4.0, 0.0, 1e-20]), np.array([1.0, 0.0, 5.0])).tolist() == [2.0, 1.0, 1.0]

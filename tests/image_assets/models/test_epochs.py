@@ -39,7 +39,7 @@ def test_a_loss_that_is_no_number_is_named_with_the_remedy() -> None:
 
 
 class Words(logging.Handler):
-    """What was told, line by line."""
+    """What was logged, line by line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ def test_epochs_are_told_seconds_apart_and_mlflow_gets_all_of_them(
         now[0] += 4
         figures = {"epoch": epoch, "loss": 0.5, "accuracy": 0.75, "validation_accuracy": 0.7, "seconds": 4.0}
         report("fine_tuning", 12, figures)
-    told = [line.split("  ")[0] for line in words.lines]
-    assert told == [f"torch fine tuning epoch {epoch}/12" for epoch in (1, 4, 7, 10, 12)]
+    phases = [line.split("  ")[0] for line in words.lines]
+    assert phases == [f"torch fine tuning epoch {epoch}/12" for epoch in (1, 4, 7, 10, 12)]
     assert words.lines[0].endswith("loss 0.500  accuracy 0.750  validation 0.700  at most 0:00:44 left")
     assert words.lines[-1].endswith("validation 0.700")
     assert len(client.get_metric_history(mlflow_run_id, "loss")) == 12

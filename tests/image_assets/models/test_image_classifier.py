@@ -249,9 +249,9 @@ def test_spark_asks_by_struct(classifier: tuple[str, str], spark: SparkSession) 
 
     answers = images.withColumn("answer", answer).select("number", "answer.*")
 
-    told = {row["number"]: row for row in answers.collect()}
-    assert len(told) == 10
-    assert {told[number]["label"] for number in range(9)} <= {"red", "blue"}
-    assert all(sum(told[number]["probabilities"]) == pytest.approx(1) for number in range(9))
-    assert told[9]["probability"] is None
-    assert told[9]["probabilities"] is None
+    predicted = {row["number"]: row for row in answers.collect()}
+    assert len(predicted) == 10
+    assert {predicted[number]["label"] for number in range(9)} <= {"red", "blue"}
+    assert all(sum(predicted[number]["probabilities"]) == pytest.approx(1) for number in range(9))
+    assert predicted[9]["probability"] is None
+    assert predicted[9]["probabilities"] is None

@@ -128,6 +128,6 @@ def test_a_backbone_folder_without_weights_is_named_with_what_it_holds(spark: Sp
     folder = work.folder / "weights"
     folder.mkdir()
     (folder / "other.bin").touch()
-    told = r"\AFileNotFoundError: .*weights holds other\.bin: expected .*mobilenet_v2_features"
-    with pytest.raises(RankFailure, match=told):
+    message = r"\AFileNotFoundError: .*weights holds other\.bin: expected .*mobilenet_v2_features"
+    with pytest.raises(RankFailure, match=message):
         TWO.run(spark, "horovod", train_and_average, "torch", *work.arguments(backbone=str(folder)))

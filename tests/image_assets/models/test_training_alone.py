@@ -36,15 +36,15 @@ def several(framework: str, *arguments: tuple[Any, ...]) -> list[TrainingResult]
 
 
 def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, ...]) -> None:
-    """A training whose process is killed when an epoch of a phase was kept."""
+    """A training whose process is killed when an epoch of a phase was saved."""
     from image_assets.models import epochs as checkpoints
 
     module = training_of(framework)
     save = checkpoints.Checkpoints.save
 
-    def save_and_die(self: Any, name: str, parts: Any, told: Any) -> None:
-        save(self, name, parts, told)
-        if (name, len(told["history"])) == (phase, epoch):
+    def save_and_die(self: Any, name: str, parts: Any, values: Any) -> None:
+        save(self, name, parts, values)
+        if (name, len(values["history"])) == (phase, epoch):
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoints.Checkpoints.save = save_and_die
