@@ -1,6 +1,6 @@
-"""How far long work has come: one live line on a terminal, plain lines a few seconds apart elsewhere.
+"""Progress of long work: one live line on a terminal, or a plain line every few seconds in a log.
 
-No Dagster here: ranks import this file.
+This file imports no Dagster, because ranks import it.
 """
 
 import os
@@ -11,19 +11,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-LIVE_SECONDS = 0.5  # between two looks of the live line
-LINE_SECONDS = 10.0  # between two plain lines: a run's log is kept
+LIVE_SECONDS = 0.5  # between two updates of the live line
+LINE_SECONDS = 10.0  # between two plain lines, because a log keeps them
 
 
 def is_terminal() -> bool:
-    """Whether a person looks at what is printed, in a terminal that has a width and goes back to a line's start."""
+    """Whether output goes to a terminal that can redraw a line."""
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return False
     return os.get_terminal_size(sys.stdout.fileno()).columns > 0
 
 
 def to_line(doing: str, done: int, total: int | None, unit: str, rate: float | None) -> str:
-    """How far it has come, how fast it goes and how long it will take, as far as that is known."""
+    """The count, the rate and the remaining time, as far as they are known."""
     parts = [f"{doing} {done:,} of {total:,} {unit}" if total and done <= total else f"{doing} {done:,} {unit}"]
     if rate:
         parts.append(f"{rate:,.0f} a second" if rate >= 10 else f"{rate:,.2g} a second")
@@ -33,14 +33,14 @@ def to_line(doing: str, done: int, total: int | None, unit: str, rate: float | N
 
 
 class ProgressLine(tqdm):
-    """Counts what is done of a work. Work that is over sooner than a line is due says nothing.
+    """A progress line; work that ends before the first line is due shows none.
 
-    tqdm does the arithmetic and the live line. `tell` takes the plain lines, such as a log's `info`.
+    tqdm does the arithmetic and draws the live line; `log`, such as a logger's `info`, gets the plain lines.
     """
 
-    monitor_interval = 0  # no thread of tqdm's: nothing here is updated too seldom
+    monitor_interval = 0  # no monitor thread, because every line here is updated often enough
 
-    # Any: what tqdm takes and knows is its own.
+    # Any: tqdm has no types.
     def __init__(
         self,
         doing: str,
@@ -69,16 +69,21 @@ class ProgressLine(tqdm):
             delay=LINE_SECONDS if self._log else 4 * LIVE_SECONDS,
         )
 
-    def reach(self, done: int) -> None:
-        """So much is done in all, beside what was before; less than last time changes nothing."""
-        self.update(max(0, self.initial + done - self.n))
+    @property
+    def done(self) -> int:
+        """What this line has counted, without what was done before it."""
+        return int(self.n - self.initial)
 
-    # The annotations of tqdm forget what it answers, which its `close` asks for.
+    def reach(self, done: int) -> None:
+        """Count up to a number, without what was done before the line; a lower number than last time is ignored."""
+        self.update(max(0, done - self.done))
+
+    # tqdm's annotations lack the result of `display`, which its `close` uses.
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Show or tell the line; an empty one removes what is shown."""
+        """Show or log the line; an empty message removes the live line."""
         if self._log is None:
             if msg is None and self.format_dict["elapsed"] < self.delay:
-                return False  # asked for by `write`, which shows again what it has cleared
+                return False  # `write` redraws a line that was not shown yet
             self._shown = True
             return bool(super().display(msg, pos))
         if msg is None and self.n:
@@ -86,7 +91,7 @@ class ProgressLine(tqdm):
         return False
 
     def close(self) -> None:
-        """Remove what is shown; tqdm takes for shown what was counted late enough."""
+        """Remove the live line, which tqdm does only if the last update was late enough."""
         if self._shown and not self.disable:
             self.last_print_t = max(self.last_print_t, self.start_t + self.delay)
         super().close()

@@ -26,9 +26,11 @@ from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, SetAside
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
+from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
 ARRIVAL_COLUMNS = ["path", "image_id", "first_seen"]
@@ -99,7 +101,7 @@ def write_featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: Ne
                     yield {**image, "label": label, "label_index": numbers[label] if label else None, **features}
 
     columns = RAW_IMAGES.columns.fieldNames()
-    written = delta_tables.write_by_tasks(new, columns, FEATURED_IMAGES, by=with_features)
+    written = write_by_tasks(delta_tables, new, columns, FEATURED_IMAGES, by=with_features)
     quarantine(delta_tables, written.aside)
     return written.files
 
@@ -114,15 +116,15 @@ def append_recovered(delta_tables: DeltaTables, image_folder: ImageFolder) -> No
         return
     there = delta_tables.read_keys(FEATURED_IMAGES, pc.field("path").isin([path for path, _ in marked]))
     if not there.issuperset(marked):
-        lacking = delta_tables.all_rows(RAW_IMAGES, FEATURED_IMAGES, marked)
+        lacking = rows_with_keys(delta_tables, RAW_IMAGES, FEATURED_IMAGES, marked)
         delta_tables.append_files(FEATURED_IMAGES, write_featured(delta_tables, image_folder, lacking))
     remove_seen_before(delta_tables, marked)
 
 
 def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> Change:
     """Append the rows that raw_images got since the last run, and earlier ones that can be decoded by now."""
-    change = delta_tables.follow_by_tasks(
-        RAW_IMAGES, FEATURED_IMAGES, by=lambda new: write_featured(delta_tables, image_folder, new)
+    change = follow(
+        delta_tables, RAW_IMAGES, FEATURED_IMAGES, by=lambda new: write_featured(delta_tables, image_folder, new)
     )
     append_recovered(delta_tables, image_folder)  # after following: rows still to come would be appended twice
     return delta_tables.change_since(change.before, FEATURED_IMAGES)

@@ -21,9 +21,9 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from image_assets.data.label_corrections import label_problem
 from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, format_of
 from image_assets.schemas import FETCHED_IMAGES
+from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideRows, OutsideTable
-from resources.delta.table_metadata import table_metadata
 from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder

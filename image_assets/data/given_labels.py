@@ -13,9 +13,9 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from image_assets.data.label_corrections import label_problem
 from image_assets.data.labels import to_label
 from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
+from resources.delta.delta_log import last_metadata, table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.table_metadata import last_metadata, table_metadata
 from resources.files.file_system import SCHEME, escaped, is_url, to_path, to_url_path
 from resources.files.image_folder import ImageFolder
 

@@ -7,9 +7,11 @@ from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.grayscale import to_gray_rows
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
+from resources.delta.writing import write_by_tasks
 
 READ_COLUMNS = [
     *GRAYSCALE_IMAGES.columns.fieldNames(),
@@ -21,9 +23,9 @@ def follow_featured_images(delta_tables: DeltaTables) -> Change:
     """Appends grayscale copies of the rows that featured_images got since the last run."""
 
     def gray_files(new: NewRows) -> list[WrittenFile]:
-        return delta_tables.write_by_tasks(new, READ_COLUMNS, GRAYSCALE_IMAGES, by=to_gray_rows).files
+        return write_by_tasks(delta_tables, new, READ_COLUMNS, GRAYSCALE_IMAGES, by=to_gray_rows).files
 
-    return delta_tables.follow_by_tasks(FEATURED_IMAGES, GRAYSCALE_IMAGES, by=gray_files)
+    return follow(delta_tables, FEATURED_IMAGES, GRAYSCALE_IMAGES, by=gray_files)
 
 
 @dg.asset(

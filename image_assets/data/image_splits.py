@@ -16,6 +16,7 @@ from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.images.near_duplicates import HASHED, group_new_images
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table_layout import file_layout
@@ -177,7 +178,7 @@ def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> Non
     unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS) if overrides else ()
     labelled = [(path, image_id) for path, image_id in unassigned if overrides.of((str(path), str(image_id)), None)]
     if labelled:
-        new = delta_tables.all_rows(FEATURED_IMAGES, IMAGE_SPLITS, labelled)
+        new = rows_with_keys(delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, labelled)
         delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config))
 
 
@@ -188,8 +189,8 @@ def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> Non
 )
 def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
     """Training, validation or test for each labelled image; near duplicates share a split."""
-    change = delta_tables.follow_by_tasks(
-        FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config)
+    change = follow(
+        delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config)
     )
     append_newly_labelled(delta_tables, config)
     relabelled = relabel(delta_tables, IMAGE_SPLITS)

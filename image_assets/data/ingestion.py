@@ -24,11 +24,13 @@ from image_assets.images.large_images import Limits
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, map_partitions
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import added_rows
 from resources.delta.parquet_files import WrittenFile, write_files
-from resources.delta.table_layout import file_layout
-from resources.delta.task_counts import NOT_COUNTED, TaskCounter
+from resources.delta.spark_session import counting_tasks, task_count
+from resources.delta.table_layout import FileSizes, file_layout
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
+from resources.progress import ProgressLine
 
 CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # per commit; a killed run repeats at most this much
 LISTED_SCHEMA = "path string, modification_time timestamp, length long"
@@ -61,10 +63,10 @@ def read_chunk(
     image_folder: ImageFolder,
     files: Sequence[ImageFile],
     ledger: Mapping[str, LedgerEntry],
-    counter: TaskCounter,
+    progress: ProgressLine,
 ) -> None:
     """Reads files into raw_images and records the result for each in the ledger."""
-    result = append_new_files(delta_tables, files, ledger, to_limits(image_folder), counter)
+    result = append_new_files(delta_tables, files, ledger, to_limits(image_folder), progress)
     decided: list[Decision] = []
     seen_again: list[ImageFile] = []  # images that already have a row
     for file in files:
@@ -85,7 +87,7 @@ def append_new_files(
     files: Sequence[ImageFile],
     ledger: Mapping[str, LedgerEntry],
     limits: Limits,
-    counter: TaskCounter = NOT_COUNTED,
+    progress: ProgressLine,
 ) -> ReadResult:
     """Reads files into raw_images, in one commit; content that already has a row for its path is skipped.
 
@@ -104,7 +106,7 @@ def append_new_files(
             yield list(write_files(images(part, added, inspections), folder, layout)), added, inspections
 
     def images(files: list[ImageFile], added: set[str], inspections: dict[str, Inspection]) -> Iterator[Row]:
-        for file in counter.over(files):
+        for file in files:
             inspection = inspect_file(file.path, file.length, limits)
             inspections[file.path] = replace(inspection, content=None)
             if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
@@ -117,9 +119,12 @@ def append_new_files(
                     "content": inspection.content,
                 }
 
-    executors = delta_tables.spark.sparkContext
-    parts = balanced(files, executors.defaultParallelism)
-    found = executors.parallelize(parts, len(parts)).mapPartitions(write_parts).collect()
+    spark = delta_tables.spark
+    # No more parts than files of a good size: a part is a Parquet file at least.
+    wanted = sum(file.length for file in files) // FileSizes.minimum_bytes
+    parts = balanced(files, task_count(spark, wanted))
+    with counting_tasks(spark, progress, rows=len(files), tasks=len(parts)):
+        found = spark.sparkContext.parallelize(parts, len(parts)).mapPartitions(write_parts).collect()
     written = [file for files_of_part, _, _ in found for file in files_of_part]
     return ReadResult(
         inspections={path: inspection for _, _, inspections in found for path, inspection in inspections.items()},
@@ -197,7 +202,7 @@ def recover_ledger(delta_tables: DeltaTables) -> int:
     version, recorded = delta_tables.snapshot(RAW_IMAGES).version, recorded_version(delta_tables)
     if recorded is None and delta_tables.snapshot(IMAGE_FILES).rows:
         return version  # written before commits recorded this version
-    rows = delta_tables.added_since(RAW_IMAGES, recorded or 0, LEDGER_COLUMNS)
+    rows = added_rows(delta_tables, RAW_IMAGES, recorded or 0, LEDGER_COLUMNS)
     if rows is None:
         ledger = delta_tables.read(IMAGE_FILES, ["path"])["path"]
         rows = delta_tables.read(RAW_IMAGES, LEDGER_COLUMNS, ~pc.field("path").isin(ledger))

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 
 from image_assets.schemas import LABEL_CORRECTIONS
+from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table_layout import file_layout
-from resources.delta.table_metadata import table_metadata
 
 LISTED_CORRECTIONS = 20
 MAX_LABEL_BYTES = 255  # the limit for a folder name

@@ -23,7 +23,6 @@ from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.data.replayed_files import replay, replay_result, replayed_files
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.task_counts import counted
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
 
@@ -64,9 +63,9 @@ def ingest(
     settled = image_folder.settled(changes.to_read)
     merge_decisions(delta_tables, decisions_without_reading(changes, set(settled)), version)
     started = time.monotonic()
-    with counted(delta_tables.spark, delta_tables.progress_line("read", len(settled), "files")) as counter:
+    with delta_tables.progress_line("read", len(settled), "files") as progress:
         for chunk in chunked(settled):
-            read_chunk(delta_tables, image_folder, chunk, ledger, counter)
+            read_chunk(delta_tables, image_folder, chunk, ledger, progress)
     if settled:
         log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} per second")
     return changes

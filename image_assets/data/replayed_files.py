@@ -41,9 +41,10 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
     before = ledger_rows(delta_tables, chosen)
     stat_file = image_folder.list_names().stat_file
     files = [file for name in chosen if (file := stat_file(name)) and file.regular]
-    for chunk in chunked(files):
-        result = append_new_files(delta_tables, chunk, ledger, to_limits(image_folder))
-        decide_by_decoding(delta_tables, image_folder, chunk, result.raw_images_version)
+    with delta_tables.progress_line("read again", len(files), "files") as progress:
+        for chunk in chunked(files):
+            result = append_new_files(delta_tables, chunk, ledger, to_limits(image_folder), progress)
+            decide_by_decoding(delta_tables, image_folder, chunk, result.raw_images_version)
     now, time = ledger_rows(delta_tables, chosen), datetime.now(UTC)
     rows = []
     for path, entry in now.items():

@@ -21,9 +21,9 @@ from image_assets.data.image_files import read_ledger
 from image_assets.data.labels import outdated_labels
 from image_assets.predictions.alert_sending import due_alerts
 from image_assets.schemas import FEATURED_IMAGES
+from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import OutsideTable
-from resources.delta.table_metadata import last_metadata
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import (
     ModelRegistry,

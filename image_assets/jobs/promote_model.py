@@ -110,6 +110,7 @@ def gate_predictions(
     text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
     images = whole.unionByName(broken).unionByName(text)
     resolved = resolve_device(version, device, delta_tables.spark)
+    images = images.repartition(images.sparkSession.sparkContext.defaultParallelism)
     return score_images(images, registry, version, resolved.name).toPandas()
 
 

@@ -23,7 +23,8 @@ from image_assets.schemas import (
     TABLES,
 )
 from resources.delta.delta_log import table_files
-from resources.delta.delta_tables import DeltaTables, checkpoint_of
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import followed_version, versions_with_new_rows
 from resources.delta.parquet_files import file_sizes
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
@@ -48,7 +49,7 @@ def _vacuum(uri: str, versions_to_keep: Iterable[int], retention_hours: int, *, 
     )
 
 
-# The tables that follow a table by its versions. image_predictions follows by one stream per model version.
+# The tables that follow another as a whole. In image_predictions, each model version follows by itself.
 FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
 
 # Model versions by the table's name and Delta version that they were trained on.
@@ -113,14 +114,12 @@ def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[M
     needed = set()
     followers = [into for into in FOLLOWERS.get(table, ()) if table_files(delta_tables.uri(into)).files]
     for into in followers:
-        position = delta_tables.followed_version(table, into) or delta_tables.transaction(into, table.name)
-        needed.update(delta_tables.versions_with_new_rows(table, position or 0) or ())
+        position = followed_version(delta_tables, table, into) or delta_tables.transaction(into, table.name)
+        needed.update(versions_with_new_rows(delta_tables, table, position or 0) or ())
     for version in live if table == FEATURED_IMAGES else ():
-        stream = delta_tables.stream_position(checkpoint_of(IMAGE_PREDICTIONS, key_of(version)))
-        if stream:
-            needed.update(delta_tables.versions_with_new_rows(table, stream.version - 1) or ())
-        if stream and stream.whole:
-            needed.add(stream.version)
+        position = followed_version(delta_tables, table, IMAGE_PREDICTIONS, key_of(version))
+        if position is not None:
+            needed.update(versions_with_new_rows(delta_tables, table, position) or ())
     return needed
 
 

@@ -34,11 +34,11 @@ from image_assets.models.evaluation_report import (
     reliability_diagram,
 )
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.scoring import resolve_device, score_images
+from image_assets.models.scoring import IMAGES_PER_TASK, resolve_device, score_images
 from image_assets.models.stage_history import Promotion
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.task_counts import counted
+from resources.delta.spark_session import counting_tasks, task_count
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
@@ -77,8 +77,10 @@ def predict_test_split(
     progress = delta_tables.progress_line(
         f"evaluated version {version.version}", len(test_rows), "images of the test split"
     )
-    with counted(delta_tables.spark, progress) as counter:
-        return counter.over_rows(score_images(images, registry, version, device.name)).toPandas()
+    tasks = task_count(delta_tables.spark, len(test_rows) // IMAGES_PER_TASK)
+    answers = score_images(images.repartition(tasks), registry, version, device.name)
+    with progress, counting_tasks(delta_tables.spark, progress, rows=len(test_rows), tasks=tasks):
+        return answers.toPandas()
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:

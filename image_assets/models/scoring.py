@@ -23,6 +23,7 @@ FAULT_FIELD = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
 # MLflow reads these in the workers that load a version, and not all workers inherit the driver's environment.
 ACCOUNT_VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SUM_TOLERANCE = 1e-3  # probabilities are float32
+IMAGES_PER_TASK = 128  # at least if there are more tasks than cores
 UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
 
@@ -36,13 +37,13 @@ def resolve_device(version: ModelVersion, on: InferenceDevice, spark: SparkSessi
 def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
     """Replaces the content of images with the version's label, probability and probabilities, or with a fault.
 
-    Images are spread over all cores; the few files of a table would use only one.
+    `images` needs enough partitions to keep all cores busy; the few files of a table would use only one.
     """
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
         answer = registry.scoring_udf(images.sparkSession, version, StructType([*ANSWER_FIELDS]), device)(
             F.struct("content", "path")
         )
-    answered = repartitioned(images).withColumn("answer", answer)
+    answered = images.withColumn("answer", answer)
     # MLflow turns null strings of a struct into "None"; numbers stay null.
     return with_valid_predictions(answered.drop("content").select("*", "answer.*").drop("answer"), version)
 
@@ -52,13 +53,8 @@ def score_images_guarded(images: DataFrame, registry: ModelRegistry, version: Mo
     loadable_version = LoadableVersion(registry.tracking_uri, version.uri, device)
     rows = StructType([*(field for field in images.schema if field.name != "content"), *ANSWER_FIELDS, FAULT_FIELD])
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
-        answered = repartitioned(images).mapInPandas(partial(guarded_predictions, loadable_version), rows)
+        answered = images.mapInPandas(partial(guarded_predictions, loadable_version), rows)
     return with_valid_predictions(answered, version)
-
-
-def repartitioned(images: DataFrame) -> DataFrame:
-    """The images, in one partition per core."""
-    return images.repartition(images.sparkSession.sparkContext.defaultParallelism)
 
 
 def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFrame:

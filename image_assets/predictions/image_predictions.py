@@ -12,13 +12,17 @@ from pydantic import Field
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.images.large_images import with_scaled_content
 from image_assets.models.scoring import UNREADABLE, resolve_device, score_images, score_images_guarded
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.task_counts import NOT_COUNTED, TaskCounter, counted
+from resources.delta.following import follow
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import WrittenFile
+from resources.delta.writing import write_by_dataframe
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
     DamagedVersion,
@@ -28,7 +32,6 @@ from resources.mlflow.model_registry import (
     shadows,
     version_numbers,
 )
-from resources.progress import ProgressLine
 
 SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 
@@ -64,7 +67,7 @@ def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[s
     }
 
 
-SCORED_COLUMNS = ["path", "image_id", "length", "content"]
+SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
 SHOWN_FAULTS = 20
 MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 
@@ -83,8 +86,7 @@ def with_predictions(
     registry: ModelRegistry,
     version: ModelVersion,
     device: str,
-    scorer: Scorer = score_images,
-    counter: TaskCounter = NOT_COUNTED,
+    scorer: Scorer,
 ) -> DataFrame:
     """Rows of image_predictions: the version's predictions, with version, device and time.
 
@@ -93,7 +95,7 @@ def with_predictions(
     """
     registry.require_files_as_logged(version)
     answered = scorer(with_scaled_content(images), registry, version, device)
-    return counter.over_rows(answered).withColumns(
+    return answered.withColumns(
         {
             "model_name": F.lit(version.name),
             "model_version": F.lit(version.version),
@@ -113,24 +115,23 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     Returns:
         The error of the first attempt; None if it succeeded.
     """
-    follow = partial(delta_tables.follow, FEATURED_IMAGES, SCORED_COLUMNS, IMAGE_PREDICTIONS, only=key_of(version))
-    predict = partial(with_predictions, registry=registry, version=version, device=device)
+
+    def predict(scorer: Scorer) -> None:
+        by = partial(with_predictions, registry=registry, version=version, device=device, scorer=scorer)
+        doing = f"version {version.version} predicted"
+
+        def prediction_files(new: NewRows) -> list[WrittenFile]:
+            return write_by_dataframe(delta_tables, new, SCORED_COLUMNS, IMAGE_PREDICTIONS, by=by, doing=doing)
+
+        follow(delta_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=prediction_files, part=key_of(version))
+
     try:
-        with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
-            follow(by=partial(predict, counter=counter))
+        predict(score_images)
     except (PySparkException, Py4JJavaError) as error:
         registry.require_files_as_logged(version)  # its error is clearer than that of Spark
-        with counted(delta_tables.spark, scoring_progress(delta_tables, version)) as counter:
-            follow(by=partial(predict, scorer=score_images_guarded, counter=counter))
+        predict(score_images_guarded)
         return error
     return None
-
-
-def scoring_progress(delta_tables: DeltaTables, version: ModelVersion) -> ProgressLine:
-    """The progress of a version through the images that it has not predicted yet."""
-    predicted = delta_tables.read(IMAGE_PREDICTIONS, ["model_version"], of_version(version)).num_rows
-    lacking = delta_tables.snapshot(FEATURED_IMAGES).rows - predicted
-    return delta_tables.progress_line(f"predicted by version {version.version}", lacking, "images")
 
 
 def fault_metadata(delta_tables: DeltaTables, model_name: str, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:

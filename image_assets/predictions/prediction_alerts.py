@@ -24,8 +24,8 @@ from image_assets.predictions.alert_sending import (
 )
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.alerts import AlertSender, RulesFile
+from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table_metadata import table_metadata
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 
 PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "label", "probability", "predicted_at"]

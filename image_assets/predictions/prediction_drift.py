@@ -29,8 +29,8 @@ from image_assets.predictions.drift_figures import (
 )
 from image_assets.predictions.image_predictions import key_of, of_version
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
+from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table_metadata import table_metadata
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 

@@ -17,18 +17,18 @@ Row = dict[str, Any]  # one row of any table, by column
 
 @dataclass(frozen=True)
 class SetAside:
-    """A row that goes another way than those beside it."""
+    """A row that is reported to the driver instead of written."""
 
     row: Row
 
 
 def map_rows(rows: DataFrame, by: Callable[[Row], Iterable[Row]], columns: StructType) -> DataFrame:
-    """The rows that `by` makes of each row, none or several."""
+    """The rows that `by` returns for each row: none, one or several."""
     return map_partitions(rows, lambda partition: (new for row in partition for new in by(row)), columns)
 
 
 def map_partitions(rows: DataFrame, by: Callable[[Iterable[Row]], Iterable[Row]], columns: StructType) -> DataFrame:
-    """The rows that `by` makes of each task's rows; batches stay far below Arrow's limit of 2 GiB."""
+    """The rows that `by` returns for each task's rows; batches stay far below Arrow's limit of 2 GiB."""
 
     def apply(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         schema = to_arrow_schema(columns)
@@ -39,7 +39,7 @@ def map_partitions(rows: DataFrame, by: Callable[[Iterable[Row]], Iterable[Row]]
 
 
 def bounded(rows: Iterable[Row], content_bytes: int = BATCH_BYTES) -> Iterator[list[Row]]:
-    """The rows in lists of at most BATCH_ROWS rows and about so many bytes of content."""
+    """The rows in lists of at most BATCH_ROWS rows and about `content_bytes` bytes of content."""
     batch: list[Row] = []
     size = 0
     for row in rows:
@@ -53,7 +53,7 @@ def bounded(rows: Iterable[Row], content_bytes: int = BATCH_BYTES) -> Iterator[l
 
 
 def without_set_aside(rows: Iterable[Row | SetAside], aside: list[Row]) -> Iterator[Row]:
-    """The rows, while those that are set aside are added to the list."""
+    """The rows; those that are set aside go to the list `aside` instead."""
     for row in rows:
         if isinstance(row, SetAside):
             aside.append(row.row)

@@ -1,16 +1,18 @@
-"""What a Delta table's log says of its files: read by delta-rs, without a Spark job."""
+"""A Delta table's log: its files, properties and columns, read and changed by delta-rs, without Spark."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+import dagster as dg
 import pyarrow as pa
 from deltalake import DeltaTable, Schema, WriterProperties
 from deltalake import Field as DeltaField
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from resources.delta.parquet_files import exists
-from resources.delta.table import Table
+from resources.delta.table import Snapshot, Table
 
 STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
 RETENTION_PROPERTY = "delta.logRetentionDuration"
@@ -21,7 +23,7 @@ MAX_ATTEMPTS = 10  # to add columns, if other processes commit at the same time
 
 @dataclass(frozen=True)
 class DataFile:
-    """One Parquet file of a table's newest version."""
+    """One Parquet file of a table."""
 
     url: str
     size_bytes: int
@@ -30,19 +32,19 @@ class DataFile:
 
 @dataclass(frozen=True)
 class TableFiles:
-    """The files of a table's newest version, newest first, and the columns whose statistics the log shall keep."""
+    """A table's files, newest first, and the columns whose statistics its log holds."""
 
     files: tuple[DataFile, ...] = ()
     statistics_columns: str = ""
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """The size of all files."""
         return sum(file.size_bytes for file in self.files)
 
 
 def table_files(uri: str, version: int | None = None) -> TableFiles:
-    """What the log of the table at `uri` says, now or at a version; no files where no table is yet."""
+    """The files of the table at `uri`, now or at a version; none if there is no table yet."""
     if not DeltaTable.is_deltatable(uri):
         return TableFiles()
     root = uri if "://" in uri else Path(uri).absolute().as_uri()
@@ -56,20 +58,39 @@ def table_files(uri: str, version: int | None = None) -> TableFiles:
     )
 
 
+def last_metadata(instance: dg.DagsterInstance, asset: str) -> Mapping[str, object]:
+    """The metadata of the asset's last materialization, in any run."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    return {name: value.value for name, value in metadata.items()}
+
+
+def table_metadata(table: Table, uri: str, now: Snapshot) -> dict[str, int | dg.MetadataValue | dg.TableColumnLineage]:
+    """Metadata of the table at `uri`: rows, bytes, files, Delta version, and its columns' lineage."""
+    files = table_files(uri, now.version)
+    return {
+        "dagster/row_count": now.rows,
+        "delta_version": now.version,
+        "bytes": files.size_bytes,
+        "files": len(files.files),
+        "dagster/column_lineage": table.column_lineage,
+    }
+
+
 def keep_log(log: DeltaTable) -> None:
-    """Let the log of a table that was made without a retention of its own live as long as that of a new one."""
+    """Set the log retention of a table that was created without one."""
     if RETENTION_PROPERTY in log.metadata().configuration:
         return
     try:
         log.alter.set_table_properties({RETENTION_PROPERTY: LOG_RETENTION})
-    except CommitFailedError:  # where another process has said so meanwhile, all is well
+    except CommitFailedError:  # fine if another process has set it
         log.update_incremental()
         if RETENTION_PROPERTY not in log.metadata().configuration:
             raise
 
 
 def why_unreadable(uri: str, version: int) -> str:
-    """Why a version of the table at `uri` cannot be read any longer; empty when it can."""
+    """Why a version of the table at `uri` can no longer be read; empty if it can."""
     if not DeltaTable.is_deltatable(uri):
         return "there is no such table"
     try:
@@ -81,7 +102,7 @@ def why_unreadable(uri: str, version: int) -> str:
 
 
 def make(uri: str, table: Table) -> None:
-    """Make the table, empty, with all columns; nothing where another process was faster."""
+    """Create the table, empty, with all columns, unless another process has."""
     configuration = {**_statistics(table), RETENTION_PROPERTY: LOG_RETENTION}
     DeltaTable.create(uri, Schema.from_json(table.columns.json()), mode="ignore", configuration=configuration)
 

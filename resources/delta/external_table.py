@@ -1,4 +1,4 @@
-"""A table that somebody else keeps: a CSV or Parquet file, or a Delta table; on disk, or where fsspec finds it."""
+"""An external table, such as a label table: a CSV or Parquet file or a Delta table, on disk or at an fsspec URL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ EXPECTED = f"a file ending in {CSV} or {PARQUET}, or the folder of a Delta table
 
 @dataclass(frozen=True)
 class OutsideRows:
-    """What a table holds, as texts; `version` is what a look at it said before, `content` what was read exactly."""
+    """An external table's rows, as strings; `version` is from before reading, `content` identifies what was read."""
 
     rows: pa.Table
     version: str
@@ -29,14 +29,15 @@ class OutsideRows:
 
 
 class OutsideTable(dg.ConfigurableResource):
-    """A table that somebody else keeps, or none."""
+    """An external table, or none."""
 
     source: str = Field(default="", description=f"{EXPECTED[0].upper()}{EXPECTED[1:]}; none by default.")
 
     def version(self) -> str:
-        """What changes when the table does, without reading it; empty where there is none to read.
+        """A text that changes with the table, without reading it; empty if no table is set.
 
-        FileNotFoundError when the one that is named is not there.
+        Raises:
+            FileNotFoundError: The table does not exist.
         """
         if not self.source:
             return ""
@@ -50,9 +51,11 @@ class OutsideTable(dg.ConfigurableResource):
         return f"{to_time(info).isoformat()}, {info['size']} bytes"
 
     def read(self, columns: Sequence[str], optional: Sequence[str] = ()) -> OutsideRows:
-        """These columns, and those of the optional ones that are there, as texts.
+        """These columns, and those optional ones that exist, as strings.
 
-        A ValueError says which one lacks, or why the table cannot be read.
+        Raises:
+            FileNotFoundError: The table does not exist.
+            ValueError: A column is missing, or the table cannot be read.
         """
         version = self.version()
         try:
@@ -69,7 +72,7 @@ class OutsideTable(dg.ConfigurableResource):
         return self.source.lower().endswith((CSV, PARQUET))
 
     def _missing(self) -> FileNotFoundError:
-        return FileNotFoundError(f"{self.source} is not there: expected {EXPECTED}")
+        return FileNotFoundError(f"{self.source} does not exist: expected {EXPECTED}")
 
     def _log(self) -> DeltaTable:
         try:
@@ -86,13 +89,13 @@ class OutsideTable(dg.ConfigurableResource):
 
     def _delta_rows(self) -> tuple[pa.Table, str]:
         log = self._log()
-        # As DeltaTables reads: threads that read a delta-rs file system abort Python when it ends (pyarrow 14).
+        # As in DeltaTables: threads that read through delta-rs may abort Python when it exits (pyarrow 14).
         unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
         return log.to_pyarrow_dataset().scanner(**unthreaded).to_table(), f"Delta version {log.version()}"
 
 
 def csv_rows(file: pa.NativeFile) -> pa.Table:
-    """The rows of a CSV file: every column as it is written, so that neither `007` nor `NA` becomes anything else."""
+    """The rows of a CSV file, all columns as strings, so that `007` and `NA` stay as they are."""
     names = csv.open_csv(file).schema.names
     file.seek(0)
     as_written = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))

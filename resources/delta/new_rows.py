@@ -1,7 +1,4 @@
-"""The rows that a table got since another one followed it, read by tasks from the files that brought them.
-
-What a follower has taken in is written in its own commits: the upstream's version up to which it follows.
-"""
+"""New rows of a table, read by tasks from the files that they were added with (runs in each executor)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +8,6 @@ import pyarrow.parquet as pq
 
 from resources.delta.arrow_rows import Row, SetAside, without_set_aside
 from resources.delta.parquet_files import FileLayout, WrittenFile, open_parquet, write_files
-from resources.delta.task_counts import TaskCounter
 
 READ_ROWS = 64
 Key = tuple[object, ...]
@@ -19,10 +15,18 @@ Key = tuple[object, ...]
 
 @dataclass(frozen=True)
 class NewRows:
-    """Some files of an upstream, and which of their rows, told by their keys, are handed over.
+    """Files of a table with new rows, and which of their rows to process.
 
-    `version` is the upstream's version up to which a follower follows once it has these rows; None when more are to
-    come first.
+    Attributes:
+        files: The addresses of the files.
+        version: The table's version up to which all rows are processed once these are; None if more come first.
+        keys: The columns by which `skipped` and `wanted` identify rows.
+        skipped: The keys of rows that are not processed.
+        wanted: The keys of the only rows that are processed; None for all.
+        size_bytes: The size of the files.
+        count: Rows in the files, as far as the log counts them.
+        before: Rows in the files of earlier batches.
+        total: Rows in the files of all batches; None if the log does not count them.
     """
 
     files: tuple[str, ...]
@@ -30,23 +34,25 @@ class NewRows:
     keys: tuple[str, ...] = ()
     skipped: frozenset[Key] = frozenset()
     wanted: frozenset[Key] | None = None
-    before: int = 0  # rows of earlier batches
-    total: int | None = None  # rows of all batches, where that is known
+    size_bytes: int = 0
+    count: int = 0
+    before: int = 0
+    total: int | None = None
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """The columns of all rows, without tasks: for thin ones."""
+        """The columns of all rows, in this process: for columns without images."""
         parts = list(self.tables(columns, 0, 1))
         none = pa.table({name: pa.nulls(0) for name in columns})
         return pa.concat_tables([none, *parts], promote_options="default")
 
     def rows(self, columns: Sequence[str], part: int, of: int) -> Iterator[Row]:
-        """The columns of the rows of one of so many parts, a row group after the other."""
+        """The columns of one part's rows, one row group after the other."""
         for table in self.tables(columns, part, of):
             for batch in table.to_batches(READ_ROWS):
                 yield from batch.to_pylist()
 
     def tables(self, columns: Sequence[str], part: int, of: int) -> Iterator[pa.Table]:
-        """The row groups of a part with the rows that are handed over."""
+        """The rows to process of one of `of` parts, by row group."""
         for number, file in enumerate(self.files):
             with open_parquet(file) as parquet:
                 for group in range(parquet.num_row_groups):
@@ -55,7 +61,7 @@ class NewRows:
 
     def _chosen(self, parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table | None:
         chosen = None
-        if self.skipped or self.wanted is not None:  # told before images are read
+        if self.skipped or self.wanted is not None:  # checked before images are read
             keys = parquet.read_row_group(group, list(self.keys), use_threads=False)
             chosen = [self._is_chosen(key) for key in zip(*(keys[name].to_pylist() for name in self.keys), strict=True)]
             if not any(chosen):
@@ -72,7 +78,7 @@ class NewRows:
 
 @dataclass(frozen=True)
 class Task:
-    """What a task does with its part of new rows."""
+    """Writes files from one part of new rows."""
 
     new: NewRows
     columns: tuple[str, ...]
@@ -80,11 +86,10 @@ class Task:
     folder: str
     layout: FileLayout
     parts: int
-    counter: TaskCounter
 
     def __call__(self, parts: Iterable[int]) -> Iterator[tuple[list[WrittenFile], list[Row]]]:
-        """Read, work and write; the files, and the rows that were set aside."""
+        """Read, process and write; yields the files, and the rows that were set aside."""
         for part in parts:
             aside: list[Row] = []
-            made = self.by(self.counter.over(self.new.rows(self.columns, part, self.parts)))
+            made = self.by(self.new.rows(self.columns, part, self.parts))
             yield list(write_files(without_set_aside(made, aside), self.folder, self.layout)), aside

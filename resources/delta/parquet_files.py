@@ -1,4 +1,4 @@
-"""A table's Parquet files, written by whoever has the rows (runs in each executor)."""
+"""A table's Parquet files: reading footers and samples, and writing files without Spark (runs in each executor)."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from resources.files.file_system import arrow_system
 
 @dataclass(frozen=True)
 class ColumnChunk:
-    """How a column is written in a row group."""
+    """How a column is stored in a row group."""
 
     column: str
     codec: str
@@ -28,7 +28,7 @@ class ColumnChunk:
 
 
 def located(file: str) -> tuple[pafs.FileSystem, str]:
-    """Where a file lies, by its URL or path."""
+    """The file system of a file, by its URL or path, and its path there."""
     parts = urlsplit(file)
     if parts.scheme in ("", "file"):
         return pafs.LocalFileSystem(), unquote(parts.path)
@@ -55,7 +55,7 @@ def file_sizes(folder: str) -> dict[str, int]:
 
 
 def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
-    """What the footers say of every row group of the files."""
+    """The footers' metadata of every row group of the files."""
     for file in files:
         with open_parquet(file) as parquet:
             for index in range(parquet.num_row_groups):
@@ -63,7 +63,7 @@ def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
 
 
 def column_chunks(files: Iterable[str]) -> set[ColumnChunk]:
-    """The ways in which columns are written in any row group of the files; a nested column is its outermost name."""
+    """The ways in which columns are stored in any row group; a nested column has its outermost name."""
     chunks = (group.column(index) for group in row_group_metadata(files) for index in range(group.num_columns))
     return {
         ColumnChunk(
@@ -74,7 +74,7 @@ def column_chunks(files: Iterable[str]) -> set[ColumnChunk]:
 
 
 def codecs(files: Iterable[str], column: str) -> set[str]:
-    """The codecs that the column is written with in any row group of the files."""
+    """The codecs of a column in any row group of the files."""
     return {chunk.codec for chunk in column_chunks(files) if chunk.column == column}
 
 
@@ -83,19 +83,19 @@ def row_groups(files: Iterable[str]) -> list[tuple[int, int]]:
     return [(group.num_rows, group.total_byte_size) for group in row_group_metadata(files)]
 
 
-MAX_FILES, MAX_ROW_GROUPS = 8, 2  # files that are opened, and row groups of each that are read, at most
+MAX_FILES, MAX_ROW_GROUPS = 8, 2  # at most so many files are opened, and so many row groups of each are read
 
 Item = TypeVar("Item")
 
 
 def evenly_spaced(of: Sequence[Item], limit: int) -> list[Item]:
-    """So many of them at most, from all over."""
+    """At most `limit` items, at equal distances."""
     count = min(limit, len(of))
     return [of[index * len(of) // count] for index in range(count)]
 
 
 def sample_rows(files: Sequence[str], columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """A few rows of the files; null in columns that a file was written without."""
+    """Up to `limit` rows from all over the files; columns that a file lacks are null."""
     rows: list[dict[str, Any]] = []
     chosen = evenly_spaced(files, MAX_FILES)
     for left, file in zip(range(len(chosen), 0, -1), chosen, strict=True):
@@ -115,7 +115,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 @dataclass(frozen=True)
 class FileLayout:
-    """How files are written: a row group for each list of rows, no dictionary or statistics of image bytes."""
+    """How files are written: one row group per list of rows, no dictionary or statistics for image bytes."""
 
     schema: pa.Schema
     codec: str
@@ -124,7 +124,7 @@ class FileLayout:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file in the table's folder; `statistics` is JSON, as Delta's log takes it."""
+    """A file in the table's folder; `statistics` is JSON, as Delta's log stores it."""
 
     name: str
     size_bytes: int
@@ -132,21 +132,21 @@ class WrittenFile:
 
 
 def file_system_of(folder: str) -> tuple[pafs.FileSystem, str]:
-    """Where a folder lies, on disk or by its URL, and its path there."""
+    """The file system of a folder, by its path or URL, and its path there."""
     if "://" in folder:
         return arrow_system(folder)
     return pafs.LocalFileSystem(), folder
 
 
 def write_files(rows: Iterable[Row], folder: str, layout: FileLayout) -> Iterator[WrittenFile]:
-    """Write the rows into as many files as they fill, none for no rows; no reader knows of them before a commit."""
+    """Write the rows to as many files as they fill, without a commit; no rows make no file."""
     batches = bounded(rows, TASK_ROW_GROUP_BYTES)
     for first in batches:
         yield write_file(first, batches, folder, layout)
 
 
 def write_file(first: list[Row], more: Iterator[list[Row]], folder: str, layout: FileLayout) -> WrittenFile:
-    """Write lists of rows until the file is full or none is left."""
+    """Write lists of rows until the file is full or no list is left."""
     system, root = file_system_of(folder)
     name = f"part-{uuid4()}.parquet"
     statistics = Statistics(layout.statistics)
@@ -170,7 +170,7 @@ def write_file(first: list[Row], more: Iterator[list[Row]], folder: str, layout:
 
 
 class Statistics:
-    """The number of rows, and of some columns the smallest and largest values and the number of nulls."""
+    """The number of rows, and the minimum, maximum and null count of some columns."""
 
     def __init__(self, columns: Iterable[str]) -> None:
         self.rows = 0
@@ -179,7 +179,7 @@ class Statistics:
         self.largest: dict[str, Any] = {}
 
     def add(self, table: pa.Table) -> None:
-        """Take more rows into account."""
+        """Include more rows."""
         self.rows += table.num_rows
         for name in self.nulls:
             self.nulls[name] += table[name].null_count
@@ -189,7 +189,7 @@ class Statistics:
                 self.largest[name] = max(self.largest.get(name, found["max"]), found["max"])
 
     def to_json(self) -> str:
-        """As Delta's protocol writes it ("Per-file Statistics"): times in milliseconds, here rounded outwards."""
+        """In the format of Delta's protocol ("Per-file Statistics"); times are rounded outwards to milliseconds."""
         return json.dumps(
             {
                 "numRecords": self.rows,
@@ -201,7 +201,7 @@ class Statistics:
 
 
 def to_value(value: Any, more: timedelta) -> Any:
-    """A value as JSON holds it; a time is cut to milliseconds after `more` is added."""
+    """A value for JSON; a time is truncated to milliseconds after adding `more`."""
     if isinstance(value, datetime):
         return (value + more).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return value

@@ -1,4 +1,4 @@
-"""Petastorm caches: written once, found again by name (workers open them by URL)."""
+"""Petastorm caches: written once with Spark, found by name, opened by URL in training workers."""
 
 import errno
 import fcntl
@@ -27,21 +27,22 @@ from resources.delta.row_groups import ROW_GROUP, Color, Content, RowGroupWriter
 from resources.delta.spark_session import cached
 
 FILE_BYTES = 64 * 1024 * 1024
-ROW = "_row"  # a column that tells rows apart while they are written
+ROW = "_row"  # a temporary column that identifies a row
 
 
 @dataclass(frozen=True)
 class WrittenFiles:
-    """How many rows were written, and the size of every file by its name, in the order of their row groups."""
+    """The number of written rows, and the size of every file by name, in the order of their row groups."""
 
     rows: int
     sizes: dict[str, int]
 
 
 def row_group_plan(sizes: pd.DataFrame, ranks: int) -> pd.DataFrame:
-    """Each row's ROW_GROUP, by its ROW; ValueError when there are fewer rows than ranks.
+    """Each row's ROW_GROUP, by its ROW.
 
-    A rank without rows would wait for the others for ever.
+    Raises:
+        ValueError: There are fewer rows than ranks; a rank without rows would block the others.
     """
     if len(sizes) < ranks:
         raise ValueError(
@@ -54,9 +55,12 @@ def row_group_plan(sizes: pd.DataFrame, ranks: int) -> pd.DataFrame:
 
 
 def write_row_groups(rows: DataFrame, folder: Path, *, ranks: int) -> WrittenFiles:
-    """Write rows of an `image_id`, a `content` and what else they have; OSError when the disk is full.
+    """Write rows with `image_id`, `content` and any other columns.
 
-    They are put in the order of `image_id`: a hash, so that labels are mixed, and the same order every time.
+    The order is that of `image_id`, a hash: labels are mixed, and the order is the same every time.
+
+    Raises:
+        OSError: The disk is full.
     """
     spark = rows.sparkSession
     with cached(rows.withColumn(ROW, F.monotonically_increasing_id())) as numbered:
@@ -83,20 +87,20 @@ def write_row_groups(rows: DataFrame, folder: Path, *, ranks: int) -> WrittenFil
 
 
 def no_space(folder: Path, needed_bytes: int, free_bytes: int) -> OSError:
-    """The disk is full, and what to do."""
+    """The error for a full disk, with a remedy."""
     return OSError(
         errno.ENOSPC,
-        f"no space for a cache: it needs {needed_bytes:,} bytes and more, {free_bytes:,} are free. Delete what is not "
-        "needed on this disk, or let caches hold less: set IMAGE_ASSETS_CACHE_CONTENT to jpeg",
+        f"no space for a cache: it needs more than {needed_bytes:,} bytes, but only {free_bytes:,} are free. Free disk "
+        "space, or make caches smaller by setting IMAGE_ASSETS_CACHE_CONTENT to jpeg",
         str(folder),
     )
 
 
 @contextmanager
 def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the folder for oneself, or shared with others; whether that succeeded, which it does for whoever waits.
+    """Lock the folder, exclusively or shared; yields whether the lock was acquired, which it always is with `wait`.
 
-    The lock is on the folder itself: it stays when the folder is renamed, and goes with the process, however it ends.
+    The lock is on the folder itself: it survives a rename, and ends with the process.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -114,8 +118,8 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
 MEGABYTE = 1024 * 1024
-MANIFEST = "_cache.json"  # a folder without it is no cache
-UNFINISHED = ".unfinished-"  # how the folders begin of caches that are being written or deleted
+MANIFEST = "_cache.json"  # a folder without it is not a cache
+UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
 
 
 @dataclass(frozen=True)
@@ -131,23 +135,24 @@ class Cache:
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """The size of all files."""
         return sum(Path(file.removeprefix("file://")).stat().st_size for file in self.files)
 
     def converter(self) -> "SparkDatasetConverter":
-        """The cache in Petastorm's hands: makes TensorFlow datasets and torch loaders, also in other processes."""
+        """Petastorm's converter, which makes TensorFlow datasets and torch loaders, also in other processes."""
         from petastorm.spark import SparkDatasetConverter
 
         return SparkDatasetConverter(self.url, list(self.files), self.rows)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While it is open, in any process of this machine, the cache is not evicted.
+        """Prevents eviction by any process of this machine inside the block.
 
-        FileNotFoundError when it was evicted, or cut, since it was found.
+        Raises:
+            FileNotFoundError: The cache was evicted or damaged since it was found.
         """
         folder = Path(self.url.removeprefix("file://"))
-        gone = FileNotFoundError(f"the cache {folder} is no longer whole: materialize it again")
+        gone = FileNotFoundError(f"the cache {folder} is no longer complete: materialize it again")
         if not folder.is_dir():
             raise gone
         with locked(folder, shared=True):
@@ -157,7 +162,7 @@ class Cache:
 
 
 def read_cache(folder: Path) -> Cache | None:
-    """The cache in a folder, if all of it is there; asking for it counts as a use."""
+    """The cache in a folder, if it is complete; reading it counts as a use."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return None
@@ -165,14 +170,14 @@ def read_cache(folder: Path) -> Cache | None:
     files = [folder / name for name in written["files"]]
     if any(not file.is_file() or file.stat().st_size != written["files"][file.name] for file in files):
         return None
-    now = time.time_ns()  # finer than what the kernel would put: two uses may be within a few milliseconds
+    now = time.time_ns()  # finer than the kernel's own: two uses may be a few milliseconds apart
     os.utime(folder, ns=(now, now))
     urls = tuple(map(to_url, files))
     return Cache(folder.name, to_url(folder), written["rows"], urls, written["content"], written["color"])
 
 
 def to_url(path: Path) -> str:
-    """The path as Hadoop and Petastorm take it: as it is, not percent-encoded."""
+    """The path as a URL for Hadoop and Petastorm, which must not be percent-encoded."""
     return f"file://{path}"
 
 
@@ -180,31 +185,31 @@ UNNAMED_SIDE_PIXELS = 224  # the side of images in caches whose names do not dep
 
 
 class PetastormCaches(dg.ConfigurableResource):
-    """The caches of one home, each a folder named by what went into it: its split, a hyphen, and the rest."""
+    """The caches of one home: folders whose names begin with the split and a hyphen."""
 
     root: str
-    content: Content = Field(default="original", description="What new caches hold of an image.")
-    color: Color = Field(default="rgb", description="Whether they hold the images, or the images in gray.")
+    content: Content = Field(default="original", description="What new caches store of an image.")
+    color: Color = Field(default="rgb", description="Whether new caches store color or grayscale images.")
     side_pixels: int = Field(
         default=UNNAMED_SIDE_PIXELS,
         gt=0,
         description="Width and height that images are scaled to, unless caches hold the original files.",
     )
-    keep: int = Field(default=3, ge=1, description="How many caches of each split are kept.")
-    keep_megabytes: float = Field(default=16384, gt=0, description="How large all caches together may be.")
+    keep: int = Field(default=3, ge=1, description="How many caches of each split to keep.")
+    keep_megabytes: float = Field(default=16384, gt=0, description="The maximum size of all caches together.")
 
     def checkpoints(self, training: str) -> str:
-        """The folder of a training's checkpoints, which its ranks see as they see the caches."""
+        """The folder of a training's checkpoints, on the same file system as the caches."""
         return f"{self.root}/.trainings/{training}"
 
     def find(self, name: str) -> Cache | None:
-        """The cache of that name, if it was written to the end and is still whole."""
+        """The cache of that name, if it is complete."""
         return read_cache(Path(self.root) / name)
 
     def write(self, rows: DataFrame, name: str, *, ranks: int) -> Cache:
-        """Write rows under a name, with some row groups for every rank; see `write_row_groups`.
+        """Write rows as a cache, with row groups for every rank; see `write_row_groups`.
 
-        The rows hold of an image what `content` and `color` say. Nobody finds the cache before all of it is there.
+        The rows' images must match `content` and `color`. The cache can be found only once it is complete.
         """
         root = Path(self.root)
         with self._unfinished() as folder:
@@ -216,14 +221,17 @@ class PetastormCaches(dg.ConfigurableResource):
                 folder.rename(root / name)
         cache = self.find(name)
         if cache is None:
-            raise OSError(f"the cache {name} was written to {root} and cannot be found again")
+            raise OSError(f"the cache {name} was written to {root}, but cannot be read from there")
         return cache
 
     def evict(self) -> list[str]:
-        """Delete caches beyond the limits, those first that were not used for longest; their names.
+        """Delete caches beyond the limits, the least recently used first.
 
-        The last one used of each split stays: a training asks for one of each. So does a cache that is in use. What
-        trainings keep here of a backbone's embeddings is treated like a cache of a split of its own.
+        The last used cache of each split stays, because a training needs one of each, and so do caches in use. Stored
+        embeddings of backbones count as another split.
+
+        Returns:
+            The names of the deleted caches.
         """
         with locked(Path(self.root)):
             folders = [folder for folder in Path(self.root).glob("[!.]*") if folder.is_dir()]
@@ -243,11 +251,11 @@ class PetastormCaches(dg.ConfigurableResource):
 
     @contextmanager
     def _unfinished(self) -> Iterator[Path]:
-        """A folder to write a cache in, which nobody finds; what is left of it afterwards is deleted."""
+        """A hidden folder to write a cache in; what is left of it afterwards is deleted."""
         root = Path(self.root)
         root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            with locked(root):  # no other process may take the folder for a killed one's before it is locked
+            with locked(root):  # or another process would take the folder for a leftover before it is locked
                 self._delete_leftovers()
                 folder = root / f"{UNFINISHED}{uuid4()}"
                 folder.mkdir()
@@ -258,23 +266,23 @@ class PetastormCaches(dg.ConfigurableResource):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _delete_leftovers(self) -> None:
-        """Delete what killed processes left."""
+        """Delete the folders that killed processes left."""
         for folder in Path(self.root).glob(f"{UNFINISHED}*"):
             self._delete_unused(folder)
 
     def _delete_unused(self, folder: Path) -> bool:
-        """Delete a folder unless somebody holds it; whether that was done."""
+        """Delete a folder unless it is locked; returns whether it was deleted."""
         with locked(folder, wait=False) as unused:
             if unused:
                 self._delete(folder)
         return unused
 
     def _delete(self, folder: Path) -> None:
-        """Delete a cache, if it is there, so that nobody finds a part of it."""
+        """Delete a cache, if it exists, so that no process can find a part of it."""
         if folder.is_dir():
             shutil.rmtree(folder.rename(folder.with_name(f"{UNFINISHED}{uuid4()}")))
 
 
 def split_of(folder: Path) -> str:
-    """The split that a cache's name begins with."""
+    """The split in a cache's name."""
     return folder.name.partition("-")[0]

@@ -1,4 +1,4 @@
-"""Parquet files with planned row groups: near 1 MB, of equal length, some for every rank (runs in each executor)."""
+"""Parquet files for caches, with row groups of about 1 MB and equal length, for every rank (runs in each executor)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Color = Literal["rgb", "gray"]
 
 CACHE_ROW_GROUP_BYTES = 1024 * 1024
 ROW_GROUPS_PER_RANK = 4
-ROW_GROUP = "_row_group"  # a column that says into which row group a row goes
+ROW_GROUP = "_row_group"  # a temporary column: the row group of each row
 
 
 def row_group_count(rows: int, content_bytes: int, ranks: int) -> int:
@@ -28,16 +28,16 @@ def row_group_count(rows: int, content_bytes: int, ranks: int) -> int:
 
 
 def row_group_numbers(rows: int, groups: int) -> np.ndarray:
-    """The row group of each row; groups differ by one row at most, the larger ones come first.
+    """The row group of each row; groups differ by at most one row, and the larger ones come first.
 
-    Petastorm gives row group n to shard n modulo ranks: with equal groups in this order, shards are equal too.
+    Petastorm assigns row group n to shard n modulo ranks, so equal groups in this order make equal shards.
     """
     sizes = np.full(groups, rows // groups) + (np.arange(groups) < rows % groups)
     return np.repeat(np.arange(groups), sizes)
 
 
 def shard_rows(groups: Sequence[tuple[int, int]], ranks: int) -> list[int]:
-    """How many rows each rank reads, of row groups by rows and bytes."""
+    """The number of rows that each rank reads, from the rows and bytes of every row group."""
     return [sum(rows for rows, _ in groups[rank::ranks]) for rank in range(ranks)]
 
 
@@ -49,7 +49,7 @@ class RowGroupWriter:
     schema: pa.Schema  # without ROW_GROUP
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The file's name, by its first row group, and its size; no file for no rows."""
+        """Write the file; yields its name, after its first row group, and its size. No rows make no file."""
         rows = (row for batch in batches for row in batch.to_pylist())
         groups = ((number, list(group)) for number, group in groupby(rows, key=itemgetter(ROW_GROUP)))
         for number, group in groups:

@@ -1,10 +1,12 @@
-"""dagster-pyspark's session, with Delta switched on."""
+"""dagster-pyspark's session, configured for Delta, and progress from Spark's finished tasks."""
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 from dagster_pyspark import PySparkResource
@@ -12,16 +14,19 @@ from pyspark.sql import DataFrame, SparkSession
 
 from resources.delta.table_layout import FileSizes
 from resources.files import s3
+from resources.progress import ProgressLine
 
 MEBIBYTE = 1024 * 1024
+TASKS_PER_CORE = 4  # at most
+POLL_SECONDS = 0.5  # between two questions to Spark's status tracker
 
 
 @contextmanager
 def cached(rows: DataFrame) -> Iterator[DataFrame]:
-    """The rows, computed once while the block lasts.
+    """The rows, computed once inside the block.
 
-    Rows that stay cached are given again to whoever reads the same table, also after delta-rs changed it: Spark does
-    not notice.
+    They must not stay cached: Spark would return them to every later reader of the same table, even after delta-rs
+    has changed it.
     """
     rows = rows.cache()
     try:
@@ -30,15 +35,63 @@ def cached(rows: DataFrame) -> Iterator[DataFrame]:
         rows.unpersist()
 
 
+def task_count(spark: SparkSession, wanted: int) -> int:
+    """`wanted`, but at least one task for each core and at most TASKS_PER_CORE.
+
+    Spark reports a task when it has finished, so a progress line needs more tasks than cores.
+    """
+    cores = spark.sparkContext.defaultParallelism
+    return max(cores, min(wanted, TASKS_PER_CORE * cores))
+
+
+@contextmanager
+def counting_tasks(spark: SparkSession, progress: ProgressLine, *, rows: int, tasks: int) -> Iterator[None]:
+    """Move the progress line as Spark finishes the tasks of the block, each taken for an equal share of the rows.
+
+    Args:
+        spark: The session whose jobs are counted: those that this thread starts in the block.
+        progress: The line; an open one, which may have counted earlier blocks.
+        rows: What the block processes in all, in the line's unit.
+        tasks: The number of tasks of the stage that does the work. Stages with another number are ignored, such as
+            those in which Delta reads its log.
+    """
+    context, group, before = spark.sparkContext, str(uuid4()), progress.done
+    over = threading.Event()
+
+    def finished_tasks() -> int:
+        tracker = context.statusTracker()
+        jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
+        stages = filter(None, (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds))
+        return max((stage.numCompletedTasks for stage in stages if stage.numTasks == tasks), default=0)
+
+    def poll() -> None:
+        while not over.wait(POLL_SECONDS):
+            progress.reach(before + rows * finished_tasks() // tasks)
+
+    context.setJobGroup(group, progress.desc)
+    polling = threading.Thread(target=poll, daemon=True)
+    polling.start()
+    try:
+        yield
+        over.set()
+        polling.join()
+        progress.reach(before + rows)
+    finally:
+        over.set()
+        polling.join()
+        for name in ("spark.jobGroup.id", "spark.job.description"):
+            context.setLocalProperty(name, None)  # pyright: ignore[reportArgumentType] - None removes it
+
+
 class DeltaSpark(PySparkResource):
-    """dagster-pyspark's session, whose Python workers are this environment's Python unless told otherwise."""
+    """dagster-pyspark's session, started on first use; its workers run this environment's Python by default."""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Do nothing yet: starting Spark takes seconds, and many runs never use it."""
+        """Do nothing: starting Spark takes seconds, and many runs never use it."""
 
     @property
     def spark_session(self) -> SparkSession:
-        """The session, started when it is first used."""
+        """The session; the first use starts it."""
         if self._spark_session is None:
             self._start()
         return self._spark_session
@@ -50,29 +103,29 @@ class DeltaSpark(PySparkResource):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         session = SparkSession.getActiveSession()
         if session and all(session.conf.get(name, None) == value for name, value in self.spark_config.items()):
-            self._spark_session = session  # as it is: setting each value again takes a third of a second
+            self._spark_session = session  # setting each value again would take a third of a second
         else:
             on_s3 = s3.SPARK_READS_S3 in self.spark_config
             if on_s3:
                 s3.require_jars()
             self._spark_session = SparkSession.builder.config(map=self.spark_config).getOrCreate()
-            if on_s3:  # as no setting of Spark's: those are on the command line of its Java side
+            if on_s3:  # not as settings: Spark puts those on the command line of its JVM
                 self._spark_session.sparkContext.environment.update(s3.worker_variables(os.environ))
 
 
 def is_local(master: str) -> bool:
-    """Whether Spark runs in the driver's own process."""
+    """Whether Spark runs in the driver's process."""
     return master.startswith("local") and not master.startswith("local-cluster")
 
 
 def gpu_settings(gpus: int, tasks_per_gpu: int) -> dict[str, str]:
-    """Spark's settings for executors with so many GPUs each, which so many tasks at once share."""
+    """Spark settings for executors with `gpus` GPUs each, each shared by `tasks_per_gpu` tasks."""
     if not gpus:
         return {}
     return {
         "spark.executor.resource.gpu.amount": str(gpus),
         "spark.executor.resource.gpu.discoveryScript": str(Path(__file__).with_name("gpu_addresses.sh")),
-        "spark.executor.resource.gpu.vendor": "nvidia.com",  # what Kubernetes asks for
+        "spark.executor.resource.gpu.vendor": "nvidia.com",  # required on Kubernetes
         "spark.task.resource.gpu.amount": str(1 / tasks_per_gpu),
     }
 
@@ -80,7 +133,7 @@ def gpu_settings(gpus: int, tasks_per_gpu: int) -> dict[str, str]:
 def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None = None) -> DeltaSpark:
     """The Spark session on `master`; `scratch` is a local folder for Spark's warehouse and temporary files.
 
-    `more` settings are those of the storage that it works on, and of GPUs.
+    `more` holds settings for storage and GPUs.
     """
     settings = {
         "spark.master": master,
@@ -88,16 +141,16 @@ def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None =
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.warehouse.dir": f"{scratch}/warehouse",
-        # What is not written through DeltaTables, which sets a codec for each table, holds images too.
+        # For files that are not written through DeltaTables, which sets a codec for each table; they hold images, too.
         "spark.sql.parquet.compression.codec": "uncompressed",
-        # Many small files a task: with Spark's 4 MB a file, a task would take a handful of images.
+        # Lets a task read many small files: with Spark's default of 4 MB a file, a task would read a handful of images.
         "spark.sql.files.openCostInBytes": str(64 * 1024),
-        # An Arrow batch holds image bytes: 10,000 images, Spark's default, would pass the limit of 2 GiB, and so would
-        # 128 large ones without a limit in bytes.
+        # An Arrow batch holds image bytes: Spark's default of 10,000 images would exceed 2 GiB, and so would 128 large
+        # images without a limit in bytes.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "128",
         "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * MEBIBYTE),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        # Memory that one batch frees serves the next one: with the default pool the kernel gives new pages each time.
+        # mimalloc reuses the memory of the last batch; the default pool gets new pages from the kernel each time.
         "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL": "mimalloc",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "8",

@@ -1,4 +1,4 @@
-"""What a table promises, and what a materialization did to it."""
+"""A table's definition, and its state before and after a materialization."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ FILL = "fill"  # in a column's metadata: its value in rows that were written wit
 
 @dataclass(frozen=True)
 class Table:
-    """A table's promise: its name, the columns that tell its rows apart, all columns in order, and whence they come."""
+    """A table's name, the columns that identify a row, all columns in order, and the tables it is made from."""
 
     name: str
     keys: tuple[str, ...]
@@ -24,7 +24,7 @@ class Table:
 
     @property
     def statistics_columns(self) -> list[str]:
-        """The columns worth statistics in the log: not image bytes, not nested ones."""
+        """The columns with statistics in the log: all but binary and nested ones."""
         return [
             field.name
             for field in self.columns
@@ -33,17 +33,17 @@ class Table:
 
     @property
     def binary_columns(self) -> list[str]:
-        """The columns that hold images."""
+        """The columns with image bytes."""
         return [field.name for field in self.columns if isinstance(field.dataType, BinaryType)]
 
     @property
     def codec(self) -> str:
-        """What the table's files are compressed with: nothing where they hold images, compressed already."""
+        """The codec of the table's files: none if they hold images, which are compressed already."""
         return "uncompressed" if self.binary_columns else "zstd"
 
     @property
     def column_schema(self) -> dg.TableSchema:
-        """The columns as Dagster's UI shows them."""
+        """The columns, for Dagster's UI."""
         return dg.TableSchema(
             columns=[
                 dg.TableColumn(
@@ -58,7 +58,7 @@ class Table:
 
     @property
     def column_lineage(self) -> dg.TableColumnLineage:
-        """The columns that are those of a table before it, carried as they are."""
+        """The columns that come unchanged from upstream tables."""
         carried = {
             field.name: [
                 dg.TableColumnDep(asset_key=dg.AssetKey(table.name), column_name=field.name)
@@ -72,7 +72,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A table at one moment."""
+    """A table's size at one version."""
 
     rows: int
     version: int
@@ -87,5 +87,5 @@ class Change:
 
     @property
     def rows_added(self) -> int:
-        """Rows that were not there before; negative when rows left."""
+        """The number of added rows; negative if rows were removed."""
         return self.after.rows - self.before.rows

@@ -1,4 +1,4 @@
-"""How a table's Parquet files are written: the session's settings, for a while, or a writer's own."""
+"""The layout of a table's Parquet files: when to compact them, and Parquet settings for Spark and for pyarrow."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,29 +12,29 @@ from resources.delta.parquet_files import FileLayout
 from resources.delta.table import Table
 
 MEBIBYTE = 1024 * 1024
-SMALL_FILES = 32  # fewer are left as they are
-GROWTH = 4  # what a compaction makes is this many times the largest file that goes into it
+SMALL_FILES = 32  # fewer are not compacted
+GROWTH = 4  # the least ratio of a compacted file to the largest file that goes into it
 
 
 @dataclass(frozen=True)
 class FileSizes:
-    """Which files are small, and how large those may become that a compaction makes of them."""
+    """Below which size a file is small, and up to which size compaction joins small files."""
 
     minimum_bytes: int = 48 * MEBIBYTE
     maximum_bytes: int = 192 * MEBIBYTE
 
     def __post_init__(self) -> None:
-        """Files filled up to the largest size may not be small again, or they would be rewritten for ever."""
+        """Compacted files must not be small again, or they would be rewritten forever."""
         if not 0 < 2 * self.minimum_bytes <= self.maximum_bytes:
             raise ValueError(
                 f"files from {self.minimum_bytes:,} to {self.maximum_bytes:,} bytes: "
-                "expected a largest size of at least twice the smallest, such as 48 and 192 MB"
+                "expected a maximum of at least twice the minimum, such as 48 and 192 MB"
             )
 
 
 @dataclass(frozen=True)
 class Compaction:
-    """A table's files, and those that a compaction would rewrite: all below a size, or none."""
+    """A table's files, and those that compaction would rewrite: all below a size, or none."""
 
     files: int
     small_files: int
@@ -49,7 +49,7 @@ class Compaction:
 
 
 def plan_compaction(sizes: Sequence[int], limits: FileSizes) -> Compaction:
-    """What compacting files of these sizes would do: the most small files that are worth it, smallest first."""
+    """The compaction of files of these sizes: as many small files as are worth rewriting, smallest first."""
     small = sorted(size for size in sizes if size < limits.minimum_bytes)
     sums = list(accumulate(small))
     worth_it = [
@@ -68,35 +68,32 @@ ROW_CHECK_MIN, ROW_CHECK_MAX = 4, 32
 
 
 def parquet_settings(table: Table) -> dict[str, str]:
-    """The settings that the table's files are written with, by appends, merges and compaction alike.
+    """Spark settings for the table's files: the same for appends, merges and compaction.
 
-    Delta drops a writer's options but for the codec; what the session's configuration holds reaches Parquet.
+    They belong to the session, because Delta passes no writer option to Parquet except the codec.
     """
     settings = {
         "spark.sql.parquet.compression.codec": table.codec,
         "parquet.block.size": str(TABLE_ROW_GROUP_BYTES),
     }
     if table.binary_columns:
-        # Parquet looks at a row group's size after this many rows; its default of 100 lets large images fill gigabytes.
+        # Rows between two checks of a row group's size; with the default of 100, large images would fill gigabytes.
         settings["parquet.page.size.row.check.min"] = str(ROW_CHECK_MIN)
         settings["parquet.page.size.row.check.max"] = str(ROW_CHECK_MAX)
     for column in table.binary_columns:
-        settings[f"parquet.enable.dictionary#{column}"] = "false"  # no image is there twice
-        settings[f"parquet.column.statistics.enabled#{column}"] = "false"  # nobody asks for images between two others
+        settings[f"parquet.enable.dictionary#{column}"] = "false"  # no image occurs twice
+        settings[f"parquet.column.statistics.enabled#{column}"] = "false"  # nobody filters by image bytes
     return settings
 
 
 def file_layout(table: Table) -> FileLayout:
-    """The same, for files that are written without Spark's writer."""
+    """The layout of the table's files that pyarrow writes."""
     return FileLayout(to_arrow_schema(table.columns), table.codec, tuple(table.statistics_columns))
 
 
 @contextmanager
 def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    """The session with these settings; as it was afterwards, whatever happens.
-
-    A batch of a stream belongs to a session of its own (`batch.sparkSession`), with settings of its own.
-    """
+    """Settings of the session inside the block; afterwards it has its own settings again."""
     before = {name: spark.conf.get(name, None) for name in settings}
     try:
         for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""Long work tells how far it has come, short work says nothing."""
+"""Long work shows its progress, short work shows nothing."""
 
 import os
 import pty
@@ -43,7 +43,7 @@ def test_a_line_says_how_far_how_fast_and_how_long(done: int, total: int | None,
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets time go by for progress lines."""
+    """Lets time pass for progress lines."""
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
 
@@ -54,45 +54,45 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_lines_come_ten_seconds_apart_however_often_it_is_counted(seconds: Callable[[float], None]) -> None:
-    told: list[str] = []
-    with ProgressLine("read", 1000, "files", told.append) as progress:
+    lines: list[str] = []
+    with ProgressLine("read", 1000, "files", lines.append) as progress:
         for _ in range(360):
             seconds(0.125)
             progress.update()
-    assert [line.split(", ")[0] for line in told] == [f"read {done} of 1,000 files" for done in (80, 160, 240, 320)]
-    assert told[-1].endswith("8 a second, 0:01:25 left")
+    assert [line.split(", ")[0] for line in lines] == [f"read {done} of 1,000 files" for done in (80, 160, 240, 320)]
+    assert lines[-1].endswith("8 a second, 0:01:25 left")
 
 
 def test_what_was_done_before_counts_as_done_and_not_as_speed(seconds: Callable[[float], None]) -> None:
-    told: list[str] = []
-    with ProgressLine("written", 200, "images", told.append, before=100) as progress:
+    lines: list[str] = []
+    with ProgressLine("written", 200, "images", lines.append, before=100) as progress:
         for done in (50, 40):  # a task that began again
             seconds(10.0)
             progress.reach(done)
-    assert told[0] == "written 150 of 200 images, 5 a second, 0:00:10 left"
+    assert lines[0] == "written 150 of 200 images, 5 a second, 0:00:10 left"
     assert progress.n == 150
 
 
-def test_work_that_is_short_says_nothing() -> None:
-    told: list[str] = []
-    assert list(ProgressLine("read", 3, "files", told.append, items=[1, 2, 3])) == [1, 2, 3]
-    assert told == []
+def test_short_work_shows_nothing() -> None:
+    lines: list[str] = []
+    assert list(ProgressLine("read", 3, "files", lines.append, items=[1, 2, 3])) == [1, 2, 3]
+    assert lines == []
 
 
 def on_a_terminal(program: str) -> str:
-    """What a terminal of 60 columns gets of a program."""
+    """The output of a program on a terminal with 60 columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 60))
     environment = {**os.environ, "TERM": "xterm"}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=theirs, stderr=theirs):
         os.close(theirs)
-        said = b""
+        shown = b""
         try:
             while more := os.read(ours, 4096):
-                said += more
-        except OSError:  # nobody writes any more
+                shown += more
+        except OSError:  # the program has ended
             os.close(ours)
-    return said.decode()
+    return shown.decode()
 
 
 def test_a_terminal_has_one_live_line_which_is_gone_in_the_end() -> None:

@@ -5,7 +5,9 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pyspark.sql import DataFrame
@@ -14,6 +16,7 @@ from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Table
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
@@ -79,11 +82,12 @@ class KilledTables(DeltaTables):
 
     point: str
 
-    def append(self, rows: DataFrame, table: Table, *, transaction: tuple[str, int] | None = None) -> None:
-        """Add rows, or kill the process before Spark records the batch as done."""
-        super().append(rows, table, transaction=transaction)
+    def append_files(self, table: Table, files: Sequence[WrittenFile], **more: Any) -> int:
+        """Commit files, or kill the process right after the commit."""
+        version = super().append_files(table, files, **more)
         if self.point == "after the commit":
             kill()
+        return version
 
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
         """Replace all rows, or kill the process meanwhile."""

@@ -1,12 +1,28 @@
-"""Delta tables without Spark, and upserts of rows."""
+"""Delta tables without Spark, and small tables of shells (without Spark) and flowers (with Spark)."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pyspark.sql import DataFrame
+from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType, TimestampType
 
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import new_rows
+from resources.delta.parquet_files import write_files
 from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
+from resources.delta.table_layout import file_layout
+
+FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
+SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field) for field in FIELDS]))
+NECKLACES = Table("necklaces", keys=("name",), columns=SHELLS.columns)
+NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, UTC)
+COLUMNS = StructType(
+    [StructField("name", StringType()), StructField("number", LongType()), StructField("content", BinaryType())]
+)
+FLOWERS = Table("flowers", keys=("name",), columns=COLUMNS)
+BOUQUETS = Table("bouquets", keys=("name",), columns=COLUMNS)
+FOLLOWED = COLUMNS.fieldNames()
 
 
 def tables_at(root: Path | str) -> DeltaTables:
@@ -18,3 +34,37 @@ def upsert(rows: DataFrame, delta_tables: DeltaTables, table: Table) -> None:
     """Update the rows whose keys the table has, and insert the others."""
     updates = {name: f"new.{name}" for name in table.columns.fieldNames()}
     delta_tables.merge(rows.select(table.columns.fieldNames()).toArrow(), table, updates=updates)
+
+
+def shell(name: str | None, number: int | None = 1, content: bytes | None = b"\x00" * 500) -> dict:
+    return {"name": name, "number": number, "seen": NOON, "content": content}
+
+
+def add(delta_tables: DeltaTables, *rows: dict) -> int:
+    delta_tables.create(SHELLS)
+    files = list(write_files(rows, delta_tables.uri(SHELLS), file_layout(SHELLS)))
+    return delta_tables.append_files(SHELLS, files)
+
+
+def follow_shells(
+    delta_tables: DeltaTables, batch_bytes: int = 1 << 30, stop_before_commit: bool = False
+) -> list[list[str]]:
+    """The names in each batch that necklaces get from shells; they are committed."""
+    batches = []
+    for new in new_rows(delta_tables, SHELLS, NECKLACES, batch_bytes):
+        rows = new.read(["name", "number", "seen", "content"]).to_pylist()
+        batches.append(sorted(row["name"] for row in rows))
+        if stop_before_commit:
+            break
+        files = list(write_files(rows, delta_tables.uri(NECKLACES), file_layout(NECKLACES)))
+        delta_tables.append_files(NECKLACES, files, follows=(SHELLS, new.version))
+    return batches
+
+
+def flowers(delta_tables: DeltaTables, *names: str, number: int = 1) -> DataFrame:
+    rows = [(name, number, b"\x00" * 2000) for name in names]
+    return delta_tables.spark.createDataFrame(rows, COLUMNS).coalesce(1)
+
+
+def names(delta_tables: DeltaTables, table: Table) -> list[str]:
+    return sorted(row.name for row in delta_tables.dataframe(table).select("name").collect())

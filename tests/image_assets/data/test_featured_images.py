@@ -15,6 +15,7 @@ from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.data.replayed_files import replay
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import rows_with_keys
 from resources.files.file_system import to_path
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import NOON, append, landed, write_photographs
@@ -83,7 +84,7 @@ def test_an_image_that_could_not_be_decoded_before_is_added_once_also_after_a_ki
     attempts = read_attempts(delta_tables)
     # As a run does that is killed between the commit of the rows and that of the ledger.
     (marked,) = read_seen_before(delta_tables)
-    lacking = delta_tables.all_rows(RAW_IMAGES, FEATURED_IMAGES, [marked])
+    lacking = rows_with_keys(delta_tables, RAW_IMAGES, FEATURED_IMAGES, [marked])
     delta_tables.append_files(FEATURED_IMAGES, write_featured(delta_tables, usual, lacking))
     for _ in range(2):
         featured_images(delta_tables=delta_tables, image_folder=usual)

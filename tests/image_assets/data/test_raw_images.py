@@ -171,7 +171,8 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
     delta_tables: DeltaTables, image_folder: ImageFolder, eight_images: dict[str, bytes]
 ) -> None:
     delta_tables.create(RAW_IMAGES)
-    append_new_files(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder))
+    progress = delta_tables.progress_line("read", 5, "files")
+    append_new_files(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder), progress)
     assert read_ledger(delta_tables) == {}
     take_in(delta_tables, image_folder)
     assert image_ids(delta_tables) == sorted(

@@ -8,7 +8,9 @@ import dagster as dg
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from mlflow import MlflowClient
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from image_assets.data.image_files import Decision, merge_decisions
 from image_assets.data.inspection import MISSING
@@ -31,9 +33,12 @@ from image_assets.schemas import (
 )
 from resources.delta.delta_log import why_unreadable
 from resources.delta.delta_tables import UPSTREAM, DeltaTables
-from resources.delta.parquet_files import file_sizes, write_files
+from resources.delta.following import added_files, follow, followed_version
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import WrittenFile, file_sizes, write_files
 from resources.delta.table import Table
 from resources.delta.table_layout import file_layout
+from resources.delta.writing import write_by_dataframe
 from resources.mlflow.model_registry import ModelRegistry, RegistryUnavailable
 
 pytestmark = pytest.mark.spark
@@ -191,17 +196,17 @@ def add_images(delta_tables: DeltaTables, table: Table, number: int) -> None:
 
 
 def test_rows_that_a_follower_has_not_processed_yet_stay(ingested_tables: DeltaTables, registry: ModelRegistry) -> None:
-    position = ingested_tables.followed_version(RAW_IMAGES, FEATURED_IMAGES)
+    position = followed_version(ingested_tables, RAW_IMAGES, FEATURED_IMAGES)
     assert position is not None
     for number in range(2):
         add_images(ingested_tables, RAW_IMAGES, number)
     DeltaTable(ingested_tables.uri(RAW_IMAGES)).optimize.compact()
     vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
-    assert ingested_tables.tells_since(RAW_IMAGES, position)
+    assert added_files(ingested_tables, RAW_IMAGES, position) is not None
     ingested_tables.append_files(FEATURED_IMAGES, [], follows=(RAW_IMAGES, ingested_tables.version(RAW_IMAGES)))
     merge_decisions(ingested_tables, [Decision("file:/new 0", MISSING)], ingested_tables.version(RAW_IMAGES))
     assert vacuum(ingested_tables, registry, RAW_IMAGES, NOW).done == "removed", "all followers have processed the rows"
-    assert not ingested_tables.tells_since(RAW_IMAGES, position)
+    assert added_files(ingested_tables, RAW_IMAGES, position) is None
 
 
 def test_images_that_a_live_version_has_not_predicted_yet_stay(
@@ -210,19 +215,22 @@ def test_images_that_a_live_version_has_not_predicted_yet_stay(
     register_trained(registry, ingested_tables)
     nothing = {field.name: F.lit(None).cast(field.dataType) for field in IMAGE_PREDICTIONS.columns}
 
+    keys = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id")])
+    part = {"model_version": 1}
+
+    def with_nothing(images: DataFrame) -> DataFrame:
+        return images.withColumns(
+            {**nothing, "path": F.col("path"), "image_id": F.col("image_id"), "model_version": F.lit(1)}
+        )
+
+    def files_of(new: NewRows) -> list[WrittenFile]:
+        return write_by_dataframe(ingested_tables, new, keys, IMAGE_PREDICTIONS, by=with_nothing, doing="predicted")
+
     def predict() -> int:
-        return ingested_tables.follow(
-            FEATURED_IMAGES,
-            ["path", "image_id"],
-            IMAGE_PREDICTIONS,
-            by=lambda images: images.withColumns(
-                {**nothing, "path": F.col("path"), "image_id": F.col("image_id"), "model_version": F.lit(1)}
-            ),
-            only={"model_version": 1},
-        ).rows_added
+        return follow(ingested_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=files_of, part=part).rows_added
 
     assert predict() == 16
-    position = ingested_tables.stream_position("image_predictions/1")
+    position = followed_version(ingested_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, part)
     assert position is not None
     for number in range(2):
         add_images(ingested_tables, FEATURED_IMAGES, number)
@@ -230,11 +238,11 @@ def test_images_that_a_live_version_has_not_predicted_yet_stay(
         ingested_tables.append_files(follower, [], follows=(FEATURED_IMAGES, ingested_tables.version(FEATURED_IMAGES)))
     DeltaTable(ingested_tables.uri(FEATURED_IMAGES)).optimize.compact()
     vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
-    assert ingested_tables.tells_since(FEATURED_IMAGES, position.version - 1)
+    assert added_files(ingested_tables, FEATURED_IMAGES, position) is not None
     registry.promote(1, "Archived")
     vacuum(ingested_tables, registry, FEATURED_IMAGES, NOW)
-    assert not ingested_tables.tells_since(FEATURED_IMAGES, position.version - 1)
-    assert predict() == 2, "its stream starts over, and skips the images that it has predicted"
+    assert added_files(ingested_tables, FEATURED_IMAGES, position) is None
+    assert predict() == 2, "it starts over, and skips the images that it has predicted"
 
 
 def test_followers_lists_every_table_that_follows_another(ingested_tables: DeltaTables) -> None:

@@ -1,4 +1,4 @@
-"""The log tells a table's files, those of its newest version only, newest first."""
+"""The log lists a table's files, only those of its newest version, newest first."""
 
 from pathlib import Path
 

@@ -1,111 +1,19 @@
-"""Tables take rows once, follow each other from where they stopped, and stay readable by any Delta reader."""
-
-import shutil
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+"""Tables are written, compacted and pinned through Spark, and stay readable by any Delta reader."""
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
-from pyspark.sql import DataFrame
-from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType
+from pyspark.sql.types import StructType
 
-from resources.delta.arrow_rows import Row, SetAside
 from resources.delta.delta_log import table_files
-from resources.delta.delta_tables import DeltaTables, StreamPosition
-from resources.delta.new_rows import NewRows
-from resources.delta.parquet_files import WrittenFile, codecs
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import codecs
 from resources.delta.table import Table
 from resources.delta.table_layout import SMALL_FILES, FileSizes
-from tests.support.tables import upsert
+from tests.support.tables import BOUQUETS, COLUMNS, FLOWERS, FOLLOWED, flowers, names
 
 pytestmark = pytest.mark.spark
-
-COLUMNS = StructType(
-    [StructField("name", StringType()), StructField("number", LongType()), StructField("content", BinaryType())]
-)
-FLOWERS = Table("flowers", keys=("name",), columns=COLUMNS)
-BOUQUETS = Table("bouquets", keys=("name",), columns=COLUMNS)
-FOLLOWED = COLUMNS.fieldNames()
-
-
-def flowers(delta_tables: DeltaTables, *names: str, number: int = 1) -> DataFrame:
-    rows = [(name, number, b"\x00" * 2000) for name in names]
-    return delta_tables.spark.createDataFrame(rows, COLUMNS).coalesce(1)
-
-
-def names(delta_tables: DeltaTables, table: Table) -> list[str]:
-    return sorted(row.name for row in delta_tables.dataframe(table).select("name").collect())
-
-
-def follow(delta_tables: DeltaTables) -> int:
-    """Rows that bouquets get from flowers."""
-    return delta_tables.follow(FLOWERS, FOLLOWED, BOUQUETS, by=lambda rows: rows).rows_added
-
-
-def test_a_transaction_that_is_repeated_adds_no_row(delta_tables: DeltaTables) -> None:
-    for transaction in (("writer", 7), ("writer", 7), ("other writer", 7), ("writer", 8)):
-        delta_tables.append(flowers(delta_tables, "rose"), FLOWERS, transaction=transaction)
-    assert names(delta_tables, FLOWERS) == ["rose"] * 3
-
-
-def test_a_table_follows_another_without_loss_or_repetition(delta_tables: DeltaTables, home: Path) -> None:
-    delta_tables.append(flowers(delta_tables, "rose", "daisy"), FLOWERS)
-    assert follow(delta_tables) == 2
-    before = delta_tables.snapshot(BOUQUETS)
-    assert follow(delta_tables) == 0
-    assert delta_tables.snapshot(BOUQUETS) == before, "nothing new is no new version"
-
-    delta_tables.append(flowers(delta_tables, "tulip"), FLOWERS)
-    assert follow(delta_tables) == 1
-    newest = max((home / "checkpoints" / "bouquets" / "commits").glob("[0-9]*"), key=lambda file: int(file.name))
-    newest.unlink()
-    newest.with_name(f".{newest.name}.crc").unlink()
-    assert follow(delta_tables) == 0, "cut off after its rows were appended, the batch is handed over again"
-
-    shutil.rmtree(home / "checkpoints" / "bouquets")
-    assert follow(delta_tables) == 0, "without its checkpoint it starts from the first row"
-    delta_tables.append(flowers(delta_tables, "lily"), FLOWERS)
-    assert follow(delta_tables) == 1, "numbers of batches begin again, and no row is taken for a repeated one"
-    assert names(delta_tables, BOUQUETS) == ["daisy", "lily", "rose", "tulip"]
-
-
-def test_a_stream_whose_files_are_gone_compares_rows_by_their_keys(delta_tables: DeltaTables, home: Path) -> None:
-    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
-    assert delta_tables.stream_position("bouquets") is None
-    assert follow(delta_tables) == 1
-    position = delta_tables.stream_position("bouquets")
-    log = DeltaTable(delta_tables.uri(FLOWERS))
-    assert position == StreamPosition(version=log.version() + 1, whole=False, table_id=str(log.metadata().id))
-    for name in ("daisy", "tulip"):
-        delta_tables.append(flowers(delta_tables, name), FLOWERS)
-    log = DeltaTable(delta_tables.uri(FLOWERS))
-    log.optimize.compact()
-    log.vacuum(0, dry_run=False, enforce_retention_duration=False)
-    assert follow(delta_tables) == 2
-    assert follow(delta_tables) == 0
-    assert names(delta_tables, BOUQUETS) == ["daisy", "rose", "tulip"]
-
-
-def test_a_table_that_was_made_anew_is_followed_from_its_first_row(delta_tables: DeltaTables, home: Path) -> None:
-    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
-    assert follow(delta_tables) == 1
-    shutil.rmtree(delta_tables.uri(FLOWERS))
-    delta_tables.append(flowers(delta_tables, "tulip"), FLOWERS)
-    assert follow(delta_tables) == 1, "also where its versions have the numbers of the former one's"
-    assert names(delta_tables, BOUQUETS) == ["rose", "tulip"]
-
-
-def test_spark_starts_no_stream_where_nothing_is_new(delta_tables: DeltaTables, home: Path) -> None:
-    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
-    assert follow(delta_tables) == 1
-    metadata = home / "checkpoints" / "bouquets" / "metadata"
-    metadata.rename(metadata.with_name("elsewhere"))
-    metadata.with_name(".metadata.crc").unlink(missing_ok=True)
-    DeltaTable(delta_tables.uri(FLOWERS)).optimize.compact()
-    assert follow(delta_tables) == 0
-    assert not metadata.exists(), "Spark would have written it again"
 
 
 def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: DeltaTables) -> None:
@@ -127,7 +35,7 @@ def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: Delt
         lambda: pinned.append_files(FLOWERS, []),
         lambda: pinned.merge(pinned.read(FLOWERS, FOLLOWED), FLOWERS, updates={}),
     ):
-        with pytest.raises(PermissionError, match=r"only read: \{'flowers': 1\}"):
+        with pytest.raises(PermissionError, match=r"read-only: \{'flowers': 1\}"):
             write()
     for read in (pinned.dataframe, pinned.version, lambda table: pinned.read(table, FOLLOWED)):
         with pytest.raises(ValueError, match="bouquets is not pinned at a Delta version: flowers are"):
@@ -135,83 +43,6 @@ def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: Delt
     with pytest.raises(DeltaError):
         delta_tables.as_of({"flowers": 99}).read(FLOWERS, FOLLOWED)
     assert delta_tables.version(FLOWERS) == before.version + 1
-
-
-def test_tasks_write_rows_themselves_and_set_others_aside(delta_tables: DeltaTables) -> None:
-    aside = []
-
-    def without_thorns(rows: Iterable[Row]) -> Iterator[Row | SetAside]:
-        for row in rows:
-            yield SetAside({"name": row["name"]}) if row["name"] == "rose" else row
-
-    def pick(new: NewRows) -> list[WrittenFile]:
-        written = delta_tables.write_by_tasks(new, FOLLOWED, BOUQUETS, by=without_thorns)
-        aside.extend(row["name"] for row in written.aside)
-        return written.files
-
-    def follow_by_tasks() -> int:
-        return delta_tables.follow_by_tasks(FLOWERS, BOUQUETS, by=pick).rows_added
-
-    delta_tables.append(flowers(delta_tables, "rose", "daisy", "lily"), FLOWERS)
-    assert (follow_by_tasks(), follow_by_tasks(), aside) == (2, 0, ["rose"])
-    changed = delta_tables.last_change(BOUQUETS)
-    delta_tables.append(flowers(delta_tables, "rose"), FLOWERS)
-    assert (follow_by_tasks(), follow_by_tasks(), aside) == (0, 0, ["rose", "rose"]), "set aside once, not each time"
-    assert delta_tables.last_change(BOUQUETS) == changed, "a commit that only says how far it follows changes no row"
-    delta_tables.append(flowers(delta_tables, "tulip"), FLOWERS)
-    assert follow_by_tasks() == 1
-    assert names(delta_tables, BOUQUETS) == ["daisy", "lily", "tulip"]
-    assert codecs(delta_tables.dataframe(BOUQUETS).inputFiles(), "content") == {"UNCOMPRESSED"}
-
-
-def test_tables_that_were_made_with_fewer_columns_are_followed_read_and_written(delta_tables: DeltaTables) -> None:
-    of_old = [Table(table.name, ("name",), StructType(COLUMNS.fields[:1])) for table in (FLOWERS, BOUQUETS)]
-    rose = delta_tables.spark.createDataFrame([("rose",)], "name string")
-    delta_tables.append(rose, of_old[0])
-    delta_tables.follow(of_old[0], ["name"], of_old[1], by=lambda rows: rows)
-    changed = delta_tables.last_change(BOUQUETS)
-    delta_tables.append(flowers(delta_tables, "daisy", number=2), FLOWERS)
-    delta_tables.create(BOUQUETS)
-    assert delta_tables.last_change(BOUQUETS) == changed, "a column more changes no row"
-    assert follow(delta_tables) == 1
-    upsert(flowers(delta_tables, "rose", number=3), delta_tables, BOUQUETS)
-    found = {
-        table: sorted(delta_tables.dataframe(table).select("name", "number").collect()) for table in (FLOWERS, BOUQUETS)
-    }
-    assert found == {FLOWERS: [("daisy", 2), ("rose", None)], BOUQUETS: [("daisy", 2), ("rose", 3)]}
-
-
-def test_tasks_follow_tables_that_were_made_with_fewer_columns(delta_tables: DeltaTables) -> None:
-    of_old = [Table(table.name, ("name",), StructType(COLUMNS.fields[:1])) for table in (FLOWERS, BOUQUETS)]
-    delta_tables.append(delta_tables.spark.createDataFrame([("rose",)], "name string"), of_old[0])
-    delta_tables.create(of_old[1])
-
-    def pick(new: NewRows) -> list[WrittenFile]:
-        assert new.read(FOLLOWED).num_rows == 2
-        return delta_tables.write_by_tasks(new, FOLLOWED, BOUQUETS, by=lambda rows: rows).files
-
-    delta_tables.append(flowers(delta_tables, "daisy"), FLOWERS)
-    assert delta_tables.follow_by_tasks(FLOWERS, BOUQUETS, by=pick).rows_added == 2
-    rows = delta_tables.dataframe(BOUQUETS).select("name", "number").collect()
-    assert sorted(rows) == [("daisy", 1), ("rose", None)]
-
-
-def test_a_part_of_a_table_follows_by_itself(delta_tables: DeltaTables, home: Path) -> None:
-    numbered = Table("numbered", keys=("name", "number"), columns=COLUMNS)
-
-    def follow_as(number: int) -> int:
-        return delta_tables.follow(
-            FLOWERS,
-            FOLLOWED,
-            numbered,
-            by=lambda rows: rows.selectExpr("name", f"bigint({number}) number", "content"),
-            only={"number": number},
-        ).rows_added
-
-    delta_tables.append(flowers(delta_tables, "rose", "daisy"), FLOWERS)
-    assert [follow_as(1), follow_as(2)] == [2, 2]
-    shutil.rmtree(home / "checkpoints" / "numbered" / "2")
-    assert [follow_as(2), follow_as(1)] == [0, 0]
 
 
 def test_compaction_changes_files_only_and_compresses_nothing(delta_tables: DeltaTables) -> None:

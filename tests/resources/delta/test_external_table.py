@@ -66,7 +66,7 @@ def test_no_table_has_no_version() -> None:
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.parquet", "labels"])
 def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"{name} is not there: expected a file ending in"):
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist: expected a file ending in"):
         OutsideTable(source=str(tmp_path / name)).version()
 
 

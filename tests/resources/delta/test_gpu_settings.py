@@ -47,15 +47,15 @@ def with_nvidia_smi(folder: Path, *, says: str) -> dict[str, str]:
 @pytest.mark.parametrize(("says", "addresses"), [("echo 3", ["3"]), ("echo 0; echo 1", ["0", "1"])])
 def test_gpus_are_told_as_spark_reads_them(says: str, addresses: list[str], tmp_path: Path) -> None:
     variables = with_nvidia_smi(tmp_path, says=says)
-    told = subprocess.run([SCRIPT], env=variables, check=True, capture_output=True, text=True).stdout
-    assert json.loads(told) == {"name": "gpu", "addresses": addresses}
+    printed = subprocess.run([SCRIPT], env=variables, check=True, capture_output=True, text=True).stdout
+    assert json.loads(printed) == {"name": "gpu", "addresses": addresses}
 
 
 def test_a_driver_that_does_not_answer_is_told_and_no_address(tmp_path: Path) -> None:
     variables = with_nvidia_smi(tmp_path, says="echo no devices were found >&2; exit 6")
-    told = subprocess.run([SCRIPT], env=variables, capture_output=True, text=True)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "no devices were found" in told.stderr
+    failed = subprocess.run([SCRIPT], env=variables, capture_output=True, text=True)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "no devices were found" in failed.stderr
 
 
 @pytest.mark.spark

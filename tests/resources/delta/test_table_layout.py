@@ -1,5 +1,7 @@
 """Footers say that every way of writing a table writes it as its columns ask for."""
 
+from functools import partial
+
 import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
@@ -8,9 +10,11 @@ from pyspark.sql.types import BinaryType, LongType, StringType, StructField, Str
 
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import follow
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
 from resources.delta.table import Table
 from resources.delta.table_layout import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES
+from resources.delta.writing import write_by_tasks
 
 pytestmark = pytest.mark.spark
 
@@ -63,7 +67,9 @@ def test_appends_updates_compaction_and_overwrites_write_alike(delta_tables: Del
 def test_followed_rows_are_written_alike(delta_tables: DeltaTables, table: Table) -> None:
     upstream = Table("upstream", keys=("number",), columns=table.columns)
     delta_tables.append(rows(delta_tables.spark, table), upstream)
-    delta_tables.follow(upstream, table.columns.fieldNames(), table, by=lambda batch: batch)
+    names = table.columns.fieldNames()
+    by_tasks = partial(write_by_tasks, delta_tables, columns=names, into=table, by=iter)
+    follow(delta_tables, upstream, table, by=lambda new: by_tasks(new).files)
     assert chunks(delta_tables, table) == EXPECTED[table]
 
 

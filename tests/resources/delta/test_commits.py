@@ -1,11 +1,10 @@
-"""Tables without Spark: rows committed by what their files say, merged, and followed by version."""
+"""Commits without Spark: files are added with their statistics, rows merged, columns added."""
 
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,31 +12,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, Schema
-from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType, TimestampType
+from pyspark.sql.types import StringType, StructField, StructType
 
 from resources.delta import parquet_files
 from resources.delta.delta_log import RETENTION_PROPERTY, table_files, why_unreadable
-from resources.delta.delta_tables import DeltaTables, checkpoint_of
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import new_rows
 from resources.delta.parquet_files import codecs, column_chunks, write_files
 from resources.delta.table import FILL, Snapshot, Table
 from resources.delta.table_layout import SMALL_FILES, file_layout
-from tests.support.tables import tables_at
+from tests.support.tables import NECKLACES, NOON, SHELLS, add, follow_shells, shell, tables_at
 
-FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
-SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field) for field in FIELDS]))
-NECKLACES = Table("necklaces", keys=("name",), columns=SHELLS.columns)
-NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, UTC)
 ADDING = {"number": "old.number + new.number"}
-
-
-def shell(name: str | None, number: int | None = 1, content: bytes | None = b"\x00" * 500) -> dict:
-    return {"name": name, "number": number, "seen": NOON, "content": content}
-
-
-def add(delta_tables: DeltaTables, *rows: dict) -> int:
-    delta_tables.create(SHELLS)
-    files = list(write_files(rows, delta_tables.uri(SHELLS), file_layout(SHELLS)))
-    return delta_tables.append_files(SHELLS, files)
 
 
 def names(delta_tables: DeltaTables) -> list[str]:
@@ -57,85 +43,15 @@ def test_rows_come_with_the_commit_of_their_files_and_not_before(delta_tables: D
     assert delta_tables.append_files(SHELLS, []) == 1, "no file, no commit"
 
 
-def follow(delta_tables: DeltaTables, batch_bytes: int = 1 << 30, stop_before_commit: bool = False) -> list[list[str]]:
-    """The names in each batch that necklaces get from shells; they are committed."""
-    batches = []
-    for new in delta_tables.new_rows(SHELLS, NECKLACES, batch_bytes):
-        rows = new.read(["name", "number", "seen", "content"]).to_pylist()
-        batches.append(sorted(row["name"] for row in rows))
-        if stop_before_commit:
-            break
-        files = list(write_files(rows, delta_tables.uri(NECKLACES), file_layout(NECKLACES)))
-        delta_tables.append_files(NECKLACES, files, follows=(SHELLS, new.version))
-    return batches
-
-
-def test_a_table_follows_from_where_its_last_commit_says(delta_tables: DeltaTables) -> None:
-    assert follow(delta_tables) == []
-    add(delta_tables, shell("cowrie"))
-    add(delta_tables, shell("whelk"))
-    assert follow(delta_tables, stop_before_commit=True) == [["cowrie", "whelk"]]
-    assert follow(delta_tables, batch_bytes=1) == [["cowrie"], ["whelk"]], "what was not committed comes again"
-    assert follow(delta_tables) == []
-    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
-    assert follow(delta_tables) == [], "compaction brings no row"
-    add(delta_tables, shell("limpet"))
-    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
-    assert follow(delta_tables) == [["limpet"]]
-
-
-def test_a_batch_knows_how_many_rows_come_before_it_and_in_all(delta_tables: DeltaTables) -> None:
-    add(delta_tables, shell("cowrie"), shell("whelk"))
-    add(delta_tables, shell("limpet"))
-    batches = delta_tables.new_rows(SHELLS, NECKLACES, batch_bytes=1)
-    assert [(new.before, new.total) for new in batches] == [(0, 3), (2, 3)]
-
-
-@pytest.mark.parametrize("lost", ["log", "files", "position"])
-def test_without_a_log_or_files_or_its_position_a_table_gets_what_it_lacks(
-    delta_tables: DeltaTables, lost: str
-) -> None:
-    for name in ("cowrie", "whelk"):
-        add(delta_tables, shell(name))
-    follow(delta_tables)
-    for name in ("limpet", "conch"):
-        add(delta_tables, shell(name))
-    shells = DeltaTable(delta_tables.uri(SHELLS))
-    if lost == "log":
-        shells.create_checkpoint()
-        for number in range(4):
-            Path(delta_tables.uri(SHELLS), "_delta_log", f"{number:020}.json").unlink()
-    elif lost == "files":
-        shells.optimize.compact()
-        DeltaTable(delta_tables.uri(SHELLS)).vacuum(0, enforce_retention_duration=False, dry_run=False)
-    else:
-        for commit in Path(delta_tables.uri(NECKLACES), "_delta_log").glob("*.json"):
-            commit.write_text(commit.read_text().replace('"upstream"', '"forgotten"'))
-    assert sorted(sum(follow(delta_tables), [])) == ["conch", "limpet"]
-    assert follow(delta_tables) == []
-    assert sorted(delta_tables.read(NECKLACES, ["name"])["name"].to_pylist()) == ["conch", "cowrie", "limpet", "whelk"]
-
-
-def test_some_rows_are_read_by_their_keys(delta_tables: DeltaTables) -> None:
-    add(delta_tables, *(shell(name, number) for number, name in enumerate(("cowrie", "whelk", "limpet"))))
-    wanted = [("whelk",), ("limpet",)]
-    new = delta_tables.all_rows(SHELLS, NECKLACES, wanted)
-    assert [list(new.rows(["name", "number"], part, 2)) for part in (0, 1)] == [
-        [{"name": "whelk", "number": 1}, {"name": "limpet", "number": 2}],
-        [],
-    ]
-    assert delta_tables.all_rows(SHELLS, SHELLS, wanted).read(["name"]).num_rows == 0, "none that are there"
-
-
 def test_the_log_says_of_each_file_what_any_reader_skips_it_by(delta_tables: DeltaTables) -> None:
     add(delta_tables, shell("whelk", 7), shell("cowrie", None), shell(None, 3, None))
     log = DeltaTable(delta_tables.uri(SHELLS)).get_add_actions(flatten=True)
-    said = {name: log[name].to_pylist()[0] for name in log.schema.names}
-    assert (said["num_records"], said["min.name"], said["max.name"]) == (3, "cowrie", "whelk")
-    assert (said["min.number"], said["max.number"]) == (3, 7)
-    assert (said["null_count.name"], said["null_count.number"], said["null_count.seen"]) == (1, 1, 0)
-    assert said["min.seen"] <= NOON <= said["max.seen"], "milliseconds, rounded outwards"
-    assert not {name for name in said if name.endswith(".content")}
+    logged = {name: log[name].to_pylist()[0] for name in log.schema.names}
+    assert (logged["num_records"], logged["min.name"], logged["max.name"]) == (3, "cowrie", "whelk")
+    assert (logged["min.number"], logged["max.number"]) == (3, 7)
+    assert (logged["null_count.name"], logged["null_count.number"], logged["null_count.seen"]) == (1, 1, 0)
+    assert logged["min.seen"] <= NOON <= logged["max.seen"], "milliseconds, rounded outwards"
+    assert not {name for name in logged if name.endswith(".content")}
 
 
 def test_image_bytes_are_written_as_they_are_in_row_groups_and_files_of_bounded_size(
@@ -184,15 +100,6 @@ def test_what_a_merge_writes_can_be_read_by_the_arrow_that_petastorm_needs(delta
         assert pq.read_schema(file).field("name").type == pa.string()
 
 
-def test_the_rows_that_came_since_a_version_are_those_of_appends(delta_tables: DeltaTables) -> None:
-    first = add(delta_tables, shell("cowrie"))
-    add(delta_tables, shell("whelk"), shell("limpet"))
-    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
-    since = [sorted(delta_tables.added_since(SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
-    assert since == [["cowrie", "limpet", "whelk"], ["limpet", "whelk"], [], []]
-    assert first == 1
-
-
 def test_small_files_are_joined_when_they_are_many(delta_tables: DeltaTables) -> None:
     for number in range(SMALL_FILES):
         delta_tables.merge(pa.Table.from_pylist([shell(f"{number}", number)]), SHELLS, updates=ADDING)
@@ -229,7 +136,7 @@ def test_how_long_a_person_wants_a_log_to_live_stays(delta_tables: DeltaTables) 
     assert delta_tables.snapshot(SHELLS).version == 0, "and there is no commit for nothing"
 
 
-def test_why_a_version_cannot_be_read_is_told(delta_tables: DeltaTables) -> None:
+def test_the_reason_why_a_version_cannot_be_read_is_given(delta_tables: DeltaTables) -> None:
     uri = delta_tables.uri(SHELLS)
     assert why_unreadable(uri, 0) == "there is no such table"
     add(delta_tables, shell("cowrie"))
@@ -268,17 +175,17 @@ def test_a_column_that_a_table_lacks_is_read_as_null_and_reading_adds_none(older
     assert older.read(SHELLS, ["number", "name"]).to_pylist() == [{"number": None, "name": "cowrie"}]
     assert older.read(SHELLS, ["name"], pc.field("number") > 1).num_rows == 0
     assert older.newest(SHELLS, Snapshot(0, 0), ["name", "number"], 1) == [{"name": "cowrie", "number": None}]
-    assert follow(older) == [["cowrie"]]
+    assert follow_shells(older) == [["cowrie"]]
     assert older.read(NECKLACES, ["name", "number"]).to_pylist() == [{"name": "cowrie", "number": None}]
     assert (older.snapshot(SHELLS).version, columns(older)) == (version, ["name"])
 
 
 @pytest.mark.parametrize("writer", ["files", "merge"])
 def test_writers_add_the_columns_that_a_table_lacks(older: DeltaTables, writer: str) -> None:
-    follow(older)
+    follow_shells(older)
     if writer == "files":
         older.append_files(SHELLS, list(write_files([shell("whelk", 7)], older.uri(SHELLS), file_layout(SHELLS))))
-        assert follow(older) == [["whelk"]]
+        assert follow_shells(older) == [["whelk"]]
     else:
         older.merge(pa.Table.from_pylist([shell("whelk", 7), shell("cowrie", 8)]), SHELLS, updates={"seen": "new.seen"})
     rows = older.read(SHELLS, ["name", "number", "content"]).sort_by("name").to_pylist()
@@ -345,16 +252,21 @@ def test_a_writer_at_work_while_a_column_is_filled_loses_no_row(tmp_path: Path) 
         assert delta_tables.read_keys(thin) == {("Rimini", "cowrie"), *(("Bari", f"{shell}") for shell in range(4))}
 
 
-def test_a_part_of_a_table_is_followed_from_where_it_was_before_the_column_was_added() -> None:
-    assert checkpoint_of(OF_SHORES, {"name": "cowrie"}) == "shells/cowrie"
-    assert checkpoint_of(OF_SHORES, {"shore": "Rimini", "name": "cowrie"}) == "shells/cowrie"
-    assert checkpoint_of(OF_SHORES, {"shore": "Bari", "name": "cowrie"}) == "shells/Bari/cowrie"
+@pytest.mark.parametrize(("shore", "names"), [("Rimini", ["whelk"]), ("Bari", ["cowrie", "whelk"])])
+def test_rows_from_before_a_filled_key_are_not_processed_again(
+    older: DeltaTables, shore: str, names: list[str]
+) -> None:
+    older.create(NECKLACES)
+    rows = [shell("cowrie"), shell("whelk")]
+    older.append_files(NECKLACES, list(write_files(rows, older.uri(NECKLACES), file_layout(NECKLACES))))
+    (new,) = new_rows(older, NECKLACES, OF_SHORES, part={"shore": shore})
+    assert new.read(["name"])["name"].to_pylist() == names
 
 
 def test_a_process_that_read_a_table_ends_as_it_should(delta_tables: DeltaTables) -> None:
     add(delta_tables, *(shell(f"{number}") for number in range(1000)))
     program = (
-        "from tests.resources.delta.test_thin_tables import *; "
+        "from tests.resources.delta.test_commits import *; "
         f"tables_at({delta_tables.root!r}).read(SHELLS, ['name', 'number', 'seen'])"
     )
     for _ in range(3):

@@ -1,0 +1,151 @@
+"""Following a table: finding the rows that it got since another table last processed it, and processing each once.
+
+A following table records in its own commits up to which version it has processed its upstream. Rows and position are
+committed together, so a killed run can simply be run again. A part of a table, such as the predictions of one model
+version, can follow by itself; its commits name the part. If no commit has a position, or the upstream's log or files
+are gone, all rows are processed except those whose keys the following table already has.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import and_
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resources.delta.delta_log import DataFile, table_files
+from resources.delta.delta_tables import PART, UPSTREAM, UPSTREAM_ID, VERSION, WHOLE, DeltaTables, to_part
+from resources.delta.new_rows import Key, NewRows
+from resources.delta.parquet_files import WrittenFile, exists
+from resources.delta.table import Change, Table
+
+WRITTEN = "WRITE"  # the operation of a commit that adds rows
+BATCH_BYTES = 512 * 1024**2
+RECENT_COMMITS = 32  # most often, the newest position is among them
+
+AddedFiles = list[tuple[int | None, list[DataFile]]]  # files by the version that added them
+
+
+def follow(
+    delta_tables: DeltaTables,
+    upstream: Table,
+    into: Table,
+    *,
+    by: Callable[[NewRows], Sequence[WrittenFile]],
+    part: Mapping[str, object] = WHOLE,
+) -> Change:
+    """Process an upstream's new rows and append the results to a table.
+
+    Args:
+        delta_tables: The tables.
+        upstream: The table that is followed.
+        into: The table that follows.
+        by: Writes the files of `into` for one batch of new rows (see `writing.py`), without a commit. Each batch
+            becomes one commit, which also records the upstream's version.
+        part: Values of some of the keys of `into`: the part of the table that follows by itself.
+    """
+    before = delta_tables.snapshot(into)
+    for new in new_rows(delta_tables, upstream, into, part=part):
+        delta_tables.append_files(into, by(new), follows=(upstream, new.version), part=part)
+    delta_tables.compact(into)
+    return delta_tables.change_since(before, into)
+
+
+def new_rows(
+    delta_tables: DeltaTables,
+    upstream: Table,
+    into: Table,
+    batch_bytes: int = BATCH_BYTES,
+    part: Mapping[str, object] = WHOLE,
+) -> Iterator[NewRows]:
+    """The rows that `into` has not processed, oldest first, in batches of about `batch_bytes` that end at a version."""
+    position = followed_version(delta_tables, upstream, into, part)
+    found = None if position is None else added_files(delta_tables, upstream, position)
+    keys = tuple(name for name in into.keys if name not in part)
+    skipped: frozenset[Key] = frozenset()
+    if found is None:
+        there = delta_tables.read(into, keys, is_of(part))
+        skipped = frozenset(zip(*(there[name].to_pylist() for name in keys), strict=True))
+        version = delta_tables.snapshot(upstream).version
+        files = table_files(delta_tables.uri(upstream), version).files[::-1]
+        # The position comes with the last batch: a run that is killed before compares keys again.
+        found = [*((None, [file]) for file in files[:-1]), *((version, [file]) for file in files[-1:])]
+    counts = [file.rows for _, files in found for file in files]
+    total = None if None in counts else sum(filter(None, counts))
+    batch: list[DataFile] = []
+    before = 0
+    for version, files in found:
+        batch += files
+        if version == found[-1][0] or sum(file.size_bytes for file in batch) >= batch_bytes:
+            count = sum(file.rows or 0 for file in batch)
+            yield NewRows(
+                tuple(file.url for file in batch),
+                version,
+                keys,
+                skipped,
+                size_bytes=sum(file.size_bytes for file in batch),
+                count=count,
+                before=before,
+                total=total,
+            )
+            before += count
+            batch = []
+
+
+def rows_with_keys(delta_tables: DeltaTables, upstream: Table, into: Table, wanted: Iterable[Key]) -> NewRows:
+    """The rows of `upstream` with these keys that `into` lacks, in whichever files they are."""
+    keys = frozenset(wanted)
+    skipped = delta_tables.read_keys(into, pc.field(into.keys[0]).isin([key[0] for key in keys]))
+    files = table_files(delta_tables.uri(upstream), delta_tables.version_to_read(upstream)).files
+    return NewRows(tuple(file.url for file in files), None, into.keys, skipped, keys, count=len(keys), total=len(keys))
+
+
+def added_rows(delta_tables: DeltaTables, table: Table, version: int, columns: Sequence[str]) -> pa.Table | None:
+    """The columns of the rows that later versions added; None if the log or a file is gone."""
+    found = added_files(delta_tables, table, version)
+    if found is None:
+        return None
+    return NewRows(tuple(file.url for _, files in found for file in files), None).read(columns)
+
+
+def followed_version(
+    delta_tables: DeltaTables, upstream: Table, into: Table, part: Mapping[str, object] = WHOLE
+) -> int | None:
+    """The upstream's version up to which the table, or a part of it, has all rows; None if no commit records one.
+
+    A position in a table that has since been deleted and created again counts for nothing.
+    """
+    table_id = delta_tables.table_id(upstream)
+    for limit in (RECENT_COMMITS, None):
+        for commit in delta_tables.history(into, limit):
+            if commit.get(UPSTREAM) == upstream.name and commit.get(PART, to_part(WHOLE)) == to_part(part):
+                return int(commit[VERSION]) if commit.get(UPSTREAM_ID, table_id) == table_id else None
+    return None
+
+
+def versions_with_new_rows(delta_tables: DeltaTables, table: Table, after: int) -> list[int] | None:
+    """The later versions that added rows, oldest first; None if the log does not go back that far."""
+    newest = delta_tables.snapshot(table).version
+    commits = delta_tables.history(table, newest - after) if newest > after else []
+    if len(commits) < newest - after:
+        return None
+    return sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN)
+
+
+def added_files(delta_tables: DeltaTables, table: Table, after: int) -> AddedFiles | None:
+    """The files with new rows of each later version; None if the log or a file is gone."""
+    versions = versions_with_new_rows(delta_tables, table, after)
+    if versions is None:
+        return None
+    uri = delta_tables.uri(table)
+    found: AddedFiles = []
+    for version in versions:
+        now, before = (set(table_files(uri, version - back).files) for back in (0, 1))
+        found.append((version, sorted(now - before, key=lambda file: file.url)))
+    gone = any(not exists(file.url) for _, files in found for file in files)
+    return None if gone else found
+
+
+def is_of(part: Mapping[str, object]) -> pc.Expression | None:
+    """Selects the rows of a part of a table; None for the whole table."""
+    return reduce(and_, (pc.field(name) == value for name, value in part.items())) if part else None

@@ -1,0 +1,108 @@
+"""A table follows another by its commits, without Spark."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import added_rows, followed_version, new_rows, rows_with_keys
+from resources.delta.parquet_files import write_files
+from resources.delta.table import Table
+from resources.delta.table_layout import file_layout
+from tests.support.tables import NECKLACES, SHELLS, add, follow_shells, shell
+
+
+def test_a_table_follows_from_where_its_last_commit_says(delta_tables: DeltaTables) -> None:
+    assert follow_shells(delta_tables) == []
+    add(delta_tables, shell("cowrie"))
+    add(delta_tables, shell("whelk"))
+    assert follow_shells(delta_tables, stop_before_commit=True) == [["cowrie", "whelk"]]
+    assert follow_shells(delta_tables, batch_bytes=1) == [["cowrie"], ["whelk"]], "what was not committed comes again"
+    assert follow_shells(delta_tables) == []
+    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
+    assert follow_shells(delta_tables) == [], "compaction brings no row"
+    add(delta_tables, shell("limpet"))
+    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
+    assert follow_shells(delta_tables) == [["limpet"]]
+
+
+def test_a_batch_knows_how_many_rows_come_before_it_and_in_all(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie"), shell("whelk"))
+    add(delta_tables, shell("limpet"))
+    batches = new_rows(delta_tables, SHELLS, NECKLACES, batch_bytes=1)
+    assert [(new.before, new.total) for new in batches] == [(0, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("lost", ["log", "files", "position"])
+def test_without_a_log_or_files_or_its_position_a_table_gets_what_it_lacks(
+    delta_tables: DeltaTables, lost: str
+) -> None:
+    for name in ("cowrie", "whelk"):
+        add(delta_tables, shell(name))
+    follow_shells(delta_tables)
+    for name in ("limpet", "conch"):
+        add(delta_tables, shell(name))
+    shells = DeltaTable(delta_tables.uri(SHELLS))
+    if lost == "log":
+        shells.create_checkpoint()
+        for number in range(4):
+            Path(delta_tables.uri(SHELLS), "_delta_log", f"{number:020}.json").unlink()
+    elif lost == "files":
+        shells.optimize.compact()
+        DeltaTable(delta_tables.uri(SHELLS)).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    else:
+        for commit in Path(delta_tables.uri(NECKLACES), "_delta_log").glob("*.json"):
+            commit.write_text(commit.read_text().replace('"upstream"', '"forgotten"'))
+    assert sorted(sum(follow_shells(delta_tables), [])) == ["conch", "limpet"]
+    assert follow_shells(delta_tables) == []
+    assert sorted(delta_tables.read(NECKLACES, ["name"])["name"].to_pylist()) == ["conch", "cowrie", "limpet", "whelk"]
+
+
+def test_some_rows_are_read_by_their_keys(delta_tables: DeltaTables) -> None:
+    add(delta_tables, *(shell(name, number) for number, name in enumerate(("cowrie", "whelk", "limpet"))))
+    wanted = [("whelk",), ("limpet",)]
+    new = rows_with_keys(delta_tables, SHELLS, NECKLACES, wanted)
+    assert [list(new.rows(["name", "number"], part, 2)) for part in (0, 1)] == [
+        [{"name": "whelk", "number": 1}, {"name": "limpet", "number": 2}],
+        [],
+    ]
+    assert rows_with_keys(delta_tables, SHELLS, SHELLS, wanted).read(["name"]).num_rows == 0, "none that are there"
+
+
+def test_the_rows_that_came_since_a_version_are_those_of_appends(delta_tables: DeltaTables) -> None:
+    first = add(delta_tables, shell("cowrie"))
+    add(delta_tables, shell("whelk"), shell("limpet"))
+    DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
+    since = [sorted(added_rows(delta_tables, SHELLS, version, ["name"])["name"].to_pylist()) for version in range(4)]
+    assert since == [["cowrie", "limpet", "whelk"], ["limpet", "whelk"], [], []]
+    assert first == 1
+
+
+def test_parts_of_a_table_follow_by_themselves(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie"))
+    delta_tables.create(NECKLACES)
+    delta_tables.append_files(NECKLACES, [], follows=(SHELLS, 1), part={"number": 1})
+    positions = [followed_version(delta_tables, SHELLS, NECKLACES, part) for part in ({"number": 1}, {"number": 2}, {})]
+    assert positions == [1, None, None]
+
+
+def test_rows_of_a_part_without_a_position_are_not_processed_again(delta_tables: DeltaTables) -> None:
+    """As in a table whose position was recorded elsewhere."""
+    pearls = Table("pearls", keys=("name", "number"), columns=SHELLS.columns)
+    add(delta_tables, shell("cowrie"), shell("whelk"))
+    delta_tables.create(pearls)
+    there = [shell("cowrie", number=2), shell("whelk", number=3)]
+    delta_tables.append_files(pearls, list(write_files(there, delta_tables.uri(pearls), file_layout(pearls))))
+    (new,) = new_rows(delta_tables, SHELLS, pearls, part={"number": 2})
+    assert new.read(["name"])["name"].to_pylist() == ["whelk"]
+
+
+def test_a_table_that_was_created_again_is_followed_from_its_first_row(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie"))
+    assert follow_shells(delta_tables) == [["cowrie"]]
+    shutil.rmtree(delta_tables.uri(SHELLS))
+    add(delta_tables, shell("whelk"))
+    assert follow_shells(delta_tables) == [["whelk"]], "although its versions have the same numbers"
+    assert follow_shells(delta_tables) == []
