@@ -47,7 +47,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     # A batch normalization with fixed statistics: minus the mean, divided by the deviation, inside the exported graph.
     scaled = nn.BatchNorm2d(3, eps=0.0, affine=False)
     scaled.running_mean, scaled.running_var = torch.tensor(own.mean), torch.tensor(own.deviation) ** 2
-    features = torchvision.models.get_model(own.model).features
+    features = torchvision.models.get_model(own.model).get_submodule("features")
     origin = _load_backbone(features, own, weights)
     head = nn.Linear(backbone.features, labels)
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
