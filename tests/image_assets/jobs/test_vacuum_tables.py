@@ -22,6 +22,7 @@ from image_assets.jobs.vacuum_tables import (
     vacuum_tables,
     vacuumed_markdown,
 )
+from image_assets.predictions.image_predictions import key_of
 from image_assets.schemas import (
     FEATURED_IMAGES,
     IMAGE_FILES,
@@ -216,11 +217,11 @@ def test_images_that_a_live_version_has_not_predicted_yet_stay(
     nothing = {field.name: F.lit(None).cast(field.dataType) for field in IMAGE_PREDICTIONS.columns}
 
     keys = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id")])
-    part = {"model_version": 1}
+    part = key_of(registry.version(1))
 
     def with_nothing(images: DataFrame) -> DataFrame:
         return images.withColumns(
-            {**nothing, "path": F.col("path"), "image_id": F.col("image_id"), "model_version": F.lit(1)}
+            {**nothing, **{name: F.col(name) for name in keys.names}, **{name: F.lit(part[name]) for name in part}}
         )
 
     def files_of(new: NewRows) -> list[WrittenFile]:
