@@ -21,7 +21,7 @@ from image_assets.data import (
 )
 from image_assets.jobs.asset_jobs import JOBS
 from image_assets.models import model_evaluations, stage_history, trained_models
-from image_assets.models.backbones import CURRENT
+from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.predictions import (
     current_predictions,
     image_predictions,
@@ -67,7 +67,7 @@ GALLERY_PAGES = {
 }
 
 settings = read_settings()
-resources = create_resources(settings, side_pixels=CURRENT.side_pixels)
+resources = create_resources(settings, side_pixels=CURRENT_BACKBONE.side_pixels)
 tables = {table.name: table for table in TABLES}
 
 

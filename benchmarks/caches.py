@@ -20,13 +20,13 @@ from benchmarks.results import good
 from benchmarks.task import read_task, timed
 from image_assets.images.cached_pixels import to_cached_pixels, to_cached_rows
 from image_assets.images.pixels import to_pixels
-from image_assets.models.backbones import CURRENT
+from image_assets.models.backbones import CURRENT_BACKBONE
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.row_groups import Content
 
 READS = 3
-SIDE_PIXELS = CURRENT.side_pixels
+SIDE_PIXELS = CURRENT_BACKBONE.side_pixels
 
 
 def caches(photographs: Photographs, count: int, repeats: int) -> dict[str, Any]:

@@ -25,12 +25,12 @@ def prepare(framework: str, target: Path) -> None:
     """Write a network as an MLflow model and as ONNX; its random head gives different images different labels."""
     import mlflow
 
-    from image_assets.models.backbones import CURRENT
+    from image_assets.models.backbones import CURRENT_BACKBONE
     from image_assets.models.logged_models import write_onnx
 
     training = import_module(f"image_assets.models.{framework}_training")
-    model, _ = training.build_model(LABELS, CURRENT, os.environ[BACKBONE], seed=0)
-    kernel = np.random.default_rng(0).normal(0, 0.15, (CURRENT.features, LABELS)).astype(np.float32)
+    model, _ = training.build_model(LABELS, CURRENT_BACKBONE, os.environ[BACKBONE], seed=0)
+    kernel = np.random.default_rng(0).normal(0, 0.15, (CURRENT_BACKBONE.features, LABELS)).astype(np.float32)
     if framework == "tensorflow":
         model.get_layer("head").set_weights([kernel, np.zeros(LABELS, np.float32)])
     else:
@@ -40,7 +40,7 @@ def prepare(framework: str, target: Path) -> None:
     uri = f"sqlite:///{target}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     run = client.create_run(client.create_experiment("engines", (target / "artifacts").as_uri()))
-    logged = training.log_model(model, LABELS, CURRENT, uri, run.info.run_id)
+    logged = training.log_model(model, LABELS, CURRENT_BACKBONE, uri, run.info.run_id)
     folder = mlflow.artifacts.download_artifacts(logged, dst_path=str(target / "logged"))
     (target / "model").write_text(folder)
     write_onnx(framework, Path(folder), target / "network.onnx")

@@ -51,7 +51,7 @@ import dagster as dg
 from resources.alerts import ADDRESS_PREFIX, AlertSender, RulesFile
 from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCaches
 from resources.delta.row_groups import Color, Content
 from resources.delta.spark_session import gpu_settings, is_local, spark_session
@@ -384,7 +384,7 @@ def create_resources(
         ),
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
-        "label_table": OutsideTable(source=settings.labels),
+        "label_table": ExternalTable(source=settings.labels),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),

@@ -31,11 +31,11 @@ def main(landing: str | None = None) -> int:
     write_samples_if_new(settings)
     hide_library_messages()
     from definitions import resources
-    from image_assets.models.backbones import CURRENT
+    from image_assets.models.backbones import CURRENT_BACKBONE
 
     # Before anything runs: files to work on, and the backbone's weights.
     resources["image_folder"].require_files()
-    for implementation in CURRENT.implementations.values():
+    for implementation in CURRENT_BACKBONE.implementations.values():
         resources["backbone"].identity(implementation.weight_file)
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     result = run_job("whole_path")

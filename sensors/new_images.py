@@ -1,4 +1,4 @@
-"""Image files landed → ingest_images."""
+"""Files in the landing folder or rows of the label table changed → ingest_images."""
 
 import gc
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from image_assets.data.folder_changes import folder_changes, without_unsettled
 from image_assets.data.given_labels import label_table_change
 from image_assets.data.image_files import read_ledger
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.files.image_folder import ImageFolder
 from sensors.attempts import ACTIVE, RequestKey, next_request, read_state
 
@@ -63,7 +63,7 @@ def new_images_every(seconds: int) -> dg.SensorDefinition:
     def new_images(
         context: dg.SensorEvaluationContext,
         image_folder: ImageFolder,
-        label_table: OutsideTable,
+        label_table: ExternalTable,
         delta_tables: DeltaTables,
     ) -> dg.SensorResult | dg.SkipReason:
         """Requests a run for each change of the landing folder or the label table, and retries failed runs."""
@@ -73,7 +73,10 @@ def new_images_every(seconds: int) -> dg.SensorDefinition:
 
 
 def request_ingest(
-    context: dg.SensorEvaluationContext, image_folder: ImageFolder, label_table: OutsideTable, delta_tables: DeltaTables
+    context: dg.SensorEvaluationContext,
+    image_folder: ImageFolder,
+    label_table: ExternalTable,
+    delta_tables: DeltaTables,
 ) -> dg.SensorResult | dg.SkipReason:
     """One tick: compares the landing folder and the label table with what has been ingested."""
     part, cursor = parse_cursor(context.cursor)

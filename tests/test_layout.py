@@ -42,7 +42,8 @@ FRAMEWORK_FILES = {
 }
 
 ARCHITECTURE_WORDS = re.compile(r"mobile_?net", re.IGNORECASE)
-SIZES = {str(size) for row in BACKBONES.values() for size in (row.side_pixels, row.features, row.blocks)}
+# Blocks are small numbers that mean other things elsewhere.
+SIZES = {str(size) for row in BACKBONES.values() for size in (row.side_pixels, row.features)}
 SIZE_FILES = {
     "image_assets/models/backbones.py": "the table",
     "resources/delta/petastorm_caches.py": "the side in caches whose names do not depend on it",

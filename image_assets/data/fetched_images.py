@@ -23,7 +23,7 @@ from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, format_of
 from image_assets.schemas import FETCHED_IMAGES
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideRows, OutsideTable
+from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
@@ -226,17 +226,17 @@ class FetchConfig(dg.Config):
     local_files: bool = Field(default=False, description="Allow files on this machine.")
 
 
-def read_table(source: str) -> OutsideRows:
+def read_table(source: str) -> ExternalRows:
     """The rows of the table, with the address column first; ValueError if there is none."""
     if is_url(source) and not source.startswith("s3://"):
         raise ValueError("unsupported table location: use a local path or s3://…")
-    table = OutsideTable(source=source)
+    table = ExternalTable(source=source)
     outside = table.read([], [*ADDRESSES, *OPTIONAL_COLUMNS])
     found = [name for name in ADDRESSES if name in outside.rows.column_names]
     if not found:
         raise ValueError(f"{source} has no address column: add a column {' or '.join(ADDRESSES)}")
     more = [name for name in OPTIONAL_COLUMNS if name in outside.rows.column_names]
-    return OutsideRows(outside.rows.select([found[0], *more]), outside.version, outside.content)
+    return ExternalRows(outside.rows.select([found[0], *more]), outside.version, outside.content)
 
 
 def read_outcomes(delta_tables: DeltaTables) -> dict[str, FetchOutcome]:

@@ -15,7 +15,7 @@ from image_assets.data.labels import to_label
 from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
 from resources.delta.delta_log import last_metadata, table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.files.file_system import SCHEME, escaped, is_url, to_path, to_url_path
 from resources.files.image_folder import ImageFolder
 
@@ -101,7 +101,7 @@ def files_not_found(delta_tables: DeltaTables) -> list[str]:
     return sorted(set(named) - set(delta_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()) - {""})
 
 
-def label_table_change(instance: dg.DagsterInstance, label_table: OutsideTable) -> str:
+def label_table_change(instance: dg.DagsterInstance, label_table: ExternalTable) -> str:
     """The label table's version if it changed since it was last read; otherwise empty."""
     version, before = label_table.version(), last_metadata(instance, "given_labels").get(VERSION_KEY, "")
     return "" if version == before else version or "no label table any more"
@@ -109,7 +109,7 @@ def label_table_change(instance: dg.DagsterInstance, label_table: OutsideTable) 
 
 @dg.asset(deps=["image_files"], kinds={"deltalake"}, pool="given_labels")
 def given_labels(
-    delta_tables: DeltaTables, image_folder: ImageFolder, label_table: OutsideTable
+    delta_tables: DeltaTables, image_folder: ImageFolder, label_table: ExternalTable
 ) -> dg.MaterializeResult:
     """Labels from a table (`IMAGE_ASSETS_LABELS`), used instead of folder names; empty without such a table."""
     landing = image_folder.path

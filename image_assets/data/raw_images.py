@@ -1,4 +1,7 @@
-"""Every version of every image file, unchanged; its op also updates the ledger."""
+"""Every version of every image file, unchanged; its op also updates the ledger.
+
+A replaced file gets a new row with a new image_id. The old row stays, and the ledger points to the new one.
+"""
 
 import time
 from collections import Counter

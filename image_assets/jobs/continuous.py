@@ -23,7 +23,7 @@ from image_assets.predictions.alert_sending import due_alerts
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import (
     ModelRegistry,
@@ -51,7 +51,7 @@ class RunResources(Protocol):
 
     delta_tables: DeltaTables
     image_folder: ImageFolder
-    label_table: OutsideTable
+    label_table: ExternalTable
     model_registry: ModelRegistry
 
 

@@ -1,4 +1,7 @@
-"""Vacuum: removes files that no table needs any more, except those that live model versions were trained on."""
+"""Vacuum: reports, or removes, files that no table needs any more.
+
+Files that live model versions were trained on stay, and so do those that following tables have not read yet.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -74,12 +74,16 @@ MOBILENET_V2 = Backbone(
     last_layer=mobilenet_v2_last_layer,
 )
 BACKBONES = {backbone.name: backbone for backbone in (MOBILENET_V2,)}
-CURRENT = MOBILENET_V2  # what new versions are trained with
+CURRENT_BACKBONE = MOBILENET_V2  # what new versions are trained with
 UNNAMED = "mobilenet_v2"  # what a version, a fingerprint or a folder of embeddings means that names no backbone
 
 
 def backbone_of(stored: Mapping[str, Any], key: str = "backbone") -> Backbone:
-    """The backbone that a version's tags or its `classifier.json` name."""
+    """The backbone named in `stored[key]`; MobileNetV2 if nothing is.
+
+    A version's `classifier.json` has the name under `backbone`, its tags under `backbone_name` (the tag `backbone` is
+    where its weights came from).
+    """
     return BACKBONES[stored.get(key, UNNAMED)]
 
 

@@ -37,7 +37,8 @@ def resolve_device(version: ModelVersion, on: InferenceDevice, spark: SparkSessi
 def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
     """Replaces the content of images with the version's label, probability and probabilities, or with a fault.
 
-    `images` needs enough partitions to keep all cores busy; the few files of a table would use only one.
+    `images` needs enough partitions to keep all cores busy; the few files of a table would use only one. Each
+    executor loads the version and calls `predict` of `image_classifier.py`, as stored beside the version.
     """
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
         answer = registry.scoring_udf(images.sparkSession, version, StructType([*ANSWER_FIELDS]), device)(

@@ -13,7 +13,7 @@ from image_assets.data.split_rows import require_sound_splits, training_labels
 from image_assets.data.training_cache import existing_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
-from image_assets.models.backbones import CURRENT, Backbone, name_in_digests
+from image_assets.models.backbones import CURRENT_BACKBONE, Backbone, name_in_digests
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
@@ -53,7 +53,10 @@ class TrainingConfig(dg.Config):
         "the head, then also the backbone's last blocks. `all`: the head, then the whole network.",
     )
     top_blocks: int = Field(
-        default=8, gt=0, lt=CURRENT.blocks, description=f"How many of the backbone's {CURRENT.blocks} blocks to train."
+        default=8,
+        gt=0,
+        lt=CURRENT_BACKBONE.blocks,
+        description=f"How many of the backbone's {CURRENT_BACKBONE.blocks} blocks to train.",
     )
     augmentation: bool = Field(
         default=False, description="Randomly crop and mirror images in each epoch of fine-tuning; slower."
@@ -105,7 +108,9 @@ class TrainingConfig(dg.Config):
             )
         return self
 
-    def plan(self, labels: int, weights: str, caches: PetastormCaches, backbone: Backbone = CURRENT) -> TrainingPlan:
+    def plan(
+        self, labels: int, weights: str, caches: PetastormCaches, backbone: Backbone = CURRENT_BACKBONE
+    ) -> TrainingPlan:
         """The settings as ranks receive them.
 
         Args:
@@ -174,7 +179,7 @@ class Task:
 
 
 def to_task(
-    framework: Framework, config: TrainingConfig, resources: TrainingResources, backbone: Backbone = CURRENT
+    framework: Framework, config: TrainingConfig, resources: TrainingResources, backbone: Backbone = CURRENT_BACKBONE
 ) -> Task:
     """The task for the current tables and settings; a ValueError if they cannot be trained on."""
     if config.distributor not in framework.distributors:

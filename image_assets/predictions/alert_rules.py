@@ -69,7 +69,8 @@ class AlertRules(BaseModel):
 
     rules: list[AlertRule] = []
     receivers: dict[ReceiverName, ReceiverOptions] = Field(
-        default={}, description="Options of receivers that need them."
+        default={},
+        description="Options of receivers that need them. Their addresses are in IMAGE_ASSETS_ALERT_<NAME>.",
     )
 
     @property

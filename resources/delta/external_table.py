@@ -20,7 +20,7 @@ EXPECTED = f"a file ending in {CSV} or {PARQUET}, or the folder of a Delta table
 
 
 @dataclass(frozen=True)
-class OutsideRows:
+class ExternalRows:
     """An external table's rows, as strings; `version` is from before reading, `content` identifies what was read."""
 
     rows: pa.Table
@@ -28,7 +28,7 @@ class OutsideRows:
     content: str
 
 
-class OutsideTable(dg.ConfigurableResource):
+class ExternalTable(dg.ConfigurableResource):
     """An external table, or none."""
 
     source: str = Field(default="", description=f"{EXPECTED[0].upper()}{EXPECTED[1:]}; none by default.")
@@ -50,7 +50,7 @@ class OutsideTable(dg.ConfigurableResource):
             raise self._missing() from error
         return f"{to_time(info).isoformat()}, {info['size']} bytes"
 
-    def read(self, columns: Sequence[str], optional: Sequence[str] = ()) -> OutsideRows:
+    def read(self, columns: Sequence[str], optional: Sequence[str] = ()) -> ExternalRows:
         """These columns, and those optional ones that exist, as strings.
 
         Raises:
@@ -66,7 +66,7 @@ class OutsideTable(dg.ConfigurableResource):
             texts = [rows[name].cast(pa.string()) for name in names]
         except (pa.ArrowException, DeltaError, ValueError) as error:
             raise ValueError(f"{self.source} cannot be read: {error}; expected {EXPECTED}") from error
-        return OutsideRows(pa.table(dict(zip(names, texts, strict=True))), version, content)
+        return ExternalRows(pa.table(dict(zip(names, texts, strict=True))), version, content)
 
     def _is_file(self) -> bool:
         return self.source.lower().endswith((CSV, PARQUET))

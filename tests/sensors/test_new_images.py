@@ -10,7 +10,7 @@ from deltalake import write_deltalake
 
 from image_assets.data.raw_images import IngestConfig
 from image_assets.jobs.continuous import TRIGGER_TAG
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.files.image_folder import ImageFolder
 from sensors.attempts import ATTEMPTS, RequestKey
 from sensors.new_images import new_images_every, parse_cursor, to_cursor
@@ -37,7 +37,7 @@ new_images = new_images_every(10)
 
 @dg.op
 def raw_images(
-    context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, label_table: OutsideTable
+    context: dg.OpExecutionContext, config: IngestConfig, image_folder: ImageFolder, label_table: ExternalTable
 ) -> None:
     """Updates the ledger and the label table's version as the real assets do, or fails on purpose."""
     if context.run.tags.get("fails"):
@@ -59,7 +59,7 @@ DEFINITIONS = dg.Definitions(
     sensors=[new_images],
     resources={
         "image_folder": ImageFolder(root="/nowhere"),
-        "label_table": OutsideTable(),
+        "label_table": ExternalTable(),
         "delta_tables": tables_at("/nowhere"),
     },
 )
@@ -72,7 +72,7 @@ class Daemon:
         self.instance = dg.DagsterInstance.ephemeral()
         self.home = landing.parent / f"{landing.name} tables"
         self.image_folder = ImageFolder(root=str(landing), settle_seconds=settle_seconds, sweep_files=sweep_files)
-        self.label_table = OutsideTable()
+        self.label_table = ExternalTable()
         self.cursor: str | None = None
         self.run_keys: list[str] = []
 
@@ -220,13 +220,13 @@ def test_an_active_run_that_has_recorded_the_files_may_still_fail(daemon: Daemon
 def test_a_changed_label_table_is_read_once_and_so_is_its_removal(daemon: Daemon, landing: Path) -> None:
     assert daemon.launched() == 1
     labels = landing.parent / "labels.csv"
-    daemon.label_table = OutsideTable(source=str(labels))
+    daemon.label_table = ExternalTable(source=str(labels))
     assert "labels.csv is not there: expected a file" in reason(daemon.tick())
     launched = []
     for text in ("path,label\na.png,roses\n", "path,label\na.png,tulips\n"):
         labels.write_text(text)
         launched += [daemon.launched(fails="fails"), daemon.launched(), daemon.launched()]
-    daemon.label_table = OutsideTable()
+    daemon.label_table = ExternalTable()
     launched += [daemon.launched(), daemon.launched()]
     assert launched == [1, 1, 0, 1, 1, 0, 1, 0]
 

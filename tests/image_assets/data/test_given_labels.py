@@ -17,7 +17,7 @@ from image_assets.data.label_corrections import Correction, append_corrections
 from image_assets.data.raw_images import raw_images
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
@@ -91,7 +91,7 @@ class Home:
         resources = {
             "delta_tables": self.tables,
             "image_folder": self.folder,
-            "label_table": OutsideTable(source=self.source),
+            "label_table": ExternalTable(source=self.source),
         }
         run = dg.materialize([*ASSETS, label_table_is_sound], resources=resources, instance=self.instance)
         self.check = run.get_asset_check_evaluations()[0]
@@ -160,13 +160,13 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     expected |= {"later.png": "roses", "unnamed.png": None}
     assert home.labels(FEATURED_IMAGES) == expected
     assert (home.check.metadata["contradictory"].value, home.check.metadata["not_there"].value) == (1, 0)
-    assert label_table_change(home.instance, OutsideTable(source=home.source)) == ""
+    assert label_table_change(home.instance, ExternalTable(source=home.source)) == ""
 
     home.source = ""
-    assert label_table_change(home.instance, OutsideTable()) == "no label table any more"
+    assert label_table_change(home.instance, ExternalTable()) == "no label table any more"
     home.run()
     folders = {name: "monday" if n % 2 else None for n, name in enumerate(names)}
     folders |= {"1.png": "peonies", "later.png": "tuesday", "unnamed.png": "tuesday"}
     assert home.labels(FEATURED_IMAGES) == folders
     assert home.check.passed
-    assert label_table_change(home.instance, OutsideTable()) == ""
+    assert label_table_change(home.instance, ExternalTable()) == ""

@@ -21,7 +21,7 @@ from image_assets.jobs.continuous import (
 from image_assets.predictions.image_predictions import image_predictions
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 from resources.devices import InferenceDevice
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import create_store
@@ -62,14 +62,14 @@ def test_added_and_deleted_files_are_new_work_until_they_are_ingested(delta_tabl
 
 def test_a_changed_label_table_is_new_work_until_it_is_read(tmp_path: Path) -> None:
     instance, labels = dg.DagsterInstance.ephemeral(), tmp_path / "labels.csv"
-    resources = run_resources(label_table=OutsideTable(source=str(labels)))
+    resources = run_resources(label_table=ExternalTable(source=str(labels)))
     with pytest.raises(CheckFailed, match="labels.csv"):
         label_table_to_read(instance, resources)
     labels.write_text("path,label\n")
     assert label_table_to_read(instance, resources).endswith(", 11 bytes")
     report_materialization(instance, "given_labels", label_table_version=resources.label_table.version())
     assert label_table_to_read(instance, resources) == ""
-    assert "no label table" in label_table_to_read(instance, run_resources(label_table=OutsideTable()))
+    assert "no label table" in label_table_to_read(instance, run_resources(label_table=ExternalTable()))
 
 
 @pytest.mark.spark

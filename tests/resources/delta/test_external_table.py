@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, TableFeatures, write_deltalake
 
-from resources.delta.external_table import OutsideTable
+from resources.delta.external_table import ExternalTable
 
 ROWS = {"path": ["a.png", "b.png"], "label": ["007", None], "weight": [1.5, 2.5]}
 
 
-def made(folder: Path, kind: str) -> OutsideTable:
+def made(folder: Path, kind: str) -> ExternalTable:
     """The same rows as a file or a table of this kind."""
     source, rows = folder / f"labels{kind}", pa.table(ROWS)
     if kind == ".csv":
@@ -22,7 +22,7 @@ def made(folder: Path, kind: str) -> OutsideTable:
         pq.write_table(rows, source)
     else:
         write_deltalake(str(source), rows)
-    return OutsideTable(source=str(source))
+    return ExternalTable(source=str(source))
 
 
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ""])
@@ -46,7 +46,7 @@ def test_every_kind_of_table_is_read_as_texts_and_says_when_it_changed(tmp_path:
 def test_texts_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
     file = tmp_path / "labels.CSV"
     file.write_text('path,label\n"a, b.png",NA\n"c\nd.png",1e3\ne.png,2026-05-04\n')
-    assert OutsideTable(source=str(file)).read(["label", "path"]).rows.to_pylist() == [
+    assert ExternalTable(source=str(file)).read(["label", "path"]).rows.to_pylist() == [
         {"label": "NA", "path": "a, b.png"},
         {"label": "1e3", "path": "c\nd.png"},
         {"label": "2026-05-04", "path": "e.png"},
@@ -55,19 +55,19 @@ def test_texts_of_a_csv_file_stay_as_they_are_written(tmp_path: Path) -> None:
 
 def test_a_file_on_another_file_system_is_read() -> None:
     fsspec.filesystem("memory").pipe_file("/tables/labels.csv", b"path,label\na.png,roses\n")
-    table = OutsideTable(source="memory://tables/labels.csv")
+    table = ExternalTable(source="memory://tables/labels.csv")
     assert table.read(["path", "label"]).rows.to_pylist() == [{"path": "a.png", "label": "roses"}]
     assert table.version().endswith(", 23 bytes")
 
 
 def test_no_table_has_no_version() -> None:
-    assert OutsideTable().version() == ""
+    assert ExternalTable().version() == ""
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.parquet", "labels"])
 def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"{name} does not exist: expected a file ending in"):
-        OutsideTable(source=str(tmp_path / name)).version()
+        ExternalTable(source=str(tmp_path / name)).version()
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
 def test_what_is_no_such_table_is_refused(tmp_path: Path, name: str, content: bytes, found: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot be read: .*; expected a file ending in") as refused:
-        OutsideTable(source=str(tmp_path / name)).read(["path", "label"])
+        ExternalTable(source=str(tmp_path / name)).read(["path", "label"])
     assert found in str(refused.value)
 
 
 def test_a_column_that_holds_no_texts_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a"], "label": [["roses", "tulips"]]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet cannot be read"):
-        OutsideTable(source=str(tmp_path / "a.parquet")).read(["path", "label"])
+        ExternalTable(source=str(tmp_path / "a.parquet")).read(["path", "label"])
 
 
 def test_a_delta_table_that_delta_rs_cannot_read_is_refused(tmp_path: Path) -> None:
