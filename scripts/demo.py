@@ -114,11 +114,14 @@ def test_accuracy(evaluations: dict[str, object], version: object) -> str:
 
 def quarantined_files(resources: Mapping[str, object]) -> list[tuple[str, ...]]:
     """Path, reason and message of every quarantined file."""
+    import pyarrow.compute as pc
+
     from image_assets.schemas import IMAGE_FILES
 
     with dg.build_resources(resources) as opened:
-        files = opened.delta_tables.read(IMAGE_FILES).where("state = 'quarantined'").orderBy("path")
-        return [(unquote(row["path"]), row["reason"], row["message"]) for row in files.collect()]
+        columns, where = ["path", "reason", "message"], pc.field("state") == "quarantined"
+        files = opened.delta_tables.read(IMAGE_FILES, columns, where).sort_by("path").to_pylist()
+        return [(unquote(row["path"]), row["reason"], row["message"]) for row in files]
 
 
 def failed_checks(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
