@@ -14,7 +14,6 @@ from pyspark.sql import DataFrame
 
 from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
-from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Table
@@ -24,7 +23,7 @@ from tests.support.data_run import kill, kill_when_written
 from tests.support.registered_versions import registered, saved_model
 from tests.support.small_spark import small_spark
 
-POINTS = ("while answering", "after the commit", "in current_predictions")
+POINTS = ("before the commit", "after the commit", "in current_predictions")
 # Predicts `ball`. It hangs at an image as long as the model's folder contains a file of that name.
 CLASSIFIER = """
     import time
@@ -83,7 +82,9 @@ class KilledTables(DeltaTables):
     point: str
 
     def append_files(self, table: Table, files: Sequence[WrittenFile], **more: Any) -> int:
-        """Commit files, or kill the process right after the commit."""
+        """Commit files, or kill the process right before or after the commit."""
+        if self.point == "before the commit":
+            kill()
         version = super().append_files(table, files, **more)
         if self.point == "after the commit":
             kill()
@@ -100,8 +101,6 @@ def main(home: str, point: str) -> None:
     session = small_spark(f"{home}/spark")
     session.setup_for_execution(dg.build_init_resource_context())
     tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
-    if point == "while answering":
-        kill_when_written(Path(tables.uri(IMAGE_PREDICTIONS)))
     with home_instance(Path(home)) as instance:
         run_predictions(tables, ModelRegistry(tracking_uri=f"sqlite:///{home}/mlflow.db"), instance)
 
