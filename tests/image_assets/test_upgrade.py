@@ -1,9 +1,7 @@
 """A home written by version 0.1.0 opens: its tables get their new columns, and nothing is computed again."""
 
-import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from image_assets.data.audit import audit
 from image_assets.data.split_rows import read_split, split_digest
 from image_assets.jobs.promote_model import move
 from image_assets.models.model_evaluations import SPLIT, evaluate_new
+from image_assets.models.scoring import score_images
 from image_assets.models.stage_history import Promotion, record_changes
 from image_assets.predictions.alert_rules import AlertRule, AlertRules
 from image_assets.predictions.image_predictions import SCORED_COLUMNS, with_predictions
@@ -40,7 +39,7 @@ from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.conftest import Ingested
-from tests.support.predictions_run import kept_instance, logged_version, run_predictions
+from tests.support.predictions_run import home_instance, logged_version, run_predictions
 
 pytestmark = pytest.mark.spark
 
@@ -65,12 +64,11 @@ def add(delta_tables: DeltaTables, table: Table, *rows: dict[str, Any]) -> None:
 @pytest.fixture
 def version(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -> ModelVersion:
     """The production version of a home of version 0.1.0, whose predictions and figures are all there."""
-    shutil.rmtree(home / "checkpoints", ignore_errors=True)
     logged_version(registry, home)
     version = registry.promote(1, "Production", Promotion("Production", "promote_model", "Ada").to_tags())
-    predict = partial(with_predictions, registry=registry, version=version, device="cpu")
-    predictions = as_released(IMAGE_PREDICTIONS)
-    ingested_tables.follow(FEATURED_IMAGES, SCORED_COLUMNS, predictions, by=predict, only={"model_version": 1})
+    images = ingested_tables.dataframe(FEATURED_IMAGES).select(SCORED_COLUMNS.names)
+    predictions = with_predictions(images, registry, version, "cpu", score_images)
+    ingested_tables.append(predictions, as_released(IMAGE_PREDICTIONS))  # no commit has the version's position
     key = {"model_version": 1}
     digest = split_digest(read_split(ingested_tables, SPLIT))
     figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "rows_digest": digest, "evaluated_at": NOON}
@@ -87,7 +85,6 @@ def version(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -
     for table in WITHOUT_NAME:
         names = [field.name for field in DeltaTable(ingested_tables.uri(table)).schema().fields]
         assert "model_name" not in names
-    assert (home / "checkpoints" / "image_predictions" / "1" / "commits").is_dir()
     return version
 
 
@@ -101,13 +98,13 @@ def test_a_home_of_version_0_1_0_opens(
     evaluated = evaluate_new(ingested_tables, registry, tracking, InferenceDevice(choice="cpu"))
     assert evaluated == ({1: 0.5}, {}), "the version's figures are those of the table"
     assert record_changes(registry.name, registry.versions(), ingested_tables) == []
-    with kept_instance(home) as instance:
+    with home_instance(home) as instance:
         run = run_predictions(ingested_tables, registry, instance)
     assert run.success
     assert added(run, "image_predictions") == 0
     assert added(run, "current_predictions") == 16
     assert record_new(ingested_tables, AlertRules(rules=[RULE]), registry, NOON) == 0
-    assert ingested_tables.snapshot(IMAGE_PREDICTIONS) == before[IMAGE_PREDICTIONS]
+    assert ingested_tables.last_change(IMAGE_PREDICTIONS) == before[IMAGE_PREDICTIONS].version
     # Every row belongs to the only model there was.
     for table in WITHOUT_NAME:
         rows = ingested_tables.read(table, table.keys)
