@@ -41,7 +41,7 @@ def prepare(task: Task) -> None:
     from image_assets.schemas import FEATURED_IMAGES
 
     number = F.regexp_extract("path", r"(\d+)\.jpg$", 1).cast("long").alias("label_index")
-    images = resources["delta_tables"].read(FEATURED_IMAGES).select("image_id", "content", number)
+    images = resources["delta_tables"].dataframe(FEATURED_IMAGES).select("image_id", "content", number)
     content: Content = cast("Content", task.kernel) if task.kernel in get_args(Content) else "original"
     with timed():
         cached = partial(to_cached_rows, side_pixels=SIDE_PIXELS, content=content, color="rgb")
