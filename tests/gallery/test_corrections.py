@@ -107,7 +107,7 @@ def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
     [
         ({"image_id": "0" * 64}, 409, b"since you opened this page"),
         ({"corrected_by": " "}, 400, b"expected your name"),
-        ({"label": ""}, 400, b"expected letters"),
+        ({"label": ""}, 400, b"must not be empty"),
         ({"new_label": "../x"}, 400, b"without slashes"),
         ({"new_label": "a\x00b"}, 400, b"control characters"),
         ({"new_label": "x" * 256}, 400, b"at most 255"),
