@@ -7,7 +7,6 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-from mlflow.exceptions import MlflowException
 from py4j.protocol import Py4JJavaError
 from pydantic import Field
 from pyspark.errors import PySparkException
@@ -69,7 +68,6 @@ def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[s
 
 
 SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
-SCORING_ERRORS = (PySparkException, Py4JJavaError, MlflowException, OSError)  # in executors, or while loading a version
 SHOWN_FAULTS = 20
 MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 
@@ -108,6 +106,13 @@ def with_predictions(
     )
 
 
+def scoring_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of a version that cannot be loaded, or that fails in an executor."""
+    from mlflow.exceptions import MlflowException
+
+    return PySparkException, Py4JJavaError, MlflowException, OSError
+
+
 def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, device: str) -> Exception | None:
     """Scores the images that the version has not scored yet.
 
@@ -129,7 +134,7 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
 
     try:
         predict(score_images)
-    except SCORING_ERRORS as error:
+    except scoring_errors() as error:
         registry.require_files_as_logged(version)  # its error is clearer than that of Spark
         predict(score_images_guarded)
         return error
@@ -176,7 +181,7 @@ def image_predictions(
     for version in predicting:
         try:
             failed = score(delta_tables, model_registry, version, devices[version.version].name)
-        except (*SCORING_ERRORS, DamagedVersion) as error:
+        except (*scoring_errors(), DamagedVersion) as error:
             if version == serving:
                 raise
             metadata[f"shadow_v{version.version}_failed"] = dg.MetadataValue.text(str(error)[:MAX_ERROR_LENGTH])
