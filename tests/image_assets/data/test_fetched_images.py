@@ -191,7 +191,7 @@ def test_what_a_killed_run_left_is_removed_and_never_taken_in(filled: Home, serv
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [("address,label\n", "has no address column: add a column url or path"), (None, "is not there: expected a file")],
+    [("address,label\n", "has no address column: add a column url or path"), (None, "does not exist: expected a file")],
 )
 def test_a_table_that_names_no_images_is_refused(filled: Home, content: str | None, error: str) -> None:
     if content:
@@ -199,7 +199,7 @@ def test_a_table_that_names_no_images_is_refused(filled: Home, content: str | No
     with pytest.raises((ValueError, FileNotFoundError), match=error):
         dg.materialize(
             [fetched_images],
-            resources={"delta_tables": filled, "image_folder": ImageFolder(root=str(filled.landing))},
+            resources={"delta_tables": filled.tables, "image_folder": ImageFolder(root=str(filled.landing))},
             run_config=dg.RunConfig(ops={"fetched_images": FetchConfig(table=str(filled.table))}),
         )
 
