@@ -283,8 +283,8 @@ def test_resources_follow_the_settings(tmp_path: Path) -> None:
     folder = image_folder(settings)
     assert (folder.include, folder.exclude, folder.settle_seconds) == (["*.jpg", "raw/*"], ["thumbnails"], 0.5)
     assert (folder.content_limit_bytes, folder.size_limit_bytes) == (64 * 1024**2, 2000 * 1024**2)
-    caches = petastorm_caches(settings)
-    assert (caches.content, caches.color, caches.keep_megabytes) == ("jpeg", "gray", 500)
+    caches = petastorm_caches(settings, side_pixels=96)
+    assert (caches.content, caches.color, caches.keep_megabytes, caches.side_pixels) == ("jpeg", "gray", 500, 96)
     assert rules_file(settings) == RulesFile(path=str(tmp_path / "rules.yaml"), required=True)
     assert alert_sender(settings).addresses["oncall"] == dg.EnvVar("IMAGE_ASSETS_ALERT_ONCALL")
 

@@ -221,7 +221,7 @@ def test_a_changed_label_table_is_read_once_and_so_is_its_removal(daemon: Daemon
     assert daemon.launched() == 1
     labels = landing.parent / "labels.csv"
     daemon.label_table = ExternalTable(source=str(labels))
-    assert "labels.csv is not there: expected a file" in reason(daemon.tick())
+    assert "labels.csv does not exist: expected a file" in reason(daemon.tick())
     launched = []
     for text in ("path,label\na.png,roses\n", "path,label\na.png,tulips\n"):
         labels.write_text(text)
