@@ -81,7 +81,7 @@ def test_an_asset_shows_its_rows_and_a_contact_sheet(page: Page) -> None:
 def test_a_failed_check_says_what_to_do(page: Page) -> None:
     open_check(page, "image_files", "few_quarantined")
     expect(page.get_by_text("2 of 10 files are quarantined, more than 5%").first).to_be_visible()
-    expect(page.get_by_text("copy whole files in their place").first).to_be_visible()
+    expect(page.get_by_text("replace broken files").first).to_be_visible()
 
 
 def test_a_job_is_launched_with_its_example_and_succeeds(page: Page, settings: Settings) -> None:
