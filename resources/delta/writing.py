@@ -4,10 +4,13 @@ No reader sees the files before `DeltaTables.append_files` commits them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
+from pyspark import inheritable_thread_target
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
@@ -94,9 +97,25 @@ def write_by_dataframe(
         delta_tables.progress_line(doing, new.total, "images", before=new.before) as progress,
         counting_tasks(spark, progress, rows=new.count, tasks=tasks),
     ):
-        rows = by(images).select(into.columns.fieldNames()).toArrow()
+        rows = collected(by(images).select(into.columns.fieldNames()))
     results = (row for batch in rows.to_batches(BATCH_ROWS) for row in batch.to_pylist())
     return list(write_files(results, delta_tables.uri(into), file_layout(into)))
+
+
+def collected(rows: DataFrame) -> pa.Table:
+    """The rows, collected by a thread, so that an interrupt cancels the Spark job; `toArrow` would wait for its end."""
+    context, tag = rows.sparkSession.sparkContext, f"collected-{uuid4().hex}"
+    context.addJobTag(tag)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            collecting = threads.submit(inheritable_thread_target(rows.toArrow))
+            try:
+                return collecting.result()
+            except BaseException:
+                context.cancelJobsWithTag(tag)
+                raise
+    finally:
+        context.removeJobTag(tag)
 
 
 def writing_tasks(delta_tables: DeltaTables, new: NewRows) -> int:
