@@ -106,7 +106,7 @@ def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_la
     platform.moved_in_mlflow(version, "Production")
     failed = platform.run()
     (failure,) = [event for event in failed.all_events if event.event_type_value == "STEP_FAILURE"]
-    assert f"expected SHA-256 {version.tags['files_digest']}. Restore them" in str(failure.step_failure_data.error)
+    assert f"expected SHA-256 {version.tags['files_digest']}. Restore the files" in str(failure.step_failure_data.error)
     assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
     platform.registry.promote(1, "Production")
     assert platform.run().success
