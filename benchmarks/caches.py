@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
-import dagster as dg
 import numpy as np
 import pandas as pd
 
@@ -112,7 +111,6 @@ def main() -> None:
 
     task = read_task()
     session = spark_session("local[2]", scratch=f"{task.target}/spark")
-    session.setup_for_execution(dg.build_init_resource_context())
     content: Any = task.kernel
     store = PetastormCaches(root=f"{task.target}/caches", content=content)
     files = session.spark_session.read.format("binaryFile").option("recursiveFileLookup", "true").load(task.source)

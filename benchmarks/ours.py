@@ -44,9 +44,7 @@ def start_spark() -> None:
     """Start the Spark session that the assets will use."""
     from definitions import resources
 
-    session = resources["pyspark"]
-    session.setup_for_execution(dg.build_init_resource_context())
-    start_workers(session.spark_session)
+    start_workers(resources["pyspark"].spark_session)
 
 
 def materialized(

@@ -351,11 +351,6 @@ def petastorm_caches(settings: Settings, side_pixels: int) -> PetastormCaches:
     )
 
 
-def artifact_url(settings: Settings) -> str | None:
-    """The storage's folder for artifacts; None if a tracking server manages them and their permissions."""
-    return None if settings.tracking_uri.startswith(HTTP) else settings.artifacts
-
-
 def alert_sender(settings: Settings) -> AlertSender:
     """The alert receivers. Dagster reads their addresses when a run needs them and shows only the variables' names."""
     variables = {name: f"{ADDRESS_PREFIX}{name.upper()}" for name in settings.alert_receivers}
@@ -391,7 +386,8 @@ def create_resources(
         "inference_device": InferenceDevice(choice=settings.device, run_tags=settings.gpu_run_tags),
         "mlflow_tracking": MlflowTracking(
             tracking_uri=settings.tracking_uri,
-            artifact_url=artifact_url(settings),
+            # A tracking server manages artifacts and their permissions itself.
+            artifact_url=None if settings.tracking_uri.startswith(HTTP) else settings.artifacts,
             ui_url=settings.mlflow_url,
             dagster_url=settings.dagster_url,
         ),

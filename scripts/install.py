@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.horovod_wheel import find_wheel, wheel_folder
+from scripts.horovod_wheel import PROGRESS_SECONDS, find_wheel, wheel_folder
 from scripts.prerequisites import (
     Missing,
     missing_access,
@@ -32,7 +32,6 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed"  # the digest of what was installed
 UNFINISHED = VENV / "unfinished"  # exists while packages are being installed
 LOG = VENV / "install.log"
-PROGRESS_SECONDS = 15
 UV = [str(PYTHON), "-m", "uv", "--no-progress", "pip", "install", "--python", str(PYTHON)]
 HASHED = ["--require-hashes", "-r"]
 

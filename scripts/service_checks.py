@@ -44,16 +44,12 @@ def horovod(on_each_rank: Callable[[], float]) -> Finding:
 
 def spark() -> Finding:
     """A Delta table, written and read with the graph's own Spark session."""
-    from dagster import build_init_resource_context
-
     from resources.delta.spark_session import spark_session
     from resources.settings import read_settings
 
     settings = read_settings()
     with tempfile.TemporaryDirectory() as folder:
-        resource = spark_session(settings.spark_master, scratch=folder)
-        resource.setup_for_execution(build_init_resource_context())
-        session = resource.spark_session
+        session = spark_session(settings.spark_master, scratch=folder).spark_session
         session.range(10).write.format("delta").save(f"{folder}/numbers")
         rows = session.read.format("delta").load(f"{folder}/numbers").count()
         session.stop()

@@ -40,6 +40,26 @@ from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RAN
 from resources.processes.training_processes import TrainingProcesses
 
 FEW_ROWS = 4  # a row group with so few rows cannot be much smaller
+LISTED_ROWS = 20
+QUARANTINED_SHARE = 0.05  # a higher share suggests a broken upload
+LOST_FILES_REMEDY = "materialize the group data; if that does not help, `make audit` lists the files"
+QUARANTINE_REMEDY = (
+    "`image_files` lists the files and reasons; replace broken files, delete files that are not images or exclude them "
+    "with IMAGE_ASSETS_EXCLUDE, and launch `replay_quarantine` after raising a limit"
+)
+LABEL_CONFLICTS_REMEDY = "delete the listed files from the folders of the wrong labels"
+key_checks = [
+    keys_unique(table)
+    for table in (
+        FETCHED_IMAGES,
+        IMAGE_FILES,
+        RAW_IMAGES,
+        GIVEN_LABELS,
+        FEATURED_IMAGES,
+        GRAYSCALE_IMAGES,
+        IMAGE_SPLITS,
+    )
+]
 
 
 def row_group_problems(groups: Sequence[tuple[int, int]], rows: int, ranks: int) -> list[str]:
@@ -95,33 +115,9 @@ def row_groups_balanced(split: str) -> dg.AssetChecksDefinition:
 row_group_checks = [row_groups_balanced(split) for split in ("training", "validation")]
 
 
-LISTED_ROWS = 20
-QUARANTINED_SHARE = 0.05  # a higher share suggests a broken upload
-LOST_FILES_REMEDY = "materialize the group data; if that does not help, `make audit` lists the files"
-QUARANTINE_REMEDY = (
-    "`image_files` lists the files and reasons; replace broken files, delete files that are not images or exclude them "
-    "with IMAGE_ASSETS_EXCLUDE, and launch `replay_quarantine` after raising a limit"
-)
-LABEL_CONFLICTS_REMEDY = "delete the listed files from the folders of the wrong labels"
-
-
 def to_schema(columns: Sequence[str]) -> dg.TableSchema:
     """A schema of string columns."""
     return dg.TableSchema([dg.TableColumn(name) for name in columns])
-
-
-key_checks = [
-    keys_unique(table)
-    for table in (
-        FETCHED_IMAGES,
-        IMAGE_FILES,
-        RAW_IMAGES,
-        GIVEN_LABELS,
-        FEATURED_IMAGES,
-        GRAYSCALE_IMAGES,
-        IMAGE_SPLITS,
-    )
-]
 
 
 @dg.asset_check(

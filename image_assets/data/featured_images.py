@@ -34,6 +34,7 @@ from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
 ARRIVAL_COLUMNS = ["path", "image_id", "first_seen"]
+FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
 
 
 def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFrame:
@@ -62,9 +63,6 @@ def arrivals_metadata(delta_tables: DeltaTables, landing: str) -> dict[str, dg.M
     picture = stacked_bars(counts, "new images per day (UTC), by label")
     title = f"{counts.to_numpy().sum():,} new images in the last {SHOWN_BARS} days"
     return {"arrivals": dg.MetadataValue.md(picture_markdown(picture, title))}
-
-
-FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
 
 
 def quarantine(delta_tables: DeltaTables, unreadable: Sequence[Row]) -> None:

@@ -33,6 +33,9 @@ FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
 NO_NAME = re.compile(r"[^\w .()-]+")  # characters to replace in file names taken from addresses
 MAX_STEM_LENGTH = 100
+ADDRESSES = ("url", "path")  # the first of these columns that is there
+OPTIONAL_COLUMNS = ("label", "name")
+COMMIT_ROWS, COMMIT_SECONDS = 500, 30  # a killed run downloads at most this much again
 
 
 @dataclass(frozen=True)
@@ -205,9 +208,6 @@ class Fetching:
             self.url_by_path[relative_path] = url
 
 
-ADDRESSES = ("url", "path")  # the first of these columns that is there
-OPTIONAL_COLUMNS = ("label", "name")
-COMMIT_ROWS, COMMIT_SECONDS = 500, 30  # a killed run downloads at most this much again
 OUTCOME_COLUMNS = [of.name for of in fields(FetchOutcome)]
 
 

@@ -23,6 +23,20 @@ from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import ImageFile
 
 IMAGE_KEYS = ["path", "image_id"]
+SHEET_FILES = 32  # files on the sheet
+NOT_REGULAR = "not_regular"  # a reason: such files are never opened
+# The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
+SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
+# How a decision updates a row of the ledger; nulls leave the old value.
+LEDGER_UPDATES = {
+    "state": "new.state",
+    **{
+        name: f"CASE WHEN new.state = '{MISSING}' THEN old.{name} ELSE new.{name} END" for name in ("reason", "message")
+    },
+    **{name: f"coalesce(new.{name}, old.{name})" for name in ("image_id", "length", "modification_time")},
+    "attempts": "old.attempts + new.attempts",
+    "last_seen": "new.last_seen",
+}
 
 
 def current_files(ledger: DataFrame) -> DataFrame:
@@ -33,9 +47,6 @@ def current_files(ledger: DataFrame) -> DataFrame:
 def current_keys(delta_tables: DeltaTables) -> pd.DataFrame:
     """The same as `current_files`, read without Spark."""
     return delta_tables.read(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT).to_pandas()
-
-
-SHEET_FILES = 32  # files on the sheet
 
 
 def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
@@ -73,21 +84,6 @@ def by_reason(newest_first: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValu
             for reason, count in sorted(counts.items(), key=lambda found: (-found[1], str(found[0])))
         ]
     )
-
-
-NOT_REGULAR = "not_regular"  # a reason: such files are never opened
-# The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
-SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
-# How a decision updates a row of the ledger; nulls leave the old value.
-LEDGER_UPDATES = {
-    "state": "new.state",
-    **{
-        name: f"CASE WHEN new.state = '{MISSING}' THEN old.{name} ELSE new.{name} END" for name in ("reason", "message")
-    },
-    **{name: f"coalesce(new.{name}, old.{name})" for name in ("image_id", "length", "modification_time")},
-    "attempts": "old.attempts + new.attempts",
-    "last_seen": "new.last_seen",
-}
 
 
 class LedgerEntry(NamedTuple):

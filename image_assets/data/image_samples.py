@@ -31,6 +31,15 @@ LISTED_GROUPS = 20
 SHEET_GROUPS = 8  # on a contact sheet, one per row
 PATHS_PER_GROUP = 4
 STEPS_PER_DOUBLING = 4  # bars in a histogram for each doubling
+PER_LABEL = 8
+MAX_FILE_BYTES = 2_000_000  # decoded pixels take about twenty times as much
+SAMPLE_PIXELS = 96  # side of the stored thumbnails
+COMPARED_COLUMNS = ["path", "image_id", "label"]
+PIXELS = ("height", "width", "channels", "mode", "data")
+# Spark's image source treats such names as patterns or addresses; these files get a thumbnail, but no pixels.
+UNSUPPORTED_NAME = re.compile(r"[%*?\[\]{}\\:]")
+FILES_SCHEMA = "path string, image_id string, label string, length long"
+THUMBNAILS = StructType([IMAGE_SAMPLES.columns[name] for name in ("path", "image_id", "label", "thumbnail")])
 
 
 @dataclass(frozen=True)
@@ -110,17 +119,6 @@ def to_steps(images: pd.DataFrame, column: str) -> list[float]:
     """The column's values, rounded to STEPS_PER_DOUBLING steps for each doubling."""
     values = np.maximum(images[column].to_numpy(float), 1)
     return (2 ** (np.round(np.log2(values) * STEPS_PER_DOUBLING) / STEPS_PER_DOUBLING)).tolist()
-
-
-PER_LABEL = 8
-MAX_FILE_BYTES = 2_000_000  # decoded pixels take about twenty times as much
-SAMPLE_PIXELS = 96  # side of the stored thumbnails
-COMPARED_COLUMNS = ["path", "image_id", "label"]
-PIXELS = ("height", "width", "channels", "mode", "data")
-# Spark's image source treats such names as patterns or addresses; these files get a thumbnail, but no pixels.
-UNSUPPORTED_NAME = re.compile(r"[%*?\[\]{}\\:]")
-FILES_SCHEMA = "path string, image_id string, label string, length long"
-THUMBNAILS = StructType([IMAGE_SAMPLES.columns[name] for name in ("path", "image_id", "label", "thumbnail")])
 
 
 def sample_files(files: Iterable[Row], landing: str, overrides: LabelOverrides) -> list[Row]:

@@ -22,6 +22,11 @@ from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table_layout import file_layout
 
 SET_ASIDE = "set_aside"  # in no split
+NEW_COLUMNS = ["path", *HASHED, "label", "label_index"]
+EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split"]
+FILL_ORDER = ("training", "test", "validation")
+CONFLICT = "near duplicate of images in different splits"
+Assignment = tuple[str, str | None, str | None]  # duplicate_group, split, reason
 
 
 def splits_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
@@ -35,14 +40,6 @@ def splits_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
         picture = stacked_bars(counts, "images per label, by split")
         metadata["splits"] = dg.MetadataValue.md(picture_markdown(picture, f"{len(images):,} labelled images"))
     return metadata
-
-
-NEW_COLUMNS = ["path", *HASHED, "label", "label_index"]
-EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split"]
-FILL_ORDER = ("training", "test", "validation")
-CONFLICT = "near duplicate of images in different splits"
-
-Assignment = tuple[str, str | None, str | None]  # duplicate_group, split, reason
 
 
 class SplitConfig(dg.Config):

@@ -16,6 +16,11 @@ from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, UnreadableImage
 from resources.delta.arrow_rows import Row
 from resources.files.file_system import FileChanged, modification_stamp, open_file, read_content
 
+CURRENT = "current"  # a readable image
+PENDING = "pending"  # may still be written to
+QUARANTINED = "quarantined"  # rejected, with a reason
+MISSING = "missing"  # deleted from the folder
+
 
 def decode_features(image: Row) -> Features | ItemFailure:
     """Decodes a row's content or, if it has none, its file; meant for a guarded process."""
@@ -31,12 +36,6 @@ def decode_features(image: Row) -> Features | ItemFailure:
         return ItemFailure(unreadable.reason, str(unreadable))
     except OSError as error:
         return ItemFailure("unreadable_file", f"{error}: the file changed after it was listed; copy it again")
-
-
-CURRENT = "current"  # a readable image
-PENDING = "pending"  # may still be written to
-QUARANTINED = "quarantined"  # rejected, with a reason
-MISSING = "missing"  # deleted from the folder
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 
+LABEL_COLUMNS = ["path", "image_id", "label", "label_index"]
+RELABELLED_SCHEMA = "path string, image_id string, label string, label_index int"
+
 
 def extend_label_indexes(new: Iterable[str], existing: dict[str, int]) -> dict[str, int]:
     """All labels with their numbers: existing ones keep theirs, new ones follow in alphabetical order."""
@@ -55,10 +58,6 @@ def read_label_overrides(delta_tables: DeltaTables) -> LabelOverrides:
         if not (row["withdrawn"] and row["path"] in given)
     }
     return LabelOverrides(corrected, given)
-
-
-LABEL_COLUMNS = ["path", "image_id", "label", "label_index"]
-RELABELLED_SCHEMA = "path string, image_id string, label string, label_index int"
 
 
 def outdated_labels(delta_tables: DeltaTables, table: Table) -> list[tuple[str, str, str | None, int | None]]:

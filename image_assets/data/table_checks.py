@@ -16,6 +16,8 @@ DUPLICATE_KEYS_REMEDY = (
     "something other than the asset writes to the table: stop it, list the rows with `make audit`, and delete the "
     "duplicates with a Delta writer"
 )
+SAMPLED_FILES = 8  # the newest ones; reading all footers of a large table would take minutes
+REWRITE_HINT = "existing files stay readable, and compaction rewrites them"
 
 
 def keys_unique(table: Table) -> dg.AssetChecksDefinition:
@@ -36,10 +38,6 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
         )
 
     return check
-
-
-SAMPLED_FILES = 8  # the newest ones; reading all footers of a large table would take minutes
-REWRITE_HINT = "existing files stay readable, and compaction rewrites them"
 
 
 @dataclass(frozen=True)

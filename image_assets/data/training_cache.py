@@ -21,6 +21,9 @@ from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, Petasto
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
 from resources.processes.training_processes import TrainingProcesses
 
+CACHE_DEPS = ["image_splits", "featured_images", "grayscale_images", "image_files"]
+CACHE_KINDS = {"pyspark", "parquet", "petastorm"}
+
 
 def cache_rows(delta_tables: DeltaTables, split: str, labels: list[str]) -> DataFrame:
     """The split's images that have one of the labels."""
@@ -79,10 +82,6 @@ def find_or_write_cache(
     if cache:
         return cache, False
     return caches.write(rows_to_cache(delta_tables, caches, split, labels), name, ranks=ranks), True
-
-
-CACHE_DEPS = ["image_splits", "featured_images", "grayscale_images", "image_files"]
-CACHE_KINDS = {"pyspark", "parquet", "petastorm"}
 
 
 def materialize_cache(

@@ -49,6 +49,9 @@ GRAY_CONSTANTS = """,
     int64[1] last = {2}, int32[3] weights = {19595, 38470, 7471}, int32 half = {32768}, int32 whole = {65536}
 """
 IN_COLOR = "to_resize = Identity (image)"
+SERVING_PACKAGES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads and serves a model
+EDGE = ("onnxruntime", "pillow")
+EDGE_FILE = "edge/image_classifier.onnx"
 
 
 def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -> None:
@@ -98,10 +101,8 @@ def _front(color: str, side_pixels: int, ir_version: int) -> "onnx.ModelProto":
     )
 
 
-SERVING_PACKAGES = {"mlflow": "mlflow-skinny"}  # the part of MLflow that loads and serves a model
 # Not needed on a CPU, where ONNX Runtime predicts.
 FOR_GPUS = {package for framework in FRAMEWORKS.values() for package in framework.packages}
-EDGE = ("onnxruntime", "pillow")
 
 
 def to_requirements(version: Path) -> list[str]:
@@ -139,7 +140,6 @@ def installed_with(names: Sequence[str]) -> dict[str, str]:
 
 
 TEMPLATES = Path(__file__).with_name("package")
-EDGE_FILE = "edge/image_classifier.onnx"
 
 
 def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
+from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.data.training_cache import find_or_write_cache
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models import lineage
@@ -32,10 +33,10 @@ from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.processes.training_processes import TrainingProcesses
 
-IMAGE_KEYS = ["path", "image_id"]
 NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe the model
 
 History = Sequence[Mapping[str, float]]
+NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,6 @@ def differences_markdown(differences: Differences) -> str:
         f"{differences.images_of_one:,} images were predicted by only one of them.",
     ]
     return "\n".join(lines)
-
-
-NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
 class ReproductionConfig(dg.Config):

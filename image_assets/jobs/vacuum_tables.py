@@ -33,6 +33,10 @@ from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 MAX_RETENTION_HOURS = 168  # Delta logs record for this long when a file was removed from its table
+# The tables that follow another as a whole. In image_predictions, each model version follows by itself.
+FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
+# Model versions by the table's name and Delta version that they were trained on.
+ModelsByTableVersion = dict[tuple[str, int], list[int]]
 
 
 def removable_files(uri: str, versions_to_keep: Iterable[int], retention_hours: int) -> dict[str, int]:
@@ -50,13 +54,6 @@ def _vacuum(uri: str, versions_to_keep: Iterable[int], retention_hours: int, *, 
     return DeltaTable(uri).vacuum(
         retention_hours, dry_run, enforce_retention_duration=False, full=True, keep_versions=sorted(versions_to_keep)
     )
-
-
-# The tables that follow another as a whole. In image_predictions, each model version follows by itself.
-FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
-
-# Model versions by the table's name and Delta version that they were trained on.
-ModelsByTableVersion = dict[tuple[str, int], list[int]]
 
 
 class VersionsAtRisk(RuntimeError):

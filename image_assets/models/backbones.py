@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 DOWNLOAD_TIMEOUT_SECONDS = 10
+UNNAMED = "mobilenet_v2"  # what a version, a fingerprint or a folder of embeddings means that names no backbone
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ MOBILENET_V2 = Backbone(
 )
 BACKBONES = {backbone.name: backbone for backbone in (MOBILENET_V2,)}
 CURRENT_BACKBONE = MOBILENET_V2  # what new versions are trained with
-UNNAMED = "mobilenet_v2"  # what a version, a fingerprint or a folder of embeddings means that names no backbone
 
 
 def backbone_of(stored: Mapping[str, Any], key: str = "backbone") -> Backbone:

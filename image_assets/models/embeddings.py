@@ -18,6 +18,9 @@ from image_assets.models.training_images import READ_BATCH_SIZE, Shard, rebatche
 from resources.progress import ProgressLine
 
 ROW_GROUP_ROWS = 1024  # of 5 KB each
+Activations = Callable[[np.ndarray], np.ndarray]
+STORED_AT_ONCE = 64 * READ_BATCH_SIZE  # the most embeddings that a killed training loses
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,6 @@ class EmbeddingStore:
 
     def _files(self) -> list[Path]:
         return sorted(Path(self.folder).glob("*.parquet"))
-
-
-Activations = Callable[[np.ndarray], np.ndarray]
-STORED_AT_ONCE = 64 * READ_BATCH_SIZE  # the most embeddings that a killed training loses
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

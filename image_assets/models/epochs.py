@@ -17,6 +17,9 @@ from resources.progress import ProgressLine
 
 State = dict[str, np.ndarray]
 Value = TypeVar("Value")
+Figures = dict[str, float]
+EVALUATION_BATCH_SIZE = 256
+logger = logging.getLogger(__name__)
 
 
 class Collective(Protocol):
@@ -100,12 +103,6 @@ def state_digest(weights: State) -> str:
         total.update(f"{name} {array.dtype} {array.shape} ".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
-
-
-Figures = dict[str, float]
-EVALUATION_BATCH_SIZE = 256
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-IMAGE_KEYS = ["path", "image_id"]
+from image_assets.data.image_files import IMAGE_KEYS
+
 NO_ANSWER = "(no answer)"
 CONFIDENCE = 0.95  # of the intervals
 MAX_BINS = 15
 BIN_IMAGES = 20  # per bin, at least; the accuracy of fewer is too noisy
 
 Bound = float | None  # None without images
+TRAITS = ("width", "height", "format", "folder")
+MIN_SLICE_IMAGES = 10
+LISTED_SLICES = 10
 
 
 @dataclass(frozen=True)
@@ -167,11 +171,6 @@ def compare(these: pd.DataFrame, others: pd.DataFrame, compared_with: int) -> Co
     differing = only_this + only_other
     p_value = float(binomtest(only_this, differing).pvalue) if differing else 1.0
     return Comparison(compared_with, only_this, only_other, p_value)
-
-
-TRAITS = ("width", "height", "format", "folder")
-MIN_SLICE_IMAGES = 10
-LISTED_SLICES = 10
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG = "#1f77b4", "#ff7f0e"
 SHOWN_LABELS = 30
+LISTED_LABELS = 30
+ARTIFACT_FOLDER = "evaluation"  # in the version's MLflow run
+PICTURES: tuple[str, ...] = (
+    "confusion_matrix.png",
+    "precision_and_recall.png",
+    "reliability_diagram.png",
+    "mistakes.jpg",
+)
+Metadata = dict[str, dg.MetadataValue]
 
 
 def reliability_diagram(answers: pd.DataFrame) -> bytes:
@@ -119,19 +128,6 @@ def _draw_bins(axes: "Axes", bins: pd.DataFrame) -> None:
 def _lengths(share: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     # Rounding can put a bound slightly beyond a share of 0 or 1.
     return np.maximum([share - low, high - share], 0)
-
-
-LISTED_LABELS = 30
-
-ARTIFACT_FOLDER = "evaluation"  # in the version's MLflow run
-PICTURES: tuple[str, ...] = (
-    "confusion_matrix.png",
-    "precision_and_recall.png",
-    "reliability_diagram.png",
-    "mistakes.jpg",
-)
-
-Metadata = dict[str, dg.MetadataValue]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,17 @@ from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelVersion
 
+if TYPE_CHECKING:
+    from image_assets.models.training import Task
+
 TABLE_VERSIONS = "table_versions"
+
+CURVES_FILE = "learning_curves.png"
+HISTORY_FILE = "history.json"  # every epoch's metrics, an artifact of the MLflow run
+INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
+LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod")
+LIBRARIES += tuple(package for framework in FRAMEWORKS.values() for package in framework.packages)
+LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg")
 
 
 def table_versions(version: ModelVersion) -> dict[str, int]:
@@ -73,17 +83,6 @@ def logged_pictures(
     except (MlflowException, OSError):
         return {}
     return {name: dg.MetadataValue.md(picture_markdown(picture, title)) for name, picture in pictures.items()}
-
-
-if TYPE_CHECKING:
-    from image_assets.models.training import Task
-
-CURVES_FILE = "learning_curves.png"
-HISTORY_FILE = "history.json"  # every epoch's metrics, an artifact of the MLflow run
-INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
-LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod")
-LIBRARIES += tuple(package for framework in FRAMEWORKS.values() for package in framework.packages)
-LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg")
 
 
 @dataclass(frozen=True)

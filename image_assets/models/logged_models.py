@@ -26,12 +26,16 @@ from resources.processes.child_process import end_with_parent
 
 if TYPE_CHECKING:
     import onnx
+    from mlflow.models import ModelSignature
 
 OPSET = 18
 INPUT, OUTPUT = "pixels", "probabilities"
 TOLERANCE = 1e-3  # of a probability
 TRIED_IMAGES = 8
 NOISE_SQUARES = 7  # per side
+
+NAME = "image_classifier"
+PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
 
 
 class DifferentAnswers(ValueError):
@@ -123,13 +127,6 @@ def log_to_run(name: str, flavor: ModuleType, *, tracking_uri: str, mlflow_run_i
         **saved,
     )
     return logged.model_uri
-
-
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
-
-NAME = "image_classifier"
-PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
 
 
 def log_classifier(

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.data.split_rows import read_split, split_digest, split_rows, with_content
 from image_assets.images.charts import confusion_matrix
 from image_assets.images.contact_sheets import contact_sheet
 from image_assets.models.evaluation import (
-    IMAGE_KEYS,
     Comparison,
     compare,
     evaluate,

@@ -39,6 +39,14 @@ from image_assets.models.training_images import Decoding, Shard
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS
 
+if TYPE_CHECKING:
+    from petastorm.spark import SparkDatasetConverter
+
+
+EMBEDDING_CODE = "1"  # raise it if the same weights and pixels would give other embeddings
+WEIGHTS_FILE = "trained_weights.safetensors"  # an artifact of the MLflow run
+logger = logging.getLogger(__name__)
+
 
 def epoch_reporter(
     framework: str, *, tracking_uri: str, mlflow_run_id: str
@@ -77,16 +85,6 @@ def epoch_line(epochs: int, figures: dict[str, float]) -> str:
 
 def no_report(phase: str, epochs: int, figures: dict[str, float]) -> None:
     """Log nothing; only rank 0 reports."""
-
-
-if TYPE_CHECKING:
-    from petastorm.spark import SparkDatasetConverter
-
-EMBEDDING_CODE = "1"  # raise it if the same weights and pixels would give other embeddings
-
-WEIGHTS_FILE = "trained_weights.safetensors"  # an artifact of the MLflow run
-
-logger = logging.getLogger(__name__)
 
 
 class Classifier(Network, Protocol):

@@ -25,6 +25,9 @@ COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id", "r
 MOVE_TIME = timedelta(minutes=10)  # from writing the tag to the last move of a promotion
 MAX_CLOCK_SKEW = timedelta(minutes=1)  # between MLflow and this machine
 MAX_DETAIL_LENGTH = 300  # of a finding in a tag; MLflow limits tags to 5,000 characters
+# Any: a row's values are of several types.
+HistoryRow = Mapping[str, Any]
+StageAndAliases = tuple[str, list[str]]  # stage and aliases
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,6 @@ class Promotion:
         """Columns of a row in stage_history."""
         by = {"source": self.source, "person": self.person, "forced": self.forced, "promotion_id": self.promotion_id}
         return {**by, "reason": reason, "findings": None if findings is None else [one.to_row() for one in findings]}
-
-
-# Any: a row's values are of several types.
-HistoryRow = Mapping[str, Any]
-StageAndAliases = tuple[str, list[str]]  # stage and aliases
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from image_assets.images.cached_pixels import to_cached_pixels
 from image_assets.images.pixels import Crop
 from resources.delta.row_groups import Color, Content
 
+if TYPE_CHECKING:
+    from petastorm.spark import SparkDatasetConverter
+
 # The decoded column: name, type, shape, and whether it may be null. Bytes, because Petastorm moves them much
 # faster than arrays of numbers.
 DECODED_FIELDS = [("pixels", np.bytes_, (), False)]
@@ -19,6 +22,11 @@ DECODED_FIELDS = [("pixels", np.bytes_, (), False)]
 SCALE = (0.5, 1.0)  # of the image's area
 RATIO = (3 / 4, 4 / 3)  # width to height
 MIRRORED_SHARE = 0.5
+
+READ_BATCH_SIZE = 32
+ID_COLUMNS = ["image_id", "label_index"]
+QUEUED_ROW_GROUPS = 4  # decoded row groups, some megabytes each
+SHUFFLE_BUFFER_ROWS = 256  # 38 MB as pixels
 
 
 @dataclass(frozen=True)
@@ -68,15 +76,6 @@ def to_decoded_rows(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[s
         for image_id, content in zip(rows["image_id"], rows["content"], strict=True)
     ]
     return rows.drop(columns="content").assign(pixels=pixels)
-
-
-if TYPE_CHECKING:
-    from petastorm.spark import SparkDatasetConverter
-
-READ_BATCH_SIZE = 32
-ID_COLUMNS = ["image_id", "label_index"]
-QUEUED_ROW_GROUPS = 4  # decoded row groups, some megabytes each
-SHUFFLE_BUFFER_ROWS = 256  # 38 MB as pixels
 
 
 @dataclass(frozen=True)

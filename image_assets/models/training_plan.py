@@ -7,6 +7,9 @@ from image_assets.models.backbones import BACKBONES, Backbone
 from resources.delta.row_groups import Color, Content
 from resources.processes.rank_process import Distributor
 
+Trainable = Literal["head", "top_blocks", "all"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -26,10 +29,6 @@ class TrainingResult:
     seconds_to_first_step: float
     precision: str
     weights_digest: str  # SHA-256 of the trained weights, equal on all ranks
-
-
-Trainable = Literal["head", "top_blocks", "all"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,12 @@ ALL_OTHERS = "*"  # all unclear messages that are not listed
 STILL_WAITING = f"old.state = '{WAITING}' AND old.attempts < new.attempts"
 SAME_ATTEMPT = "old.attempts = new.attempts"
 INTERRUPTED = "a run ended while it sent the message"
+MESSAGES = 10  # per rule, receiver and run; the last message counts the alerts that do not fit
+OTHER_CHARACTERS = 300  # for the title and the lines below the alerts
+# Columns, and whether they sort ascending.
+ORDER = {"probability": False, "path": True, "model_name": True, "model_version": False, "image_id": True}
+PAUSES_MINUTES = (1, 2, 4, 8, 16, 32, 60)  # after the first failure, the second, and so on
+UNCLEAR_MINUTES = 15  # the next message would probably become unclear as well
 
 
 def read_alerts(delta_tables: DeltaTables, states: Sequence[str] = UNSENT) -> pd.DataFrame:
@@ -122,12 +128,6 @@ def due_alerts(delta_tables: DeltaTables, now: datetime) -> str:
     return ", ".join(lines)
 
 
-MESSAGES = 10  # per rule, receiver and run; the last message counts the alerts that do not fit
-OTHER_CHARACTERS = 300  # for the title and the lines below the alerts
-# Columns, and whether they sort ascending.
-ORDER = {"probability": False, "path": True, "model_name": True, "model_version": False, "image_id": True}
-
-
 @dataclass(frozen=True)
 class Message:
     """A message about some alerts. Its text depends only on alerts and room, so retries are identical."""
@@ -193,10 +193,6 @@ def to_messages(alerts: pd.DataFrame, room: int) -> Iterator[Message]:
             if start < end:
                 yield Message(str(uuid4()), of_rule.iloc[start:end], room)
             start = end
-
-
-PAUSES_MINUTES = (1, 2, 4, 8, 16, 32, 60)  # after the first failure, the second, and so on
-UNCLEAR_MINUTES = 15  # the next message would probably become unclear as well
 
 
 def to_receivers(rules: AlertRules, alert_sender: AlertSender) -> dict[str, Receiver]:

@@ -9,14 +9,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_assets.data.image_files import current_files
+from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry
-
-SHEET_IMAGES = 40
 
 
 def of_current_files(predictions: DataFrame, files: DataFrame, model_name: str, version: int | None) -> DataFrame:

@@ -10,14 +10,16 @@ import pyarrow.compute as pc
 
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
+from image_assets.models.isolated_scoring import IMAGE_SECONDS, LOADING_SECONDS, MEMORY_BYTES
 from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
 from image_assets.schemas import IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
-MEMORY_BYTES = 64 * 1024**3  # of address space; libraries reserve far more than they use
-LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
 EMBEDDED_DAYS = 7  # per materialization, at most
+MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # days to compare with, and images in each of them
+MIN_JUMP = 0.05  # of metrics between 0 and 1; smaller changes are not worth a warning
+DEVIATIONS = 3.0
 
 
 def days_to_embed(days: Iterable[date], measured: pd.DataFrame, now: datetime) -> list[date]:
@@ -48,7 +50,7 @@ def embedding_distances(
     samples: dict[Any, tuple[str, ...]] = {"training": sample(split.merge(there, on=IMAGE_KEYS), max_images)}
     samples |= {day: sample(of_day, max_images) for day, of_day in images.merge(there, on=IMAGE_KEYS).groupby("day")}
     found: dict[Any, np.ndarray] = {}
-    with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES, name="model") as guarded:
+    with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES["cpu"], name="model") as guarded:
         for name, paths in samples.items():
             request = EmbeddingRequest(registry.tracking_uri, version.uri, paths)
             result = guarded.run(request, seconds=LOADING_SECONDS + IMAGE_SECONDS * len(paths))
@@ -81,9 +83,6 @@ def discrepancy(these: np.ndarray, others: np.ndarray) -> float | None:
     return float(np.sqrt(max(within - 2 * kernel[:first, first:].mean(), 0.0)))
 
 
-MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # days to compare with, and images in each of them
-MIN_JUMP = 0.05  # of metrics between 0 and 1; smaller changes are not worth a warning
-DEVIATIONS = 3.0
 FIGURES = {
     "mean_probability": "mean probability",
     "unsure_share": "share of unsure predictions",

@@ -19,7 +19,7 @@ from image_assets.images.large_images import with_scaled_content
 from image_assets.models.scoring import UNREADABLE, resolve_device, score_images, score_images_guarded
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import follow
+from resources.delta.following import follow, is_of
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.writing import write_by_dataframe
@@ -34,6 +34,10 @@ from resources.mlflow.model_registry import (
 )
 
 SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
+SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
+SHOWN_FAULTS = 20
+MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
+Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
 
 def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +54,7 @@ def key_of(version: ModelVersion) -> dict[str, object]:
 
 def of_version(version: ModelVersion) -> pc.Expression:
     """Selects the version's rows."""
-    return (pc.field("model_name") == version.name) & (pc.field("model_version") == version.version)
+    return is_of(key_of(version))
 
 
 def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[str, dg.MetadataValue]:
@@ -67,18 +71,10 @@ def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[s
     }
 
 
-SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
-SHOWN_FAULTS = 20
-MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
-
-
 class PredictionConfig(dg.Config):
     """Which model versions predict."""
 
     shadows: bool = Field(default=True, description="Whether versions in stage Staging predict as well.")
-
-
-Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
 
 def with_predictions(

@@ -30,6 +30,8 @@ from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 
 PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "label", "probability", "predicted_at"]
 ONCE_FOR_A_FILE = ["path", "rule", "receiver"]
+LISTED_ALERTS = 10
+SHOWN_COLUMNS = ["rule", "receiver", "label", "probability", "model_version", "path", "state", "note", "message_id"]
 
 
 def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelRegistry) -> pd.DataFrame:
@@ -84,10 +86,6 @@ def new_alerts(
         for receiver in rule.send_to
     )
     return pd.concat([recorded.iloc[:0], *found]).assign(state=WAITING, attempts=0, matched_at=now)
-
-
-LISTED_ALERTS = 10
-SHOWN_COLUMNS = ["rule", "receiver", "label", "probability", "model_version", "path", "state", "note", "message_id"]
 
 
 class AlertsConfig(dg.Config):

@@ -22,6 +22,7 @@ PROBABILITIES_REMEDY = "promote another version, archive the one that returns in
 MISSING_PREDICTIONS_REMEDY = (
     "materialize image_predictions and current_predictions; if no version is in production, promote one"
 )
+alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 
 
 @dg.asset_check(
@@ -76,9 +77,6 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
         metadata={"files_without_prediction": missing, "serving_version": str(version or "none")},
         description=None if missing == 0 else f"{missing:,} files have no prediction: {MISSING_PREDICTIONS_REMEDY}",
     )
-
-
-alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 
 
 def what_to_do(alerts: pd.DataFrame) -> Iterator[str]:

@@ -33,6 +33,8 @@ from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
+ANSWER_COLUMNS = ["label", "probability", "probabilities"]
+
 
 def label_shares(days: pd.DataFrame) -> bytes:
     """A chart of each label's share per day, stacked, as PNG; rare labels are grouped as others."""
@@ -62,9 +64,6 @@ def confidence(days: pd.DataFrame) -> bytes:
     axes.set_xticks(range(0, len(shown), step), day_names(shown)[::step])
     axes.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
-
-
-ANSWER_COLUMNS = ["label", "probability", "probabilities"]
 
 
 class DriftConfig(dg.Config):

@@ -10,14 +10,13 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
+from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.predictions.image_predictions import key_of, of_version
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
-
-SHEET_IMAGES = 40
 
 
 def current_answers(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:

@@ -133,7 +133,8 @@ def add_columns(log: DeltaTable, table: Table) -> bool:
 
 def lacks_filled(log: DeltaTable, table: Table) -> bool:
     """Whether the table was created without a column that has a fill value."""
-    return any(field.name in table.fill_values for field in _lacking(log, table))
+    filled = table.fill_values.keys()
+    return bool(filled) and not filled <= {field.name for field in log.schema().fields}
 
 
 def _add_filled(log: DeltaTable, table: Table) -> None:

@@ -8,7 +8,7 @@ six to start. DataFrames go through Spark, whose session starts on first use.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -153,6 +153,13 @@ class DeltaTables(dg.ConfigurableResource):
         commits = log.history(limit if self.pinned is None else None)  # includes commits after a pinned version
         return [commit for commit in commits if commit["version"] <= log.version()][:limit]
 
+    def newest_commit(self, table: Table, matches: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
+        """The newest commit that matches; None if the log holds none."""
+        for limit in (RECENT_COMMITS, None):
+            if found := next(filter(matches, self.history(table, limit)), None):
+                return found
+        return None
+
     def last_change(self, table: Table) -> int:
         """The newest Delta version that changed rows, which compaction, settings and empty batches do not."""
         return self._last_commit(table)["version"]
@@ -192,10 +199,13 @@ class DeltaTables(dg.ConfigurableResource):
             reader = reader.option("versionAsOf", version)
         return reader.load(self.uri(table))
 
-    def read_keys(self, table: Table, where: pc.Expression | None = None) -> frozenset[Key]:
-        """The keys of all rows, or of those that match, as tuples in the order of `table.keys`."""
-        rows = self.read(table, table.keys, where)
-        return frozenset(zip(*(rows[name].to_pylist() for name in table.keys), strict=True))
+    def read_keys(
+        self, table: Table, where: pc.Expression | None = None, *, names: Sequence[str] = ()
+    ) -> frozenset[Key]:
+        """The keys of all rows, or of those that match, as tuples in the order of `names` (`table.keys` by default)."""
+        names = names or table.keys
+        rows = self.read(table, names, where)
+        return frozenset(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
     def file_with(self, table: Table, where: pc.Expression) -> str | None:
         """The address of a file with a row that matches; None if no row does."""
@@ -347,7 +357,7 @@ class DeltaTables(dg.ConfigurableResource):
     def compact_without_spark(self, table: Table) -> None:
         """Join all files into larger ones through delta-rs, if that pays: for tables that stay small."""
         self.require_writable()
-        if plan_compaction([file.size_bytes for file in table_files(self.uri(table)).files], FileSizes()).pays:
+        if self.compaction(table).pays:
             self._open(table).optimize.compact(writer_properties=writer_properties(table))
 
     def materialized(self, table: Table, change: Change, **metadata: Metadata) -> dg.MaterializeResult:
@@ -376,11 +386,8 @@ class DeltaTables(dg.ConfigurableResource):
         return self._open(table) if add_columns(log, table) else log
 
     def _last_commit(self, table: Table) -> dict[str, Any]:
-        for limit in (RECENT_COMMITS, None):
-            commits = self.history(table, limit)
-            if found := next(filter(changes_rows, commits), None):
-                return found
-        return commits[-1]  # the log does not go back to the commit that changed rows
+        # The log may not go back to the commit that changed rows.
+        return self.newest_commit(table, changes_rows) or self.history(table)[-1]
 
 
 def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:

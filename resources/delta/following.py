@@ -9,6 +9,7 @@ are gone, all rows are processed except those whose keys the following table alr
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import and_
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,6 @@ from resources.delta.table import Change, Table
 
 WRITTEN = "WRITE"  # the operation of a commit that adds rows
 BATCH_BYTES = 512 * 1024**2
-RECENT_COMMITS = 32  # most often, the newest position is among them
 
 AddedFiles = list[tuple[int | None, list[DataFile]]]  # files by the version that added them
 
@@ -64,20 +64,21 @@ def new_rows(
     keys = tuple(name for name in into.keys if name not in part)
     skipped: frozenset[Key] = frozenset()
     if found is None:
-        there = delta_tables.read(into, keys, is_of(part))
-        skipped = frozenset(zip(*(there[name].to_pylist() for name in keys), strict=True))
+        skipped = delta_tables.read_keys(into, is_of(part) if part else None, names=keys)
         version = delta_tables.snapshot(upstream).version
         files = table_files(delta_tables.uri(upstream), version).files[::-1]
         # The position comes with the last batch: a run that is killed before compares keys again.
         found = [*((None, [file]) for file in files[:-1]), *((version, [file]) for file in files[-1:])]
     counts = [file.rows for _, files in found for file in files]
-    total = None if None in counts else sum(filter(None, counts))
+    rows = sum(filter(None, counts))
+    share = 1 - min(1.0, len(skipped) / rows) if rows else 1.0  # of the rows that are processed, taken as evenly spread
+    total = None if None in counts else round(rows * share)
     batch: list[DataFile] = []
     before = 0
     for version, files in found:
         batch += files
         if version == found[-1][0] or sum(file.size_bytes for file in batch) >= batch_bytes:
-            count = sum(file.rows or 0 for file in batch)
+            count = round(sum(file.rows or 0 for file in batch) * share)
             yield NewRows(
                 tuple(file.url for file in batch),
                 version,
@@ -115,12 +116,13 @@ def followed_version(
 
     A position in a table that has since been deleted and created again counts for nothing.
     """
+
+    def is_position(commit: Mapping[str, Any]) -> bool:
+        return commit.get(UPSTREAM) == upstream.name and commit.get(PART, to_part(WHOLE)) == to_part(part)
+
     table_id = delta_tables.table_id(upstream)
-    for limit in (RECENT_COMMITS, None):
-        for commit in delta_tables.history(into, limit):
-            if commit.get(UPSTREAM) == upstream.name and commit.get(PART, to_part(WHOLE)) == to_part(part):
-                return int(commit[VERSION]) if commit.get(UPSTREAM_ID, table_id) == table_id else None
-    return None
+    commit = delta_tables.newest_commit(into, is_position)
+    return int(commit[VERSION]) if commit and commit.get(UPSTREAM_ID, table_id) == table_id else None
 
 
 def versions_with_new_rows(delta_tables: DeltaTables, table: Table, after: int) -> list[int] | None:
@@ -146,6 +148,6 @@ def added_files(delta_tables: DeltaTables, table: Table, after: int) -> AddedFil
     return None if gone else found
 
 
-def is_of(part: Mapping[str, object]) -> pc.Expression | None:
-    """Selects the rows of a part of a table; None for the whole table."""
-    return reduce(and_, (pc.field(name) == value for name, value in part.items())) if part else None
+def is_of(part: Mapping[str, object]) -> pc.Expression:
+    """Selects the rows of a part of a table, by the values of at least one key."""
+    return reduce(and_, (pc.field(name) == value for name, value in part.items()))

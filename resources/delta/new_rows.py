@@ -24,9 +24,9 @@ class NewRows:
         skipped: The keys of rows that are not processed.
         wanted: The keys of the only rows that are processed; None for all.
         size_bytes: The size of the files.
-        count: Rows in the files, as far as the log counts them.
-        before: Rows in the files of earlier batches.
-        total: Rows in the files of all batches; None if the log does not count them.
+        count: Rows to process, as far as the log counts them; an estimate if rows are skipped.
+        before: Rows of earlier batches.
+        total: Rows of all batches; None if the log does not count them.
     """
 
     files: tuple[str, ...]

@@ -16,6 +16,12 @@ import pyarrow.parquet as pq
 from resources.delta.arrow_rows import Row, bounded
 from resources.files.file_system import arrow_system
 
+MAX_FILES, MAX_ROW_GROUPS = 8, 2  # at most so many files are opened, and so many row groups of each are read
+Item = TypeVar("Item")
+TASK_ROW_GROUP_BYTES = 4 * 1024**2  # small enough that tasks reuse its memory: with 32 MB, writing takes twice as long
+FILE_BYTES = 192 * 1024**2  # no larger than what a compaction makes
+MILLISECOND = timedelta(milliseconds=1)
+
 
 @dataclass(frozen=True)
 class ColumnChunk:
@@ -83,11 +89,6 @@ def row_groups(files: Iterable[str]) -> list[tuple[int, int]]:
     return [(group.num_rows, group.total_byte_size) for group in row_group_metadata(files)]
 
 
-MAX_FILES, MAX_ROW_GROUPS = 8, 2  # at most so many files are opened, and so many row groups of each are read
-
-Item = TypeVar("Item")
-
-
 def evenly_spaced(of: Sequence[Item], limit: int) -> list[Item]:
     """At most `limit` items, at equal distances."""
     count = min(limit, len(of))
@@ -106,11 +107,6 @@ def sample_rows(files: Sequence[str], columns: Sequence[str], limit: int) -> lis
         for index in evenly_spaced(range(found.num_rows), wanted):
             rows += found.slice(index, 1).to_pylist()
     return [{**dict.fromkeys(columns), **row} for row in rows]
-
-
-TASK_ROW_GROUP_BYTES = 4 * 1024**2  # small enough that tasks reuse its memory: with 32 MB, writing takes twice as long
-FILE_BYTES = 192 * 1024**2  # no larger than what a compaction makes
-MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)

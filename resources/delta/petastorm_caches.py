@@ -26,8 +26,16 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from resources.delta.row_groups import ROW_GROUP, Color, Content, RowGroupWriter, row_group_count, row_group_numbers
 from resources.delta.spark_session import cached
 
+if TYPE_CHECKING:
+    from petastorm.spark import SparkDatasetConverter
+
 FILE_BYTES = 64 * 1024 * 1024
 ROW = "_row"  # a temporary column that identifies a row
+
+MEGABYTE = 1024 * 1024
+MANIFEST = "_cache.json"  # a folder without it is not a cache
+UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
+UNNAMED_SIDE_PIXELS = 224  # the side of images in caches whose names do not depend on it
 
 
 @dataclass(frozen=True)
@@ -114,14 +122,6 @@ def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator
         os.close(descriptor)
 
 
-if TYPE_CHECKING:
-    from petastorm.spark import SparkDatasetConverter
-
-MEGABYTE = 1024 * 1024
-MANIFEST = "_cache.json"  # a folder without it is not a cache
-UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
-
-
 @dataclass(frozen=True)
 class Cache:
     """Rows as training workers read them: Parquet files in one folder."""
@@ -179,9 +179,6 @@ def read_cache(folder: Path) -> Cache | None:
 def to_url(path: Path) -> str:
     """The path as a URL for Hadoop and Petastorm, which must not be percent-encoded."""
     return f"file://{path}"
-
-
-UNNAMED_SIDE_PIXELS = 224  # the side of images in caches whose names do not depend on it
 
 
 class PetastormCaches(dg.ConfigurableResource):

@@ -12,11 +12,10 @@ import dagster as dg
 from dagster_pyspark import PySparkResource
 from pyspark.sql import DataFrame, SparkSession
 
-from resources.delta.table_layout import FileSizes
+from resources.delta.table_layout import MEBIBYTE, FileSizes
 from resources.files import s3
 from resources.progress import ProgressLine
 
-MEBIBYTE = 1024 * 1024
 TASKS_PER_CORE = 4  # at most
 POLL_SECONDS = 0.5  # between two questions to Spark's status tracker
 
@@ -157,7 +156,6 @@ def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None =
         "spark.databricks.delta.snapshotPartitions": "4",
         "spark.databricks.delta.optimize.minFileSize": str(FileSizes.minimum_bytes),
         "spark.databricks.delta.optimize.maxFileSize": str(FileSizes.maximum_bytes),
-        "spark.sql.streaming.metricsEnabled": "false",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": "3g",

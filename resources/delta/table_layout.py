@@ -14,6 +14,8 @@ from resources.delta.table import Table
 MEBIBYTE = 1024 * 1024
 SMALL_FILES = 32  # fewer are not compacted
 GROWTH = 4  # the least ratio of a compacted file to the largest file that goes into it
+TABLE_ROW_GROUP_BYTES = 32 * 1024 * 1024
+ROW_CHECK_MIN, ROW_CHECK_MAX = 4, 32
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,6 @@ def plan_compaction(sizes: Sequence[int], limits: FileSizes) -> Compaction:
         return Compaction(len(sizes), len(small), 0, 0, 0)
     last = worth_it[-1]
     return Compaction(len(sizes), len(small), last + 1, sums[last], small[last] + 1)
-
-
-TABLE_ROW_GROUP_BYTES = 32 * 1024 * 1024
-ROW_CHECK_MIN, ROW_CHECK_MAX = 4, 32
 
 
 def parquet_settings(table: Table) -> dict[str, str]:

@@ -29,6 +29,7 @@ from resources.files.file_system import (
 )
 
 PART_PREFIX = ".fetching-"  # of a file that is still being written; listings skip it
+MEBIBYTE = 1024 * 1024
 
 
 def put(root: str, relative_path: str, file: IO[bytes]) -> None:
@@ -80,9 +81,6 @@ def prepare(root: str) -> None:
         Path(root).mkdir(parents=True, exist_ok=True)
         for part in (*Path(root).glob(f"{PART_PREFIX}*"), *Path(root).glob(f"*/{PART_PREFIX}*")):
             part.unlink(missing_ok=True)
-
-
-MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import Field
 
+from resources.mlflow.mlflow_tracking import SQLITE
 from resources.mlflow.registry_errors import RegistryUnavailable, refusals_explained
 from resources.mlflow.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
 
@@ -28,7 +29,6 @@ FILES_DIGEST = "files_digest"  # the version tag with the hash of the logged fil
 ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow adds it to downloaded versions
 CONNECT_SECONDS = 5
 VERSIONS_PER_PAGE = 100
-SQLITE = "sqlite:///"
 NEVER = datetime.min.replace(tzinfo=UTC)
 READ_MODEL, EDIT_MODEL = "READ on the registered model", "EDIT on the registered model"
 MOVE_MODEL = "MANAGE on the registered model (EDIT is enough if no alias must be removed)"

@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from resources.processes.ranks import RankOutput
 
 START_TIMEOUT_SECONDS = 180
+KERAS_BACKEND = (
+    r"^if is_version_greater_equal_than\(tf\.__version__, \"2\.6\.0\"\):\n"
+    r"    from keras import backend as K\nelse:\n    from tensorflow\.python\.keras import backend as K\n"
+)
+KERAS_3_GUARD = """\
+    if not hasattr(optimizer, "_compute_gradients") and not hasattr(optimizer, "compute_gradients"):
+        raise TypeError(
+            "Horovod's DistributedOptimizer cannot average the gradients of a Keras 3 optimizer: "
+            "use horovod.tensorflow.DistributedGradientTape, or a legacy optimizer of tf-keras"
+        )
+"""
 
 
 @dataclass(frozen=True)
@@ -58,18 +69,6 @@ class RuntimeReplacement:
     reason: str
     drop_when: str
 
-
-KERAS_BACKEND = (
-    r"^if is_version_greater_equal_than\(tf\.__version__, \"2\.6\.0\"\):\n"
-    r"    from keras import backend as K\nelse:\n    from tensorflow\.python\.keras import backend as K\n"
-)
-KERAS_3_GUARD = """\
-    if not hasattr(optimizer, "_compute_gradients") and not hasattr(optimizer, "compute_gradients"):
-        raise TypeError(
-            "Horovod's DistributedOptimizer cannot average the gradients of a Keras 3 optimizer: "
-            "use horovod.tensorflow.DistributedGradientTape, or a legacy optimizer of tf-keras"
-        )
-"""
 
 # The wheel's cache folder contains a hash of the edits' files, patterns and replacements, in this order: changing one
 # of them rebuilds the wheel. Reasons and conditions are not hashed.

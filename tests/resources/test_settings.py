@@ -10,7 +10,6 @@ from resources.alerts import RulesFile
 from resources.settings import (
     Settings,
     alert_sender,
-    artifact_url,
     create_resources,
     image_folder,
     petastorm_caches,
@@ -266,6 +265,11 @@ def test_an_owner_is_a_team_or_a_mail_address(tmp_path: Path, owner: str) -> Non
         settings_of(tmp_path, IMAGE_ASSETS_OWNERS=owner)
 
 
+def artifact_url_of(settings: Settings) -> object:
+    """Where the tracking resource of these settings puts artifacts."""
+    return create_resources(settings)["mlflow_tracking"].artifact_url
+
+
 def test_resources_follow_the_settings(tmp_path: Path) -> None:
     settings = settings_of(
         tmp_path,
@@ -290,8 +294,8 @@ def test_resources_follow_the_settings(tmp_path: Path) -> None:
 
 
 def test_artifacts_are_in_the_home_unless_a_server_tracks(tmp_path: Path) -> None:
-    assert artifact_url(settings_of(tmp_path)) == (settings_of(tmp_path).home / "mlartifacts").as_uri()
-    assert artifact_url(settings_of(tmp_path, MLFLOW_TRACKING_URI="http://mlflow:5000")) is None
+    assert artifact_url_of(settings_of(tmp_path)) == (settings_of(tmp_path).home / "mlartifacts").as_uri()
+    assert artifact_url_of(settings_of(tmp_path, MLFLOW_TRACKING_URI="http://mlflow:5000")) is None
 
 
 def test_creating_the_resources_touches_nothing(tmp_path: Path) -> None:

@@ -111,7 +111,6 @@ class KilledTables(DeltaTables):
 def main(home: str, landing: str, point: str) -> None:
     """Run the tables and kill the process at the point."""
     session = small_spark(f"{home}/spark")
-    session.setup_for_execution(dg.build_init_resource_context())
     folder: Callable[..., ImageFolder] = KilledFolder if point == "after listing" else ImageFolder
     tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
     if point == "after reading":

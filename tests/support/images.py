@@ -27,6 +27,19 @@ def jpeg(number: int, quality: int = 90) -> bytes:
     return content.getvalue()
 
 
+def noise_jpeg(seed: int, size: tuple[int, int] = (150, 100)) -> bytes:
+    """Return a JPEG of random colored squares, five pixels wide."""
+    content = BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize(size).save(content, "JPEG")
+    return content.getvalue()
+
+
+def opened(picture: bytes) -> Image.Image:
+    """Return the picture as Pillow opens it."""
+    return Image.open(BytesIO(picture))
+
+
 def colored_jpeg(label_index: int, seed: int) -> bytes:
     """Return a noisy JPEG, red for label 0 and blue for label 1, unique for each seed."""
     noise = np.random.default_rng((label_index, seed)).integers(-40, 40, (60, 80, 3))

@@ -99,7 +99,6 @@ class KilledTables(DeltaTables):
 def main(home: str, point: str) -> None:
     """Run the predictions and kill the process at the point."""
     session = small_spark(f"{home}/spark")
-    session.setup_for_execution(dg.build_init_resource_context())
     tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
     with home_instance(Path(home)) as instance:
         run_predictions(tables, ModelRegistry(tracking_uri=f"sqlite:///{home}/mlflow.db"), instance)

@@ -6,7 +6,6 @@ For each distributor it prints the sums of two ranks, and on how many workers th
 import sys
 from pathlib import Path
 
-import dagster as dg
 import numpy as np
 
 from resources.delta.spark_session import spark_session
@@ -24,7 +23,6 @@ def summed_where(distributor: str) -> tuple[int, list[list[int]], Path]:
 
 def main(master: str, folder: str, *distributors: str) -> None:
     session = spark_session(master, scratch=folder)
-    session.setup_for_execution(dg.build_init_resource_context())
     processes = TrainingProcesses(processes=2)
     for name in distributors:
         (first, sums, here), (second, others, there) = processes.run(

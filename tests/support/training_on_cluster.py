@@ -7,15 +7,12 @@ import pickle
 import sys
 from pathlib import Path
 
-import dagster as dg
-
 from resources.delta.spark_session import spark_session
 from resources.processes.training_processes import TrainingProcesses
 from tests.support.rank_programs import train_and_average
 
 master, folder = sys.argv[1:]
 session = spark_session(master, scratch=folder)
-session.setup_for_execution(dg.build_init_resource_context())
 call = pickle.loads(Path(folder, "call.pickle").read_bytes())
 ranks = TrainingProcesses(processes=2).run(session.spark_session, "horovod", train_and_average, *call)
 Path(folder, "answer.pickle").write_bytes(pickle.dumps(ranks))

@@ -18,25 +18,15 @@ from image_assets.images.charts import (
     picture_markdown,
     stacked_bars,
 )
+from tests.support.images import noise_jpeg, opened
 
 EPOCH = {"epoch": 1.0, "loss": 1.2, "accuracy": 0.5, "validation_loss": 1.4, "validation_accuracy": 0.4}
-
-
-def jpeg(seed: int, size: tuple[int, int] = (150, 100)) -> bytes:
-    content = BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3)).astype(np.uint8)
-    Image.fromarray(pixels).resize(size).save(content, "JPEG")
-    return content.getvalue()
-
-
-def opened(picture: bytes) -> Image.Image:
-    return Image.open(BytesIO(picture))
 
 
 @pytest.mark.parametrize(
     ("picture", "mime_type"),
     [
-        (jpeg(0), "image/jpeg"),
+        (noise_jpeg(0), "image/jpeg"),
         (learning_curves([EPOCH]), "image/png"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
     ],
@@ -49,7 +39,7 @@ def test_markdown_holds_the_whole_picture(picture: bytes, mime_type: str) -> Non
 
 
 def test_a_caption_cannot_break_the_markdown() -> None:
-    assert picture_markdown(jpeg(0), "a_b](x)\n# c").startswith("a\\_b\\](x) \\# c\n\n![a\\_b\\](x) \\# c](data:")
+    assert picture_markdown(noise_jpeg(0), "a_b](x)\n# c").startswith("a\\_b\\](x) \\# c\n\n![a\\_b\\](x) \\# c](data:")
 
 
 def test_other_pictures_are_refused() -> None:

@@ -7,22 +7,12 @@ import pytest
 from PIL import Image
 
 from image_assets.images.contact_sheets import contact_sheet
-
-
-def jpeg(seed: int, size: tuple[int, int] = (150, 100)) -> bytes:
-    content = BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3)).astype(np.uint8)
-    Image.fromarray(pixels).resize(size).save(content, "JPEG")
-    return content.getvalue()
-
-
-def opened(picture: bytes) -> Image.Image:
-    return Image.open(BytesIO(picture))
+from tests.support.images import noise_jpeg, opened
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 60])
 def test_a_contact_sheet_of_any_length_is_a_small_jpeg(count: int) -> None:
-    sheet = contact_sheet([(jpeg(number), f"roses/{number:012}.jpg") for number in range(count)])
+    sheet = contact_sheet([(noise_jpeg(number), f"roses/{number:012}.jpg") for number in range(count)])
     assert opened(sheet).format == "JPEG"
     assert opened(sheet).width < 1000
     assert len(sheet) <= 100_000
@@ -41,10 +31,10 @@ def test_each_image_stands_in_its_place_above_its_caption() -> None:
 
 
 def test_images_that_cannot_be_decoded_are_gray_boxes() -> None:
-    sheet = opened(contact_sheet([(b"no image", "broken.jpg"), (jpeg(1)[:400], "half.jpg")]))
+    sheet = opened(contact_sheet([(b"no image", "broken.jpg"), (noise_jpeg(1)[:400], "half.jpg")]))
     assert np.abs(np.asarray(sheet.convert("RGB")).astype(int)[20, 20] - 0xDD).max() < 12
 
 
 @pytest.mark.parametrize("caption", ["", "a" * 300, "word " * 80, "first\nsecond\nthird", "ромашка 雛菊 🌼", "/"])
 def test_any_caption_fits(caption: str) -> None:
-    assert opened(contact_sheet([(jpeg(0), caption)])).size == opened(contact_sheet([(jpeg(0), "a")])).size
+    assert opened(contact_sheet([(noise_jpeg(0), caption)])).size == opened(contact_sheet([(noise_jpeg(0), "a")])).size

@@ -24,7 +24,6 @@ from resources.delta.spark_session import DeltaSpark, gpu_settings, spark_sessio
 settings = spark_session("local-cluster[1,2,1024]", scratch=sys.argv[1], more=gpu_settings(1, 2)).spark_config
 for_worker = {name.replace("executor", "worker"): value for name, value in settings.items() if ".resource.gpu." in name}
 session = DeltaSpark(spark_config={**for_worker, **settings, "spark.driver.memory": "1g"})
-session.setup_for_execution(dg.build_init_resource_context())
 
 def given(_):
     use_assigned_gpu()

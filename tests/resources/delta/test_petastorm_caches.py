@@ -126,7 +126,6 @@ import dagster as dg
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.spark_session import spark_session
 session = spark_session("local[2]", scratch=sys.argv[2])
-session.setup_for_execution(dg.build_init_resource_context())
 rows = session.spark_session.range(0, 1000, 1, 2).selectExpr(
     "sha2(string(id), 256) image_id", "cast(repeat('x', 100000) AS binary) content", "id label_index"
 )
