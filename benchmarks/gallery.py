@@ -28,8 +28,7 @@ from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.spark_session import DeltaSpark
-from resources.delta.table import Table
-from resources.delta.table_layout import file_layout
+from resources.delta.table import Table, file_layout
 from resources.files.file_system import to_path
 from resources.mlflow.model_registry import MODEL_NAME
 

@@ -21,7 +21,7 @@ Dagster. Where to look for what:
 schemas.py      every table: columns, keys and meaning
 images/         bytes in, pixels out: formats and decoding (pixels), gray copies (grayscale), limits for hostile and
                 large files, hashes, near duplicates, charts; knows neither tables nor Dagster
-data/           files to tables to caches: changes in the folder (folder_changes), reading (ingestion), labels, splits,
+data/           files to tables to caches: the ledger (image_files), reading (ingestion), labels, splits,
                 checks, and the audit of all tables
 models/         caches to trained models, their registered versions, evaluations and stages
 predictions/    versions and images to prediction tables, drift and alerts (alert_rules: which; alert_sending: how)

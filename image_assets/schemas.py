@@ -1,61 +1,47 @@
 """Every table: its columns, their meaning, and the keys."""
 
-from pyspark.sql.types import (
-    ArrayType,
-    BinaryType,
-    BooleanType,
-    DataType,
-    DateType,
-    DoubleType,
-    FloatType,
-    IntegerType,
-    LongType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampType,
-)
+from pyspark.sql import types as T
 
 from resources.delta.table import FILL, Table
 
 
-def _column(name: str, of: DataType, comment: str, **metadata: str) -> StructField:
-    return StructField(name, of, nullable=True, metadata={"comment": comment, **metadata})
+def _column(name: str, of: T.DataType, comment: str, **metadata: str) -> T.StructField:
+    return T.StructField(name, of, nullable=True, metadata={"comment": comment, **metadata})
 
 
-def _text(name: str, comment: str, **metadata: str) -> StructField:
-    return _column(name, StringType(), comment, **metadata)
+def _text(name: str, comment: str, **metadata: str) -> T.StructField:
+    return _column(name, T.StringType(), comment, **metadata)
 
 
-def _integer(name: str, comment: str) -> StructField:
-    return _column(name, IntegerType(), comment)
+def _integer(name: str, comment: str) -> T.StructField:
+    return _column(name, T.IntegerType(), comment)
 
 
-def _long(name: str, comment: str) -> StructField:
-    return _column(name, LongType(), comment)
+def _long(name: str, comment: str) -> T.StructField:
+    return _column(name, T.LongType(), comment)
 
 
-def _double(name: str, comment: str) -> StructField:
-    return _column(name, DoubleType(), comment)
+def _double(name: str, comment: str) -> T.StructField:
+    return _column(name, T.DoubleType(), comment)
 
 
-def _doubles(name: str, comment: str) -> StructField:
-    return _column(name, ArrayType(DoubleType()), comment)
+def _doubles(name: str, comment: str) -> T.StructField:
+    return _column(name, T.ArrayType(T.DoubleType()), comment)
 
 
-def _time(name: str, comment: str) -> StructField:
-    return _column(name, TimestampType(), comment)
+def _time(name: str, comment: str) -> T.StructField:
+    return _column(name, T.TimestampType(), comment)
 
 
-def _columns(*fields: StructField) -> StructType:
-    return StructType([*fields])
+def _columns(*fields: T.StructField) -> T.StructType:
+    return T.StructType([*fields])
 
 
 PATH = _text("path", "The file: `file:` and its absolute path, with `%` and bytes that are not UTF-8 as `%XX`.")
 IMAGE_ID = _text("image_id", "SHA-256 of the image's content, hexadecimal.")
 MODIFICATION_TIME = _time("modification_time", "When the file was last modified, UTC.")
 LENGTH = _long("length", "The file size in bytes.")
-CONTENT = _column("content", BinaryType(), "The bytes of the image file; null above the content limit.")
+CONTENT = _column("content", T.BinaryType(), "The bytes of the image file; null above the content limit.")
 LABEL = _text("label", "From a correction, the label table, or the subfolder of the landing folder; null if none.")
 LABEL_INDEX = _integer("label_index", "The number of the label; it does not change when labels are added.")
 # Tables that were created without this column hold rows of this model only.
@@ -114,7 +100,7 @@ FETCHED_IMAGES = Table(
 )
 
 RAW_IMAGES = Table(
-    "raw_images", keys=("path", "image_id"), columns=StructType([PATH, MODIFICATION_TIME, LENGTH, IMAGE_ID, CONTENT])
+    "raw_images", keys=("path", "image_id"), columns=T.StructType([PATH, MODIFICATION_TIME, LENGTH, IMAGE_ID, CONTENT])
 )
 
 LABEL_CORRECTIONS = Table(
@@ -128,7 +114,7 @@ LABEL_CORRECTIONS = Table(
         _text("former_label", "The previous label."),
         _column(
             "withdrawn",
-            BooleanType(),
+            T.BooleanType(),
             "Whether this row withdraws earlier corrections, so that the label is that of the folder again.",
         ),
         _text("corrected_by", "Who corrected the label, as they entered it."),
@@ -161,8 +147,8 @@ IMAGE_SAMPLES = Table(
         _integer("width", "Width in pixels."),
         _integer("channels", "Number of values per pixel."),
         _integer("mode", "OpenCV's number for the pixel type."),
-        _column("data", BinaryType(), "Pixels row by row, as blue, green, red; null if Spark cannot decode the image."),
-        _column("thumbnail", BinaryType(), "A small JPEG preview."),
+        _column("data", T.BinaryType(), "Pixels by row, as blue, green, red; null if Spark cannot decode the image."),
+        _column("thumbnail", T.BinaryType(), "A small JPEG preview."),
     ),
 )
 
@@ -200,7 +186,7 @@ GRAYSCALE_IMAGES = Table(
         LABEL_INDEX,
         _column(
             "content",
-            BinaryType(),
+            T.BinaryType(),
             "The grayscale image as a lossless PNG. Images without content in featured_images are scaled down to "
             "fit in 2048 x 2048; null if their file is gone.",
         ),
@@ -243,12 +229,12 @@ MODEL_EVALUATIONS = Table(
         FRAMEWORK,
         _long("images", "Number of images in the split."),
         _double("accuracy", "Share of correct predictions."),
-        _column("labels", ArrayType(StringType()), "The labels, in the order of the metrics per label."),
+        _column("labels", T.ArrayType(T.StringType()), "The labels, in the order of the metrics per label."),
         _doubles("precision", "For each label, the share of its predictions that are correct."),
         _doubles("recall", "For each label, the share of its images that are predicted correctly."),
         _column(
             "confusion_matrix",
-            ArrayType(ArrayType(LongType())),
+            T.ArrayType(T.ArrayType(T.LongType())),
             "Image counts by true label (rows) and predicted label (columns).",
         ),
         _text("rows_digest", "Digest of the evaluated images; it changes when the images of the split change."),
@@ -257,12 +243,12 @@ MODEL_EVALUATIONS = Table(
         _double("accuracy_high", "Upper bound of the 95 % interval of the accuracy."),
         _double("balanced_accuracy", "Mean recall of the labels that have images."),
         _double("calibration_error", "Expected calibration error: the mean distance between probability and accuracy."),
-        _column("support", ArrayType(LongType()), "For each label, the number of images that have it."),
+        _column("support", T.ArrayType(T.LongType()), "For each label, the number of images that have it."),
         _doubles("precision_low", "Lower bounds of the 95 % intervals; null for labels that are never predicted."),
         _doubles("precision_high", "Upper bounds of the 95 % intervals."),
         _doubles("recall_low", "Lower bounds of the 95 % intervals; null for labels without images."),
         _doubles("recall_high", "Upper bounds of the 95 % intervals."),
-        _column("slices", ArrayType(_SLICE), "The slices with the lowest accuracy, the worst first."),
+        _column("slices", T.ArrayType(_SLICE), "The slices with the lowest accuracy, the worst first."),
         _integer("compared_with", "The production version or, if there was none, the best version evaluated before."),
         _long("only_this_right", "Images that only this version predicts correctly."),
         _long("only_other_right", "Images that only the other version predicts correctly."),
@@ -272,7 +258,7 @@ MODEL_EVALUATIONS = Table(
 
 _FINDING = _columns(
     _text("check", "The name of the check."),
-    _column("passed", BooleanType(), "Whether the check passed."),
+    _column("passed", T.BooleanType(), "Whether the check passed."),
     _text("said", "What the check found."),
 )
 
@@ -286,24 +272,24 @@ STAGE_HISTORY = Table(
         _time("changed_at", "When the stage changed, UTC; for changes made in MLflow, when they were detected."),
         _text("from_stage", "The previous stage."),
         _text("to_stage", "The new stage; deleted if the version no longer exists."),
-        _column("aliases", ArrayType(StringType()), "The aliases of the version after the change."),
+        _column("aliases", T.ArrayType(T.StringType()), "The aliases of the version after the change."),
         _text("source", "promote_model, model_evaluations, or mlflow for changes made there by hand."),
         _text("person", "Who decided, as they entered it; null if unknown."),
         _text("reason", "The reason given; for an archived version, which version replaced it."),
-        _column("forced", BooleanType(), "Whether the version was moved although checks failed."),
-        _column("findings", ArrayType(_FINDING), "The results of the checks; null if none were run."),
+        _column("forced", T.BooleanType(), "Whether the version was moved although checks failed."),
+        _column("findings", T.ArrayType(_FINDING), "The results of the checks; null if none were run."),
         _text("promotion_id", "Shared by all changes of one promotion; null for other changes."),
     ),
 )
 
 PREDICTED_LABEL = _text("label", "The predicted label; null if there is none (see fault).")
-PROBABILITY = _column("probability", FloatType(), "The probability of the predicted label, 0 to 1.")
+PROBABILITY = _column("probability", T.FloatType(), "The probability of the predicted label, 0 to 1.")
 PREDICTED_AT = _time("predicted_at", "When the prediction was made, UTC.")
 
 _ANSWER = [
     PREDICTED_LABEL,
     PROBABILITY,
-    _column("probabilities", ArrayType(FloatType()), "The probability of every label, in the model's order."),
+    _column("probabilities", T.ArrayType(T.FloatType()), "The probability of every label, in the model's order."),
     _text("fault", "Why there is no prediction: one word, a colon and a sentence; null if there is one."),
     MODEL_NAME,
     MODEL_VERSION,
@@ -316,14 +302,14 @@ IMAGE_PREDICTIONS = Table(
     "image_predictions",
     keys=("path", "image_id", "model_name", "model_version"),
     made_from=(FEATURED_IMAGES,),
-    columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
+    columns=T.StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
 
 CURRENT_PREDICTIONS = Table(
     "current_predictions",
     keys=("path",),
     made_from=(IMAGE_PREDICTIONS,),
-    columns=StructType([PATH, IMAGE_ID, *_ANSWER]),
+    columns=T.StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
 
 VERSION_AGREEMENTS = Table(
@@ -350,10 +336,10 @@ PREDICTION_DRIFT = Table(
     columns=_columns(
         MODEL_NAME,
         MODEL_VERSION,
-        _column("day", DateType(), "The day the images arrived, UTC."),
+        _column("day", T.DateType(), "The day the images arrived, UTC."),
         _long("images", "Number of images that arrived on that day."),
         _long("answered", "Number of those images that have a prediction."),
-        _column("labels", ArrayType(StringType()), "The labels of the version, in the order of label_shares."),
+        _column("labels", T.ArrayType(T.StringType()), "The labels of the version, in the order of label_shares."),
         _doubles("label_shares", "For each label, its share of the predictions."),
         _double("mean_probability", "Mean probability of the predictions."),
         _double("threshold", "The probability below which a prediction counts as unsure."),

@@ -9,7 +9,7 @@ from pydantic import Field
 from pyspark.sql import SparkSession
 
 from resources.delta.spark_session import is_local
-from resources.gpu_probe import gpus_found
+from resources.processes.child_process import gpus_found
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 

@@ -49,7 +49,6 @@ from urllib.parse import parse_qs, urlsplit
 import dagster as dg
 
 from resources.alerts import ADDRESS_PREFIX, AlertSender, RulesFile
-from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCaches
@@ -59,10 +58,10 @@ from resources.devices import DeviceChoice, InferenceDevice
 from resources.files import s3
 from resources.files.file_system import is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
-from resources.files.storage_events import StorageEvents
+from resources.files.s3 import StorageEvents
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelPackages, ModelRegistry
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import BackboneWeights, TrainingProcesses
 
 LOCAL_MASTER = "local[*]"
 LANDING_FILE = "landing_folder"  # in a home

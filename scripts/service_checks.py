@@ -88,7 +88,7 @@ def mlflow_store() -> Finding:
     """The MLflow store; a temporary one if the home has none yet."""
     from mlflow import MlflowClient
 
-    from resources.mlflow.registry_errors import refusals_explained
+    from resources.mlflow.mlflow_tracking import refusals_explained
     from resources.settings import read_settings
 
     # By default MLflow retries for minutes.

@@ -7,9 +7,8 @@ from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.data.folder_changes import folder_changes, without_unsettled
 from image_assets.data.given_labels import label_table_change
-from image_assets.data.image_files import read_ledger
+from image_assets.data.image_files import folder_changes, read_ledger, without_unsettled
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.files.image_folder import ImageFolder

@@ -7,12 +7,11 @@ from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import read_ledger
+from image_assets.data.image_files import folder_changes, read_ledger
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import to_url_path
 from resources.files.image_folder import ImageFolder
-from resources.files.storage_events import QueueMessage, StorageEvents
+from resources.files.s3 import QueueMessage, StorageEvents
 from sensors.attempts import RequestKey, next_request, read_state
 from sensors.new_images import JOB_NAME, JOB_NAMES
 

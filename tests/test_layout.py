@@ -31,7 +31,7 @@ FRAMEWORK_FILES = {
     "resources/processes/rank_process.py": "runs a rank for each distributor",
     "resources/processes/ranks.py": "filters the lines that libraries print",
     "resources/processes/horovod.py": "adapts Horovod, which imports the frameworks",
-    "resources/processes/training_processes.py": "documents how a function connects its ranks",
+    "resources/training.py": "documents how a function connects its ranks",
     "resources/delta/petastorm_caches.py": "documents what Petastorm makes of a cache",
     "scripts/service_checks.py": "checks Horovod with each framework that it was built for",
     "scripts/doctor.py": "checks Horovod with each framework that it was built for",

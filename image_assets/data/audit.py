@@ -11,8 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import IMAGE_KEYS, current_files, read_ledger
+from image_assets.data.image_files import IMAGE_KEYS, current_files, folder_changes, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,

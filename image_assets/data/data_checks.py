@@ -10,8 +10,7 @@ from image_assets.data.fetched_images import FAILED
 from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, files_not_found
 from image_assets.data.image_files import current_keys
 from image_assets.data.image_samples import current_images, groups_of_several, groups_table
-from image_assets.data.inspection import QUARANTINED
-from image_assets.data.split_rows import (
+from image_assets.data.image_splits import (
     LEAKS_REMEDY,
     LISTED_PROBLEMS,
     MISSING_LABELS_REMEDY,
@@ -22,6 +21,7 @@ from image_assets.data.split_rows import (
     to_bullets,
     training_labels,
 )
+from image_assets.data.inspection import QUARANTINED
 from image_assets.data.table_checks import keys_unique
 from image_assets.data.training_cache import existing_cache
 from image_assets.schemas import (
@@ -37,7 +37,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import row_groups
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 
 FEW_ROWS = 4  # a row group with so few rows cannot be much smaller
 LISTED_ROWS = 20

@@ -27,7 +27,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import added_rows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.spark_session import counting_tasks, task_count
-from resources.delta.table_layout import FileSizes, file_layout
+from resources.delta.table import FileSizes, file_layout
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
 from resources.progress import ProgressLine

@@ -11,7 +11,7 @@ from image_assets.schemas import LABEL_CORRECTIONS
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
-from resources.delta.table_layout import file_layout
+from resources.delta.table import file_layout
 
 LISTED_CORRECTIONS = 20
 MAX_LABEL_BYTES = 255  # the limit for a folder name

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from image_assets.data.folder_changes import FolderChanges, folder_changes
 from image_assets.data.image_files import (
     NOT_REGULAR,
     Decision,
+    FolderChanges,
+    folder_changes,
     image_files,
     merge_decisions,
     quarantine_metadata,

@@ -9,8 +9,7 @@ from image_assets.schemas import TABLES
 from resources.delta.delta_log import STATISTICS_PROPERTY, TableFiles, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
-from resources.delta.table import Table
-from resources.delta.table_layout import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Compaction
+from resources.delta.table import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Compaction, Table
 
 DUPLICATE_KEYS_REMEDY = (
     "something other than the asset writes to the table: stop it, list the rows with `make audit`, and delete the "

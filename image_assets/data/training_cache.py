@@ -8,8 +8,8 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.data.image_splits import read_split, split_digest, split_rows, training_labels, with_content
 from image_assets.data.new_images_sheet import SHEET_IMAGES
-from image_assets.data.split_rows import read_split, split_digest, split_rows, training_labels, with_content
 from image_assets.images.cached_pixels import CACHE_CODE, to_cached_rows
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
@@ -19,7 +19,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet, row_groups
 from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 
 CACHE_DEPS = ["image_splits", "featured_images", "grayscale_images", "image_files"]
 CACHE_KINDS = {"pyspark", "parquet", "petastorm"}

@@ -5,7 +5,7 @@ import dagster as dg
 from image_assets.data.training_cache import CACHE_DEPS, CACHE_KINDS, materialize_cache
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 
 
 @dg.asset(deps=CACHE_DEPS, kinds=CACHE_KINDS, pool="validation_cache")

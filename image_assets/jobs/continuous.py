@@ -15,9 +15,8 @@ from typing import NoReturn, Protocol, cast
 
 import dagster as dg
 
-from image_assets.data.folder_changes import folder_changes, without_unsettled
 from image_assets.data.given_labels import label_table_change
-from image_assets.data.image_files import read_ledger
+from image_assets.data.image_files import folder_changes, read_ledger, without_unsettled
 from image_assets.data.labels import outdated_labels
 from image_assets.predictions.alert_sending import due_alerts
 from image_assets.schemas import FEATURED_IMAGES

@@ -11,8 +11,7 @@ from image_assets.jobs.launchpad_examples import with_example
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, RAW_IMAGES, REPLAYED_FILES, TABLES
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table import Table
-from resources.delta.table_layout import MEBIBYTE, FileSizes
+from resources.delta.table import MEBIBYTE, FileSizes, Table
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

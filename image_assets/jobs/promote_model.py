@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field
 from pyspark.sql import functions as F
 
-from image_assets.data.split_rows import split_rows, with_content
+from image_assets.data.image_splits import split_rows, with_content
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models.evaluation import compare, mark_right
 from image_assets.models.model_evaluations import SPLIT, predict_test_split

@@ -25,13 +25,12 @@ from image_assets.models.model_evaluations import predict_test_split
 from image_assets.models.rank_training import WEIGHTS_FILE
 from image_assets.models.training import Task, TrainingConfig, TrainingResources, to_task, train_and_log
 from image_assets.models.training_plan import OutputLocations
-from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import BackboneWeights, TrainingProcesses
 
 NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe the model
 

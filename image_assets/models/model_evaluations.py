@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.image_files import IMAGE_KEYS
-from image_assets.data.split_rows import read_split, split_digest, split_rows, with_content
+from image_assets.data.image_splits import read_split, split_digest, split_rows, with_content
 from image_assets.images.charts import confusion_matrix
 from image_assets.images.contact_sheets import contact_sheet
 from image_assets.models.evaluation import (
@@ -40,9 +40,8 @@ from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import counting_tasks, task_count
 from resources.devices import InferenceDevice
-from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
 from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
-from resources.mlflow.registry_errors import PermissionRefused
 
 SPLIT = "test"
 SHOWN_MISTAKES = 32

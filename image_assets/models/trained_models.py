@@ -4,12 +4,11 @@ import dagster as dg
 
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.training import TrainingConfig, TrainingResources, train_and_register
-from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import BackboneWeights, TrainingProcesses
 
 
 def model_asset(framework: Framework) -> dg.AssetsDefinition:

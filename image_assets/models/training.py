@@ -9,7 +9,7 @@ from hashlib import sha256
 import dagster as dg
 from pydantic import Field, model_validator
 
-from image_assets.data.split_rows import require_sound_splits, training_labels
+from image_assets.data.image_splits import require_sound_splits, training_labels
 from image_assets.data.training_cache import existing_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
@@ -26,12 +26,11 @@ from image_assets.models.training_plan import (
     TrainingPlan,
     TrainingResult,
 )
-from resources.backbone import BackboneWeights
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import BackboneWeights, TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it if the same settings would give another model
 CURVES = "loss and accuracy by epoch"

@@ -12,8 +12,7 @@ from image_assets.data.table_checks import DUPLICATE_KEYS_REMEDY
 from image_assets.data.table_checks import keys_unique as keys_unique_in
 from image_assets.models.scoring import SUM_TOLERANCE
 from image_assets.predictions.alert_sending import UNCLEAR, UNSENT, read_alerts
-from image_assets.predictions.drift_figures import MIN_DAYS, MIN_IMAGES_PER_DAY, jumps
-from image_assets.predictions.prediction_drift import read_days
+from image_assets.predictions.prediction_drift import MIN_DAYS, MIN_IMAGES_PER_DAY, jumps, read_days
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry

@@ -35,10 +35,12 @@ from resources.delta.delta_log import (
 )
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import WrittenFile, open_parquet
-from resources.delta.table import Change, Snapshot, Table
-from resources.delta.table_layout import (
+from resources.delta.table import (
+    Change,
     Compaction,
     FileSizes,
+    Snapshot,
+    Table,
     parquet_settings,
     plan_compaction,
     session_settings,

@@ -12,7 +12,7 @@ import dagster as dg
 from dagster_pyspark import PySparkResource
 from pyspark.sql import DataFrame, SparkSession
 
-from resources.delta.table_layout import MEBIBYTE, FileSizes
+from resources.delta.table import MEBIBYTE, FileSizes
 from resources.files import s3
 from resources.progress import ProgressLine
 

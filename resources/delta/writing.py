@@ -20,8 +20,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import READ_ROWS, NewRows, Task
 from resources.delta.parquet_files import TASK_ROW_GROUP_BYTES, WrittenFile, write_files
 from resources.delta.spark_session import counting_tasks, task_count
-from resources.delta.table import Table
-from resources.delta.table_layout import FileSizes, file_layout
+from resources.delta.table import FileSizes, Table, file_layout
 
 
 @dataclass(frozen=True)

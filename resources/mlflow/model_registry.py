@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import Field
 
-from resources.mlflow.mlflow_tracking import SQLITE
-from resources.mlflow.registry_errors import RegistryUnavailable, refusals_explained
+from resources.mlflow.mlflow_tracking import SQLITE, RegistryUnavailable, refusals_explained
 from resources.mlflow.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
 
 if TYPE_CHECKING:

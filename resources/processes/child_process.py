@@ -1,11 +1,13 @@
-"""A process that ends with its parent."""
+"""Child processes: one ends with its parent, another counts the GPUs that a framework finds (run in executors)."""
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 
 PR_SET_PDEATHSIG = 1  # Linux: sets the signal a process receives when its parent ends
+PROBE_SECONDS = 300
 
 
 def end_with_parent(parent: int) -> None:
@@ -14,3 +16,12 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before the call above
         os._exit(0)
+
+
+def gpus_found(program: str) -> int:
+    """The number of GPUs that a Python program prints; 0 if it fails, as when the framework is not installed.
+
+    It runs in another process: a Python worker that has looked for GPUs cannot be restricted to one afterwards.
+    """
+    probe = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PROBE_SECONDS)
+    return int(probe.stdout) if probe.returncode == 0 else 0

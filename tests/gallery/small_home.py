@@ -21,8 +21,7 @@ from image_assets.images.features import to_features
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
-from resources.delta.table import Table
-from resources.delta.table_layout import file_layout
+from resources.delta.table import Table, file_layout
 from resources.files.file_system import to_path
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.images import png, put

@@ -14,7 +14,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from image_assets.data.audit import audit
-from image_assets.data.split_rows import read_split, split_digest
+from image_assets.data.image_splits import read_split, split_digest
 from image_assets.jobs.promote_model import move
 from image_assets.models.model_evaluations import SPLIT, evaluate_new
 from image_assets.models.scoring import score_images

@@ -24,9 +24,8 @@ from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
-from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
 from resources.mlflow.model_registry import ModelRegistry
-from resources.mlflow.registry_errors import PermissionRefused
 from resources.settings import create_resources, read_settings
 from sensors.stage_changes import stage_changes
 from tests.support.job_runs import create_instance

@@ -12,13 +12,12 @@ from deltalake import write_deltalake
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from image_assets.data.folder_changes import folder_changes
-from image_assets.data.image_files import read_ledger
+from image_assets.data.image_files import folder_changes, read_ledger
 from image_assets.data.raw_images import IngestConfig
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
-from resources.files.storage_events import StorageEvents
+from resources.files.s3 import StorageEvents
 from sensors.attempts import ATTEMPTS
 from sensors.storage_events import PendingRequest, storage_events
 from tests.support.images import png

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from resources.delta.spark_session import spark_session
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 from tests.support.rank_functions import summed
 
 ARRAYS = (np.arange(3.0), np.ones((1, 2)))

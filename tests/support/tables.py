@@ -10,8 +10,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import new_rows
 from resources.delta.parquet_files import write_files
 from resources.delta.spark_session import DeltaSpark
-from resources.delta.table import Table
-from resources.delta.table_layout import file_layout
+from resources.delta.table import Table, file_layout
 
 FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
 SHELLS = Table("shells", keys=("name",), columns=StructType([StructField(*field) for field in FIELDS]))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from resources.delta.spark_session import spark_session
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 from tests.support.rank_programs import train_and_average
 
 master, folder = sys.argv[1:]

@@ -11,7 +11,7 @@ from image_assets.data.data_checks import row_group_problems, row_groups_balance
 from image_assets.data.training_cache import find_or_write_cache
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 
 MEGABYTE = 1024 * 1024
 GOOD = [(10, MEGABYTE)] * 16

@@ -17,8 +17,7 @@ from image_assets.data.data_checks import (
     labels_in_every_split,
     no_file_lost,
 )
-from image_assets.data.image_splits import image_splits
-from image_assets.data.split_rows import UnsoundSplits, require_sound_splits
+from image_assets.data.image_splits import UnsoundSplits, image_splits, require_sound_splits
 from image_assets.data.table_checks import keys_unique
 from image_assets.data.training_cache import training_cache
 from image_assets.data.validation_cache import validation_cache
@@ -26,7 +25,7 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES,
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.files.image_folder import ImageFolder
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 from tests.conftest import Ingested
 from tests.support.data_run import run_data
 from tests.support.images import jpeg, picture, png, put

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from image_assets.data.folder_changes import FolderChanges, folder_changes
-from image_assets.data.image_files import NOT_REGULAR, LedgerEntry, to_microseconds
+from image_assets.data.image_files import NOT_REGULAR, FolderChanges, LedgerEntry, folder_changes, to_microseconds
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put

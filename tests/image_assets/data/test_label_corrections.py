@@ -8,11 +8,10 @@ import pytest
 from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
-from image_assets.data.image_splits import image_splits
+from image_assets.data.image_splits import image_splits, read_split, require_sound_splits, training_labels
 from image_assets.data.label_corrections import Correction, append_corrections, label_corrections
 from image_assets.data.labels import outdated_labels, read_label_overrides
 from image_assets.data.raw_images import raw_images
-from image_assets.data.split_rows import read_split, require_sound_splits, training_labels
 from image_assets.data.training_cache import cache_name
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables

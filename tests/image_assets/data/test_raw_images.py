@@ -9,8 +9,7 @@ import dagster as dg
 import pytest
 
 from image_assets.data.featured_images import featured_images
-from image_assets.data.folder_changes import FolderChanges
-from image_assets.data.image_files import read_ledger
+from image_assets.data.image_files import FolderChanges, read_ledger
 from image_assets.data.ingestion import append_new_files, to_limits
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest

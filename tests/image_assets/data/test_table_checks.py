@@ -8,8 +8,7 @@ from pyspark.sql import DataFrame
 from image_assets.data.table_checks import SAMPLED_FILES, layout
 from image_assets.schemas import GRAYSCALE_IMAGES, IMAGE_FILES, MODEL_EVALUATIONS, RAW_IMAGES, TABLES
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table import Table
-from resources.delta.table_layout import SMALL_FILES, TABLE_ROW_GROUP_BYTES
+from resources.delta.table import SMALL_FILES, TABLE_ROW_GROUP_BYTES, Table
 
 pytestmark = pytest.mark.spark
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR

@@ -13,9 +13,8 @@ from pyspark.sql import functions as F
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
-from image_assets.data.image_splits import SplitConfig, image_splits
+from image_assets.data.image_splits import SplitConfig, image_splits, read_split, split_rows, training_labels
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.data.split_rows import read_split, split_rows, training_labels
 from image_assets.data.training_cache import existing_cache, find_or_write_cache, materialize_cache
 from image_assets.images.cached_pixels import to_cached_pixels
 from image_assets.images.pixels import to_pixels

@@ -10,7 +10,7 @@ from image_assets.jobs.optimize_tables import optimize_tables
 from image_assets.schemas import GRAYSCALE_IMAGES, MODEL_EVALUATIONS, TABLES
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.table_layout import SMALL_FILES
+from resources.delta.table import SMALL_FILES
 
 pytestmark = pytest.mark.spark
 

@@ -37,8 +37,7 @@ from resources.delta.delta_tables import UPSTREAM, DeltaTables
 from resources.delta.following import added_files, follow, followed_version
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, file_sizes, write_files
-from resources.delta.table import Table
-from resources.delta.table_layout import file_layout
+from resources.delta.table import Table, file_layout
 from resources.delta.writing import write_by_dataframe
 from resources.mlflow.model_registry import ModelRegistry, RegistryUnavailable
 

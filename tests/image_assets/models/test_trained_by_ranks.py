@@ -19,7 +19,7 @@ from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import TrainingResult
 from resources.mlflow.model_registry import ModelRegistry
 from resources.processes.ranks import RankFailure
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 from tests.image_assets.conftest import HEAD, PLAN, Work
 from tests.support.photographs import PHOTOGRAPHS, WEIGHTS, photographs

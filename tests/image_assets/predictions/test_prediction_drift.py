@@ -11,17 +11,20 @@ import pytest
 from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.predictions.drift_figures import (
+from image_assets.predictions.prediction_checks import drift_is_small
+from image_assets.predictions.prediction_drift import (
     MIN_DAYS,
+    DriftConfig,
     arrival_days,
+    confidence,
     days_to_embed,
     discrepancy,
     figures,
     figures_by_day,
     jumps,
+    label_shares,
+    prediction_drift,
 )
-from image_assets.predictions.prediction_checks import drift_is_small
-from image_assets.predictions.prediction_drift import DriftConfig, confidence, label_shares, prediction_drift
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table

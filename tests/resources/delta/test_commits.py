@@ -19,8 +19,7 @@ from resources.delta.delta_log import RETENTION_PROPERTY, table_files, why_unrea
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import new_rows
 from resources.delta.parquet_files import codecs, column_chunks, write_files
-from resources.delta.table import FILL, Snapshot, Table
-from resources.delta.table_layout import SMALL_FILES, file_layout
+from resources.delta.table import FILL, SMALL_FILES, Snapshot, Table, file_layout
 from tests.support.tables import NECKLACES, NOON, SHELLS, add, follow_shells, shell, tables_at
 
 ADDING = {"number": "old.number + new.number"}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.delta.table_layout import GROWTH, MEBIBYTE, SMALL_FILES, FileSizes, plan_compaction
+from resources.delta.table import GROWTH, MEBIBYTE, SMALL_FILES, FileSizes, plan_compaction
 
 LIMITS = FileSizes()
 LARGE = 100 * MEBIBYTE

@@ -9,8 +9,7 @@ from pyspark.sql.types import StructType
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import codecs
-from resources.delta.table import Table
-from resources.delta.table_layout import SMALL_FILES, FileSizes
+from resources.delta.table import SMALL_FILES, FileSizes, Table
 from tests.support.tables import BOUQUETS, COLUMNS, FLOWERS, FOLLOWED, flowers, names
 
 pytestmark = pytest.mark.spark

@@ -9,8 +9,7 @@ from deltalake import DeltaTable
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import added_rows, followed_version, new_rows, rows_with_keys
 from resources.delta.parquet_files import write_files
-from resources.delta.table import Table
-from resources.delta.table_layout import file_layout
+from resources.delta.table import Table, file_layout
 from tests.support.tables import NECKLACES, SHELLS, add, follow_shells, shell
 
 

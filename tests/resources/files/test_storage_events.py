@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from resources.files.storage_events import StorageEvents, to_addresses
+from resources.files.s3 import StorageEvents, to_addresses
 from tests.support.s3_server import BUCKET, s3_server
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from image_assets.data.split_rows import (
+from image_assets.data.image_splits import (
     UnsoundSplits,
     leaks,
     missing_labels,
@@ -23,7 +23,7 @@ from image_assets.data.split_rows import (
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
-from resources.delta.table_layout import file_layout
+from resources.delta.table import file_layout
 from tests.support.tables import tables_at
 
 

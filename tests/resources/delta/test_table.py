@@ -12,8 +12,7 @@ from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
-from resources.delta.table import Table
-from resources.delta.table_layout import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES
+from resources.delta.table import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Table
 from resources.delta.writing import write_by_tasks
 
 pytestmark = pytest.mark.spark

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.backbone import BackboneWeights
+from resources.training import BackboneWeights
 
 FILE, OTHER_FILE = "mobilenet_v2_features.pth", "mobilenet_v2_no_top.weights.h5"
 

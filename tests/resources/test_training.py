@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from resources.processes.ranks import RankFailure
-from resources.processes.training_processes import TrainingProcesses
+from resources.training import TrainingProcesses
 from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 from tests.support.rank_functions import CONNECTED, die_while_the_other_waits, fail_while_the_other_sleeps, sleep
 

@@ -1,6 +1,8 @@
-"""The processes of a training, for all distributors."""
+"""What every training gets: its processes, for all distributors, and the weights of its backbone."""
 
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -39,3 +41,29 @@ class TrainingProcesses(dg.ConfigurableResource):
         if distributor == "horovod":
             return run_with_horovod(spark, self.processes, function, args, kwargs)
         return run_in_barrier_job(distributor, spark, self.processes, function, args, kwargs)
+
+
+class BackboneWeights(dg.ConfigurableResource):
+    """The backbone's weights: `auto`, `imagenet`, `none`, or a folder with a weight file for each framework."""
+
+    source: str = Field(default="auto", description="auto, imagenet, none, or a folder with weight files.")
+
+    def identity(self, weight_file: str) -> str:
+        """A text that is equal for equal weights: the source's name, or the SHA-256 of a folder's weight file.
+
+        Args:
+            weight_file: The name of the file in the folder, which differs by framework.
+
+        Raises:
+            FileNotFoundError: The folder does not hold the file.
+        """
+        if self.source in ("auto", "imagenet", "none"):
+            return self.source
+        weights = Path(self.source) / weight_file
+        if not weights.is_file():
+            found = ", ".join(sorted(file.name for file in Path(self.source).glob("*"))) or "nothing"
+            raise FileNotFoundError(
+                f"IMAGE_ASSETS_BACKBONE is the folder {self.source}, which holds {found}: expected "
+                f"{weights.name}, or one of auto, imagenet and none instead of a folder"
+            )
+        return sha256(weights.read_bytes()).hexdigest()
