@@ -16,7 +16,7 @@ def model_asset(framework: Framework) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=framework.asset,
-        description=f"The image classifier trained in {framework.title} by Horovod processes: a version of the "
+        description=f"The image classifier trained in {framework.title}, by default with Horovod: a version of the "
         "registered model.",
         deps=["training_cache", "validation_cache"],
         kinds={framework.kind, "horovod", "petastorm", "mlflow"},
