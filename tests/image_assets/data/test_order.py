@@ -19,7 +19,6 @@ STEPS = [
     "given_labels",
     "featured_images",
     "grayscale_images",
-    "split_rows",
     "image_splits",
     "training_cache",
     "validation_cache",
