@@ -84,7 +84,15 @@ class StageMoves:
             self._set_alias(stage, latest.version)
 
     def _set_alias(self, stage: str, number: int) -> None:
-        self.client.set_registered_model_alias(self.name, ALIASES[stage], str(number))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.set_registered_model_alias(self.name, ALIASES[stage], str(number))
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            # MLflow's store reads first and inserts then. Another process inserted in between, so now MLflow updates.
+            self.client.set_registered_model_alias(self.name, ALIASES[stage], str(number))
 
     def _transition(self, number: int, stage: str, *, archive_others: bool) -> None:
         with warnings.catch_warnings():
