@@ -164,7 +164,7 @@ def inspected(files: DataFrame, limits: Limits) -> DataFrame:
                 verdict = {name: getattr(inspection, name) for name in INSPECTED_SCHEMA.fieldNames()[1:]}
                 if inspection.state == CURRENT:
                     image = {**file, "content": inspection.content}
-                    found = guarded.run(image, seconds=limits.seconds_for(file["length"]))
+                    found = guarded.run(image, cpu_seconds=limits.seconds_for(file["length"]))
                     if isinstance(found, ItemFailure):
                         verdict |= {"state": QUARANTINED, "reason": found.reason, "message": found.message}
                 yield {"path": file["path"], **verdict}
