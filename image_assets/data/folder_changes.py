@@ -169,9 +169,10 @@ def remember_device(delta_tables: DeltaTables, image_folder: ImageFolder) -> Non
 
 
 def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
-    """Whether the ledger describes the file as it is: the same size, time and kind."""
+    """Whether the ledger describes the file as it is: the same size, time and kind, and a final result."""
     return (
         before is not None
+        and not before.retry
         and before.state not in (PENDING, MISSING)
         and before.is_unchanged(file)
         and file.regular == (before.reason != NOT_REGULAR)
@@ -181,7 +182,7 @@ def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
 def paths_to_check(
     listing: Listing, ledger: Mapping[str, LedgerEntry], part: int | None, sweep_files: int
 ) -> Iterator[str]:
-    """The paths that are new, pending or of another kind than before, and those in this slice."""
+    """The paths that are new, pending, to be retried or of another kind than before, and those in this slice."""
     parts = 1 if part is None else ceil(len(ledger) / sweep_files)
     for path, regular in listing.names.items():
         before = ledger.get(path)
@@ -189,6 +190,7 @@ def paths_to_check(
             before is None
             or before.state in (PENDING, MISSING)
             or before.length is None
+            or before.retry
             or regular == (before.reason == NOT_REGULAR)
             or parts <= 1
             or crc32(path.encode()) % parts == (part or 0) % parts

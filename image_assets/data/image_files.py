@@ -28,12 +28,18 @@ NOT_REGULAR = "not_regular"  # a reason: such files are never opened
 UNREADABLE_FOLDER, UNREADABLE_FILE = "unreadable_folder", "unreadable_file"  # reasons
 # The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
 SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
+# Reasons that may lie in the machine instead of the file: another run decodes such files once more.
+RETRIED = ("timeout", "out_of_memory", "decoder_crash")
+FAILED_TWICE = " (a second attempt failed too)"  # the end of the message after that
 # How a decision updates a row of the ledger; nulls leave the old value.
+IS_SECOND_FAILURE = f"""new.reason IN {RETRIED} AND new.image_id = old.image_id AND (
+    old.state = '{QUARANTINED}' AND old.reason IN {RETRIED} OR old.state = '{CURRENT}' AND old.message = '{SEEN_BEFORE}'
+)"""
 LEDGER_UPDATES = {
     "state": "new.state",
-    **{
-        name: f"CASE WHEN new.state = '{MISSING}' THEN old.{name} ELSE new.{name} END" for name in ("reason", "message")
-    },
+    "reason": f"CASE WHEN new.state = '{MISSING}' THEN old.reason ELSE new.reason END",
+    "message": f"""CASE WHEN new.state = '{MISSING}' THEN old.message
+        WHEN {IS_SECOND_FAILURE} THEN concat(new.message, '{FAILED_TWICE}') ELSE new.message END""",
     **{name: f"coalesce(new.{name}, old.{name})" for name in ("image_id", "length", "modification_time")},
     "attempts": "old.attempts + new.attempts",
     "last_seen": "new.last_seen",
@@ -95,6 +101,7 @@ class LedgerEntry(NamedTuple):
     image_id: str | None
     modified_microseconds: int | None
     length: int | None  # None if it could not be read, as of folders
+    retry: bool = False  # whether to decode the quarantined file once more
 
     def is_unchanged(self, file: ImageFile) -> bool:
         """Whether the file has the same size and time."""
@@ -127,10 +134,13 @@ def to_decision(file: ImageFile, state: str, reason: str | None, message: str | 
 def read_ledger(delta_tables: DeltaTables) -> dict[str, LedgerEntry]:
     """The ledger's entries by path."""
     texts = ["path", "state", "reason", "image_id"]
-    rows = delta_tables.read(IMAGE_FILES, [*texts, "modification_time", "length"])
+    rows = delta_tables.read(IMAGE_FILES, [*texts, "message", "modification_time", "length"])
     times = pc.cast(pc.cast(rows["modification_time"], pa.timestamp("us")), pa.int64())
     paths, *facts = (rows[name].to_pylist() for name in texts)
-    facts += [column.to_pylist() for column in (times, rows["length"])]
+    failed_once = pc.invert(pc.fill_null(pc.ends_with(rows["message"], FAILED_TWICE), False))
+    retry = pc.and_(pc.equal(rows["state"], QUARANTINED), pc.is_in(rows["reason"], pa.array(RETRIED)))
+    retry = pc.and_(pc.fill_null(retry, False), failed_once)
+    facts += [column.to_pylist() for column in (times, rows["length"], retry)]
     return dict(zip(paths, map(LedgerEntry._make, zip(*facts, strict=True)), strict=True))
 
 

@@ -149,6 +149,14 @@ def test_a_file_that_was_not_whole_or_not_there_is_read(
     assert all(names(folder_changes(folder, known, part)) == (["07.png"], [], []) for part in (None, 0, 1, 2, 3))
 
 
+def test_a_file_that_is_to_be_retried_is_read(folder: ImageFolder, known: dict[str, LedgerEntry]) -> None:
+    path = f"{folder.path}/07.png"
+    known[path] = known[path]._replace(state=QUARANTINED, reason="timeout", retry=True)
+    assert all(names(folder_changes(folder, known, part)) == (["07.png"], [], []) for part in (None, 0, 1, 2, 3))
+    known[path] = known[path]._replace(retry=False)
+    assert names(folder_changes(folder, known, None)) == ([], [], [])
+
+
 def test_what_is_no_regular_file_is_told_once_and_read_when_it_becomes_one(
     folder: ImageFolder, known: dict[str, LedgerEntry]
 ) -> None:
