@@ -23,6 +23,7 @@ from scripts.prerequisites import (
     missing_disk,
     missing_java,
     missing_python,
+    missing_system,
     to_message,
 )
 
@@ -66,6 +67,8 @@ def is_reusable() -> bool:
 
 def list_missing() -> list[Missing]:
     """What the machine lacks for the remaining steps."""
+    if system := missing_system():
+        return [system]
     missing = [missing_python(), missing_java()]
     if missing[0] or not is_installed():
         missing += [missing_access(ROOT), missing_access(wheel_folder().parent)]

@@ -34,6 +34,18 @@ class Missing:
     remedy: str = ""
 
 
+def missing_system(platform: str = sys.platform) -> Missing | None:
+    """Linux: some pinned packages exist for no other system."""
+    if platform == "linux":
+        return None
+    name = {"darwin": "macOS", "win32": "Windows"}.get(platform, platform)
+    remedy = (
+        "Some of the pinned packages exist for Linux only. Use a Linux machine, a virtual machine or a container; "
+        "on Windows, WSL 2."
+    )
+    return Missing(f"Linux: this is {name}", remedy=remedy)
+
+
 def find_java() -> str | None:
     """The `java` that Spark uses: the one in JAVA_HOME, else the first on the PATH."""
     home = os.environ.get("JAVA_HOME")

@@ -78,9 +78,9 @@ def landing() -> Finding:
     settings = read_settings()
     try:
         files = len(image_folder(settings).list_names().names)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         named = os.environ.get("IMAGE_ASSETS_LANDING") or settings.remembered_landing.is_file()
-        return Finding("failed" if named else "skipped", f"{settings.landing} does not exist")
+        return Finding("failed" if named else "skipped", str(error))
     return Finding("ok", f"{settings.landing}, {files:,} image files")
 
 

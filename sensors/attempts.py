@@ -7,7 +7,7 @@ from typing import Self
 
 import dagster as dg
 
-from image_assets.jobs.continuous import TRIGGER_TAG
+from image_assets.data.raw_images import TRIGGER_TAG
 
 ATTEMPTS = 3
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)

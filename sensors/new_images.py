@@ -7,8 +7,9 @@ from hashlib import sha256
 
 import dagster as dg
 
+from image_assets.data.folder_changes import folder_changes, require_plausible, without_unsettled
 from image_assets.data.given_labels import label_table_change
-from image_assets.data.image_files import folder_changes, read_ledger, without_unsettled
+from image_assets.data.image_files import read_ledger
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.files.image_folder import ImageFolder
@@ -82,6 +83,7 @@ def request_ingest(
     try:
         with no_garbage_collection():
             found = folder_changes(image_folder, read_ledger(delta_tables), part)
+        require_plausible(found, image_folder, delta_tables)
         labels = label_table_change(context.instance, label_table)
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))

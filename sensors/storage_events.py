@@ -7,10 +7,11 @@ from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.data.image_files import folder_changes, read_ledger
+from image_assets.data.folder_changes import folder_changes, require_plausible
+from image_assets.data.image_files import read_ledger
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import to_url_path
-from resources.files.image_folder import ImageFolder
+from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.s3 import QueueMessage, StorageEvents
 from sensors.attempts import RequestKey, next_request, read_state
 from sensors.new_images import JOB_NAME, JOB_NAMES
@@ -53,6 +54,7 @@ class SortedMessages:
     changed: dict[QueueMessage, list[str]]  # with the paths of files that differ from the ledger: ingest
     unchanged: list[QueueMessage]  # about files that the ledger already has, or outside the landing folder: delete
     waiting: int  # about files that may still be being written, or not about files: leave in the queue
+    doubt: str = ""  # why messages about missing files stay in the queue
 
 
 def sort_messages(
@@ -71,11 +73,17 @@ def sort_messages(
     changes = folder_changes(image_folder, read_ledger(delta_tables), part=None, only=paths)
     to_read = {file.path for file in changes.to_read}
     unsettled = to_read - {file.path for file in image_folder.old_enough(changes.to_read)}
-    different = {*to_read, *changes.missing, *(file.path for file in changes.irregular)}
-    ready = {message: found for message, found in paths_by_message.items() if unsettled.isdisjoint(found)}
+    held_back, doubt = unsettled, ""
+    try:
+        require_plausible(changes, image_folder, delta_tables)
+    except FolderUnavailable as error:
+        held_back, doubt = unsettled | set(changes.missing), str(error)
+    irregular = [file.path for file in changes.irregular] + [decision.path for decision in changes.unreadable]
+    different = {*to_read, *changes.missing, *irregular}
+    ready = {message: found for message, found in paths_by_message.items() if held_back.isdisjoint(found)}
     changed = {message: found for message, found in ready.items() if not different.isdisjoint(found)}
     unchanged = [message for message in ready if message not in changed]
-    return SortedMessages(changed, unchanged, len(messages) - len(ready))
+    return SortedMessages(changed, unchanged, len(messages) - len(ready), doubt)
 
 
 def storage_events(*, on: bool) -> dg.SensorDefinition:
@@ -111,7 +119,8 @@ def storage_events(*, on: bool) -> dg.SensorDefinition:
         done = PendingRequest(str(state.key.without_digest()))
         summary = (
             f"{len(messages.unchanged):,} messages without changes deleted, {messages.waiting:,} left in the queue."
-        )
+            f" {messages.doubt}"
+        ).rstrip()
         if not messages.changed:
             return dg.SensorResult(skip_reason=summary, cursor=done.to_cursor())
         paths = sorted({path for message_paths in messages.changed.values() for path in message_paths})

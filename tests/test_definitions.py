@@ -54,6 +54,7 @@ CHECKS = {
     "row_groups_balanced",
     "no_file_lost",
     "few_quarantined",
+    "every_folder_readable",
     "label_conflicts",
     "label_table_is_sound",
     "every_image_fetched",

@@ -11,7 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from image_assets.data.image_files import IMAGE_KEYS, current_files, folder_changes, read_ledger
+from image_assets.data.folder_changes import folder_changes
+from image_assets.data.image_files import IMAGE_KEYS, current_files, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
@@ -72,8 +73,10 @@ def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterat
     yield to_result("image_files: every state is valid", ledger.where(~F.col("state").isin(*STATES)).select("path"))
     reasons = ledger.where((F.col("state") == QUARANTINED) & F.col("reason").isNull())
     yield to_result("image_files: every quarantined file has a reason", reasons.select("path"))
-    changes = folder_changes(image_folder, read_ledger(delta_tables), part=None)
-    found = [*(file.path for file in (*changes.to_read, *changes.irregular)), *changes.missing]
+    # A file that the next run decodes once more is recorded as it is.
+    decided = {path: entry._replace(retry=False) for path, entry in read_ledger(delta_tables).items()}
+    changes = folder_changes(image_folder, decided, part=None)
+    found = [*(file.path for file in (*changes.to_read, *changes.irregular, *changes.unreadable)), *changes.missing]
     yield AuditResult(
         "image_files: every file is recorded as it is",
         len(found),

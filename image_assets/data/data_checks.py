@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from image_assets.data.fetched_images import FAILED
 from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, files_not_found
-from image_assets.data.image_files import current_keys
+from image_assets.data.image_files import UNREADABLE_FOLDER, current_keys
 from image_assets.data.image_samples import current_images, groups_of_several, groups_table
 from image_assets.data.image_splits import (
     LEAKS_REMEDY,
@@ -46,6 +46,10 @@ LOST_FILES_REMEDY = "materialize the group data; if that does not help, `make au
 QUARANTINE_REMEDY = (
     "`image_files` lists the files and reasons; replace broken files, delete files that are not images or exclude them "
     "with IMAGE_ASSETS_EXCLUDE, and launch `replay_quarantine` after raising a limit"
+)
+FOLDERS_REMEDY = (
+    "give the account that runs Dagster access to them, or skip them with IMAGE_ASSETS_EXCLUDE; until then, the state "
+    "of the files in them is the last one known"
 )
 LABEL_CONFLICTS_REMEDY = "delete the listed files from the folders of the wrong labels"
 key_checks = [
@@ -156,6 +160,23 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"share": round(share, 4), **reasons},
         description=None if passed else f"{found}: {QUARANTINE_REMEDY}",
+    )
+
+
+@dg.asset_check(
+    asset="image_files",
+    description=f"Every folder in the landing folder can be read. If it fails: {FOLDERS_REMEDY}.",
+)
+def every_folder_readable(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The folders that the last listing could not read."""
+    unreadable = (pc.field("state") == QUARANTINED) & (pc.field("reason") == UNREADABLE_FOLDER)
+    rows = delta_tables.read(IMAGE_FILES, ["path", "message"], unreadable).to_pylist()
+    shown = dg.MetadataValue.table([dg.TableRecord(row) for row in rows[:LISTED_ROWS]], to_schema(["path", "message"]))
+    return dg.AssetCheckResult(
+        passed=not rows,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"folders": len(rows), "unreadable": shown},
+        description=f"{len(rows):,} folders cannot be read: {FOLDERS_REMEDY}" if rows else None,
     )
 
 

@@ -89,7 +89,7 @@ def write_featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: Ne
     def with_features(images: Iterable[Row]) -> Iterator[Row | SetAside]:
         with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
             for image in images:
-                found = guarded.run(image, seconds=limits.seconds_for(image["length"]))
+                found = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
                 if isinstance(found, ItemFailure):
                     why = {"reason": found.reason, "message": found.message}
                     yield SetAside({"path": image["path"], "image_id": image["image_id"], **why})

@@ -18,7 +18,7 @@ from image_assets.data.image_files import (
     recorded_version,
     to_decision,
 )
-from image_assets.data.inspection import CURRENT, QUARANTINED, Inspection, decode_features, inspect_file
+from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED, Inspection, decode_features, inspect_file
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
@@ -71,6 +71,8 @@ def read_chunk(
     seen_again: list[ImageFile] = []  # images that already have a row
     for file in files:
         inspection = result.inspections[file.path]
+        if inspection.state == MISSING:
+            continue  # the next run lists the folder again, and judges whether to believe it
         if inspection.state == CURRENT and file.path not in result.added:
             seen_again.append(file)
         else:
@@ -164,7 +166,7 @@ def inspected(files: DataFrame, limits: Limits) -> DataFrame:
                 verdict = {name: getattr(inspection, name) for name in INSPECTED_SCHEMA.fieldNames()[1:]}
                 if inspection.state == CURRENT:
                     image = {**file, "content": inspection.content}
-                    found = guarded.run(image, seconds=limits.seconds_for(file["length"]))
+                    found = guarded.run(image, cpu_seconds=limits.seconds_for(file["length"]))
                     if isinstance(found, ItemFailure):
                         verdict |= {"state": QUARANTINED, "reason": found.reason, "message": found.message}
                 yield {"path": file["path"], **verdict}
@@ -193,21 +195,20 @@ def to_dataframe(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataF
     return delta_tables.spark.createDataFrame(rows, LISTED_SCHEMA).repartition(tasks)
 
 
-def recover_ledger(delta_tables: DeltaTables) -> int:
-    """Records rows of raw_images whose run was interrupted before it updated the ledger.
+def unrecorded_rows(delta_tables: DeltaTables) -> tuple[list[Decision], int]:
+    """Decisions about rows of raw_images whose run was interrupted before it updated the ledger.
 
     Returns:
-        The version of raw_images that the ledger covers now.
+        The decisions, and the version of raw_images that the ledger covers with them.
     """
     version, recorded = delta_tables.snapshot(RAW_IMAGES).version, recorded_version(delta_tables)
     if recorded is None and delta_tables.snapshot(IMAGE_FILES).rows:
-        return version  # written before commits recorded this version
+        return [], version  # written before commits recorded this version
     rows = added_rows(delta_tables, RAW_IMAGES, recorded or 0, LEDGER_COLUMNS)
     if rows is None:
         ledger = delta_tables.read(IMAGE_FILES, ["path"])["path"]
         rows = delta_tables.read(RAW_IMAGES, LEDGER_COLUMNS, ~pc.field("path").isin(ledger))
-    merge_decisions(delta_tables, [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version)
-    return version
+    return [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version
 
 
 def decide_by_decoding(
@@ -225,5 +226,6 @@ def decide_by_decoding(
             by_path[row.path], row.state, row.reason, SEEN_BEFORE if row.state == CURRENT else row.message, row.image_id
         )
         for row in inspected_rows
+        if row.state != MISSING  # as in read_chunk
     ]
     merge_decisions(delta_tables, decisions, raw_images_version)

@@ -10,25 +10,28 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
+from image_assets.data.folder_changes import FolderChanges, folder_changes, remember_device, require_plausible
 from image_assets.data.image_files import (
     NOT_REGULAR,
     Decision,
-    FolderChanges,
-    folder_changes,
+    LedgerEntry,
     image_files,
     merge_decisions,
     quarantine_metadata,
     read_ledger,
     to_decision,
+    to_microseconds,
 )
-from image_assets.data.ingestion import chunked, read_chunk, recover_ledger
+from image_assets.data.ingestion import chunked, read_chunk, unrecorded_rows
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.data.replayed_files import replay, replay_result, replayed_files
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import ImageFile
-from resources.files.image_folder import ImageFolder
+from resources.files.image_folder import FolderUnavailable, ImageFolder
+
+TRIGGER_TAG = "image_assets/trigger"  # on continuous runs: how often they check for new work
 
 
 class IngestConfig(dg.Config):
@@ -44,6 +47,11 @@ class IngestConfig(dg.Config):
         description="Check only these files, named as in `image_files`, without listing the folder; default all. "
         "Set by the sensor `storage_events`.",
     )
+    accept_missing: bool = Field(
+        default=False,
+        description="Believe that files are deleted, however many are missing. Without it, a run fails before it "
+        "changes anything if the folder is empty or lacks more than 10 % and more than 20 of its current files.",
+    )
     replay_reason: str = Field(
         default="",
         description="Check quarantined files again if their reason matches this pattern; `*` matches every reason.",
@@ -58,13 +66,25 @@ class IngestConfig(dg.Config):
 def ingest(
     delta_tables: DeltaTables, image_folder: ImageFolder, config: IngestConfig, log: dg.DagsterLogManager
 ) -> FolderChanges:
-    """Brings raw_images and the ledger up to date with the folder; run it again after an interruption."""
-    delta_tables.create(REPLAYED_FILES)
-    version = recover_ledger(delta_tables)
-    ledger = read_ledger(delta_tables)
+    """Brings raw_images and the ledger up to date with the folder; run it again after an interruption.
+
+    Raises:
+        FolderUnavailable: Nothing was written: the folder cannot be listed, or lacks too many files to be believed.
+    """
+    unrecorded, version = unrecorded_rows(delta_tables)
+    recovered = {
+        row.path: LedgerEntry(row.state, None, row.image_id, to_microseconds(row.modification_time), row.length)
+        for row in unrecorded
+    }
+    ledger = read_ledger(delta_tables) | recovered
     changes = folder_changes(image_folder, ledger, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
+    if not config.accept_missing:
+        require_plausible(changes, image_folder, delta_tables)
     settled = image_folder.settled(changes.to_read)
+    delta_tables.create(REPLAYED_FILES)
+    merge_decisions(delta_tables, unrecorded, version)
+    remember_device(delta_tables, image_folder)
     merge_decisions(delta_tables, decisions_without_reading(changes, set(settled)), version)
     started = time.monotonic()
     with delta_tables.progress_line("read", len(settled), "files") as progress:
@@ -84,8 +104,15 @@ def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -
             to_decision(file, QUARANTINED, NOT_REGULAR, "a link, pipe or device; only regular files are opened", None)
             for file in changes.irregular
         ),
+        *changes.unreadable,
         *(Decision(path, MISSING) for path in changes.missing),
     ]
+
+
+def is_continuous(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether the run goes on with another pass after this one."""
+    run = instance.get_run_by_id(run_id)
+    return run is not None and TRIGGER_TAG in run.tags
 
 
 @dg.multi_asset(
@@ -105,8 +132,14 @@ def raw_images(
 ) -> Iterator[dg.MaterializeResult]:
     """Compares the landing folder with the ledger, and reads the new and changed files."""
     files_before, images_before = delta_tables.snapshot(IMAGE_FILES), delta_tables.snapshot(RAW_IMAGES)
-    changes = ingest(delta_tables, image_folder, config, context.log)
-    if config.replay_reason or config.replay_path:
+    changes = None
+    try:
+        changes = ingest(delta_tables, image_folder, config, context.log)
+    except FolderUnavailable as error:
+        if not is_continuous(context.instance, context.run_id):
+            raise
+        context.log.warning(f"This pass ingests no files. {error}")
+    if changes and (config.replay_reason or config.replay_path):
         before = delta_tables.snapshot(REPLAYED_FILES)
         files = replay(delta_tables, image_folder, reason=config.replay_reason, path=config.replay_path)
         yield replay_result(delta_tables, before, files)
@@ -117,7 +150,7 @@ def raw_images(
         IMAGE_FILES,
         delta_tables.change_since(files_before, IMAGE_FILES),
         **{f"files_{state}": count for state, count in sorted(states.items())},
-        files_listed=changes.listed,
+        files_listed=changes.listed if changes else 0,
         **quarantine_metadata(delta_tables),
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)

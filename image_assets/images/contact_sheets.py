@@ -70,7 +70,7 @@ def partial_thumbnails(paths: Iterable[str]) -> list[bytes]:
 
 def _in_guarded_process(function: Callable[[Item], bytes], items: Iterable[Item]) -> list[bytes]:
     with GuardedProcess(function, memory_bytes=THUMBNAIL_MEMORY_BYTES) as guarded:
-        pictures = [guarded.run(item, seconds=THUMBNAIL_SECONDS) for item in items]
+        pictures = [guarded.run(item, cpu_seconds=THUMBNAIL_SECONDS) for item in items]
     return [b"" if isinstance(picture, ItemFailure) else picture for picture in pictures]
 
 

@@ -21,7 +21,7 @@ def to_gray_rows(images: Iterable[Row]) -> Iterator[Row]:
             if image["content"] is not None:
                 yield {**image, "content": to_grayscale(image["content"])}
             else:
-                gray = guarded.run(image["path"], seconds=limits.seconds_for(image["length"]))
+                gray = guarded.run(image["path"], cpu_seconds=limits.seconds_for(image["length"]))
                 yield {**image, "content": None if isinstance(gray, ItemFailure) else gray}
 
 

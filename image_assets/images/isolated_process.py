@@ -1,10 +1,11 @@
-"""A child process with time and memory limits, for work that hostile files may crash.
+"""A child process with limits of CPU time and memory, for work that hostile files may crash.
 
 Items go through a pipe one by one, so that it is known which of them crashed or hung. A general process pool works on
 chunks of items, and cannot tell.
 """
 
 import faulthandler
+import math
 import os
 import pickle
 import resource
@@ -14,12 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Generic, Self, TypeVar
+
+import psutil
 
 from resources.processes.child_process import end_with_parent
 
 FORK = get_context("fork")  # starts in milliseconds, with the decoders loaded already
+PATIENCE = 10  # seconds of waiting for each second of CPU time: a busy machine or a slow disk is not the item's fault
+
+CPU_LIMIT = signal.SIGPROF  # ends the child when the timer of its CPU time, ITIMER_PROF, expires
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,18 +57,25 @@ class GuardedProcess(Generic[Item, Result]):
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def run(self, item: Item, *, seconds: float) -> Result | ItemFailure:
-        """The function's result, or why there is none."""
+    def run(self, item: Item, *, cpu_seconds: float, wall_seconds: float | None = None) -> Result | ItemFailure:
+        """The function's result, or why there is none.
+
+        Args:
+            item: The function's argument.
+            cpu_seconds: How much CPU time the function may take, in all its threads; the kernel ends it then.
+            wall_seconds: How long to wait for it, for example if it sleeps; PATIENCE times its CPU time by default.
+        """
         pipe = self._started()
+        wall_seconds = PATIENCE * cpu_seconds if wall_seconds is None else wall_seconds
         try:
-            pipe.send(item)
-            if not pipe.poll(seconds):
+            pipe.send((item, cpu_seconds))
+            if not pipe.poll(wall_seconds):
                 self._stop()
-                message = f"the {self._name} took more than {seconds:,.0f} s: make the image smaller, or re-save it"
-                return ItemFailure("timeout", message)
+                return self._timeout(f"{wall_seconds:,.0f} s")
             result = pipe.recv()
         except (EOFError, ConnectionError):
-            return self._crashed()
+            code = self._stop()
+            return self._timeout(f"{cpu_seconds:,.0f} s of CPU time") if code == -CPU_LIMIT else self._crash(code)
         if isinstance(result, BaseException):
             raise result
         return result
@@ -78,8 +90,11 @@ class GuardedProcess(Generic[Item, Result]):
             theirs.close()
         return self._pipe
 
-    def _crashed(self) -> ItemFailure:
-        code = self._stop()
+    def _timeout(self, limit: str) -> ItemFailure:
+        message = f"the {self._name} took more than {limit}: make the image smaller, or re-save it"
+        return ItemFailure("timeout", message)
+
+    def _crash(self, code: int | None) -> ItemFailure:
         cause = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         message = f"the {self._name} crashed ({cause}): re-save the image with another program"
         return ItemFailure(f"{self._name}_crash", message)
@@ -105,7 +120,8 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.disable()  # the caller reports crashes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    at_start = _address_space()
+    signal.signal(CPU_LIMIT, signal.SIG_DFL)
+    at_start = psutil.Process().memory_info().vms  # bytes of address space
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     while True:
         try:
@@ -116,6 +132,7 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
         bound = at_start + 2 * len(received) + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
         result = _call(function, received, memory_bytes)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         pipe.send(result)
 
@@ -123,15 +140,13 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
 def _call(function: Callable, received: bytes, memory_bytes: int) -> object:
     """The function's result, an ItemFailure, or the exception that it raised."""
     try:
-        return function(pickle.loads(received))
+        item, cpu_seconds = pickle.loads(received)
+        if math.isfinite(cpu_seconds):
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        return function(item)
     except MemoryError:
         needed = f"decoding needs more than {memory_bytes:,} bytes of memory"
         return ItemFailure("out_of_memory", f"{needed}: make the image smaller")
     except Exception as error:  # noqa: BLE001 - it is raised in the caller
         error.add_note("".join(traceback.format_exception(error)))
         return error
-
-
-def _address_space() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[0]
-    return int(pages) * resource.getpagesize()

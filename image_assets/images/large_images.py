@@ -23,7 +23,7 @@ File = tuple[str, int, int]  # its path, the side of the square, its length
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits for a file: its size in tables, its size at all, and the time and memory to decode it."""
+    """Limits for a file: its size in tables, its size at all, and the CPU time and memory to decode it."""
 
     content_bytes: int = 512 * 1024**2
     size_bytes: int = 16 * 1024**3
@@ -31,7 +31,7 @@ class Limits:
     memory_bytes: int = 1024**3
 
     def seconds_for(self, length: int) -> float:
-        """The time limit for a file of this length."""
+        """The CPU time to decode a file of this length."""
         return self.seconds + length / BYTES_PER_SECOND
 
 
@@ -68,7 +68,7 @@ def scaled_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[
             if path is None:
                 return None
             seconds = Limits().seconds_for(int(length))
-            found = guarded.run((path, SMALLER_SIDE_PIXELS, int(length)), seconds=seconds)
+            found = guarded.run((path, SMALLER_SIDE_PIXELS, int(length)), cpu_seconds=seconds)
             return None if isinstance(found, ItemFailure) else found
 
         for paths, lengths in batches:

@@ -15,9 +15,11 @@ from typing import NoReturn, Protocol, cast
 
 import dagster as dg
 
+from image_assets.data.folder_changes import folder_changes, require_plausible, without_unsettled
 from image_assets.data.given_labels import label_table_change
-from image_assets.data.image_files import folder_changes, read_ledger, without_unsettled
+from image_assets.data.image_files import read_ledger
 from image_assets.data.labels import outdated_labels
+from image_assets.data.raw_images import TRIGGER_TAG
 from image_assets.predictions.alert_sending import due_alerts
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_log import last_metadata
@@ -34,7 +36,6 @@ from resources.mlflow.model_registry import (
 )
 
 AVAILABLE_NOW = "available_now"
-TRIGGER_TAG = "image_assets/trigger"
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 POOL_SECONDS = 1.0  # between two checks whether a pool has become free
 INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
@@ -61,6 +62,7 @@ def files_to_ingest(_: dg.DagsterInstance, resources: RunResources) -> str:
     """The files that were added, changed or deleted since the folder was last ingested."""
     try:
         changes = folder_changes(resources.image_folder, read_ledger(resources.delta_tables), part=None)
+        require_plausible(changes, resources.image_folder, resources.delta_tables)
     except FileNotFoundError as error:
         raise CheckFailed(str(error)) from error
     changes = without_unsettled(changes, resources.image_folder)

@@ -29,6 +29,9 @@ execution:
   config:
     trigger: available_now # or 30 seconds: check that often, until you terminate the run
 ops:
+  raw_images:
+    config:
+      accept_missing: false # true: many files are missing because they were deleted
   prediction_drift:
     config:
       threshold: 0.6 # a prediction with a lower probability counts as unsure

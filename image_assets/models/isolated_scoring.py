@@ -3,6 +3,7 @@
 Runs in each executor. If the model raises, hangs or crashes on a batch, the batch is halved until the image is found.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -71,7 +72,9 @@ def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame
     with GuardedProcess(predict_batch, memory_bytes=MEMORY_BYTES[version.device], name="model") as guarded:
 
         def predict(images: pd.DataFrame) -> pd.DataFrame | ItemFailure:
-            return guarded.run((version, images), seconds=LOADING_SECONDS + IMAGE_SECONDS * len(images))
+            # A model computes in as many threads as there are cores, so its CPU time says little.
+            seconds = LOADING_SECONDS + IMAGE_SECONDS * len(images)
+            return guarded.run((version, images), cpu_seconds=math.inf, wall_seconds=seconds)
 
         for batch in batches:
             for start in range(0, len(batch), ROWS_AT_ONCE):

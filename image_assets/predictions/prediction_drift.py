@@ -1,5 +1,6 @@
 """Daily metrics of the production version's predictions, which show drift."""
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -75,7 +76,8 @@ def embedding_distances(
     with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES["cpu"], name="model") as guarded:
         for name, paths in samples.items():
             request = EmbeddingRequest(registry.tracking_uri, version.uri, paths)
-            result = guarded.run(request, seconds=LOADING_SECONDS + IMAGE_SECONDS * len(paths))
+            seconds = LOADING_SECONDS + IMAGE_SECONDS * len(paths)
+            result = guarded.run(request, cpu_seconds=math.inf, wall_seconds=seconds)
             if isinstance(result, ItemFailure):
                 return result
             found[name] = result

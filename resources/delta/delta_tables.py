@@ -16,7 +16,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 from dagster_pyspark import PySparkResource
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
@@ -173,6 +173,13 @@ class DeltaTables(dg.ConfigurableResource):
     def transaction(self, table: Table, writer: str) -> int | None:
         """The number of a writer's newest transaction in the table."""
         return self._open(table).transaction_version(writer)
+
+    def record_transaction(self, table: Table, writer: str, number: int) -> None:
+        """Record the number of a writer's transaction, in a commit without rows."""
+        log = self._open_to_write(table)
+        properties = CommitProperties({FILES: "0"}, app_transactions=[Transaction(writer, number)])
+        no_rows = to_arrow_schema(table.columns).empty_table()
+        write_deltalake(log, no_rows, mode="append", commit_properties=properties)
 
     def read(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """The columns of all rows as they are now, or of some; no rows where there is no table yet.

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, unquote_to_bytes
@@ -22,16 +22,28 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 TO_ESCAPE = re.compile("[%\n\r\udc80-\udcff]+")
 # What S3, Azure, SFTP, Google and fsspec's memory file system call the modification time.
 MODIFICATION_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The first and the last time in tables: a day within the years 1 to 9999, so that every time zone can show them.
+FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One file of a listing; `regular` is false for links, pipes and devices."""
+    """One file of a listing; `regular` is false for links, pipes and devices.
+
+    `problem` says why size and time could not be read; the other fields then mean nothing.
+    """
 
     path: str
     modification_time: datetime
     length: int
     regular: bool
+    problem: str = ""
+
+    @classmethod
+    def unreadable(cls, path: str, problem: str) -> "ImageFile":
+        """A file whose size and time could not be read."""
+        return cls(path, EPOCH, 0, regular=False, problem=problem)
 
 
 class FileChanged(OSError):
@@ -68,7 +80,9 @@ def is_url(name: str) -> bool:
     return "://" in name and not name.startswith(SCHEME)
 
 
-def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, bool]:
+def list_names(
+    root: Path, wanted: Callable[[str], bool], excluded: Callable[[str], bool]
+) -> tuple[dict[str, bool], dict[str, str]]:
     """The paths of the wanted files below a local folder, without opening any of them.
 
     Args:
@@ -77,26 +91,42 @@ def list_names(root: Path, wanted: Callable[[str], bool], excluded: Callable[[st
         excluded: Whether to skip a folder and everything in it, by its name relative to `root`.
 
     Returns:
-        For each path whether it is a regular file.
+        For each path whether it is a regular file, and for each folder that cannot be read the system's reason.
+
+    Raises:
+        OSError: The root itself cannot be read.
     """
     found: dict[str, bool] = {}
+    unreadable: dict[str, str] = {}
     folders = [(str(root), to_path(os.fsencode(root)), "")]
     while folders:
         folder, path, relative_path = folders.pop()
         try:
             entries = list(os.scandir(folder))
-        except (FileNotFoundError, NotADirectoryError):
+            os.stat(f"{folder}/.")  # noqa: PTH116 - pathlib drops the dot; fails if the folder may be listed, not entered
+        except OSError as error:
             if not relative_path:
                 raise
-            continue  # deleted during the listing
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):  # deleted during the listing
+                unreadable[path] = error.strerror or str(error)
+            continue
         for entry in entries:
             name = f"{relative_path}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
+            is_folder, is_file = entry_kind(entry)
+            if is_folder:
                 if not excluded(name):
                     folders.append((entry.path, f"{path}/{escaped(entry.name)}", f"{name}/"))
             elif wanted(name) or (not excluded(name) and leads_to_folder(entry)):
-                found[f"{path}/{escaped(entry.name)}"] = entry.is_file(follow_symlinks=False)
-    return found
+                found[f"{path}/{escaped(entry.name)}"] = is_file
+    return found, unreadable
+
+
+def entry_kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether the entry is a folder, and whether it is a regular file; neither if the system does not say."""
+    try:
+        return entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False)
+    except OSError:
+        return False, False
 
 
 def leads_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -122,14 +152,16 @@ def list_objects(url: str, wanted: Callable[[str], bool], excluded: Callable[[st
 
 
 def stat_file(path: str) -> ImageFile | None:
-    """A local file's current state, or None if it is gone. Times have whole microseconds, as in tables."""
+    """A local file's current state, or None if it is gone."""
     try:
         status = os.lstat(to_name(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        return ImageFile.unreadable(path, error.strerror or str(error))
     return ImageFile(
         path=path,
-        modification_time=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
+        modification_time=to_datetime(status.st_mtime_ns // 1000),
         length=status.st_size,
         regular=stat.S_ISREG(status.st_mode),
     )
@@ -142,12 +174,17 @@ def stat_object(path: str) -> ImageFile | None:
         info = system.info(name)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        return ImageFile.unreadable(path, str(error))
     return to_image_file(path, info) if info["type"] == "file" else None
 
 
 def to_image_file(path: str, info: dict) -> ImageFile:
     """The object that fsspec describes by `info`."""
-    return ImageFile(path, to_time(info), int(info["size"]), regular=True)
+    try:
+        return ImageFile(path, to_time(info), int(info["size"]), regular=True)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        return ImageFile.unreadable(path, f"size or time is invalid ({type(error).__name__}: {error})")
 
 
 def to_time(info: dict) -> datetime:
@@ -155,8 +192,16 @@ def to_time(info: dict) -> datetime:
     value = next((info[name] for name in MODIFICATION_TIMES if name in info), 0)
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
-    time = value if isinstance(value, datetime) else datetime.fromtimestamp(float(value), UTC)
+    time = value if isinstance(value, datetime) else to_datetime(round(float(value) * 1e6))
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def to_datetime(microseconds: int) -> datetime:
+    """The time so many microseconds after 1970; times that tables cannot hold become the nearest one that they can."""
+    try:
+        return min(max(EPOCH + timedelta(microseconds=microseconds), FIRST_TIME), LAST_TIME)
+    except OverflowError:
+        return LAST_TIME if microseconds > 0 else FIRST_TIME
 
 
 @contextmanager

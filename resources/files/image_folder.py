@@ -1,10 +1,11 @@
 """The landing folder: its files, limits and filters."""
 
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
 from pathlib import Path
@@ -92,6 +93,11 @@ class Listing:
 
     names: Mapping[str, bool]
     stat_file: Callable[[str], ImageFile | None]
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # folders that cannot be read, and why
+
+
+class FolderUnavailable(FileNotFoundError):
+    """The landing folder does not exist, cannot be listed, or lacks too many files to be believed."""
 
 
 class ImageFolder(dg.ConfigurableResource):
@@ -115,7 +121,11 @@ class ImageFolder(dg.ConfigurableResource):
         gt=0,
         description="Bytes of known files that a tick reads again, to find changes with the same size and time.",
     )
-    decode_seconds: float = Field(default=10, gt=0, description="Time limit for decoding an image, plus 1 s per 16 MB.")
+    decode_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="CPU time for decoding an image, plus 1 s per 16 MB; waiting may take ten times that.",
+    )
     decode_memory_bytes: int = Field(default=1024 * MEBIBYTE, gt=0, description="Memory limit for decoding an image.")
 
     @property
@@ -136,17 +146,32 @@ class ImageFolder(dg.ConfigurableResource):
         return wanted, excluded
 
     def list_names(self) -> Listing:
-        """Lists the image files in the folder; a FileNotFoundError if the folder does not exist."""
+        """Lists the image files in the folder.
+
+        Raises:
+            FolderUnavailable: The folder does not exist or cannot be read.
+        """
         wanted, excluded = self._matchers()
-        if is_url(self.root):
-            objects = list_objects(self.root, wanted, excluded)
-            return Listing(dict.fromkeys(objects, True), objects.get)
-        if not Path(self.root).is_dir():
-            raise FileNotFoundError(
+        try:
+            if is_url(self.root):
+                objects = list_objects(self.root, wanted, excluded)
+                return Listing(dict.fromkeys(objects, True), objects.get)
+            names, unreadable = list_names(Path(self.root), wanted, excluded)
+            return Listing(names, stat_file, unreadable)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FolderUnavailable(
                 f"The landing folder {self.root} does not exist. Create it, with one subfolder of photos per label, "
                 "or set IMAGE_ASSETS_LANDING to another folder."
-            )
-        return Listing(list_names(Path(self.root), wanted, excluded), stat_file)
+            ) from error
+        except OSError as error:
+            raise FolderUnavailable(
+                f"The landing folder {self.root} cannot be listed: {error}. Check that it is mounted or reachable, and "
+                "that this account may read it."
+            ) from error
+
+    def device(self) -> int | None:
+        """The id of the file system that the folder is on; None for URLs."""
+        return None if is_url(self.root) else os.statvfs(self.root).f_fsid % 2**63  # Delta logs signed numbers
 
     def list_paths(self, paths: Iterable[str]) -> Listing:
         """Lists only the files with these paths, as far as they exist and `list_names` would list them."""

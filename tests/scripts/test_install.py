@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.prerequisites import Missing, missing_access, missing_compiler, to_message
+from scripts.prerequisites import Missing, missing_access, missing_compiler, missing_system, to_message
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +96,16 @@ def test_a_folder_that_cannot_be_created_is_missing(tmp_path: Path) -> None:
     missing = missing_access(tmp_path / "file" / "folder")
     assert missing is not None
     assert "Not a directory" in missing.what
+
+
+@pytest.mark.parametrize(("platform", "name"), [("darwin", "macOS"), ("win32", "Windows"), ("freebsd14", "freebsd14")])
+def test_other_systems_are_refused_with_what_to_use(platform: str, name: str) -> None:
+    missing = missing_system(platform)
+    assert missing is not None
+    message = to_message([missing])
+    assert f"Linux: this is {name}" in message
+    assert "WSL 2" in message
+    assert missing_system("linux") is None
 
 
 def test_packages_needed_twice_are_named_once() -> None:

@@ -15,6 +15,7 @@ from resources.files.image_folder import ImageFolder
 from sensors.attempts import ATTEMPTS, RequestKey
 from sensors.new_images import new_images_every, parse_cursor, to_cursor
 from tests.support.images import png, put
+from tests.support.permissions import obeying_modes
 from tests.support.tables import tables_at
 
 
@@ -144,12 +145,38 @@ def test_each_state_of_the_folder_is_ingested_once_also_when_it_returns(daemon: 
     assert len(daemon.cursor or "") < 100
 
 
-def test_a_folder_that_is_emptied_is_ingested_and_one_that_was_always_empty_is_not(
+def test_a_folder_that_is_emptied_is_not_believed_until_its_files_return_or_a_run_accepts_it(
     daemon: Daemon, landing: Path
 ) -> None:
     assert daemon.launched() == 1
-    (landing / "ball" / "a.png").unlink()
+    file = landing / "ball" / "a.png"
+    file.unlink()
+    assert [daemon.launched(), daemon.launched()] == [0, 0]
+    assert "1 of 1 current files are gone from the landing folder" in reason(daemon.tick())
+    assert "launch ingest_images with the run config" in reason(daemon.tick())
+    put(landing, "ball/a.png", png(1))
+    assert [daemon.launched(), daemon.launched()] == [1, 0], "the file has another time"
+    file.unlink()
+    daemon.ingest(config={"ops": {"raw_images": {"config": {"accept_missing": True}}}})
+    assert daemon.launched() == 0
+    assert "landing: 0 files, 0 checked: no changes." in reason(daemon.tick())
+
+
+def test_files_that_vanish_are_not_believed_if_they_are_many_and_ingested_if_they_are_few(
+    daemon: Daemon, landing: Path
+) -> None:
+    files = [put(landing, f"cube/{number}.png", png(number)) for number in range(39)]
+    assert daemon.launched() == 1
+    for file in files[:21]:
+        file.unlink()
+    assert daemon.launched() == 0
+    assert "21 of 40 current files are gone" in reason(daemon.tick())
+    put(landing, "cube/0.png", png(0))
     assert [daemon.launched(), daemon.launched()] == [1, 0]
+
+
+def test_a_folder_that_was_always_empty_has_nothing_to_ingest(daemon: Daemon, landing: Path) -> None:
+    (landing / "ball" / "a.png").unlink()
     unused = Daemon(landing)
     unused.home = landing.parent / "no tables"
     assert "landing: 0 files" in reason(unused.tick())
@@ -157,6 +184,16 @@ def test_a_folder_that_is_emptied_is_ingested_and_one_that_was_always_empty_is_n
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     assert "does not exist. Create it" in reason(Daemon(tmp_path / "photos").tick())
+
+
+def test_an_unreadable_folder_is_ingested_and_stops_nothing(daemon: Daemon, landing: Path) -> None:
+    put(landing, "lost+found/b.png", png(2))
+    (landing / "lost+found").chmod(0o000)
+    try:
+        with obeying_modes():
+            assert daemon.launched() == 1
+    finally:
+        (landing / "lost+found").chmod(0o755)
 
 
 def test_nothing_is_requested_for_what_another_run_has_ingested(daemon: Daemon, landing: Path) -> None:

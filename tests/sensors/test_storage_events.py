@@ -12,11 +12,12 @@ from deltalake import write_deltalake
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from image_assets.data.image_files import folder_changes, read_ledger
+from image_assets.data.folder_changes import folder_changes, require_plausible
+from image_assets.data.image_files import read_ledger
 from image_assets.data.raw_images import IngestConfig
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
-from resources.files.image_folder import ImageFolder
+from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.s3 import StorageEvents
 from sensors.attempts import ATTEMPTS
 from sensors.storage_events import PendingRequest, storage_events
@@ -141,6 +142,38 @@ def test_added_changed_and_deleted_objects_are_ingested_once(daemon: Daemon) -> 
     daemon.s3.delete_object(Bucket=BUCKET, Key="photos/roses/a b.png")
     assert [daemon.launched(), daemon.launched()] == [["roses/a b.png"], []]
     assert daemon.waiting() == 0
+
+
+def test_messages_about_many_deleted_objects_stay_until_a_run_accepts_that_they_are_missing(daemon: Daemon) -> None:
+    daemon.sqs.set_queue_attributes(QueueUrl=daemon.queue, Attributes={"VisibilityTimeout": "60"})
+    keys = [f"photos/{number:02}.png" for number in range(30)]
+    for number, key in enumerate(keys):
+        daemon.put(key, number)
+    assert len(daemon.launched()) == 30
+    for key in keys[:21]:
+        daemon.s3.delete_object(Bucket=BUCKET, Key=key)
+    assert "21 left in the queue. 21 of 30 current files are gone" in reason(daemon.tick())
+    daemon.put("photos/new.png", 31)
+    assert [daemon.launched(), daemon.launched()] == [["new.png"], []], "other changes are ingested"
+    assert daemon.waiting() == 21
+    paths = [f"s3://{BUCKET}/{key}" for key in keys[:21]]
+    daemon.run({"ops": {"raw_images": {"config": {"paths": paths, "accept_missing": True}}}}, {})
+    delta_tables = daemon.resources["delta_tables"]
+    assert isinstance(delta_tables, DeltaTables)
+    assert [entry.state for entry in read_ledger(delta_tables).values()].count("missing") == 21
+
+
+def test_an_emptied_prefix_and_a_bucket_that_is_gone_are_not_believed(daemon: Daemon) -> None:
+    image_folder, delta_tables = daemon.resources["image_folder"], daemon.resources["delta_tables"]
+    assert isinstance(image_folder, ImageFolder)
+    assert isinstance(delta_tables, DeltaTables)
+    daemon.put("photos/a.png", 1)
+    assert daemon.launched() == ["a.png"]
+    daemon.s3.delete_object(Bucket=BUCKET, Key="photos/a.png")
+    for gone in (lambda: None, lambda: daemon.s3.delete_bucket(Bucket=BUCKET)):
+        gone()
+        with pytest.raises(FolderUnavailable, match="landing folder s3://a-bucket/photos"):
+            require_plausible(folder_changes(image_folder, read_ledger(delta_tables), None), image_folder, delta_tables)
 
 
 def test_messages_stay_until_a_run_has_ingested_their_files(daemon: Daemon) -> None:

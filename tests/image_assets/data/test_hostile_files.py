@@ -230,7 +230,7 @@ def peak(image: dict) -> tuple[object, int]:
 def test_a_bomb_takes_less_memory_than_the_bound(name: str) -> None:
     image = {"path": name, "content": CASES[name][0]()}
     with GuardedProcess(peak, memory_bytes=MEMORY_BYTES) as guarded:
-        answer = guarded.run(image, seconds=30)
+        answer = guarded.run(image, cpu_seconds=30)
     assert isinstance(answer, tuple)
     assert isinstance(answer[0], ItemFailure)
     assert answer[1] < MEMORY_BYTES

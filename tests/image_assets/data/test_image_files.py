@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from image_assets.data.image_files import (
+    FAILED_TWICE,
     SEEN_BEFORE,
     Decision,
     LedgerEntry,
@@ -76,3 +77,25 @@ def test_a_mark_is_removed_from_files_that_still_have_it_and_nothing_else_change
     version = ledger.snapshot(IMAGE_FILES).version
     remove_seen_before(ledger, found)
     assert ledger.snapshot(IMAGE_FILES).version == version
+
+
+def test_a_result_that_may_lie_in_the_machine_is_retried_once(tmp_path: Path) -> None:
+    ledger = tables_at(tmp_path / "a home")
+
+    def decide(state: str, reason: str | None = None, message: str | None = None, image_id: str = "1d") -> bool:
+        """Whether the file is retried after this decision."""
+        merge_decisions(ledger, [Decision("file:/a.png", state, reason, message, image_id, 10, NOON)])
+        return read_ledger(ledger)["file:/a.png"].retry
+
+    assert not decide(CURRENT)
+    assert decide(QUARANTINED, "timeout", "too slow")
+    assert not decide(QUARANTINED, "out_of_memory", "too large")
+    row = row_of(ledger, "file:/a.png")
+    assert (row["message"], row["attempts"]) == (f"too large{FAILED_TWICE}", 3)
+    assert not decide(QUARANTINED, "decoder_crash", "SIGSEGV"), "not even after a replay"
+    assert not decide(MISSING)
+    assert decide(QUARANTINED, "timeout", "too slow"), "it was copied again"
+    assert not decide(CURRENT, None, SEEN_BEFORE)
+    assert not decide(QUARANTINED, "timeout", "too slow"), "decoded by raw_images, but not by featured_images"
+    assert decide(QUARANTINED, "timeout", "too slow", image_id="2e"), "other bytes"
+    assert not decide(QUARANTINED, "undecodable", "cut short", image_id="2e")

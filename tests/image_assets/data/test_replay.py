@@ -7,14 +7,16 @@ import dagster as dg
 import pytest
 from PIL import Image
 
+from image_assets.data.audit import check_states
 from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import LedgerEntry, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.data.replayed_files import matching_quarantined, replay
-from image_assets.schemas import FEATURED_IMAGES, RAW_IMAGES, REPLAYED_FILES
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
+from tests.support.data_run import run_data
 from tests.support.images import png, put
 
 KNOWN = {
@@ -71,6 +73,36 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
         ("text.jpg", "not_an_image", QUARANTINED, "not_an_image", 3),
     ]
     assert {row.message is None for row in replayed if row.state == CURRENT} == {True}
+
+
+@pytest.mark.spark
+def test_a_file_that_needed_too_much_memory_is_decoded_once_more_by_the_next_run(
+    delta_tables: DeltaTables, landing: Path
+) -> None:
+    put(landing, "many pixels.png", blank())
+    put(landing, "text.jpg", b"a text")
+    strict = ImageFolder(root=str(landing), settle_seconds=0, decode_memory_bytes=1_000_000)
+    found = []
+    for _ in range(4):
+        changes = ingest(delta_tables, strict, IngestConfig(part=0), dg.get_dagster_logger())
+        featured_images(delta_tables=delta_tables, image_folder=strict)
+        rows = delta_tables.read(IMAGE_FILES, ["path", "reason", "attempts"]).to_pylist()
+        (row,) = [row for row in rows if row["path"].endswith("pixels.png")]
+        found.append((len(changes.to_read), row["reason"], row["attempts"]))
+        (broken, *_) = [one.broken for one in check_states(delta_tables, strict) if "recorded as it is" in one.rule]
+        assert broken == 0
+    assert found == [(2, "out_of_memory", 2), (1, "out_of_memory", 3), (0, "out_of_memory", 3), (0, "out_of_memory", 3)]
+
+
+@pytest.mark.spark
+def test_a_retried_file_that_decodes_gets_its_rows(delta_tables: DeltaTables, landing: Path) -> None:
+    put(landing, "many pixels.png", blank())
+    strict = ImageFolder(root=str(landing), settle_seconds=0, decode_memory_bytes=1_000_000)
+    run_data(delta_tables, strict)
+    assert reasons(delta_tables) == {"many pixels.png": "out_of_memory"}
+    run_data(delta_tables, ImageFolder(root=str(landing), settle_seconds=0))
+    assert reasons(delta_tables) == {"many pixels.png": None}
+    assert [delta_tables.dataframe(table).count() for table in (RAW_IMAGES, FEATURED_IMAGES)] == [1, 1]
 
 
 def reasons(delta_tables: DeltaTables) -> dict[str, str | None]:

@@ -22,11 +22,24 @@ def does(word: str) -> object:
         os._exit(3)
     elif word == "sleep":
         time.sleep(60)
+    elif word == "nap":
+        time.sleep(1.5)
+    elif word == "compute":
+        while True:
+            pass
     elif word == "hog":
         return len(bytes(4 * MEMORY_BYTES))
     elif word == "raise":
         raise ValueError("a mistake")
     return word, os.getpid()
+
+
+def busy(seconds: float) -> int:
+    """Compute for so long."""
+    started = time.process_time()
+    while time.process_time() < started + seconds:
+        pass
+    return os.getpid()
 
 
 @pytest.fixture
@@ -40,7 +53,8 @@ def guarded() -> Iterator[GuardedProcess[str, object]]:
     [
         ("crash", "decoder_crash", "SIGSEGV"),
         ("exit", "decoder_crash", "exit code 3"),
-        ("sleep", "timeout", "more than 1 s"),
+        ("sleep", "timeout", "more than 3 s:"),
+        ("compute", "timeout", "more than 1 s of CPU time"),
         ("hog", "out_of_memory", f"{MEMORY_BYTES:,} bytes"),
     ],
 )
@@ -48,19 +62,33 @@ def test_a_hostile_item_has_a_reason_and_the_next_one_its_answer(
     guarded: GuardedProcess[str, object], word: str, reason: str, says: str
 ) -> None:
     for _ in range(2):
-        failure = guarded.run(word, seconds=1)
+        failure = guarded.run(word, cpu_seconds=1, wall_seconds=3)
         assert isinstance(failure, ItemFailure)
         assert failure.reason == reason
         assert says in failure.message
-        answer = guarded.run("harmless", seconds=10)
+        answer = guarded.run("harmless", cpu_seconds=10)
         assert isinstance(answer, tuple)
         assert answer[0] == "harmless"
         assert answer[1] != os.getpid()
 
 
+def test_waiting_is_not_the_fault_of_an_item(guarded: GuardedProcess[str, object]) -> None:
+    assert isinstance(guarded.run("nap", cpu_seconds=0.5), tuple)
+    failure = guarded.run("sleep", cpu_seconds=0.1)
+    assert isinstance(failure, ItemFailure), "but it must not wait forever"
+    assert failure.reason == "timeout"
+
+
+def test_each_item_has_cpu_time_of_its_own() -> None:
+    with GuardedProcess(busy, memory_bytes=MEMORY_BYTES) as guarded:
+        processes = {guarded.run(0.2, cpu_seconds=0.5) for _ in range(4)}
+    assert len(processes) == 1
+    assert isinstance(processes.pop(), int)
+
+
 def test_one_process_serves_all_items_and_ends_with_the_block() -> None:
     with GuardedProcess(does, memory_bytes=MEMORY_BYTES) as guarded:
-        answers = [guarded.run(str(number), seconds=10) for number in range(100)]
+        answers = [guarded.run(str(number), cpu_seconds=10) for number in range(100)]
     words, processes = zip(*answers, strict=True)  # pyright: ignore[reportArgumentType]
     assert list(words) == [str(number) for number in range(100)]
     (process,) = set(processes)
@@ -70,14 +98,14 @@ def test_one_process_serves_all_items_and_ends_with_the_block() -> None:
 
 def test_an_item_far_larger_than_the_memory_bound_gets_through(guarded: GuardedProcess[str, object]) -> None:
     large = "x" * 2 * MEMORY_BYTES
-    answer = guarded.run(large, seconds=60)
+    answer = guarded.run(large, cpu_seconds=60)
     assert isinstance(answer, tuple)
     assert answer[0] == large
 
 
 def test_an_exception_rises_in_the_caller_with_its_own_traceback(guarded: GuardedProcess[str, object]) -> None:
     with pytest.raises(ValueError, match="a mistake") as raised:
-        guarded.run("raise", seconds=10)
+        guarded.run("raise", cpu_seconds=10)
     assert "in does" in "".join(raised.value.__notes__)
 
 
@@ -86,8 +114,8 @@ def test_the_child_ends_with_a_caller_that_is_killed() -> None:
 import os, time
 from image_assets.images.isolated_process import GuardedProcess
 guarded = GuardedProcess(lambda seconds: time.sleep(seconds) or os.getpid(), memory_bytes=1 << 26)
-print(guarded.run(0, seconds=10), flush=True)
-guarded.run(600, seconds=600)
+print(guarded.run(0, cpu_seconds=10), flush=True)
+guarded.run(600, cpu_seconds=600)
 """
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None

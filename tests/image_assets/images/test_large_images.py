@@ -53,7 +53,7 @@ def pixels_of(file: Path, color: Literal["rgb", "gray"], max_bytes: int) -> np.n
 def pixels_in_little_memory(file: Path, color: Literal["rgb", "gray"]) -> np.ndarray | ItemFailure:
     """The same, where there is no memory for the whole image."""
     with GuardedProcess(lambda file: pixels_of(file, color, 10**9), memory_bytes=MEMORY_BYTES) as guarded:
-        return guarded.run(file, seconds=120)
+        return guarded.run(file, cpu_seconds=120)
 
 
 @pytest.mark.parametrize("name", ["large.jpg", "large.png"])

@@ -194,8 +194,8 @@ def test_images_are_embedded_by_the_network_below_its_head(classifier: tuple[str
     names = [*files, put(tmp_path, "text.jpg", b"no image"), put(tmp_path, "again.jpg", colored_jpeg(0, 0))]
     asked = EmbeddingRequest(*classifier, tuple(f"file:{name}" for name in names))
     with GuardedProcess(embed_images, memory_bytes=64 * 1024**3, name="model") as guarded:
-        found = guarded.run(asked, seconds=300)
-        nothing = guarded.run(EmbeddingRequest(*classifier, ()), seconds=300)
+        found = guarded.run(asked, cpu_seconds=300)
+        nothing = guarded.run(EmbeddingRequest(*classifier, ()), cpu_seconds=300)
     assert isinstance(found, np.ndarray), found
     assert found.shape == (4, 1280)
     assert found.any(axis=1).all()

@@ -1,15 +1,30 @@
 """Tests of files on disk and objects in storage: any name survives in tables, only regular files are opened."""
 
 import os
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from resources.files.file_system import FileChanged, list_names, read_content, stat_file, to_name, to_path
-from resources.files.image_folder import ImageFolder
+from image_assets.data.inspection import inspect_file
+from image_assets.images.large_images import Limits
+from resources.files.file_system import (
+    FileChanged,
+    list_names,
+    read_content,
+    stat_file,
+    to_image_file,
+    to_name,
+    to_path,
+)
+from resources.files.image_folder import FolderUnavailable, ImageFolder
 from tests.support.images import png, put
+from tests.support.permissions import obeying_modes
 
 NAMES = [
     pytest.param(b"plain.jpg", id="plain"),
@@ -38,7 +53,7 @@ def test_every_name_survives_and_opens_the_file(name: bytes, tmp_path: Path) -> 
     file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
     with open(file, "wb") as opened:  # noqa: PTH123 - pathlib takes no bytes
         opened.write(b"content")
-    (path,) = list_names(tmp_path, lambda name: True, lambda name: False)
+    ((path,), _) = list_names(tmp_path, lambda name: True, lambda name: False)
     assert path == to_path(file)
     assert to_name(path) == file
     assert read_content(path, length=7) == b"content"
@@ -109,6 +124,111 @@ def test_a_different_length_means_that_the_file_changed(tmp_path: Path) -> None:
         read_content(path, length=4)
     with pytest.raises(FileChanged):
         read_content(path, length=2)
+
+
+@contextmanager
+def rewritten(file: Path) -> Iterator[None]:
+    """Write the first byte of the file again and again, which does not change its length."""
+    stop, started = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with file.open("r+b", buffering=0) as opened:
+            while not stop.is_set():
+                os.pwrite(opened.fileno(), b"2", 0)
+                started.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    started.wait()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_file_that_is_rewritten_with_the_same_length_while_it_is_read_has_changed(tmp_path: Path) -> None:
+    file, length = tmp_path / "a.png", 256 * 2**20
+    with file.open("wb") as opened:
+        opened.truncate(length)
+    path = to_path(os.fsencode(file))
+    assert len(read_content(path, length=length)) == length
+    with rewritten(file):
+        with pytest.raises(FileChanged, match=f"{length} bytes when listed"):
+            read_content(path, length=length)
+        assert inspect_file(path, length, Limits(content_bytes=1)).state == "pending", "hashed in blocks"
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_a_subfolder_that_cannot_be_read_hides_only_its_own_files(tmp_path: Path, mode: int) -> None:
+    put(tmp_path, "roses/a.png", png(1))
+    put(tmp_path, "lost+found/deep/b.png", png(2))
+    folder = ImageFolder(root=str(tmp_path))
+    (tmp_path / "lost+found").chmod(mode)
+    try:
+        with obeying_modes():
+            listing = folder.list_names()
+            files = folder.list_files()
+    finally:
+        (tmp_path / "lost+found").chmod(0o755)
+    assert [file.path for file in files] == [f"{folder.path}/roses/a.png"] == list(listing.names)
+    assert listing.unreadable == {f"{folder.path}/lost+found": "Permission denied"}
+    assert len(folder.list_names().names) == 2
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_landing_folder_that_cannot_be_read_is_reported(tmp_path: Path, mode: int) -> None:
+    put(tmp_path, "photos/a.png", png(1))
+    (tmp_path / "photos").chmod(mode)
+    try:
+        with obeying_modes(), pytest.raises(FolderUnavailable, match=r"photos cannot be listed.*Permission denied"):
+            ImageFolder(root=str(tmp_path / "photos")).list_names()
+    finally:
+        (tmp_path / "photos").chmod(0o755)
+
+
+def test_the_state_of_a_file_that_cannot_be_read_has_a_problem(tmp_path: Path) -> None:
+    file = put(tmp_path, "roses/a.png", png(1))
+    path = to_path(os.fsencode(file))
+    file.parent.chmod(0o000)
+    try:
+        with obeying_modes():
+            found = stat_file(path)
+    finally:
+        file.parent.chmod(0o755)
+    assert found is not None
+    assert (found.regular, found.problem) == (False, "Permission denied")
+    assert stat_file(f"{path}{'a' * 5000}").problem == "File name too long"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="ext4 keeps no time that is far enough from now; tmpfs does")
+def test_a_time_that_tables_cannot_hold_becomes_the_nearest_one() -> None:
+    years = {2**55: 9999, 253_402_300_800: 9999, 253_402_214_400: 9999, -(2**40): 1, -(2**55): 1, -62_135_596_801: 1}
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as landing:
+        for seconds in years:
+            os.utime(put(Path(landing), f"{seconds}.png", png(1)), (seconds, seconds))
+        put(Path(landing), "now.png", png(2))
+        files = {Path(file.path).stem: file for file in ImageFolder(root=landing).list_files()}
+    assert datetime.now(UTC).year - files.pop("now").modification_time.year <= 1
+    assert {int(name): file.modification_time.year for name, file in files.items()} == years
+    assert all(file.regular and not file.problem for file in files.values())
+
+
+@pytest.mark.parametrize(
+    "info",
+    [{"size": None}, {}, {"size": 1, "mtime": "yesterday"}, {"size": 1, "mtime": float("nan")}, {"size": "many"}],
+)
+def test_an_object_without_a_valid_size_and_time_has_a_problem(info: dict) -> None:
+    file = to_image_file("s3://photos/a.png", info)
+    assert not file.regular
+    assert file.problem.startswith("size or time is invalid")
+
+
+def test_an_object_may_have_any_time() -> None:
+    years = [
+        to_image_file("sftp://a/b.png", {"size": 1, "mtime": time}).modification_time.year for time in (1e30, -1e30)
+    ]
+    assert years == [9999, 1]
 
 
 def test_links_and_pipes_are_rejected_without_waiting_for_a_writer(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""How the landing folder differs from the ledger, and whether to believe it."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import ceil
+from urllib.parse import unquote
+from zlib import crc32
+
+import dagster as dg
+
+from image_assets.data.image_files import NOT_REGULAR, UNREADABLE_FILE, UNREADABLE_FOLDER, Decision, LedgerEntry
+from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.schemas import IMAGE_FILES
+from resources.delta.delta_tables import DeltaTables
+from resources.files.file_system import FileChanged, ImageFile, read_content
+from resources.files.image_folder import FolderUnavailable, ImageFolder, Listing
+from resources.progress import ProgressLine
+
+# A listing that lacks more current files than this is not believed: the folder may not be mounted.
+PLAUSIBLE_FILES, PLAUSIBLE_SHARE = 20, 0.1
+DEVICE = "landing_folder_device"  # the ledger's log holds the file system's id under this name
+
+
+@dataclass(frozen=True)
+class FolderChanges:
+    """Differences between the folder and the ledger.
+
+    `listed` counts the files in the folder, `checked` those whose size and time were compared, `current` the files in
+    the ledger that are current, and `current_missing` those of them that are missing.
+    """
+
+    listed: int
+    checked: int
+    to_read: tuple[ImageFile, ...]
+    irregular: tuple[ImageFile, ...]
+    missing: tuple[str, ...]
+    unsettled: int = 0  # files that may still be written to; not among the others
+    unreadable: tuple[Decision, ...] = ()  # about folders and new files whose names are all that can be read
+    current: int = 0
+    current_missing: int = 0
+
+    def __str__(self) -> str:
+        counts = {
+            "new or changed": len(self.to_read),
+            "deleted": len(self.missing),
+            "not regular files": len(self.irregular),
+            "unreadable": len(self.unreadable),
+            "still being written": self.unsettled,
+        }
+        found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        files = f"{self.listed:,} {'file' if self.listed == 1 else 'files'}"
+        return f"{files}, {self.checked:,} checked: {found or 'no changes'}"
+
+    def digest(self) -> str:
+        """A short hash of the changes; empty if there are none."""
+        lines = [f"{file.path}\t{file.modification_time.timestamp()}\t{file.length}" for file in self.to_read]
+        lines += [f"{file.path}\tirregular" for file in self.irregular] + [f"{path}\tgone" for path in self.missing]
+        lines += [f"{decision.path}\tunreadable" for decision in self.unreadable]
+        return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] if lines else ""
+
+
+def without_unsettled(changes: FolderChanges, image_folder: ImageFolder) -> FolderChanges:
+    """The changes without the files that may still be written to."""
+    whole = tuple(image_folder.old_enough(changes.to_read))
+    return replace(changes, to_read=whole, unsettled=len(changes.to_read) - len(whole))
+
+
+def folder_changes(
+    image_folder: ImageFolder, ledger: Mapping[str, LedgerEntry], part: int | None, only: Collection[str] = ()
+) -> FolderChanges:
+    """Compares the folder with the ledger.
+
+    Lists all names and checks those that are not in the ledger. Of the files in the ledger, a slice of about
+    `sweep_files` is checked for a changed size or time, and about `sweep_bytes` of content are hashed to find files
+    that were rewritten with the same size and time. Successive values of `part` cover the whole folder.
+
+    Args:
+        image_folder: The landing folder.
+        ledger: The ledger's entries by path.
+        part: Number of the slice to check; None compares the size and time of every file and hashes none.
+        only: Check only these paths, without listing the folder; empty for all files.
+
+    Raises:
+        FolderUnavailable: The folder does not exist or cannot be listed.
+    """
+    listing = image_folder.list_paths(only) if only else image_folder.list_names()
+    current = sum(entry.state == CURRENT for entry in ledger.values())
+    ledger = {path: ledger[path] for path in only if path in ledger} if only else ledger
+    to_check = list(paths_to_check(listing, ledger, part, image_folder.sweep_files))
+    progress = ProgressLine("checked", len(to_check), "files", dg.get_dagster_logger().info, items=to_check)
+    seen = [
+        file for path in progress if (file := listing.stat_file(path))
+    ]  # a file that was deleted meanwhile counts as missing in the next run
+    other = [file for file in seen if not file.problem and not is_up_to_date(file, ledger.get(file.path))]
+    absent = [path for path in ledger.keys() - listing.names.keys() if not is_in(path, listing.unreadable)]
+    missing = tuple(path for path in absent if ledger[path].state != MISSING)
+    swept = [] if part is None else list(find_rewritten_files(listing, ledger, part, image_folder.sweep_bytes))
+    return FolderChanges(
+        listed=len(listing.names),
+        checked=len(to_check),
+        to_read=tuple({file.path: file for file in [*other, *swept] if file.regular}.values()),
+        irregular=tuple(file for file in other if not file.regular),
+        missing=missing,
+        unreadable=tuple(new_unreadable(listing, seen, ledger)),
+        current=current,
+        current_missing=sum(ledger[path].state == CURRENT for path in missing),
+    )
+
+
+def is_in(path: str, folders: Collection[str]) -> bool:
+    """Whether the path is one of the folders or below one."""
+    while folders and path:
+        if path in folders:
+            return True
+        path = path.rpartition("/")[0]
+    return False
+
+
+def new_unreadable(
+    listing: Listing, seen: Sequence[ImageFile], ledger: Mapping[str, LedgerEntry]
+) -> Iterator[Decision]:
+    """Decisions about unreadable folders and files that the ledger does not have yet; known files keep their state."""
+    for path, problem in listing.unreadable.items():
+        before = ledger.get(path)
+        if before is None or (before.state, before.reason) != (QUARANTINED, UNREADABLE_FOLDER):
+            name = unquote(path.rpartition("/")[2], errors="replace")
+            message = (
+                f"{problem}: the folder cannot be read, and files known in it keep their state; give this account "
+                f"access to it, or skip it: IMAGE_ASSETS_EXCLUDE={name}"
+            )
+            yield Decision(path, QUARANTINED, UNREADABLE_FOLDER, message)
+    for file in seen:
+        before = ledger.get(file.path)
+        if file.problem and (before is None or before.state == MISSING):
+            message = f"{file.problem}: size and time cannot be read; check the permissions of its folder, and the disk"
+            yield Decision(file.path, QUARANTINED, UNREADABLE_FILE, message)
+
+
+def require_plausible(changes: FolderChanges, image_folder: ImageFolder, delta_tables: DeltaTables) -> None:
+    """Raises FolderUnavailable if so many current files are missing that the folder may not be the right one.
+
+    It may be an empty mount point, another disk, or a listing cut short. A few deleted files are believed, unless the
+    folder is empty or on another file system than when it was last ingested.
+    """
+    missing = changes.current_missing
+    if not missing:
+        return
+    if missing == changes.current and not changes.listed:
+        why = "No file is left"
+    elif missing > max(PLAUSIBLE_FILES, PLAUSIBLE_SHARE * changes.current):
+        why = f"Runs believe at most {PLAUSIBLE_SHARE:.0%}, or {PLAUSIBLE_FILES} files"
+    elif delta_tables.transaction(IMAGE_FILES, DEVICE) not in (None, image_folder.device()):
+        why = "The folder is on another file system than before"
+    else:
+        return
+    raise FolderUnavailable(
+        f"{missing:,} of {changes.current:,} current files are gone from the landing folder {image_folder.root}. "
+        f"{why}. Nothing was changed. If a disk or share is not mounted, mount it. If you deleted or excluded files "
+        "on purpose, launch ingest_images with the run config {ops: {raw_images: {config: {accept_missing: true}}}}."
+    )
+
+
+def remember_device(delta_tables: DeltaTables, image_folder: ImageFolder) -> None:
+    """Records the landing folder's file system in the ledger's log, for `require_plausible`."""
+    device = image_folder.device()
+    if device is not None and delta_tables.transaction(IMAGE_FILES, DEVICE) != device:
+        delta_tables.record_transaction(IMAGE_FILES, DEVICE, device)
+
+
+def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
+    """Whether the ledger describes the file as it is: the same size, time and kind, and a final result."""
+    return (
+        before is not None
+        and not before.retry
+        and before.state not in (PENDING, MISSING)
+        and before.is_unchanged(file)
+        and file.regular == (before.reason != NOT_REGULAR)
+    )
+
+
+def paths_to_check(
+    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int | None, sweep_files: int
+) -> Iterator[str]:
+    """The paths that are new, pending, to be retried or of another kind than before, and those in this slice."""
+    parts = 1 if part is None else ceil(len(ledger) / sweep_files)
+    for path, regular in listing.names.items():
+        before = ledger.get(path)
+        if (
+            before is None
+            or before.state in (PENDING, MISSING)
+            or before.length is None
+            or before.retry
+            or regular == (before.reason == NOT_REGULAR)
+            or parts <= 1
+            or crc32(path.encode()) % parts == (part or 0) % parts
+        ):
+            yield path
+
+
+def find_rewritten_files(
+    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int, sweep_bytes: int
+) -> Iterator[ImageFile]:
+    """The files in this slice whose content changed although size and time did not.
+
+    Files larger than `sweep_bytes` are only compared by `make audit`.
+    """
+    readable = [
+        (path, before)
+        for path, before in ledger.items()
+        if before.state in (CURRENT, QUARANTINED) and before.image_id and (before.length or 0) <= sweep_bytes
+    ]
+    parts = max(1, ceil(sum(before.length or 0 for _, before in readable) / sweep_bytes))
+    for path, before in readable:
+        if crc32(path.encode(), 1) % parts == part % parts:
+            file = listing.stat_file(path) if listing.names.get(path) else None
+            if file and file.regular and before.is_unchanged(file) and content_id(file) not in (before.image_id, None):
+                yield file
+
+
+def content_id(file: ImageFile) -> str | None:
+    """The image_id of the file's current content; None if it cannot be read or is being written."""
+    try:
+        return sha256(read_content(file.path, length=file.length)).hexdigest()
+    except (FileChanged, OSError):
+        return None
