@@ -60,6 +60,7 @@ CHECKS = {
     "labels_in_every_split",
     "groups_in_one_split",
     "probabilities_sum_to_one",
+    "same_registry",
     "every_file_predicted",
     "every_alert_sent",
     "drift_is_small",
