@@ -117,6 +117,7 @@ def test_jobs_and_sensors_are_there() -> None:
         "package_model",
         "optimize_tables",
         "vacuum_tables",
+        "repair_tables",
         "send_alerts",
         "fetch_images",
     }
