@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.data.audit import AuditResult, check_tables
 from image_assets.data.image_files import read_ledger
 from image_assets.data.ingestion import recover_ledger
 from image_assets.data.raw_images import IngestConfig, ingest
@@ -125,3 +126,37 @@ def test_the_ledger_gets_the_rows_of_a_table_that_was_made_anew(tables: DeltaTab
     assert recover_ledger(tables) == 1, "the same number, but another table"
     assert sorted(read_ledger(tables)) == ["file:/shell.png", "file:/whelk.png"]
     assert list(new_rows(tables, RAW_IMAGES, IMAGE_FILES)) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        ("lost", "LostTable: the table raw_images is gone"),
+        ("empty", f"{1:020}.json is empty"),
+        ("truncated", f"{1:020}.json is truncated"),
+        ("file", ".parquet"),
+    ],
+)
+def test_the_audit_reports_a_table_that_is_lost_or_broken_and_goes_on(
+    tables: DeltaTables, fault: str, found: str
+) -> None:
+    append(tables, RAW_IMAGES, [row("shell.png")])
+    append(tables, IMAGE_FILES, [in_ledger("shell.png")])
+    assert [one.rule for one in results(tables) if one.broken] == []
+    commit = Path(tables.uri(RAW_IMAGES), "_delta_log", f"{1:020}.json")
+    match fault:
+        case "lost":
+            remove(tables, RAW_IMAGES, "")
+        case "empty":
+            commit.write_text("")
+        case "truncated":
+            commit.write_bytes(commit.read_bytes()[:-20])
+        case "file":
+            next(Path(tables.uri(RAW_IMAGES)).glob("*.parquet")).unlink()
+    (broken,) = (one for one in results(tables) if one.broken)
+    assert (broken.rule, broken.broken) == ("raw_images: its log and its files are whole", 1)
+    assert found in broken.examples[0]
+
+
+def results(tables: DeltaTables) -> list[AuditResult]:
+    return [rule.result() for rule in check_tables(tables)]
