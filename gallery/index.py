@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from image_assets.models.version_ids import MAX_CLOCK_SKEW
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GIVEN_LABELS,
@@ -46,7 +47,9 @@ COLUMNS = {
         "fault",
         "model_name",
         "model_version",
+        "version_id",
         "framework",
+        "predicted_at",
     ],
 }
 HASHES = {"perceptual_hash", "mirrored_hash"}
@@ -62,10 +65,18 @@ SELECT row_number() OVER (ORDER BY ledger.path) AS n, ledger.*, featured.* EXCLU
     lower(ledger.path) AS lower_path, width::BIGINT * height AS pixels
 FROM ledger LEFT JOIN featured USING (path, image_id) LEFT JOIN split USING (path, image_id)
 """
+# One row per file and version. Rows of another registry's version with the same number do not count. Rows of earlier
+# releases, which have no version_id, count if the version was registered before them. `registered` lacks deleted ones.
 PREDICTIONS = """
 CREATE TABLE predictions AS
 SELECT n, stored.label, stored.probability, stored.fault, stored.model_version AS version, stored.framework
-FROM stored_predictions stored JOIN files USING (path, image_id) WHERE stored.model_name = $model_name
+FROM stored_predictions stored JOIN files USING (path, image_id)
+    LEFT JOIN registered ON stored.model_version = registered.version
+WHERE stored.model_name = $model_name AND (
+    registered.version IS NULL OR stored.version_id = registered.version_id
+    OR (coalesce(stored.version_id, '') = '' AND stored.predicted_at >= registered.created_at)
+)
+QUALIFY row_number() OVER (PARTITION BY n, stored.model_version ORDER BY stored.predicted_at DESC) = 1
 """
 # Whether any two versions disagree on an image, and whether the newest versions of the frameworks do.
 DISAGREEMENTS = """
@@ -213,14 +224,29 @@ def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = (), m
         create_table(connection, name, read_columns(delta_tables, table))
     connection.execute(FILES)
     create_table(connection, "stored_predictions", read_columns(delta_tables, IMAGE_PREDICTIONS))
+    create_table(connection, "registered", registered_versions(models))
     connection.execute(PREDICTIONS, {"model_name": model_name})
-    connection.execute("DROP TABLE stored_predictions; DROP TABLE split; DROP TABLE ledger")
+    connection.execute("DROP TABLE stored_predictions; DROP TABLE registered; DROP TABLE split; DROP TABLE ledger")
     connection.execute(DISAGREEMENTS)
     connection.execute(outliers_sql(), {"rare_share": RARE_SHARE, "min_training_images": MIN_TRAINING_IMAGES})
     load_corrections(connection, delta_tables)
     connection.execute(IMAGES)
     connection.execute("CREATE INDEX contents ON featured (image_id)")
     return Index(connection, versions, {model.version: model for model in models})
+
+
+def registered_versions(models: Sequence[ModelVersion]) -> pa.Table:
+    """Number, identity and time of registration of the versions."""
+    rows = [
+        {
+            "version": model.version,
+            "version_id": model.version_id,
+            "created_at": model.created_at and model.created_at - MAX_CLOCK_SKEW,
+        }
+        for model in models
+    ]
+    types = [("version", pa.int32()), ("version_id", pa.string()), ("created_at", pa.timestamp("us", "UTC"))]
+    return pa.Table.from_pylist(rows, pa.schema(types))
 
 
 def with_corrections(index: Index, delta_tables: DeltaTables) -> Index:

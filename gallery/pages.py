@@ -168,19 +168,22 @@ def probabilities(delta_tables: DeltaTables, image: Row, models: Mapping[int, Mo
         know the labels of any version.
     """
     where = (pc.field("path") == image["path"]) & (pc.field("image_id") == image["image_id"])
-    rows = delta_tables.read(IMAGE_PREDICTIONS, ["model_name", "model_version", "probabilities"], where).to_pylist()
-    columns: dict[int, dict[str, float]] = {}
-    for row in sorted(rows, key=lambda row: -row["model_version"]):
+    columns = ["model_name", "model_version", "version_id", "probabilities"]
+    rows = delta_tables.read(IMAGE_PREDICTIONS, columns, where).to_pylist()
+    by_version: dict[int, dict[str, float]] = {}
+    for row in sorted(rows, key=lambda row: (-row["model_version"], row["version_id"])):
         model, values = models.get(row["model_version"]), row["probabilities"]
-        if model and model.name == row["model_name"] and values and len(model.labels) == len(values):
-            columns[row["model_version"]] = dict(zip(model.labels, values, strict=True))
-    if not columns:
+        if model and row["model_name"] == model.name and values and len(model.labels) == len(values):
+            if row["version_id"] not in ("", model.version_id):  # of another registry's version with the same number
+                continue
+            by_version[row["model_version"]] = dict(zip(model.labels, values, strict=True))
+    if not by_version:
         return None
     greatest: dict[str, float] = {}
-    for column in columns.values():
+    for column in by_version.values():
         greatest |= {label: max(value, greatest.get(label, 0)) for label, value in column.items()}
     labels = sorted(greatest, key=lambda label: -greatest[label])
-    return {"columns": columns, "labels": labels[:MAX_LABELS], "more": max(0, len(labels) - MAX_LABELS)}
+    return {"columns": by_version, "labels": labels[:MAX_LABELS], "more": max(0, len(labels) - MAX_LABELS)}
 
 
 def trained_on(model: ModelVersion) -> str:

@@ -47,6 +47,12 @@ LABEL_INDEX = _integer("label_index", "The number of the label; it does not chan
 # Tables that were created without this column hold rows of this model only.
 MODEL_NAME = _text("model_name", "The name of the registered model.", **{FILL: "image_classifier"})
 MODEL_VERSION = _integer("model_version", "The version of the registered model.")
+VERSION_ID = _text(
+    "version_id",
+    "What the version is, whatever its number in another registry: SHA-256 of its files, or else its MLflow run; empty "
+    "in rows of earlier releases whose version is no longer known.",
+    **{FILL: ""},
+)
 PERCEPTUAL_HASH = _text("perceptual_hash", "64-bit perceptual hash, hexadecimal; near duplicates differ in few bits.")
 MIRRORED_HASH = _text("mirrored_hash", "The perceptual hash of the mirrored image; null in old rows.")
 FRAMEWORK = _text("framework", "The framework the version was trained with: tensorflow or torch.")
@@ -221,10 +227,11 @@ _SLICE = _columns(
 
 MODEL_EVALUATIONS = Table(
     "model_evaluations",
-    keys=("model_name", "model_version", "split"),
+    keys=("model_name", "model_version", "version_id", "split"),
     columns=_columns(
         MODEL_NAME,
         MODEL_VERSION,
+        VERSION_ID,
         _text("split", "The split that the version was evaluated on: test."),
         FRAMEWORK,
         _long("images", "Number of images in the split."),
@@ -264,10 +271,11 @@ _FINDING = _columns(
 
 STAGE_HISTORY = Table(
     "stage_history",
-    keys=("model_name", "model_version", "change"),
+    keys=("model_name", "model_version", "version_id", "change"),
     columns=_columns(
         MODEL_NAME,
         MODEL_VERSION,
+        VERSION_ID,
         _integer("change", "The number of the change, counted from 1 for each version."),
         _time("changed_at", "When the stage changed, UTC; for changes made in MLflow, when they were detected."),
         _text("from_stage", "The previous stage."),
@@ -293,6 +301,7 @@ _ANSWER = [
     _text("fault", "Why there is no prediction: one word, a colon and a sentence; null if there is one."),
     MODEL_NAME,
     MODEL_VERSION,
+    VERSION_ID,
     FRAMEWORK,
     _text("device", "The device that computed the prediction: cpu or cuda."),
     PREDICTED_AT,
@@ -300,7 +309,7 @@ _ANSWER = [
 
 IMAGE_PREDICTIONS = Table(
     "image_predictions",
-    keys=("path", "image_id", "model_name", "model_version"),
+    keys=("path", "image_id", "model_name", "model_version", "version_id"),
     made_from=(FEATURED_IMAGES,),
     columns=T.StructType([PATH, IMAGE_ID, *_ANSWER]),
 )
@@ -314,11 +323,13 @@ CURRENT_PREDICTIONS = Table(
 
 VERSION_AGREEMENTS = Table(
     "version_agreements",
-    keys=("model_name", "model_version", "compared_with"),
+    keys=("model_name", "model_version", "version_id", "compared_with", "compared_with_id"),
     columns=_columns(
         MODEL_NAME,
         MODEL_VERSION,
+        VERSION_ID,
         _integer("compared_with", "The production version of the same model."),
+        _text("compared_with_id", "What that version is, like version_id.", **{FILL: ""}),
         _long("images", "Number of current images that both versions predicted."),
         _long("agreeing", "Number of images with the same predicted label."),
         _double("agreement", "Share of images with the same predicted label."),
@@ -332,10 +343,11 @@ VERSION_AGREEMENTS = Table(
 
 PREDICTION_DRIFT = Table(
     "prediction_drift",
-    keys=("model_name", "model_version", "day"),
+    keys=("model_name", "model_version", "version_id", "day"),
     columns=_columns(
         MODEL_NAME,
         MODEL_VERSION,
+        VERSION_ID,
         _column("day", T.DateType(), "The day the images arrived, UTC."),
         _long("images", "Number of images that arrived on that day."),
         _long("answered", "Number of those images that have a prediction."),
@@ -355,13 +367,14 @@ PREDICTION_DRIFT = Table(
 
 PREDICTION_ALERTS = Table(
     "prediction_alerts",
-    keys=("path", "image_id", "model_name", "model_version", "rule", "receiver"),
+    keys=("path", "image_id", "model_name", "model_version", "version_id", "rule", "receiver"),
     made_from=(CURRENT_PREDICTIONS,),
     columns=_columns(
         PATH,
         IMAGE_ID,
         MODEL_NAME,
         MODEL_VERSION,
+        VERSION_ID,
         _text("rule", "The name of the alert rule that the prediction matches."),
         _text("receiver", "The receiver of the alert."),
         PREDICTED_LABEL,

@@ -9,6 +9,11 @@ from scripts.runs import print_failures, run_job
 from scripts.terminal import PROGRAM, Style, styled, table
 
 STYLES: dict[dg.AssetCheckSeverity, Style] = {dg.AssetCheckSeverity.ERROR: "bad", dg.AssetCheckSeverity.WARN: "warning"}
+REMEDY = (
+    f"Run `{PROGRAM} demo` or the job ingest_images to process changes in the landing folder. If tables, rows or files "
+    "are missing or broken, launch the job repair_tables first: it restores them as far as anything has a copy, and "
+    "says what nothing can restore, such as corrections made by people, the stage history and alerts already sent."
+)
 
 
 def check_data() -> int:
@@ -61,9 +66,7 @@ def audit() -> int:
             print(state, count, finding.rule, sep="")
             print(*(f"{'':<18}{example}\n" for example in finding.examples), sep="", end="", flush=True)
     if broken:
-        print(
-            f"\n{broken} of {total} rules are broken. Run `{PROGRAM} demo` or the job ingest_images to process changes."
-        )
+        print(f"\n{broken} of {total} rules are broken. {REMEDY}")
     else:
         print(f"\nAll {total} rules hold.")
     return 1 if broken else 0

@@ -1,10 +1,13 @@
 """A model version changed stage → predict_images."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 import dagster as dg
 
 from image_assets.models.stage_history import record_changes
+from image_assets.models.version_ids import registry_warning
+from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
@@ -25,9 +28,9 @@ VERSION_TAGS = ("framework", "code_version", "dagster_run_id")  # copied from th
 
 
 def digest(serving: ModelVersion | None, shadow_versions: Sequence[ModelVersion]) -> str:
-    """The versions that predict, as one string. The MLflow run ID keeps versions of different registries apart."""
-    first = f"{serving.version}-{serving.mlflow_run_id}" if serving else ""
-    return "+".join([first, *(str(version.version) for version in shadow_versions)])
+    """The versions that predict, as one string. The ID keeps versions of different registries apart."""
+    predicting = [serving, *shadow_versions]
+    return "+".join(f"{of.version}-{sha256(of.version_id.encode()).hexdigest()[:8]}" if of else "" for of in predicting)
 
 
 def to_request(
@@ -61,18 +64,19 @@ def stage_changes(
     """Requests a run when the versions in Production or Staging change, retries failed runs, records stage changes."""
     try:
         versions = model_registry.versions()
+        other_registry = registry_warning(delta_tables, STAGE_HISTORY, versions, model_registry)
         record_changes(model_registry.name, versions, delta_tables)
         serving = serving_version(versions)
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=[JOB_NAME], cursor=context.cursor)
-    alias_warning, shadow_versions = disagreement(versions), shadows(versions)
+    warning, shadow_versions = other_registry or disagreement(versions), shadows(versions)
     if serving is None and not shadow_versions:
-        reason = alias_warning or f"No version of {model_registry.name} is in stage {SERVING_STAGE}."
+        reason = warning or f"No version of {model_registry.name} is in stage {SERVING_STAGE}."
         return dg.SensorResult(skip_reason=reason, cursor=str(state.key.without_digest()))
     request = next_request(state, digest(serving, shadow_versions))
     if isinstance(request, RequestKey):
         run_request = to_request(request, serving, shadow_versions, inference_device.run_tags)
         return dg.SensorResult(run_requests=[run_request], cursor=str(request))
     summary = f"Version {serving.version} is serving." if serving else "No version is serving."
-    return dg.SkipReason(f"{summary} {request}" + (f" Warning: {alias_warning}" if alias_warning else ""))
+    return dg.SkipReason(f"{summary} {request}" + (f" Warning: {warning}" if warning else ""))

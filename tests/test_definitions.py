@@ -61,6 +61,7 @@ CHECKS = {
     "labels_in_every_split",
     "groups_in_one_split",
     "probabilities_sum_to_one",
+    "same_registry",
     "every_file_predicted",
     "every_alert_sent",
     "drift_is_small",
@@ -117,6 +118,7 @@ def test_jobs_and_sensors_are_there() -> None:
         "package_model",
         "optimize_tables",
         "vacuum_tables",
+        "repair_tables",
         "send_alerts",
         "fetch_images",
     }

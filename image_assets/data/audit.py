@@ -1,12 +1,14 @@
 """The audit: are all tables consistent with the landing folder and with each other?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import file_digest
 from io import BufferedReader
 from typing import cast
 
-from deltalake import DeltaTable
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
@@ -25,13 +27,17 @@ from image_assets.schemas import (
     TABLES,
 )
 from resources.delta.arrow_rows import Row, map_rows
+from resources.delta.delta_log import BrokenTable, LostTable, first_line
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.log_repair import log_faults, missing_files
 from resources.delta.table import Table
 from resources.files.file_system import open_file
 from resources.files.image_folder import ImageFolder
 
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
 MAX_EXAMPLES = 5
+MAX_ERROR_LENGTH = 500
+UNREADABLE = (LostTable, BrokenTable, PySparkException, Py4JError, OSError)  # OSError: a file of rows is gone
 UPSTREAM = (
     (FEATURED_IMAGES, RAW_IMAGES),
     (GRAYSCALE_IMAGES, FEATURED_IMAGES),
@@ -51,53 +57,92 @@ class AuditResult:
     examples: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A rule, and a function that finds what breaks it: rows, named by their first column, or a list."""
+
+    text: str
+    broken: Callable[[], DataFrame | Sequence[str]]
+
+    def result(self) -> AuditResult:
+        """What breaks the rule; a table that is gone, or that cannot be read, breaks it as well."""
+        try:
+            found = self.broken()
+            if isinstance(found, DataFrame):
+                count = found.count()
+                found, rows = [], found.limit(MAX_EXAMPLES).collect() if count else []
+                return AuditResult(self.text, count, tuple(str(row[0]) for row in rows))
+        except UNREADABLE as error:
+            return AuditResult(self.text, 1, (f"{type(error).__name__}: {first_line(error)[:MAX_ERROR_LENGTH]}",))
+        return AuditResult(self.text, len(found), tuple(found[:MAX_EXAMPLES]))
+
+
 def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
-    """Checks every rule, one after the other; reads every file and every row."""
-    yield from check_states(delta_tables, image_folder)
-    yield from check_keys(delta_tables)
-    yield from check_contents(delta_tables)
-    yield from check_completeness(delta_tables)
-    yield from check_logs(delta_tables)
+    """Checks every rule, one after the other; reads every file and every row, and writes nothing but lost columns."""
+    for rules in (
+        check_tables(delta_tables),
+        check_states(delta_tables, image_folder),
+        check_keys(delta_tables),
+        check_contents(delta_tables),
+        check_completeness(delta_tables),
+        check_logs(delta_tables),
+    ):
+        yield from (rule.result() for rule in rules)
 
 
-def to_result(rule: str, broken: DataFrame) -> AuditResult:
-    """The result of a rule; `broken` holds the rows that violate it, named by their first column."""
-    count = broken.count()
-    shown = broken.limit(MAX_EXAMPLES).collect() if count else []
-    return AuditResult(rule, count, tuple(str(row[0]) for row in shown))
-
-
-def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
-    """Each file has one valid state, and a run would find nothing to do."""
-    ledger = delta_tables.dataframe(IMAGE_FILES)
-    yield to_result("image_files: every state is valid", ledger.where(~F.col("state").isin(*STATES)).select("path"))
-    reasons = ledger.where((F.col("state") == QUARANTINED) & F.col("reason").isNull())
-    yield to_result("image_files: every quarantined file has a reason", reasons.select("path"))
-    # A file that the next run decodes once more is recorded as it is.
-    decided = {path: entry._replace(retry=False) for path, entry in read_ledger(delta_tables).items()}
-    changes = folder_changes(image_folder, decided, part=None)
-    found = [*(file.path for file in (*changes.to_read, *changes.irregular, *changes.unreadable)), *changes.missing]
-    yield AuditResult(
-        "image_files: every file is recorded as it is",
-        len(found),
-        tuple(found[:MAX_EXAMPLES]),
-    )
-
-
-def check_keys(delta_tables: DeltaTables) -> Iterator[AuditResult]:
-    """No two rows of a table have the same keys."""
+def check_tables(delta_tables: DeltaTables) -> Iterator[Rule]:
+    """Each table that was made is there, and so are the files of its log and those of its rows."""
     for table in TABLES:
-        repeated = delta_tables.dataframe(table).groupBy(*table.keys).count().where("count > 1")
-        yield to_result(f"{table.name}: one row per {', '.join(table.keys)}", repeated)
+        yield Rule(f"{table.name}: its log and its files are whole", partial(table_faults, delta_tables, table))
 
 
-def check_contents(delta_tables: DeltaTables) -> Iterator[AuditResult]:
-    """Stored content and current files have the SHA-256 that is recorded as image_id."""
-    other = (F.sha2("content", 256) != F.col("image_id")) | (F.length("content") != F.col("length"))
-    yield to_result(
-        "raw_images: image_id and length match the content",
-        delta_tables.dataframe(RAW_IMAGES).where(F.col("content").isNotNull() & other).select("path"),
+def table_faults(delta_tables: DeltaTables, table: Table) -> list[str]:
+    """What is broken or missing in the table's folder; LostTable if the table is."""
+    uri = delta_tables.uri(table)
+    if faults := [*map(str, log_faults(uri))]:
+        return faults
+    delta_tables.newest_version(table)
+    return missing_files(uri)
+
+
+def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[Rule]:
+    """Each file has one valid state, and a run would find nothing to do."""
+
+    def ledger() -> DataFrame:
+        return delta_tables.dataframe(IMAGE_FILES)
+
+    def changed() -> list[str]:
+        # A file that the next run decodes once more is recorded as it is.
+        decided = {path: entry._replace(retry=False) for path, entry in read_ledger(delta_tables).items()}
+        changes = folder_changes(image_folder, decided, part=None)
+        return [*(file.path for file in (*changes.to_read, *changes.irregular, *changes.unreadable)), *changes.missing]
+
+    yield Rule(
+        "image_files: every state is valid", lambda: ledger().where(~F.col("state").isin(*STATES)).select("path")
     )
+    yield Rule(
+        "image_files: every quarantined file has a reason",
+        lambda: ledger().where((F.col("state") == QUARANTINED) & F.col("reason").isNull()).select("path"),
+    )
+    yield Rule("image_files: every file is recorded as it is", changed)
+
+
+def check_keys(delta_tables: DeltaTables) -> Iterator[Rule]:
+    """No two rows of a table have the same keys."""
+
+    def repeated(table: Table) -> DataFrame:
+        return delta_tables.dataframe(table).groupBy(*table.keys).count().where("count > 1")
+
+    for table in TABLES:
+        yield Rule(f"{table.name}: one row per {', '.join(table.keys)}", partial(repeated, table))
+
+
+def check_contents(delta_tables: DeltaTables) -> Iterator[Rule]:
+    """Stored content and current files have the SHA-256 that is recorded as image_id."""
+
+    def other_content() -> DataFrame:
+        other = (F.sha2("content", 256) != F.col("image_id")) | (F.length("content") != F.col("length"))
+        return delta_tables.dataframe(RAW_IMAGES).where(F.col("content").isNotNull() & other).select("path")
 
     def differs(file: Row) -> Iterator[Row]:
         try:
@@ -108,25 +153,30 @@ def check_contents(delta_tables: DeltaTables) -> Iterator[AuditResult]:
             pass  # deleted, or a link now: a mismatch as well
         yield {"path": file["path"]}
 
-    current = current_files(delta_tables.dataframe(IMAGE_FILES))
-    spread = current.repartition(delta_tables.spark.sparkContext.defaultParallelism)
-    yield to_result("image_files: every current file has the recorded content", map_rows(spread, differs, MISMATCH))
+    def differing() -> DataFrame:
+        current = current_files(delta_tables.dataframe(IMAGE_FILES))
+        spread = current.repartition(delta_tables.spark.sparkContext.defaultParallelism)
+        return map_rows(spread, differs, MISMATCH)
+
+    yield Rule("raw_images: image_id and length match the content", other_content)
+    yield Rule("image_files: every current file has the recorded content", differing)
 
 
-def check_completeness(delta_tables: DeltaTables) -> Iterator[AuditResult]:
+def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:
     """Every current file has a row in each image table, and every row has the row that it was made from."""
-    current = current_files(delta_tables.dataframe(IMAGE_FILES))
+
+    def missing(table: Table) -> DataFrame:
+        current = current_files(delta_tables.dataframe(IMAGE_FILES))
+        return rows_missing_in(current, delta_tables, table, IMAGE_KEYS)
+
+    def orphans(table: Table, upstream: Table, keys: list[str]) -> DataFrame:
+        return rows_missing_in(delta_tables.dataframe(table), delta_tables, upstream, keys)
+
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES):
-        yield to_result(
-            f"{table.name}: every current file has a row", rows_missing_in(current, delta_tables, table, IMAGE_KEYS)
-        )
-    raw = delta_tables.dataframe(RAW_IMAGES)
-    yield to_result(
-        "raw_images: every row has a file in image_files", rows_missing_in(raw, delta_tables, IMAGE_FILES, ["path"])
-    )
+        yield Rule(f"{table.name}: every current file has a row", partial(missing, table))
+    yield Rule("raw_images: every row has a file in image_files", partial(orphans, RAW_IMAGES, IMAGE_FILES, ["path"]))
     for table, upstream in UPSTREAM:
-        orphans = rows_missing_in(delta_tables.dataframe(table), delta_tables, upstream, IMAGE_KEYS)
-        yield to_result(f"{table.name}: every row has one in {upstream.name}", orphans)
+        yield Rule(f"{table.name}: every row has one in {upstream.name}", partial(orphans, table, upstream, IMAGE_KEYS))
 
 
 def rows_missing_in(rows: DataFrame, delta_tables: DeltaTables, table: Table, keys: list[str]) -> DataFrame:
@@ -134,13 +184,17 @@ def rows_missing_in(rows: DataFrame, delta_tables: DeltaTables, table: Table, ke
     return rows.select(keys).join(delta_tables.dataframe(table).select(keys), on=keys, how="left_anti")
 
 
-def check_logs(delta_tables: DeltaTables) -> Iterator[AuditResult]:
+def check_logs(delta_tables: DeltaTables) -> Iterator[Rule]:
     """Delta versions are consecutive, and Spark and delta-rs read the same number of rows."""
+
+    def gaps(table: Table) -> list[str]:
+        versions = sorted(commit["version"] for commit in delta_tables.history(table))
+        return [str(after) for before, after in zip(versions, versions[1:], strict=False) if after != before + 1]
+
+    def difference(table: Table) -> list[str]:
+        counts = (delta_tables.dataframe(table).count(), delta_tables.read(table, table.keys).num_rows)
+        return [] if counts[0] == counts[1] else [f"Spark reads {counts[0]:,} rows, delta-rs {counts[1]:,}"]
+
     for table in TABLES:
-        rows = delta_tables.dataframe(table).count()
-        log = DeltaTable(delta_tables.uri(table))
-        versions = sorted(commit["version"] for commit in log.history())
-        gaps = [str(after) for before, after in zip(versions, versions[1:], strict=False) if after != before + 1]
-        yield AuditResult(f"{table.name}: versions are consecutive", len(gaps), tuple(gaps[:MAX_EXAMPLES]))
-        read = log.to_pyarrow_dataset().count_rows()
-        yield AuditResult(f"{table.name}: Spark and delta-rs read the same number of rows", abs(rows - read))
+        yield Rule(f"{table.name}: versions are consecutive", partial(gaps, table))
+        yield Rule(f"{table.name}: Spark and delta-rs read the same number of rows", partial(difference, table))

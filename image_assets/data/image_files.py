@@ -19,7 +19,8 @@ from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, partial_thumbnails
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.delta.delta_tables import DeltaTables
+from resources.delta.delta_tables import UPSTREAM, DeltaTables
+from resources.delta.following import followed_version
 from resources.files.file_system import EPOCH, ImageFile
 
 IMAGE_KEYS = ["path", "image_id"]
@@ -171,14 +172,16 @@ def merge_decisions(
         }
         for decision in decisions
     ]
-    transaction = None if raw_images_version is None else (RAW_IMAGES.name, raw_images_version)
+    follows = None if raw_images_version is None else (RAW_IMAGES, raw_images_version)
     schema = to_arrow_schema(IMAGE_FILES.columns)
-    delta_tables.merge(pa.Table.from_pylist(rows, schema), IMAGE_FILES, updates=LEDGER_UPDATES, transaction=transaction)
+    delta_tables.merge(pa.Table.from_pylist(rows, schema), IMAGE_FILES, updates=LEDGER_UPDATES, follows=follows)
 
 
 def recorded_version(delta_tables: DeltaTables) -> int | None:
-    """The Delta version of raw_images up to which the ledger covers its rows; None for ledgers without one."""
-    return delta_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)
+    """The Delta version of raw_images up to which the ledger covers its rows; None if it has to compare them."""
+    if delta_tables.newest_commit(IMAGE_FILES, lambda commit: UPSTREAM in commit):
+        return followed_version(delta_tables, RAW_IMAGES, IMAGE_FILES)
+    return delta_tables.transaction(IMAGE_FILES, RAW_IMAGES.name)  # as older releases recorded it
 
 
 def read_seen_before(delta_tables: DeltaTables) -> list[tuple[str, str]]:

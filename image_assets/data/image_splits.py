@@ -28,7 +28,7 @@ LISTED_PROBLEMS = 10
 LEAK_PATHS = 3  # listed for each split
 LEAKS_REMEDY = (
     "keep the files of one split and delete the others from the landing folder, or delete the folder of the table "
-    "image_splits to assign every image again"
+    "image_splits and launch the job repair_tables to assign every image again"
 )
 MISSING_LABELS_REMEDY = (
     "add different photographs to the label's folder (three distinct ones cover all splits), or exclude the folder "

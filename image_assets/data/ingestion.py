@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StringType, StructField, StructType
@@ -23,7 +24,8 @@ from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, map_partitions
-from resources.delta.delta_tables import DeltaTables
+from resources.delta.delta_log import LostTable
+from resources.delta.delta_tables import REPAIR_JOB, DeltaTables
 from resources.delta.following import added_rows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.spark_session import counting_tasks, task_count
@@ -201,14 +203,19 @@ def unrecorded_rows(delta_tables: DeltaTables) -> tuple[list[Decision], int]:
     Returns:
         The decisions, and the version of raw_images that the ledger covers with them.
     """
-    version, recorded = delta_tables.snapshot(RAW_IMAGES).version, recorded_version(delta_tables)
-    if recorded is None and delta_tables.snapshot(IMAGE_FILES).rows:
-        return [], version  # written before commits recorded this version
-    rows = added_rows(delta_tables, RAW_IMAGES, recorded or 0, LEDGER_COLUMNS)
+    images, recorded = delta_tables.snapshot(RAW_IMAGES), recorded_version(delta_tables)
+    current = delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT)
+    if current and not images.rows:
+        raise LostTable(
+            f"raw_images has no rows, but image_files has {len(current):,} current files: restore the folder "
+            f"{delta_tables.uri(RAW_IMAGES)} from a backup, or launch the job {REPAIR_JOB}"
+        )
+    rows = None if recorded is None else added_rows(delta_tables, RAW_IMAGES, recorded, LEDGER_COLUMNS)
     if rows is None:
-        ledger = delta_tables.read(IMAGE_FILES, ["path"])["path"]
+        ledger = pa.array(delta_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist(), pa.string())
         rows = delta_tables.read(RAW_IMAGES, LEDGER_COLUMNS, ~pc.field("path").isin(ledger))
-    return [Decision(state=CURRENT, **row) for row in rows.to_pylist()], version
+    newest = {row["path"]: row for row in sorted(rows.to_pylist(), key=lambda row: row["modification_time"])}
+    return [Decision(state=CURRENT, **row) for row in newest.values()], images.version
 
 
 def decide_by_decoding(

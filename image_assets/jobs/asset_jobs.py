@@ -15,6 +15,7 @@ from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import optimize_tables
 from image_assets.jobs.package_model import package_model
 from image_assets.jobs.promote_model import promote_model
+from image_assets.jobs.repair_tables import repair_tables
 from image_assets.jobs.reproduce_model import reproduce_model
 from image_assets.jobs.vacuum_tables import vacuum_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
@@ -98,5 +99,6 @@ JOBS = (
     package_model,
     optimize_tables,
     vacuum_tables,
+    repair_tables,
     check_assets,
 )

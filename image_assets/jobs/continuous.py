@@ -92,7 +92,9 @@ def images_to_predict(instance: dg.DagsterInstance, resources: RunResources) -> 
     except (RegistryUnavailable, UnclearServingVersion) as error:
         raise CheckFailed(str(error)) from error
     before = last_metadata(instance, "image_predictions")
-    if before.get("serving_version") != (str(serving.version) if serving else "none"):
+    version_id = serving.version_id if serving else "none"
+    now = (str(serving.version) if serving else "none", version_id)
+    if (before.get("serving_version"), before.get("serving_version_id", version_id)) != now:
         return f"version {serving.version} serves" if serving else "no version serves"
     if before.get("shadow_versions") != staged:
         return f"in Staging: {staged}"

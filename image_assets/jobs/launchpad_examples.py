@@ -100,6 +100,12 @@ tables: [raw_images, featured_images] # omit for all tables
 dry_run: true # only report what would be removed
 retention_hours: 168
 """,
+    "repair_tables": """\
+ops:
+  repair_every_table:
+    config:
+      give_up: [] # lost tables to make anew, empty, such as label_corrections
+""",
     "fetch_images": """\
 ops:
   fetched_images:

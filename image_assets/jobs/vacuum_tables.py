@@ -15,7 +15,7 @@ from pydantic import Field
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import for_every_op, pool, records
 from image_assets.models.lineage import table_versions, unreadable_versions
-from image_assets.predictions.image_predictions import key_of
+from image_assets.models.version_ids import key_of
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,

@@ -1,7 +1,7 @@
 """Metrics of every model version on the test split, which no version is trained on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -36,6 +36,7 @@ from image_assets.models.evaluation_report import (
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.scoring import IMAGES_PER_TASK, resolve_device, score_images
 from image_assets.models.stage_history import Promotion
+from image_assets.models.version_ids import identify_rows, key_of, of_versions
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import counting_tasks, task_count
@@ -116,8 +117,7 @@ def report_on(
 def merge_evaluation(delta_tables: DeltaTables, report: Report, rows_digest: str) -> None:
     """Writes a version's metrics; they replace those on an earlier test split."""
     row = {
-        "model_name": report.version.name,
-        "model_version": report.version.version,
+        **key_of(report.version),
         "split": SPLIT,
         "framework": report.version.tags["framework"],
         **asdict(report.evaluation),
@@ -151,10 +151,10 @@ def log_report(report: Report, tracking: MlflowTracking) -> Metadata:
     return {}
 
 
-def accuracies(delta_tables: DeltaTables, model_name: str, rows_digest: str) -> dict[int, float]:
+def accuracies(delta_tables: DeltaTables, versions: Iterable[ModelVersion], rows_digest: str) -> dict[int, float]:
     """The accuracy of each version whose metrics are complete and on exactly these images."""
     same_images = (pc.field("split") == SPLIT) & (pc.field("rows_digest") == rows_digest)
-    evaluated = (pc.field("model_name") == model_name) & same_images & pc.field("balanced_accuracy").is_valid()
+    evaluated = of_versions(versions) & same_images & pc.field("balanced_accuracy").is_valid()
     rows = delta_tables.read(MODEL_EVALUATIONS, ["model_version", "accuracy"], evaluated)
     return dict(zip(rows["model_version"].to_pylist(), rows["accuracy"].to_pylist(), strict=True))
 
@@ -172,10 +172,11 @@ def evaluate_new(
     """
     delta_tables.create(MODEL_EVALUATIONS)
     rows_digest = split_digest(read_split(delta_tables, SPLIT))
-    versions = {version.version: version for version in to_evaluate(registry.versions())}
+    registered = registry.versions()
+    identify_rows(delta_tables, registered, MODEL_EVALUATIONS)
+    versions = {version.version: version for version in to_evaluate(registered)}
     serving = serving_version(list(versions.values()))
-    evaluated = accuracies(delta_tables, registry.name, rows_digest)
-    done = {number: evaluated[number] for number in versions if number in evaluated}
+    done = accuracies(delta_tables, versions.values(), rows_digest)
     predictions_of = cache(
         lambda number: mark_right(predict_test_split(versions[number], delta_tables, registry, on)).drop(
             columns="probabilities"

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.models.promotion_gate import GateFinding
+from image_assets.models.version_ids import MAX_CLOCK_SKEW, identify_rows
 from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegistry, ModelVersion
@@ -21,13 +22,13 @@ PROMOTION_TAG = "promotion"  # of a version: describes its promotion, written be
 OUTSIDE = "mlflow"
 NOWHERE, DELETED = "None", "deleted"
 # The columns that are compared with the registry.
-COMPARED = ["model_version", "change", "to_stage", "aliases", "promotion_id", "reason"]
+COMPARED = ["model_version", "version_id", "change", "to_stage", "aliases", "promotion_id", "reason"]
 MOVE_TIME = timedelta(minutes=10)  # from writing the tag to the last move of a promotion
-MAX_CLOCK_SKEW = timedelta(minutes=1)  # between MLflow and this machine
 MAX_DETAIL_LENGTH = 300  # of a finding in a tag; MLflow limits tags to 5,000 characters
 # Any: a row's values are of several types.
 HistoryRow = Mapping[str, Any]
 StageAndAliases = tuple[str, list[str]]  # stage and aliases
+VersionKey = tuple[int, str]  # number and version_id
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ class Promotions:
         }
         return cls(announced, unseen, {number: of for number, of in unseen.items() if of.moved(current[number])})
 
-    def passed(self, number: int, before: HistoryRow, after: str) -> Promotion | None:
+    def passed(self, number: int | None, before: HistoryRow, after: str) -> Promotion | None:
         """The unrecorded promotion of a version that another unrecorded promotion has archived since."""
-        of = self.unseen.get(number)
+        of = self.unseen.get(number) if number else None
         if of is None or of.stage == before["to_stage"] or after != ARCHIVED_STAGE:
             return None
         others = {
@@ -110,9 +111,9 @@ class Promotions:
         }
         return of if of.stage in others else None
 
-    def attribution(self, number: int, before: HistoryRow, after: StageAndAliases) -> dict[str, Any]:
-        """Who moved a version and why, from the promotions; otherwise it was moved by hand in MLflow."""
-        if own := self.completed.get(number):
+    def attribution(self, number: int | None, before: HistoryRow, after: StageAndAliases) -> dict[str, Any]:
+        """Who moved a version (None: one that is gone) and why; without a promotion, somebody moved it in MLflow."""
+        if number and (own := self.completed.get(number)):
             return own.to_columns(own.reason, own.findings)
         former, lost = set(before["aliases"]), set(before["aliases"]) - set(after[1])
         for other, of in self.completed.items():
@@ -129,28 +130,33 @@ class Promotions:
 
 
 def changes(versions: Sequence[ModelVersion], history: Sequence[HistoryRow], now: datetime) -> list[dict[str, Any]]:
-    """Rows for versions whose stage or aliases differ from the history (sorted by change)."""
-    last = {row["model_version"]: row for row in history}
-    current: dict[int, StageAndAliases] = {
-        version.version: (version.stage, list(version.aliases)) for version in versions
+    """Rows for versions whose stage or aliases differ from the history (sorted by change).
+
+    Versions that are in the history and not in the registry were deleted; or, if it has none of the history, they are
+    in another registry.
+    """
+    last = {(row["model_version"], row["version_id"]): row for row in history}
+    current: dict[VersionKey, StageAndAliases] = {
+        (version.version, version.version_id): (version.stage, list(version.aliases)) for version in versions
     }
     promotions = Promotions.of(versions, history)
     found = []
-    for number in sorted({*current, *last}):
-        before = last.get(number) or {"to_stage": NOWHERE, "aliases": [], "change": 0, "promotion_id": None}
-        after = current.get(number, (DELETED, []))
+    for key in sorted({*current, *last} if current.keys() & last.keys() else current):
+        before = last.get(key) or {"to_stage": NOWHERE, "aliases": [], "change": 0, "promotion_id": None}
+        after = current.get(key, (DELETED, []))
+        number = key[0] if key in current else None
         if passed := promotions.passed(number, before, after[0]):
             by = passed.to_columns(passed.reason, passed.findings)
-            before = to_row(number, before, (passed.stage, [ALIASES[passed.stage]]), by, now)
+            before = to_row(key, before, (passed.stage, [ALIASES[passed.stage]]), by, now)
             found.append(before)
         if after != (before["to_stage"], list(before["aliases"])):
-            found.append(to_row(number, before, after, promotions.attribution(number, before, after), now))
+            found.append(to_row(key, before, after, promotions.attribution(number, before, after), now))
     return found
 
 
-def to_row(number: int, before: HistoryRow, after: StageAndAliases, by: HistoryRow, now: datetime) -> dict[str, Any]:
+def to_row(of: VersionKey, before: HistoryRow, after: StageAndAliases, by: HistoryRow, now: datetime) -> dict[str, Any]:
     """The row of one change."""
-    key = {"model_version": number, "change": before["change"] + 1, "changed_at": now}
+    key = {"model_version": of[0], "version_id": of[1], "change": before["change"] + 1, "changed_at": now}
     return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
 
@@ -161,6 +167,7 @@ def record_changes(
 
     Concurrent calls write the same keys, so the table gets each row once.
     """
+    identify_rows(delta_tables, versions, STAGE_HISTORY)
     history = delta_tables.read(STAGE_HISTORY, COMPARED, pc.field("model_name") == model_name).to_pylist()
     rows = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
     found = [{"model_name": model_name, **row} for row in rows]

@@ -4,34 +4,47 @@ A newly promoted version takes over once it has predicted. Until then, or if it 
 of the previous version.
 """
 
+from collections.abc import Mapping
+from functools import reduce
+from operator import and_
+
 import dagster as dg
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from image_assets.data.image_files import current_files
 from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
+from image_assets.models.version_ids import key_of
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry
 
 
-def of_current_files(predictions: DataFrame, files: DataFrame, model_name: str, version: int | None) -> DataFrame:
-    """The version's predictions for the current content of files in state `current`."""
+def of_current_files(predictions: DataFrame, files: DataFrame, key: Mapping[str, object] | None) -> DataFrame:
+    """The predictions of the version with this key for the current content of files in state `current`."""
     current = current_files(files)
-    of_version = (F.col("model_name") == model_name) & (F.col("model_version") == F.lit(version))
-    return predictions.where(of_version).join(current, on=["path", "image_id"], how="inner")
+    return predictions.where(has_key(key)).join(current, on=["path", "image_id"], how="inner")
 
 
-def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> int | None:
-    """The production version of the last run of image_predictions, whatever was promoted since; None if none."""
-    recorded = last_metadata(instance, "image_predictions").get("serving_version")
-    if recorded is None:  # another Dagster instance wrote the table, or its events were deleted
+def has_key(key: Mapping[str, object] | None) -> Column:
+    """Selects a version's rows; None selects none."""
+    return reduce(and_, (F.col(name) == F.lit(value) for name, value in (key or {}).items()), F.lit(key is not None))
+
+
+def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> Mapping[str, object] | None:
+    """The key of the production version of the last run of image_predictions, whatever was promoted since; or None."""
+    metadata = last_metadata(instance, "image_predictions")
+    number, version_id = metadata.get("serving_version"), metadata.get("serving_version_id")
+    if number == "none":
+        return None
+    # Otherwise another Dagster instance or an earlier release wrote the table, or its events were deleted.
+    if number is None or version_id is None:
         serving = registry.serving()
-        return serving.version if serving else None
-    return None if recorded == "none" else int(str(recorded))
+        return key_of(serving) if serving else None
+    return {"model_name": registry.name, "model_version": int(str(number)), "version_id": version_id}
 
 
 def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
@@ -55,12 +68,14 @@ def current_predictions(
 ) -> dg.MaterializeResult:
     """Label and probability predicted by the production version, for each current file in the landing folder."""
     before = delta_tables.snapshot(CURRENT_PREDICTIONS)
-    version = version_to_show(context.instance, model_registry)
+    key = version_to_show(context.instance, model_registry)
+    version = key and key["model_version"]
     predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
     sources = [delta_tables.last_change(table) for table in (IMAGE_PREDICTIONS, IMAGE_FILES)]
     made_of = f"{model_registry.name} version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"
+    made_of += f", {key['version_id']}" if key else ""
     if delta_tables.last_note(CURRENT_PREDICTIONS) != made_of:
-        rows = of_current_files(predictions, files, model_registry.name, version)
+        rows = of_current_files(predictions, files, key)
         delta_tables.overwrite(rows, CURRENT_PREDICTIONS, note=made_of)
     change = delta_tables.change_since(before, CURRENT_PREDICTIONS)
     return delta_tables.materialized(

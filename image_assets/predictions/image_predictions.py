@@ -17,9 +17,10 @@ from pyspark.sql.types import StructType
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.images.large_images import with_scaled_content
 from image_assets.models.scoring import UNREADABLE, resolve_device, score_images, score_images_guarded
+from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions, registry_warning
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import follow, is_of
+from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.writing import write_by_dataframe
@@ -45,16 +46,6 @@ def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
     of = answers["probability"].to_numpy(np.float64)
     sure = np.select([of >= least for least in SURENESS.values()], [*SURENESS], default="")
     return by_label(answers.assign(sure=sure), "sure", [*SURENESS])
-
-
-def key_of(version: ModelVersion) -> dict[str, object]:
-    """The columns that identify the version in every table with rows per model version."""
-    return {"model_name": version.name, "model_version": version.version}
-
-
-def of_version(version: ModelVersion) -> pc.Expression:
-    """Selects the version's rows."""
-    return is_of(key_of(version))
 
 
 def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[str, dg.MetadataValue]:
@@ -95,6 +86,7 @@ def with_predictions(
         {
             "model_name": F.lit(version.name),
             "model_version": F.lit(version.version),
+            "version_id": F.lit(version.version_id),
             "framework": F.lit(version.tags.get("framework")),
             "device": F.lit(device),
             "predicted_at": F.current_timestamp(),
@@ -137,12 +129,10 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     return None
 
 
-def fault_metadata(delta_tables: DeltaTables, model_name: str, versions: Sequence[int]) -> dict[str, dg.MetadataValue]:
+def fault_metadata(delta_tables: DeltaTables, versions: Sequence[ModelVersion]) -> dict[str, dg.MetadataValue]:
     """Images that versions could read but failed to predict, as metadata: the count, and the first of them."""
-    of_versions = (pc.field("model_name") == model_name) & pc.field("model_version").isin(versions)
-    of_versions &= pc.field("fault").is_valid()
-    columns = ["path", "model_version", "fault"]
-    rows = delta_tables.read(IMAGE_PREDICTIONS, columns, of_versions & (pc.field("fault") != UNREADABLE))
+    failed = of_versions(versions) & pc.field("fault").is_valid() & (pc.field("fault") != UNREADABLE)
+    rows = delta_tables.read(IMAGE_PREDICTIONS, ["path", "model_version", "fault"], failed)
     found: dict[str, dg.MetadataValue] = {"faults": dg.MetadataValue.int(rows.num_rows)}
     if rows.num_rows:
         shown = rows.slice(0, SHOWN_FAULTS).to_pylist()
@@ -172,6 +162,10 @@ def image_predictions(
         FEATURED_IMAGES
     )  # read before following: the next run handles later changes
     metadata: dict[str, dg.MetadataValue] = {}
+    identify_rows(delta_tables, versions, IMAGE_PREDICTIONS)
+    if warning := registry_warning(delta_tables, IMAGE_PREDICTIONS, versions, model_registry):
+        context.log.warning(warning)
+        metadata["registry_warning"] = dg.MetadataValue.text(warning)
     predicting = [serving, *shadow_versions] if serving else shadow_versions
     devices = {of.version: resolve_device(of, inference_device, delta_tables.spark) for of in predicting}
     for version in predicting:
@@ -193,12 +187,13 @@ def image_predictions(
         IMAGE_PREDICTIONS,
         delta_tables.change_since(before, IMAGE_PREDICTIONS),
         serving_version=str(serving.version) if serving else "none",
+        serving_version_id=serving.version_id if serving else "none",
         shadow_versions=version_numbers(shadow_versions),
         featured_images_version=images_version,
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=devices[serving.version].name if serving else "none",
         device_reason=devices[serving.version].reason if serving else "no version in production",
-        **fault_metadata(delta_tables, model_registry.name, [version.version for version in predicting]),
+        **fault_metadata(delta_tables, predicting),
         **(answers_metadata(delta_tables, serving) if serving else {}),
         **metadata,
     )

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import dagster as dg
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from image_assets.data.image_files import current_keys
+from image_assets.models.version_ids import identify_rows, of_versions, unidentified
 from image_assets.predictions.alert_rules import AlertRule, AlertRules, to_rules
 from image_assets.predictions.alert_sending import (
     UNCLEAR,
@@ -26,9 +27,10 @@ from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS, PREDICT
 from resources.alerts import AlertSender, RulesFile
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
+from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, RegistryUnavailable
 
-PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "label", "probability", "predicted_at"]
+PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "version_id", "label", "probability"]
+PREDICTION_COLUMNS += ["predicted_at"]
 ONCE_FOR_A_FILE = ["path", "rule", "receiver"]
 LISTED_ALERTS = 10
 SHOWN_COLUMNS = ["rule", "receiver", "label", "probability", "model_version", "path", "state", "note", "message_id"]
@@ -40,14 +42,11 @@ def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelR
     For Production these are current_predictions. Versions in other stages have predictions from when they were in
     Staging or Production; alerts do not make them predict more images.
     """
-    of_model = pc.field("model_name") == model_registry.name
     if stage == SERVING_STAGE:
+        of_model = pc.field("model_name") == model_registry.name
         return delta_tables.read(CURRENT_PREDICTIONS, PREDICTION_COLUMNS, of_model).to_pandas(timestamp_as_object=True)
-    versions = [version for version, its_stage in model_registry.stages().items() if its_stage == stage]
-    of_versions = of_model & pc.field("model_version").isin(pa.array(versions, pa.int32()))
-    predictions = delta_tables.read(IMAGE_PREDICTIONS, PREDICTION_COLUMNS, of_versions).to_pandas(
-        timestamp_as_object=True
-    )
+    in_stage = of_versions(version for version in model_registry.versions() if version.stage == stage)
+    predictions = delta_tables.read(IMAGE_PREDICTIONS, PREDICTION_COLUMNS, in_stage).to_pandas(timestamp_as_object=True)
     return predictions.merge(current_keys(delta_tables))
 
 
@@ -100,6 +99,10 @@ class AlertsConfig(dg.Config):
 def record_new(delta_tables: DeltaTables, rules: AlertRules, model_registry: ModelRegistry, now: datetime) -> int:
     """Records new matches of the rules as waiting alerts, and returns their number."""
     stages = {rule.stage for rule in rules.rules}
+    tables = (IMAGE_PREDICTIONS, CURRENT_PREDICTIONS, PREDICTION_ALERTS)
+    with suppress(RegistryUnavailable):  # alerts do not wait for the registry
+        if stages and unidentified(delta_tables, *tables):
+            identify_rows(delta_tables, model_registry.versions(), *tables)
     predictions = {stage: predictions_in(stage, delta_tables, model_registry) for stage in stages}
     recorded = delta_tables.read(PREDICTION_ALERTS, PREDICTION_ALERTS.keys).to_pandas()
     return len(merge_alerts(delta_tables, new_alerts(rules, predictions, recorded, now)))

@@ -11,7 +11,9 @@ from image_assets.data.image_files import current_files
 from image_assets.data.table_checks import DUPLICATE_KEYS_REMEDY
 from image_assets.data.table_checks import keys_unique as keys_unique_in
 from image_assets.models.scoring import SUM_TOLERANCE
+from image_assets.models.version_ids import key_of, registry_warning
 from image_assets.predictions.alert_sending import UNCLEAR, UNSENT, read_alerts
+from image_assets.predictions.current_predictions import has_key
 from image_assets.predictions.prediction_drift import MIN_DAYS, MIN_IMAGES_PER_DAY, jumps, read_days
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.delta.delta_tables import DeltaTables
@@ -21,6 +23,7 @@ PROBABILITIES_REMEDY = "promote another version, archive the one that returns in
 MISSING_PREDICTIONS_REMEDY = (
     "materialize image_predictions and current_predictions; if no version is in production, promote one"
 )
+REGISTRY_REMEDY = "correct MLFLOW_TRACKING_URI, or restore the registry; predictions of its versions are kept"
 alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 
 
@@ -59,6 +62,22 @@ def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
+    asset="image_predictions",
+    description=f"The registry is the one that earlier predictions are from. If it fails: {REGISTRY_REMEDY}.",
+)
+def same_registry(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
+    """Warns if the registry lacks the versions that made predictions, or reuses their numbers."""
+    versions = model_registry.versions()
+    warning = registry_warning(delta_tables, IMAGE_PREDICTIONS, versions, model_registry)
+    return dg.AssetCheckResult(
+        passed=warning is None,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"versions": len(versions)},
+        description=warning,
+    )
+
+
+@dg.asset_check(
     asset="current_predictions",
     description="Every current file has a prediction by the production version. "
     f"If it fails: {MISSING_PREDICTIONS_REMEDY}.",
@@ -66,14 +85,13 @@ def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
     """Counts current files without a prediction by the production version."""
     serving = model_registry.serving()
-    version = serving.version if serving else None
-    of_serving = (F.col("model_name") == model_registry.name) & (F.col("model_version") == F.lit(version))
+    of_serving = has_key(key_of(serving) if serving else None)
     predictions = delta_tables.dataframe(CURRENT_PREDICTIONS).where(of_serving)
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     missing = current.join(predictions, on=["path", "image_id"], how="left_anti").count()
     return dg.AssetCheckResult(
         passed=missing == 0,
-        metadata={"files_without_prediction": missing, "serving_version": str(version or "none")},
+        metadata={"files_without_prediction": missing, "serving_version": str(serving.version) if serving else "none"},
         description=None if missing == 0 else f"{missing:,} files have no prediction: {MISSING_PREDICTIONS_REMEDY}",
     )
 

@@ -25,7 +25,7 @@ from image_assets.images.charts import (
 )
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.models.isolated_scoring import IMAGE_SECONDS, LOADING_SECONDS, MEMORY_BYTES
-from image_assets.predictions.image_predictions import key_of, of_version
+from image_assets.models.version_ids import identify_rows, key_of, of_version
 from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_log import table_metadata
@@ -266,6 +266,7 @@ def measure(
     Returns:
         Why the images could not be embedded; None if they could.
     """
+    identify_rows(delta_tables, [version], PREDICTION_DRIFT)
     answers = answers_by_day(delta_tables, version)
     if answers.empty:
         return None

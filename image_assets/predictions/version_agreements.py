@@ -13,7 +13,7 @@ from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
-from image_assets.predictions.image_predictions import key_of, of_version
+from image_assets.models.version_ids import identify_rows, key_of, of_version
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
@@ -70,11 +70,13 @@ def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry)
     before = delta_tables.snapshot(VERSION_AGREEMENTS)
     versions = model_registry.versions()
     serving = serving_version(versions)
+    identify_rows(delta_tables, versions, VERSION_AGREEMENTS)
     metadata: dict[str, dg.MetadataValue] = {}
     rows = []
     for version, other in [(version, serving) for version in shadows(versions)] if serving else []:
         both = side_by_side(*(current_answers(delta_tables, each) for each in (version, other)))
-        key = {**key_of(version), "compared_with": other.version, "compared_at": datetime.now(UTC)}
+        key = {**key_of(version), "compared_with": other.version, "compared_with_id": other.version_id}
+        key["compared_at"] = datetime.now(UTC)
         rows.append({**key, **agreement(both)})
         if picture := disagreement_sheet(both):
             metadata[f"disagreements_v{version.version}"] = picture

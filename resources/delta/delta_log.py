@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
 
@@ -10,15 +11,25 @@ import pyarrow as pa
 from deltalake import DeltaTable, Schema, WriterProperties
 from deltalake import Field as DeltaField
 from deltalake.exceptions import CommitFailedError, DeltaError
+from pyarrow.fs import FileSystem, FileType
 
-from resources.delta.parquet_files import exists
+from resources.delta.parquet_files import exists, file_system_of
 from resources.delta.table import Snapshot, Table
 
 STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
 RETENTION_PROPERTY = "delta.logRetentionDuration"
 # Versions whose log entries are gone cannot be read, whatever files are there; Delta's default is 30 days.
 LOG_RETENTION = "interval 730 days"
+MADE = ".made"  # a folder beside the tables, with a file for each that was made
 MAX_ATTEMPTS = 10  # to add columns, if other processes commit at the same time
+
+
+class LostTable(RuntimeError):
+    """A table that was made, and that is no longer there."""
+
+
+class BrokenTable(RuntimeError):
+    """A table whose log cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,32 @@ def make(uri: str, table: Table) -> None:
     """Create the table, empty, with all columns, unless another process has."""
     configuration = {**_statistics(table), RETENTION_PROPERTY: LOG_RETENTION}
     DeltaTable.create(uri, Schema.from_json(table.columns.json()), mode="ignore", configuration=configuration)
+
+
+@cache
+def remember(uri: str) -> None:
+    """Record that the table at `uri` was made, so that its loss is noticed; once per process."""
+    if not was_made(uri):
+        system, path = _record(uri)
+        system.create_dir(path.rpartition("/")[0])
+        system.open_output_stream(path).close()
+
+
+def was_made(uri: str) -> bool:
+    """Whether a table was made at `uri`, be it there or not."""
+    system, path = _record(uri)
+    return system.get_file_info(path).type == FileType.File
+
+
+def _record(uri: str) -> tuple[FileSystem, str]:
+    system, path = file_system_of(uri)
+    root, _, name = path.rpartition("/")
+    return system, f"{root}/{MADE}/{name}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of delta-rs, which may continue with a stack trace of hundreds."""
+    return str(error).partition("\n")[0]
 
 
 def add_columns(log: DeltaTable, table: Table) -> bool:

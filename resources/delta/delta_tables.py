@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster_pyspark import PySparkResource
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field
@@ -25,12 +25,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta.delta_log import (
+    BrokenTable,
+    LostTable,
     add_columns,
+    first_line,
     keep_log,
     lacks_filled,
     make,
+    remember,
     table_files,
     table_metadata,
+    was_made,
     writer_properties,
 )
 from resources.delta.new_rows import Key
@@ -47,10 +52,12 @@ from resources.delta.table import (
 )
 from resources.progress import ProgressLine
 
-# What a commit of files records: up to which version of its upstream the table, or a part of it, has all rows.
-UPSTREAM, UPSTREAM_ID, VERSION, PART = "upstream", "upstreamId", "upstreamVersion", "part"
+# What a commit records: up to which commit of its upstream the table, or a part of it, has all rows.
+UPSTREAM, UPSTREAM_ID, VERSION, COMMITTED, PART = "upstream", "upstreamId", "upstreamVersion", "upstreamTime", "part"
+EVERY_PART = "every part"  # a forgotten position is that of all parts
 FILES = "filesAdded"
 WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
+REPAIR_JOB = "repair_tables"
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
@@ -117,20 +124,23 @@ class DeltaTables(dg.ConfigurableResource):
         A table that was created with fewer columns, or without a log retention, gets them.
         """
         self.require_writable()
-        try:
-            log = DeltaTable(self.uri(table), without_files=True)
-        except TableNotFoundError:
+        log = self._load(table, without_files=True)
+        if log is None:
             make(self.uri(table), table)
         else:
             keep_log(log)
             add_columns(log, table)
+        remember(self.uri(table))
+
+    def make_anew(self, table: Table) -> None:
+        """Create a lost table again, empty."""
+        self.require_writable()
+        make(self.uri(table), table)
 
     def newest_version(self, table: Table) -> int | None:
         """The table's Delta version, from the file names in its log; None if there is no table yet."""
-        try:
-            return DeltaTable(self.uri(table), version=self.version_to_read(table), without_files=True).version()
-        except TableNotFoundError:
-            return None
+        log = self._load(table, without_files=True)
+        return None if log is None else log.version()
 
     def version(self, table: Table) -> int:
         """The table's newest Delta version."""
@@ -139,6 +149,22 @@ class DeltaTables(dg.ConfigurableResource):
     def table_id(self, table: Table) -> str:
         """Delta's own id of the table; a table that is deleted and created again has another."""
         return str(self._open(table).metadata().id)
+
+    def commit_time(self, table: Table, version: int) -> str | None:
+        """When the version was committed, as its log says; None if the log does not go back that far."""
+        newest = self._open(table).version()
+        commits = self.history(table, newest - version + 1) if version <= newest else []
+        return next((str(commit.get("timestamp")) for commit in commits if commit["version"] == version), None)
+
+    def position(self, upstream: Table, version: int) -> dict[str, str]:
+        """What a commit records if its table has all rows of the upstream's version.
+
+        The number of a version is not enough: a table that was made anew or restored from a copy has other commits
+        with the same numbers.
+        """
+        recorded = {UPSTREAM: upstream.name, UPSTREAM_ID: self.table_id(upstream), VERSION: str(version)}
+        committed = self.commit_time(upstream, version)
+        return recorded | ({COMMITTED: committed} if committed else {})
 
     def snapshot(self, table: Table) -> Snapshot:
         """The table's number of rows and version, from its log."""
@@ -171,7 +197,7 @@ class DeltaTables(dg.ConfigurableResource):
         return self._last_commit(table).get("userMetadata")
 
     def transaction(self, table: Table, writer: str) -> int | None:
-        """The number of a writer's newest transaction in the table."""
+        """The number of a writer's newest transaction in the table, with which older releases recorded positions."""
         return self._open(table).transaction_version(writer)
 
     def record_transaction(self, table: Table, writer: str, number: int) -> None:
@@ -186,11 +212,8 @@ class DeltaTables(dg.ConfigurableResource):
 
         A column that the table was made without is null, or has its fill value.
         """
-        try:
-            log = DeltaTable(self.uri(table), version=self.version_to_read(table))
-        except TableNotFoundError:
-            if self.pinned is not None:
-                raise
+        log = self._load(table)
+        if log is None:
             return to_arrow_schema(table.columns).empty_table().select(columns)
         if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
             self.create(table)
@@ -267,48 +290,59 @@ class DeltaTables(dg.ConfigurableResource):
         Returns:
             The table's Delta version afterwards.
         """
-        log = self._open_to_write(table)
         upstream, version = follows or (None, None)
-        if not files and version is None:
-            return log.version()
-        now = time.time_ns() // 10**6
-        properties = {FILES: str(len(files))}
+        properties: dict[str, str] = {}
         if upstream and version is not None:
-            properties |= {UPSTREAM: upstream.name, UPSTREAM_ID: self.table_id(upstream), VERSION: str(version)}
-            properties |= {PART: to_part(part)} if part else {}
+            properties = self.position(upstream, version) | ({PART: to_part(part)} if part else {})
+        elif not files:
+            return self._open_to_write(table).version()
+        return self.commit(table, files, properties)
+
+    def commit(self, table: Table, files: Sequence[WrittenFile], properties: Mapping[str, str]) -> int:
+        """Add files, perhaps none, in one commit with properties; the table's Delta version afterwards."""
+        log = self._open_to_write(table)
+        now = time.time_ns() // 10**6
         log.create_write_transaction(
             [AddAction(file.name, file.size_bytes, {}, now, True, file.statistics) for file in files],
             mode="append",
             schema=log.schema(),
-            commit_properties=CommitProperties(properties),
+            commit_properties=CommitProperties({FILES: str(len(files)), **properties}),
         )
         return self._open(table).version()
 
     def merge(
-        self, rows: pa.Table, table: Table, *, updates: Mapping[str, str], transaction: tuple[str, int] | None = None
+        self,
+        rows: pa.Table,
+        table: Table,
+        *,
+        updates: Mapping[str, str],
+        where: str = "",
+        follows: tuple[Table, int] | None = None,
     ) -> None:
         """Insert the rows with new keys, and update those with existing keys, in one commit.
 
         Args:
-            rows: Rows with all columns of the table.
+            rows: Rows with all columns of the table, or, with `where`, with the columns that it and `updates` name.
             table: The table.
             updates: SQL expressions for columns of rows with existing keys, over `old.column` and `new.column`.
-            transaction: A writer and its number, recorded in the commit; see `DeltaTables.transaction`.
+            where: A condition to update rows by, instead of their keys; then nothing is inserted.
+            follows: An upstream, and its version up to which the table now has all rows.
         """
-        new = rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
-        same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-        properties = CommitProperties(app_transactions=[Transaction(*transaction)] if transaction else None)
+        new = rows if where else rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
+        same = where or " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        properties = CommitProperties(self.position(*follows) if follows else None)
         for attempt in range(1, MERGE_ATTEMPTS + 1):
             merge = self._open_to_write(table).merge(
                 new,
-                same_keys,
+                same,
                 source_alias="new",
                 target_alias="old",
                 writer_properties=writer_properties(table),
                 commit_properties=properties,
             )
             try:
-                merge.when_matched_update(dict(updates)).when_not_matched_insert_all().execute()
+                merge = merge.when_matched_update(dict(updates))
+                (merge if where else merge.when_not_matched_insert_all()).execute()
             except CommitFailedError:  # another process committed first: compare the keys again
                 if attempt == MERGE_ATTEMPTS:
                     raise
@@ -380,18 +414,37 @@ class DeltaTables(dg.ConfigurableResource):
             },
         )
 
-    def _open(self, table: Table) -> DeltaTable:
+    def _load(self, table: Table, *, without_files: bool = False) -> DeltaTable | None:
+        """The table's log; None if there never was such a table."""
         try:
-            return DeltaTable(self.uri(table), version=self.version_to_read(table))
-        except TableNotFoundError:
+            return DeltaTable(self.uri(table), version=self.version_to_read(table), without_files=without_files)
+        except TableNotFoundError as error:
             if self.pinned is not None:
                 raise
-            self.create(table)
-            return DeltaTable(self.uri(table))
+            if was_made(self.uri(table)):
+                raise LostTable(
+                    f"the table {table.name} is gone: {self.uri(table)} has no Delta log any more. Restore the folder "
+                    f"from a backup, or launch the job {REPAIR_JOB}, which restores what it can"
+                ) from error
+            return None
+        except DeltaError as error:
+            if self.pinned is not None:
+                raise
+            raise BrokenTable(
+                f"the Delta log of {table.name} in {self.uri(table)} cannot be read: launch the job {REPAIR_JOB}. "
+                f"The error: {first_line(error)}"
+            ) from error
+
+    def _open(self, table: Table) -> DeltaTable:
+        if log := self._load(table):
+            return log
+        self.create(table)
+        return DeltaTable(self.uri(table))
 
     def _open_to_write(self, table: Table) -> DeltaTable:
         self.require_writable()
         log = self._open(table)
+        remember(self.uri(table))
         return self._open(table) if add_columns(log, table) else log
 
     def _last_commit(self, table: Table) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Following a table: finding the rows that it got since another table last processed it, and processing each once.
 
-A following table records in its own commits up to which version it has processed its upstream. Rows and position are
-committed together, so a killed run can simply be run again. A part of a table, such as the predictions of one model
-version, can follow by itself; its commits name the part. If no commit has a position, or the upstream's log or files
-are gone, all rows are processed except those whose keys the following table already has.
+A following table records in its own commits up to which commit it has processed its upstream: the upstream's table id,
+the version, and its time. Rows and position are committed together, so a killed run can simply be run again. A part of
+a table, such as the predictions of one model version, can follow by itself; its commits name the part. If no commit has
+a position, or the upstream lacks that commit or the log or files since, all rows are processed except those whose keys
+the following table already has.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,22 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from resources.delta.delta_log import DataFile, table_files
-from resources.delta.delta_tables import PART, UPSTREAM, UPSTREAM_ID, VERSION, WHOLE, DeltaTables, to_part
+from resources.delta.delta_tables import (
+    COMMITTED,
+    EVERY_PART,
+    PART,
+    UPSTREAM,
+    UPSTREAM_ID,
+    VERSION,
+    WHOLE,
+    DeltaTables,
+    to_part,
+)
 from resources.delta.new_rows import Key, NewRows
 from resources.delta.parquet_files import WrittenFile, exists
 from resources.delta.table import Change, Table
@@ -59,8 +71,13 @@ def new_rows(
     part: Mapping[str, object] = WHOLE,
 ) -> Iterator[NewRows]:
     """The rows that `into` has not processed, oldest first, in batches of about `batch_bytes` that end at a version."""
-    position = followed_version(delta_tables, upstream, into, part)
-    found = None if position is None else added_files(delta_tables, upstream, position)
+    recorded = _recorded_position(delta_tables, upstream, into, part)
+    void = _why_void(delta_tables, upstream, recorded) if recorded else None
+    if void:
+        dg.get_dagster_logger().warning(
+            f"{upstream.name} {void} since {into.name} followed it: its rows are compared by their keys"
+        )
+    found = added_files(delta_tables, upstream, int(recorded[VERSION])) if recorded and not void else None
     keys = tuple(name for name in into.keys if name not in part)
     skipped: frozenset[Key] = frozenset()
     if found is None:
@@ -114,15 +131,40 @@ def followed_version(
 ) -> int | None:
     """The upstream's version up to which the table, or a part of it, has all rows; None if no commit records one.
 
-    A position in a table that has since been deleted and created again counts for nothing.
+    A position in a table that was made anew, or restored from an older copy, counts for nothing.
     """
+    position = _recorded_position(delta_tables, upstream, into, part)
+    return None if position is None or _why_void(delta_tables, upstream, position) else int(position[VERSION])
+
+
+def forget_position(delta_tables: DeltaTables, upstream: Table, into: Table) -> None:
+    """Makes the table, and every part of it, compare its keys with those of the upstream when it next follows it."""
+    delta_tables.commit(into, [], {UPSTREAM: upstream.name, PART: EVERY_PART})
+
+
+def _recorded_position(
+    delta_tables: DeltaTables, upstream: Table, into: Table, part: Mapping[str, object]
+) -> Mapping[str, Any] | None:
+    """The newest commit with a position in the upstream; None if there is none, or if it was forgotten since."""
+    parts = (to_part(part), EVERY_PART)
 
     def is_position(commit: Mapping[str, Any]) -> bool:
-        return commit.get(UPSTREAM) == upstream.name and commit.get(PART, to_part(WHOLE)) == to_part(part)
+        return commit.get(UPSTREAM) == upstream.name and commit.get(PART, to_part(WHOLE)) in parts
 
-    table_id = delta_tables.table_id(upstream)
     commit = delta_tables.newest_commit(into, is_position)
-    return int(commit[VERSION]) if commit and commit.get(UPSTREAM_ID, table_id) == table_id else None
+    return commit if commit and VERSION in commit else None
+
+
+def _why_void(delta_tables: DeltaTables, upstream: Table, position: Mapping[str, Any]) -> str | None:
+    """Why the upstream does not have the recorded commit; None if it has. Older releases recorded less of it."""
+    version, table_id = int(position[VERSION]), delta_tables.table_id(upstream)
+    if position.get(UPSTREAM_ID, table_id) != table_id:
+        return "was made anew"
+    newest = delta_tables.snapshot(upstream).version
+    committed = delta_tables.commit_time(upstream, version)
+    if version > newest or (COMMITTED in position and committed not in (None, position[COMMITTED])):
+        return f"was restored from another copy, which is at version {newest}"
+    return None
 
 
 def versions_with_new_rows(delta_tables: DeltaTables, table: Table, after: int) -> list[int] | None:

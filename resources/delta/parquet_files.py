@@ -60,6 +60,14 @@ def file_sizes(folder: str) -> dict[str, int]:
     return {file.base_name: file.size for file in found if file.type == pafs.FileType.File}
 
 
+def newest_first(folder: str) -> list[str]:
+    """The Parquet files directly in a folder, whether or not a log names them."""
+    system, path = file_system_of(folder)
+    found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    files = [file for file in found if file.type == pafs.FileType.File and file.extension == "parquet"]
+    return [f"{folder}/{file.base_name}" for file in sorted(files, key=lambda file: -file.mtime_ns)]
+
+
 def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
     """The footers' metadata of every row group of the files."""
     for file in files:

@@ -85,6 +85,13 @@ class ModelVersion:
     tags: dict[str, str]
     moved_at: datetime = field(default=NEVER, compare=False)  # UTC, by MLflow's clock
     name: str = MODEL_NAME  # of the registered model
+    created_at: datetime | None = field(default=None, compare=False)  # UTC, by MLflow's clock
+
+    @property
+    def version_id(self) -> str:
+        """What the version is, whatever its number: the hash of its files, else its MLflow run or creation time."""
+        created = self.created_at.isoformat() if self.created_at else ""
+        return self.tags.get(FILES_DIGEST) or self.mlflow_run_id or created
 
     @property
     def labels(self) -> list[str]:
@@ -137,7 +144,7 @@ class ModelRegistry(dg.ConfigurableResource):
                 return self._listed(self._client())
         except MlflowException as error:
             raise RegistryUnavailable(
-                f"the model registry at {self._address} could not list the versions: {error}"
+                f"the model registry at {self.address} could not list the versions: {error}"
             ) from error
 
     def version(self, number: int) -> ModelVersion:
@@ -235,7 +242,7 @@ class ModelRegistry(dg.ConfigurableResource):
         return cast("Callable[[Column], Column]", udf)
 
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
         """The tracking URI without a password."""
         parts = urlsplit(self.tracking_uri)
         return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}" if parts.hostname else self.tracking_uri
@@ -246,7 +253,7 @@ class ModelRegistry(dg.ConfigurableResource):
         return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
 
     def _refusals(self, what: str, permission: str) -> AbstractContextManager[None]:
-        return refusals_explained(self._address, f"{what} of {self.name}", permission)
+        return refusals_explained(self.address, f"{what} of {self.name}", permission)
 
     def _require_answer(self) -> None:
         """Checks the connection first: MLflow retries for minutes, which is longer than a sensor's tick may take."""
@@ -258,7 +265,7 @@ class ModelRegistry(dg.ConfigurableResource):
             socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise RegistryUnavailable(
-                f"the model registry at {self._address} does not answer ({error}): "
+                f"the model registry at {self.address} does not answer ({error}): "
                 "start it, or correct MLFLOW_TRACKING_URI"
             ) from error
 
@@ -286,6 +293,7 @@ class ModelRegistry(dg.ConfigurableResource):
                     tags=dict(version.tags),
                     moved_at=datetime.fromtimestamp((version.last_updated_timestamp or 0) / 1000, UTC),
                     name=self.name,
+                    created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
                 )
                 for version in found
             ),

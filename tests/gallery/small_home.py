@@ -65,14 +65,14 @@ def featured(file: Row, content: bytes, landing: Path) -> Row:
     return {**key, **features, "label": label, "label_index": number, "content": content}
 
 
-def predicted(image: Row, version: int, label: str | None, probability: float | None) -> Row:
+def predicted(image: Row, version: int, label: str | None, probability: float | None, version_id: str = "") -> Row:
     """A version's prediction for an image, with no label if it failed."""
     framework = ("tensorflow", "torch")[version % 2]
     shares = [probability, 1 - probability] if probability is not None else None
     return {
         **{name: image[name] for name in ("path", "image_id")},
         **{"label": label, "probability": probability, "probabilities": shares},
-        **{"model_name": "image_classifier", "model_version": version},
+        **{"model_name": "image_classifier", "model_version": version, "version_id": version_id},
         **{"framework": framework, "fault": None if label else "raised: out of patience", "predicted_at": NOON},
     }
 

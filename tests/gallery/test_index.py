@@ -1,13 +1,15 @@
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from gallery.index import Index, LiveIndex, read_index
-from gallery.queries import Filters, read_choices, read_page
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
-from resources.mlflow.model_registry import ModelRegistry
+from gallery.queries import Filters, predictions_of, read_choices, read_image, read_page
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.gallery.conftest import SmallHome
-from tests.gallery.small_home import append, featured, landed
+from tests.gallery.small_home import NOON, append, featured, landed, predicted
 from tests.support.images import colored_jpeg, png
 from tests.support.tables import tables_at
 
@@ -70,3 +72,23 @@ def test_new_rows_are_in_the_index_after_a_refresh(own_home: SmallHome) -> None:
     live.refresh()
     assert read_page(live.current(), Filters()).count == 25
     assert read_page(before, Filters()).count == 24
+
+
+def test_predictions_are_those_of_the_registrys_version_and_not_of_its_number(own_home: SmallHome) -> None:
+    """Version 1 of this registry is not the version 1 that made the predictions that are there."""
+    image, *_ = own_home.images
+    tags = {FILES_DIGEST: "of this registry"}
+    model = ModelVersion(1, "Production", (), "", "", tags, created_at=NOON + timedelta(days=1))
+    index = own_home.index([model])
+    assert [
+        (row["version"], row["label"]) for row in predictions_of(index, read_image(index, image["path"]) or {})
+    ] == [(2, "roses")], "it has not predicted yet; nothing is known of version 2"
+    for version_id, label in (("of another registry", "another"), ("of this registry", "its own")):
+        append(own_home.delta_tables, IMAGE_PREDICTIONS, [predicted(image, 1, label, 0.5, version_id)])
+    index = own_home.index([model])
+    found = predictions_of(index, read_image(index, image["path"]) or {})
+    assert [(row["version"], row["label"]) for row in found] == [(2, "roses"), (1, "its own")]
+    former = replace(model, created_at=NOON - timedelta(days=1), tags={})
+    index = own_home.index([former])
+    found = predictions_of(index, read_image(index, image["path"]) or {})
+    assert [(row["version"], row["label"]) for row in found] == [(2, "roses"), (1, "roses")], "rows of earlier releases"

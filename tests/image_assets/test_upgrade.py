@@ -19,6 +19,7 @@ from image_assets.jobs.promote_model import move
 from image_assets.models.model_evaluations import SPLIT, evaluate_new
 from image_assets.models.scoring import score_images
 from image_assets.models.stage_history import Promotion, record_changes
+from image_assets.models.version_ids import identify_rows
 from image_assets.predictions.alert_rules import AlertRule, AlertRules
 from image_assets.predictions.image_predictions import SCORED_COLUMNS, with_predictions
 from image_assets.predictions.prediction_alerts import record_new
@@ -43,15 +44,18 @@ from tests.support.predictions_run import home_instance, logged_version, run_pre
 
 pytestmark = pytest.mark.spark
 
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+NOON = datetime.now(UTC)  # the rows are written after the version was registered
+IDS = ("version_id", "compared_with_id")
 WITHOUT_NAME = (MODEL_EVALUATIONS, STAGE_HISTORY, VERSION_AGREEMENTS, PREDICTION_DRIFT, PREDICTION_ALERTS)
 RULE = AlertRule(name="balls", labels=["ball"], send_to=["oncall"])
 
 
 def as_released(table: Table) -> Table:
-    """The table as version 0.1.0 declared it: no column `model_name`, except in predictions, and never a key."""
-    fields = [field for field in table.columns if field.name != "model_name" or table not in WITHOUT_NAME]
-    return replace(table, keys=tuple(key for key in table.keys if key != "model_name"), columns=StructType(fields))
+    """The table as version 0.1.0 declared it: `model_name` in predictions only and never a key, no `version_id`."""
+    lacking = {*IDS, *(["model_name"] if table in WITHOUT_NAME else [])}
+    fields = [field for field in table.columns if field.name not in lacking]
+    keys = tuple(key for key in table.keys if key not in {*IDS, "model_name"})
+    return replace(table, keys=keys, columns=StructType(fields))
 
 
 def add(delta_tables: DeltaTables, table: Table, *rows: dict[str, Any]) -> None:
@@ -85,7 +89,7 @@ def version(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -
     add(ingested_tables, PREDICTION_ALERTS, *({**row, **sent} for row in rows.to_pylist()))
     for table in WITHOUT_NAME:
         names = [field.name for field in DeltaTable(ingested_tables.uri(table)).schema().fields]
-        assert "model_name" not in names
+        assert not {"model_name", "version_id"}.intersection(names)
     return version
 
 
@@ -112,6 +116,11 @@ def test_a_home_of_version_0_1_0_opens(
         rows = ingested_tables.read(table, table.keys)
         assert rows.num_rows == before[table].rows > 0
         assert set(rows["model_name"].to_pylist()) == {"image_classifier"}, table.name
+        if table not in (VERSION_AGREEMENTS, PREDICTION_DRIFT):  # whose assets did not run
+            assert set(rows["version_id"].to_pylist()) == {version.version_id}, table.name
+    identify_rows(ingested_tables, registry.versions(), VERSION_AGREEMENTS, PREDICTION_DRIFT)
+    for table in (VERSION_AGREEMENTS, PREDICTION_DRIFT):
+        assert ingested_tables.read(table, ["version_id"])["version_id"].to_pylist() == [version.version_id]
     assert ingested_tables.read(PREDICTION_ALERTS, ["state"], pc.field("state") != "sent").num_rows == 0
     # The version can be moved, and its history goes on where it was.
     move(1, Promotion("Archived", "promote_model", "Ada"), registry, ingested_tables)

@@ -35,6 +35,7 @@ def predict(delta_tables: DeltaTables, *predictions: tuple[str, str | None, floa
             "probability": probability,
             "model_name": "image_classifier",
             "model_version": version,
+            "version_id": f"files of version {version}",
             "predicted_at": NOON,
         }
         for path, label, probability in predictions

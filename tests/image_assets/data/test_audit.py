@@ -1,13 +1,21 @@
 """The audit finds nothing on a good set, and each fault where it is."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from pyspark.sql import functions as F
 
 from image_assets.data.audit import audit
-from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
+from image_assets.data.featured_images import featured_images
+from image_assets.data.grayscale_images import grayscale_images
+from image_assets.data.image_splits import image_splits
+from image_assets.data.raw_images import raw_images
+from image_assets.jobs.repair_tables import repair
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, TABLES
+from resources.delta.delta_log import remember
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
@@ -70,3 +78,33 @@ def test_each_fault_breaks_its_rules(ingested: Ingested, ingested_tables: DeltaT
         "raw_images: every row has a file in image_files": 1,
         "featured_images: every row has one in raw_images": 1,
     }
+
+
+def test_what_is_lost_or_broken_is_reported_and_repaired(ingested: Ingested, ingested_tables: DeltaTables) -> None:
+    landing = ingested.home / "landing"
+    logs = {table: Path(ingested_tables.uri(table), "_delta_log") for table in (FEATURED_IMAGES, IMAGE_FILES)}
+    shutil.rmtree(ingested_tables.uri(RAW_IMAGES))
+    commit = max(logs[FEATURED_IMAGES].glob("*.json"))
+    commit.write_bytes(commit.read_bytes()[:-20])
+    max(logs[IMAGE_FILES].glob("*.json")).write_text("")
+    next(Path(ingested_tables.uri(GRAYSCALE_IMAGES)).glob("*.parquet")).unlink()
+    remember.cache_clear()
+    found = broken(ingested_tables, landing)
+    assert {table.name for table in TABLES if f"{table.name}: its log and its files are whole" in found} == {
+        "raw_images",
+        "featured_images",
+        "image_files",
+        "grayscale_images",
+    }
+    assert found["raw_images: every current file has a row"]
+
+    folder = ImageFolder(root=str(landing), settle_seconds=0)
+    assert {one.table for one in repair(ingested_tables, folder)} >= {"raw_images", "featured_images", "image_files"}
+    dg.materialize(
+        [raw_images, featured_images, grayscale_images, image_splits],
+        resources={"delta_tables": ingested_tables, "image_folder": folder},
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    assert broken(ingested_tables, landing) == {}
+    for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES):
+        assert ingested_tables.snapshot(table).rows == 16, table.name

@@ -21,6 +21,7 @@ from image_assets.data.image_splits import UnsoundSplits, image_splits, require_
 from image_assets.data.table_checks import keys_unique
 from image_assets.data.training_cache import training_cache
 from image_assets.data.validation_cache import validation_cache
+from image_assets.jobs.repair_tables import repair
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
@@ -235,4 +236,5 @@ def test_twins_are_caught_across_labels_and_splits_before_anything_is_trained(
         with pytest.raises(UnsoundSplits, match=rf"(?s)1 group\(s\) of near duplicates.*{twin}.*delete the others"):
             require_sound_splits(delta_tables)
     shutil.rmtree(delta_tables.uri(IMAGE_SPLITS))
+    repair(delta_tables, ImageFolder(root=str(home / "landing"), settle_seconds=0))
     assert refused_before_training(delta_tables, home) == (set(), set()), "the remedy is one"

@@ -134,12 +134,15 @@ def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_
     assert rows[1]["recall_low"][2] is None
     assert (rows[1]["support"], rows[1]["calibration_error"]) == ([1, 1, 0, 0], 0.25)
     assert [rows[2][name] for name in ("slices", "compared_with", "only_this_right", "p_value")] == [[], 1, 3, 0.25]
-    assert accuracies(tables, "image_classifier", "new") == {1: 0.5, 2: 0.5}
-    assert accuracies(tables, "image_classifier", "old") == {}
-    assert accuracies(tables, "another_classifier", "new") == {}
-    merge_evaluation(tables, replace(first, version=replace(version(1), name="another_classifier")), "new")
-    assert accuracies(tables, "another_classifier", "new") == {1: 0.5}
-    assert tables.snapshot(MODEL_EVALUATIONS).rows == 3, "the first version of two models has two rows"
+    assert accuracies(tables, [version(1), version(2), version(3)], "new") == {1: 0.5, 2: 0.5}
+    assert accuracies(tables, [version(1)], "old") == {}
+    other_model = replace(version(1), name="another_classifier")
+    other_registry = replace(version(1), mlflow_run_id="of another registry")
+    for rows_there, other in ((3, other_model), (4, other_registry)):
+        assert accuracies(tables, [other], "new") == {}
+        merge_evaluation(tables, replace(first, version=other), "new")
+        assert accuracies(tables, [other], "new") == {1: 0.5}
+        assert tables.snapshot(MODEL_EVALUATIONS).rows == rows_there, "not the same version"
 
 
 @pytest.mark.spark

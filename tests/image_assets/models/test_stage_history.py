@@ -133,6 +133,28 @@ def test_a_promotion_that_another_one_overtook_is_told_as_well(registry: ModelRe
     ]
 
 
+def test_versions_of_another_registry_have_a_history_of_their_own(
+    registry: ModelRegistry, tables: DeltaTables, tmp_path: Path
+) -> None:
+    """Its numbers are the same. The former versions were not deleted, as far as anybody knows."""
+    registry.promote(1, "Production", WHY.to_tags())
+    recorded(registry, tables)
+    client = to_client(ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'another.db'}"))
+    another = ModelRegistry(tracking_uri=client.tracking_uri)
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "another.db")
+    client.delete_registered_model(registry.name)
+    assert recorded(another, tables) == [], "an empty registry says nothing of them"
+    client.create_registered_model(registry.name)
+    client.create_model_version(registry.name, (tmp_path / "0").as_uri())
+    another.promote(1, "Staging", WHY.to_tags())
+    assert [row[:3] for row in recorded(another, tables)] == [(1, "None", "Staging")]
+    rows = tables.read(STAGE_HISTORY, ["version_id", "change", "to_stage"]).to_pylist()
+    assert sorted((row["change"], row["to_stage"]) for row in rows) == [(1, "Production"), (1, "Staging")]
+    assert len({row["version_id"] for row in rows}) == 2
+    assert recorded(registry, tables) == [(1, "Staging", "deleted", "mlflow", None)], "the first registry is back"
+    assert recorded(registry, tables) == []
+
+
 def test_two_looks_at_once_come_to_the_same_rows(registry: ModelRegistry, tables: DeltaTables) -> None:
     registry.promote(1, "Production", WHY.to_tags())
     versions = registry.versions()

@@ -84,6 +84,7 @@ def test_another_stage_is_that_of_versions_that_served_once(delta_tables: DeltaT
         client.create_model_version(registry.name, tmp_path.as_uri())
     for version, stage in ((1, "Archived"), (2, "Archived"), (3, "Production")):
         registry.promote(version, stage)
+    ids = {version.version: version.version_id for version in registry.versions()}
     answers = [("a", version, "roses", 1.0) for version in (1, 2, 3)] + [("gone", 1, "roses", 1.0)]
     predictions = [
         {
@@ -91,6 +92,7 @@ def test_another_stage_is_that_of_versions_that_served_once(delta_tables: DeltaT
             "image_id": path,
             "model_name": model_name,
             "model_version": version,
+            "version_id": ids[version],
             "label": label,
             "probability": probability,
         }
@@ -116,7 +118,7 @@ def test_a_hundred_thousand_predictions_take_about_a_second() -> None:
     count = 100_000
     paths = [f"file:/photos/{number:06}.jpg" for number in range(count)]
     predictions = pd.DataFrame({"path": paths, "image_id": paths, "label": "roses", "probability": 1.0}).assign(
-        model_name="image_classifier", model_version=1
+        model_name="image_classifier", model_version=1, version_id="1"
     )
     known = predictions.iloc[: count // 2].assign(rule="a rule", receiver="oncall")[list(PREDICTION_ALERTS.keys)]
     rules = AlertRules(rules=[to_rule(minimum_probability=0.5)])

@@ -17,6 +17,7 @@ def waiting(count: int, rule: str = "sure roses", **more: object) -> pd.DataFram
             "image_id": "1",
             "model_name": "image_classifier",
             "model_version": 3,
+            "version_id": "3",
             "rule": rule,
             "receiver": "oncall",
             "label": "roses",

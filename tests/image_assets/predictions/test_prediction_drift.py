@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.models.version_ids import key_of
 from image_assets.predictions.prediction_checks import drift_is_small
 from image_assets.predictions.prediction_drift import (
     MIN_DAYS,
@@ -190,7 +191,7 @@ def test_days_are_measured_again_and_the_check_warns(
         now = MONDAY + timedelta(days=number)
         given = answers(15, 15) if number < 7 else answers(29, 1)
         keys = [{"path": f"file:/{number}/{row}", "image_id": f"{number}-{row}"} for row in range(len(given))]
-        rows = given.assign(model_name=registry.name, model_version=1, predicted_at=now).to_dict("records")
+        rows = given.assign(**key_of(registry.version(1)), predicted_at=now).to_dict("records")
         add(delta_tables, IMAGE_PREDICTIONS, [{**key, **row} for key, row in zip(keys, rows, strict=True)])
         add(delta_tables, IMAGE_FILES, [{"path": key["path"], "first_seen": now} for key in keys])
         if number == 0:

@@ -1,5 +1,6 @@
 """Which version's predictions are made and shown when a run is disturbed: the last good one keeps serving."""
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,11 +13,13 @@ from mlflow import MlflowClient
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import StructType
 
+from image_assets.predictions.prediction_checks import same_registry
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.mlflow.model_registry import ModelRegistry, ModelVersion
-from tests.support.predictions_run import POINTS, home_instance, logged_version, run_predictions
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from tests.support.predictions_run import CLASSIFIER, POINTS, home_instance, logged_version, run_predictions
+from tests.support.registered_versions import registered, saved_model
 
 pytestmark = pytest.mark.spark
 
@@ -111,6 +114,48 @@ def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_la
     platform.registry.promote(1, "Production")
     assert platform.run().success
     assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
+
+
+def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
+    platform: Platform, empty_store: Path
+) -> None:
+    first = platform.registry.version(1)
+    (platform.home / "mlflow.db").unlink()
+    none = platform.run()
+    (found,) = none.asset_materializations_for_node("image_predictions")
+    warning = str(found.metadata["registry_warning"].value)
+    assert "has none of the versions of image_classifier that image_predictions has rows of (version 1)" in warning
+    assert "is MLFLOW_TRACKING_URI right" in warning
+    assert platform.rows() == {1: IMAGES}
+
+    shutil.copy(empty_store, platform.home / "mlflow.db")
+    client = MlflowClient(platform.registry.tracking_uri, platform.registry.tracking_uri)
+    client.create_registered_model(platform.registry.name)
+    for file in ("version1", "version1.py"):
+        (platform.home / file).rename(platform.home / f"former {file}")
+    second = registered(
+        saved_model(
+            CLASSIFIER.format(folder="another model").replace("0.75", "0.5").replace("0.25", "0.5"),
+            platform.home,
+            "version1",
+        ),
+        platform.registry,
+        {**first.tags, FILES_DIGEST: "another model"},
+        (platform.home / "artifacts").as_uri(),
+    )
+    client.set_model_version_tag(second.name, "1", FILES_DIGEST, platform.registry.files_digest(second.uri))
+    second = platform.registry.promote(1, "Production")
+    assert (second.version, second.version_id == first.version_id) == (1, False)
+    for added in (IMAGES, 0):
+        (found,) = platform.run().asset_materializations_for_node("image_predictions")
+        assert found.metadata["rows_added"].value == added
+        assert "has another version 1 of image_classifier than the one" in str(found.metadata["registry_warning"].value)
+    columns = ["version_id", "probability"]
+    rows = [platform.tables.read(table, columns).to_pylist() for table in (IMAGE_PREDICTIONS, CURRENT_PREDICTIONS)]
+    of_both = [tuple(row.values()) for of_table in rows for row in of_table]
+    assert Counter(of_both) == {(first.version_id, 0.75): IMAGES, (second.version_id, 0.5): 2 * IMAGES}
+    check = same_registry(delta_tables=platform.tables, model_registry=platform.registry)
+    assert (check.passed, "MLFLOW_TRACKING_URI" in str(check.description)) == (False, True)
 
 
 @pytest.mark.slow

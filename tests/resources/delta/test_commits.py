@@ -17,7 +17,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from resources.delta import parquet_files
 from resources.delta.delta_log import RETENTION_PROPERTY, table_files, why_unreadable
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import new_rows
+from resources.delta.following import followed_version, new_rows
 from resources.delta.parquet_files import codecs, column_chunks, write_files
 from resources.delta.table import FILL, SMALL_FILES, Snapshot, Table, file_layout
 from tests.support.tables import NECKLACES, NOON, SHELLS, add, follow_shells, shell, tables_at
@@ -67,12 +67,13 @@ def test_image_bytes_are_written_as_they_are_in_row_groups_and_files_of_bounded_
     assert names(delta_tables) == [f"{number:03}" for number in range(100)]
 
 
-def test_a_merge_inserts_updates_and_is_one_transaction(delta_tables: DeltaTables) -> None:
+def test_a_merge_inserts_updates_and_records_a_position_in_one_commit(delta_tables: DeltaTables) -> None:
     rows = pa.Table.from_pylist([shell("cowrie"), shell("whelk")])
     delta_tables.merge(rows, SHELLS, updates=ADDING)
-    assert delta_tables.transaction(SHELLS, "flowers") is None
-    delta_tables.merge(rows.slice(1), SHELLS, updates=ADDING, transaction=("flowers", 7))
-    assert delta_tables.transaction(SHELLS, "flowers") == 7
+    delta_tables.create(NECKLACES)
+    assert followed_version(delta_tables, NECKLACES, SHELLS) is None
+    delta_tables.merge(rows.slice(1), SHELLS, updates=ADDING, follows=(NECKLACES, 0))
+    assert followed_version(delta_tables, NECKLACES, SHELLS) == 0
     found = delta_tables.read(SHELLS, ["name", "number"], pc.field("number") > 1).to_pylist()
     assert found == [{"name": "whelk", "number": 2}]
     assert names(delta_tables) == ["cowrie", "whelk"]

@@ -1,13 +1,14 @@
 """A table follows another by its commits, without Spark."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
-from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import added_rows, followed_version, new_rows, rows_with_keys
+from resources.delta.delta_tables import COMMITTED, UPSTREAM_ID, DeltaTables
+from resources.delta.following import added_rows, followed_version, forget_position, new_rows, rows_with_keys
 from resources.delta.parquet_files import write_files
 from resources.delta.table import Table, file_layout
 from tests.support.tables import NECKLACES, SHELLS, add, follow_shells, shell
@@ -98,10 +99,62 @@ def test_rows_of_a_part_without_a_position_are_not_processed_again(delta_tables:
     assert new.read(["name"])["name"].to_pylist() == ["whelk"]
 
 
-def test_a_table_that_was_created_again_is_followed_from_its_first_row(delta_tables: DeltaTables) -> None:
+def test_a_table_that_was_created_again_is_followed_from_its_first_row(
+    delta_tables: DeltaTables, caplog: pytest.LogCaptureFixture
+) -> None:
     add(delta_tables, shell("cowrie"))
     assert follow_shells(delta_tables) == [["cowrie"]]
     shutil.rmtree(delta_tables.uri(SHELLS))
-    add(delta_tables, shell("whelk"))
+    delta_tables.make_anew(SHELLS)
+    add(delta_tables, shell("whelk"), shell("cowrie"))
     assert follow_shells(delta_tables) == [["whelk"]], "although its versions have the same numbers"
+    assert "shells was made anew since necklaces followed it: its rows are compared by their keys" in caplog.text
     assert follow_shells(delta_tables) == []
+
+
+@pytest.mark.parametrize("more", [(), ("limpet",), ("limpet", "conch")])
+def test_a_table_that_was_restored_from_an_older_copy_is_followed_by_keys(
+    delta_tables: DeltaTables, tmp_path: Path, more: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    add(delta_tables, shell("cowrie"))
+    shutil.copytree(delta_tables.uri(SHELLS), tmp_path / "copy")
+    add(delta_tables, shell("whelk"))
+    assert sorted(sum(follow_shells(delta_tables), [])) == ["cowrie", "whelk"]
+    shutil.rmtree(delta_tables.uri(SHELLS))
+    shutil.copytree(tmp_path / "copy", delta_tables.uri(SHELLS))
+    time.sleep(0.002)  # times of commits are in milliseconds
+    for name in more:
+        add(delta_tables, shell(name))
+    assert sorted(sum(follow_shells(delta_tables), [])) == sorted(more)
+    assert ("shells was restored from another copy" in caplog.text) is True
+    add(delta_tables, shell("abalone"))
+    assert follow_shells(delta_tables) == [["abalone"]]
+
+
+def test_positions_of_earlier_releases_are_believed(delta_tables: DeltaTables) -> None:
+    """They name no table and no time. Nothing is processed again, and the next commit records them."""
+    add(delta_tables, shell("cowrie"))
+    follow_shells(delta_tables)
+    for commit in Path(delta_tables.uri(NECKLACES), "_delta_log").glob("*.json"):
+        text = commit.read_text()
+        commit.write_text(text.replace(UPSTREAM_ID, "someId").replace(COMMITTED, "someTime"))
+    assert followed_version(delta_tables, SHELLS, NECKLACES) == 1
+    add(delta_tables, shell("whelk"))
+    (new,) = new_rows(delta_tables, SHELLS, NECKLACES)
+    assert (new.skipped, new.read(["name"])["name"].to_pylist()) == (frozenset(), ["whelk"])
+    assert follow_shells(delta_tables) == [["whelk"]]
+    newest = delta_tables.history(NECKLACES, 1)[0]
+    assert (newest[UPSTREAM_ID], newest[COMMITTED].isdigit()) == (delta_tables.table_id(SHELLS), True)
+
+
+def test_a_forgotten_position_makes_a_table_get_what_it_lacks(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie"))
+    follow_shells(delta_tables)
+    delta_tables.append_files(NECKLACES, [], follows=(SHELLS, 1), part={"number": 1})
+    add(delta_tables, shell("whelk"))
+    delta_tables.append_files(NECKLACES, [], follows=(SHELLS, 2))
+    assert follow_shells(delta_tables) == [], "the position hides that a row is missing"
+    forget_position(delta_tables, SHELLS, NECKLACES)
+    assert followed_version(delta_tables, SHELLS, NECKLACES, {"number": 1}) is None, "that of every part"
+    assert follow_shells(delta_tables) == [["whelk"]]
+    assert followed_version(delta_tables, SHELLS, NECKLACES) == 2

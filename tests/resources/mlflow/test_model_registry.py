@@ -3,6 +3,7 @@
 import shutil
 import socket
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,7 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from resources.mlflow.model_registry import (
+    FILES_DIGEST,
     VERSIONS_PER_PAGE,
+    DamagedVersion,
     ModelRegistry,
     ModelVersion,
     RegistryUnavailable,
@@ -19,6 +22,7 @@ from resources.mlflow.model_registry import (
     disagreement,
     serving_version,
 )
+from tests.support.registered_versions import registered, saved_model
 
 CLASSIFIER = """
 from mlflow.models import set_model
@@ -169,6 +173,38 @@ def test_an_unreachable_registry_fails_at_once_without_showing_its_password() ->
     with pytest.raises(RegistryUnavailable, match=f"http://127.0.0.1:{port} does not answer") as raised:
         ModelRegistry(tracking_uri=f"http://user:secret@127.0.0.1:{port}").serving()
     assert "secret" not in str(raised.value)
+
+
+def changed(file: Path) -> None:
+    file.write_text(file.read_text() + "\n# longer")
+
+
+def renamed(file: Path) -> None:
+    file.rename(file.with_name(f"another {file.name}"))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a changed file": changed,
+    "a renamed file": renamed,
+    "a file that is gone": Path.unlink,
+    "one more file": lambda file: (file.parent / "more.py").write_text(""),
+    "no file at all": lambda file: shutil.rmtree(file.parent),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_version_whose_files_are_not_those_that_were_logged_is_refused(
+    registry: ModelRegistry, tmp_path: Path, damage: str
+) -> None:
+    model = saved_model(CLASSIFIER, tmp_path, "model")
+    logged = registry.files_digest(model.as_uri())
+    whole = registered(model, registry, {FILES_DIGEST: logged}, (tmp_path / "artifacts").as_uri())
+    registry.require_files_as_logged(whole)
+    DAMAGES[damage](model / "model.py")
+    with pytest.raises(
+        DamagedVersion, match=f"the files of version 1 of .* changed .* expected SHA-256 {logged}. Rest"
+    ):
+        registry.require_files_as_logged(whole)
 
 
 def test_among_several_versions_in_production_the_alias_decides() -> None:
