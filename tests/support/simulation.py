@@ -1,0 +1,406 @@
+"""A home and its landing folder in bad hands, and a plain model of what the tables must hold.
+
+Files come, change and go; disks are unmounted, folders are locked, runs are killed, tables and logs are lost, another
+registry counts from 1 again, and the home moves. After every run: each file has the state that its content deserves,
+no row is lost or doubled, nothing is accepted that never was in the folder, and what is refused is explained.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from image_assets.data.audit import audit
+from image_assets.data.featured_images import follow_raw_images
+from image_assets.data.image_files import read_ledger
+from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
+from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.data.replayed_files import replay
+from image_assets.jobs.repair_tables import repair
+from image_assets.models.version_ids import key_of, of_version
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, RAW_IMAGES
+from resources.delta.arrow_rows import Row
+from resources.delta.delta_log import BrokenTable, LostTable
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.following import follow
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import WrittenFile
+from resources.delta.spark_session import DeltaSpark
+from resources.delta.table import Table
+from resources.delta.writing import write_by_tasks
+from resources.files.file_system import to_name
+from resources.files.image_folder import FolderUnavailable, ImageFolder
+from resources.mlflow.model_registry import ModelVersion
+from tests.conftest import tables_in
+from tests.support.images import jpeg, png
+from tests.support.permissions import obeying_modes
+
+FOLDERS = ("ball", "cube")
+NAMES = ("ball/a.png", "ball/_b.jpg", "cube/c %20#?.png", "cube/two\nlines.jpg", "no label 😀.jpg")
+ALBUM = tuple(f"album/{number}.png" for number in range(24))  # more than a run believes to be deleted at once
+PHOTOGRAPHS = (png(1), png(2), jpeg(3), jpeg(4))
+OTHERS = {b"a text": "not_an_image", b"": "empty", jpeg(5)[:-200]: "undecodable", jpeg(6)[:400]: "undecodable"}
+BELIEVED_FILES, BELIEVED_SHARE = 20, 0.1
+TABLES = (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, IMAGE_PREDICTIONS)
+
+
+class Killed(Exception):
+    """The end of a run, wherever it was."""
+
+
+class KilledTables(DeltaTables):
+    """Tables whose process is killed before or after one of its next writes."""
+
+    writes: Any  # counts them
+
+    last: int
+    after: bool
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """One write, or the end before or after it."""
+        is_last = next(self.writes) >= self.last
+        if is_last and not self.after:
+            raise Killed
+        yield
+        if is_last:
+            raise Killed
+
+    def append_files(self, table: Table, files: Sequence[WrittenFile], **more: Any) -> int:
+        """Commit files, or end."""
+        with self.write():
+            return super().append_files(table, files, **more)
+
+    def merge(self, rows: pa.Table, table: Table, **more: Any) -> None:
+        """Merge rows, or end."""
+        with self.write():
+            super().merge(rows, table, **more)
+
+
+def predict(delta_tables: DeltaTables, version: ModelVersion) -> None:
+    """Do what image_predictions does, with a model that answers with its own identity."""
+
+    def answers(images: Iterable[Row]) -> Iterator[Row]:
+        columns = dict.fromkeys(IMAGE_PREDICTIONS.columns.fieldNames())
+        for image in images:
+            yield {**columns, **image, **key_of(version), "label": version.version_id}
+
+    def answer_files(new: NewRows) -> list[WrittenFile]:
+        return write_by_tasks(delta_tables, new, ["path", "image_id"], IMAGE_PREDICTIONS, by=answers).files
+
+    follow(delta_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=answer_files, part=key_of(version))
+
+
+def run(delta_tables: DeltaTables, folder: ImageFolder, version: ModelVersion, config: IngestConfig) -> None:
+    """Do what the assets from raw_images to image_predictions do."""
+    ingest(delta_tables, folder, config, dg.get_dagster_logger())
+    follow_raw_images(delta_tables, folder)
+    predict(delta_tables, version)
+
+
+class Simulation(RuleBasedStateMachine):
+    """One schedule of changes, faults and runs."""
+
+    def __init__(self, session: DeltaSpark, place: Path, *, with_spark: bool) -> None:
+        super().__init__()
+        shutil.rmtree(place, ignore_errors=True)
+        self.session, self.place, self.with_spark = session, place, with_spark
+        self.homes = count()
+        self.landing = place / "landing"
+        self.landing.mkdir(parents=True)
+        self.home = place / f"home {next(self.homes)}"
+        self.folder = ImageFolder(root=str(self.landing), settle_seconds=0)
+        self.files: dict[str, bytes] = {}  # in the landing folder, mounted or not
+        self.unmounted = False
+        self.denied: dict[str, dict[str, bytes]] = {}  # folders that cannot be read, with the files known in them
+        self.seen: set[str] = set()  # by a run that was not killed
+        self.had: set[tuple[str, bytes]] = set()  # contents that were there in any run
+        self.time = 1_700_000_000
+        self.version = self.new_version()
+
+    # The world: files
+
+    @property
+    def tables(self) -> DeltaTables:
+        """The tables, wherever the home is."""
+        return tables_in(self.home, self.session)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Puts a file, with a time that goes up and down."""
+        file = self.landing / name
+        file.parent.mkdir(exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_bytes(content)
+        self.files[name] = content
+        self.touch(name)
+
+    def touch(self, name: str) -> None:
+        """Sets another time."""
+        self.time += 1 if self.time % 2 else -1_000_002
+        os.utime(self.landing / name, (self.time, self.time))
+
+    @precondition(lambda self: not self.unmounted)
+    @rule(name=st.sampled_from(NAMES), content=st.sampled_from([*PHOTOGRAPHS, *OTHERS]))
+    def add_or_replace(self, name: str, content: bytes) -> None:
+        """A file lands: a photograph, a truncated one, or something else."""
+        self.write(name, content)
+
+    @precondition(lambda self: not self.unmounted)
+    @rule()
+    def add_album(self) -> None:
+        """Many files land at once."""
+        for name in ALBUM:
+            self.write(name, PHOTOGRAPHS[0])
+
+    @precondition(lambda self: not self.unmounted and self.files)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        """A file, or all of a folder, is deleted."""
+        chosen = data.draw(st.sampled_from(sorted(self.files)))
+        for name in [name for name in self.files if name == chosen or (chosen in ALBUM and name in ALBUM)]:
+            (self.landing / name).unlink()
+            del self.files[name]
+
+    @precondition(lambda self: not self.unmounted and self.files)
+    @rule(data=st.data(), name=st.sampled_from(NAMES))
+    def rename(self, data: st.DataObject, name: str) -> None:
+        """A file gets another's name."""
+        before = data.draw(st.sampled_from(sorted(self.files)))
+        if before != name:
+            (self.landing / name).parent.mkdir(exist_ok=True)
+            (self.landing / before).replace(self.landing / name)
+            self.files[name] = self.files.pop(before)
+
+    @precondition(lambda self: not self.unmounted and self.files)
+    @rule(data=st.data())
+    def touch_one(self, data: st.DataObject) -> None:
+        """A file gets another time."""
+        self.touch(data.draw(st.sampled_from(sorted(self.files))))
+
+    # The world: disks, homes, registries
+
+    @precondition(lambda self: not self.unmounted)
+    @rule()
+    def unmount(self) -> None:
+        """The disk is gone; its mount point is an empty folder."""
+        self.landing.rename(self.place / "disk")
+        self.landing.mkdir()
+        self.unmounted = True
+
+    @precondition(lambda self: self.unmounted)
+    @rule()
+    def mount(self) -> None:
+        """The disk is back."""
+        self.landing.rmdir()
+        (self.place / "disk").rename(self.landing)
+        self.unmounted = False
+
+    @precondition(lambda self: not self.unmounted)
+    @rule(folder=st.sampled_from(FOLDERS))
+    def deny(self, folder: str) -> None:
+        """A folder cannot be read any more."""
+        if folder not in self.denied and (self.landing / folder).is_dir():
+            self.tick(accept=True)
+            self.denied[folder] = {name: self.files[name] for name in self.files if name.startswith(f"{folder}/")}
+            (self.landing / folder).chmod(0)
+
+    @precondition(lambda self: not self.unmounted and self.denied)
+    @rule(data=st.data())
+    def allow(self, data: st.DataObject) -> None:
+        """A folder can be read again."""
+        folder = data.draw(st.sampled_from(sorted(self.denied)))
+        (self.landing / folder).chmod(0o755)
+        del self.denied[folder]
+
+    @rule()
+    def move_home(self) -> None:
+        """The home gets another path; the landing folder is outside of it."""
+        moved = self.place / f"home {next(self.homes)}"
+        if self.home.exists():
+            self.home.rename(moved)
+        self.home = moved
+
+    @rule()
+    def swap_registry(self) -> None:
+        """Another registry, which counts its versions from 1 as well."""
+        self.version = self.new_version()
+
+    def new_version(self) -> ModelVersion:
+        """Version 1 of a registry."""
+        tags = {"framework": "none"}
+        return ModelVersion(1, "Production", ("production",), f"run {next(self.homes)}", "models:/m/1", tags)
+
+    # Runs
+
+    def visible(self) -> dict[str, bytes]:
+        """The files that a run can find."""
+        if self.unmounted:
+            return {}
+        return {name: content for name, content in self.files.items() if not self.denied_folder(name)}
+
+    def denied_folder(self, name: str) -> str | None:
+        """The folder that hides a file, if any does."""
+        return next((folder for folder in self.denied if name.startswith(f"{folder}/")), None)
+
+    def hidden(self) -> dict[str, bytes]:
+        """The files that are known and cannot be looked at."""
+        return {} if self.unmounted else {name: held for files in self.denied.values() for name, held in files.items()}
+
+    def must_refuse(self) -> bool:
+        """Whether so many current files are missing that a run must not believe it."""
+        current = {name for name, entry in self.ledger().items() if entry.state == CURRENT}
+        missing = current - self.visible().keys() - self.hidden().keys()
+        emptied = missing == current and not self.visible()
+        return bool(missing) and (emptied or len(missing) > max(BELIEVED_FILES, BELIEVED_SHARE * len(current)))
+
+    def ledger(self) -> dict[str, Any]:
+        """The entries by name in the landing folder."""
+        entries = read_ledger(self.tables).items()
+        return {os.fsdecode(to_name(path)).removeprefix(f"{self.landing}/"): entry for path, entry in entries}
+
+    def run(self, tables: DeltaTables, *, accept: bool) -> None:
+        """One run, as an account that modes apply to."""
+        with obeying_modes() if self.denied else nullcontext():
+            run(tables, self.folder, self.version, IngestConfig(accept_missing=accept))
+
+    def note_seen(self) -> None:
+        """What a run that was not killed has seen."""
+        self.seen |= set(self.visible())
+
+    @rule(accept=st.booleans())
+    def tick(self, accept: bool) -> None:
+        """A run, after which the tables hold what the model says, or which changes nothing and says why."""
+        if self.must_refuse():
+            before = self.contents()
+            with pytest.raises(FolderUnavailable, match="accept_missing"):
+                self.run(self.tables, accept=False)
+            assert self.contents() == before
+            if not accept:
+                return
+        self.had |= set(self.visible().items())
+        self.run(self.tables, accept=accept)
+        self.note_seen()
+        self.check()
+
+    @rule(last=st.integers(0, 4), after=st.booleans(), accept=st.booleans())
+    def killed_tick(self, last: int, after: bool, accept: bool) -> None:
+        """A run that is killed at a write."""
+        self.had |= set(self.visible().items())
+        at = self.tables
+        places = {"pyspark": self.session, "root": at.root, "checkpoints": at.checkpoints}
+        try:
+            self.run(KilledTables(**places, writes=count(), last=last, after=after), accept=accept)
+        except (Killed, FolderUnavailable):
+            return
+        self.note_seen()
+
+    @precondition(lambda self: self.seen)
+    @rule(table=st.sampled_from(TABLES), log_only=st.booleans())
+    def lose_table(self, table: Table, log_only: bool) -> None:
+        """A table, or its log, is gone."""
+        self.tick(accept=True)
+        if table is IMAGE_PREDICTIONS and not self.tables.snapshot(table).rows:
+            return  # nobody could tell
+        folder = Path(self.tables.uri(table))
+        shutil.rmtree(folder / "_delta_log" if log_only else folder)
+        with pytest.raises(LostTable, match="repair_tables"):
+            self.run(self.tables, accept=True)
+        self.repaired(table)
+
+    @precondition(lambda self: self.seen)
+    @rule(table=st.sampled_from(TABLES), left=st.sampled_from([0, 0.5]))
+    def truncate_log(self, table: Table, left: float) -> None:
+        """The last commit of a table was not written to the disk when the power failed, or only in part."""
+        self.tick(accept=True)
+        last = max((Path(self.tables.uri(table)) / "_delta_log").glob("*.json"))
+        if int(last.stem) == 0:
+            return  # without its first commit, a table is lost
+        last.write_bytes(last.read_bytes()[: int(last.stat().st_size * left)])
+        with pytest.raises((BrokenTable, LostTable), match="repair_tables"):
+            self.run(self.tables, accept=True)
+        self.repaired(table)
+
+    def repaired(self, table: Table) -> None:
+        """The tables after a repair and a run."""
+        with obeying_modes() if self.denied else nullcontext():
+            repair(self.tables, self.folder)
+        if table is IMAGE_FILES:
+            self.seen = set()  # it is the only record of files that no longer are there
+        self.tick(accept=True)
+
+    @precondition(lambda self: self.with_spark and not self.unmounted and not self.denied)
+    @rule()
+    def replay_all(self) -> None:
+        """Quarantined files are judged again, which changes nothing: no limit was raised."""
+        self.tick(accept=True)
+        before = self.contents()
+        replay(self.tables, self.folder, reason="*", path="")
+        self.run(self.tables, accept=False)
+        assert self.contents() == before
+
+    # What must hold
+
+    def contents(self) -> dict[str, list[tuple]]:
+        """The rows of the tables, without times and attempts."""
+        columns = {
+            IMAGE_FILES: ("path", "state", "reason", "image_id", "length"),
+            RAW_IMAGES: ("path", "image_id", "length"),
+            FEATURED_IMAGES: ("path", "image_id", "label", "perceptual_hash"),
+            IMAGE_PREDICTIONS: ("path", "image_id", "version_id", "label"),
+        }
+        return {
+            table.name: sorted((tuple(row.values()) for row in self.tables.read(table, names).to_pylist()), key=str)
+            for table, names in columns.items()
+        }
+
+    def check(self) -> None:
+        """The tables against the model."""
+        ledger, files = self.ledger(), self.visible() | self.hidden()
+        states = {name: (ledger[name].state, ledger[name].reason) for name in files}
+        assert states == {
+            name: (QUARANTINED, OTHERS[content]) if content in OTHERS else (CURRENT, None)
+            for name, content in files.items()
+        }
+        assert self.seen <= set(ledger)
+        for name in set(ledger) - set(files) - set(self.denied if not self.unmounted else ()):
+            assert ledger[name].state == MISSING, name
+        had = {(name, sha256(content).hexdigest()) for name, content in self.had}
+        now = {(name, sha256(content).hexdigest()) for name, content in files.items() if content in PHOTOGRAPHS}
+        assert now <= self.keys(RAW_IMAGES) <= had
+        assert now <= self.keys(FEATURED_IMAGES) <= had
+        predicted = self.keys(IMAGE_PREDICTIONS, of_version(self.version))
+        assert predicted == self.keys(FEATURED_IMAGES), "each image has a prediction of the version"
+        answers = self.tables.read(IMAGE_PREDICTIONS, ["label"], of_version(self.version))["label"]
+        assert set(answers.to_pylist()) <= {self.version.version_id}, "which is the version's own"
+
+    def keys(self, table: Table, where: pc.Expression | None = None) -> set[tuple[str, str]]:
+        """Names and image_ids of a table's rows, of which no two are the same."""
+        rows = self.tables.read(table, ["path", "image_id"], where).to_pylist()
+        keys = [(os.fsdecode(to_name(row["path"])).removeprefix(f"{self.landing}/"), row["image_id"]) for row in rows]
+        assert len(keys) == len(set(keys)), table.name
+        return set(keys)
+
+    def teardown(self) -> None:
+        """After a last run another one changes nothing, and the audit finds nothing."""
+        if self.unmounted:
+            self.mount()
+        for folder in list(self.denied):
+            (self.landing / folder).chmod(0o755)
+            del self.denied[folder]
+        self.tick(accept=True)
+        before = [self.tables.version(table) for table in TABLES]
+        self.run(self.tables, accept=False)
+        assert [self.tables.version(table) for table in TABLES] == before, "a second run changes nothing"
+        if self.with_spark:
+            assert [result for result in audit(self.tables, self.folder) if result.broken] == []
