@@ -41,7 +41,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import forget_position, rows_with_keys
 from resources.delta.log_repair import repair_log
 from resources.delta.new_rows import READ_ROWS, Key
-from resources.delta.parquet_files import newest_first, open_parquet, write_files
+from resources.delta.parquet_files import is_whole, newest_first, open_parquet, write_files
 from resources.delta.table import Table, file_layout
 from resources.files.image_folder import ImageFolder, Listing
 
@@ -149,7 +149,7 @@ def restore_from_files(delta_tables: DeltaTables, table: Table) -> int:
     schema = to_arrow_schema(table.columns)
 
     def rows() -> Iterator[Row]:
-        for file in left:
+        for file in filter(is_whole, left):
             with open_parquet(file) as parquet:
                 for batch in parquet.iter_batches(READ_ROWS, use_threads=False):
                     for row in to_schema(pa.Table.from_batches([batch]), schema).to_pylist():

@@ -249,6 +249,7 @@ def test_corrections_come_back_from_the_files_of_a_table_whose_log_is_lost(home:
     ]
     for row in rows:
         append(home.tables, LABEL_CORRECTIONS, [row])
+    Path(home.tables.uri(LABEL_CORRECTIONS), "of a killed writer.parquet").write_bytes(b"PAR1 cut off")
     before = home.rows(LABEL_CORRECTIONS)
     home.lose(LABEL_CORRECTIONS, LOG)
     (found,) = home.repair()
