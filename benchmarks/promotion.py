@@ -84,7 +84,7 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
     """Promote the framework's version, execute the run that the sensor requests, and return the moments in seconds."""
     from definitions import resources
     from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
-    from resources.delta.delta_tables import changes_rows
+    from resources.delta.delta_log import changes_rows
 
     tables, version = resources["delta_tables"], version_of(framework, registry).version
     tables.create(IMAGE_PREDICTIONS)

@@ -19,7 +19,8 @@ from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, partial_thumbnails
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.delta.delta_tables import UPSTREAM, DeltaTables
+from resources.delta.delta_log import UPSTREAM
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import followed_version
 from resources.files.file_system import EPOCH, ImageFile
 

@@ -24,8 +24,8 @@ from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, map_partitions
-from resources.delta.delta_log import LostTable
-from resources.delta.delta_tables import REPAIR_JOB, DeltaTables
+from resources.delta.delta_log import REPAIR_JOB, LostTable
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import added_rows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.spark_session import counting_tasks, task_count

@@ -36,12 +36,12 @@ from image_assets.schemas import (
     TABLES,
 )
 from resources.delta.arrow_rows import Row
-from resources.delta.delta_log import LostTable, table_files
-from resources.delta.delta_tables import REPAIR_JOB, DeltaTables
+from resources.delta.delta_log import REPAIR_JOB, LostTable, table_files
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import forget_position, rows_with_keys
 from resources.delta.log_repair import repair_log
 from resources.delta.new_rows import READ_ROWS, Key
-from resources.delta.parquet_files import newest_first, open_parquet, write_files
+from resources.delta.parquet_files import is_whole, newest_first, open_parquet, write_files
 from resources.delta.table import Table, file_layout
 from resources.files.image_folder import ImageFolder, Listing
 
@@ -111,10 +111,8 @@ def repair_logs(delta_tables: DeltaTables, give_up: Sequence[str]) -> tuple[list
     found, lost = [], []
     for table in TABLES:
         faults = repair_log(delta_tables.uri(table))
-        try:
-            delta_tables.newest_version(table)
-        except LostTable:
-            left = [] if table in OVERWRITTEN else newest_first(delta_tables.uri(table))
+        left = [] if table in OVERWRITTEN else newest_first(delta_tables.uri(table))
+        if is_lost(delta_tables, table, left):
             if table in IRREPLACEABLE and not left and table.name not in give_up:
                 lost.append(
                     f"{table.name} is gone and nothing can restore its rows. Restore {delta_tables.uri(table)} from a "
@@ -123,11 +121,21 @@ def repair_logs(delta_tables: DeltaTables, give_up: Sequence[str]) -> tuple[list
                 continue
             delta_tables.make_anew(table)
             faults.append("the table was gone")
+        elif left and not faults and not delta_tables.snapshot(table).rows:
+            faults.append("it has no rows, but files with rows")  # an earlier repair was killed
         if faults:
             rows = 0 if table in OVERWRITTEN else restore_from_files(delta_tables, table)
             gone = "" if rows else IRREPLACEABLE.get(table, "") or CHANGED.get(table, "")
             found.append(Repair(table.name, "; ".join(faults), rows, gone if "the table was gone" in faults else ""))
     return found, lost
+
+
+def is_lost(delta_tables: DeltaTables, table: Table, left: Sequence[str]) -> bool:
+    """Whether the table was made and has no log; `left` are the files in its folder."""
+    try:
+        return delta_tables.newest_version(table) is None and bool(left)
+    except LostTable:
+        return True
 
 
 def restore_from_files(delta_tables: DeltaTables, table: Table) -> int:
@@ -141,7 +149,7 @@ def restore_from_files(delta_tables: DeltaTables, table: Table) -> int:
     schema = to_arrow_schema(table.columns)
 
     def rows() -> Iterator[Row]:
-        for file in left:
+        for file in filter(is_whole, left):
             with open_parquet(file) as parquet:
                 for batch in parquet.iter_batches(READ_ROWS, use_threads=False):
                     for row in to_schema(pa.Table.from_batches([batch]), schema).to_pylist():

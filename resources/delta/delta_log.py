@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 from deltalake import DeltaTable, Schema, WriterProperties
 from deltalake import Field as DeltaField
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.fs import FileSystem, FileType
 
 from resources.delta.parquet_files import exists, file_system_of
@@ -20,6 +21,13 @@ STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
 RETENTION_PROPERTY = "delta.logRetentionDuration"
 # Versions whose log entries are gone cannot be read, whatever files are there; Delta's default is 30 days.
 LOG_RETENTION = "interval 730 days"
+# What a commit records if its table, or a part of it, has all rows up to a commit of an upstream. The number of a
+# version is not enough: a table that was made anew or restored from a copy has other commits with the same numbers.
+UPSTREAM, UPSTREAM_ID, VERSION, COMMITTED = "upstream", "upstreamId", "upstreamVersion", "upstreamTime"
+FILES = "filesAdded"
+# Operations that change no row, as delta-rs and Spark name them.
+SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "ADD COLUMNS"}
+REPAIR_JOB = "repair_tables"
 MADE = ".made"  # a folder beside the tables, with a file for each that was made
 MAX_ATTEMPTS = 10  # to add columns, if other processes commit at the same time
 
@@ -88,6 +96,14 @@ def table_metadata(table: Table, uri: str, now: Snapshot) -> dict[str, int | dg.
     }
 
 
+def changes_rows(commit: Mapping[str, Any]) -> bool:
+    """Whether a commit in a table's history changed rows: overwriting with no rows does, appending none does not."""
+    nothing_appended = commit.get("operationParameters", {}).get("mode") == "Append" and (
+        commit.get("operationMetrics", {}).get("numOutputRows") == "0"
+    )
+    return commit["operation"] not in SAME_ROWS and not nothing_appended and commit.get(FILES) != "0"
+
+
 def keep_log(log: DeltaTable) -> None:
     """Set the log retention of a table that was created without one."""
     if RETENTION_PROPERTY in log.metadata().configuration:
@@ -110,6 +126,63 @@ def why_unreadable(uri: str, version: int) -> str:
         return "its log does not hold the version"
     gone = sum(not exists(file.url) for file in files)
     return f"{gone} of its {len(files)} files are gone" if gone else ""
+
+
+def open_log(uri: str, version: int | None = None, *, without_files: bool = False) -> DeltaTable | None:
+    """The log of the table at `uri`, now or at a version; None if there never was such a table.
+
+    Raises:
+        LostTable: There was one.
+        BrokenTable: The log cannot be read.
+        TableNotFoundError, DeltaError: The same for a version.
+    """
+    name = uri.rpartition("/")[2]
+    try:
+        return DeltaTable(uri, version=version, without_files=without_files)
+    except TableNotFoundError as error:
+        if version is not None:
+            raise
+        if was_made(uri):
+            raise LostTable(
+                f"the table {name} is gone: {uri} has no Delta log any more. Restore the folder from a backup, or "
+                f"launch the job {REPAIR_JOB}, which restores what it can"
+            ) from error
+        return None
+    except DeltaError as error:
+        if version is not None:
+            raise
+        raise BrokenTable(
+            f"the Delta log of {name} in {uri} cannot be read: launch the job {REPAIR_JOB}. The error: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def position(uri: str, version: int) -> dict[str, str]:
+    """What a commit records if its table has all rows of a version of the upstream at `uri`."""
+    log = DeltaTable(uri, without_files=True)
+    recorded = {UPSTREAM: uri.rpartition("/")[2], UPSTREAM_ID: str(log.metadata().id), VERSION: str(version)}
+    committed = commit_time(log, version)
+    return recorded | ({COMMITTED: committed} if committed else {})
+
+
+def commit_time(log: DeltaTable, version: int) -> str | None:
+    """When the version was committed, as the log says; None if it does not go back that far."""
+    commits = log.history(log.version() - version + 1) if version <= log.version() else []
+    return next((str(commit.get("timestamp")) for commit in commits if commit["version"] == version), None)
+
+
+def why_void(uri: str, recorded: Mapping[str, Any]) -> str | None:
+    """Why the upstream at `uri` does not have the recorded commit; None if it has. Older releases recorded less."""
+    log = open_log(uri)
+    if log is None:
+        return "is gone"
+    version, table_id = int(recorded[VERSION]), str(log.metadata().id)
+    if recorded.get(UPSTREAM_ID, table_id) != table_id:
+        return "was made anew"
+    committed = commit_time(log, version)
+    if version > log.version() or (COMMITTED in recorded and committed not in (None, recorded[COMMITTED])):
+        return f"was restored from another copy, which is at version {log.version()}"
+    return None
 
 
 def make(uri: str, table: Table) -> None:

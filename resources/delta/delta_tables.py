@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster_pyspark import PySparkResource
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field
@@ -25,17 +25,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta.delta_log import (
-    BrokenTable,
-    LostTable,
+    FILES,
     add_columns,
-    first_line,
+    changes_rows,
     keep_log,
     lacks_filled,
     make,
+    open_log,
+    position,
     remember,
     table_files,
     table_metadata,
-    was_made,
     writer_properties,
 )
 from resources.delta.new_rows import Key
@@ -52,12 +52,9 @@ from resources.delta.table import (
 )
 from resources.progress import ProgressLine
 
-# What a commit records: up to which commit of its upstream the table, or a part of it, has all rows.
-UPSTREAM, UPSTREAM_ID, VERSION, COMMITTED, PART = "upstream", "upstreamId", "upstreamVersion", "upstreamTime", "part"
+PART = "part"  # of a table, in a commit with a position
 EVERY_PART = "every part"  # a forgotten position is that of all parts
-FILES = "filesAdded"
 WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
-REPAIR_JOB = "repair_tables"
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
@@ -65,16 +62,6 @@ RECENT_COMMITS = 32  # read first, because the commit in question is most often 
 Metadata = dg.MetadataValue | str | int | float
 
 FILE_SIZES = FileSizes()
-# Operations that change no row, as delta-rs and Spark name them.
-SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "ADD COLUMNS"}
-
-
-def changes_rows(commit: Mapping[str, Any]) -> bool:
-    """Whether a commit in a table's history changed rows: overwriting with no rows does, appending none does not."""
-    nothing_appended = commit.get("operationParameters", {}).get("mode") == "Append" and (
-        commit.get("operationMetrics", {}).get("numOutputRows") == "0"
-    )
-    return commit["operation"] not in SAME_ROWS and not nothing_appended and commit.get(FILES) != "0"
 
 
 def to_part(part: Mapping[str, object]) -> str:
@@ -149,22 +136,6 @@ class DeltaTables(dg.ConfigurableResource):
     def table_id(self, table: Table) -> str:
         """Delta's own id of the table; a table that is deleted and created again has another."""
         return str(self._open(table).metadata().id)
-
-    def commit_time(self, table: Table, version: int) -> str | None:
-        """When the version was committed, as its log says; None if the log does not go back that far."""
-        newest = self._open(table).version()
-        commits = self.history(table, newest - version + 1) if version <= newest else []
-        return next((str(commit.get("timestamp")) for commit in commits if commit["version"] == version), None)
-
-    def position(self, upstream: Table, version: int) -> dict[str, str]:
-        """What a commit records if its table has all rows of the upstream's version.
-
-        The number of a version is not enough: a table that was made anew or restored from a copy has other commits
-        with the same numbers.
-        """
-        recorded = {UPSTREAM: upstream.name, UPSTREAM_ID: self.table_id(upstream), VERSION: str(version)}
-        committed = self.commit_time(upstream, version)
-        return recorded | ({COMMITTED: committed} if committed else {})
 
     def snapshot(self, table: Table) -> Snapshot:
         """The table's number of rows and version, from its log."""
@@ -293,7 +264,7 @@ class DeltaTables(dg.ConfigurableResource):
         upstream, version = follows or (None, None)
         properties: dict[str, str] = {}
         if upstream and version is not None:
-            properties = self.position(upstream, version) | ({PART: to_part(part)} if part else {})
+            properties = position(self.uri(upstream), version) | ({PART: to_part(part)} if part else {})
         elif not files:
             return self._open_to_write(table).version()
         return self.commit(table, files, properties)
@@ -330,7 +301,7 @@ class DeltaTables(dg.ConfigurableResource):
         """
         new = rows if where else rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
         same = where or " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-        properties = CommitProperties(self.position(*follows) if follows else None)
+        properties = CommitProperties(position(self.uri(follows[0]), follows[1]) if follows else None)
         for attempt in range(1, MERGE_ATTEMPTS + 1):
             merge = self._open_to_write(table).merge(
                 new,
@@ -415,25 +386,7 @@ class DeltaTables(dg.ConfigurableResource):
         )
 
     def _load(self, table: Table, *, without_files: bool = False) -> DeltaTable | None:
-        """The table's log; None if there never was such a table."""
-        try:
-            return DeltaTable(self.uri(table), version=self.version_to_read(table), without_files=without_files)
-        except TableNotFoundError as error:
-            if self.pinned is not None:
-                raise
-            if was_made(self.uri(table)):
-                raise LostTable(
-                    f"the table {table.name} is gone: {self.uri(table)} has no Delta log any more. Restore the folder "
-                    f"from a backup, or launch the job {REPAIR_JOB}, which restores what it can"
-                ) from error
-            return None
-        except DeltaError as error:
-            if self.pinned is not None:
-                raise
-            raise BrokenTable(
-                f"the Delta log of {table.name} in {self.uri(table)} cannot be read: launch the job {REPAIR_JOB}. "
-                f"The error: {first_line(error)}"
-            ) from error
+        return open_log(self.uri(table), self.version_to_read(table), without_files=without_files)
 
     def _open(self, table: Table) -> DeltaTable:
         if log := self._load(table):

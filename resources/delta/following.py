@@ -16,18 +16,8 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resources.delta.delta_log import DataFile, table_files
-from resources.delta.delta_tables import (
-    COMMITTED,
-    EVERY_PART,
-    PART,
-    UPSTREAM,
-    UPSTREAM_ID,
-    VERSION,
-    WHOLE,
-    DeltaTables,
-    to_part,
-)
+from resources.delta.delta_log import UPSTREAM, VERSION, DataFile, table_files, why_void
+from resources.delta.delta_tables import EVERY_PART, PART, WHOLE, DeltaTables, to_part
 from resources.delta.new_rows import Key, NewRows
 from resources.delta.parquet_files import WrittenFile, exists
 from resources.delta.table import Change, Table
@@ -72,7 +62,7 @@ def new_rows(
 ) -> Iterator[NewRows]:
     """The rows that `into` has not processed, oldest first, in batches of about `batch_bytes` that end at a version."""
     recorded = _recorded_position(delta_tables, upstream, into, part)
-    void = _why_void(delta_tables, upstream, recorded) if recorded else None
+    void = why_void(delta_tables.uri(upstream), recorded) if recorded else None
     if void:
         dg.get_dagster_logger().warning(
             f"{upstream.name} {void} since {into.name} followed it: its rows are compared by their keys"
@@ -134,7 +124,7 @@ def followed_version(
     A position in a table that was made anew, or restored from an older copy, counts for nothing.
     """
     position = _recorded_position(delta_tables, upstream, into, part)
-    return None if position is None or _why_void(delta_tables, upstream, position) else int(position[VERSION])
+    return None if position is None or why_void(delta_tables.uri(upstream), position) else int(position[VERSION])
 
 
 def forget_position(delta_tables: DeltaTables, upstream: Table, into: Table) -> None:
@@ -153,18 +143,6 @@ def _recorded_position(
 
     commit = delta_tables.newest_commit(into, is_position)
     return commit if commit and VERSION in commit else None
-
-
-def _why_void(delta_tables: DeltaTables, upstream: Table, position: Mapping[str, Any]) -> str | None:
-    """Why the upstream does not have the recorded commit; None if it has. Older releases recorded less of it."""
-    version, table_id = int(position[VERSION]), delta_tables.table_id(upstream)
-    if position.get(UPSTREAM_ID, table_id) != table_id:
-        return "was made anew"
-    newest = delta_tables.snapshot(upstream).version
-    committed = delta_tables.commit_time(upstream, version)
-    if version > newest or (COMMITTED in position and committed not in (None, position[COMMITTED])):
-        return f"was restored from another copy, which is at version {newest}"
-    return None
 
 
 def versions_with_new_rows(delta_tables: DeltaTables, table: Table, after: int) -> list[int] | None:

@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
-from resources.delta.delta_log import first_line, table_files
+from resources.delta.delta_log import BrokenTable, first_line, table_files
 from resources.delta.parquet_files import exists, file_system_of
 
 LOG, SET_ASIDE = "_delta_log", "_broken_delta_log"
@@ -83,6 +83,9 @@ def repair_log(uri: str) -> list[str]:
 
     A log that cannot be repaired is set aside as a whole, so that the table is lost. Files of rows that are gone leave
     the log.
+
+    Raises:
+        BrokenTable: The log cannot be read although its files are whole, perhaps because the storage does not answer.
     """
     faults = log_faults(uri)
     system, folder = file_system_of(uri)
@@ -92,6 +95,8 @@ def repair_log(uri: str) -> list[str]:
             with system.open_output_stream(f"{folder}/{LOG}/{fault.name}") as file:
                 file.write(_empty_commit())
     if why := _why_unreadable(uri):
+        if not faults:
+            raise BrokenTable(f"{uri}: {why}. Its files are whole, so nothing was changed: does the storage answer?")
         for info in _files(system, f"{folder}/{LOG}"):
             _set_aside(system, folder, info.base_name)
         return [*map(str, faults), why]

@@ -68,6 +68,15 @@ def newest_first(folder: str) -> list[str]:
     return [f"{folder}/{file.base_name}" for file in sorted(files, key=lambda file: -file.mtime_ns)]
 
 
+def is_whole(file: str) -> bool:
+    """Whether the file can be opened, which files of killed writers cannot."""
+    try:
+        open_parquet(file).close()
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
 def row_group_metadata(files: Iterable[str]) -> Iterator[pq.RowGroupMetaData]:
     """The footers' metadata of every row group of the files."""
     for file in files:

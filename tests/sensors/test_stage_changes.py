@@ -194,6 +194,25 @@ def test_an_alias_that_was_moved_alone_is_reported(registry: ModelRegistry, daem
     assert "alias production is on version 2. The stage decides" in reason(daemon.tick(registry))
 
 
+def test_a_registry_that_was_replaced_is_reported(
+    registry: ModelRegistry, daemon: Daemon, empty_store: Path, tmp_path: Path
+) -> None:
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    assert "has none of the versions of image_classifier" in reason(daemon.tick(registry))
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.create_registered_model(registry.name)
+    client.create_model_version(registry.name, (tmp_path / "torch").as_uri())
+    registry.promote(1, "Production")
+    assert [daemon.launched(registry), daemon.launched(registry)] == [["1"], []], "another version with the number 1"
+    answer = reason(daemon.tick(registry))
+    assert "Version 1 is serving." in answer
+    assert "Warning: The registry" in answer
+    assert "has another version 1 of image_classifier than the one that earlier rows of stage_history are of" in answer
+    assert "is MLFLOW_TRACKING_URI right" in answer
+
+
 def test_stage_changes_made_in_mlflow_are_recorded(registry: ModelRegistry, daemon: Daemon) -> None:
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
     client.set_model_version_tag(registry.name, "2", "seen", "yes")

@@ -249,11 +249,23 @@ def test_corrections_come_back_from_the_files_of_a_table_whose_log_is_lost(home:
     ]
     for row in rows:
         append(home.tables, LABEL_CORRECTIONS, [row])
+    Path(home.tables.uri(LABEL_CORRECTIONS), "of a killed writer.parquet").write_bytes(b"PAR1 cut off")
     before = home.rows(LABEL_CORRECTIONS)
     home.lose(LABEL_CORRECTIONS, LOG)
     (found,) = home.repair()
     assert (found.restored_rows, found.not_restorable) == (3, "")
     assert home.rows(LABEL_CORRECTIONS) == before
+
+
+def test_a_repair_that_was_killed_goes_on(home: Home) -> None:
+    append(home.tables, LABEL_CORRECTIONS, [{"path": "file:/a.png", "image_id": "1", "label": "roses"}])
+    before = home.rows(LABEL_CORRECTIONS)
+    home.lose(LABEL_CORRECTIONS, LOG)
+    home.tables.make_anew(LABEL_CORRECTIONS)  # the first thing that a repair does
+    (found,) = home.repair()
+    assert (found.found, found.restored_rows) == ("it has no rows, but files with rows", 1)
+    assert home.rows(LABEL_CORRECTIONS) == before
+    assert home.repair() == []
 
 
 def test_of_a_row_that_was_updated_the_last_state_comes_back(home: Home) -> None:

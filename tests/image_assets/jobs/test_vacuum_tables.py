@@ -22,7 +22,7 @@ from image_assets.jobs.vacuum_tables import (
     vacuum_tables,
     vacuumed_markdown,
 )
-from image_assets.predictions.image_predictions import key_of
+from image_assets.models.version_ids import key_of
 from image_assets.schemas import (
     FEATURED_IMAGES,
     IMAGE_FILES,
@@ -32,8 +32,8 @@ from image_assets.schemas import (
     RAW_IMAGES,
     TABLES,
 )
-from resources.delta.delta_log import why_unreadable
-from resources.delta.delta_tables import UPSTREAM, DeltaTables
+from resources.delta.delta_log import UPSTREAM, why_unreadable
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import added_files, follow, followed_version
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, file_sizes, write_files
@@ -251,8 +251,6 @@ def test_followers_lists_every_table_that_follows_another(ingested_tables: Delta
         for commit in ingested_tables.history(into):
             if UPSTREAM in commit:
                 assert into in FOLLOWERS[by_name[commit[UPSTREAM]]]
-        if ingested_tables.transaction(into, RAW_IMAGES.name) is not None:
-            assert into in FOLLOWERS[RAW_IMAGES]
 
 
 def test_files_of_killed_runs_are_removed_after_the_retention_period(

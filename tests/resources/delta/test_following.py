@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from resources.delta.delta_tables import COMMITTED, UPSTREAM_ID, DeltaTables
+from resources.delta.delta_log import COMMITTED, UPSTREAM_ID
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import added_rows, followed_version, forget_position, new_rows, rows_with_keys
 from resources.delta.parquet_files import write_files
 from resources.delta.table import Table, file_layout

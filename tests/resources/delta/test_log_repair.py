@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from resources.delta.delta_log import remember
+from resources.delta.delta_log import BrokenTable, remember
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import followed_version
 from resources.delta.log_repair import LOG, SET_ASIDE, log_faults, missing_files, repair_log
@@ -105,6 +105,16 @@ def test_a_log_that_cannot_be_repaired_is_set_aside(tables: DeltaTables, fault: 
     remember.cache_clear()
     tables.make_anew(SHELLS)
     assert names(tables) == []
+
+
+def test_a_log_of_whole_files_is_left_alone_even_if_it_cannot_be_read(tables: DeltaTables) -> None:
+    text = commit(tables, 0).read_text()
+    commit(tables, 0).write_text(text.replace('"minReaderVersion":1', '"minReaderVersion":99'))
+    assert text != commit(tables, 0).read_text()
+    before = sorted(file.name for file in log(tables).iterdir())
+    with pytest.raises(BrokenTable, match="nothing was changed"):
+        repair_log(tables.uri(SHELLS))
+    assert sorted(file.name for file in log(tables).iterdir()) == before
 
 
 def test_files_that_are_gone_leave_the_log(tables: DeltaTables) -> None:
