@@ -133,16 +133,25 @@ def to_decision(file: ImageFile, state: str, reason: str | None, message: str | 
     return Decision(file.path, state, reason, message, image_id, file.length, file.modification_time)
 
 
+def to_entry(decision: Decision) -> LedgerEntry:
+    """What the ledger will hold of a file that it does not have yet."""
+    time = decision.modification_time
+    modified = None if time is None else to_microseconds(time)
+    return LedgerEntry(decision.state, decision.reason, decision.image_id, modified, decision.length)
+
+
 def read_ledger(delta_tables: DeltaTables) -> dict[str, LedgerEntry]:
     """The ledger's entries by path."""
     texts = ["path", "state", "reason", "image_id"]
     rows = delta_tables.read(IMAGE_FILES, [*texts, "message", "modification_time", "length"])
     times = pc.cast(pc.cast(rows["modification_time"], pa.timestamp("us")), pa.int64())
-    paths, *facts = (rows[name].to_pylist() for name in texts)
-    failed_once = pc.invert(pc.fill_null(pc.ends_with(rows["message"], FAILED_TWICE), False))
-    retry = pc.and_(pc.equal(rows["state"], QUARANTINED), pc.is_in(rows["reason"], pa.array(RETRIED)))
-    retry = pc.and_(pc.fill_null(retry, False), failed_once)
-    facts += [column.to_pylist() for column in (times, rows["length"], retry)]
+    paths, *facts = [rows[name].to_pylist() for name in texts]
+    results = zip(facts[0], facts[1], rows["message"].to_pylist(), strict=True)
+    retry = [
+        reason in RETRIED and state == QUARANTINED and not str(message).endswith(FAILED_TWICE)
+        for state, reason, message in results
+    ]
+    facts += [times.to_pylist(), rows["length"].to_pylist(), retry]
     return dict(zip(paths, map(LedgerEntry._make, zip(*facts, strict=True)), strict=True))
 
 

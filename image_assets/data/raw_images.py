@@ -14,13 +14,12 @@ from image_assets.data.folder_changes import FolderChanges, folder_changes, reme
 from image_assets.data.image_files import (
     NOT_REGULAR,
     Decision,
-    LedgerEntry,
     image_files,
     merge_decisions,
     quarantine_metadata,
     read_ledger,
     to_decision,
-    to_microseconds,
+    to_entry,
 )
 from image_assets.data.ingestion import chunked, read_chunk, unrecorded_rows
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
@@ -72,11 +71,7 @@ def ingest(
         FolderUnavailable: Nothing was written: the folder cannot be listed, or lacks too many files to be believed.
     """
     unrecorded, version = unrecorded_rows(delta_tables)
-    recovered = {
-        row.path: LedgerEntry(row.state, None, row.image_id, to_microseconds(row.modification_time), row.length)
-        for row in unrecorded
-    }
-    ledger = read_ledger(delta_tables) | recovered
+    ledger = read_ledger(delta_tables) | {decision.path: to_entry(decision) for decision in unrecorded}
     changes = folder_changes(image_folder, ledger, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
     if not config.accept_missing:

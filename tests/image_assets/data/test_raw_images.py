@@ -9,22 +9,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from image_assets.data.data_checks import every_folder_readable
 from image_assets.data.featured_images import featured_images
 from image_assets.data.folder_changes import FolderChanges
 from image_assets.data.image_files import read_ledger
 from image_assets.data.ingestion import append_new_files, to_limits
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
-from image_assets.data.raw_images import TRIGGER_TAG, IngestConfig, ingest, raw_images
-from image_assets.predictions.current_predictions import current_predictions
-from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
+from image_assets.data.raw_images import IngestConfig, ingest
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import to_name
 from resources.files.image_folder import ImageFolder
-from resources.mlflow.model_registry import ModelRegistry
 from tests.support.data_run import run_data
 from tests.support.images import jpeg, png, put
-from tests.support.permissions import obeying_modes
 
 pytestmark = pytest.mark.spark
 
@@ -216,93 +212,6 @@ def test_bytes_replaced_under_the_same_size_and_time_are_found_by_the_sweep_also
         (known,) = read_ledger(delta_tables).values()
         assert (known.state, known.image_id) == (CURRENT, digest(content))
         assert delta_tables.dataframe(RAW_IMAGES).count() == rows
-
-
-def run_of(
-    delta_tables: DeltaTables, image_folder: ImageFolder, tags: dict[str, str], **config: bool
-) -> dg.ExecuteInProcessResult:
-    """A run that ingests and then updates the current predictions."""
-    return dg.materialize(
-        [raw_images, current_predictions],
-        resources={
-            "delta_tables": delta_tables,
-            "image_folder": image_folder,
-            "model_registry": ModelRegistry(tracking_uri="file:///nowhere"),
-        },
-        run_config={"ops": {"raw_images": {"config": config}}},
-        selection=[raw_images] if tags else None,
-        tags=tags,
-        instance=dg.DagsterInstance.ephemeral(),
-        raise_on_error=False,
-    )
-
-
-def test_a_run_on_a_folder_that_vanished_changes_nothing_unless_it_is_told_to_believe_it(
-    delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path, eight_images: dict[str, bytes]
-) -> None:
-    take_in(delta_tables, image_folder)
-    delta_tables.create(CURRENT_PREDICTIONS)
-    # Rows whose run was killed before it wrote the ledger are recorded by the next run, but not by one that fails.
-    put(landing, "late.png", png(20))
-    progress = delta_tables.progress_line("read", 1, "files")
-    (late,) = [file for file in image_folder.list_files() if file.path.endswith("late.png")]
-    append_new_files(delta_tables, [late], {}, to_limits(image_folder), progress)
-    tables = (IMAGE_FILES, RAW_IMAGES, CURRENT_PREDICTIONS)
-    before = [delta_tables.snapshot(table) for table in tables]
-    landing.rename(landing.with_name("disk"))
-    landing.mkdir()  # an empty mount point
-
-    failed = run_of(delta_tables, image_folder, {})
-    assert not failed.success
-    (failure,) = [event for event in failed.all_events if event.is_step_failure]
-    assert "9 of 9 current files are gone" in str(failure.step_failure_data.error)
-    assert [event.step_key for event in failed.all_events if event.is_step_skipped] == ["current_predictions"]
-    assert [delta_tables.snapshot(table) for table in tables] == before
-
-    continuous = run_of(delta_tables, image_folder, {TRIGGER_TAG: "30 seconds"})
-    assert continuous.success, "other tables of the pass may have work to do"
-    assert [delta_tables.snapshot(table) for table in tables] == before
-
-    believed = run_of(delta_tables, image_folder, {TRIGGER_TAG: "30 seconds"}, accept_missing=True)
-    assert believed.success
-    assert set(states(delta_tables).values()) == {(MISSING, None)}
-    landing.rmdir()
-    landing.with_name("disk").rename(landing)
-    take_in(delta_tables, image_folder)
-    assert set(states(delta_tables).values()) == {(CURRENT, None)}
-    assert len(image_ids(delta_tables)) == 9
-
-
-def test_an_unreadable_folder_is_one_entry_and_its_files_return_with_it(
-    delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path, eight_images: dict[str, bytes]
-) -> None:
-    take_in(delta_tables, image_folder)
-    put(landing, "cone/cone 8.png", png(8))
-    put(landing, "lost+found/hidden.png", png(9))
-    for name in ("cube", "lost+found"):
-        (landing / name).chmod(0o000)
-    try:
-        with obeying_modes():
-            take_in(delta_tables, image_folder)
-            before = delta_tables.snapshot(IMAGE_FILES)
-            assert take_in(delta_tables, image_folder).digest() == ""
-    finally:
-        for name in ("cube", "lost+found"):
-            (landing / name).chmod(0o755)
-    assert delta_tables.snapshot(IMAGE_FILES) == before, "told once"
-    current = dict.fromkeys([Path(name).name for name in (*eight_images, "cone 8.png")], (CURRENT, None))
-    unreadable = dict.fromkeys(["cube", "lost+found"], (QUARANTINED, "unreadable_folder"))
-    assert states(delta_tables) == current | unreadable
-    warned = every_folder_readable(delta_tables=delta_tables)
-    assert isinstance(warned, dg.AssetCheckResult)
-    assert (warned.passed, warned.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "2 folders cannot be read: give the account" in str(warned.description)
-    take_in(delta_tables, image_folder)
-    resolved = dict.fromkeys(["cube", "lost+found"], (MISSING, "unreadable_folder"))
-    assert states(delta_tables) == current | resolved | {"hidden.png": (CURRENT, None)}
-    resolved_check = every_folder_readable(delta_tables=delta_tables)
-    assert isinstance(resolved_check, dg.AssetCheckResult)
-    assert resolved_check.passed
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="ext4 keeps no time that is far enough from now; tmpfs does")
