@@ -19,8 +19,9 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
     Raises:
         OSError: The file system has no locks.
     """
-    mode = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    descriptor = os.open(path, mode, 0o600)
+    # NFS locks a file exclusively only for those who may write to it; sharing it must work on a read-only disk, too.
+    file = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else file, 0o600)
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

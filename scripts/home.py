@@ -1,5 +1,6 @@
 """The home folder, prepared before anything runs in it."""
 
+import errno
 import logging
 import os
 import time
@@ -68,6 +69,9 @@ def prepare(settings: Settings) -> None:
     """
     try:
         create_home(settings.home)
+        if not os.access(settings.home, os.W_OK):
+            read_only = os.statvfs(settings.home).f_flag & os.ST_RDONLY
+            raise PermissionError(0, os.strerror(errno.EROFS if read_only else errno.EACCES))
         require_usable(settings.home)
         require_databases(settings.home)
         if belongs_to_another(settings):

@@ -120,6 +120,7 @@ def copy(home: Path, new: Path) -> None:
     shutil.copytree(home, part, symlinks=True)
     if different := next(different_files(home, part), None):
         raise OSError(f"The copy of {different} differs from the original: check the disk of {new}, then try again")
+    os.sync()  # the original must not go before the copy is on the disk
     record = read_record(home) or HomeRecord(str(home))
     write_record(home, replace(record, moved_to=str(new)))  # from here on, the copy counts
     install_copy(home, new)
@@ -165,20 +166,20 @@ def adopt(home: Path, variables: Mapping[str, str] = os.environ) -> None:
     require_known_format(home)
     print(f"Making {home} name its files here instead of in {former}…", flush=True)
     with in_use(home, alone=True):
-        landing = Path(read_landing(home) or home / "landing")
-        settings = read_settings({**variables, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": str(landing)})
+        landing = read_landing(home) or str(home / "landing")
+        settings = read_settings({**variables, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": landing})
         if settings.storage != home:
             print(f"Tables, checkpoints and models stay in {settings.storage}.", flush=True)
         if settings.tracking_uri == f"sqlite:///{home / 'mlflow.db'}":
             rewrite_registry(home / "mlflow.db", former, home)
         else:
             print(f"MLflow's data stays at {settings.tracking_uri}.", flush=True)
-        if landing.is_relative_to(home):
-            inside = landing.relative_to(home)
+        if isinstance(settings.landing, Path) and settings.landing.is_relative_to(home):
+            before = former / settings.landing.relative_to(home)
             hide_library_messages()
             with dg.build_resources({"delta_tables": create_resources(settings)["delta_tables"]}) as opened:
-                rewrite_tables(opened.delta_tables, to_prefix(former / inside), to_prefix(landing))
-            write_landing(home, landing)
+                rewrite_tables(opened.delta_tables, to_prefix(before), to_prefix(settings.landing))
+            write_landing(home, settings.landing)
         stamp(home)
 
 

@@ -22,7 +22,17 @@ from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import DeltaSpark
 from resources.files.image_folder import ImageFolder
-from resources.home import HomeInUse, HomeRecord, read_landing, read_record, require_usable, write_landing, write_record
+from resources.home import (
+    HomeInUse,
+    HomeRecord,
+    create_home,
+    read_landing,
+    read_record,
+    require_usable,
+    stamp,
+    write_landing,
+    write_record,
+)
 from resources.mlflow.model_registry import ModelRegistry
 from resources.settings import read_settings
 from scripts.home import prepare
@@ -72,6 +82,16 @@ def test_a_home_is_moved_with_its_registry_and_its_versions_answer(
         texts = "\n".join(line for line in database.iterdump() if line.startswith("INSERT"))
     assert home.as_uri() not in texts
     assert new.as_uri() in texts
+
+
+def test_a_home_with_images_and_tables_on_s3_is_moved(home: Path, tmp_path: Path) -> None:
+    place = {"IMAGE_ASSETS_LANDING": "s3://bucket/photographs", "IMAGE_ASSETS_STORAGE": "s3://bucket/tables"}
+    create_home(home)
+    stamp(home)
+    write_landing(home, place["IMAGE_ASSETS_LANDING"])
+    main(tmp_path / "new", {**place, "IMAGE_ASSETS_HOME": str(home)})
+    require_usable(tmp_path / "new")
+    assert read_landing(tmp_path / "new") == place["IMAGE_ASSETS_LANDING"]
 
 
 def test_a_home_without_images_or_models_is_moved(variables: dict[str, str], tmp_path: Path) -> None:
