@@ -47,7 +47,7 @@ REMEDIES = (
     (r"No space left on device|database or disk is full|disk I/O error|Disk quota exceeded", DISK),
     (r"Too many open files", FILES),
     (r"JAVA_GATEWAY_EXITED|Java gateway process exited|UnsupportedClassVersionError|java: not found", JAVA),
-    (r"run `make s3`", ""),  # the message itself contains the remedy
+    (r"run `make s3`|Cannot write to the home folder", ""),  # the message itself contains the remedy
     (r"out-of-date database schema|Can't locate revision|SchemaOutdated|DELTA_UNSUPPORTED", OTHER_VERSION),
     (r"database is locked", LOCKED),
     (r"file is not a database|database disk image is malformed", BROKEN_DATABASE),

@@ -107,6 +107,10 @@ def test_a_refused_connection_to_anything_but_java_is_not_blamed_on_java() -> No
     assert remedy("ConnectionRefusedError: [Errno 111] Connection refused (/x/http/client.py)") is None
 
 
+def test_a_message_that_contains_the_remedy_gets_no_other() -> None:
+    assert remedy("OSError: Cannot write to the home folder /home (Read-only file system). Make it writable") == ""
+
+
 def test_an_unknown_error_has_no_remedy() -> None:
     assert remedy("KeyError: 'x'") is None
 
