@@ -31,6 +31,7 @@ from image_assets.predictions import (
     version_agreements,
 )
 from image_assets.schemas import TABLES
+from resources.home import require_usable
 from resources.settings import create_resources, read_settings
 from sensors.new_images import new_images_every
 from sensors.stage_changes import stage_changes
@@ -67,6 +68,7 @@ GALLERY_PAGES = {
 }
 
 settings = read_settings()
+require_usable(settings.home)
 resources = create_resources(settings, side_pixels=CURRENT_BACKBONE.side_pixels)
 tables = {table.name: table for table in TABLES}
 

@@ -11,6 +11,7 @@ import dagster as dg
 from benchmarks.parts import timed_parts
 from benchmarks.recipe import start_workers
 from benchmarks.task import Task, read_task, timed
+from resources.home import stamp
 
 TARGETS = {
     "ingest": ("image_files", "replayed_files", "raw_images"),  # one step writes all three
@@ -29,6 +30,7 @@ def copied_home(source: Path, target: Path, without: Collection[str] = ()) -> No
             shutil.copy2(file, to)
 
     shutil.copytree(source, target, copy_function=copy, ignore=lambda _, names: set(without) & set(names))
+    stamp(target)  # it may use the original's files: they are only read
 
 
 def use_home(home: Path, landing: Path) -> None:

@@ -5,6 +5,7 @@ import argparse
 import uvicorn
 
 from gallery.server import build_app, gallery_of
+from resources.home import require_usable, use_until_exit
 from resources.settings import read_settings
 
 HOST = "127.0.0.1"
@@ -17,7 +18,10 @@ def main() -> None:
     # For containers, whose published port is bound to the machine's own address. Other host names are rejected anyway.
     parser.add_argument("--host", default=HOST, help=f"the address to listen on (default: {HOST})")
     arguments = parser.parse_args()
-    gallery = gallery_of(read_settings())
+    settings = read_settings()
+    require_usable(settings.home)
+    use_until_exit(settings.home)
+    gallery = gallery_of(settings)
     gallery.index.refresh()
     uvicorn.run(build_app(gallery), host=arguments.host, port=arguments.port, log_level="warning", server_header=False)
 

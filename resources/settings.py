@@ -59,12 +59,12 @@ from resources.files import s3
 from resources.files.file_system import is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.s3 import StorageEvents
+from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelPackages, ModelRegistry
 from resources.training import BackboneWeights, TrainingProcesses
 
 LOCAL_MASTER = "local[*]"
-LANDING_FILE = "landing_folder"  # in a home
 RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"  # the only variable with this prefix that is not an address
 DATABASE_VARIABLE = "IMAGE_ASSETS_DAGSTER_DATABASE"
 POSTGRES = "postgresql+psycopg2://"  # without the driver's name, SQLAlchemy may choose another one
@@ -122,19 +122,11 @@ class Settings:
         artifacts = f"{self.storage}/mlartifacts"
         return artifacts if is_url(artifacts) else Path(artifacts).as_uri()
 
-    @property
-    def remembered_landing(self) -> Path:
-        """The file in which a home records the landing folder it was created for."""
-        return self.home / LANDING_FILE
-
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     """Reads and validates all settings; a ValueError names the invalid variable and what it should be."""
     home = to_folder(variables.get("IMAGE_ASSETS_HOME") or ".image_assets")
-    remembered = home / LANDING_FILE
-    landing = variables.get("IMAGE_ASSETS_LANDING") or (
-        remembered.read_text().strip() if remembered.is_file() else home / "landing"
-    )
+    landing = variables.get("IMAGE_ASSETS_LANDING") or read_landing(home) or home / "landing"
     storage = variables.get("IMAGE_ASSETS_STORAGE") or home
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in ("auto", "imagenet", "none"):
@@ -374,7 +366,10 @@ def create_resources(
     return {
         "pyspark": spark,
         "delta_tables": DeltaTables(
-            pyspark=spark, root=f"{settings.storage}/tables", checkpoints=f"{settings.storage}/checkpoints"
+            pyspark=spark,
+            root=f"{settings.storage}/tables",
+            checkpoints=f"{settings.storage}/checkpoints",
+            home=str(settings.home),
         ),
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),

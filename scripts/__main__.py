@@ -106,6 +106,18 @@ def home(arguments: Arguments) -> None:
     open_home()
 
 
+def move_home(arguments: Arguments) -> int:
+    """Move the home to another folder, or complete the move of one that was moved or copied by hand.
+
+    Stop everything that uses the home first. Without FOLDER, the home stays where it is and its tables and models name
+    its files there, which a home that was moved or copied by hand needs once. After an interruption, run the same
+    command again.
+    """
+    from scripts.move_home import main
+
+    return main(arguments.folder)
+
+
 def sample_images(arguments: Arguments) -> None:
     """Write generated sample images into a folder, one sub-folder per label."""
     from scripts.sample_images import write_sample_images
@@ -188,6 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(settings)
     add(cluster)
     add(home)
+    add(move_home).add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a new or empty folder")
     samples = add(sample_images)
     samples.add_argument("folder", type=Path, metavar="FOLDER")
     samples.add_argument("--per-label", type=int, default=60, help="images per label (default: 60)")

@@ -3,15 +3,21 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from urllib.parse import unquote
 
 import dagster as dg
 
+from resources.locks import locked
 from resources.settings import Settings
 from scripts.home import hide_library_messages, open_home
 from scripts.runs import metadata_of, print_failures, run_job, seconds_by_step
 from scripts.sample_images import write_sample_images
 from scripts.terminal import PROGRAM, styled, table
+
+DEMO_LOCK = "demo.lock"  # in a home
+
+_turn = ExitStack()  # closed when the process ends
 
 
 def main(landing: str | None = None) -> int:
@@ -28,6 +34,7 @@ def main(landing: str | None = None) -> int:
     if landing:
         os.environ["IMAGE_ASSETS_LANDING"] = landing
     settings = open_home()
+    wait_for_turn(settings)
     write_samples_if_new(settings)
     hide_library_messages()
     from definitions import resources
@@ -47,6 +54,18 @@ def main(landing: str | None = None) -> int:
         print("\n" + table("Failed asset checks", checks))
     print(styled(f"\nDone in {time.monotonic() - start:.0f} s.", "good"))
     return 0
+
+
+def wait_for_turn(settings: Settings) -> None:
+    """Waits until no other demo runs on the home, and keeps others waiting until this process ends.
+
+    Pools would keep two demos from writing one table at once, but both would train, in twice the memory.
+    """
+    file = settings.home / DEMO_LOCK
+    if not _turn.enter_context(locked(file, wait=False)):
+        _turn.close()
+        print(f"Another `{PROGRAM} demo` runs on the home {settings.home}; this one starts when it ends.", flush=True)
+        _turn.enter_context(locked(file))
 
 
 def write_samples_if_new(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from scripts.terminal import PROGRAM, Style, styled
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 90  # for one check
-STYLES: dict[str, Style] = {"ok": "good", "failed": "bad"}
+STYLES: dict[str, Style] = {"ok": "good", "warning": "warning", "failed": "bad"}
 REINSTALL = "rm .venv/installed, then make install" if PROGRAM == "make" else "image-assets setup"
 CHECKS = {
     "python": Check(machine_checks.python, "make install" if PROGRAM == "make" else "reinstall image-assets"),
@@ -36,6 +36,12 @@ CHECKS = {
     "temporary files": Check(machine_checks.temporary_files, "free space there, or set TMPDIR to another folder"),
     "ports": Check(machine_checks.ports, f"stop the program, or use another port: DAGSTER_PORT=3001 … {PROGRAM} dev"),
     "landing": Check(service_checks.landing, "set IMAGE_ASSETS_LANDING to a folder of images"),
+    "home tables": Check(
+        service_checks.tables, "launch the job repair_tables, or restore the home: docs/how_to/restore.md"
+    ),
+    "home databases": Check(
+        service_checks.databases, "restore the file from a backup, or move it away: docs/how_to/restore.md"
+    ),
     "mlflow store": Check(
         service_checks.mlflow_store, "check MLFLOW_TRACKING_URI and the account; see docs/governance.md"
     ),

@@ -1,5 +1,6 @@
 """The home folder, prepared before anything runs in it."""
 
+import errno
 import logging
 import os
 import time
@@ -9,6 +10,18 @@ from pathlib import Path
 import dagster as dg
 
 from resources.files.file_system import uncached_file_system
+from resources.home import (
+    HomeInUse,
+    create_home,
+    in_use,
+    read_landing,
+    replace_text,
+    require_databases,
+    require_usable,
+    stamp,
+    use_until_exit,
+    write_landing,
+)
 from resources.settings import DATABASE_VARIABLE, Settings, read_settings, to_location
 from scripts.terminal import explain_errors
 
@@ -24,11 +37,13 @@ storage:
 def open_home() -> Settings:
     """Prepares the home that the settings name, for this process and its children, and returns the settings.
 
-    From here on, errors that end the process are explained on the terminal.
+    From here on, errors that end the process are explained on the terminal, and no other process can have the home for
+    itself until this one ends.
     """
     explain_errors()
     settings = read_settings()
     prepare(settings)
+    use_until_exit(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
     return settings
 
@@ -45,41 +60,69 @@ def hide_library_messages() -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Creates the home's folders, records its landing folder and writes Dagster's settings."""
-    try:
-        settings.dagster_home.mkdir(parents=True, exist_ok=True)
-        if settings.storage == settings.home:
-            (settings.home / "mlartifacts").mkdir(exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to the home folder {settings.home} ({error.strerror}). Set IMAGE_ASSETS_HOME to another one."
-        ) from error
-    bind_landing(settings)
-    write_dagster_settings(settings)
-
-
-def bind_landing(settings: Settings) -> None:
-    """Ties the home to its landing folder, so that tables never mix the images of two folders.
-
-    If a home of generated sample images is opened with a real landing folder, it is moved aside and starts empty.
+    """Creates the home's folders, records its place and landing folder, and writes Dagster's settings.
 
     Raises:
-        ValueError: The home already has tables of another landing folder.
+        HomeInUse: Another process has the home for itself, or it must be moved aside while another process uses it.
+        OSError: The home is not writable.
+        ValueError: The home belongs to another landing folder, to a newer version, or to another place.
     """
-    remembered = settings.remembered_landing
-    before = to_location(remembered.read_text().strip()) if remembered.is_file() else settings.landing
-    if before != settings.landing and has_tables(settings):
-        if before != settings.home / "landing" or settings.storage != settings.home:
-            raise ValueError(
-                f"{settings.storage} holds the tables of {before}, not of {settings.landing}. Set IMAGE_ASSETS_HOME to "
-                f"another folder, or delete {remembered} if the same files have moved."
-            )
+    try:
+        create_home(settings.home)
+        if not os.access(settings.home, os.W_OK):
+            read_only = os.statvfs(settings.home).f_flag & os.ST_RDONLY
+            raise PermissionError(0, os.strerror(errno.EROFS if read_only else errno.EACCES))
+        require_usable(settings.home)
+        require_databases(settings.home)
+        if belongs_to_another(settings):
+            move_aside(settings)
+        with in_use(settings.home):
+            create_folders(settings)
+            write_landing(settings.home, settings.landing)
+            stamp(settings.home)
+            write_dagster_settings(settings)
+    except HomeInUse:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"Cannot write to the home folder {settings.home} ({error.strerror}). Make it writable for this account, "
+            "or set IMAGE_ASSETS_HOME to another one."
+        ) from error
+
+
+def create_folders(settings: Settings) -> None:
+    """Creates the folders that must exist before anything runs."""
+    settings.dagster_home.mkdir(exist_ok=True)
+    if settings.storage == settings.home:
+        (settings.home / "mlartifacts").mkdir(exist_ok=True)
+
+
+def belongs_to_another(settings: Settings) -> bool:
+    """Whether the home has tables of another landing folder, whose images must never be mixed with those of this."""
+    landing = read_landing(settings.home)
+    return landing is not None and to_location(landing) != settings.landing and has_tables(settings)
+
+
+def move_aside(settings: Settings) -> None:
+    """Renames a home of generated sample images, so that one of the named landing folder can take its place.
+
+    Raises:
+        HomeInUse: Another process uses the home.
+        ValueError: The home is not one of sample images.
+    """
+    landing = read_landing(settings.home)
+    if landing != str(settings.home / "landing") or settings.storage != settings.home:
+        raise ValueError(
+            f"{settings.storage} holds the tables of {landing}, not of {settings.landing}. Set IMAGE_ASSETS_HOME to "
+            "another folder."
+        )
+    with in_use(settings.home, alone=True):
+        if not belongs_to_another(settings):  # another process has moved it meanwhile
+            return
         aside = settings.home.with_name(f"{settings.home.name}-samples-{time.strftime('%Y%m%d-%H%M%S')}")
         settings.home.rename(aside)
-        settings.dagster_home.mkdir(parents=True)
-        (settings.home / "mlartifacts").mkdir()
-        print(f"Moved the tables of the sample images to {aside}", flush=True)
-    remembered.write_text(f"{settings.landing}\n")
+        create_home(settings.home)
+    print(f"Moved the tables of the sample images to {aside}", flush=True)
 
 
 def has_tables(settings: Settings) -> bool:
@@ -93,4 +136,4 @@ def write_dagster_settings(settings: Settings) -> None:
     content = DAGSTER_SETTINGS.read_text() + (POSTGRES if settings.dagster_on_postgres else "")
     file = settings.dagster_home / "dagster.yaml"
     if not file.is_file() or file.read_text() != content:
-        file.write_text(content)
+        replace_text(file, content)

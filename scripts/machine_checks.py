@@ -4,6 +4,7 @@ import importlib.util
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,15 +23,16 @@ from scripts.prerequisites import Missing
 MEMORY_GIGABYTES = 6  # Spark takes 3 GB, two training processes about 1 GB each
 FREE_GIGABYTES = 2
 OPEN_FILES = 1024
+OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 CLOCK_SECONDS = 1  # with a larger difference, whether a file is still being written is decided wrongly
 SERVER_CLOCK_SECONDS = 300  # S3 rejects signatures that are 15 minutes old
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check; `skipped` if the part is not in use."""
+    """The result of a check: a `warning` works, but should be changed; `skipped` if the part is not in use."""
 
-    state: Literal["ok", "failed", "skipped"]
+    state: Literal["ok", "warning", "failed", "skipped"]
     detail: str
 
 
@@ -106,17 +108,23 @@ def gpu() -> Finding:
 
 
 def home() -> Finding:
-    """A writable home folder (or nearest existing parent) with enough free space."""
+    """A writable home folder (or nearest existing parent) with enough free space, which others cannot read."""
+    from resources.home import require_usable
     from resources.settings import read_settings
 
     folder = read_settings().home
     existing = existing_part(folder)
     if missing := prerequisites.missing_access(existing):
         return Finding("failed", missing.what)
+    require_usable(folder)
     free = shutil.disk_usage(existing).free / 1e9
     note = "" if existing == folder else " (not created yet)"
-    state = "ok" if free >= FREE_GIGABYTES else "failed"
-    return Finding(state, f"{folder}{note}, {free:.0f} GB free, {FREE_GIGABYTES} GB needed")
+    detail = f"{folder}{note}, {free:.0f} GB free, {FREE_GIGABYTES} GB needed"
+    if free < FREE_GIGABYTES:
+        return Finding("failed", detail)
+    if existing == folder and folder.stat().st_mode & OF_OTHERS:
+        return Finding("warning", f"{detail}; other accounts of this machine can read it: chmod 700 {folder}")
+    return Finding("ok", detail)
 
 
 def existing_part(path: Path) -> Path:
@@ -173,7 +181,7 @@ def server_time(url: str) -> float | None:
 
 def locks() -> Finding:
     """File locks work in the folders of caches and databases; some network file systems lack them."""
-    from resources.delta.petastorm_caches import locked
+    from resources.locks import locked
     from resources.settings import read_settings
 
     settings = read_settings()

@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import dagster as dg
@@ -29,6 +30,9 @@ class ErrorRecord(Protocol):
 
     @property
     def message(self) -> str: ...
+
+    @property
+    def stack(self) -> Sequence[str]: ...
 
     @property
     def cause(self) -> "ErrorRecord | None": ...
@@ -96,27 +100,41 @@ def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
     """The root cause of each failed step, and of each resource that failed before any step ran."""
+    return [f"{where}: {to_text(error)}" for where, error in failed(result)]
+
+
+def failed(result: dg.ExecuteInProcessResult) -> list[tuple[str, ErrorRecord | None]]:
+    """Each failed step, and each resource that failed before any step ran, with its root cause."""
     steps = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     resources = [event for event in result.all_events if event.event_type_value == "RESOURCE_INIT_FAILURE"]
     return [
-        *(f"{event.step_key}: {root_cause(event.step_failure_data.error)}" for event in steps),
-        *(f"before any step: {root_cause(event.engine_event_data.error)}" for event in resources),
+        *((event.step_key or "", root_cause(event.step_failure_data.error)) for event in steps),
+        *(("before any step", root_cause(event.engine_event_data.error)) for event in resources),
     ]
 
 
-def root_cause(error: ErrorRecord | None) -> str:
-    """The message of the exception that led to all the others, shortened."""
+def root_cause(error: ErrorRecord | None) -> ErrorRecord | None:
+    """The exception that led to all the others."""
     while error is not None and error.cause is not None:
         error = error.cause
+    return error
+
+
+def to_text(error: ErrorRecord | None) -> str:
+    """An exception's message, shortened."""
     lines = re.sub(r"\x1b\[\d*m", "", error.message if error else "failed").strip().splitlines()
     return "\n    ".join([*lines[:SHOWN_LINES], *(["…"] if len(lines) > SHOWN_LINES else [])])
 
 
+def remedy_for(error: ErrorRecord | None) -> str:
+    """What to do about an exception; empty if its message says so itself, or if nothing is known."""
+    return remedy(f"{to_text(error)} {error.stack[-1] if error and error.stack else ''}") or ""
+
+
 def print_failures(result: dg.ExecuteInProcessResult) -> None:
     """Prints which steps failed, why, and what to do about it."""
-    messages = failures(result)
-    print(styled("\nFailed:", "bad", sys.stderr), *messages, sep="\n  ", file=sys.stderr)
-    for action in dict.fromkeys(remedy(message) or "" for message in messages):
+    print(styled("\nFailed:", "bad", sys.stderr), *failures(result), sep="\n  ", file=sys.stderr)
+    for action in dict.fromkeys(remedy_for(error) for _, error in failed(result)):
         if action:
             print(f"What to do: {styled(action, 'strong', sys.stderr)}", file=sys.stderr)
     print("Run the same command again to continue from the last completed step.", file=sys.stderr)

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
@@ -73,15 +75,63 @@ def petastorm() -> Finding:
 
 def landing() -> Finding:
     """The landing folder."""
+    from resources.home import read_landing
     from resources.settings import image_folder, read_settings
 
     settings = read_settings()
     try:
         files = len(image_folder(settings).list_names().names)
     except FileNotFoundError as error:
-        named = os.environ.get("IMAGE_ASSETS_LANDING") or settings.remembered_landing.is_file()
+        named = os.environ.get("IMAGE_ASSETS_LANDING") or read_landing(settings.home)
         return Finding("failed" if named else "skipped", str(error))
     return Finding("ok", f"{settings.landing}, {files:,} image files")
+
+
+def tables() -> Finding:
+    """The home's tables: each opens, and its newest commit is whole."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    from image_assets.schemas import TABLES
+    from resources.delta.delta_log import why_damaged
+    from resources.settings import create_resources, read_settings
+
+    settings = read_settings()
+    delta_tables = create_resources(settings)["delta_tables"]
+    found = [(table.name, uri) for table in TABLES if DeltaTable.is_deltatable(uri := delta_tables.uri(table))]
+    damaged, rows = [], 0
+    for name, uri in found:
+        try:
+            damage = why_damaged(uri)
+            rows += 0 if damage else DeltaTable(uri).count()
+        except DeltaError as error:
+            damage = str(error).partition("\n")[0]
+        damaged += [f"{name}: {damage}"] if damage else []
+    if not found:
+        return Finding("skipped", f"no tables in {settings.storage} yet")
+    detail = f"{len(found)} tables in {settings.storage}, {rows:,} rows"
+    return Finding("failed", "; ".join(damaged)) if damaged else Finding("ok", detail)
+
+
+def databases() -> Finding:
+    """The home's SQLite databases: MLflow's and Dagster's."""
+    from resources.home import databases, why_damaged
+    from resources.settings import read_settings
+
+    files = databases(read_settings().home)
+    damaged = []
+    for file in files:
+        damage = why_damaged(file)
+        try:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
+                found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+        damage = damage or ("" if found == "ok" else found)
+        damaged += [f"{file}: {damage}"] if damage else []
+    if damaged:
+        return Finding("failed", "; ".join(damaged))
+    return Finding("ok", ", ".join(map(str, files))) if files else Finding("skipped", "not created yet")
 
 
 def mlflow_store() -> Finding:

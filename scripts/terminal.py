@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from linecache import getline
 from pathlib import Path
@@ -29,15 +30,36 @@ MASTER = f"Start the Spark cluster that IMAGE_ASSETS_SPARK_MASTER points at (try
 OTHER_VERSION = "Set IMAGE_ASSETS_HOME to a new folder, or upgrade this home as described in docs/how_to/restore.md."
 LOCKED = f"Stop whatever else uses this home (`{PROGRAM} dev`, another `{PROGRAM} demo`) and run the command again."
 MEMORY = f"Lower IMAGE_ASSETS_PROCESSES or use a machine with more memory; `{PROGRAM} doctor` shows how much it has."
+JAVA_DIED = (
+    "Spark's Java process died, most often because the machine ran out of memory. Close other programs, lower "
+    "IMAGE_ASSETS_PROCESSES or use a machine with more memory. Then run the command again: it continues where it "
+    "stopped."
+)
+BROKEN_DATABASE = (
+    f"A database of the home is damaged: `{PROGRAM} doctor` names it. Restore it from a backup of the home, or see "
+    "docs/how_to/restore.md."
+)
+BROKEN_LOG = "Launch the job repair_tables, which heals a damaged commit, or restore the home from a backup."
+READ_ONLY = "Make the home and everything in it writable for this account, or set IMAGE_ASSETS_HOME to another folder."
 FILES = "Raise the limit in this shell (`ulimit -n 4096`) and run the command again."
 # What libraries' messages contain, and what to do about it. The first match counts.
 REMEDIES = (
     (r"No space left on device|database or disk is full|disk I/O error|Disk quota exceeded", DISK),
     (r"Too many open files", FILES),
     (r"JAVA_GATEWAY_EXITED|Java gateway process exited|UnsupportedClassVersionError|java: not found", JAVA),
-    (r"run `make s3`", ""),  # the message itself contains the remedy
+    (r"run `make s3`|Cannot write to the home folder", ""),  # the message itself contains the remedy
     (r"out-of-date database schema|Can't locate revision|SchemaOutdated|DELTA_UNSUPPORTED", OTHER_VERSION),
     (r"database is locked", LOCKED),
+    (r"file is not a database|database disk image is malformed", BROKEN_DATABASE),
+    (r"attempt to write a readonly database|Read-only file system", READ_ONLY),
+    (
+        r"Kernel error: Json error|Invalid JSON in log record|DELTA_LOG_FILE_NOT_FOUND|_delta_log.*MalformedJson",
+        BROKEN_LOG,
+    ),
+    (
+        r"Answer from Java side is empty|Py4JNetworkError|Connection (refused|reset by peer)[^\n]*\s[^\n]*py4j",
+        JAVA_DIED,
+    ),
     (r"psycopg2|PostgreSQL|password authentication failed", DATABASE),
     (r"/api/2\.0/mlflow|MLFLOW_TRACKING_USERNAME|API request to http", MLFLOW),
     (r"EndpointConnectionError|Generic S3 error|S3Exception|endpoint URL|NoCredentials|NoSuchBucket", S3),
@@ -86,12 +108,18 @@ def first_line(error: BaseException) -> str:
 def explanation(error: BaseException) -> str | None:
     """What failed and what to do about it; None if only the traceback can explain the error."""
     chain = list(causes(error))
-    action = remedy("\n".join(f"{type(one).__name__}: {one}" for one in chain))
+    action = remedy("\n".join(f"{type(one).__name__}: {one} ({raised_in(one)})" for one in chain))
     own = next((one for one in chain if is_own(one)), None)
     if action is None and own is None:
         return None
     failure = first_line(own or chain[-1])
     return f"{failure}\nWhat to do: {action}" if action else failure
+
+
+def raised_in(error: BaseException) -> str:
+    """The file that raised the exception."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
 
 
 def is_own(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """A Delta table's log: its files, properties and columns, read and changed by delta-rs, without Spark."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -276,3 +277,20 @@ def _statistics(table: Table) -> dict[str, str]:
 def _lacking(log: DeltaTable, table: Table) -> list[DeltaField]:
     there = {field.name for field in log.schema().fields}
     return [field for field in Schema.from_json(table.columns.json()).fields if field.name not in there]
+
+
+def why_damaged(uri: str) -> str:
+    """What is wrong with the newest commit of the table at `uri`; empty if nothing is, or if the table is not local.
+
+    A power failure may leave a commit empty or cut off. delta-rs takes an empty one for a commit without changes.
+    """
+    log = Path(uri) / "_delta_log"
+    newest = max(log.glob(f"{'[0-9]' * 20}.json"), default=None)
+    if newest is None:
+        return ""
+    lines = newest.read_bytes().splitlines()
+    try:
+        actions = [json.loads(line) for line in lines]
+    except ValueError:
+        return f"its newest commit {newest} is cut off"
+    return "" if actions else f"its newest commit {newest} is empty"

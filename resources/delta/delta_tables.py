@@ -8,7 +8,9 @@ six to start. DataFrames go through Spark, whose session starts on first use.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +28,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta.delta_log import (
     FILES,
+    REPAIR_JOB,
     add_columns,
     changes_rows,
     keep_log,
@@ -36,6 +39,7 @@ from resources.delta.delta_log import (
     remember,
     table_files,
     table_metadata,
+    why_damaged,
     writer_properties,
 )
 from resources.delta.new_rows import Key
@@ -50,6 +54,7 @@ from resources.delta.table import (
     plan_compaction,
     session_settings,
 )
+from resources.home import in_use
 from resources.progress import ProgressLine
 
 PART = "part"  # of a table, in a commit with a position
@@ -69,6 +74,15 @@ def to_part(part: Mapping[str, object]) -> str:
     return json.dumps(dict(part), sort_keys=True)
 
 
+def takes_turns(instance: dg.DagsterInstance, home: Path) -> bool:
+    """Whether the instance shares its pools with all that run on the home: it is in the home or in a database."""
+    from dagster_postgres import PostgresRunStorage
+
+    return isinstance(instance.run_storage, PostgresRunStorage) or (
+        not instance.is_ephemeral and Path(instance.root_directory).resolve().is_relative_to(home)
+    )
+
+
 class DeltaTables(dg.ConfigurableResource):
     """The Delta tables of one home, each named by its asset."""
 
@@ -78,6 +92,30 @@ class DeltaTables(dg.ConfigurableResource):
     pinned: dict[str, int] | None = Field(
         default=None, description="Delta versions to read, by table; nothing can be written then."
     )
+    home: str = Field(default="", description="The home, which runs lock; none if empty.")
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DeltaTables"]:
+        """Locks the home during a run: pools let only the runs of one Dagster instance take turns."""
+        if not self.home or context.run is None or context.instance is None:
+            yield self
+            return
+        home = Path(self.home)
+        with in_use(home, alone=not takes_turns(context.instance, home)):
+            if context.run.job_name != REPAIR_JOB:
+                self.require_whole_logs()
+            yield self
+
+    def require_whole_logs(self) -> None:
+        """Raises ValueError if the newest commit of a table is damaged; what comes next would build on lost rows."""
+        if "://" in self.root or not Path(self.root).is_dir():
+            return  # an object appears in object storage when it is complete
+        for folder in sorted(Path(self.root).iterdir()):
+            if damage := why_damaged(str(folder)):
+                raise ValueError(
+                    f"The table {folder.name} is damaged: {damage}. Launch the job {REPAIR_JOB}, which restores what "
+                    f"it can, or restore the home from a backup."
+                )
 
     def as_of(self, versions: Mapping[str, int]) -> "DeltaTables":
         """These tables at these Delta versions, by name; they are read-only."""

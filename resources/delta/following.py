@@ -23,6 +23,7 @@ from resources.delta.parquet_files import WrittenFile, exists
 from resources.delta.table import Change, Table
 
 WRITTEN = "WRITE"  # the operation of a commit that adds rows
+REWRITTEN = "UPDATE"  # of one that changes the paths of existing rows
 BATCH_BYTES = 512 * 1024**2
 
 AddedFiles = list[tuple[int | None, list[DataFile]]]  # files by the version that added them
@@ -146,12 +147,18 @@ def _recorded_position(
 
 
 def versions_with_new_rows(delta_tables: DeltaTables, table: Table, after: int) -> list[int] | None:
-    """The later versions that added rows, oldest first; None if the log does not go back that far."""
+    """The later versions that added rows, oldest first.
+
+    None if the log does not go back that far, or if their paths were rewritten since, because the home moved: their
+    files hold the former ones.
+    """
     newest = delta_tables.snapshot(table).version
     commits = delta_tables.history(table, newest - after) if newest > after else []
     if len(commits) < newest - after:
         return None
-    return sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN)
+    written = sorted(commit["version"] for commit in commits if commit["operation"] == WRITTEN)
+    rewritten = max((commit["version"] for commit in commits if commit["operation"] == REWRITTEN), default=0)
+    return None if written and written[0] < rewritten else written
 
 
 def added_files(delta_tables: DeltaTables, table: Table, after: int) -> AddedFiles | None:

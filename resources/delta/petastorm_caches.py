@@ -1,7 +1,6 @@
 """Petastorm caches: written once with Spark, found by name, opened by URL in training workers."""
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from resources.delta.row_groups import ROW_GROUP, Color, Content, RowGroupWriter, row_group_count, row_group_numbers
 from resources.delta.spark_session import cached
+from resources.locks import locked
 
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
@@ -102,24 +102,6 @@ def no_space(folder: Path, needed_bytes: int, free_bytes: int) -> OSError:
         "space, or make caches smaller by setting IMAGE_ASSETS_CACHE_CONTENT to jpeg",
         str(folder),
     )
-
-
-@contextmanager
-def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Lock the folder, exclusively or shared; yields whether the lock was acquired, which it always is with `wait`.
-
-    The lock is on the folder itself: it survives a rename, and ends with the process.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            acquired = True
-        except BlockingIOError:
-            acquired = False
-        yield acquired
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
 from dagster_pyspark import PySparkResource
+from py4j.protocol import Py4JError
+from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
 from resources.delta.table import MEBIBYTE, FileSizes
@@ -100,7 +102,7 @@ class DeltaSpark(PySparkResource):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if is_local(self.spark_config["spark.master"]):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        session = SparkSession.getActiveSession()
+        session = active_session()
         if session and all(session.conf.get(name, None) == value for name, value in self.spark_config.items()):
             self._spark_session = session  # setting each value again would take a third of a second
         else:
@@ -110,6 +112,21 @@ class DeltaSpark(PySparkResource):
             self._spark_session = SparkSession.builder.config(map=self.spark_config).getOrCreate()
             if on_s3:  # not as settings: Spark puts those on the command line of its JVM
                 self._spark_session.sparkContext.environment.update(s3.worker_variables(os.environ))
+
+
+def active_session() -> SparkSession | None:
+    """The process's session, if it has one and its Java process is alive."""
+    try:
+        return SparkSession.getActiveSession()
+    except (Py4JError, OSError):
+        pass
+    context = SparkContext.getOrCreate()  # the one of the dead process
+    for _ in range(2):  # the first attempt may fail after it has forgotten the dead process
+        with suppress(Py4JError, OSError):
+            context.stop()
+    # pyspark has no public function that makes it start another Java process after the first has died.
+    SparkContext._gateway = SparkContext._jvm = None
+    return None
 
 
 def is_local(master: str) -> bool:

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from resources.alerts import RulesFile
+from resources.home import write_landing
 from resources.settings import (
     Settings,
     alert_sender,
@@ -212,7 +213,7 @@ def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
 
 
 def test_a_home_remembers_its_landing_folder_and_a_variable_overrides_it(tmp_path: Path) -> None:
-    settings_of(tmp_path).remembered_landing.write_text("/photos\n")
+    write_landing(settings_of(tmp_path).home, Path("/photos"))
     assert settings_of(tmp_path).landing == Path("/photos")
     assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="/others").landing == Path("/others")
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from image_assets.schemas import IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from scripts import jars
 from scripts.cluster import HOST, free_port
 from scripts.doctor import last_error
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 from tests.support.s3_server import BUCKET, SECRET, s3_server
+from tests.support.tables import tables_at
 
 pytestmark = pytest.mark.slow  # each test starts the command
 ROOT = Path(__file__).parents[2]
@@ -196,6 +199,42 @@ def test_an_mlflow_server_is_tested_with_the_account(
 def test_an_mlflow_server_that_is_down_is_reported_quickly(tmp_path: Path) -> None:
     state, row = result_of("mlflow store", tmp_path, MLFLOW_TRACKING_URI=f"http://{HOST}:{free_port()}")
     assert (state, "timed out" in row, "check MLFLOW_TRACKING_URI" in row) == ("failed", False, True)
+
+
+def test_a_home_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    state, row = result_of("home", tmp_path)
+    assert (state, f"chmod 700 {tmp_path}" in row) == ("warning", True)
+    tmp_path.chmod(0o700)
+    assert result_of("home", tmp_path)[0] == "ok"
+
+
+def test_damaged_tables_of_the_home_are_named(tmp_path: Path) -> None:
+    assert result_of("home tables", tmp_path)[0] == "skipped"
+    tables = tables_at(tmp_path / "tables")
+    for table in (RAW_IMAGES, IMAGE_FILES, IMAGE_SPLITS):
+        tables.create(table)
+    state, row = result_of("home tables", tmp_path)
+    assert (state, "3 tables" in row) == ("ok", True)
+    commit = "_delta_log/00000000000000000000.json"
+    (tmp_path / "tables" / "image_files" / commit).write_text("")
+    (tmp_path / "tables" / "image_splits" / commit).write_text('{"commitInfo"')
+    state, row = result_of("home tables", tmp_path)
+    assert (state, "raw_images" in row, "repair_tables" in row) == ("failed", False, True)
+    assert f"image_files: its newest commit {tmp_path}/tables/image_files/{commit} is empty" in row
+    assert f"{commit} is cut off" in row
+
+
+def test_damaged_databases_of_the_home_are_named(tmp_path: Path, empty_store: Path) -> None:
+    assert result_of("home databases", tmp_path)[0] == "skipped"
+    store = tmp_path / "mlflow.db"
+    shutil.copy(empty_store, store)
+    assert result_of("home databases", tmp_path)[0] == "ok"
+    store.write_bytes(store.read_bytes()[:8192] + b"x" * 20_000)
+    state, row = result_of("home databases", tmp_path)
+    assert (state, str(store) in row, "malformed" in row) == ("failed", True, True)
+    store.write_bytes(b"")
+    assert f"{store}: it is empty" in result_of("home databases", tmp_path)[1]
 
 
 @needs_postgres

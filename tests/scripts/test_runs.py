@@ -6,7 +6,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, process_tags
+from scripts.cluster import free_port
+from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, print_failures, process_tags
 
 
 @dg.job
@@ -52,3 +53,24 @@ def test_a_run_of_a_command_lasts_as_long_as_its_process(instance: dg.DagsterIns
     ended = {RUN_BY: json.dumps([machine, process_id, start_time - 1000])}  # another process has this id now
     lost = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=ended)
     assert end_lost_runs(instance) == [lost.run_id]
+
+
+@dg.op
+def ask_java() -> None:
+    """Asks a Java process that is dead, as pyspark does."""
+    from py4j.clientserver import ClientServer, JavaParameters, PythonParameters
+
+    python = PythonParameters(port=0, daemonize=True, daemonize_connections=True)
+    ClientServer(JavaParameters(port=free_port()), python).jvm.System.currentTimeMillis()
+
+
+@dg.job
+def asking() -> None:
+    ask_java()
+
+
+def test_a_run_whose_java_process_died_says_so(
+    instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_failures(asking.execute_in_process(instance=instance, raise_on_error=False))
+    assert "What to do: Spark's Java process died" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_a_home_that_cannot_be_created_is_named_with_the_variable_to_set(tmp_pat
     answer = run("audit", IMAGE_ASSETS_HOME=str(tmp_path / "file" / "home"))
     assert answer.returncode == 1
     assert answer.stderr.startswith("OSError: Cannot write to the home folder ")
-    assert answer.stderr.endswith("Set IMAGE_ASSETS_HOME to another one.\n")
+    assert answer.stderr.endswith("or set IMAGE_ASSETS_HOME to another one.\n")
 
 
 def test_a_missing_or_empty_landing_folder_is_an_error_that_says_what_to_put_there(tmp_path: Path) -> None:
@@ -88,10 +88,27 @@ def test_a_known_cause_provides_the_remedy() -> None:
         ("All masters are unresponsive! Giving up.", "IMAGE_ASSETS_SPARK_MASTER"),
         ("RankKilled: A rank was killed from outside", "IMAGE_ASSETS_PROCESSES"),
         ("OSError: [Errno 24] Too many open files", "ulimit -n"),
+        ("(sqlite3.DatabaseError) file is not a database", "backup"),
+        ("(sqlite3.DatabaseError) database disk image is malformed", "backup"),
+        ("(sqlite3.OperationalError) attempt to write a readonly database", "writable"),
+        ("Kernel error: Json error: EOF while parsing", "repair_tables"),
+        ("py4j.protocol.Py4JNetworkError: Answer from Java side is empty", "Java process died"),
+        (
+            'ConnectionRefusedError: [Errno 111] Connection refused\n  File "…/py4j/clientserver.py"',
+            "Java process died",
+        ),
     ],
 )
 def test_messages_of_libraries_have_a_remedy(message: str, words: str) -> None:
     assert words in (remedy(message) or "")
+
+
+def test_a_refused_connection_to_anything_but_java_is_not_blamed_on_java() -> None:
+    assert remedy("ConnectionRefusedError: [Errno 111] Connection refused (/x/http/client.py)") is None
+
+
+def test_a_message_that_contains_the_remedy_gets_no_other() -> None:
+    assert remedy("OSError: Cannot write to the home folder /home (Read-only file system). Make it writable") == ""
 
 
 def test_an_unknown_error_has_no_remedy() -> None:

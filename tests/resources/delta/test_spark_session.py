@@ -1,8 +1,11 @@
 """Spark's finished tasks move a progress line."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +16,7 @@ from resources.delta.spark_session import TASKS_PER_CORE, counting_tasks, task_c
 from resources.progress import ProgressLine
 
 pytestmark = pytest.mark.spark
+ROOT = Path(__file__).parents[3]
 
 
 def progress_line() -> ProgressLine:
@@ -85,3 +89,30 @@ def test_jobs_after_the_block_belong_to_no_group(spark: SparkSession) -> None:
 @pytest.mark.parametrize(("wanted", "per_core"), [(0, 1), (10**6, TASKS_PER_CORE)])
 def test_there_are_from_one_to_a_few_tasks_for_each_core(spark: SparkSession, wanted: int, per_core: int) -> None:
     assert task_count(spark, wanted) == per_core * spark.sparkContext.defaultParallelism
+
+
+DYING_JAVA = """
+import sys, psutil
+from scripts.terminal import explanation
+from tests.support.small_spark import small_spark
+first = small_spark(sys.argv[1], "local[1]").spark_session
+print(first.range(3).count())
+java = [child for child in psutil.Process().children(recursive=True) if child.name() == "java"]
+for process in java:
+    process.kill()
+psutil.wait_procs(java)
+try:
+    first.range(3).count()
+except Exception as error:
+    print(explanation(error).splitlines()[-1])
+print(small_spark(sys.argv[1], "local[1]").spark_session.range(4).count())
+"""
+
+
+@pytest.mark.slow
+def test_a_java_process_that_died_is_explained_and_replaced(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DYING_JAVA, str(tmp_path)]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    first, message, second = answer.stdout.splitlines()
+    assert (first, second) == ("3", "4")
+    assert message.startswith("What to do: Spark's Java process died")
