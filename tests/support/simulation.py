@@ -1,4 +1,4 @@
-"""A home and its landing folder in bad hands, and a plain model of what the tables must hold.
+"""Schedules of faults that befall a home and its landing folder, and a plain model of what the tables must hold.
 
 Files come, change and go; disks are unmounted, folders are locked, runs are killed, tables and logs are lost, another
 registry counts from 1 again, and the home moves. After every run: each file has the state that its content deserves,
@@ -12,14 +12,13 @@ from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from image_assets.data.audit import audit
 from image_assets.data.featured_images import follow_raw_images
@@ -109,12 +108,32 @@ def run(delta_tables: DeltaTables, folder: ImageFolder, version: ModelVersion, c
     predict(delta_tables, version)
 
 
-class Simulation(RuleBasedStateMachine):
-    """One schedule of changes, faults and runs."""
+# What can happen next, and how often compared with the others.
+STEPS = {
+    "tick": 8,
+    "killed_tick": 4,
+    "add_or_replace": 8,
+    "add_album": 1,
+    "delete": 2,
+    "rename": 2,
+    "touch_one": 1,
+    "unmount": 1,
+    "mount": 2,
+    "deny": 1,
+    "allow": 1,
+    "move_home": 1,
+    "swap_registry": 1,
+    "lose_table": 1,
+    "truncate_log": 1,
+    "replay_all": 1,
+}
 
-    def __init__(self, session: DeltaSpark, place: Path, *, with_spark: bool) -> None:
-        super().__init__()
-        shutil.rmtree(place, ignore_errors=True)
+
+class Simulation:
+    """One schedule of changes, faults and runs; the same seed makes the same one."""
+
+    def __init__(self, session: DeltaSpark, place: Path, seed: int, *, with_spark: bool) -> None:
+        self.random, self.steps = Random(seed), list[str]()
         self.session, self.place, self.with_spark = session, place, with_spark
         self.homes = count()
         self.landing = place / "landing"
@@ -128,6 +147,18 @@ class Simulation(RuleBasedStateMachine):
         self.had: set[tuple[str, bytes]] = set()  # contents that were there in any run
         self.time = 1_700_000_000
         self.version = self.new_version()
+
+    def live(self, steps: int) -> None:
+        """Takes steps, and ends with runs that find everything as it should be."""
+        try:
+            for _ in range(steps):
+                (step,) = self.random.choices([*STEPS], [*STEPS.values()])
+                self.steps.append(step)
+                getattr(self, step)()
+            self.end()
+        except BaseException as error:
+            error.add_note(f"the steps were: {', '.join(self.steps)}")
+            raise
 
     # The world: files
 
@@ -150,80 +181,70 @@ class Simulation(RuleBasedStateMachine):
         self.time += 1 if self.time % 2 else -1_000_002
         os.utime(self.landing / name, (self.time, self.time))
 
-    @precondition(lambda self: not self.unmounted)
-    @rule(name=st.sampled_from(NAMES), content=st.sampled_from([*PHOTOGRAPHS, *OTHERS]))
-    def add_or_replace(self, name: str, content: bytes) -> None:
+    def add_or_replace(self) -> None:
         """A file lands: a photograph, a truncated one, or something else."""
-        self.write(name, content)
+        if not self.unmounted:
+            self.write(self.random.choice(NAMES), self.random.choice([*PHOTOGRAPHS, *OTHERS]))
 
-    @precondition(lambda self: not self.unmounted)
-    @rule()
     def add_album(self) -> None:
         """Many files land at once."""
-        for name in ALBUM:
+        for name in () if self.unmounted else ALBUM:
             self.write(name, PHOTOGRAPHS[0])
 
-    @precondition(lambda self: not self.unmounted and self.files)
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
-        """A file, or all of a folder, is deleted."""
-        chosen = data.draw(st.sampled_from(sorted(self.files)))
+    def delete(self) -> None:
+        """A file, or all of the album, is deleted."""
+        chosen = self.chosen()
         for name in [name for name in self.files if name == chosen or (chosen in ALBUM and name in ALBUM)]:
             (self.landing / name).unlink()
             del self.files[name]
 
-    @precondition(lambda self: not self.unmounted and self.files)
-    @rule(data=st.data(), name=st.sampled_from(NAMES))
-    def rename(self, data: st.DataObject, name: str) -> None:
+    def rename(self) -> None:
         """A file gets another's name."""
-        before = data.draw(st.sampled_from(sorted(self.files)))
-        if before != name:
+        before, name = self.chosen(), self.random.choice(NAMES)
+        if before and before != name:
             (self.landing / name).parent.mkdir(exist_ok=True)
             (self.landing / before).replace(self.landing / name)
             self.files[name] = self.files.pop(before)
 
-    @precondition(lambda self: not self.unmounted and self.files)
-    @rule(data=st.data())
-    def touch_one(self, data: st.DataObject) -> None:
+    def touch_one(self) -> None:
         """A file gets another time."""
-        self.touch(data.draw(st.sampled_from(sorted(self.files))))
+        if name := self.chosen():
+            self.touch(name)
+
+    def chosen(self) -> str:
+        """Any file in the landing folder; empty if there is none."""
+        return self.random.choice(sorted(self.files)) if self.files and not self.unmounted else ""
 
     # The world: disks, homes, registries
 
-    @precondition(lambda self: not self.unmounted)
-    @rule()
     def unmount(self) -> None:
         """The disk is gone; its mount point is an empty folder."""
-        self.landing.rename(self.place / "disk")
-        self.landing.mkdir()
-        self.unmounted = True
+        if not self.unmounted:
+            self.landing.rename(self.place / "disk")
+            self.landing.mkdir()
+            self.unmounted = True
 
-    @precondition(lambda self: self.unmounted)
-    @rule()
     def mount(self) -> None:
         """The disk is back."""
-        self.landing.rmdir()
-        (self.place / "disk").rename(self.landing)
-        self.unmounted = False
+        if self.unmounted:
+            self.landing.rmdir()
+            (self.place / "disk").rename(self.landing)
+            self.unmounted = False
 
-    @precondition(lambda self: not self.unmounted)
-    @rule(folder=st.sampled_from(FOLDERS))
-    def deny(self, folder: str) -> None:
+    def deny(self) -> None:
         """A folder cannot be read any more."""
-        if folder not in self.denied and (self.landing / folder).is_dir():
-            self.tick(accept=True)
+        folder = self.random.choice(FOLDERS)
+        if not self.unmounted and folder not in self.denied and (self.landing / folder).is_dir():
+            self.run_and_check()
             self.denied[folder] = {name: self.files[name] for name in self.files if name.startswith(f"{folder}/")}
             (self.landing / folder).chmod(0)
 
-    @precondition(lambda self: not self.unmounted and self.denied)
-    @rule(data=st.data())
-    def allow(self, data: st.DataObject) -> None:
-        """A folder can be read again."""
-        folder = data.draw(st.sampled_from(sorted(self.denied)))
-        (self.landing / folder).chmod(0o755)
-        del self.denied[folder]
+    def allow(self) -> None:
+        """The folders can be read again."""
+        for folder in () if self.unmounted else [*self.denied]:
+            (self.landing / folder).chmod(0o755)
+            del self.denied[folder]
 
-    @rule()
     def move_home(self) -> None:
         """The home gets another path; the landing folder is outside of it."""
         moved = self.place / f"home {next(self.homes)}"
@@ -231,7 +252,6 @@ class Simulation(RuleBasedStateMachine):
             self.home.rename(moved)
         self.home = moved
 
-    @rule()
     def swap_registry(self) -> None:
         """Another registry, which counts its versions from 1 as well."""
         self.version = self.new_version()
@@ -271,79 +291,75 @@ class Simulation(RuleBasedStateMachine):
 
     def run(self, tables: DeltaTables, *, accept: bool) -> None:
         """One run, as an account that modes apply to."""
+        tables.require_whole_logs()
         with obeying_modes() if self.denied else nullcontext():
             run(tables, self.folder, self.version, IngestConfig(accept_missing=accept))
 
-    def note_seen(self) -> None:
-        """What a run that was not killed has seen."""
-        self.seen |= set(self.visible())
-
-    @rule(accept=st.booleans())
-    def tick(self, accept: bool) -> None:
-        """A run, after which the tables hold what the model says, or which changes nothing and says why."""
+    def tick(self) -> None:
+        """A run: the tables hold what the model says then, or it changes nothing and says why."""
         if self.must_refuse():
             before = self.contents()
             with pytest.raises(FolderUnavailable, match="accept_missing"):
                 self.run(self.tables, accept=False)
             assert self.contents() == before
-            if not accept:
+            if self.random.random() < 0.5:
                 return
+        self.run_and_check()
+
+    def run_and_check(self) -> None:
+        """A run that believes what it finds."""
         self.had |= set(self.visible().items())
-        self.run(self.tables, accept=accept)
-        self.note_seen()
+        self.run(self.tables, accept=True)
+        self.seen |= set(self.visible())
         self.check()
 
-    @rule(last=st.integers(0, 4), after=st.booleans(), accept=st.booleans())
-    def killed_tick(self, last: int, after: bool, accept: bool) -> None:
+    def killed_tick(self) -> None:
         """A run that is killed at a write."""
         self.had |= set(self.visible().items())
+        last, after, accept = self.random.randrange(5), self.random.random() < 0.5, self.random.random() < 0.5
         at = self.tables
         places = {"pyspark": self.session, "root": at.root, "checkpoints": at.checkpoints}
         try:
             self.run(KilledTables(**places, writes=count(), last=last, after=after), accept=accept)
         except (Killed, FolderUnavailable):
             return
-        self.note_seen()
+        self.seen |= set(self.visible())
 
-    @precondition(lambda self: self.seen)
-    @rule(table=st.sampled_from(TABLES), log_only=st.booleans())
-    def lose_table(self, table: Table, log_only: bool) -> None:
+    def lose_table(self) -> None:
         """A table, or its log, is gone."""
-        self.tick(accept=True)
-        if table is IMAGE_PREDICTIONS and not self.tables.snapshot(table).rows:
-            return  # nobody could tell
+        self.run_and_check()
+        table = self.random.choice(TABLES)
         folder = Path(self.tables.uri(table))
-        shutil.rmtree(folder / "_delta_log" if log_only else folder)
+        shutil.rmtree(self.random.choice([folder, folder / "_delta_log"]))
         with pytest.raises(LostTable, match="repair_tables"):
             self.run(self.tables, accept=True)
         self.repaired(table)
 
-    @precondition(lambda self: self.seen)
-    @rule(table=st.sampled_from(TABLES), left=st.sampled_from([0, 0.5]))
-    def truncate_log(self, table: Table, left: float) -> None:
+    def truncate_log(self) -> None:
         """The last commit of a table was not written to the disk when the power failed, or only in part."""
-        self.tick(accept=True)
+        self.run_and_check()
+        table = self.random.choice(TABLES)
         last = max((Path(self.tables.uri(table)) / "_delta_log").glob("*.json"))
         if int(last.stem) == 0:
             return  # without its first commit, a table is lost
-        last.write_bytes(last.read_bytes()[: int(last.stat().st_size * left)])
-        with pytest.raises((BrokenTable, LostTable), match="repair_tables"):
+        last.write_bytes(last.read_bytes()[: self.random.randrange(last.stat().st_size)])
+        with pytest.raises((BrokenTable, ValueError), match="repair_tables"):
             self.run(self.tables, accept=True)
         self.repaired(table)
 
     def repaired(self, table: Table) -> None:
-        """The tables after a repair and a run."""
+        """A repair and a run."""
         with obeying_modes() if self.denied else nullcontext():
             repair(self.tables, self.folder)
         if table is IMAGE_FILES:
-            self.seen = set()  # it is the only record of files that no longer are there
-        self.tick(accept=True)
+            self.seen = set()  # it is the only record of files that are not there any more
+        self.run_and_check()
 
-    @precondition(lambda self: self.with_spark and not self.unmounted and not self.denied)
-    @rule()
     def replay_all(self) -> None:
         """Quarantined files are judged again, which changes nothing: no limit was raised."""
-        self.tick(accept=True)
+        if not self.with_spark or self.unmounted or self.denied:
+            return
+        self.run_and_check()
         before = self.contents()
         replay(self.tables, self.folder, reason="*", path="")
         self.run(self.tables, accept=False)
@@ -391,14 +407,11 @@ class Simulation(RuleBasedStateMachine):
         assert len(keys) == len(set(keys)), table.name
         return set(keys)
 
-    def teardown(self) -> None:
+    def end(self) -> None:
         """After a last run another one changes nothing, and the audit finds nothing."""
-        if self.unmounted:
-            self.mount()
-        for folder in list(self.denied):
-            (self.landing / folder).chmod(0o755)
-            del self.denied[folder]
-        self.tick(accept=True)
+        self.mount()
+        self.allow()
+        self.run_and_check()
         before = [self.tables.version(table) for table in TABLES]
         self.run(self.tables, accept=False)
         assert [self.tables.version(table) for table in TABLES] == before, "a second run changes nothing"
