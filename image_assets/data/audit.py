@@ -70,8 +70,8 @@ class Rule:
             found = self.broken()
             if isinstance(found, DataFrame):
                 count = found.count()
-                found, rows = [], found.limit(MAX_EXAMPLES).collect() if count else []
-                return AuditResult(self.text, count, tuple(str(row[0]) for row in rows))
+                shown = found.limit(MAX_EXAMPLES).collect() if count else []
+                return AuditResult(self.text, count, tuple(str(row[0]) for row in shown))
         except UNREADABLE as error:
             return AuditResult(self.text, 1, (f"{type(error).__name__}: {first_line(error)[:MAX_ERROR_LENGTH]}",))
         return AuditResult(self.text, len(found), tuple(found[:MAX_EXAMPLES]))
