@@ -9,7 +9,14 @@ from deltalake import DeltaTable
 
 from resources.delta.delta_log import COMMITTED, UPSTREAM_ID
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import added_rows, followed_version, forget_position, new_rows, rows_with_keys
+from resources.delta.following import (
+    added_rows,
+    followed_version,
+    forget_position,
+    new_rows,
+    rows_with_keys,
+    versions_with_new_rows,
+)
 from resources.delta.parquet_files import write_files
 from resources.delta.table import Table, file_layout
 from tests.support.tables import NECKLACES, SHELLS, add, follow_shells, shell
@@ -27,6 +34,19 @@ def test_a_table_follows_from_where_its_last_commit_says(delta_tables: DeltaTabl
     add(delta_tables, shell("limpet"))
     DeltaTable(delta_tables.uri(SHELLS)).optimize.compact()
     assert follow_shells(delta_tables) == [["limpet"]]
+
+
+def test_files_from_before_the_keys_were_rewritten_are_not_followed(delta_tables: DeltaTables) -> None:
+    add(delta_tables, shell("cowrie"))
+    follow_shells(delta_tables)
+    followed = delta_tables.version(SHELLS)
+    add(delta_tables, shell("whelk"))
+    DeltaTable(delta_tables.uri(SHELLS)).update({"name": "concat('moved ', name)"})
+    assert versions_with_new_rows(delta_tables, SHELLS, followed) is None, "the table compares its keys instead"
+    rewritten = delta_tables.version(SHELLS)
+    assert versions_with_new_rows(delta_tables, SHELLS, rewritten - 1) == [], "rewriting brings no row"
+    add(delta_tables, shell("limpet"))
+    assert versions_with_new_rows(delta_tables, SHELLS, rewritten) == [rewritten + 1]
 
 
 def test_a_batch_knows_how_many_rows_come_before_it_and_in_all(delta_tables: DeltaTables) -> None:
