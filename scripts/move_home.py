@@ -229,7 +229,8 @@ def rewrite_tables(delta_tables: DeltaTables, before: str, after: str) -> None:
     for table in TABLES:
         if "path" not in table.columns.fieldNames() or delta_tables.newest_version(table) is None:
             continue
-        paths = delta_tables.read(table, ["path"], pc.starts_with(pc.field("path"), before))
+        is_before = pc.starts_with(pc.field("path"), before)  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+        paths = delta_tables.read(table, ["path"], is_before)
         if len(paths):
             print(f"  {table.name}: {len(paths):,} paths", flush=True)
             rewrite_paths(delta_tables, table, before, after)
