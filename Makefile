@@ -7,7 +7,7 @@ ifdef LANDING
 export IMAGE_ASSETS_LANDING := $(LANDING)
 endif
 
-.PHONY: help install s3 demo dev cluster test test-fast check check-data audit doctor bench docs
+.PHONY: help install s3 demo dev cluster test test-fast soak check check-data audit doctor bench docs
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -41,6 +41,9 @@ test: check ## run the checks, then every test that this machine can run, kind b
 	$(BIN)/pytest -n 2 -m "not (spark or training or path or gpu)"
 	$(BIN)/pytest -n 2 -m "spark and not training"
 	$(BIN)/pytest -n 2 -m "training or path"
+
+soak: install ## simulate faults of disks, tables and registries for longer: SCHEDULES=<number> SEED=<first seed>
+	SCHEDULES=$(or $(SCHEDULES),2000) SEED=$(or $(SEED),$(shell date +%s)) $(BIN)/pytest -n 2 tests/test_simulation.py
 
 check-data: install ## evaluate every asset check on the current tables; fails if an ERROR check does
 	@$(BIN)/image-assets check-data

@@ -21,6 +21,7 @@ def seeds(schedules: int, first: int = FIRST_SEED) -> list[range]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", seeds(SCHEDULES), ids=str)
 def test_tables_survive_faults(tmp_path: Path, part: range) -> None:
     for seed in part:
