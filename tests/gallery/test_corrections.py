@@ -22,13 +22,15 @@ class Form:
     def __init__(self, address: str, home: SmallHome) -> None:
         self.address, self.home = address, home
 
-    def send(self, number: int, origin: str | None = None, **fields: str) -> tuple[int, bytes]:
+    def send(self, number: int, origin: str | None = None, site: str = "", **fields: str) -> tuple[int, bytes]:
         """Status and page of the response to the form of one of the photographs."""
         image = self.home.images[number]
         query = urlencode({"label": image["label"], "path": image["path"], "at": 1})
         body = urlencode({"image_id": image["image_id"], **FORM, **fields}).encode()
         request = urllib.request.Request(f"{self.address}/corrections?{query}", body)
         request.add_header("Origin", self.address if origin is None else origin)
+        if site:
+            request.add_header("Sec-Fetch-Site", site)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
                 assert response.url == f"{self.address}/image?{query}"
@@ -116,6 +118,9 @@ def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
         ({"origin": "http://127.0.0.1:3000"}, 403, b"another page"),
         ({"origin": "null"}, 403, b"another page"),
         ({"origin": ""}, 403, b"another page"),
+        ({"site": "cross-site"}, 403, b"another page"),
+        ({"site": "same-site"}, 403, b"another page"),
+        ({"site": "none"}, 403, b"another page"),
     ],
     ids=lambda value: str(value)[:30],
 )
