@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 HOSTS = ("127.0.0.1", "localhost")  # no other name may lead here
 HEADERS = {
@@ -60,7 +61,8 @@ class Protection:
         if is_allowed(scope.get("method"), Headers(scope=scope)):
             await self._app(scope, receive, send_with_headers)
         else:
-            await PlainTextResponse(REFUSAL, 403)(scope, receive, send_with_headers)
+            refusal = WebSocketClose() if scope["type"] == "websocket" else PlainTextResponse(REFUSAL, 403)
+            await refusal(scope, receive, send_with_headers)
 
 
 def is_allowed(method: str | None, headers: Headers) -> bool:

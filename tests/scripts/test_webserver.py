@@ -36,7 +36,8 @@ JOB = """
 
     defs = dg.Definitions(jobs=[harmless])
 """
-SELECTOR = '{repositoryLocationName:"jobs.py",repositoryName:"__repository__",jobName:"harmless"}'
+SELECTOR = '{repositoryLocationName:"jobs.py",repositoryName:"__repository__",pipelineName:"harmless"}'
+LOADED = f"{{pipelineOrError(params:{SELECTOR}){{__typename}}}}"
 LAUNCH = f"mutation{{launchRun(executionParams:{{selector:{SELECTOR}}}){{__typename}}}}"
 READ = "{version}"
 # What a page of another site can try, and what each attempt came to: `refused` by the browser or by the server.
@@ -85,6 +86,11 @@ class Webserver:
         connection.close()
         return response.status, text
 
+    def post(self, query: str) -> str:
+        """The response to a query that one of its own pages sends."""
+        own = {"Origin": self.url, "Sec_Fetch_Site": "same-origin", "Content_Type": "application/json"}
+        return self.send("POST", "/graphql", json.dumps({"query": query}), **own)[1]
+
     def socket(self, **headers: str) -> int:
         """The status of a WebSocket's handshake."""
         return self.send("GET", "/graphql", **HANDSHAKE, Sec_WebSocket_Protocol="graphql-ws", **headers)[0]
@@ -98,13 +104,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
     port = free_port()
     command = [*WEBSERVER, "-h", HOST, "-p", port, "-f", str(folder / "jobs.py")]
-    process = start(Service("dagster", command), {**os.environ, "DAGSTER_HOME": str(folder)})
-    try:
-        with dg.DagsterInstance.from_config(str(folder)) as instance:
-            wait_for(lambda: is_up(f"http://{HOST}:{port}/server_info"), "Dagster's server", folder / "dagster.yaml")
-            yield Webserver(int(port), instance)
-    finally:
-        stop([process])
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        # Creates the databases: two processes that do so at once break them.
+        assert (instance.get_runs_count(), list(instance.all_instigator_state()), instance.get_asset_keys()) == (
+            0,
+            [],
+            [],
+        )
+        process = start(Service("dagster", command), {**os.environ, "DAGSTER_HOME": str(folder)})
+        try:
+            server = Webserver(int(port), instance)
+            wait_for(lambda: is_up(f"{server.url}/server_info"), "Dagster's server", folder / "dagster.yaml")
+            wait_for(lambda: '"Pipeline"' in server.post(LOADED), "the job", folder / "dagster.yaml")
+            yield server
+        finally:
+            stop([process])
 
 
 @pytest.fixture(autouse=True)
@@ -180,11 +194,8 @@ def test_the_probe_finds_nothing_here_and_everything_on_an_open_server(server: W
 
 
 def test_its_own_pages_launch_runs_and_open_sockets(server: Webserver) -> None:
-    own = {"Origin": server.url, "Sec_Fetch_Site": "same-origin"}
-    body = json.dumps({"query": LAUNCH})
-    status, text = server.send("POST", "/graphql", body, Content_Type="application/json", **own)
-    assert (status, json.loads(text)) == (200, {"data": {"launchRun": {"__typename": "LaunchRunSuccess"}}})
-    assert server.socket(**own) == 101
+    assert json.loads(server.post(LAUNCH)) == {"data": {"launchRun": {"__typename": "LaunchRunSuccess"}}}
+    assert server.socket(Origin=server.url, Sec_Fetch_Site="same-origin") == 101
     assert server.send("GET", "/server_info")[0] == 200
     client = DagsterGraphQLClient(HOST, port_number=server.port, headers={"Origin": server.url})
     run_id = client.submit_job_execution("harmless")
