@@ -49,7 +49,7 @@ class StaleImage(ValueError):
 
 
 def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: str) -> list[Correction]:
-    """The corrections that a form asks for: one for each current file with the image's bytes.
+    """The corrections that a form asks for: one for each current file with the image's bytes that it changes.
 
     Args:
         index: The index.
@@ -59,7 +59,7 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: s
 
     Raises:
         StaleImage: The file has other bytes than when the form was opened.
-        InvalidInput: A field has a value that is not allowed.
+        InvalidInput: A field has a value that is not allowed, or the form changes nothing.
     """
     if form.get("image_id") != image["image_id"] or not image["width"]:
         raise StaleImage("The file has changed since you opened this page. Reload the page and check the image again.")
@@ -70,18 +70,24 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: s
     if not texts["corrected_by"]:
         raise InvalidInput("corrected_by is empty: expected your name")
     undo = form.get("kind") == UNDO
-    copies = "SELECT path, label FROM images WHERE image_id = ? AND (state = 'current' OR path = ?)"
+    copies = "SELECT path, label, corrected FROM images WHERE image_id = ? AND (state = 'current' OR path = ?)"
+    label = None if undo else chosen_label(form)
+    files = index.rows(copies, [image["image_id"], image["path"]])
+    changed = [file for file in files if (file["corrected"] if undo else file["label"] != label)]
+    if not changed:
+        current = f"The label is {image['label']} already" if image["label"] else "The image has no label already"
+        raise InvalidInput(f"{current}, so nothing was saved. Go back to choose another label.")
     return [
         Correction(
             path=file["path"],
             image_id=image["image_id"],
-            label=to_label(file["path"], landing) if undo else chosen_label(form),
+            label=to_label(file["path"], landing) if undo else label,
             former_label=file["label"],
             withdrawn=undo,
             corrected_by=texts["corrected_by"],
             comment=texts["comment"] or None,
         )
-        for file in index.rows(copies, [image["image_id"], image["path"]])
+        for file in changed
     ]
 
 
@@ -93,12 +99,6 @@ def chosen_label(form: Mapping[str, str]) -> str | None:
     if problem := label_problem(label):
         raise InvalidInput(f"label is {label[:80]!r}: {problem}")
     return label
-
-
-def save(delta_tables: DeltaTables, corrections: list[Correction]) -> None:
-    """Store the corrections that change something."""
-    if changes := [one for one in corrections if one.withdrawn or one.label != one.former_label]:
-        append_corrections(delta_tables, changes)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Handlers:
         image = read_image(index, parameters.get("path", ""))
         if image is None:
             raise no_such_file(parameters)
-        save(gallery.delta_tables, to_corrections(index, image, form, gallery.landing))
+        append_corrections(gallery.delta_tables, to_corrections(index, image, form, gallery.landing))
         gallery.index.refresh_corrections()
 
     def picture(self, request: Request) -> Response:
