@@ -33,19 +33,24 @@ HANDSHAKE = {
 PROBE_SECONDS = 10.0
 
 
-def protection(headers: Mapping[str, str] | None = None) -> list[Middleware]:
-    """The middleware of every web page that this project serves; `headers` are added to each response."""
+def protection(headers: Mapping[str, str] | None = None, *, programs: bool = False) -> list[Middleware]:
+    """The middleware of every web page that this project serves.
+
+    Args:
+        headers: More headers, for each response.
+        programs: Whether programs may post as well, which send no `Origin`.
+    """
     return [
         Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
-        Middleware(Protection, headers=HEADERS | dict(headers or {})),
+        Middleware(Protection, headers=HEADERS | dict(headers or {}), programs=programs),
     ]
 
 
 class Protection:
     """Middleware that rejects requests and WebSockets of other sites, and adds headers to every response."""
 
-    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
-        self._app, self._headers = app, headers
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str], *, programs: bool) -> None:
+        self._app, self._headers, self._programs = app, headers, programs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or WebSocket."""
@@ -58,7 +63,9 @@ class Protection:
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        if is_allowed(scope.get("method"), Headers(scope=scope)):
+        sent = Headers(scope=scope)
+        is_program = self._programs and "origin" not in sent and "sec-fetch-site" not in sent
+        if is_program or is_allowed(scope.get("method"), sent):
             await self._app(scope, receive, send_with_headers)
         else:
             refusal = WebSocketClose() if scope["type"] == "websocket" else PlainTextResponse(REFUSAL, 403)

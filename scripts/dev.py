@@ -83,9 +83,8 @@ def list_services(settings: Settings) -> list[Service]:
     server = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", mlflow.rpartition(":")[2], "--workers", "1"]
     store = ["--backend-store-uri", settings.tracking_uri]
     artifacts = ["--artifacts-destination", settings.artifacts]
-    number = mlflow.rpartition(":")[2]
-    hosts = ["--allowed-hosts", f"{HOST}:{number},localhost:{number}"]  # by default, every private address
-    return [*services, Service("mlflow", [*server, *store, *artifacts, *hosts], mlflow, f"{mlflow}/health")]
+    app = ["--app-name", "image-assets"]  # see scripts/webserver.py
+    return [*services, Service("mlflow", [*server, *store, *artifacts, *app], mlflow, f"{mlflow}/health")]
 
 
 def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str]:

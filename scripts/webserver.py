@@ -1,11 +1,12 @@
-"""Dagster's web server, protected like the gallery: `python -m scripts.webserver` takes `dagster-webserver`'s options.
+"""Dagster's and MLflow's web servers, protected like the gallery.
 
-Dagster itself accepts requests and WebSockets of any site under any host name, and executes mutations sent by GET, so
-any page on the internet that the user opens could start jobs.
+`python -m scripts.webserver` takes the options of `dagster-webserver`. Dagster itself accepts requests and WebSockets
+of any site under any host name, and executes mutations sent by GET: any page on the internet could start jobs.
+
+`mlflow server --app-name image-assets` runs `mlflow_app`, an entry point in pyproject.toml. MLflow itself accepts the
+requests of every page that another port of this machine serves.
 """
 
-from dagster_webserver.cli import main
-from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,16 +31,29 @@ class NoQueriesByGet:
             await self._app(scope, receive, send)
 
 
-def protect() -> None:
-    """Makes every Dagster web server of this process protected."""
+def mlflow_app() -> ASGIApp:
+    """MLflow's server; its Python client and other programs may use it as before."""
+    from mlflow.server.fastapi_app import app
+
+    protected: ASGIApp = app
+    for middleware in reversed(protection(programs=True)):
+        protected = middleware.cls(protected, *middleware.args, **middleware.kwargs)
+    return protected
+
+
+def main() -> None:
+    """Run Dagster's server, whose middleware is a method that deployments may replace."""
+    from dagster_webserver.cli import main as run
+    from dagster_webserver.webserver import DagsterWebserver
+
     unprotected = DagsterWebserver.build_middleware
 
     def build_middleware(self: DagsterWebserver) -> list[Middleware]:
         return [*protection(), Middleware(NoQueriesByGet), *unprotected(self)]
 
     DagsterWebserver.build_middleware = build_middleware
+    run()
 
 
 if __name__ == "__main__":
-    protect()
     main()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from resources.settings import read_settings
 from resources.web_protection import accepted_from_other_sites
@@ -79,7 +80,7 @@ def test_a_page_that_accepts_requests_of_other_sites_is_not_announced(capsys: py
     assert "Open in a browser" not in written.out
 
 
-def test_mlflow_accepts_no_other_host_names_and_no_forms_of_other_sites(
+def test_mlflow_accepts_its_client_but_no_other_host_names_and_no_requests_of_other_sites(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, number = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}), free_port()
@@ -88,10 +89,17 @@ def test_mlflow_accepts_no_other_host_names_and_no_forms_of_other_sites(
         url = f"http://{HOST}:{number}"
         wait_for(lambda: is_up(f"{url}/health"), "MLflow", empty_store)
         assert accepted_from_other_sites(url, FORMS["mlflow"]) == []
-        for host in (f"192.168.0.1:{number}", f"0.0.0.0:{number}", "localhost.evil.example"):  # MLflow's default
+        # MLflow itself accepts all private addresses, and pages of other ports.
+        for host in (f"192.168.0.1:{number}", f"0.0.0.0:{number}", "localhost.evil.example"):
             request = urllib.request.Request(url, headers={"Host": host})
-            with pytest.raises(urllib.error.HTTPError, match="403"):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
                 urllib.request.urlopen(request, timeout=20)
+        for path in (FORMS["mlflow"], "/graphql", "/v1/traces"):
+            for headers in ({"Origin": f"http://{HOST}:1"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}):
+                request = urllib.request.Request(f"{url}{path}", b"{}", headers)
+                with pytest.raises(urllib.error.HTTPError, match="403"):
+                    urllib.request.urlopen(request, timeout=20)
+        assert MlflowClient(url).create_experiment("of a program")
 
 
 def test_stopping_is_not_a_failure() -> None:
