@@ -9,14 +9,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import StructType
 
-from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
+from image_assets.models.scoring import score_images, score_images_guarded
+from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.predictions_run import POINTS, home_instance, logged_version, run_predictions
+from tests.support.registered_versions import registered, saved_pickle
 
 pytestmark = pytest.mark.spark
 
@@ -111,6 +114,25 @@ def test_a_version_with_other_files_than_were_logged_predicts_nothing_and_the_la
     platform.registry.promote(1, "Production")
     assert platform.run().success
     assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
+
+
+@pytest.mark.parametrize("digest", ["recorded", "missing"])
+def test_a_pickled_version_is_never_loaded(platform: Platform, digest: str) -> None:
+    model, created = saved_pickle(platform.home, "pickle")
+    tags = {"framework": "torch", "labels": '["ball", "cube"]'} | ({} if digest == "recorded" else {FILES_DIGEST: None})
+    version = registered(model, platform.registry, tags, (platform.home / "artifacts").as_uri())
+    platform.moved_in_mlflow(version, "Production")
+    failed = platform.run()
+    (failure,) = [event for event in failed.all_events if event.event_type_value == "STEP_FAILURE"]
+    expected = {"recorded": "is not stored as code", "missing": "has no tag files_digest"}
+    assert expected[digest] in str(failure.step_failure_data.error)
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
+
+    images = platform.tables.dataframe(FEATURED_IMAGES).select("path", "content")  # whoever scores it all the same
+    for scorer in (score_images, score_images_guarded):
+        with pytest.raises(PySparkException, match="pickle is disallowed"):
+            scorer(images, platform.registry, version, "cpu").collect()
+    assert not created.exists()
 
 
 @pytest.mark.slow
