@@ -1,4 +1,4 @@
-"""The gallery's web server: routes, request handlers, and protection against other sites."""
+"""The gallery's web server: routes and request handlers."""
 
 import os
 from collections.abc import Mapping
@@ -10,15 +10,11 @@ from urllib.parse import parse_qsl, quote, unquote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gallery.index import Index, LiveIndex
 from gallery.neighbours import LiveEmbeddings
@@ -31,6 +27,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 from resources.settings import Settings, create_resources
+from resources.web_protection import protection
 
 MAX_LENGTHS = {"corrected_by": 100, "comment": 1000}
 NO_LABEL = "none"  # the field `kind` of an image that belongs to none of the labels
@@ -40,16 +37,11 @@ NAME_COOKIE = "corrected_by"  # remembers a person's name for the next correctio
 YEAR_SECONDS = 365 * 24 * 3600
 MAX_FORM_BYTES = 16 * 1024
 IMMUTABLE = "private, max-age=31536000, immutable"  # the URL contains the hash of the image's bytes
-HOSTS = ("127.0.0.1", "localhost")  # no other name may lead here, which prevents DNS rebinding
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # with `no-referrer`, browsers send forms with the origin "null"
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
-SAFE_METHODS = ("GET", "HEAD")
 
 
 class StaleImage(ValueError):
@@ -57,7 +49,7 @@ class StaleImage(ValueError):
 
 
 def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: str) -> list[Correction]:
-    """The corrections that a form asks for: one for each current file with the image's bytes.
+    """The corrections that a form asks for: one for each current file with the image's bytes that it changes.
 
     Args:
         index: The index.
@@ -67,7 +59,7 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: s
 
     Raises:
         StaleImage: The file has other bytes than when the form was opened.
-        InvalidInput: A field has a value that is not allowed.
+        InvalidInput: A field has a value that is not allowed, or the form changes nothing.
     """
     if form.get("image_id") != image["image_id"] or not image["width"]:
         raise StaleImage("The file has changed since you opened this page. Reload the page and check the image again.")
@@ -78,18 +70,24 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: s
     if not texts["corrected_by"]:
         raise InvalidInput("corrected_by is empty: expected your name")
     undo = form.get("kind") == UNDO
-    copies = "SELECT path, label FROM images WHERE image_id = ? AND (state = 'current' OR path = ?)"
+    copies = "SELECT path, label, corrected FROM images WHERE image_id = ? AND (state = 'current' OR path = ?)"
+    label = None if undo else chosen_label(form)
+    files = index.rows(copies, [image["image_id"], image["path"]])
+    changed = [file for file in files if (file["corrected"] if undo else file["label"] != label)]
+    if not changed:
+        current = f"The label is {image['label']} already" if image["label"] else "The image has no label already"
+        raise InvalidInput(f"{current}, so nothing was saved. Go back to choose another label.")
     return [
         Correction(
             path=file["path"],
             image_id=image["image_id"],
-            label=to_label(file["path"], landing) if undo else chosen_label(form),
+            label=to_label(file["path"], landing) if undo else label,
             former_label=file["label"],
             withdrawn=undo,
             corrected_by=texts["corrected_by"],
             comment=texts["comment"] or None,
         )
-        for file in index.rows(copies, [image["image_id"], image["path"]])
+        for file in changed
     ]
 
 
@@ -101,12 +99,6 @@ def chosen_label(form: Mapping[str, str]) -> str | None:
     if problem := label_problem(label):
         raise InvalidInput(f"label is {label[:80]!r}: {problem}")
     return label
-
-
-def save(delta_tables: DeltaTables, corrections: list[Correction]) -> None:
-    """Store the corrections that change something."""
-    if changes := [one for one in corrections if one.withdrawn or one.label != one.former_label]:
-        append_corrections(delta_tables, changes)
 
 
 @dataclass(frozen=True)
@@ -148,10 +140,7 @@ def build_app(gallery: Gallery) -> Starlette:
             Route("/health", lambda _: PlainTextResponse("ok")),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ],
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
-            Middleware(Protection),
-        ],
+        middleware=protection(HEADERS),
         exception_handlers=dict.fromkeys((HTTPException, InvalidInput, StaleImage), handlers.error),
     )
 
@@ -207,7 +196,7 @@ class Handlers:
         image = read_image(index, parameters.get("path", ""))
         if image is None:
             raise no_such_file(parameters)
-        save(gallery.delta_tables, to_corrections(index, image, form, gallery.landing))
+        append_corrections(gallery.delta_tables, to_corrections(index, image, form, gallery.landing))
         gallery.index.refresh_corrections()
 
     def picture(self, request: Request) -> Response:
@@ -240,34 +229,3 @@ class Handlers:
 def no_such_file(parameters: Mapping[str, str]) -> HTTPException:
     """The error for a path that the ledger does not have."""
     return HTTPException(404, f"image_files has no file with the path {parameters.get('path', '')[:500]!r}")
-
-
-class Protection:
-    """Middleware that rejects forms sent by other sites, and adds security headers to every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        if scope["method"] in SAFE_METHODS or is_same_origin(Headers(scope=scope)):
-            await self._app(scope, receive, send_with_headers)
-        else:
-            rejection = PlainTextResponse("This form was sent from another page. Open the gallery and try again.", 403)
-            await rejection(scope, receive, send_with_headers)
-
-
-def is_same_origin(headers: Headers) -> bool:
-    """Whether a page of this server sent the form: browsers add these headers to every form they post."""
-    return headers.get("origin") == f"http://{headers.get('host')}" and (
-        headers.get("sec-fetch-site", "same-origin") == "same-origin"
-    )

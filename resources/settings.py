@@ -32,6 +32,7 @@
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | tables store larger files without their content |
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | larger files are quarantined |
+| `IMAGE_ASSETS_FETCH_ALLOW` | none | what `fetch_images` may be told to read: `private_addresses`, `local_files` |
 | `IMAGE_ASSETS_ALERT_RULES` | `alert_rules.yaml` in the home, if it exists | the file with the alert rules |
 | `IMAGE_ASSETS_ALERT_<NAME>` | none | the address of the alert receiver `<name>`, in apprise's notation |
 """
@@ -70,6 +71,7 @@ DATABASE_VARIABLE = "IMAGE_ASSETS_DAGSTER_DATABASE"
 POSTGRES = "postgresql+psycopg2://"  # without the driver's name, SQLAlchemy may choose another one
 HTTP = ("http:", "https:")
 PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # query parameters of database URLs, in lower case
+FETCH_PERMISSIONS = ("private_addresses", "local_files")  # of fetch_images' run config
 Choice = TypeVar("Choice", bound=str)
 MAX_CONTENT_MB = 1900  # Delta and Arrow cannot store 2 GiB in one row
 
@@ -106,6 +108,7 @@ class Settings:
     cache_content: Content
     cache_color: Color
     cache_megabytes: float
+    fetch_allow: tuple[str, ...]
     alert_rules: Path | None  # None: the file in the home, if it exists
     alert_receivers: tuple[str, ...]  # names only: the addresses contain passwords
     s3_settings: dict[str, str]  # Spark settings for S3; empty if nothing is on S3
@@ -160,6 +163,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         cache_content=to_choice(variables, "IMAGE_ASSETS_CACHE_CONTENT", get_args(Content)),
         cache_color=to_choice(variables, "IMAGE_ASSETS_CACHE_COLOR", get_args(Color)),
         cache_megabytes=to_number(variables, "IMAGE_ASSETS_CACHE_MEGABYTES", 16384),
+        fetch_allow=to_fetch_allow(variables),
         alert_rules=to_folder(variables[RULES_VARIABLE]) if variables.get(RULES_VARIABLE) else None,
         alert_receivers=receiver_names(variables),
         s3_settings=to_s3_settings(str(storage), str(landing), variables),
@@ -250,6 +254,14 @@ def to_number(
 def to_patterns(value: str | None) -> tuple[str, ...]:
     """Shell-style patterns, such as `*.jpg, raw/*`."""
     return tuple(pattern.strip() for pattern in (value or "").split(",") if pattern.strip())
+
+
+def to_fetch_allow(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """What `fetch_images` may be allowed to read; a ValueError if one is unknown."""
+    allowed = to_patterns(variables.get("IMAGE_ASSETS_FETCH_ALLOW"))
+    if unknown := [name for name in allowed if name not in FETCH_PERMISSIONS]:
+        raise ValueError(f"IMAGE_ASSETS_FETCH_ALLOW has {unknown[0]!r}: expected {' or '.join(FETCH_PERMISSIONS)}")
+    return allowed
 
 
 def to_owners(value: str | None) -> tuple[str, ...]:

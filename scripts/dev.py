@@ -18,6 +18,7 @@ import psutil
 from dagster import DagsterInstance
 
 from resources.settings import Settings
+from resources.web_protection import accepted_from_other_sites
 from scripts.home import open_home
 from scripts.runs import end_lost_runs
 from scripts.terminal import PROGRAM, styled
@@ -25,11 +26,14 @@ from scripts.terminal import PROGRAM, styled
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 GALLERY = [sys.executable, "-m", "gallery"]
+WEBSERVER = [sys.executable, "-m", "scripts.webserver"]
 HOST = "127.0.0.1"
 START_SECONDS = 180
 STOP_SECONDS = 20
 # By environment variable: the default port, and the page that responds once the service is healthy.
 PORTS = {"DAGSTER_PORT": (3000, "/server_info"), "GALLERY_PORT": (4000, "/health"), "MLFLOW_PORT": (5000, "/health")}
+# By service: a path that its pages post to, where an empty form changes nothing.
+FORMS = {"dagster": "/graphql", "gallery": "/corrections", "mlflow": "/ajax-api/2.0/mlflow/experiments/search"}
 AFTER_FAILURE = f"What to do: its last lines above say why. `{PROGRAM} doctor` tests each part of the setup."
 
 
@@ -67,7 +71,7 @@ def list_services(settings: Settings) -> list[Service]:
     gallery = f"http://{HOST}:{port('GALLERY_PORT')}"
     file = ROOT / "workspace.yaml"
     workspace = ["-w", str(file)] if file.is_file() else ["-m", "definitions"]  # an installed wheel has no such file
-    webserver = [str(BIN / "dagster-webserver"), "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
+    webserver = [*WEBSERVER, "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
     services = [
         Service("dagster", webserver, dagster, f"{dagster}/server_info"),
         Service("daemon", [str(BIN / "dagster-daemon"), "run", *workspace]),
@@ -79,7 +83,8 @@ def list_services(settings: Settings) -> list[Service]:
     server = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", mlflow.rpartition(":")[2], "--workers", "1"]
     store = ["--backend-store-uri", settings.tracking_uri]
     artifacts = ["--artifacts-destination", settings.artifacts]
-    return [*services, Service("mlflow", [*server, *store, *artifacts], mlflow, f"{mlflow}/health")]
+    app = ["--app-name", "image-assets"]  # see scripts/webserver.py
+    return [*services, Service("mlflow", [*server, *store, *artifacts, *app], mlflow, f"{mlflow}/health")]
 
 
 def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -144,6 +149,9 @@ def supervise(services: Sequence[Service], processes: Sequence[subprocess.Popen[
         if starting and time.monotonic() - start_time > START_SECONDS:
             return report_failure(f"{starting[0].name} does not respond after {START_SECONDS} s.")
         if starting and all(is_up(service.health) for service in starting):
+            for service in starting:
+                if accepted := accepted_from_other_sites(service.url, FORMS[service.name]):
+                    return report_failure(f"{service.name} accepts {' and '.join(accepted)}; stopping all services.")
             lines = [f"  {service.name:<8} {styled(service.url, 'strong')}" for service in starting]
             title = styled("Open in a browser (Ctrl-C here stops everything):", "strong")
             print("\n".join(["", title, *lines, ""]), flush=True)

@@ -45,6 +45,11 @@ CHECKS = {
     "mlflow store": Check(
         service_checks.mlflow_store, "check MLFLOW_TRACKING_URI and the account; see docs/governance.md"
     ),
+    "web pages": Check(
+        service_checks.web_pages,
+        f"start Dagster and the gallery with `{PROGRAM} dev`; start MLflow with --allowed-hosts and without "
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE",
+    ),
     "dagster database": Check(service_checks.dagster_database, "start it, or correct IMAGE_ASSETS_DAGSTER_DATABASE"),
     "s3": Check(
         service_checks.s3,

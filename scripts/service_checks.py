@@ -1,5 +1,6 @@
 """What `doctor` tests of engines and services: that they work together and that this account may use them."""
 
+import contextlib
 import os
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 from scripts import jars
 from scripts.machine_checks import Finding
+from scripts.terminal import PROGRAM
 
 TIMEOUT_SECONDS = 10  # for a service to respond
 RANKS = 2
@@ -152,6 +154,27 @@ def mlflow_store() -> Finding:
             experiments, models = len(client.search_experiments()), len(client.search_registered_models())
     where = "not created yet; a temporary one works" if is_new else uri
     return Finding("ok", f"{where}; experiments: {experiments}, registered models: {models}")
+
+
+def web_pages() -> Finding:
+    """The web pages that respond now: whether they reject the requests of other sites."""
+    from urllib3.exceptions import HTTPError
+
+    from resources.settings import read_settings
+    from resources.web_protection import accepted_from_other_sites
+    from scripts.dev import FORMS
+
+    settings = read_settings()
+    urls = {"dagster": settings.dagster_url, "gallery": settings.gallery_url, "mlflow": settings.mlflow_url}
+    accepted: dict[str, str] = {}
+    for name, url in urls.items():
+        with contextlib.suppress(HTTPError):  # it is not running
+            accepted[name] = " and ".join(accepted_from_other_sites(url, FORMS[name]))
+    if not accepted:
+        return Finding("skipped", f"none responds; `{PROGRAM} dev` tests its pages whenever it starts")
+    if unprotected := [f"{name} at {urls[name]} accepts {what}" for name, what in accepted.items() if what]:
+        return Finding("failed", "; ".join(unprotected))
+    return Finding("ok", f"{' and '.join(accepted)} reject the requests of other sites")
 
 
 def dagster_database() -> Finding:

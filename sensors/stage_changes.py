@@ -11,6 +11,7 @@ from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
+    FILES_DIGEST,
     SERVING_STAGE,
     ModelRegistry,
     ModelVersion,
@@ -24,6 +25,10 @@ from resources.mlflow.model_registry import (
 from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "predict_images"
+UNVERIFIED = (
+    "Not loaded, because the tag {tag} is missing: {versions}. Nobody knows whether their files are the ones that were "
+    "logged. Promote other versions, or these with promote_model and `force: true`, which records their files."
+)
 VERSION_TAGS = ("framework", "code_version", "dagster_run_id")  # copied from the model version to its runs
 
 
@@ -70,13 +75,19 @@ def stage_changes(
     except (RegistryUnavailable, UnclearServingVersion) as error:
         return dg.SkipReason(str(error))
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=[JOB_NAME], cursor=context.cursor)
-    warning, shadow_versions = other_registry or disagreement(versions), shadows(versions)
+    warnings = [warning] if (warning := other_registry or disagreement(versions)) else []
+    shadow_versions = [version for version in shadows(versions) if FILES_DIGEST in version.tags]
+    predicting = [*([serving] if serving else []), *shadows(versions)]
+    if unverified := [version for version in predicting if FILES_DIGEST not in version.tags]:
+        warnings.append(UNVERIFIED.format(versions=version_numbers(unverified), tag=FILES_DIGEST))
     if serving is None and not shadow_versions:
-        reason = warning or f"No version of {model_registry.name} is in stage {SERVING_STAGE}."
+        reason = " ".join(warnings) or f"No version of {model_registry.name} is in stage {SERVING_STAGE}."
         return dg.SensorResult(skip_reason=reason, cursor=str(state.key.without_digest()))
+    if serving in unverified:
+        return dg.SkipReason(" ".join(warnings))
     request = next_request(state, digest(serving, shadow_versions))
     if isinstance(request, RequestKey):
         run_request = to_request(request, serving, shadow_versions, inference_device.run_tags)
         return dg.SensorResult(run_requests=[run_request], cursor=str(request))
     summary = f"Version {serving.version} is serving." if serving else "No version is serving."
-    return dg.SkipReason(f"{summary} {request}" + (f" Warning: {warning}" if warning else ""))
+    return dg.SkipReason(" ".join([summary, str(request), *(f"Warning: {warning}" for warning in warnings)]))

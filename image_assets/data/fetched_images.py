@@ -28,6 +28,7 @@ from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
+from resources.settings import FETCH_PERMISSIONS, read_settings
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
@@ -222,8 +223,23 @@ class FetchConfig(dg.Config):
     megabytes: float = Field(default=100, gt=0, description="Maximum file size in MB; larger files are skipped.")
     seconds: float = Field(default=60, gt=0, description="Time limit per image, in seconds.")
     attempts: int = Field(default=3, ge=1, le=10, description="Attempts per image if the server does not respond.")
-    private_addresses: bool = Field(default=False, description="Allow web servers with private network addresses.")
-    local_files: bool = Field(default=False, description="Allow files on this machine.")
+    private_addresses: bool = Field(
+        default=False,
+        description="Allow web servers with private network addresses, if IMAGE_ASSETS_FETCH_ALLOW does.",
+    )
+    local_files: bool = Field(
+        default=False, description="Allow files on this machine, if IMAGE_ASSETS_FETCH_ALLOW does."
+    )
+
+
+def require_allowed(config: FetchConfig, allowed: Collection[str]) -> None:
+    """Raises a ValueError if the config turns on what this machine does not allow."""
+    for name in FETCH_PERMISSIONS:
+        if getattr(config, name) and name not in allowed:
+            raise ValueError(
+                f"the run config sets {name}, which this machine does not allow: remove it, or add {name} to "
+                "IMAGE_ASSETS_FETCH_ALLOW in the environment of Dagster's processes"
+            )
 
 
 def read_table(source: str) -> ExternalRows:
@@ -301,6 +317,8 @@ def fetched_images(
     context: dg.AssetExecutionContext, config: FetchConfig, delta_tables: DeltaTables, image_folder: ImageFolder
 ) -> dg.MaterializeResult:
     """Images downloaded from a table of addresses into the landing folder, with the reason for each failure."""
+    # Not from a resource: a run config can replace a resource's values.
+    require_allowed(config, read_settings().fetch_allow)
     outside = read_table(config.table)
     files = RemoteFiles(
         max_bytes=int(config.megabytes * MEBIBYTE),

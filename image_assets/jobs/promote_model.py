@@ -1,6 +1,6 @@
 """Promotion: moves a model version to a stage, after checks for Staging and Production."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import numpy as np
@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from image_assets.data.image_splits import split_rows, with_content
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models.evaluation import compare, mark_right
-from image_assets.models.model_evaluations import SPLIT, predict_test_split
+from image_assets.models.model_evaluations import SPLIT, damage_of, predict_test_split
 from image_assets.models.promotion_gate import (
     GateFinding,
     as_accurate,
@@ -32,7 +32,6 @@ from resources.mlflow.model_registry import (
     FILES_DIGEST,
     SERVING_STAGE,
     SHADOW_STAGE,
-    DamagedVersion,
     ModelRegistry,
     ModelVersion,
 )
@@ -67,7 +66,7 @@ def gate_findings(
     """The results of all checks that a version must pass before it is moved to Staging or Production."""
     serving = registry.serving()
     other = serving if serving and serving.version != version.version else None
-    damage = damage_of(other, registry) if other else None
+    damage = damage_of(other, registry) if other else None  # which must not block its replacement
     expected = registry.signature(other if other and not damage else version)
     files = files_as_logged(registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
     findings = [
@@ -88,15 +87,6 @@ def gate_findings(
             accuracies = (float(np.mean(this["right"])), float(np.mean(that["right"])))
             findings.append(as_accurate(accuracies, compare(this, that, other.version), config.tolerance))
     return [*findings, same_serving(serving, registry.serving())]
-
-
-def damage_of(serving: ModelVersion, registry: ModelRegistry) -> str | None:
-    """Why the production model cannot be compared with; None if it can. Damage must not block its replacement."""
-    try:
-        registry.require_files_as_logged(serving)
-    except DamagedVersion as error:
-        return str(error)
-    return None
 
 
 def gate_predictions(
@@ -120,9 +110,15 @@ def refusal(version: ModelVersion, failed: Sequence[GateFinding]) -> str:
     return f"Version {version.version} stays in stage {version.stage}. {reasons}. To move it anyway, set `force: true`."
 
 
-def move(number: int, promotion: Promotion, registry: ModelRegistry, delta_tables: DeltaTables) -> ModelVersion:
-    """Moves the version and records the change; returns the moved version."""
-    moved = registry.promote(number, promotion.stage, promotion.to_tags())
+def move(
+    number: int,
+    promotion: Promotion,
+    registry: ModelRegistry,
+    delta_tables: DeltaTables,
+    tags: Mapping[str, str] | None = None,
+) -> ModelVersion:
+    """Moves the version, with more tags if given, and records the change; returns the moved version."""
+    moved = registry.promote(number, promotion.stage, promotion.to_tags() | dict(tags or {}))
     record_changes(registry.name, registry.versions(), delta_tables)
     return moved
 
@@ -148,7 +144,10 @@ def promote(
     promotion = Promotion(
         config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings
     )
-    moved = move(config.version, promotion, model_registry, delta_tables)
+    # Whoever forces a version without the digest vouches for its files, from now on for exactly these.
+    unrecorded = failed and FILES_DIGEST not in version.tags
+    tags = {FILES_DIGEST: model_registry.files_digest(version.uri)} if unrecorded else {}
+    moved = move(config.version, promotion, model_registry, delta_tables, tags)
     context.add_output_metadata(
         {"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri, **report}
     )

@@ -4,6 +4,7 @@ Runs in each executor. If the model raises, hangs or crashes on a batch, the bat
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ GIBIBYTE = 1024**3
 MEMORY_BYTES = {"cpu": 64 * GIBIBYTE, "cuda": 16 * 1024 * GIBIBYTE}
 LOADING_SECONDS, IMAGE_SECONDS = 300.0, 30.0
 ROWS_AT_ONCE = 32
+# Makes MLflow refuse pickles in the process that loads a version, since unpickling a file can run anything.
+NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 Predict = Callable[[pd.DataFrame], pd.DataFrame | ItemFailure]
 
@@ -36,6 +39,7 @@ def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper arou
     """Loads the version, once per process."""
     import mlflow
 
+    os.environ.update(NO_PICKLES)
     mlflow.set_tracking_uri(version.tracking_uri)
     return mlflow.pyfunc.load_model(version.uri, model_config={"device": version.device})
 

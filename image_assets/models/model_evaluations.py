@@ -42,7 +42,13 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import counting_tasks, task_count
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
-from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, ModelVersion, serving_version
+from resources.mlflow.model_registry import (
+    SERVING_STAGE,
+    DamagedVersion,
+    ModelRegistry,
+    ModelVersion,
+    serving_version,
+)
 
 SPLIT = "test"
 SHOWN_MISTAKES = 32
@@ -62,6 +68,15 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
     if serving is not None or not accuracies:
         return None
     return max(accuracies, key=accuracies.__getitem__)
+
+
+def damage_of(version: ModelVersion, registry: ModelRegistry) -> str | None:
+    """Why the version's files must not be loaded; None if they may."""
+    try:
+        registry.require_files_as_logged(version)
+    except DamagedVersion as error:
+        return str(error)
+    return None
 
 
 def predict_test_split(
@@ -168,7 +183,7 @@ def evaluate_new(
     predicts the test split again if needed.
 
     Returns:
-        The accuracy of all versions by number, and metadata about those that were evaluated now.
+        The accuracy of all versions by number, and metadata about those that were evaluated now, or cannot be.
     """
     delta_tables.create(MODEL_EVALUATIONS)
     rows_digest = split_digest(read_split(delta_tables, SPLIT))
@@ -182,11 +197,17 @@ def evaluate_new(
             columns="probabilities"
         )
     )
+    damages = cache(lambda number: damage_of(versions[number], registry))
     metadata: Metadata = {}
     for number in sorted(versions.keys() - done.keys()):
+        if damage := damages(number):
+            metadata[f"not_evaluated_v{number}"] = dg.MetadataValue.text(damage)
+            continue
         if predictions_of(number).empty:
             break
-        other = serving.version if serving else first_to_serve(done, serving=None)
+        sound = {earlier: accuracy for earlier, accuracy in done.items() if not damages(earlier)}
+        compared = serving.version if serving and not damages(serving.version) else None
+        other = compared or first_to_serve(sound, serving=None)
         comparison = (
             compare(predictions_of(number), predictions_of(other), other) if other not in (None, number) else None
         )

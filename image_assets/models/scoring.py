@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
 from image_assets.models.frameworks import gpu_program
-from image_assets.models.isolated_scoring import LoadableVersion, guarded_predictions
+from image_assets.models.isolated_scoring import NO_PICKLES, LoadableVersion, guarded_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.devices import Device, InferenceDevice
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
@@ -86,7 +86,7 @@ def separate_workers(spark: SparkSession, framework: str) -> Iterator[None]:
     """
     environment = spark.sparkContext.environment
     before = dict(environment)
-    environment.update({"IMAGE_ASSETS_FRAMEWORK": framework, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    environment.update({"IMAGE_ASSETS_FRAMEWORK": framework, "TF_CPP_MIN_LOG_LEVEL": "3", **NO_PICKLES})
     environment.update({name: os.environ[name] for name in ACCOUNT_VARIABLES if name in os.environ})
     try:
         yield

@@ -78,7 +78,7 @@ def with_predictions(
     """Rows of image_predictions: the version's predictions, with version, device and time.
 
     Raises:
-        DamagedVersion: The version's files have changed since they were logged.
+        DamagedVersion: The version's files have changed since they were logged, or must not be loaded.
     """
     registry.require_files_as_logged(version)
     answered = scorer(with_scaled_content(images), registry, version, device)

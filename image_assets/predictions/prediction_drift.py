@@ -30,7 +30,7 @@ from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import DamagedVersion, ModelRegistry, ModelVersion
 
 EMBEDDED_DAYS = 7  # per materialization, at most
 MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # days to compare with, and images in each of them
@@ -68,6 +68,10 @@ def embedding_distances(
     Returns:
         The maximum mean discrepancy by day (None for fewer than two images), or why the version gave no embeddings.
     """
+    try:
+        registry.require_files_as_logged(version)
+    except DamagedVersion as error:
+        return ItemFailure("not_loaded", str(error))
     there = current_keys(delta_tables)
     split = delta_tables.read(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "training").to_pandas()
     samples: dict[Any, tuple[str, ...]] = {"training": sample(split.merge(there, on=IMAGE_KEYS), max_images)}

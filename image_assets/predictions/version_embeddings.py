@@ -1,6 +1,7 @@
 """Embeddings of images by a model version's network (runs in a guarded process)."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.pixels import UnreadableImage, to_file_pixels
 from image_assets.models.backbones import backbone_of
 from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.isolated_scoring import NO_PICKLES
 from resources.files.file_system import open_file
 
 BATCH_SIZE = 32
@@ -57,6 +59,7 @@ def load_embedder(tracking_uri: str, uri: str) -> tuple[Embed, Literal["rgb", "g
     import mlflow
     from mlflow.models import Model
 
+    os.environ.update(NO_PICKLES)
     mlflow.set_tracking_uri(tracking_uri)
     with TemporaryDirectory() as folder:
         files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))

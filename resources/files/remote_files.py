@@ -3,16 +3,19 @@
 Errors and results never contain a URL, because URLs may contain secrets.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from ipaddress import ip_address
-from socket import socket
+from socket import SHUT_RDWR, socket
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from threading import Lock, Timer
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from botocore.exceptions import BotoCoreError
@@ -28,6 +31,8 @@ BLOCK_BYTES = 1024 * 1024
 IN_MEMORY_BYTES = 8 * 1024 * 1024  # larger files are buffered on disk
 REDIRECTS = 5
 TAGS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}  # response header with a version: request header
+TO_ALLOW = "to allow that, see IMAGE_ASSETS_FETCH_ALLOW and"
+TOO_LONG = "the download took longer than {:g} s"
 RETRIED_REASONS = ("timeout", "unreachable", "busy")  # a retry may succeed
 
 
@@ -49,43 +54,109 @@ class Fetched:
     digest: str
 
 
-def require_public(connected: socket | None) -> None:
-    """Raises NotFetched if a connection leads to an address that is not public."""
-    if connected is None:
-        return
-    address = ip_address(connected.getpeername()[0].partition("%")[0])
-    if not (getattr(address, "ipv4_mapped", None) or address).is_global:
-        raise NotFetched("private_address", "its server has a private address; set private_addresses to allow that")
+class Guard:
+    """Watches the connection of one download: where it leads, and that it ends at the deadline.
+
+    The timeout of a socket starts anew with each byte that a server sends, so a slow server could hold it forever.
+    """
+
+    def __init__(self, private_addresses: bool) -> None:
+        self.late = False
+        self._private_addresses, self._lock = private_addresses, Lock()
+        self._connection: socket | None = None
+
+    def watch(self, connected: socket) -> None:
+        """Takes over a connection; NotFetched if it leads to an address that is not public, though it must."""
+        address = ip_address(connected.getpeername()[0].partition("%")[0])
+        if not self._private_addresses and not (getattr(address, "ipv4_mapped", None) or address).is_global:
+            raise NotFetched("private_address", f"its server has a private address; {TO_ALLOW} private_addresses")
+        self.close()
+        with self._lock:
+            # A duplicate, because TLS takes the descriptor away from the socket. Both stand for the same connection.
+            self._connection = socket(fileno=os.dup(connected.fileno()))
+            self._end_if_late()
+
+    def end(self) -> None:
+        """Ends the connection, which wakes the thread that waits for it."""
+        with self._lock:
+            self.late = True
+            self._end_if_late()
+
+    def close(self) -> None:
+        """Leaves the connection alone from now on."""
+        with self._lock:
+            if self._connection:
+                self._connection.close()
+            self._connection = None
+
+    def _end_if_late(self) -> None:
+        if self.late and self._connection:
+            with suppress(OSError):  # it has ended already
+                self._connection.shutdown(SHUT_RDWR)
 
 
-class PublicConnection(HTTPConnection):
-    """A connection to public addresses only, also after name resolution and redirects."""
-
-    def connect(self) -> None:
-        """Connects, and sends nothing if the address is private."""
-        super().connect()
-        require_public(self.sock)
+GUARD: ContextVar[Guard] = ContextVar("guard")  # of the download in this thread
 
 
-class PublicTlsConnection(HTTPSConnection):
+@contextmanager
+def guarded(seconds: float, *, private_addresses: bool) -> Iterator[None]:
+    """Watches this thread's connections; NotFetched if the block takes longer than `seconds`."""
+    guard = Guard(private_addresses)
+    token, timer = GUARD.set(guard), Timer(seconds, guard.end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, NotFetched):
+        if not guard.late:  # else it is a consequence
+            raise
+    finally:
+        timer.cancel()
+        GUARD.reset(token)
+        guard.close()
+    if guard.late:  # cut off in the headers, a response looks complete
+        raise NotFetched("timeout", TOO_LONG.format(seconds))
+
+
+class GuardedConnection(HTTPConnection):
+    """A connection that is watched from the moment it is open, before anything is sent."""
+
+    @property
+    def sock(self) -> socket | None:  # pyright: ignore[reportIncompatibleVariableOverride] - a variable in http.client
+        """The open socket."""
+        return self._sock
+
+    @sock.setter
+    def sock(self, sock: socket | None) -> None:
+        if sock:
+            try:
+                GUARD.get().watch(sock)
+            except BaseException:
+                sock.close()
+                raise
+        self._sock = sock
+
+    def request(self, *arguments: Any, **options: Any) -> None:  # Any: passed on
+        """Sends a request, maybe on a connection of an earlier download."""
+        if self.sock:
+            GUARD.get().watch(self.sock)
+        super().request(*arguments, **options)
+
+
+class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
     """The same, encrypted."""
 
-    def connect(self) -> None:
-        """Connects, and sends nothing if the address is private."""
-        super().connect()
-        require_public(self.sock)
+
+class GuardedPool(HTTPConnectionPool):
+    """A pool of guarded connections."""
+
+    ConnectionCls = GuardedConnection  # pyright: ignore[reportAssignmentType] - urllib3's own classes do not fit its protocol either
 
 
-class PublicPool(HTTPConnectionPool):
-    """A pool of connections to a server with a public address."""
-
-    ConnectionCls = PublicConnection  # pyright: ignore[reportAssignmentType] - urllib3's own classes do not fit its protocol either
-
-
-class PublicTlsPool(HTTPSConnectionPool):
+class GuardedTlsPool(HTTPSConnectionPool):
     """The same, encrypted."""
 
-    ConnectionCls = PublicTlsConnection  # pyright: ignore[reportAssignmentType] - urllib3's own classes do not fit its protocol either
+    ConnectionCls = GuardedTlsConnection  # pyright: ignore[reportAssignmentType] - urllib3's own classes do not fit its protocol either
 
 
 @dataclass(frozen=True)
@@ -102,8 +173,7 @@ class RemoteFiles:
     def __post_init__(self) -> None:
         once = Retry(total=None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS)
         web = PoolManager(retries=once, timeout=Timeout(connect=self.seconds, read=self.seconds), maxsize=64)
-        if not self.private_addresses:
-            web.pool_classes_by_scheme = {"http": PublicPool, "https": PublicTlsPool}
+        web.pool_classes_by_scheme = {"http": GuardedPool, "https": GuardedTlsPool}
         object.__setattr__(self, "web", web)
 
     def fetch(self, address: str, stamp: str) -> Fetched | None:
@@ -127,29 +197,28 @@ class RemoteFiles:
             if scheme == "file" and self.local_files:
                 return self._from_disk(unquote(urlsplit(address).path) if "://" in address else address, stamp)
         if scheme == "file":
-            raise NotFetched("local_file", "it is a file on this machine; set local_files to allow that")
+            raise NotFetched("local_file", f"it is a file on this machine; {TO_ALLOW} local_files")
         expected = ", ".join(f"{name}://" for name in (*WEB, *STORES))
         raise NotFetched("bad_address", f"expected a URL that begins with one of {expected}")
 
     def _from_web(self, address: str, stamp: str) -> Fetched | None:
         tag, _, value = stamp.partition(" ")
         headers = {"Accept-Encoding": "identity", **({TAGS[tag]: value} if tag in TAGS else {})}
-        response = self.web.request("GET", address, headers=headers, preload_content=False, decode_content=False)
-        try:
-            if response.status == 304:
-                return None
-            if response.status != 200:
-                raise NotFetched(to_reason(response.status), f"the server returned HTTP status {response.status}")
-            tag = next((name for name in TAGS if response.headers.get(name)), "")
-            length = response.headers.get("Content-Length", "")
-            self._require_room(int(length) if length.isdecimal() else 0)
-            blocks = iter(
-                partial(response.read1, BLOCK_BYTES), b""
-            )  # `read1` returns as soon as there is data, so that the time limit is checked often
-            fetched = self._download(blocks, f"{tag} {response.headers[tag]}" if tag else "")
-        except BaseException:
-            response.close()  # a partly read connection cannot be reused
-            raise
+        with guarded(self.seconds, private_addresses=self.private_addresses):
+            response = self.web.request("GET", address, headers=headers, preload_content=False, decode_content=False)
+            try:
+                if response.status == 304:
+                    return None
+                if response.status != 200:
+                    raise NotFetched(to_reason(response.status), f"the server returned HTTP status {response.status}")
+                tag = next((name for name in TAGS if response.headers.get(name)), "")
+                length = response.headers.get("Content-Length", "")
+                self._require_room(int(length) if length.isdecimal() else 0)
+                blocks = iter(partial(response.read, BLOCK_BYTES), b"")
+                fetched = self._download(blocks, f"{tag} {response.headers[tag]}" if tag else "")
+            except BaseException:
+                response.close()  # a partly read connection cannot be reused
+                raise
         response.release_conn()
         return fetched
 
@@ -188,7 +257,7 @@ class RemoteFiles:
                 length += len(block)
                 self._require_room(length)
                 if time.monotonic() > end:
-                    raise NotFetched("timeout", f"the download took longer than {self.seconds:g} s")
+                    raise NotFetched("timeout", TOO_LONG.format(self.seconds))
                 digest.update(block)
                 file.write(block)
             file.seek(0)

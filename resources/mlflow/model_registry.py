@@ -45,6 +45,17 @@ def files_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def is_stored_as_code(folder: Path) -> bool:
+    """Whether a model is a Python file; any other may contain a pickle, which can run anything when it is loaded."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import FLAVOR_NAME, MAIN
+    from mlflow.pyfunc.loaders import code_model
+    from mlflow.pyfunc.model import MODEL_CODE_PATH
+
+    flavor = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
+    return flavor.get(MAIN) == code_model.__name__ and MODEL_CODE_PATH in flavor
+
+
 class ModelPackages(dg.ConfigurableResource):
     """The default folder for model packages."""
 
@@ -66,7 +77,7 @@ class ModelPackages(dg.ConfigurableResource):
 
 
 class DamagedVersion(RuntimeError):
-    """The files of a version changed after they were logged."""
+    """The files of a version changed after they were logged, or must not be loaded."""
 
 
 class UnclearServingVersion(RuntimeError):
@@ -204,21 +215,35 @@ class ModelRegistry(dg.ConfigurableResource):
             return files_digest(self.download(model_uri, Path(folder)))
 
     def require_files_as_logged(self, version: ModelVersion) -> None:
-        """Raises DamagedVersion if the version's files changed or are gone; a version without the hash tag passes."""
+        """Raises DamagedVersion unless the version's files are the ones that were logged, and its model is code.
+
+        Whoever may register versions and change stages can put any file there, so call it before a version is loaded.
+        """
         from mlflow.exceptions import MlflowException
 
-        logged = version.tags.get(FILES_DIGEST)
+        logged, named = version.tags.get(FILES_DIGEST), f"version {version.version} of {self.name}"
         if logged is None:
-            return
-        try:
-            found = self.files_digest(version.uri)
-        except (MlflowException, OSError) as error:
-            found = str(error)
-        if found != logged:
             raise DamagedVersion(
-                f"the files of version {version.version} of {self.name} changed after they were logged: found {found}, "
-                f"expected SHA-256 {logged}. Restore the files, or promote another version"
+                f"{named} has no tag {FILES_DIGEST}, so its files may be anything and are not loaded. Train a version "
+                "here, or launch promote_model for this one with `force: true`, which records its current files"
             )
+        with TemporaryDirectory() as folder:
+            files = Path(folder)
+            try:
+                files = self.download(version.uri, files)
+                found = files_digest(files)
+            except (MlflowException, OSError) as error:
+                found = str(error)
+            if found != logged:
+                raise DamagedVersion(
+                    f"the files of {named} changed after they were logged: found {found}, expected SHA-256 {logged}. "
+                    "Restore the files, or promote another version"
+                )
+            if not is_stored_as_code(files):
+                raise DamagedVersion(
+                    f"{named} is not stored as code, and loading a pickle can run anything. Log the model from a "
+                    "Python file (MLflow's models-from-code) and register it again"
+                )
 
     def stages(self) -> dict[int, str]:
         """The stage of each version."""

@@ -1,5 +1,6 @@
 """Label corrections: the rows in label_corrections, what pages show, what is rejected."""
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,13 +23,15 @@ class Form:
     def __init__(self, address: str, home: SmallHome) -> None:
         self.address, self.home = address, home
 
-    def send(self, number: int, origin: str | None = None, **fields: str) -> tuple[int, bytes]:
+    def send(self, number: int, origin: str | None = None, site: str = "", **fields: str) -> tuple[int, bytes]:
         """Status and page of the response to the form of one of the photographs."""
         image = self.home.images[number]
         query = urlencode({"label": image["label"], "path": image["path"], "at": 1})
         body = urlencode({"image_id": image["image_id"], **FORM, **fields}).encode()
         request = urllib.request.Request(f"{self.address}/corrections?{query}", body)
         request.add_header("Origin", self.address if origin is None else origin)
+        if site:
+            request.add_header("Sec-Fetch-Site", site)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
                 assert response.url == f"{self.address}/image?{query}"
@@ -87,9 +90,32 @@ def test_an_undone_correction_restores_the_label_tables_label(form: Form) -> Non
     assert (image["label"], image["corrected"]) == ("peonies", False)
 
 
-def test_the_same_label_is_not_a_correction(form: Form) -> None:
-    assert form.send(1)[0] == 200
-    assert form.labels() == []
+@pytest.mark.parametrize("fields", [{}, {"new_label": "tulips"}, {"kind": "folder"}])
+def test_a_form_that_changes_nothing_is_rejected(form: Form, fields: dict[str, str]) -> None:
+    status, page = form.send(1, **fields)
+    assert status == 400
+    assert b"The label is tulips already, so nothing was saved" in page
+    assert form.home.delta_tables.read(LABEL_CORRECTIONS, ["path"]).num_rows == 0
+    form.send(1, kind="none")
+    assert b"The image has no label already, so nothing was saved" in form.send(1, kind="none")[1]
+    assert form.labels() == [None]
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])  # predictions of versions 1 and 2 are right or wrong
+def test_the_form_starts_with_the_current_label_also_if_a_prediction_differs(form: Form, number: int) -> None:
+    image = form.home.images[number]
+    url = f"{form.address}/image?{urlencode({'path': image['path']})}"
+
+    def selected() -> list[str]:
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return re.findall(r'<option value="([^"]*)" selected', response.read().decode())
+
+    assert selected() == [image["label"]]
+    form.send(number, new_label="peonies")
+    assert selected() == ["peonies"]
+    form.send(number, kind="none")
+    assert selected() == [""]
+    assert b"must not be empty" in form.send(number, label="")[1]
 
 
 def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
@@ -116,6 +142,9 @@ def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
         ({"origin": "http://127.0.0.1:3000"}, 403, b"another page"),
         ({"origin": "null"}, 403, b"another page"),
         ({"origin": ""}, 403, b"another page"),
+        ({"site": "cross-site"}, 403, b"another page"),
+        ({"site": "same-site"}, 403, b"another page"),
+        ({"site": "none"}, 403, b"another page"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -127,6 +127,16 @@ def test_other_host_names_are_rejected(address: str, host: str) -> None:
     assert get(address, Host=host)[0] == 400
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_other_sites_can_link_to_a_page_but_not_use_it(address: str, photographs: SmallHome, site: str) -> None:
+    picture = f"{address}/images/{photographs.images[0]['image_id']}/thumbnail"
+    sent = {"Sec-Fetch-Site": site}
+    assert get(address, **sent, **{"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"})[0] == 200
+    assert get(address, **sent, **{"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"})[0] == 403
+    assert get(picture, **sent, **{"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"})[0] == 403
+    assert get(picture, Origin="http://evil.example")[0] == 403
+
+
 def test_an_empty_home_explains_what_to_do(tmp_path: Path) -> None:
     with served(tmp_path / "home", tmp_path) as address:
         status, _, page = get(address)

@@ -55,6 +55,7 @@ def test_by_default_everything_is_in_one_folder(tmp_path: Path, monkeypatch: pyt
         cache_content="original",
         cache_color="rgb",
         cache_megabytes=16384,
+        fetch_allow=(),
         alert_rules=None,
         alert_receivers=(),
         s3_settings={},
@@ -91,6 +92,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         IMAGE_ASSETS_CACHE_CONTENT="jpeg",
         IMAGE_ASSETS_CACHE_COLOR="gray",
         IMAGE_ASSETS_CACHE_MEGABYTES="500",
+        IMAGE_ASSETS_FETCH_ALLOW="private_addresses, local_files",
         IMAGE_ASSETS_ALERT_RULES=str(tmp_path / "rules.yaml"),
         IMAGE_ASSETS_ALERT_TEAM="slack://a/b/c",
         IMAGE_ASSETS_ALERT_ONCALL="mailto://me:secret@example.com",
@@ -124,6 +126,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         cache_content="jpeg",
         cache_color="gray",
         cache_megabytes=500,
+        fetch_allow=("private_addresses", "local_files"),
         alert_rules=tmp_path / "rules.yaml",
         alert_receivers=("oncall", "team"),
         s3_settings={},
@@ -282,6 +285,7 @@ def test_resources_follow_the_settings(tmp_path: Path) -> None:
         IMAGE_ASSETS_CACHE_CONTENT="jpeg",
         IMAGE_ASSETS_CACHE_COLOR="gray",
         IMAGE_ASSETS_CACHE_MEGABYTES="500",
+        IMAGE_ASSETS_FETCH_ALLOW="private_addresses, local_files",
         IMAGE_ASSETS_ALERT_RULES=str(tmp_path / "rules.yaml"),
         IMAGE_ASSETS_ALERT_ONCALL="json://secret",
     )
@@ -303,3 +307,8 @@ def test_creating_the_resources_touches_nothing(tmp_path: Path) -> None:
     resources = create_resources(settings_of(tmp_path / "home"))
     assert resources["delta_tables"].root == str(tmp_path / "home" / "tables")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nobody_can_allow_is_rejected_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="FETCH_ALLOW has 'all': expected private_addresses or local_files"):
+        settings_of(tmp_path, IMAGE_ASSETS_FETCH_ALLOW="local_files, all")

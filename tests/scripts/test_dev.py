@@ -1,15 +1,21 @@
 import os
+import shutil
 import socket
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from resources.settings import read_settings
-from scripts.dev import HOST, Service, is_up, list_services, port, start, stop, supervise
+from resources.web_protection import accepted_from_other_sites
+from scripts.dev import FORMS, HOST, Service, is_up, list_services, port, start, stop, supervise
+from tests.support.served import free_port, mlflow_server, wait_for
 
 SLEEP = "import time; time.sleep(600)"
 # A service with a child in its own session, like Horovod's ranks.
@@ -58,6 +64,42 @@ def test_a_service_that_exits_is_named_and_the_exit_code_is_1(capsys: pytest.Cap
     finally:
         stop(processes)
     assert "broken exited with code 3; stopping the others" in capsys.readouterr().err
+
+
+def test_a_page_that_accepts_requests_of_other_sites_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://{HOST}:{free_port()}"
+    command = [sys.executable, "-m", "http.server", "--bind", HOST, url.rpartition(":")[2]]
+    services = [Service("gallery", command, url, url)]
+    processes = [start(service, dict(os.environ)) for service in services]
+    try:
+        assert supervise(services, processes, threading.Event()) == 1
+    finally:
+        stop(processes)
+    written = capsys.readouterr()
+    assert "gallery accepts requests under any host name and forms of other sites; stopping all" in written.err
+    assert "Open in a browser" not in written.out
+
+
+def test_mlflow_accepts_its_client_but_no_other_host_names_and_no_requests_of_other_sites(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, number = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}), free_port()
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with mlflow_server(settings, number, monkeypatch):
+        url = f"http://{HOST}:{number}"
+        wait_for(lambda: is_up(f"{url}/health"), "MLflow", empty_store)
+        assert accepted_from_other_sites(url, FORMS["mlflow"]) == []
+        # MLflow itself accepts all private addresses, and pages of other ports.
+        for host in (f"192.168.0.1:{number}", f"0.0.0.0:{number}", "localhost.evil.example"):
+            request = urllib.request.Request(url, headers={"Host": host})
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(request, timeout=20)
+        for path in (FORMS["mlflow"], "/graphql", "/v1/traces"):
+            for headers in ({"Origin": f"http://{HOST}:1"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}):
+                request = urllib.request.Request(f"{url}{path}", b"{}", headers)
+                with pytest.raises(urllib.error.HTTPError, match="403"):
+                    urllib.request.urlopen(request, timeout=20)
+        assert MlflowClient(url).create_experiment("of a program")
 
 
 def test_stopping_is_not_a_failure() -> None:

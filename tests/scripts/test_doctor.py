@@ -20,6 +20,7 @@ from scripts.cluster import HOST, free_port
 from scripts.doctor import last_error
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
+from tests.support.receivers import Quiet, serving
 from tests.support.s3_server import BUCKET, SECRET, s3_server
 from tests.support.tables import tables_at
 
@@ -259,3 +260,22 @@ def test_buckets_are_listed_and_written_to(tmp_path: Path) -> None:
         assert (state, "bucket does not exist" in row, SECRET in row) == ("failed", True, False)
     state, row = result_of("s3", tmp_path, **settings)
     assert (state, "connect" in row, SECRET in row) == ("failed", True, False)
+
+
+def test_pages_that_accept_requests_of_other_sites_are_reported(accounts_server: MlflowServer, tmp_path: Path) -> None:
+    nowhere = {f"{name}_PORT": str(free_port()) for name in ("DAGSTER", "GALLERY", "MLFLOW")}
+    assert result_of("web pages", tmp_path, **nowhere)[0] == "skipped"
+    state, row = result_of("web pages", tmp_path, **nowhere, MLFLOW_TRACKING_URI=accounts_server.url)
+    assert (state, "mlflow reject the requests of other sites" in row) == ("ok", True)
+
+    class Unprotected(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET
+
+    with Quiet((HOST, 0), Unprotected) as server, serving(server):
+        state, row = result_of("web pages", tmp_path, **{**nowhere, "DAGSTER_PORT": str(server.server_port)})
+    assert state == "failed"
+    assert "accepts requests under any host name and forms of other sites  ->  start Dagster" in row

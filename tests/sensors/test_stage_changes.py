@@ -12,7 +12,7 @@ from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import create_store
-from resources.mlflow.model_registry import ModelRegistry
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry
 from sensors.attempts import ATTEMPTS
 from sensors.stage_changes import stage_changes
 from tests.support.tables import tables_at
@@ -39,7 +39,7 @@ def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelR
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
     client.create_registered_model(registry.name)
     for framework in ("tensorflow", "torch"):
-        client.create_model_version(registry.name, (tmp_path / framework).as_uri())
+        client.create_model_version(registry.name, (tmp_path / framework).as_uri(), tags={FILES_DIGEST: "0" * 64})
     return registry
 
 
@@ -203,7 +203,7 @@ def test_a_registry_that_was_replaced_is_reported(
     assert "has none of the versions of image_classifier" in reason(daemon.tick(registry))
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
     client.create_registered_model(registry.name)
-    client.create_model_version(registry.name, (tmp_path / "torch").as_uri())
+    client.create_model_version(registry.name, (tmp_path / "torch").as_uri(), tags={FILES_DIGEST: "1" * 64})
     registry.promote(1, "Production")
     assert [daemon.launched(registry), daemon.launched(registry)] == [["1"], []], "another version with the number 1"
     answer = reason(daemon.tick(registry))
@@ -211,6 +211,24 @@ def test_a_registry_that_was_replaced_is_reported(
     assert "Warning: The registry" in answer
     assert "has another version 1 of image_classifier than the one that earlier rows of stage_history are of" in answer
     assert "is MLFLOW_TRACKING_URI right" in answer
+
+
+def test_a_version_without_the_digest_of_its_files_is_explained_and_not_predicted(
+    registry: ModelRegistry, daemon: Daemon
+) -> None:
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.delete_model_version_tag(registry.name, "2", FILES_DIGEST)
+    registry.promote(2, "Staging")
+    assert daemon.launched(registry) == []
+    assert "Version 1 is serving." in reason(daemon.tick(registry))
+    assert "the tag files_digest is missing: 2. Nobody knows" in reason(daemon.tick(registry))
+    registry.promote(2, "Production")
+    assert daemon.launched(registry) == []
+    assert "the tag files_digest is missing: 2. Nobody knows" in reason(daemon.tick(registry))
+    client.set_model_version_tag(registry.name, "2", FILES_DIGEST, "0" * 64)
+    assert daemon.launched(registry) == ["2"]
 
 
 def test_stage_changes_made_in_mlflow_are_recorded(registry: ModelRegistry, daemon: Daemon) -> None:

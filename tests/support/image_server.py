@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import urlsplit
+
+SLOW_BYTES, SECONDS_PER_BYTE = 80, 0.1  # finite: where nothing ends the wait, a test fails instead of hanging
 
 
 @dataclass
@@ -18,7 +20,8 @@ class ImageServer:
     images: dict[str, bytes] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)  # of the next responses
     redirects: dict[str, str] = field(default_factory=dict)
-    slow: set[str] = field(default_factory=set)  # sent byte by byte
+    slow: set[str] = field(default_factory=set)  # the first bytes one by one, for some seconds
+    slow_headers: set[str] = field(default_factory=set)  # the same before the content
     cut: set[str] = field(default_factory=set)  # sent without the last byte
     untagged: set[str] = field(default_factory=set)  # sent without an ETag
     asked: list[tuple[str, int]] = field(default_factory=list)
@@ -34,6 +37,8 @@ def image_server() -> Iterator[ImageServer]:
     served = ImageServer()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are used again
+
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             content = served.images.get(path)
@@ -49,18 +54,27 @@ def image_server() -> Iterator[ImageServer]:
             else:
                 more = {} if path in served.untagged else {"ETag": tag}
                 self.answer(path, 200, **{"Content-Length": str(len(content)), **more})
-                for byte in content if path in served.slow else ():
-                    time.sleep(0.05)
+                slowly = SLOW_BYTES if path in served.slow else 0
+                for byte in content[:slowly]:
+                    time.sleep(SECONDS_PER_BYTE)
                     self.wfile.write(bytes([byte]))
-                if path not in served.slow:
-                    self.wfile.write(content[: -1 if path in served.cut else None])
+                self.wfile.write(content[slowly : -1 if path in served.cut else None])
+                self.close_connection = path in served.cut
 
         def answer(self, path: str, status: int, **headers: str) -> None:
             served.asked.append((path, status))
             self.send_response(status)
-            for name, value in headers.items():
+            for number in range(SLOW_BYTES if path in served.slow_headers else 0):
+                time.sleep(SECONDS_PER_BYTE)
+                self.send_header(f"X-{number}", "slow")
+                self.flush_headers()
+            for name, value in ({"Content-Length": "0"} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # the client did not wait
+                super().handle()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

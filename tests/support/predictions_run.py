@@ -18,7 +18,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Table
 from resources.devices import InferenceDevice
-from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.data_run import kill, kill_when_written
 from tests.support.registered_versions import registered, saved_model
 from tests.support.small_spark import small_spark
@@ -52,7 +52,6 @@ def logged_version(registry: ModelRegistry, folder: Path) -> ModelVersion:
     name = f"version{len(registry.versions()) + 1}"
     model = saved_model(CLASSIFIER.format(folder=str(folder)), folder, name)
     tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
-    tags[FILES_DIGEST] = registry.files_digest(model.as_uri())
     return registered(model, registry, tags, (folder / "artifacts").as_uri())
 
 

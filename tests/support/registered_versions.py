@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 
 
 def saved_model(code: str, folder: Path, name: str) -> Path:
@@ -18,9 +21,34 @@ def saved_model(code: str, folder: Path, name: str) -> Path:
     return folder / name
 
 
-def registered(model: Path, registry: ModelRegistry, tags: Mapping[str, str], artifacts: str) -> ModelVersion:
-    """A version of a saved model, with a run of its own that has ended and keeps its artifacts there."""
+def registered(model: Path, registry: ModelRegistry, tags: Mapping[str, str | None], artifacts: str) -> ModelVersion:
+    """A version of a saved model, with a run of its own that has ended and keeps its artifacts there.
+
+    It has the digest of its files, as after a training. A tag of None is left out.
+    """
     client = MlflowClient(registry.tracking_uri)
     run = client.create_run(client.create_experiment(model.name, artifacts))
     client.set_terminated(run.info.run_id)
-    return registry.register(model.as_uri(), run.info.run_id, tags)
+    all_tags = {FILES_DIGEST: registry.files_digest(model.as_uri()), **tags}
+    present = {tag: value for tag, value in all_tags.items() if value is not None}
+    return registry.register(model.as_uri(), run.info.run_id, present)
+
+
+class Pickled(PythonModel):
+    """A model that is stored as a pickle, which creates a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None) -> Any:
+        """Nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def saved_pickle(folder: Path, name: str) -> tuple[Path, Path]:
+    """A pickled model in a folder of the name, and the file that loading it creates."""
+    created = folder / f"{name} was loaded"
+    mlflow.pyfunc.save_model(folder / name, python_model=Pickled(created), pip_requirements=["mlflow"])
+    return folder / name, created

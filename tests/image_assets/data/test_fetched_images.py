@@ -96,7 +96,9 @@ class Home:
 
 
 @pytest.fixture
-def filled(home: Path, delta_tables: DeltaTables) -> Home:
+def filled(home: Path, delta_tables: DeltaTables, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home on a machine that allows everything."""
+    monkeypatch.setenv("IMAGE_ASSETS_FETCH_ALLOW", "private_addresses, local_files")
     return Home(home, delta_tables)
 
 
@@ -209,6 +211,19 @@ def test_paths_of_this_machine_are_copied_where_that_is_allowed(filled: Home, tm
     assert filled.fetch((str(file), "roses", "")) == {"fetched": 0, "unchanged": 0, "failed_local_file": 1}
     assert filled.fetch((str(file), "roses", ""), local_files=True) == {"fetched": 1, "unchanged": 0}
     assert list(filled.files().values()) == [png(7)]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "config"),
+    [("", {}), ("", {"local_files": True, "private_addresses": False}), ("private_addresses", {"local_files": True})],
+)
+def test_a_run_config_alone_opens_neither_this_machine_nor_its_network(
+    filled: Home, server: ImageServer, monkeypatch: pytest.MonkeyPatch, allowed: str, config: dict[str, bool]
+) -> None:
+    monkeypatch.setenv("IMAGE_ASSETS_FETCH_ALLOW", allowed)
+    with pytest.raises(ValueError, match=r"this machine does not allow: remove it, or add \w+ to IMAGE_ASSETS_FETCH_A"):
+        filled.fetch((f"{server.address}/a/rose.png", "roses", ""), **config)
+    assert server.asked == []
 
 
 def test_images_land_in_a_bucket(

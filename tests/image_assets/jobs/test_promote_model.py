@@ -56,10 +56,13 @@ class Platform:
     def version(self, name: str, *, label: str | None = None, careful: bool = True, **tags: str | None) -> ModelVersion:
         """A registered version that always predicts `label`, if given; a tag of None is left out."""
         model = saved_model(CLASSIFIER.format(label=repr(label), careful=careful), self.folder, name)
-        all_tags = dict.fromkeys(LINEAGE, "known") | {"framework": "torch", "labels": json.dumps(LABELS)}
-        all_tags |= {"backbone": "imagenet", FILES_DIGEST: self.registry.files_digest(model.as_uri()), **tags}
-        present = {tag: value for tag, value in all_tags.items() if value is not None}
-        return registered(model, self.registry, present, (self.folder / "artifacts").as_uri())
+        all_tags: dict[str, str | None] = dict.fromkeys(LINEAGE, "known") | {
+            "framework": "torch",
+            "labels": json.dumps(LABELS),
+        }
+        return registered(
+            model, self.registry, all_tags | {"backbone": "imagenet", **tags}, (self.folder / "artifacts").as_uri()
+        )
 
     def promote(self, version: ModelVersion, **config: object) -> str:
         """Runs the job; returns why the version was not moved, or an empty text."""
@@ -138,3 +141,12 @@ def test_changed_files_are_never_loaded(platform: Platform) -> None:
     )
     details = {finding["check"]: finding["said"] for finding in row["findings"]}
     assert details["accuracy"].startswith("not compared: ")
+
+
+def test_a_version_without_a_digest_is_only_forced_which_records_its_files(platform: Platform) -> None:
+    version = platform.version("unrecorded", **{FILES_DIGEST: None})
+    assert "files: tag missing: files_digest" in platform.promote(version)
+    assert platform.promote(version, force=True) == ""
+    moved = platform.registry.version(version.version)
+    assert moved.stage == "Production"
+    platform.registry.require_files_as_logged(moved)

@@ -1,9 +1,14 @@
 """The image on which a version fails, found by halves."""
 
+from pathlib import Path
+
 import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
 
 from image_assets.images.isolated_process import ItemFailure
-from image_assets.models.isolated_scoring import predict_by_bisection
+from image_assets.models.isolated_scoring import LoadableVersion, load_version, predict_by_bisection
+from tests.support.registered_versions import saved_pickle
 
 
 def images(count: int) -> pd.DataFrame:
@@ -40,3 +45,11 @@ def test_bad_images_alone_have_faults_and_few_questions_are_asked() -> None:
     assert faults[faults.notna()].to_dict() == {3: "raised: ValueError: no", 17: "raised: ValueError: no"}
     assert answers["label"].isna().sum() == 2
     assert asked == 1 + 2 * (5 + 4)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # the process that loads it decides
+    model, created = saved_pickle(tmp_path, "pickle")
+    with pytest.raises(MlflowException, match="pickle is disallowed"):
+        load_version(LoadableVersion(f"sqlite:///{tmp_path}/mlflow.db", model.as_uri(), "cpu"))
+    assert not created.exists()

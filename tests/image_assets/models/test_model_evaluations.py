@@ -26,7 +26,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, create_store
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
-from tests.support.registered_versions import registered, saved_model
+from tests.support.registered_versions import registered, saved_model, saved_pickle
 from tests.support.tables import tables_at
 
 LABELS = ["ball", "cube"]
@@ -188,6 +188,13 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert earlier_pictures(path, tracking, earlier) == {}, "this run has made them"
     assert earlier_pictures(nothing, tracking, {}) == {}, "MLflow does not have them"
     assert after[3]["labels"] == [*LABELS, "(no answer)"]
+
+    pickle, created = saved_pickle(tmp_path, "pickle")
+    registered(pickle, registry, {"framework": "torch", "labels": json.dumps(LABELS)}, artifacts)
+    figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
+    assert 4 not in figures
+    assert "version 4 of image_classifier is not stored as code" in str(metadata["not_evaluated_v4"].value)
+    assert not created.exists()
 
     unregistered = replace(path, version=0, uri=(tmp_path / "model_ball").as_uri())
     assert set(predict_test_split(unregistered, ingested_tables, registry, CPU)["label"]) == {"ball"}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.images.isolated_process import ItemFailure
 from image_assets.models.version_ids import key_of
 from image_assets.predictions.prediction_checks import drift_is_small
 from image_assets.predictions.prediction_drift import (
@@ -20,6 +21,7 @@ from image_assets.predictions.prediction_drift import (
     confidence,
     days_to_embed,
     discrepancy,
+    embedding_distances,
     figures,
     figures_by_day,
     jumps,
@@ -30,7 +32,7 @@ from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, P
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry
-from tests.support.registered_versions import registered, saved_model
+from tests.support.registered_versions import registered, saved_model, saved_pickle
 
 LABELS = ["ball", "cube"]
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -209,3 +211,14 @@ def test_days_are_measured_again_and_the_check_warns(
     rows = delta_tables.read(PREDICTION_DRIFT, ["day", "images", "label_shares", "answer_distance"]).to_pylist()
     assert {row["images"] for row in rows} == {30}
     assert min(row["answer_distance"] for row in rows) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_pickled_version_is_not_loaded_for_its_embeddings(
+    delta_tables: DeltaTables, registry: ModelRegistry, tmp_path: Any
+) -> None:
+    pickle, created = saved_pickle(tmp_path, "pickle")
+    version = registered(pickle, registry, {}, (tmp_path / "artifacts").as_uri())
+    found = embedding_distances(delta_tables, registry, version, pd.DataFrame(columns=["path", "image_id", "day"]), 10)
+    assert isinstance(found, ItemFailure)
+    assert "is not stored as code" in found.message
+    assert not created.exists()

@@ -10,16 +10,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.types import StructType
 
+from image_assets.models.scoring import score_images, score_images_guarded
 from image_assets.predictions.prediction_checks import same_registry
-from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS
+from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.predictions_run import CLASSIFIER, POINTS, home_instance, logged_version, run_predictions
-from tests.support.registered_versions import registered, saved_model
+from tests.support.registered_versions import registered, saved_model, saved_pickle
 
 pytestmark = pytest.mark.spark
 
@@ -140,10 +142,9 @@ def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
             "version1",
         ),
         platform.registry,
-        {**first.tags, FILES_DIGEST: "another model"},
+        {name: value for name, value in first.tags.items() if name != FILES_DIGEST},
         (platform.home / "artifacts").as_uri(),
     )
-    client.set_model_version_tag(second.name, "1", FILES_DIGEST, platform.registry.files_digest(second.uri))
     second = platform.registry.promote(1, "Production")
     assert (second.version, second.version_id == first.version_id) == (1, False)
     for added in (IMAGES, 0):
@@ -156,6 +157,25 @@ def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
     assert Counter(of_both) == {(first.version_id, 0.75): IMAGES, (second.version_id, 0.5): 2 * IMAGES}
     check = same_registry(delta_tables=platform.tables, model_registry=platform.registry)
     assert (check.passed, "MLFLOW_TRACKING_URI" in str(check.description)) == (False, True)
+
+
+@pytest.mark.parametrize("digest", ["recorded", "missing"])
+def test_a_pickled_version_is_never_loaded(platform: Platform, digest: str) -> None:
+    model, created = saved_pickle(platform.home, "pickle")
+    tags = {"framework": "torch", "labels": '["ball", "cube"]'} | ({} if digest == "recorded" else {FILES_DIGEST: None})
+    version = registered(model, platform.registry, tags, (platform.home / "artifacts").as_uri())
+    platform.moved_in_mlflow(version, "Production")
+    failed = platform.run()
+    (failure,) = [event for event in failed.all_events if event.event_type_value == "STEP_FAILURE"]
+    expected = {"recorded": "is not stored as code", "missing": "has no tag files_digest"}
+    assert expected[digest] in str(failure.step_failure_data.error)
+    assert (platform.rows(), platform.shown()) == ({1: IMAGES}, {1: IMAGES})
+
+    images = platform.tables.dataframe(FEATURED_IMAGES).select("path", "content")  # whoever scores it all the same
+    for scorer in (score_images, score_images_guarded):
+        with pytest.raises(PySparkException, match="pickle is disallowed"):
+            scorer(images, platform.registry, version, "cpu").collect()
+    assert not created.exists()
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """Tests of downloads: complete files, once per version, with errors that do not contain the URL."""
 
 import os
-from collections.abc import Iterator
+import socket
+import socketserver
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -9,10 +13,12 @@ import boto3
 import pytest
 
 from resources.files.remote_files import NotFetched, RemoteFiles
-from tests.support.image_server import ImageServer, image_server
+from tests.support.image_server import SECONDS_PER_BYTE, SLOW_BYTES, ImageServer, image_server
 from tests.support.images import png
+from tests.support.receivers import serving
 from tests.support.s3_server import BUCKET, s3_server
 
+HOST = "127.0.0.1"
 SECRET = "a-token-that-nobody-may-see"
 
 
@@ -87,6 +93,78 @@ def test_failures_have_a_reason_without_the_url(server: ImageServer, place: str,
         assert "127.0.0.1" not in text
 
 
+@pytest.mark.parametrize("place", ["/slow.png", "/slow_headers.png", "/slow_redirect.png"])
+def test_a_server_that_sends_a_little_at_a_time_is_cut_off_at_the_deadline(server: ImageServer, place: str) -> None:
+    server.images["/slow_headers.png"] = png(3)
+    server.redirects = {"/slow_redirect.png": "/rose.png"}
+    server.slow, server.slow_headers = {"/slow.png"}, {"/slow_headers.png", "/slow_redirect.png"}
+    started = time.monotonic()
+    with pytest.raises(NotFetched, match="took longer than 1 s") as found:
+        remote(seconds=1, attempts=1).fetch(f"{server.address}{place}", "")
+    assert time.monotonic() - started < 3
+    assert found.value.reason == "timeout"
+
+
+@contextmanager
+def port_that_answers(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port on which each connection gets this answer."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                answer(self.request)
+
+    with socketserver.ThreadingTCPServer((HOST, 0), Handler) as listener, serving(listener):
+        yield listener.server_address[1]
+
+
+def test_a_tls_handshake_that_never_ends_is_cut_off_at_the_deadline() -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"\x16\x03\x03\x40\x00")  # the start of a record of 16 KiB
+        for _ in range(SLOW_BYTES):
+            time.sleep(SECONDS_PER_BYTE)
+            connection.sendall(b"\x00")
+
+    started = time.monotonic()
+    with port_that_answers(drip) as port, pytest.raises(NotFetched, match="took longer than 1 s"):
+        remote(seconds=1, attempts=1).fetch(f"https://{HOST}:{port}/rose.png", "")
+    assert time.monotonic() - started < 3
+
+
+def test_a_connection_that_is_used_again_is_cut_off_too(server: ImageServer) -> None:
+    files = remote(seconds=1, attempts=1)
+    assert files.fetch(f"{server.address}/rose.png", "") is not None
+    server.slow_headers = {"/plain.png"}
+    started = time.monotonic()
+    with pytest.raises(NotFetched, match="took longer than 1 s"):
+        files.fetch(f"{server.address}/plain.png", "")
+    assert time.monotonic() - started < 3
+
+
+def test_a_deadline_that_passed_ends_nothing_later(server: ImageServer) -> None:
+    files = remote(seconds=0.3, attempts=1)
+    for _ in range(3):
+        assert files.fetch(f"{server.address}/rose.png", "") is not None
+        time.sleep(0.4)
+
+
+def test_reading_a_local_file_ends_at_the_deadline(tmp_path: Path) -> None:
+    (tmp_path / "rose.png").write_bytes(png(1))
+    with pytest.raises(NotFetched, match="took longer than"):
+        remote(local_files=True, seconds=1e-9, attempts=1).fetch(str(tmp_path / "rose.png"), "")
+
+
+def test_tls_is_restricted_to_public_addresses_before_anything_is_sent() -> None:
+    received = []
+    with port_that_answers(lambda connection: received.append(connection.recv(1))) as port:
+        with pytest.raises(NotFetched) as found:
+            remote(private_addresses=False, attempts=1).fetch(f"https://{HOST}:{port}/rose.png", "")
+        assert found.value.reason == "private_address"
+        with suppress(NotFetched):
+            remote(seconds=1, attempts=1).fetch(f"https://{HOST}:{port}/rose.png", "")
+    assert received == [b"", b"\x16"]  # the second one began a handshake
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
 def test_private_addresses_get_no_request(server: ImageServer, host: str) -> None:
     with pytest.raises(NotFetched) as found:
@@ -116,7 +194,7 @@ def test_local_files_are_read_only_if_allowed(tmp_path: Path) -> None:
     file = tmp_path / "a rose.png"
     file.write_bytes(png(1))
     for address in (str(file), file.as_uri()):
-        with pytest.raises(NotFetched, match="a file on this machine; set local_files"):
+        with pytest.raises(NotFetched, match="a file on this machine; to allow that, see .* local_files"):
             remote().fetch(address, "")
         files = remote(local_files=True)
         fetched = files.fetch(address, "")

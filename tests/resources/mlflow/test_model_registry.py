@@ -22,7 +22,7 @@ from resources.mlflow.model_registry import (
     disagreement,
     serving_version,
 )
-from tests.support.registered_versions import registered, saved_model
+from tests.support.registered_versions import registered, saved_model, saved_pickle
 
 CLASSIFIER = """
 from mlflow.models import set_model
@@ -219,3 +219,23 @@ def test_an_alias_moved_by_hand_is_reported_and_not_followed() -> None:
     assert serving_version(versions) is None
     assert "has no version, but alias production is on version 1" in (disagreement(versions) or "")
     assert disagreement([version(1, "Production", "production"), version(2, "None")]) is None
+
+
+def test_a_version_is_refused_without_its_digest_with_other_files_or_as_a_pickle(
+    registry: ModelRegistry, store_with_a_model: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    _, code, mlflow_run_id = store_with_a_model
+    pickle, created = saved_pickle(tmp_path, "pickle")
+
+    def require(model_uri: str, digest: str | None) -> None:
+        tags = {} if digest is None else {FILES_DIGEST: digest}
+        registry.require_files_as_logged(registry.register(model_uri, mlflow_run_id, tags))
+
+    require(code, registry.files_digest(code))
+    with pytest.raises(DamagedVersion, match=r"has no tag files_digest.* promote_model for this one with `force: true"):
+        require(code, None)
+    with pytest.raises(DamagedVersion, match=r"changed after they were logged.* Restore the files"):
+        require(code, "0" * 64)
+    with pytest.raises(DamagedVersion, match=r"not stored as code.* Log the model from a Python file"):
+        require(pickle.as_uri(), registry.files_digest(pickle.as_uri()))
+    assert not created.exists()
