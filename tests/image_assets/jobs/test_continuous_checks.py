@@ -50,15 +50,16 @@ def test_added_and_deleted_files_are_new_work_until_they_are_ingested(delta_tabl
         return files_to_ingest(instance, run_resources(image_folder=folder, delta_tables=delta_tables))
 
     assert new_files() == ""
-    put(landing, "other.png", png(2))
+    other = put(landing, "other.png", png(2))
     for change in (lambda: put(landing, "a.png", png(1)), (landing / "a.png").unlink):
         change()
         assert new_files()
         ingest(delta_tables, ImageFolder(root=str(landing), settle_seconds=0), IngestConfig(), dg.get_dagster_logger())
         assert new_files() == ""
-    (landing / "other.png").unlink()
+    elsewhere = other.rename(landing.with_name("other.png"))
     with pytest.raises(CheckFailed, match="1 of 1 current files are gone"):
         new_files()
+    elsewhere.rename(other)
     put(landing, "b.png", png(3))
     assert "1 new or changed" in new_files()
     assert new_files(settle_seconds=3600) == "", "somebody may still be writing it"
