@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 from scripts import jars
@@ -19,7 +20,7 @@ def training_step(framework: str) -> Finding:
     """A training step of two Horovod processes, on the device that trainings use."""
     from horovod import run
 
-    return to_finding(run(step_on_rank, (framework,), np=RANKS, use_gloo=True))
+    return to_finding(cast("list[tuple[str, str, str]]", run(step_on_rank, (framework,), np=RANKS, use_gloo=True)))
 
 
 def to_finding(steps: Sequence[tuple[str, str, str]]) -> Finding:
