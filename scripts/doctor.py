@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+from image_assets.models.frameworks import FRAMEWORKS
 from scripts import machine_checks, service_checks
 from scripts.machine_checks import Check, Finding
 from scripts.terminal import PROGRAM, Style, styled
@@ -19,10 +21,9 @@ REINSTALL = "rm .venv/installed, then make install" if PROGRAM == "make" else "i
 CHECKS = {
     "python": Check(machine_checks.python, "make install" if PROGRAM == "make" else "reinstall image-assets"),
     "java": Check(machine_checks.java, "install OpenJDK 17 or 21, or point JAVA_HOME at one"),
-    "compiler": Check(machine_checks.compiler, "install g++ and python3.11-dev"),
+    "compiler": Check(machine_checks.compiler, "install g++, make and python3.11-dev"),
     "delta jars": Check(machine_checks.delta_jars, f"{sys.prefix}/bin/image-assets setup"),
-    "horovod torch": Check(lambda: service_checks.horovod(service_checks.torch_sum), REINSTALL),
-    "horovod tensorflow": Check(lambda: service_checks.horovod(service_checks.tensorflow_sum), REINSTALL),
+    **{f"horovod {name}": Check(partial(service_checks.training_step, name), REINSTALL) for name in FRAMEWORKS},
     "spark and delta": Check(
         service_checks.spark, "check java and delta jars above; unset SPARK_HOME and SPARK_CONF_DIR"
     ),

@@ -10,9 +10,9 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -84,8 +84,8 @@ def download_source(folder: Path) -> Path:
     hashed = ["--no-build-isolation", "--require-hashes", "-r", str(REQUIREMENT), "-d", str(folder)]
     subprocess.run([*pip, *hashed], check=True)
     archive = next(folder.glob("horovod-*.tar.gz"))
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    # Not `TarFile.extractall` with a filter: Python 3.11.2, which Debian 12 has, does not know any.
+    shutil.unpack_archive(archive, folder)
     return folder / archive.name.removesuffix(".tar.gz")
 
 
@@ -106,8 +106,10 @@ def build(source: Path, wheels: Path, log: Path) -> None:
                 seconds = time.monotonic() - start
                 print(f"  building Horovod: {seconds:3.0f} s, {percent[-1] if percent else 0} %", flush=True)
     if process.returncode != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        raise SystemExit(f"{tail}\nHorovod did not build. The full compiler output is in {log}")
+        lines = log.read_text(errors="replace").splitlines()
+        # pip cleans up after the error: the last lines alone often do not contain it.
+        shown = "\n".join([*(line for line in lines[:-30] if "error" in line.lower()), *lines[-30:]][-60:])
+        raise SystemExit(f"{shown}\nHorovod did not build. The full compiler output is in {log}")
 
 
 def main() -> None:

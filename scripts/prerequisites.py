@@ -87,11 +87,13 @@ def missing_python() -> Missing | None:
 
 
 def missing_compiler() -> Missing | None:
-    """A compiler for C++17, with its standard library and Python's headers."""
+    """A compiler for C++17, with its standard library and Python's headers, and make, which runs it."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
-    packages = ("g++ python3.11-dev", "gcc-c++ python3.11-devel", "gcc")
+    packages = ("g++ make python3.11-dev", "gcc-c++ make python3.11-devel", "gcc make")
     if compiler is None:
         return Missing("C++ compiler (to build Horovod): no g++ on the PATH, and CXX is not set to one", packages)
+    if shutil.which("make") is None:
+        return Missing("make (to build Horovod): not on the PATH", packages)
     source = "#include <optional>\n#include <Python.h>\nint main() {}\n"
     include = f"-I{sysconfig.get_path('include')}"
     command = [compiler, "-std=c++17", "-fsyntax-only", include, "-x", "c++", "-"]

@@ -5,10 +5,11 @@ import os
 import socket
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 from scripts import jars
@@ -19,31 +20,67 @@ TIMEOUT_SECONDS = 10  # for a service to respond
 RANKS = 2
 
 
-def torch_sum() -> float:
-    """Horovod's sum of all ranks' numbers with torch (runs on each rank)."""
-    import horovod.torch as hvd
-    import torch
-
-    hvd.init()
-    return float(hvd.allreduce(torch.tensor(hvd.rank() + 1.0), op=hvd.Sum))
-
-
-def tensorflow_sum() -> float:
-    """Horovod's sum of all ranks' numbers with TensorFlow (runs on each rank)."""
-    import horovod.tensorflow as hvd
-    import tensorflow as tf
-
-    hvd.init()
-    return float(tf.convert_to_tensor(hvd.allreduce(tf.constant(hvd.rank() + 1.0), op=hvd.Sum)))
-
-
-def horovod(on_each_rank: Callable[[], float]) -> Finding:
-    """An allreduce over two processes."""
+def training_step(framework: str) -> Finding:
+    """A training step of two Horovod processes, on the device that trainings use."""
     from horovod import run
 
-    sums = run(on_each_rank, np=RANKS, use_gloo=True)
-    state = "ok" if sums == [3.0, 3.0] else "failed"
-    return Finding(state, f"Horovod {version('horovod')}: two processes with 1 and 2 summed to {sums}")
+    return to_finding(cast("list[tuple[str, str, str]]", run(step_on_rank, (framework,), np=RANKS, use_gloo=True)))
+
+
+def to_finding(steps: Sequence[tuple[str, str, str]]) -> Finding:
+    """What the ranks' devices and weights, before and after the step, say about Horovod."""
+    devices, before, after = zip(*steps, strict=True)
+    title = f"Horovod {version('horovod')}: a training step of {len(steps)} processes on {', '.join(devices)}"
+    if len(set(after)) > 1:
+        return Finding("failed", f"{title} gave them different weights: their gradients were not averaged")
+    if after == before:
+        return Finding("failed", f"{title} changed no weights")
+    return Finding("ok", title)
+
+
+def step_on_rank(framework: str) -> tuple[str, str, str]:
+    """Embeds random pixels, others on each rank, and trains on them: the device, weights before and after (on a rank).
+
+    The weights are digests. Those before are rank 0's on every rank.
+    """
+    import numpy as np
+
+    from image_assets.models.backbones import CURRENT_BACKBONE
+    from image_assets.models.epochs import Batch, state_digest
+    from image_assets.models.frameworks import FRAMEWORKS
+    from image_assets.models.training_images import READ_BATCH_SIZE
+    from image_assets.models.training_plan import Schedule, TrainingPlan
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # both ranks share the machine
+    schedule = Schedule(epochs=1, learning_rate=1e-3, warmup_epochs=0, patience=1, weight_decay=0.0, dropout=0.0)
+    plan = TrainingPlan(
+        labels=2,
+        backbone="none",
+        content="original",
+        color="rgb",
+        trainable="head",
+        top_blocks=1,
+        augmentation=False,
+        head=schedule,
+        fine_tuning=schedule,
+        batch_size=READ_BATCH_SIZE,
+        label_smoothing=0.0,
+        class_weights=False,
+        precision="auto",
+        distributor="horovod",
+        seed=0,
+        backbone_name=CURRENT_BACKBONE.name,
+    )
+    training = FRAMEWORKS[framework].training
+    collective = training.COLLECTIVES[plan.distributor]()
+    network, _ = training.build_network(plan, collective)
+    activations = network.freeze(None, schedule)
+    before = state_digest(network.weights())
+    numbers = np.random.default_rng(collective.rank)
+    pixels = numbers.integers(0, 256, (READ_BATCH_SIZE, *CURRENT_BACKBONE.pixels_shape), np.uint8)
+    labels = numbers.integers(0, plan.labels, READ_BATCH_SIZE)
+    network.step(Batch(activations(pixels), labels), schedule.learning_rate, plan.seed)
+    return str(network.device), before, state_digest(network.weights())
 
 
 def spark() -> Finding:

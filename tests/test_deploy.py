@@ -1,6 +1,7 @@
 """What can be known of the files in deploy/ without an engine: they agree with each other and with the settings."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -116,6 +117,23 @@ def test_the_build_stage_can_install_the_whole_project(build_stage: Path, tmp_pa
     with ZipFile(build_wheel(build_stage, tmp_path)) as wheel:
         packed = set(map(Path, wheel.namelist()))
     assert {*package_files(), Path("definitions.py")} - packed == set()
+
+
+def test_the_image_compiles_what_it_installs() -> None:
+    stage = DOCKERFILE.split("\nFROM ")[1]
+    sources = {source for line in re.findall(r"^COPY (.*)$", stage, re.MULTILINE) for source in line.split()[:-1]}
+    (compiled,) = re.findall(r"--invalidation-mode unchecked-hash (.*\\\n.*)$", stage, re.MULTILINE)
+    programs = {
+        name for name in sources if any(file.suffix == ".py" for file in [Path(name), *(ROOT / name).rglob("*.py")])
+    }
+    assert {name for name in re.split(r"[\s\\]+", compiled) if not name.startswith(".venv")} == programs
+    environment = "\nENV UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH\n"
+    assert stage.index(environment) < stage.index("\nRUN python3.11 -m scripts.install")
+
+
+def test_the_trial_is_a_program_that_bash_understands() -> None:
+    assert os.access(DEPLOY / "try", os.X_OK)
+    subprocess.run(["bash", "-n", DEPLOY / "try"], check=True)
 
 
 def test_the_final_stage_copies_files_that_exist_and_runs_without_privileges() -> None:

@@ -33,8 +33,6 @@ FRAMEWORK_FILES = {
     "resources/processes/horovod.py": "adapts Horovod, which imports the frameworks",
     "resources/training.py": "documents how a function connects its ranks",
     "resources/delta/petastorm_caches.py": "documents what Petastorm makes of a cache",
-    "scripts/service_checks.py": "checks Horovod with each framework that it was built for",
-    "scripts/doctor.py": "checks Horovod with each framework that it was built for",
     "scripts/horovod_wheel.py": "builds Horovod against the frameworks",
     "scripts/install.py": "installs the frameworks",
     "scripts/prerequisites.py": "says how much space the frameworks need",

@@ -65,6 +65,7 @@ class HorovodForTensorflow:
 
         hvd.init()
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        _use_one_gpu(self.local_rank)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The element-wise sum over all ranks, float64."""
@@ -83,7 +84,18 @@ class HorovodForTensorflow:
         """Each tensor's average over all ranks, exchanged together; also works inside a graph."""
         import horovod.tensorflow as hvd
 
+        # Without CUDA, Horovod registers its operations for the CPU only, so TensorFlow copies a GPU's tensors itself.
         return cast("list[tf.Tensor]", hvd.grouped_allreduce(list(gradients), op=hvd.Average))
+
+
+def _use_one_gpu(local_rank: int) -> None:
+    """Limit this process to its own GPU, if there is any, and to the memory it needs, as ranks may share one."""
+    import tensorflow as tf
+
+    if gpus := tf.config.list_physical_devices("GPU"):
+        gpu = gpus[local_rank % len(gpus)]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 class TensorflowDistributed:
@@ -138,12 +150,17 @@ def train(
 ) -> TrainingResult:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
     collective = COLLECTIVES[plan.distributor]()
+    network, origin = build_network(plan, collective)
+    return train_on_rank(network, collective, training, validation, plan, locations, origin)
+
+
+def build_network(plan: TrainingPlan, collective: Collective) -> "tuple[TensorflowNetwork, str]":
+    """The network on this rank's device, with rank 0's weights, and where its backbone's weights are from."""
     # Only rank 0 reads or downloads weights, and sends them to the others: one download, and equal weights for sure.
     weights = plan.backbone if collective.rank == 0 else "none"
     model, origin = build_model(plan.labels, plan.architecture, weights, plan.seed)
     model.set_weights(collective.broadcast(model.get_weights() if collective.rank == 0 else None))
-    network = TensorflowNetwork(model, plan, collective)
-    return train_on_rank(network, collective, training, validation, plan, locations, collective.broadcast(origin))
+    return TensorflowNetwork(model, plan, collective), collective.broadcast(origin)
 
 
 class TensorflowNetwork:
@@ -156,6 +173,7 @@ class TensorflowNetwork:
 
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
         half = plan.precision == "bfloat16" or (plan.precision == "auto" and on_gpu)
+        self.device = "gpu" if on_gpu else "cpu"
         self.precision = "bfloat16" if half else "float32"
         self.model = model
         self._plan = plan

@@ -74,6 +74,9 @@ class HorovodForTorch:
 
         hvd.init()
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        # Built without CUDA, Horovod accepts a GPU's tensors all the same: it does not wait for its copy of them, and
+        # aborts the process when it writes the averages back.
+        self._takes_gpu_tensors = bool(hvd.nccl_built())
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The element-wise sum over all ranks, float64."""
@@ -92,9 +95,11 @@ class HorovodForTorch:
         """Each tensor's average over all ranks, exchanged together."""
         import horovod.torch as hvd
 
+        sent = gradients if self._takes_gpu_tensors else [gradient.cpu() for gradient in gradients]
         # Gradients of weights in channels-last order are not contiguous, and Horovod requires it.
-        contiguous = [gradient.contiguous() for gradient in gradients]
-        return cast("list[torch.Tensor]", hvd.grouped_allreduce(contiguous, op=hvd.Average, name="gradients"))
+        contiguous = [gradient.contiguous() for gradient in sent]
+        averages = hvd.grouped_allreduce(contiguous, op=hvd.Average, name="gradients")
+        return [average.to(gradient.device) for average, gradient in zip(averages, gradients, strict=True)]
 
 
 class TorchDistributed:
@@ -120,10 +125,12 @@ class TorchDistributed:
 
     def broadcast(self, value: Value | None) -> Value:
         """Rank 0's value, on every rank; the others' values are ignored."""
+        import torch
         from torch import distributed
 
         values = [value]
-        distributed.broadcast_object_list(values, src=0)
+        # NCCL would use the first GPU on every rank.
+        distributed.broadcast_object_list(values, src=0, device=torch.device(self._device))
         return cast("Value", values[0])
 
     def averaged(self, gradients: "Sequence[torch.Tensor]") -> "list[torch.Tensor]":
@@ -148,9 +155,15 @@ def train(
     locations: OutputLocations,
 ) -> TrainingResult:
     """Train on this rank's shard, together with the other ranks; rank 0 logs metrics and model to MLflow."""
+    collective = COLLECTIVES[plan.distributor]()
+    network, origin = build_network(plan, collective)
+    return train_on_rank(network, collective, training, validation, plan, locations, origin)
+
+
+def build_network(plan: TrainingPlan, collective: Collective) -> "tuple[TorchNetwork, str]":
+    """The network on this rank's device, with rank 0's weights, and where its backbone's weights are from."""
     import torch
 
-    collective = COLLECTIVES[plan.distributor]()
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     # Only rank 0 reads or downloads weights, and sends them to the others: one download, and equal weights for sure.
@@ -158,10 +171,7 @@ def train(
     model, origin = build_model(plan.labels, plan.architecture, weights, plan.seed)
     arrays = collective.broadcast(_arrays(model.state_dict()) if collective.rank == 0 else None)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    origin = collective.broadcast(origin)
-    return train_on_rank(
-        TorchNetwork(model, plan, collective), collective, training, validation, plan, locations, origin
-    )
+    return TorchNetwork(model, plan, collective), collective.broadcast(origin)
 
 
 class TorchNetwork:

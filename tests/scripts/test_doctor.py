@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.schemas import IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from scripts import jars
 from scripts.cluster import HOST, free_port
 from scripts.doctor import last_error
+from scripts.service_checks import to_finding
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 from tests.support.receivers import Quiet, serving
@@ -73,6 +75,20 @@ def test_a_landing_folder_that_was_set_must_exist(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING="").returncode == 0
     assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING=str(tmp_path / "none")).returncode == 1
+
+
+@pytest.mark.parametrize("name", [f"horovod {name}" for name in FRAMEWORKS])
+def test_two_processes_take_a_training_step(name: str) -> None:
+    answer = doctor(name, CUDA_VISIBLE_DEVICES="")
+    row = answer.stdout.splitlines()[1]
+    assert row.startswith(f"{name:<20}ok")
+    assert "a training step of 2 processes on cpu, cpu" in row
+
+
+def test_a_step_must_leave_all_processes_with_the_same_new_weights() -> None:
+    assert to_finding([("cpu", "old", "new"), ("cpu", "old", "new")]).state == "ok"
+    assert "not averaged" in to_finding([("cuda:0", "old", "new"), ("cuda:1", "old", "other")]).detail
+    assert "changed no weights" in to_finding([("cpu", "old", "old"), ("cpu", "old", "old")]).detail
 
 
 def test_alert_rules_need_the_addresses_of_their_receivers(tmp_path: Path) -> None:

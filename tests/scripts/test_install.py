@@ -78,9 +78,20 @@ def test_everything_missing_is_reported_at_once_and_nothing_is_created(tmp_path:
     assert answer.returncode == 1
     assert "no java" in answer.stderr
     assert "C++ compiler" in answer.stderr
-    assert "sudo apt-get install openjdk-17-jre-headless g++ python3.11-dev" in answer.stderr
+    assert "sudo apt-get install openjdk-17-jre-headless g++ make python3.11-dev" in answer.stderr
     assert "dnf" not in answer.stderr
     assert not (own_root / ".venv").exists()
+
+
+def test_a_compiler_without_make_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "g++", "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    missing = missing_compiler()
+    assert missing is not None
+    assert missing.what.startswith("make (to build Horovod)")
+    program(tmp_path, "make", "exit 0")
+    assert missing_compiler() is None
 
 
 def test_a_compiler_that_cannot_compile_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

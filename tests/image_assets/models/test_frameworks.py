@@ -23,6 +23,7 @@ def parameters(function: object) -> list[str]:
 @ROWS
 def test_a_row_has_its_two_files_and_its_packages(framework: Framework) -> None:
     assert parameters(framework.training.train) == ["training", "validation", "plan", "locations"]
+    assert parameters(framework.training.build_network) == ["plan", "collective"]
     assert set(framework.training.COLLECTIVES) == set(framework.distributors)
     for name in ("count_gpus", "load_network"):
         expected = parameters(getattr(engines.NetworkCode, name))
