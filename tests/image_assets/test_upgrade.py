@@ -1,7 +1,7 @@
 """A home written by version 0.1.0 opens: its tables get their new columns, and nothing is computed again."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from tests.support.predictions_run import home_instance, logged_version, run_pre
 
 pytestmark = pytest.mark.spark
 
-NOON = datetime.now(UTC)  # the rows are written after the version was registered
+NOON = datetime.now(UTC) + timedelta(hours=1)  # rows are written after their version was registered
 IDS = ("version_id", "compared_with_id")
 WITHOUT_NAME = (MODEL_EVALUATIONS, STAGE_HISTORY, VERSION_AGREEMENTS, PREDICTION_DRIFT, PREDICTION_ALERTS)
 RULE = AlertRule(name="balls", labels=["ball"], send_to=["oncall"])
