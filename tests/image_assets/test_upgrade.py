@@ -1,7 +1,7 @@
 """A home written by version 0.1.0 opens: its tables get their new columns, and nothing is computed again."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from tests.support.predictions_run import home_instance, logged_version, run_pre
 
 pytestmark = pytest.mark.spark
 
-NOON = datetime.now(UTC) + timedelta(hours=1)  # rows are written after their version was registered
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 IDS = ("version_id", "compared_with_id")
 WITHOUT_NAME = (MODEL_EVALUATIONS, STAGE_HISTORY, VERSION_AGREEMENTS, PREDICTION_DRIFT, PREDICTION_ALERTS)
 RULE = AlertRule(name="balls", labels=["ball"], send_to=["oncall"])
@@ -69,6 +69,7 @@ def add(delta_tables: DeltaTables, table: Table, *rows: dict[str, Any]) -> None:
 def version(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -> ModelVersion:
     """The production version of a home of version 0.1.0, whose predictions and figures are all there."""
     logged_version(registry, home)
+    now = datetime.now(UTC)  # rows are written after their version was registered
     version = registry.promote(1, "Production", Promotion("Production", "promote_model", "Ada").to_tags())
     # Their position was in a checkpoint of Spark, which is not read any more, and in no commit of the table.
     images = ingested_tables.dataframe(FEATURED_IMAGES).select(SCORED_COLUMNS.fieldNames())
@@ -76,16 +77,16 @@ def version(ingested_tables: DeltaTables, registry: ModelRegistry, home: Path) -
     ingested_tables.append(predictions, as_released(IMAGE_PREDICTIONS))
     key = {"model_version": 1}
     digest = split_digest(read_split(ingested_tables, SPLIT))
-    figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "rows_digest": digest, "evaluated_at": NOON}
+    figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "rows_digest": digest, "evaluated_at": now}
     add(ingested_tables, MODEL_EVALUATIONS, {**key, "split": SPLIT, "framework": "torch", **figures})
-    moved = {"changed_at": NOON, "from_stage": "None", "to_stage": "Production", "aliases": ["production"]}
+    moved = {"changed_at": now, "from_stage": "None", "to_stage": "Production", "aliases": ["production"]}
     promotion = Promotion.of(version)
     assert promotion
     add(ingested_tables, STAGE_HISTORY, {**key, "change": 1, **moved, "promotion_id": promotion.promotion_id})
-    add(ingested_tables, VERSION_AGREEMENTS, {**key, "compared_with": 2, "images": 16, "compared_at": NOON})
-    add(ingested_tables, PREDICTION_DRIFT, {**key, "day": date(2026, 11, 1), "images": 16, "measured_at": NOON})
+    add(ingested_tables, VERSION_AGREEMENTS, {**key, "compared_with": 2, "images": 16, "compared_at": now})
+    add(ingested_tables, PREDICTION_DRIFT, {**key, "day": date(2026, 11, 1), "images": 16, "measured_at": now})
     rows = ingested_tables.read(IMAGE_PREDICTIONS, ["path", "image_id", "label", "probability", "predicted_at"])
-    sent = {**key, "rule": "balls", "receiver": "oncall", "matched_at": NOON, "state": "sent", "attempts": 1}
+    sent = {**key, "rule": "balls", "receiver": "oncall", "matched_at": now, "state": "sent", "attempts": 1}
     add(ingested_tables, PREDICTION_ALERTS, *({**row, **sent} for row in rows.to_pylist()))
     for table in WITHOUT_NAME:
         names = [field.name for field in DeltaTable(ingested_tables.uri(table)).schema().fields]

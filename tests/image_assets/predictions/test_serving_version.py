@@ -130,9 +130,10 @@ def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
     assert "is MLFLOW_TRACKING_URI right" in warning
     assert platform.rows() == {1: IMAGES}
 
-    shutil.copy(empty_store, platform.home / "mlflow.db")
-    client = MlflowClient(platform.registry.tracking_uri, platform.registry.tracking_uri)
-    client.create_registered_model(platform.registry.name)
+    shutil.copy(empty_store, platform.home / "another.db")
+    another = ModelRegistry(tracking_uri=f"sqlite:///{platform.home / 'another.db'}")
+    client = MlflowClient(another.tracking_uri, another.tracking_uri)
+    client.create_registered_model(another.name)
     for file in ("version1", "version1.py"):
         (platform.home / file).rename(platform.home / f"former {file}")
     second = registered(
@@ -141,21 +142,22 @@ def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
             platform.home,
             "version1",
         ),
-        platform.registry,
+        another,
         {name: value for name, value in first.tags.items() if name != FILES_DIGEST},
         (platform.home / "artifacts").as_uri(),
     )
-    second = platform.registry.promote(1, "Production")
+    second = another.promote(1, "Production")
     assert (second.version, second.version_id == first.version_id) == (1, False)
-    for added in (IMAGES, 0):
-        (found,) = platform.run().asset_materializations_for_node("image_predictions")
+    before, after = "has none of the versions of image_classifier", "has another version 1 of image_classifier than the"
+    for added, message in ((IMAGES, before), (0, after)):
+        (found,) = platform.run(another).asset_materializations_for_node("image_predictions")
         assert found.metadata["rows_added"].value == added
-        assert "has another version 1 of image_classifier than the one" in str(found.metadata["registry_warning"].value)
+        assert message in str(found.metadata["registry_warning"].value)
     columns = ["version_id", "probability"]
     rows = [platform.tables.read(table, columns).to_pylist() for table in (IMAGE_PREDICTIONS, CURRENT_PREDICTIONS)]
     of_both = [tuple(row.values()) for of_table in rows for row in of_table]
     assert Counter(of_both) == {(first.version_id, 0.75): IMAGES, (second.version_id, 0.5): 2 * IMAGES}
-    check = same_registry(delta_tables=platform.tables, model_registry=platform.registry)
+    check = same_registry(delta_tables=platform.tables, model_registry=another)
     assert (check.passed, "MLFLOW_TRACKING_URI" in str(check.description)) == (False, True)
 
 
