@@ -229,7 +229,8 @@ def rewrite_tables(delta_tables: DeltaTables, before: str, after: str) -> None:
     for table in TABLES:
         if "path" not in table.columns.fieldNames() or delta_tables.newest_version(table) is None:
             continue
-        paths = delta_tables.read(table, ["path"], pc.starts_with(pc.field("path"), before))
+        path, after_all = pc.field("path"), f"{before.removesuffix('/')}0"  # 0 is the character after /
+        paths = delta_tables.read(table, ["path"], (path >= before) & (path < after_all))
         if len(paths):
             print(f"  {table.name}: {len(paths):,} paths", flush=True)
             rewrite_paths(delta_tables, table, before, after)
