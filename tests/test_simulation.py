@@ -25,7 +25,7 @@ def seeds(schedules: int, first: int = FIRST_SEED) -> list[range]:
 @pytest.mark.parametrize("part", seeds(SCHEDULES), ids=str)
 def test_tables_survive_faults(tmp_path: Path, part: range) -> None:
     for seed in part:
-        Simulation(LocalSpark(spark_config={}), tmp_path / f"seed {seed}", seed, with_spark=False).live(steps=8)
+        Simulation(LocalSpark(spark_config={}), tmp_path / f"seed {seed}", seed, with_spark=False).live(steps=7)
 
 
 @pytest.mark.slow
