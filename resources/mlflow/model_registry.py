@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "image_classifier"
 FILES_DIGEST = "files_digest"  # the version tag with the hash of the logged files
+BYTECODE = "__pycache__"  # Python writes it beside the code of a version that is loaded from a local store
 ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow adds it to downloaded versions
 CONNECT_SECONDS = 5
 VERSIONS_PER_PAGE = 100
@@ -35,11 +36,11 @@ READ_FILES = "READ on the registered model and on the experiment"
 
 
 def files_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below the folder."""
+    """SHA-256 of the names and contents of all files below the folder, except what registering and loading add."""
     total = sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = file.relative_to(folder).as_posix()
-        if name not in ADDED_BY_THE_REGISTRY:
+        if name not in ADDED_BY_THE_REGISTRY and file.parent.name != BYTECODE:
             with file.open("rb") as opened:
                 total.update(f"{name}\0{file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

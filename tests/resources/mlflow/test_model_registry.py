@@ -1,7 +1,10 @@
 """Tests of the model registry: versions, stages, aliases, and their disagreements."""
 
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +208,16 @@ def test_a_version_whose_files_are_not_those_that_were_logged_is_refused(
         DamagedVersion, match=f"the files of version 1 of .* changed .* expected SHA-256 {logged}. Rest"
     ):
         registry.require_files_as_logged(whole)
+
+
+def test_loading_a_version_where_it_is_stored_does_not_change_it(registry: ModelRegistry, tmp_path: Path) -> None:
+    model = saved_model(CLASSIFIER, tmp_path, "model")
+    version = registered(model, registry, {}, (tmp_path / "artifacts").as_uri())
+    program = f"import mlflow; mlflow.pyfunc.load_model({model.as_uri()!r})"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
+    assert list(model.rglob("__pycache__/*.pyc")), "Python wrote bytecode beside the code"
+    registry.require_files_as_logged(version)
 
 
 def test_among_several_versions_in_production_the_alias_decides() -> None:
