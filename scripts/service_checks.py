@@ -132,7 +132,7 @@ def tables() -> Finding:
     from deltalake.exceptions import DeltaError
 
     from image_assets.schemas import TABLES
-    from resources.delta.delta_log import why_damaged
+    from resources.delta.delta_log import fault_of_newest_commit
     from resources.settings import create_resources, read_settings
 
     settings = read_settings()
@@ -141,7 +141,7 @@ def tables() -> Finding:
     damaged, rows = [], 0
     for name, uri in found:
         try:
-            damage = why_damaged(uri)
+            damage = fault_of_newest_commit(uri)
             rows += 0 if damage else DeltaTable(uri).count()
         except DeltaError as error:
             damage = str(error).partition("\n")[0]

@@ -279,7 +279,16 @@ def _lacking(log: DeltaTable, table: Table) -> list[DeltaField]:
     return [field for field in Schema.from_json(table.columns.json()).fields if field.name not in there]
 
 
-def why_damaged(uri: str) -> str:
+def is_whole(commit: bytes) -> bool:
+    """Whether a commit's file holds actions, and nothing but actions."""
+    try:
+        actions = [json.loads(line) for line in commit.splitlines() if line.strip()]
+    except ValueError:
+        return False
+    return bool(actions) and all(isinstance(action, dict) for action in actions)
+
+
+def fault_of_newest_commit(uri: str) -> str:
     """What is wrong with the newest commit of the table at `uri`; empty if nothing is, or if the table is not local.
 
     A power failure may leave a commit empty or cut off. delta-rs takes an empty one for a commit without changes.
@@ -288,9 +297,7 @@ def why_damaged(uri: str) -> str:
     newest = max(log.glob(f"{'[0-9]' * 20}.json"), default=None)
     if newest is None:
         return ""
-    lines = newest.read_bytes().splitlines()
-    try:
-        actions = [json.loads(line) for line in lines]
-    except ValueError:
-        return f"its newest commit {newest} is cut off"
-    return "" if actions else f"its newest commit {newest} is empty"
+    content = newest.read_bytes()
+    if is_whole(content):
+        return ""
+    return f"its newest commit {newest} is {'cut off' if content.strip() else 'empty'}"

@@ -31,6 +31,7 @@ from resources.delta.delta_log import (
     REPAIR_JOB,
     add_columns,
     changes_rows,
+    fault_of_newest_commit,
     keep_log,
     lacks_filled,
     make,
@@ -39,7 +40,6 @@ from resources.delta.delta_log import (
     remember,
     table_files,
     table_metadata,
-    why_damaged,
     writer_properties,
 )
 from resources.delta.new_rows import Key
@@ -111,7 +111,7 @@ class DeltaTables(dg.ConfigurableResource):
         if "://" in self.root or not Path(self.root).is_dir():
             return  # an object appears in object storage when it is complete
         for folder in sorted(Path(self.root).iterdir()):
-            if damage := why_damaged(str(folder)):
+            if damage := fault_of_newest_commit(str(folder)):
                 raise ValueError(
                     f"The table {folder.name} is damaged: {damage}. Launch the job {REPAIR_JOB}, which restores what "
                     f"it can, or restore the home from a backup."

@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
-from resources.delta.delta_log import BrokenTable, first_line, table_files
+from resources.delta.delta_log import BrokenTable, first_line, is_whole, table_files
 from resources.delta.parquet_files import exists, file_system_of
 
 LOG, SET_ASIDE = "_delta_log", "_broken_delta_log"
@@ -51,7 +51,7 @@ def log_faults(uri: str) -> list[LogFile]:
     faults += [
         LogFile(_commit_name(number), "is truncated")
         for number in to_open
-        if files[_commit_name(number)].size and not _is_whole(_read(system, files[_commit_name(number)]))
+        if files[_commit_name(number)].size and not is_whole(_read(system, files[_commit_name(number)]))
     ]
     faults += [
         LogFile(_commit_name(number), "is missing")
@@ -136,13 +136,6 @@ def _commit_name(number: int) -> str:
 def _read(system: FileSystem, info: FileInfo) -> bytes:
     with system.open_input_stream(info.path) as file:
         return file.read()
-
-
-def _is_whole(commit: bytes) -> bool:
-    try:
-        return all(isinstance(json.loads(line), dict) for line in commit.splitlines() if line.strip())
-    except ValueError:
-        return False
 
 
 def _count_rows(system: FileSystem, info: FileInfo) -> int | None:
