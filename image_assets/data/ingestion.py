@@ -204,8 +204,7 @@ def unrecorded_rows(delta_tables: DeltaTables) -> tuple[list[Decision], int]:
         The decisions, and the version of raw_images that the ledger covers with them.
     """
     images, recorded = delta_tables.snapshot(RAW_IMAGES), recorded_version(delta_tables)
-    current = delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT)
-    if current and not images.rows:
+    if not images.rows and (current := delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT)):
         raise LostTable(
             f"raw_images has no rows, but image_files has {len(current):,} current files: restore the folder "
             f"{delta_tables.uri(RAW_IMAGES)} from a backup, or launch the job {REPAIR_JOB}"
