@@ -246,10 +246,6 @@ class ModelRegistry(dg.ConfigurableResource):
                     "Python file (MLflow's models-from-code) and register it again"
                 )
 
-    def stages(self) -> dict[int, str]:
-        """The stage of each version."""
-        return {version.version: version.stage for version in self.versions()}
-
     def state(self) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
         """Number, stage and aliases of each version; changes if anything is moved."""
         return tuple((version.version, version.stage, version.aliases) for version in self.versions())

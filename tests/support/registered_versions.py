@@ -34,6 +34,11 @@ def registered(model: Path, registry: ModelRegistry, tags: Mapping[str, str | No
     return registry.register(model.as_uri(), run.info.run_id, present)
 
 
+def stages(registry: ModelRegistry) -> dict[int, str]:
+    """The stage of each version."""
+    return {version.version: version.stage for version in registry.versions()}
+
+
 class Pickled(PythonModel):
     """A model that is stored as a pickle, which creates a file when it is loaded."""
 

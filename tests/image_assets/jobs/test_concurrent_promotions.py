@@ -19,6 +19,7 @@ from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, disagreement
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, held_after, log_in
+from tests.support.registered_versions import stages
 from tests.support.tables import tables_at
 
 ROOT = Path(__file__).parents[3]
@@ -224,7 +225,7 @@ def test_two_processes_that_promote_concurrently_leave_one_serving_version(
     serving = registry.serving()
     assert serving
     assert serving.aliases == ("production",)
-    assert sorted(registry.stages().values()) == ["Archived", "None", "Production"]
+    assert sorted(stages(registry).values()) == ["Archived", "None", "Production"]
     assert disagreement(registry.versions()) is None
     promoted = {(change.version, change.who) for change in history(tables) if change.after == "Production"}
     assert promoted == {(1, "Ada"), (2, "Bob")}

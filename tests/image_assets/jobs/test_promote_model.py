@@ -13,7 +13,7 @@ from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
-from tests.support.registered_versions import registered, saved_model
+from tests.support.registered_versions import registered, saved_model, stages
 
 pytestmark = pytest.mark.spark
 
@@ -100,7 +100,7 @@ def test_a_good_version_is_promoted_and_a_worse_one_only_by_force(platform: Plat
     assert platform.promote(good, person="Ada", reason="the first one") == ""
     why = platform.promote(worse, person="Bob")
     assert why.startswith("Version 2 stays in stage None. accuracy: 0.500, version 1: 1.000")
-    assert platform.registry.stages() == {1: "Production", 2: "None"}
+    assert stages(platform.registry) == {1: "Production", 2: "None"}
     assert platform.promote(worse, person="Bob", force=True) == ""
     assert platform.promote(worse, stage="Archived") == ""
     assert platform.history() == [
@@ -119,7 +119,7 @@ def test_every_failed_check_is_reported(platform: Platform) -> None:
     assert "answers: 16 images and 17 broken files: a broken file got the label ball" in why
     assert "backbone: the backbone is untrained" in why
     assert "lineage: tags missing: table_versions" in why
-    assert platform.registry.stages() == {1: "None"}
+    assert stages(platform.registry) == {1: "None"}
     assert platform.history() == []
 
 
@@ -133,7 +133,7 @@ def test_changed_files_are_never_loaded(platform: Platform) -> None:
 
     platform.registry.promote(version.version, "Production")  # as MLflow's UI does
     assert platform.promote(platform.version("sound")) == ""
-    assert platform.registry.stages() == {1: "Archived", 2: "Production"}
+    assert stages(platform.registry) == {1: "Archived", 2: "Production"}
     (row,) = (
         platform.tables.read(STAGE_HISTORY, ["model_version", "findings"])
         .filter(pc.field("model_version") == 2)

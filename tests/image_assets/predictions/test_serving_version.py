@@ -21,7 +21,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.predictions_run import CLASSIFIER, POINTS, home_instance, logged_version, run_predictions
-from tests.support.registered_versions import registered, saved_model, saved_pickle
+from tests.support.registered_versions import registered, saved_model, saved_pickle, stages
 
 pytestmark = pytest.mark.spark
 
@@ -85,7 +85,7 @@ def test_a_version_promoted_during_a_run_predicts_in_the_next_and_a_rollback_sco
     platform.registry.promote(second.version, "Production")
     meanwhile = MovedMeanwhile(tracking_uri=platform.registry.tracking_uri, promoted=third.version)
     disturbed = platform.run(meanwhile)
-    assert platform.registry.stages() == {1: "Archived", 2: "Archived", 3: "Production"}
+    assert stages(platform.registry) == {1: "Archived", 2: "Archived", 3: "Production"}
     (result,) = disturbed.asset_materializations_for_node("image_predictions")
     assert result.metadata["serving_version"].value == "2"
     assert (platform.rows(), platform.shown()) == ({1: IMAGES, 2: IMAGES}, {2: IMAGES})
