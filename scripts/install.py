@@ -33,7 +33,9 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed"  # the digest of what was installed
 UNFINISHED = VENV / "unfinished"  # exists while packages are being installed
 LOG = VENV / "install.log"
-UV = [str(PYTHON), "-m", "uv", "--no-progress", "pip", "install", "--python", str(PYTHON)]
+# Compiled here, because a process may be unable to store what it compiles (PYTHONDONTWRITEBYTECODE, another user).
+UV = [str(PYTHON), "-m", "uv", "--no-progress", "pip", "install", "--compile-bytecode", "--python", str(PYTHON)]
+CODE = ["definitions.py", "gallery", "image_assets", "resources", "scripts", "sensors"]
 HASHED = ["--require-hashes", "-r"]
 
 
@@ -110,6 +112,12 @@ def install_packages() -> None:
     UNFINISHED.unlink()
 
 
+def install_project() -> None:
+    """Installs this project in place, and compiles it."""
+    run([*UV, "--no-deps", "--no-build-isolation", "-e", "."])
+    run([str(PYTHON), "-m", "compileall", "-q", *CODE])
+
+
 def install() -> None:
     """Runs all steps in order; each skips what is already done."""
     start = time.monotonic()
@@ -118,7 +126,7 @@ def install() -> None:
         ("packages (7.7 GB on disk)", install_packages),
         ("Horovod", lambda: subprocess.run([str(PYTHON), "-m", "scripts.horovod_wheel"], cwd=ROOT, check=True)),
         ("Delta's jars", lambda: subprocess.run([str(PYTHON), "-m", "scripts.jars"], cwd=ROOT, check=True)),
-        ("this project", lambda: run([*UV, "--no-deps", "--no-build-isolation", "-e", "."])),
+        ("this project", install_project),
     )
     for number, (name, step) in enumerate(steps, start=1):
         print(f"[{time.monotonic() - start:4.0f} s] {number}/{len(steps)} {name}", flush=True)
