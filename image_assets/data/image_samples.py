@@ -131,12 +131,12 @@ def sample_files(files: Iterable[Row], landing: str, overrides: LabelOverrides) 
     return [file for label in of_label.values() for file in label]
 
 
-def with_thumbnails(files: DataFrame) -> DataFrame:
+def with_thumbnails(files: DataFrame, link_roots: Sequence[str]) -> DataFrame:
     """The files with a JPEG thumbnail each."""
 
     def thumbnail(file: Row) -> Iterator[Row]:
         try:
-            content = read_content(file["path"], length=file["length"])
+            content = read_content(file["path"], length=file["length"], link_roots=link_roots)
             small = to_thumbnail(content, SAMPLE_PIXELS)
         except (OSError, UnreadableImage):  # deleted, or quarantined by the next step: a gray box on the sheet
             small = None
@@ -189,7 +189,8 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
     if {tuple(row[name] for name in COMPARED_COLUMNS) for row in sample} != {tuple(row.values()) for row in there}:
         pixels = spark_pixels(delta_tables, [row["path"] for row in sample])
         rows = [(row["path"], row["image_id"], row["label"], row["length"]) for row in sample]
-        thumbnails = with_thumbnails(delta_tables.spark.createDataFrame(rows, FILES_SCHEMA))
+        there_now = delta_tables.spark.createDataFrame(rows, FILES_SCHEMA)
+        thumbnails = with_thumbnails(there_now, image_folder.real_link_roots)
         delta_tables.overwrite(thumbnails.join(pixels, on="path", how="left"), IMAGE_SAMPLES)
     shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
     shown.sort(key=lambda row: (row["label"] or "", row["path"]))
