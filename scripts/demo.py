@@ -95,6 +95,7 @@ def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], 
         [
             table("Quarantined files", quarantined_files(resources) or [("none",)]),
             table("Skipped", skipped_rows(metadata)),
+            table("Folders", [(str(metadata.get("image_files", {}).get("folder_layout", "")),)]),
             table("Test accuracy", [*accuracies, ("production", f"version {evaluations.get('serving_version')}", "")]),
             table("Tables, caches and models", asset_rows(metadata, seconds_by_step(result))),
             table("Where to find everything", places),

@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from image_assets.data.folder_changes import FolderChanges, folder_changes, remember_device, require_plausible
+from image_assets.data.folder_layout import read_layout, record_splits
 from image_assets.data.image_files import (
     EXCLUDED,
     NOT_REGULAR,
@@ -95,6 +96,11 @@ def ingest(
     with delta_tables.progress_line("read", len(settled), "files") as progress:
         for chunk in chunked(settled):
             read_chunk(delta_tables, image_folder, chunk, ledger, progress)
+    if record_splits(delta_tables, image_folder):
+        log.warning(
+            f"From now on, {read_layout(delta_tables, image_folder)}. Labels and splits of existing images follow. "
+            "IMAGE_ASSETS_SPLIT_FOLDERS=off or =on decides otherwise"
+        )
     if settled:
         log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} per second")
     return changes
@@ -161,6 +167,7 @@ def raw_images(
         delta_tables.change_since(files_before, IMAGE_FILES),
         **{f"files_{state}": count for state, count in sorted(states.items())},
         files_listed=changes.listed if changes else 0,
+        folder_layout=str(read_layout(delta_tables, image_folder)),
         **(skipped_metadata(changes.skipped) if changes else {}),
         **quarantine_metadata(delta_tables),
     )

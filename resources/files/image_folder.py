@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import translate
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 from uuid import uuid4
 
 import dagster as dg
@@ -37,6 +37,7 @@ from resources.files.listing import (
 
 PART_PREFIX = ".fetching-"  # of a file that is still being written; listings skip it
 MEBIBYTE = 1024 * 1024
+SplitFolders = Literal["auto", "on", "off"]
 # What systems and programs leave beside photographs: hidden files and folders (`.git`, `.dvc`, `.Trash-1000`,
 # `.ipynb_checkpoints`, `._*` of macOS), folders of NAS systems, trash, and thumbnails.
 LITTER = (
@@ -113,6 +114,15 @@ class ImageFolder(dg.ConfigurableResource):
     )
     link_roots: list[str] = Field(
         default=[], description="Folders that links in the landing folder may lead to; no other links are followed."
+    )
+    label_level: int = Field(
+        default=1, description="Which folder is the label: 1 for the first level, -1 for the folder of the file."
+    )
+    merge_labels: bool = Field(
+        default=False, description="Whether labels that differ in case, spaces or Unicode form only are one label."
+    )
+    split_folders: SplitFolders = Field(
+        default="auto", description="Whether first-level folders named `train`, `val` or `test` are splits."
     )
     settle_seconds: float = Field(
         default=2.0, ge=0, description="How long a file must stay unchanged before it is imported."

@@ -49,6 +49,9 @@ def test_by_default_everything_is_in_one_folder(tmp_path: Path, monkeypatch: pyt
         exclude=(),
         litter=LITTER,
         link_roots=(),
+        label_level=1,
+        merge_labels=False,
+        split_folders="auto",
         labels="",
         settle_seconds=2,
         listing_seconds=10,
@@ -87,6 +90,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         IMAGE_ASSETS_EXCLUDE="thumbnails",
         IMAGE_ASSETS_LITTER=".*, @eaDir",
         IMAGE_ASSETS_LINK_ROOTS=str(tmp_path),
+        IMAGE_ASSETS_LABEL_LEVEL="-1",
+        IMAGE_ASSETS_MERGE_LABELS="on",
+        IMAGE_ASSETS_SPLIT_FOLDERS="off",
         IMAGE_ASSETS_LABELS=str(tmp_path / "labels.csv"),
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
         IMAGE_ASSETS_LISTING_SECONDS="3600",
@@ -124,6 +130,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         exclude=("thumbnails",),
         litter=(".*", "@eaDir"),
         link_roots=(str(tmp_path),),
+        label_level=-1,
+        merge_labels=True,
+        split_folders="off",
         labels=str(tmp_path / "labels.csv"),
         settle_seconds=0.5,
         listing_seconds=3600,
@@ -330,3 +339,9 @@ def test_litter_can_be_taken_in_and_roots_of_links_must_exist(tmp_path: Path) ->
     for root in (f"{tmp_path}/nowhere", "s3://bucket"):
         with pytest.raises(ValueError, match=f"IMAGE_ASSETS_LINK_ROOTS has '{root}': expected an existing folder"):
             settings_of(tmp_path, IMAGE_ASSETS_LINK_ROOTS=root)
+
+
+@pytest.mark.parametrize("level", ["0", "one", "1.5", "--1", "-0"])
+def test_the_level_of_labels_is_a_number(tmp_path: Path, level: str) -> None:
+    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_LABEL_LEVEL is '{level}': expected 1 for the first level"):
+        settings_of(tmp_path, IMAGE_ASSETS_LABEL_LEVEL=level)
