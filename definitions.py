@@ -9,6 +9,7 @@ from image_assets.data import (
     data_checks,
     featured_images,
     fetched_images,
+    folder_checks,
     given_labels,
     grayscale_images,
     image_samples,
@@ -103,7 +104,7 @@ defs = dg.Definitions(
             if isinstance(asset, dg.AssetsDefinition)
         ]
     ),
-    asset_checks=dg.load_asset_checks_from_modules([data_checks, table_checks, prediction_checks]),
+    asset_checks=dg.load_asset_checks_from_modules([data_checks, folder_checks, table_checks, prediction_checks]),
     jobs=JOBS,
     sensors=[
         new_images_every(settings.listing_seconds),

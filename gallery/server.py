@@ -21,8 +21,8 @@ from gallery.neighbours import LiveEmbeddings
 from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
 from gallery.queries import Filters, InvalidInput, Row, read_image
 from gallery.thumbnails import SIDE_PIXELS, Content, FolderCache, PictureUnavailable, Size, Thumbnails, placeholder
+from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.label_corrections import Correction, append_corrections, label_problem
-from image_assets.data.labels import to_label
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
@@ -48,14 +48,14 @@ class StaleImage(ValueError):
     """A form about a file whose content has changed since the form was opened."""
 
 
-def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: str) -> list[Correction]:
+def to_corrections(index: Index, image: Row, form: Mapping[str, str], layout: FolderLayout) -> list[Correction]:
     """The corrections that a form asks for: one for each current file with the image's bytes that it changes.
 
     Args:
         index: The index.
         image: The image of the form's page.
         form: The fields `image_id`, `kind`, `label`, `new_label`, `corrected_by` and `comment`.
-        landing: The landing folder, whose subfolders are the labels.
+        layout: Which label a file's folders give it.
 
     Raises:
         StaleImage: The file has other bytes than when the form was opened.
@@ -81,7 +81,7 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], landing: s
         Correction(
             path=file["path"],
             image_id=image["image_id"],
-            label=to_label(file["path"], landing) if undo else label,
+            label=layout.label(file["path"]) if undo else label,
             former_label=file["label"],
             withdrawn=undo,
             corrected_by=texts["corrected_by"],
@@ -106,7 +106,7 @@ class Gallery:
     """Everything the pages of one home need."""
 
     delta_tables: DeltaTables
-    landing: str  # the landing folder's path, whose subfolders are the labels
+    image_folder: ImageFolder  # its subfolders give labels
     index: LiveIndex
     thumbnails: Thumbnails
     embeddings: LiveEmbeddings
@@ -117,10 +117,10 @@ def gallery_of(settings: Settings) -> Gallery:
     """The gallery of the home in the settings."""
     resources = create_resources(settings)
     delta_tables = cast(DeltaTables, resources["delta_tables"])
-    landing, registry = cast(ImageFolder, resources["image_folder"]), cast(ModelRegistry, resources["model_registry"])
+    registry = cast(ModelRegistry, resources["model_registry"])
     return Gallery(
         delta_tables=delta_tables,
-        landing=landing.path,
+        image_folder=cast(ImageFolder, resources["image_folder"]),
         index=LiveIndex(delta_tables, registry),
         thumbnails=Thumbnails(delta_tables, FolderCache(settings.home / "gallery")),
         embeddings=LiveEmbeddings(settings.caches),
@@ -196,7 +196,8 @@ class Handlers:
         image = read_image(index, parameters.get("path", ""))
         if image is None:
             raise no_such_file(parameters)
-        append_corrections(gallery.delta_tables, to_corrections(index, image, form, gallery.landing))
+        layout = read_layout(gallery.delta_tables, gallery.image_folder)
+        append_corrections(gallery.delta_tables, to_corrections(index, image, form, layout))
         gallery.index.refresh_corrections()
 
     def picture(self, request: Request) -> Response:

@@ -213,6 +213,7 @@ IMAGE_SPLITS = Table(
         _text("duplicate_group", "The image_id of the group's first image; near duplicates share one group."),
         _text("split", "training, validation or test; null if the image is left out."),
         _text("reason", "Why the image is left out of all splits."),
+        _text("given_split", "The split that the first-level folder is named after; null if it is not named so."),
     ),
 )
 

@@ -26,6 +26,11 @@
 | `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | file name patterns to import, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | file and folder name patterns to skip, separated by commas |
+| `IMAGE_ASSETS_LITTER` | hidden files, trash, thumbnails | more patterns to skip; `none` skips nothing else |
+| `IMAGE_ASSETS_LINK_ROOTS` | none | folders that links in the landing folder may lead to, separated by commas |
+| `IMAGE_ASSETS_LABEL_LEVEL` | `1` | which folder is the label: `1` the first level, `-1` the folder of the file |
+| `IMAGE_ASSETS_MERGE_LABELS` | `off` | `on`: labels that differ in case, spaces or Unicode form only are one |
+| `IMAGE_ASSETS_SPLIT_FOLDERS` | `auto` | whether folders `train`, `val`, `test` are splits: `auto`, `on` or `off` |
 | `IMAGE_ASSETS_LABELS` | none (folder names) | a table of labels by path: CSV, Parquet or Delta, local or on S3 |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
@@ -58,7 +63,7 @@ from resources.delta.spark_session import gpu_settings, is_local, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
 from resources.files import s3
 from resources.files.file_system import is_url
-from resources.files.image_folder import MEBIBYTE, ImageFolder
+from resources.files.image_folder import LITTER, MEBIBYTE, ImageFolder, SplitFolders
 from resources.files.s3 import StorageEvents
 from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -99,6 +104,11 @@ class Settings:
     gallery_url: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    litter: tuple[str, ...]
+    link_roots: tuple[str, ...]
+    label_level: int
+    merge_labels: bool
+    split_folders: SplitFolders
     labels: str
     settle_seconds: float
     listing_seconds: int
@@ -154,6 +164,11 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         gallery_url=variables.get("IMAGE_ASSETS_GALLERY_URL") or local_url("GALLERY_PORT", 4000, variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
+        litter=to_litter(variables.get("IMAGE_ASSETS_LITTER")),
+        link_roots=to_link_roots(variables.get("IMAGE_ASSETS_LINK_ROOTS")),
+        label_level=to_level(variables),
+        merge_labels=to_choice(variables, "IMAGE_ASSETS_MERGE_LABELS", ("off", "on")) == "on",
+        split_folders=to_choice(variables, "IMAGE_ASSETS_SPLIT_FOLDERS", get_args(SplitFolders)),
         labels=to_table_location(variables, "IMAGE_ASSETS_LABELS"),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
@@ -256,6 +271,32 @@ def to_patterns(value: str | None) -> tuple[str, ...]:
     return tuple(pattern.strip() for pattern in (value or "").split(",") if pattern.strip())
 
 
+def to_level(variables: Mapping[str, str]) -> int:
+    """Which folder is the label; a ValueError if it is not a whole number other than 0."""
+    value = variables.get("IMAGE_ASSETS_LABEL_LEVEL") or "1"
+    if not re.fullmatch(r"-?[1-9]\d?", value):
+        raise ValueError(
+            f"IMAGE_ASSETS_LABEL_LEVEL is {value!r}: expected 1 for the first level below the landing folder, 2 for "
+            "the second and so on, or -1 for the folder that the file is in"
+        )
+    return int(value)
+
+
+def to_litter(value: str | None) -> tuple[str, ...]:
+    """The patterns of what systems and programs leave beside photographs."""
+    patterns = to_patterns(value) or LITTER
+    return () if patterns == ("none",) else patterns
+
+
+def to_link_roots(value: str | None) -> tuple[str, ...]:
+    """The folders that links may lead to; a ValueError if one is no folder."""
+    roots = to_patterns(value)
+    for root in roots:
+        if is_url(root) or not to_folder(root).is_dir():
+            raise ValueError(f"IMAGE_ASSETS_LINK_ROOTS has {root!r}: expected an existing folder on this machine")
+    return tuple(str(to_folder(root)) for root in roots)
+
+
 def to_fetch_allow(variables: Mapping[str, str]) -> tuple[str, ...]:
     """What `fetch_images` may be allowed to read; a ValueError if one is unknown."""
     allowed = to_patterns(variables.get("IMAGE_ASSETS_FETCH_ALLOW"))
@@ -337,6 +378,11 @@ def image_folder(settings: Settings) -> ImageFolder:
         root=str(settings.landing),
         include=list(settings.include),
         exclude=list(settings.exclude),
+        litter=list(settings.litter),
+        link_roots=list(settings.link_roots),
+        label_level=settings.label_level,
+        merge_labels=settings.merge_labels,
+        split_folders=settings.split_folders,
         settle_seconds=settings.settle_seconds,
         content_limit_bytes=int(settings.content_limit_megabytes * MEBIBYTE),
         size_limit_bytes=int(settings.size_limit_megabytes * MEBIBYTE),

@@ -77,7 +77,7 @@ def write_samples_if_new(settings: Settings) -> None:
 
 
 def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], settings: Settings) -> str:
-    """Quarantined files, test accuracies, rows and seconds per asset, and where everything is stored."""
+    """Quarantined and skipped files, test accuracies, rows and seconds per asset, and where everything is stored."""
     metadata = metadata_of(result)
     evaluations = metadata.get("model_evaluations", {})
     models = {name.removesuffix("_model"): model for name, model in metadata.items() if name.endswith("_model")}
@@ -94,6 +94,8 @@ def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], 
     return "\n\n".join(
         [
             table("Quarantined files", quarantined_files(resources) or [("none",)]),
+            table("Skipped", skipped_rows(metadata)),
+            table("Folders", [(str(metadata.get("image_files", {}).get("folder_layout", "")),)]),
             table("Test accuracy", [*accuracies, ("production", f"version {evaluations.get('serving_version')}", "")]),
             table("Tables, caches and models", asset_rows(metadata, seconds_by_step(result))),
             table("Where to find everything", places),
@@ -141,6 +143,14 @@ def quarantined_files(resources: Mapping[str, object]) -> list[tuple[str, ...]]:
         columns, where = ["path", "reason", "message"], pc.field("state") == "quarantined"
         files = opened.delta_tables.read(IMAGE_FILES, columns, where).sort_by("path").to_pylist()
         return [(unquote(row["path"]), row["reason"], row["message"]) for row in files]
+
+
+def skipped_rows(metadata: Mapping[str, Mapping[str, object]]) -> list[tuple[str, ...]]:
+    """What the listing of the landing folder left out: suffix, pattern or folder, what it is, and how often."""
+    skipped = metadata.get("image_files", {}).get("skipped")
+    if not isinstance(skipped, dg.TableMetadataValue):
+        return [("none",)]
+    return [tuple(str(record.data[name]) for name in ("name", "skipped", "count")) for record in skipped.records]
 
 
 def failed_checks(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:

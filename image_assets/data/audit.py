@@ -83,7 +83,7 @@ def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[Audi
         check_tables(delta_tables),
         check_states(delta_tables, image_folder),
         check_keys(delta_tables),
-        check_contents(delta_tables),
+        check_contents(delta_tables, image_folder.real_link_roots),
         check_completeness(delta_tables),
         check_logs(delta_tables),
     ):
@@ -115,7 +115,8 @@ def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterat
         # A file that the next run decodes once more is recorded as it is.
         decided = {path: entry._replace(retry=False) for path, entry in read_ledger(delta_tables).items()}
         changes = folder_changes(image_folder, decided, part=None)
-        return [*(file.path for file in (*changes.to_read, *changes.irregular, *changes.unreadable)), *changes.missing]
+        found = (*changes.to_read, *changes.irregular, *changes.unreadable)
+        return [*(file.path for file in found), *changes.missing, *changes.excluded]
 
     yield Rule(
         "image_files: every state is valid", lambda: ledger().where(~F.col("state").isin(*STATES)).select("path")
@@ -137,7 +138,7 @@ def check_keys(delta_tables: DeltaTables) -> Iterator[Rule]:
         yield Rule(f"{table.name}: one row per {', '.join(table.keys)}", partial(repeated, table))
 
 
-def check_contents(delta_tables: DeltaTables) -> Iterator[Rule]:
+def check_contents(delta_tables: DeltaTables, link_roots: Sequence[str]) -> Iterator[Rule]:
     """Stored content and current files have the SHA-256 that is recorded as image_id."""
 
     def other_content() -> DataFrame:
@@ -146,7 +147,7 @@ def check_contents(delta_tables: DeltaTables) -> Iterator[Rule]:
 
     def differs(file: Row) -> Iterator[Row]:
         try:
-            with open_file(file["path"]) as content:
+            with open_file(file["path"], link_roots) as content:
                 if file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]:
                     return
         except OSError:

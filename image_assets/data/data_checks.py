@@ -7,6 +7,7 @@ import dagster as dg
 import pyarrow.compute as pc
 
 from image_assets.data.fetched_images import FAILED
+from image_assets.data.folder_layout import SPLITS
 from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, files_not_found
 from image_assets.data.image_files import UNREADABLE_FOLDER, current_keys
 from image_assets.data.image_samples import current_images, groups_of_several, groups_table
@@ -14,8 +15,9 @@ from image_assets.data.image_splits import (
     LEAKS_REMEDY,
     LISTED_PROBLEMS,
     MISSING_LABELS_REMEDY,
-    SPLITS,
+    Leak,
     current_assignments,
+    is_given,
     leaks,
     missing_labels,
     to_bullets,
@@ -248,17 +250,40 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="image_splits",
     blocking=True,
-    description=f"Every label has images in training, validation and test. If it fails: {MISSING_LABELS_REMEDY}.",
+    description="Every label has images in training, validation and test. Labels that do not are left out of training; "
+    f"with fewer than two others, the check blocks it. If it fails: {MISSING_LABELS_REMEDY}.",
 )
 def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The labels missing in each split; without images, their metrics would be meaningless."""
     assigned = current_assignments(delta_tables)
     missing = missing_labels(assigned)
+    left = assigned["label"].nunique() - len(missing)
     names = {split: [found.label for found in missing if split in found.splits] for split in SPLITS}
     lacking = {f"lacking_in_{split}": ", ".join(labels) or "none" for split, labels in names.items()}
-    advice = f"{to_bullets(missing)}\n\n{MISSING_LABELS_REMEDY}" if missing else "no image has a label: add some"
+    effect = "these labels are left out of training" if left > 1 else f"{left} label(s) are left to train on"
+    problem = f"{effect}:\n{to_bullets(missing)}\n\n{MISSING_LABELS_REMEDY}"
     passed = bool(len(assigned)) and not missing
-    return dg.AssetCheckResult(passed=passed, metadata=lacking, description=None if passed else advice)
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN if left > 1 else dg.AssetCheckSeverity.ERROR,
+        metadata=lacking,
+        description=None if passed else problem if missing else "no image has a label: add some",
+    )
+
+
+def leaks_result(found: Sequence[Leak], remedy: str, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    """The result of a check that finds these leaks."""
+    records = [
+        dg.TableRecord({"files": leak.files, **{split: "\n".join(leak.first_paths(split)) for split in SPLITS}})
+        for leak in found[:LISTED_PROBLEMS]
+    ]
+    columns = [dg.TableColumn("files", "int"), *map(dg.TableColumn, SPLITS)]
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=severity,
+        metadata={"groups": len(found), "files": dg.MetadataValue.table(records, dg.TableSchema(columns))},
+        description=f"{to_bullets(found)}\n\n{remedy}" if found else None,
+    )
 
 
 @dg.asset_check(
@@ -268,15 +293,7 @@ def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     f"If it fails: {LEAKS_REMEDY}.",
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """The groups of near duplicates in several splits."""
-    found = leaks(current_assignments(delta_tables))
-    records = [
-        dg.TableRecord({"files": leak.files, **{split: "\n".join(leak.first_paths(split)) for split in SPLITS}})
-        for leak in found[:LISTED_PROBLEMS]
-    ]
-    columns = [dg.TableColumn("files", "int"), *map(dg.TableColumn, SPLITS)]
-    return dg.AssetCheckResult(
-        passed=not found,
-        metadata={"groups": len(found), "files": dg.MetadataValue.table(records, dg.TableSchema(columns))},
-        description=f"{to_bullets(found)}\n\n{LEAKS_REMEDY}" if found else None,
-    )
+    """The groups of near duplicates in several splits, unless all their files are in folders that name the split."""
+    assigned = current_assignments(delta_tables)
+    found = [leak for leak in leaks(assigned) if not is_given(leak, assigned)]
+    return leaks_result(found, LEAKS_REMEDY, dg.AssetCheckSeverity.ERROR)

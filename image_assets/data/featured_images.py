@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.image_files import (
     IMAGE_KEYS,
     Decision,
@@ -19,7 +20,7 @@ from image_assets.data.image_files import (
 )
 from image_assets.data.ingestion import to_limits
 from image_assets.data.inspection import CURRENT, QUARANTINED, decode_features
-from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_label_overrides, relabel, to_label
+from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_labels, relabel
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.charts import SHOWN_BARS, picture_markdown, stacked_bars
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
@@ -37,14 +38,14 @@ ARRIVAL_COLUMNS = ["path", "image_id", "first_seen"]
 FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
 
 
-def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFrame:
+def arrivals(delta_tables: DeltaTables, layout: FolderLayout, today: date) -> pd.DataFrame:
     """How many current files arrived on each of the last days: one row per day, one column per label."""
     first = today - timedelta(days=SHOWN_BARS - 1)
     since = pa.scalar(datetime(first.year, first.month, first.day, tzinfo=UTC), pa.timestamp("us", "UTC"))
     recent = (pc.field("state") == CURRENT) & (pc.field("first_seen") >= since)
     files = delta_tables.read(IMAGE_FILES, ARRIVAL_COLUMNS, recent).to_pylist()
-    overrides = read_label_overrides(delta_tables)
-    labels = [overrides.of((file["path"], file["image_id"]), to_label(file["path"], landing)) for file in files]
+    current = read_labels(delta_tables, layout)
+    labels = [current.of((file["path"], file["image_id"])) for file in files]
     found = pd.DataFrame(
         {"day": [file["first_seen"].date() for file in files], "label": [label or "no label" for label in labels]}
     )
@@ -54,9 +55,9 @@ def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFra
     return pd.crosstab(found["day"], found["label"]).reindex(days.tolist(), fill_value=0)
 
 
-def arrivals_metadata(delta_tables: DeltaTables, landing: str) -> dict[str, dg.MetadataValue]:
+def arrivals_metadata(delta_tables: DeltaTables, layout: FolderLayout) -> dict[str, dg.MetadataValue]:
     """Metadata with a chart of the images that arrived lately; empty if there are none."""
-    counts = arrivals(delta_tables, landing, datetime.now(UTC).date())
+    counts = arrivals(delta_tables, layout, datetime.now(UTC).date())
     if counts.empty:
         return {}
     counts.index = [f"{day:%d %b}" for day in counts.index]
@@ -80,10 +81,10 @@ def quarantine(delta_tables: DeltaTables, unreadable: Sequence[Row]) -> None:
 
 def write_featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: NewRows) -> list[WrittenFile]:
     """Writes featured_images files for the rows that can be decoded, and quarantines the others."""
-    limits, landing = to_limits(image_folder), image_folder.path
-    overrides = read_label_overrides(delta_tables)
+    limits = to_limits(image_folder)
+    current = read_labels(delta_tables, read_layout(delta_tables, image_folder))
     keys = [(row["path"], row["image_id"]) for row in new.read(IMAGE_KEYS).to_pylist()]
-    labels = {key: overrides.of(key, to_label(key[0], landing)) for key in keys}
+    labels = {key: current.of(key) for key in keys}
     numbers = extend_label_indexes(filter(None, labels.values()), read_label_indexes(delta_tables))
 
     def with_features(images: Iterable[Row]) -> Iterator[Row | SetAside]:
@@ -136,10 +137,11 @@ def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> C
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """The images with their label, width, height, color mode, format and perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
-    relabelled = relabel(delta_tables, FEATURED_IMAGES)
+    layout = read_layout(delta_tables, image_folder)
+    relabelled = relabel(delta_tables, FEATURED_IMAGES, layout)
     metadata = {
         **new_images_metadata(delta_tables, FEATURED_IMAGES, change),
-        **arrivals_metadata(delta_tables, image_folder.path),
+        **arrivals_metadata(delta_tables, layout),
         **quarantine_metadata(delta_tables),
     }
     return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, **metadata)

@@ -1,7 +1,7 @@
 """How the landing folder differs from the ledger, and whether to believe it."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import ceil
 from urllib.parse import unquote
@@ -9,12 +9,19 @@ from zlib import crc32
 
 import dagster as dg
 
-from image_assets.data.image_files import NOT_REGULAR, UNREADABLE_FILE, UNREADABLE_FOLDER, Decision, LedgerEntry
+from image_assets.data.image_files import (
+    NOT_REGULAR,
+    UNREADABLE_FILE,
+    UNREADABLE_FOLDER,
+    Decision,
+    LedgerEntry,
+)
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import FileChanged, ImageFile, read_content
-from resources.files.image_folder import FolderUnavailable, ImageFolder, Listing
+from resources.files.image_folder import FolderUnavailable, ImageFolder
+from resources.files.listing import Listing, Skipped
 from resources.progress import ProgressLine
 
 # A listing that lacks more current files than this is not believed: the folder may not be mounted.
@@ -27,7 +34,8 @@ class FolderChanges:
     """Differences between the folder and the ledger.
 
     `listed` counts the files in the folder, `checked` those whose size and time were compared, `current` the files in
-    the ledger that are current, and `current_missing` those of them that are missing.
+    the ledger that are current, and `current_missing` those of them that are missing. `excluded` are files in the
+    ledger that the filters skip by now; they count neither as current nor as missing.
     """
 
     listed: int
@@ -39,11 +47,14 @@ class FolderChanges:
     unreadable: tuple[Decision, ...] = ()  # about folders and new files whose names are all that can be read
     current: int = 0
     current_missing: int = 0
+    excluded: tuple[str, ...] = ()
+    skipped: Skipped = field(default_factory=Skipped)
 
     def __str__(self) -> str:
         counts = {
             "new or changed": len(self.to_read),
             "deleted": len(self.missing),
+            "excluded by now": len(self.excluded),
             "not regular files": len(self.irregular),
             "unreadable": len(self.unreadable),
             "still being written": self.unsettled,
@@ -57,6 +68,7 @@ class FolderChanges:
         lines = [f"{file.path}\t{file.modification_time.timestamp()}\t{file.length}" for file in self.to_read]
         lines += [f"{file.path}\tirregular" for file in self.irregular] + [f"{path}\tgone" for path in self.missing]
         lines += [f"{decision.path}\tunreadable" for decision in self.unreadable]
+        lines += [f"{path}\texcluded" for path in self.excluded]
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32] if lines else ""
 
 
@@ -94,8 +106,11 @@ def folder_changes(
     ]  # a file that was deleted meanwhile counts as missing in the next run
     other = [file for file in seen if not file.problem and not is_up_to_date(file, ledger.get(file.path))]
     absent = [path for path in ledger.keys() - listing.names.keys() if not is_in(path, listing.unreadable)]
-    missing = tuple(path for path in absent if ledger[path].state != MISSING)
-    swept = [] if part is None else list(find_rewritten_files(listing, ledger, part, image_folder.sweep_bytes))
+    newly_absent = [path for path in absent if ledger[path].state != MISSING]
+    folders = (NOT_REGULAR, UNREADABLE_FOLDER)  # no file name pattern would include their names
+    excluded = image_folder.filtered_out(path for path in newly_absent if ledger[path].reason not in folders)
+    missing = tuple(path for path in newly_absent if path not in excluded)
+    swept = [] if part is None else list(find_rewritten_files(listing, ledger, part, image_folder))
     return FolderChanges(
         listed=len(listing.names),
         checked=len(to_check),
@@ -103,8 +118,10 @@ def folder_changes(
         irregular=tuple(file for file in other if not file.regular),
         missing=missing,
         unreadable=tuple(new_unreadable(listing, seen, ledger)),
-        current=current,
+        current=current - sum(ledger[path].state == CURRENT for path in excluded),
         current_missing=sum(ledger[path].state == CURRENT for path in missing),
+        excluded=tuple(sorted(excluded)),
+        skipped=listing.skipped,
     )
 
 
@@ -156,7 +173,7 @@ def require_plausible(changes: FolderChanges, image_folder: ImageFolder, delta_t
         return
     raise FolderUnavailable(
         f"{missing:,} of {changes.current:,} current files are gone from the landing folder {image_folder.root}. "
-        f"{why}. Nothing was changed. If a disk or share is not mounted, mount it. If you deleted or excluded files "
+        f"{why}. Nothing was changed. If a disk or share is not mounted, mount it. If you deleted files "
         "on purpose, launch ingest_images with the run config {ops: {raw_images: {config: {accept_missing: true}}}}."
     )
 
@@ -199,12 +216,13 @@ def paths_to_check(
 
 
 def find_rewritten_files(
-    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int, sweep_bytes: int
+    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int, image_folder: ImageFolder
 ) -> Iterator[ImageFile]:
     """The files in this slice whose content changed although size and time did not.
 
     Files larger than `sweep_bytes` are only compared by `make audit`.
     """
+    sweep_bytes, link_roots = image_folder.sweep_bytes, image_folder.real_link_roots
     readable = [
         (path, before)
         for path, before in ledger.items()
@@ -214,13 +232,15 @@ def find_rewritten_files(
     for path, before in readable:
         if crc32(path.encode(), 1) % parts == part % parts:
             file = listing.stat_file(path) if listing.names.get(path) else None
-            if file and file.regular and before.is_unchanged(file) and content_id(file) not in (before.image_id, None):
+            if not (file and file.regular and before.is_unchanged(file)):
+                continue
+            if content_id(file, link_roots) not in (before.image_id, None):
                 yield file
 
 
-def content_id(file: ImageFile) -> str | None:
+def content_id(file: ImageFile, link_roots: Sequence[str]) -> str | None:
     """The image_id of the file's current content; None if it cannot be read or is being written."""
     try:
-        return sha256(read_content(file.path, length=file.length)).hexdigest()
+        return sha256(read_content(file.path, length=file.length, link_roots=link_roots)).hexdigest()
     except (FileChanged, OSError):
         return None

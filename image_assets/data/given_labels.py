@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.label_corrections import label_problem
-from image_assets.data.labels import to_label
 from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
 from resources.delta.delta_log import last_metadata, table_metadata
 from resources.delta.delta_tables import DeltaTables
@@ -75,7 +75,7 @@ def read_given(rows: pa.Table, landing: str) -> dict[str, GivenLabel]:
     return {path: to_given(path, of_path) for path, of_path in labels.items()}
 
 
-def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel] | None, landing: str) -> int:
+def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel] | None, layout: FolderLayout) -> int:
     """Updates given_labels from a label table (None: folder names count again); returns the number of changed rows."""
     delta_tables.create(GIVEN_LABELS)
     columns = delta_tables.read(GIVEN_LABELS, GIVEN_COLUMNS)
@@ -84,7 +84,7 @@ def merge_given_labels(delta_tables: DeltaTables, given: Mapping[str, GivenLabel
         for path, *fields in zip(*(columns[name].to_pylist() for name in GIVEN_COLUMNS), strict=True)
     }
     if given is None:
-        now = {path: GivenLabel(to_label(path, landing), FOLDER) for path in there}
+        now = {path: GivenLabel(layout.label(path), FOLDER) for path in there}
     else:
         files = delta_tables.read(IMAGE_FILES, ["path"])["path"].to_pylist()
         now = {path: given.get(path, NOT_NAMED) for path in {*files, *given, *there}}
@@ -112,9 +112,9 @@ def given_labels(
     delta_tables: DeltaTables, image_folder: ImageFolder, label_table: ExternalTable
 ) -> dg.MaterializeResult:
     """Labels from a table (`IMAGE_ASSETS_LABELS`), used instead of folder names; empty without such a table."""
-    landing = image_folder.path
+    layout = read_layout(delta_tables, image_folder)
     outside = label_table.read(["path", "label"]) if label_table.source else None
-    changed = merge_given_labels(delta_tables, read_given(outside.rows, landing) if outside else None, landing)
+    changed = merge_given_labels(delta_tables, read_given(outside.rows, layout.landing) if outside else None, layout)
     delta_tables.compact_without_spark(GIVEN_LABELS)
     states = Counter(delta_tables.read(GIVEN_LABELS, ["state"])["state"].to_pylist())
     lineage = {"label_table": label_table.source, "label_table_content": outside.content} if outside else {}

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from image_assets.data.folder_layout import read_layout
 from image_assets.data.labels import relabel
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.grayscale import to_gray_rows
@@ -12,6 +13,7 @@ from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
 from resources.delta.writing import write_by_tasks
+from resources.files.image_folder import ImageFolder
 
 READ_COLUMNS = [
     *GRAYSCALE_IMAGES.columns.fieldNames(),
@@ -33,9 +35,9 @@ def follow_featured_images(delta_tables: DeltaTables) -> Change:
     kinds={"pyspark", "deltalake", "pillow"},
     pool="grayscale_images",
 )
-def grayscale_images(delta_tables: DeltaTables) -> dg.MaterializeResult:
+def grayscale_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Grayscale copies of the images as lossless PNG, with their labels."""
     change = follow_featured_images(delta_tables)
-    relabelled = relabel(delta_tables, GRAYSCALE_IMAGES)
+    relabelled = relabel(delta_tables, GRAYSCALE_IMAGES, read_layout(delta_tables, image_folder))
     sheet = new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change)
     return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **sheet)

@@ -27,6 +27,7 @@ from resources.files.file_system import EPOCH, ImageFile
 IMAGE_KEYS = ["path", "image_id"]
 SHEET_FILES = 32  # files on the sheet
 NOT_REGULAR = "not_regular"  # a reason: such files are never opened
+EXCLUDED = "excluded"  # a reason of missing files: they may be there, but the filters skip them
 UNREADABLE_FOLDER, UNREADABLE_FILE = "unreadable_folder", "unreadable_file"  # reasons
 # The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
 SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
@@ -39,8 +40,8 @@ IS_SECOND_FAILURE = f"""new.reason IN {RETRIED} AND new.image_id = old.image_id 
 )"""
 LEDGER_UPDATES = {
     "state": "new.state",
-    "reason": f"CASE WHEN new.state = '{MISSING}' THEN old.reason ELSE new.reason END",
-    "message": f"""CASE WHEN new.state = '{MISSING}' THEN old.message
+    "reason": f"CASE WHEN new.state = '{MISSING}' THEN coalesce(new.reason, old.reason) ELSE new.reason END",
+    "message": f"""CASE WHEN new.state = '{MISSING}' THEN coalesce(new.message, old.message)
         WHEN {IS_SECOND_FAILURE} THEN concat(new.message, '{FAILED_TWICE}') ELSE new.message END""",
     **{name: f"coalesce(new.{name}, old.{name})" for name in ("image_id", "length", "modification_time")},
     "attempts": "old.attempts + new.attempts",

@@ -14,9 +14,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from image_assets.data.folder_layout import read_layout
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.data.inspection import CURRENT
-from image_assets.data.labels import LabelOverrides, read_label_overrides, to_label
+from image_assets.data.labels import Labels, read_labels
 from image_assets.images.charts import distributions, picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails, to_caption, to_thumbnail
 from image_assets.images.pixels import UnreadableImage
@@ -121,22 +122,22 @@ def to_steps(images: pd.DataFrame, column: str) -> list[float]:
     return (2 ** (np.round(np.log2(values) * STEPS_PER_DOUBLING) / STEPS_PER_DOUBLING)).tolist()
 
 
-def sample_files(files: Iterable[Row], landing: str, overrides: LabelOverrides) -> list[Row]:
+def sample_files(files: Iterable[Row], labels: Labels) -> list[Row]:
     """A few current files of each label (path, image_id, label, length); stable while these files exist."""
     of_label: dict[str | None, list[Row]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (file["image_id"], file["path"])):
-        label = overrides.of((file["path"], file["image_id"]), to_label(file["path"], landing))
+        label = labels.of((file["path"], file["image_id"]))
         if len(of_label[label]) < PER_LABEL:
             of_label[label].append({**file, "label": label})
     return [file for label in of_label.values() for file in label]
 
 
-def with_thumbnails(files: DataFrame) -> DataFrame:
+def with_thumbnails(files: DataFrame, link_roots: Sequence[str]) -> DataFrame:
     """The files with a JPEG thumbnail each."""
 
     def thumbnail(file: Row) -> Iterator[Row]:
         try:
-            content = read_content(file["path"], length=file["length"])
+            content = read_content(file["path"], length=file["length"], link_roots=link_roots)
             small = to_thumbnail(content, SAMPLE_PIXELS)
         except (OSError, UnreadableImage):  # deleted, or quarantined by the next step: a gray box on the sheet
             small = None
@@ -184,12 +185,13 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
         ["path", "image_id", "length"],
         (pc.field("state") == CURRENT) & (pc.field("length") <= MAX_FILE_BYTES),
     )
-    sample = sample_files(files.to_pylist(), image_folder.path, read_label_overrides(delta_tables))
+    sample = sample_files(files.to_pylist(), read_labels(delta_tables, read_layout(delta_tables, image_folder)))
     there = delta_tables.read(IMAGE_SAMPLES, COMPARED_COLUMNS).to_pylist()
     if {tuple(row[name] for name in COMPARED_COLUMNS) for row in sample} != {tuple(row.values()) for row in there}:
         pixels = spark_pixels(delta_tables, [row["path"] for row in sample])
         rows = [(row["path"], row["image_id"], row["label"], row["length"]) for row in sample]
-        thumbnails = with_thumbnails(delta_tables.spark.createDataFrame(rows, FILES_SCHEMA))
+        there_now = delta_tables.spark.createDataFrame(rows, FILES_SCHEMA)
+        thumbnails = with_thumbnails(there_now, image_folder.real_link_roots)
         delta_tables.overwrite(thumbnails.join(pixels, on="path", how="left"), IMAGE_SAMPLES)
     shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
     shown.sort(key=lambda row: (row["label"] or "", row["path"]))

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 import dagster as dg
@@ -12,8 +13,10 @@ from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.data.folder_layout import SPLITS, FolderLayout, is_recorded, read_layout
+from image_assets.data.given_splits import GIVEN_COLUMNS, reassigned, with_given_splits
 from image_assets.data.image_files import IMAGE_KEYS, current_files, current_keys
-from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_label_overrides, relabel
+from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_labels, relabel
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.images.near_duplicates import HASHED, group_new_images, to_groups, to_image_hashes
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
@@ -22,8 +25,8 @@ from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table import Table, file_layout
+from resources.files.image_folder import ImageFolder
 
-SPLITS = ("training", "validation", "test")
 LISTED_PROBLEMS = 10
 LEAK_PATHS = 3  # listed for each split
 LEAKS_REMEDY = (
@@ -36,7 +39,8 @@ MISSING_LABELS_REMEDY = (
 )
 SET_ASIDE = "set_aside"  # in no split
 NEW_COLUMNS = ["path", *HASHED, "label", "label_index"]
-EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split"]
+EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split", "given_split"]
+REASSIGNED_SCHEMA = "path string, image_id string, given_split string, split string, reason string"
 FILL_ORDER = ("training", "test", "validation")
 CONFLICT = "near duplicate of images in different splits"
 
@@ -78,7 +82,7 @@ class MissingLabel:
 
 def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
     """The labelled rows of image_splits whose files are current; only these are trained on."""
-    columns = ["path", *HASHED, "label", "duplicate_group", "split"]
+    columns = [*EXISTING_COLUMNS, "label_index"]
     assigned = delta_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
     return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
@@ -103,6 +107,12 @@ def leaks(assigned: pd.DataFrame) -> list[Leak]:
     return sorted(found, key=lambda leak: -leak.files)
 
 
+def is_given(leak: Leak, assigned: pd.DataFrame) -> bool:
+    """Whether folders gave all files of a leak their splits; such leaks are reported, not moved."""
+    given = set(assigned.loc[assigned["given_split"].notna(), "path"])
+    return all(path in given for paths in leak.paths.values() for path in paths)
+
+
 def missing_labels(assigned: pd.DataFrame) -> list[MissingLabel]:
     """The labels that are missing in some split, in alphabetical order."""
     present = set(zip(assigned["label"], assigned["split"], strict=True))
@@ -120,18 +130,23 @@ def to_bullets(found: Sequence[object]) -> str:
 
 
 def require_sound_splits(delta_tables: DeltaTables) -> None:
-    """Raises UnsoundSplits, with the remedy, if splits leak or lack a label."""
+    """Raises UnsoundSplits, with the remedy, if splits leak, or if fewer than two labels are in all of them.
+
+    Leaks between splits that folders give are for the user to decide.
+    """
     assigned = current_assignments(delta_tables)
     problems = []
-    if leaking := leaks(assigned):
+    if leaking := [leak for leak in leaks(assigned) if not is_given(leak, assigned)]:
         problems.append(
             f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
             f"{to_bullets(leaking)}\n"
             f"{LEAKS_REMEDY}"
         )
-    if missing := missing_labels(assigned):
+    missing = missing_labels(assigned)
+    if missing and assigned["label"].nunique() - len(missing) < 2:
         problems.append(
-            f"{len(missing):,} label(s) have no image in some split:\n{to_bullets(missing)}\n{MISSING_LABELS_REMEDY}"
+            f"{len(missing):,} label(s) have no image in some split, and fewer than two others are left:\n"
+            f"{to_bullets(missing)}\n{MISSING_LABELS_REMEDY}"
         )
     if problems:
         raise UnsoundSplits("\n".join(["the splits are not fit for training", *problems]))
@@ -168,18 +183,28 @@ def split_digest(rows: pd.DataFrame) -> str:
     return f"{len(rows)}-{sha256(text.encode()).hexdigest()[:24]}"
 
 
+def labels_in_all_splits(delta_tables: DeltaTables) -> list[str]:
+    """The labels with current images in every split, ordered by label index; others are left out of training."""
+    assigned = current_assignments(delta_tables)
+    missing = {found.label for found in missing_labels(assigned)}
+    numbered = sorted(set(zip(assigned["label_index"], assigned["label"], strict=True)))
+    return [label for _, label in numbered if label not in missing]
+
+
 def training_labels(delta_tables: DeltaTables) -> list[str]:
-    """The labels of the current images in the training split, ordered by label index.
+    """The labels to train on: those in every split, ordered by label index.
 
     Raises:
         ValueError: There are fewer than two.
     """
-    rows = read_split(delta_tables, "training")
-    labels = [label for _, label in sorted(set(zip(rows["label_index"], rows["label"], strict=True)))]
+    labels = labels_in_all_splits(delta_tables)
     if len(labels) < 2:
+        missing = missing_labels(current_assignments(delta_tables))
+        left_out = f" Left out: {'; '.join(map(str, missing[:LISTED_PROBLEMS]))}." if missing else ""
         raise ValueError(
             f"{len(labels)} label(s) to train on ({', '.join(labels) or 'none'}): a classifier needs at least two. "
-            "Put photographs into at least two subfolders of the landing folder, one for each label"
+            "Put photographs into at least two subfolders of the landing folder, one for each label, and at least "
+            f"three different ones into each.{left_out}"
         )
     return labels
 
@@ -296,7 +321,7 @@ def assign_unmatched(
     for group in unmatched:
         label = group.label
         lacks = {split: share * totals[label] - counts[label, split] for split, share in shares.items()}
-        empty = [split for split in FILL_ORDER if not counts[label, split]]
+        empty = [split for split in FILL_ORDER if split in shares and not counts[label, split]]
         split = empty[0] if coming[label] <= len(empty) > 0 else max(lacks, key=lacks.__getitem__)
         coming[label] -= 1
         counts.update({(one, split): images for one, images in group.labels.items()})
@@ -311,30 +336,52 @@ def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
     return there.assign(current=there["current"] == "both")
 
 
-def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> list[WrittenFile]:
+def assign_images(new: pd.DataFrame, existing: pd.DataFrame, config: SplitConfig, layout: FolderLayout) -> pd.DataFrame:
+    """The new images with their splits, given ones included; see `with_given_splits`."""
+    return with_given_splits(new, existing, config.shares, layout, partial(with_splits, seed=config.seed))
+
+
+def write_assignments(
+    delta_tables: DeltaTables, new: NewRows, config: SplitConfig, layout: FolderLayout
+) -> list[WrittenFile]:
     """Writes image_splits files for the new images that have a label now."""
     images = new.read(NEW_COLUMNS).to_pandas()
-    overrides = read_label_overrides(delta_tables)
-    keys = zip(images["path"], images["image_id"], strict=True)
-    labels = [overrides.of(key, label) for key, label in zip(keys, images["label"], strict=True)]
+    current = read_labels(delta_tables, layout)
+    labels = [current.of(key) for key in zip(images["path"], images["image_id"], strict=True)]
     numbers = extend_label_indexes(filter(None, labels), read_label_indexes(delta_tables))
     images = images.assign(label=labels, label_index=[numbers[label] if label else None for label in labels])
     images = images[images["label"].notna()].sort_values(IMAGE_KEYS, ignore_index=True)
     if not len(images):
         return []
-    rows = with_splits(images, existing_images(delta_tables), config.shares, config.seed)
+    rows = assign_images(images, existing_images(delta_tables), config, layout)
     rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 
 
-def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
+def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout) -> None:
     """Appends images that had no label when they were followed, and have one now."""
-    overrides = read_label_overrides(delta_tables)
-    unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS) if overrides else ()
-    labelled = [(path, image_id) for path, image_id in unassigned if overrides.of((str(path), str(image_id)), None)]
+    current = read_labels(delta_tables, layout)
+    if not current.are_overridden and is_recorded(delta_tables, IMAGE_SPLITS, layout):
+        return
+    unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS)
+    labelled = [(path, image_id) for path, image_id in unassigned if current.of((str(path), str(image_id)))]
     if labelled:
         new = rows_with_keys(delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, labelled)
-        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config))
+        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config, layout))
+
+
+def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout) -> int:
+    """Gives existing images the splits of a layout that is new; returns how many change."""
+    if is_recorded(delta_tables, IMAGE_SPLITS, layout):
+        return 0
+    existing, current = existing_images(delta_tables), read_labels(delta_tables, layout)
+    labels = [current.of(key) for key in zip(existing["path"], existing["image_id"], strict=True)]
+    existing = existing.assign(label=labels).loc[[label is not None for label in labels]]
+    changed = reassigned(existing, config.shares, layout, partial(with_splits, seed=config.seed))
+    if len(changed):
+        rows = changed.astype(object).where(changed.notna(), None).to_numpy().tolist()
+        delta_tables.update(delta_tables.spark.createDataFrame(rows, REASSIGNED_SCHEMA), IMAGE_SPLITS, GIVEN_COLUMNS)
+    return len(changed)
 
 
 @dg.asset(
@@ -342,12 +389,19 @@ def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> Non
     kinds={"pyspark", "deltalake"},
     pool="image_splits",
 )
-def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
-    """Training, validation or test for each labelled image; near duplicates share a split."""
+def image_splits(config: SplitConfig, delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
+    """Training, validation or test for each labelled image, by its folder if that names a split; near duplicates share
+    a split.
+    """
+    layout = read_layout(delta_tables, image_folder)
     change = follow(
-        delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config)
+        delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config, layout)
     )
-    append_newly_labelled(delta_tables, config)
-    relabelled = relabel(delta_tables, IMAGE_SPLITS)
+    append_newly_labelled(delta_tables, config, layout)
+    moved = reassign(delta_tables, config, layout)
+    relabelled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
-    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **splits_metadata(delta_tables))
+    more = {"moved_to_given_splits": moved} if moved else {}
+    return delta_tables.materialized(
+        IMAGE_SPLITS, change, relabelled=relabelled, **splits_metadata(delta_tables), **more
+    )

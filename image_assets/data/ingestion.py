@@ -57,6 +57,7 @@ def to_limits(image_folder: ImageFolder) -> Limits:
         size_bytes=image_folder.size_limit_bytes,
         seconds=image_folder.decode_seconds,
         memory_bytes=image_folder.decode_memory_bytes,
+        link_roots=image_folder.real_link_roots,
     )
 
 

@@ -1,6 +1,7 @@
 """Inspects a file before it becomes a row (runs in executors)."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from io import BufferedReader
@@ -14,7 +15,14 @@ from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, UnreadableImage, format_of
 from resources.delta.arrow_rows import Row
-from resources.files.file_system import FileChanged, modification_stamp, open_file, read_content
+from resources.files.file_system import (
+    FileChanged,
+    link_target,
+    modification_stamp,
+    open_file,
+    read_content,
+    to_name,
+)
 
 CURRENT = "current"  # a readable image
 PENDING = "pending"  # may still be written to
@@ -55,10 +63,17 @@ def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
         message = f"{length:,} bytes: expected at most {limits.size_bytes:,}; make the file smaller or raise the limit"
         return Inspection(QUARANTINED, reason="too_large", message=message)
     try:
+        if length > limits.content_bytes and is_linked(path, limits.link_roots):
+            message = (
+                f"{length:,} bytes behind a link: expected at most {limits.content_bytes:,}, because tables have no "
+                "copy of larger files; put the file itself into the landing folder, or raise "
+                "IMAGE_ASSETS_CONTENT_LIMIT_MB"
+            )
+            return Inspection(QUARANTINED, reason="too_large", message=message)
         if length > limits.content_bytes:
             content, (start, image_id) = None, streamed(path, length=length)
         else:
-            content = read_content(path, length=length)
+            content = read_content(path, length=length, link_roots=limits.link_roots)
             start, image_id = content[:SIGNATURE_BYTES], sha256(content).hexdigest()
     except FileChanged as changed:
         return Inspection(PENDING, reason="changed", message=str(changed))
@@ -74,6 +89,11 @@ def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
         message = f"{length:,} bytes beginning with {start[:8]!r}: expected one of {', '.join(FORMATS)}"
         return Inspection(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{message}; convert the file")
     return Inspection(CURRENT, content, image_id)
+
+
+def is_linked(path: str, link_roots: Sequence[str]) -> bool:
+    """Whether the file is read through a link below one of the roots."""
+    return bool(link_roots) and link_target(to_name(path), link_roots) not in (None, os.fsdecode(to_name(path)))
 
 
 def streamed(path: str, *, length: int) -> tuple[bytes, str]:

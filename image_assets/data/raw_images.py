@@ -11,7 +11,9 @@ import dagster as dg
 from pydantic import Field
 
 from image_assets.data.folder_changes import FolderChanges, folder_changes, remember_device, require_plausible
+from image_assets.data.folder_layout import read_layout, record_splits
 from image_assets.data.image_files import (
+    EXCLUDED,
     NOT_REGULAR,
     Decision,
     image_files,
@@ -29,7 +31,14 @@ from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import FolderUnavailable, ImageFolder
+from resources.files.listing import Skipped
 
+IRREGULAR_MESSAGE = (
+    "a link, pipe or device; only regular files are opened. To follow links, name the folders that they lead to in "
+    "IMAGE_ASSETS_LINK_ROOTS; each folder is listed once"
+)
+EXCLUDED_MESSAGE = "IMAGE_ASSETS_INCLUDE, IMAGE_ASSETS_EXCLUDE or IMAGE_ASSETS_LITTER skips the file by now"
+LISTED_SKIPPED = 100  # kinds
 TRIGGER_TAG = "image_assets/trigger"  # on continuous runs: how often they check for new work
 
 
@@ -74,6 +83,8 @@ def ingest(
     ledger = read_ledger(delta_tables) | {decision.path: to_entry(decision) for decision in unrecorded}
     changes = folder_changes(image_folder, ledger, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
+    if skipped := str(changes.skipped):
+        log.info(f"skipped {skipped}")
     if not config.accept_missing:
         require_plausible(changes, image_folder, delta_tables)
     settled = image_folder.settled(changes.to_read)
@@ -85,6 +96,11 @@ def ingest(
     with delta_tables.progress_line("read", len(settled), "files") as progress:
         for chunk in chunked(settled):
             read_chunk(delta_tables, image_folder, chunk, ledger, progress)
+    if record_splits(delta_tables, image_folder):
+        log.warning(
+            f"From now on, {read_layout(delta_tables, image_folder)}. Labels and splits of existing images follow. "
+            "IMAGE_ASSETS_SPLIT_FOLDERS=off or =on decides otherwise"
+        )
     if settled:
         log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} per second")
     return changes
@@ -95,13 +111,18 @@ def decisions_without_reading(changes: FolderChanges, settled: set[ImageFile]) -
     unsettled = [file for file in changes.to_read if file not in settled]
     return [
         *(to_decision(file, PENDING, "being_written", "changed within the settle period", None) for file in unsettled),
-        *(
-            to_decision(file, QUARANTINED, NOT_REGULAR, "a link, pipe or device; only regular files are opened", None)
-            for file in changes.irregular
-        ),
+        *(to_decision(file, QUARANTINED, NOT_REGULAR, IRREGULAR_MESSAGE, None) for file in changes.irregular),
         *changes.unreadable,
+        *(Decision(path, MISSING, EXCLUDED, EXCLUDED_MESSAGE) for path in changes.excluded),
         *(Decision(path, MISSING) for path in changes.missing),
     ]
+
+
+def skipped_metadata(skipped: Skipped) -> dict[str, dg.MetadataValue]:
+    """Metadata with what the listing left out, most frequent first; empty if it left out nothing."""
+    rows = skipped.rows()
+    records = [dg.TableRecord({"name": name, "skipped": what, "count": count}) for name, what, count in rows]
+    return {"skipped": dg.MetadataValue.table(records[:LISTED_SKIPPED])} if rows else {}
 
 
 def is_continuous(instance: dg.DagsterInstance, run_id: str) -> bool:
@@ -146,6 +167,8 @@ def raw_images(
         delta_tables.change_since(files_before, IMAGE_FILES),
         **{f"files_{state}": count for state, count in sorted(states.items())},
         files_listed=changes.listed if changes else 0,
+        folder_layout=str(read_layout(delta_tables, image_folder)),
+        **(skipped_metadata(changes.skipped) if changes else {}),
         **quarantine_metadata(delta_tables),
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)

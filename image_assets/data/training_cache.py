@@ -8,7 +8,17 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.image_splits import read_split, split_digest, split_rows, training_labels, with_content
+from image_assets.data.image_splits import (
+    MISSING_LABELS_REMEDY,
+    current_assignments,
+    missing_labels,
+    read_split,
+    split_digest,
+    split_rows,
+    to_bullets,
+    training_labels,
+    with_content,
+)
 from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.cached_pixels import CACHE_CODE, to_cached_rows
 from image_assets.images.charts import picture_markdown
@@ -89,6 +99,9 @@ def materialize_cache(
 ) -> dg.MaterializeResult:
     """Writes the split's cache unless it exists, and evicts old ones."""
     labels = training_labels(delta_tables)
+    left_out = missing_labels(current_assignments(delta_tables))
+    if left_out:
+        dg.get_dagster_logger().warning(f"left out of training:\n{to_bullets(left_out)}\n{MISSING_LABELS_REMEDY}")
     cache, written = find_or_write_cache(delta_tables, caches, split, ranks=ranks)
     groups = row_groups(cache.files)
     return dg.MaterializeResult(
@@ -96,6 +109,7 @@ def materialize_cache(
             "dagster/row_count": cache.rows,
             "bytes": cache.size_bytes,
             "labels": ", ".join(labels),
+            "labels_left_out": ", ".join(found.label for found in left_out) or "none",
             "cache": cache.name,
             "cache_url": dg.MetadataValue.url(cache.url),
             "content": cache.content,

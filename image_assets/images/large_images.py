@@ -23,12 +23,16 @@ File = tuple[str, int, int]  # its path, the side of the square, its length
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits for a file: its size in tables, its size at all, and the CPU time and memory to decode it."""
+    """Limits for a file: its size in tables, its size at all, and the CPU time and memory to decode it.
+
+    `link_roots` are the real paths of the folders that links may lead to.
+    """
 
     content_bytes: int = 512 * 1024**2
     size_bytes: int = 16 * 1024**3
     seconds: float = 10
     memory_bytes: int = 1024**3
+    link_roots: tuple[str, ...] = ()
 
     def seconds_for(self, length: int) -> float:
         """The CPU time to decode a file of this length."""

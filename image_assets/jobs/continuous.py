@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol, cast
 import dagster as dg
 
 from image_assets.data.folder_changes import folder_changes, require_plausible, without_unsettled
+from image_assets.data.folder_layout import read_layout
 from image_assets.data.given_labels import label_table_change
 from image_assets.data.image_files import read_ledger
 from image_assets.data.labels import outdated_labels
@@ -80,7 +81,8 @@ def label_table_to_read(instance: dg.DagsterInstance, resources: RunResources) -
 
 def corrections_to_apply(_: dg.DagsterInstance, resources: RunResources) -> str:
     """The number of label corrections that featured_images does not have yet."""
-    outdated = outdated_labels(resources.delta_tables, FEATURED_IMAGES)
+    layout = read_layout(resources.delta_tables, resources.image_folder)
+    outdated = outdated_labels(resources.delta_tables, FEATURED_IMAGES, layout)
     return f"{len(outdated)} corrected labels" if outdated else ""
 
 

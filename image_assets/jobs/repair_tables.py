@@ -43,7 +43,8 @@ from resources.delta.log_repair import repair_log
 from resources.delta.new_rows import READ_ROWS, Key
 from resources.delta.parquet_files import is_whole, newest_first, open_parquet, write_files
 from resources.delta.table import Table, file_layout
-from resources.files.image_folder import ImageFolder, Listing
+from resources.files.image_folder import ImageFolder
+from resources.files.listing import Listing
 
 OVERWRITTEN = (CURRENT_PREDICTIONS, IMAGE_SAMPLES)  # as a whole, so that leftover files hold rows that are outdated
 # What nothing else has a copy of, and why it matters that the table starts empty.

@@ -10,10 +10,11 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.image_files import IMAGE_KEYS
-from image_assets.data.image_splits import read_split, split_digest, split_rows, with_content
+from image_assets.data.image_splits import labels_in_all_splits, read_split, split_digest, split_rows, with_content
 from image_assets.images.charts import confusion_matrix
 from image_assets.images.contact_sheets import contact_sheet
 from image_assets.models.evaluation import (
@@ -79,15 +80,26 @@ def damage_of(version: ModelVersion, registry: ModelRegistry) -> str | None:
     return None
 
 
+def rows_to_evaluate(delta_tables: DeltaTables) -> tuple[pd.DataFrame, list[str]]:
+    """The images of the test split, without labels that are left out of training, and their labels.
+
+    All labels count as long as none is in every split.
+    """
+    rows = read_split(delta_tables, SPLIT)
+    labels = labels_in_all_splits(delta_tables) or sorted(set(rows["label"]))
+    return rows.loc[rows["label"].isin(labels)], labels
+
+
 def predict_test_split(
     version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
 ) -> pd.DataFrame:
-    """The version's predictions for every image of the test split, with its `true_label`.
+    """The version's predictions for the images of the test split, with their `true_label`.
 
     Only the URI and the tag `framework` of the version are used, so the version need not be registered.
     """
-    test_rows = read_split(delta_tables, SPLIT)
-    images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
+    test_rows, labels = rows_to_evaluate(delta_tables)
+    rows = split_rows(delta_tables, SPLIT).where(F.col("label").isin(labels))
+    images = with_content(delta_tables, rows).withColumnRenamed("label", "true_label")
     device = resolve_device(version, on, delta_tables.spark)
     progress = delta_tables.progress_line(
         f"evaluated version {version.version}", len(test_rows), "images of the test split"
@@ -186,7 +198,7 @@ def evaluate_new(
         The accuracy of all versions by number, and metadata about those that were evaluated now, or cannot be.
     """
     delta_tables.create(MODEL_EVALUATIONS)
-    rows_digest = split_digest(read_split(delta_tables, SPLIT))
+    rows_digest = split_digest(rows_to_evaluate(delta_tables)[0])
     registered = registry.versions()
     identify_rows(delta_tables, registered, MODEL_EVALUATIONS)
     versions = {version.version: version for version in to_evaluate(registered)}

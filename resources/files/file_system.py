@@ -1,4 +1,4 @@
-"""Files on disk and objects in object storage: their names as table paths, listing and reading them.
+"""Files on disk and objects in object storage: their names as table paths, their state, and reading them.
 
 Runs in executors: no Dagster.
 """
@@ -6,11 +6,10 @@ Runs in executors: no Dagster.
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -18,7 +17,13 @@ import pyarrow.fs as pafs
 from fsspec.core import url_to_fs
 
 SCHEME = "file:"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".heic", ".heif", ".hif", ".avif", ".jxl"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    *(".dcm", ".dicom"),
+)
 TO_ESCAPE = re.compile("[%\n\r\udc80-\udcff]+")
 # What S3, Azure, SFTP, Google and fsspec's memory file system call the modification time.
 MODIFICATION_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
@@ -80,81 +85,22 @@ def is_url(name: str) -> bool:
     return "://" in name and not name.startswith(SCHEME)
 
 
-def list_names(
-    root: Path, wanted: Callable[[str], bool], excluded: Callable[[str], bool]
-) -> tuple[dict[str, bool], dict[str, str]]:
-    """The paths of the wanted files below a local folder, without opening any of them.
+def link_target(name: bytes | str, link_roots: Sequence[str]) -> str | None:
+    """Where a local name leads once all links are resolved; None unless that is below one of the roots.
 
-    Args:
-        root: The folder. Links in it are listed if their names are wanted or they lead to folders, but never followed.
-        wanted: Whether to list a file, by its name relative to `root`.
-        excluded: Whether to skip a folder and everything in it, by its name relative to `root`.
-
-    Returns:
-        For each path whether it is a regular file, and for each folder that cannot be read the system's reason.
-
-    Raises:
-        OSError: The root itself cannot be read.
+    The roots are real paths. A loop of links leads nowhere, so that opening its end fails.
     """
-    found: dict[str, bool] = {}
-    unreadable: dict[str, str] = {}
-    folders = [(str(root), to_path(os.fsencode(root)), "")]
-    while folders:
-        folder, path, relative_path = folders.pop()
-        try:
-            entries = list(os.scandir(folder))
-            os.stat(f"{folder}/.")  # noqa: PTH116 - pathlib drops the dot; fails if the folder may be listed, not entered
-        except OSError as error:
-            if not relative_path:
-                raise
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):  # deleted during the listing
-                unreadable[path] = error.strerror or str(error)
-            continue
-        for entry in entries:
-            name = f"{relative_path}{entry.name}"
-            is_folder, is_file = entry_kind(entry)
-            if is_folder:
-                if not excluded(name):
-                    folders.append((entry.path, f"{path}/{escaped(entry.name)}", f"{name}/"))
-            elif wanted(name) or (not excluded(name) and leads_to_folder(entry)):
-                found[f"{path}/{escaped(entry.name)}"] = is_file
-    return found, unreadable
+    target = os.path.realpath(os.fsdecode(name))
+    return target if any(target.startswith(f"{root.rstrip('/')}/") for root in link_roots) else None
 
 
-def entry_kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Whether the entry is a folder, and whether it is a regular file; neither if the system does not say."""
-    try:
-        return entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False)
-    except OSError:
-        return False, False
-
-
-def leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether the entry is a link to a folder."""
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def list_objects(url: str, wanted: Callable[[str], bool], excluded: Callable[[str], bool]) -> dict[str, ImageFile]:
-    """The wanted objects below a URL, by path; the arguments are those of `list_names`."""
-    system, root = url_to_fs(url)
-    system.invalidate_cache()
-    found = {}
-    for name, info in system.find(root, detail=True).items():
-        relative_path = name.removeprefix(root.rstrip("/")).lstrip("/")
-        folders = [relative_path[:index] for index, letter in enumerate(relative_path) if letter == "/"]
-        if wanted(relative_path) and not any(map(excluded, folders)):
-            path = f"{to_url_path(url)}/{escaped(relative_path)}"
-            found[path] = to_image_file(path, info)
-    return found
-
-
-def stat_file(path: str) -> ImageFile | None:
-    """A local file's current state, or None if it is gone."""
+def stat_file(path: str, link_roots: Sequence[str] = ()) -> ImageFile | None:
+    """A local file's current state, or None if it is gone; of a link below the roots, the state of its target."""
     try:
         status = os.lstat(to_name(path))
+        if link_roots and stat.S_ISLNK(status.st_mode) and (target := link_target(to_name(path), link_roots)):
+            with suppress(FileNotFoundError, NotADirectoryError):  # a link that leads nowhere is not gone
+                status = os.lstat(target)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -205,11 +151,15 @@ def to_datetime(microseconds: int) -> datetime:
 
 
 @contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str, link_roots: Sequence[str] = ()) -> Iterator[BinaryIO]:
     """Opens a file or object for reading.
 
     Local folders are opened one below the other, without following links. If a folder is replaced by a link, even
-    after the listing, nothing outside the landing folder is read.
+    after the listing, nothing outside the landing folder and the roots is read.
+
+    Args:
+        path: The file's table path.
+        link_roots: Real paths of the folders that links may lead to; without them, no link is followed.
 
     Raises:
         OSError: It is gone, it is not a regular file, or its path contains a link.
@@ -219,7 +169,8 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         with system.open(object_name, "rb") as file:
             yield cast(BinaryIO, file)
         return
-    *folders, name = to_name(path).split(b"/")[1:]
+    target = link_target(to_name(path), link_roots) if link_roots else None
+    *folders, name = (os.fsencode(target) if target else to_name(path)).split(b"/")[1:]
     folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     try:
         for relative_path in folders:
@@ -234,14 +185,14 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_content(path: str, *, length: int) -> bytes:
-    """The bytes of a file or object.
+def read_content(path: str, *, length: int, link_roots: Sequence[str] = ()) -> bytes:
+    """The bytes of a file or object; the roots are those of `open_file`.
 
     Raises:
         FileChanged: It does not have the listed length, or changed while it was read.
         OSError: As in `open_file`.
     """
-    with open_file(path) as file:
+    with open_file(path, link_roots) as file:
         before = modification_stamp(file)
         content = file.read()
         if len(content) != length or modification_stamp(file) != before:

@@ -4,13 +4,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
+from functools import partial
 from pathlib import Path
-from typing import IO
-from urllib.parse import unquote
+from typing import IO, Literal
 from uuid import uuid4
 
 import dagster as dg
@@ -20,17 +19,33 @@ from resources.files.file_system import (
     SUFFIXES,
     ImageFile,
     is_url,
-    list_names,
-    list_objects,
     stat_file,
     stat_object,
     to_path,
     to_url_path,
     uncached_file_system,
 )
+from resources.files.listing import (
+    Listing,
+    NameFilter,
+    Skipped,
+    folders_of,
+    list_names,
+    list_objects,
+    to_relative_name,
+)
 
 PART_PREFIX = ".fetching-"  # of a file that is still being written; listings skip it
 MEBIBYTE = 1024 * 1024
+SplitFolders = Literal["auto", "on", "off"]
+# What systems and programs leave beside photographs: hidden files and folders (`.git`, `.dvc`, `.Trash-1000`,
+# `.ipynb_checkpoints`, `._*` of macOS), folders of NAS systems, trash, and thumbnails.
+LITTER = (
+    *("._*", ".*", "__MACOSX", "lost+found"),
+    *("@eaDir", "@Recycle", "@Recently-Snapshot", "@tmp", "#recycle", "#snapshot"),
+    *("$RECYCLE.BIN", "RECYCLER", "System Volume Information"),
+    *("thumbnail", "thumbnails", "thumbs", "_thumbs"),
+)
 
 
 def put(root: str, relative_path: str, file: IO[bytes]) -> None:
@@ -84,18 +99,6 @@ def prepare(root: str) -> None:
             part.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The paths in the folder, whether each is a regular file, and a function that returns a file's current state.
-
-    On disk, listing names is cheap but each state costs a system call; object storage lists names and states together.
-    """
-
-    names: Mapping[str, bool]
-    stat_file: Callable[[str], ImageFile | None]
-    unreadable: Mapping[str, str] = field(default_factory=dict)  # folders that cannot be read, and why
-
-
 class FolderUnavailable(FileNotFoundError):
     """The landing folder does not exist, cannot be listed, or lacks too many files to be believed."""
 
@@ -106,6 +109,21 @@ class ImageFolder(dg.ConfigurableResource):
     root: str = Field(description="A folder on disk, or a URL that fsspec can open.")
     include: list[str] = Field(default=[], description="File name patterns to import. Default: image suffixes.")
     exclude: list[str] = Field(default=[], description="File and folder name patterns to skip.")
+    litter: list[str] = Field(
+        default=list(LITTER), description="More patterns to skip: hidden files, trash, thumbnails and the like."
+    )
+    link_roots: list[str] = Field(
+        default=[], description="Folders that links in the landing folder may lead to; no other links are followed."
+    )
+    label_level: int = Field(
+        default=1, description="Which folder is the label: 1 for the first level, -1 for the folder of the file."
+    )
+    merge_labels: bool = Field(
+        default=False, description="Whether labels that differ in case, spaces or Unicode form only are one label."
+    )
+    split_folders: SplitFolders = Field(
+        default="auto", description="Whether first-level folders named `train`, `val` or `test` are splits."
+    )
     settle_seconds: float = Field(
         default=2.0, ge=0, description="How long a file must stay unchanged before it is imported."
     )
@@ -135,15 +153,18 @@ class ImageFolder(dg.ConfigurableResource):
             return to_url_path(self.root)
         return to_path(str(Path(self.root)).encode("utf-8", "surrogateescape"))
 
-    def _matchers(self) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
-        # Partial files have no suffix, so that they only need to be excluded if there are patterns to include.
-        excluded = to_matcher([*self.exclude, f"{PART_PREFIX}*"] if self.include else self.exclude)
-        included = to_matcher(self.include) if self.include else lambda name: name.lower().endswith(SUFFIXES)
+    @property
+    def real_link_roots(self) -> tuple[str, ...]:
+        """The folders that links may lead to, without links in their own paths."""
+        return tuple(os.path.realpath(root) for root in self.link_roots)
 
-        def wanted(name: str) -> bool:
-            return included(name) and not excluded(name)
-
-        return wanted, excluded
+    def name_filter(self) -> NameFilter:
+        """Which names listings keep."""
+        excluded = to_matcher([*self.exclude, f"{PART_PREFIX}*", *self.litter])
+        if not self.include:
+            return NameFilter(lambda name: name.lower().endswith(SUFFIXES), excluded)
+        included = to_matcher(self.include)
+        return NameFilter(lambda name: bool(included(name)), excluded)
 
     def list_names(self) -> Listing:
         """Lists the image files in the folder.
@@ -151,13 +172,11 @@ class ImageFolder(dg.ConfigurableResource):
         Raises:
             FolderUnavailable: The folder does not exist or cannot be read.
         """
-        wanted, excluded = self._matchers()
         try:
             if is_url(self.root):
-                objects = list_objects(self.root, wanted, excluded)
-                return Listing(dict.fromkeys(objects, True), objects.get)
-            names, unreadable = list_names(Path(self.root), wanted, excluded)
-            return Listing(names, stat_file, unreadable)
+                return list_objects(self.root, self.name_filter())
+            roots = self.real_link_roots
+            return list_names(Path(self.root), self.name_filter(), partial(stat_file, link_roots=roots), roots)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FolderUnavailable(
                 f"The landing folder {self.root} does not exist. Create it, with one subfolder of photos per label, "
@@ -169,22 +188,30 @@ class ImageFolder(dg.ConfigurableResource):
                 "that this account may read it."
             ) from error
 
+    def filtered_out(self, paths: Iterable[str]) -> set[str]:
+        """Those of the paths that no listing has, whether or not the files exist: the filters skip them."""
+        names = self.name_filter()
+        return {path for path in paths if (name := to_relative_name(path, self.path)) and not names.takes(name)}
+
     def device(self) -> int | None:
         """The id of the file system that the folder is on; None for URLs."""
         return None if is_url(self.root) else os.statvfs(self.root).f_fsid % 2**63  # Delta logs signed numbers
 
     def list_paths(self, paths: Iterable[str]) -> Listing:
         """Lists only the files with these paths, as far as they exist and `list_names` would list them."""
-        wanted, excluded = self._matchers()
+        names, skipped, excluded = self.name_filter(), Skipped(), set[str]()
         found: dict[str, ImageFile] = {}
         for path in paths:
-            relative_path = unquote(path.removeprefix(f"{self.path}/"), errors="surrogateescape")
-            folders = [relative_path[:index] for index, letter in enumerate(relative_path) if letter == "/"]
-            inside = path.startswith(f"{self.path}/") and (is_url(self.root) or ".." not in relative_path.split("/"))
-            if inside and wanted(relative_path) and not any(map(excluded, folders)):
-                file = stat_object(path) if is_url(self.root) else stat_file(path)
+            name = to_relative_name(path, self.path)
+            if not name or (not is_url(self.root) and ".." in name.split("/")):
+                continue
+            if folder := next(filter(names.excluded, folders_of(name)), None):
+                excluded.add(folder)
+            elif names.keeps(name, skipped):
+                file = stat_object(path) if is_url(self.root) else stat_file(path, self.real_link_roots)
                 found |= {path: file} if file else {}
-        return Listing({path: file.regular for path, file in found.items()}, found.get)
+        skipped.folders.update(folder.rpartition("/")[2] for folder in excluded)
+        return Listing({path: file.regular for path, file in found.items()}, found.get, {}, skipped)
 
     def list_files(self) -> list[ImageFile]:
         """The current state of every image file in the folder."""
@@ -208,26 +235,34 @@ class ImageFolder(dg.ConfigurableResource):
 
     def require_files(self) -> None:
         """A FileNotFoundError if the folder contains no image files."""
-        if not self.list_names().names:
+        listing = self.list_names()
+        if not listing.names:
             expected = ", ".join(self.include) or f"files ending in {', '.join(SUFFIXES)}"
+            skipped = f" Skipped: {listing.skipped}." if str(listing.skipped) else ""
             raise FileNotFoundError(
-                f"The landing folder {self.root} contains no image files. "
+                f"The landing folder {self.root} contains no image files.{skipped} "
                 f"Expected {expected}, in one subfolder per label."
             )
 
 
-def to_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """A function that tells whether a name, relative to the landing folder, matches one of the patterns.
+def to_matcher(patterns: Sequence[str]) -> Callable[[str], str]:
+    """A function that returns the pattern that a name, relative to the landing folder, matches; empty for none.
 
     Case is ignored. A pattern with a slash is compared with the whole name, one without with its last part.
     """
     if not patterns:
-        return lambda _: False
-    whole, last = (
-        re.compile("|".join(translate(pattern) for pattern in chosen) or r"(?!)", re.IGNORECASE)
-        for chosen in (
-            [pattern for pattern in patterns if "/" in pattern],
-            [pattern for pattern in patterns if "/" not in pattern],
-        )
+        return lambda _: ""
+    whole, last = ([pattern for pattern in patterns if ("/" in pattern) == with_slash] for with_slash in (True, False))
+    # One group for each pattern, so that the number of the group that matched is that of the pattern.
+    match_whole, match_last = (
+        re.compile("|".join(f"({translate(pattern)})" for pattern in chosen) or r"(?!)", re.IGNORECASE).match
+        for chosen in (whole, last)
     )
-    return lambda name: bool(last.match(name.rpartition("/")[2]) or whole.match(name))
+
+    def matching(name: str) -> str:
+        if found := match_last(name.rpartition("/")[2]):
+            return last[(found.lastindex or 1) - 1]
+        found = match_whole(name)
+        return whole[(found.lastindex or 1) - 1] if found else ""
+
+    return matching

@@ -16,13 +16,14 @@ from gallery.index import LiveIndex
 from gallery.neighbours import LiveEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import FolderCache, Thumbnails
-from image_assets.data.labels import to_label
+from image_assets.data.folder_layout import FolderLayout
 from image_assets.images.features import to_features
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table import Table, file_layout
 from resources.files.file_system import to_path
+from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.images import png, put
 from tests.support.tables import tables_at
@@ -56,10 +57,15 @@ def landed(landing: Path, name: str, content: bytes, number: int) -> Row:
     }
 
 
+def layout_of(landing: Path) -> FolderLayout:
+    """The default layout of a landing folder."""
+    return FolderLayout(to_path(str(landing).encode()))
+
+
 def featured(file: Row, content: bytes, landing: Path) -> Row:
     """The file's row in featured_images."""
     features = asdict(to_features(content))
-    label = to_label(file["path"], to_path(str(landing).encode()))
+    label = layout_of(landing).label(file["path"])
     key = {name: file[name] for name in ("path", "image_id", "length", "modification_time")}
     number = LABELS.index(label) if label in LABELS else None
     return {**key, **features, "label": label, "label_index": number, "content": content}
@@ -117,7 +123,7 @@ def served(home: Path, landing: Path) -> Iterator[str]:
     index = LiveIndex(delta_tables, ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
     gallery = Gallery(
         delta_tables=delta_tables,
-        landing=to_path(str(landing).encode()),
+        image_folder=ImageFolder(root=str(landing)),
         index=index,
         thumbnails=Thumbnails(delta_tables, FolderCache(home / "gallery")),
         embeddings=LiveEmbeddings(home / "caches"),

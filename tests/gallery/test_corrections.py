@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import pytest
 
 from gallery.queries import Filters, read_image, read_page
-from image_assets.data.labels import read_label_overrides
+from image_assets.data.labels import read_labels
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
-from tests.gallery.small_home import append, featured, landed, served
+from tests.gallery.small_home import append, featured, landed, layout_of, served
 
 FORM = {"label": "tulips", "corrected_by": "Ada", "comment": "it <b>is</b> one", "kind": "label"}
 
@@ -41,7 +41,7 @@ class Form:
 
     def labels(self) -> list[str | None]:
         """The labels of the corrected images, in the tables."""
-        found = read_label_overrides(self.home.delta_tables).corrected
+        found = read_labels(self.home.delta_tables, layout_of(self.home.landing)).corrected
         return [found[key] for image in self.home.images if (key := (image["path"], image["image_id"])) in found]
 
 
@@ -125,7 +125,10 @@ def test_every_file_with_the_same_bytes_is_corrected(form: Form) -> None:
     append(delta_tables, FEATURED_IMAGES, [featured(copy, image["content"], landing)])
     with served(form.home.home, landing) as address:
         Form(address, form.home).send(0)
-    assert {path for path, _ in read_label_overrides(delta_tables).corrected} == {image["path"], copy["path"]}
+    assert {path for path, _ in read_labels(delta_tables, layout_of(landing)).corrected} == {
+        image["path"],
+        copy["path"],
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from image_assets.data.labels import read_label_overrides
+from image_assets.data.labels import read_labels
 from tests.gallery.conftest import SmallHome, small_home
-from tests.gallery.small_home import served
+from tests.gallery.small_home import layout_of, served
 
 FOCUSED = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -124,7 +124,9 @@ def test_a_label_is_corrected_and_the_correction_undone_by_keyboard(
     expect(page.get_by_role("status")).to_contain_text("roses corrected by Ada, was tulips")
     picture(page, tmp_path, "corrected")
     image = home.images[1]
-    assert read_label_overrides(home.delta_tables).corrected[image["path"], image["image_id"]] == "roses"
+    assert (
+        read_labels(home.delta_tables, layout_of(home.landing)).corrected[image["path"], image["image_id"]] == "roses"
+    )
     page.get_by_role("link", name="Back to images").press("Enter")
     expect(page.get_by_text("No images match these filters")).to_be_visible()
     page.go_back()
@@ -132,4 +134,6 @@ def test_a_label_is_corrected_and_the_correction_undone_by_keyboard(
     expect(page.get_by_label("Your name")).to_have_value("Ada")
     page.get_by_role("button", name="Undo correction").press("Enter")
     expect(page.get_by_role("status")).to_have_text("tulips")
-    assert read_label_overrides(home.delta_tables).corrected[image["path"], image["image_id"]] == "tulips"
+    assert (
+        read_labels(home.delta_tables, layout_of(home.landing)).corrected[image["path"], image["image_id"]] == "tulips"
+    )

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from resources.alerts import RulesFile
+from resources.files.image_folder import LITTER
 from resources.home import write_landing
 from resources.settings import (
     Settings,
@@ -46,6 +47,11 @@ def test_by_default_everything_is_in_one_folder(tmp_path: Path, monkeypatch: pyt
         gallery_url="http://127.0.0.1:4000",
         include=(),
         exclude=(),
+        litter=LITTER,
+        link_roots=(),
+        label_level=1,
+        merge_labels=False,
+        split_folders="auto",
         labels="",
         settle_seconds=2,
         listing_seconds=10,
@@ -82,6 +88,11 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         IMAGE_ASSETS_SPARK_TASKS_PER_GPU="8",
         IMAGE_ASSETS_INCLUDE="*.jpg, raw/*",
         IMAGE_ASSETS_EXCLUDE="thumbnails",
+        IMAGE_ASSETS_LITTER=".*, @eaDir",
+        IMAGE_ASSETS_LINK_ROOTS=str(tmp_path),
+        IMAGE_ASSETS_LABEL_LEVEL="-1",
+        IMAGE_ASSETS_MERGE_LABELS="on",
+        IMAGE_ASSETS_SPLIT_FOLDERS="off",
         IMAGE_ASSETS_LABELS=str(tmp_path / "labels.csv"),
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
         IMAGE_ASSETS_LISTING_SECONDS="3600",
@@ -117,6 +128,11 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         gallery_url="https://gallery.example",
         include=("*.jpg", "raw/*"),
         exclude=("thumbnails",),
+        litter=(".*", "@eaDir"),
+        link_roots=(str(tmp_path),),
+        label_level=-1,
+        merge_labels=True,
+        split_folders="off",
         labels=str(tmp_path / "labels.csv"),
         settle_seconds=0.5,
         listing_seconds=3600,
@@ -312,3 +328,20 @@ def test_creating_the_resources_touches_nothing(tmp_path: Path) -> None:
 def test_what_nobody_can_allow_is_rejected_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="FETCH_ALLOW has 'all': expected private_addresses or local_files"):
         settings_of(tmp_path, IMAGE_ASSETS_FETCH_ALLOW="local_files, all")
+
+
+def test_litter_can_be_taken_in_and_roots_of_links_must_exist(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, IMAGE_ASSETS_LITTER="none").litter == ()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    roots = settings_of(tmp_path, IMAGE_ASSETS_LINK_ROOTS=f"{tmp_path}/link").link_roots
+    assert roots == (f"{tmp_path}/there",)
+    for root in (f"{tmp_path}/nowhere", "s3://bucket"):
+        with pytest.raises(ValueError, match=f"IMAGE_ASSETS_LINK_ROOTS has '{root}': expected an existing folder"):
+            settings_of(tmp_path, IMAGE_ASSETS_LINK_ROOTS=root)
+
+
+@pytest.mark.parametrize("level", ["0", "one", "1.5", "--1", "-0"])
+def test_the_level_of_labels_is_a_number(tmp_path: Path, level: str) -> None:
+    with pytest.raises(ValueError, match=f"IMAGE_ASSETS_LABEL_LEVEL is '{level}': expected 1 for the first level"):
+        settings_of(tmp_path, IMAGE_ASSETS_LABEL_LEVEL=level)

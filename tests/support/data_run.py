@@ -22,7 +22,8 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES,
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Table
-from resources.files.image_folder import ImageFolder, Listing
+from resources.files.image_folder import ImageFolder
+from resources.files.listing import Listing
 from tests.support.small_spark import small_spark
 
 POINTS = ("after listing", "after reading", "before the commit", "after the commit", "in a merge", "in a compaction")

@@ -189,6 +189,7 @@ def refused_before_training(delta_tables: DeltaTables, home: Path) -> tuple[set[
         selection=dg.AssetSelection.assets("image_splits", "training_cache", "validation_cache"),
         resources={
             "delta_tables": delta_tables,
+            "image_folder": ImageFolder(root=str(home / "landing"), settle_seconds=0),
             "petastorm_caches": PetastormCaches(root=str(home / "caches")),
             "training_processes": TrainingProcesses(processes=1),
         },

@@ -10,15 +10,14 @@ from image_assets.data.featured_images import arrivals, arrivals_metadata, featu
 from image_assets.data.image_files import merge_decisions, read_ledger, read_seen_before, to_decision
 from image_assets.data.inspection import PENDING
 from image_assets.data.label_corrections import Correction, append_corrections
-from image_assets.data.labels import extend_label_indexes, to_label
+from image_assets.data.labels import extend_label_indexes
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.data.replayed_files import replay
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import rows_with_keys
-from resources.files.file_system import to_path
 from resources.files.image_folder import ImageFolder
-from tests.gallery.small_home import NOON, append, landed, write_photographs
+from tests.gallery.small_home import NOON, append, landed, layout_of, write_photographs
 from tests.support.images import jpeg, png, put
 
 
@@ -27,18 +26,6 @@ def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> N
     assert numbers == {"ball": 0, "cube": 1}
     assert extend_label_indexes(["cube", "apple", "zebra"], numbers) == {"ball": 0, "cube": 1, "apple": 2, "zebra": 3}
     assert extend_label_indexes([], {}) == {}
-
-
-def test_the_label_is_the_first_sub_folder_of_the_landing_folder() -> None:
-    labels = {
-        "file:/photos/ball/a.png": "ball",
-        "file:/photos/ball/of 2024/a.png": "ball",
-        "file:/photos/a ball (red)/a.png": "a ball (red)",
-        "file:/photos/a.png": None,
-        "file:/photos of others/ball/a.png": None,
-        "file:/elsewhere/file:/photos/ball/a.png": None,
-    }
-    assert {path: to_label(path, "file:/photos") for path in labels} == labels
 
 
 @pytest.mark.spark
@@ -105,10 +92,6 @@ def read_attempts(delta_tables: DeltaTables) -> dict[str, int]:
 MAY_4 = date(2026, 5, 4)
 
 
-def place(landing: Path) -> str:
-    return to_path(str(landing).encode())
-
-
 def test_current_files_are_counted_by_day_and_label_also_days_without_any(
     delta_tables: DeltaTables, landing: Path
 ) -> None:
@@ -116,16 +99,16 @@ def test_current_files_are_counted_by_day_and_label_also_days_without_any(
     late = landed(landing, "late.png", png(90), 0) | {"first_seen": NOON.replace(day=6)}
     broken = landed(landing, "roses/broken.png", b"", 0) | {"state": "quarantined"}
     append(delta_tables, IMAGE_FILES, [late, broken])
-    found = arrivals(delta_tables, place(landing), date(2026, 5, 7))
+    found = arrivals(delta_tables, layout_of(landing), date(2026, 5, 7))
     assert found.index.tolist() == [MAY_4, date(2026, 5, 5), date(2026, 5, 6)]
     assert found.to_dict("list") == {"no label": [0, 0, 1], "roses": [3, 0, 0], "tulips": [2, 0, 0]}
     append_corrections(delta_tables, [Correction(images[0]["path"], images[0]["image_id"], "tulips", "roses", "Ada")])
-    corrected = arrivals(delta_tables, place(landing), date(2026, 5, 7))
+    corrected = arrivals(delta_tables, layout_of(landing), date(2026, 5, 7))
     assert (corrected["roses"].tolist(), corrected["tulips"].tolist()) == ([2, 0, 0], [3, 0, 0])
 
 
 def test_what_came_long_ago_is_not_read(delta_tables: DeltaTables, landing: Path) -> None:
-    assert arrivals_metadata(delta_tables, place(landing)) == {}, "no table yet"
+    assert arrivals_metadata(delta_tables, layout_of(landing)) == {}, "no table yet"
     write_photographs(delta_tables, landing, 6)
-    assert len(arrivals(delta_tables, place(landing), date(2026, 7, 2))) == 1
-    assert arrivals(delta_tables, place(landing), date(2026, 7, 3)).empty
+    assert len(arrivals(delta_tables, layout_of(landing), date(2026, 7, 2))) == 1
+    assert arrivals(delta_tables, layout_of(landing), date(2026, 7, 3)).empty

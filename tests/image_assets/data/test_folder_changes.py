@@ -18,6 +18,7 @@ from image_assets.data.folder_changes import (
     require_plausible,
 )
 from image_assets.data.image_files import (
+    EXCLUDED,
     NOT_REGULAR,
     UNREADABLE_FILE,
     UNREADABLE_FOLDER,
@@ -25,10 +26,12 @@ from image_assets.data.image_files import (
     to_microseconds,
 )
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.data.raw_images import decisions_without_reading
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import FIRST_TIME, LAST_TIME, ImageFile
-from resources.files.image_folder import FolderUnavailable, ImageFolder, Listing
+from resources.files.image_folder import FolderUnavailable, ImageFolder
+from resources.files.listing import Listing
 from tests.support.images import png, put
 from tests.support.permissions import obeying_modes
 from tests.support.tables import tables_at
@@ -254,6 +257,34 @@ def test_what_is_missing_is_compared_with_all_current_files_if_only_some_are_loo
         ledger = entries(folder, current)
         assert is_believed(folder, ledger, tables, only=tuple(ledger)[:missing]) == believed
     assert not is_believed(folder, entries(folder, 3), tables, only=tuple(entries(folder, 3)))
+
+
+def test_files_that_are_excluded_by_now_are_not_lost(tmp_path: Path, tables: DeltaTables) -> None:
+    photographs = [put(tmp_path, f"daisy/{number}.png", png(number)) for number in range(3)]
+    litter = [put(tmp_path, f"daisy/@eaDir/{number}/THUMB.png", png(number)) for number in range(30)]
+    former = ImageFolder(root=str(tmp_path), litter=[])
+    ledger = {
+        file.path: LedgerEntry(CURRENT, None, "1d", to_microseconds(file.modification_time), file.length)
+        for file in former.list_files()
+    }
+    folder = ImageFolder(root=str(tmp_path), exclude=["2.png"])
+    changes = folder_changes(folder, ledger, part=None)
+    assert changes.missing == ()
+    assert {Path(path.removeprefix("file:")) for path in changes.excluded} == {*litter, photographs[2]}
+    assert (changes.current, changes.current_missing) == (2, 0)
+    assert "31 excluded by now" in str(changes)
+    assert is_believed(folder, ledger, tables)
+    decisions = {decision.path: decision for decision in decisions_without_reading(changes, set())}
+    decision = decisions[f"{folder.path}/daisy/@eaDir/7/THUMB.png"]
+    assert (decision.state, decision.reason) == (MISSING, EXCLUDED)
+    # Told once, also by the sensor; taken in again when the filters let them.
+    recorded = {path: ledger[path]._replace(state=MISSING) for path in decisions}
+    again = folder_changes(folder, ledger | recorded, part=None)
+    assert (again.excluded, again.digest(), changes.digest() != "") == ((), "", True)
+    assert len(folder_changes(former, ledger | recorded, part=None).to_read) == 31
+    for file in photographs[:2]:
+        file.unlink()
+    assert not is_believed(folder, ledger, tables), "an empty folder, whatever is excluded"
 
 
 def test_an_empty_prefix_of_a_bucket_is_not_believed(tables: DeltaTables) -> None:

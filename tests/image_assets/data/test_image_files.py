@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from image_assets.data.image_files import (
+    EXCLUDED,
     FAILED_TWICE,
     SEEN_BEFORE,
     Decision,
@@ -55,6 +56,17 @@ def test_the_ledger_keeps_what_a_decision_leaves_out_and_counts_the_attempts(tmp
         "file:/a.png": LedgerEntry(CURRENT, None, "3f", to_microseconds(NOON), 11),
         "file:/b.png": LedgerEntry(CURRENT, None, "2e", to_microseconds(NOON), 5),
     }
+
+
+def test_a_file_that_is_excluded_is_missing_with_a_reason(tmp_path: Path) -> None:
+    ledger = tables_at(tmp_path / "a home")
+    merge_decisions(ledger, [Decision("file:/a.png", CURRENT, image_id="1d"), Decision("file:/b.png", CURRENT)])
+    merge_decisions(ledger, [Decision("file:/a.png", MISSING, EXCLUDED, "skipped"), Decision("file:/b.png", MISSING)])
+    rows = [row_of(ledger, path) for path in ("file:/a.png", "file:/b.png")]
+    assert [(row["state"], row["reason"], row["message"]) for row in rows] == [
+        (MISSING, EXCLUDED, "skipped"),
+        (MISSING, None, None),
+    ]
 
 
 def test_a_mark_is_removed_from_files_that_still_have_it_and_nothing_else_changes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from image_assets.schemas import IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from tests.gallery.small_home import write_photographs
 
-COLUMNS = IMAGE_SPLITS.columns.fieldNames()
+COLUMNS = [name for name in IMAGE_SPLITS.columns.fieldNames() if name != "given_split"]  # which folders give
 SHARES = SplitConfig().shares
 NONE = pd.DataFrame(columns=COLUMNS)
 FAR_APART = np.random.default_rng(0).integers(0, 2**63, 25, dtype=np.int64).tolist()

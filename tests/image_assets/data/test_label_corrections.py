@@ -6,11 +6,12 @@ import dagster as dg
 import pytest
 
 from image_assets.data.featured_images import featured_images
+from image_assets.data.folder_layout import FolderLayout
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits, read_split, require_sound_splits, training_labels
 from image_assets.data.label_corrections import Correction, append_corrections, label_corrections
-from image_assets.data.labels import outdated_labels, read_label_overrides
+from image_assets.data.labels import outdated_labels, read_labels
 from image_assets.data.raw_images import raw_images
 from image_assets.data.training_cache import cache_name
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
@@ -19,7 +20,7 @@ from resources.delta.following import versions_with_new_rows
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
-from tests.gallery.small_home import write_photographs
+from tests.gallery.small_home import layout_of, write_photographs
 from tests.support.images import png, put
 
 ASSETS = [label_corrections, raw_images, featured_images, grayscale_images, image_samples, image_splits]
@@ -36,10 +37,13 @@ def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
 
 
 def test_the_newest_correction_of_the_very_image_counts(delta_tables: DeltaTables) -> None:
-    assert read_label_overrides(delta_tables).corrected == {}
+    assert read_labels(delta_tables, FolderLayout("file:/photos")).corrected == {}
     append_corrections(delta_tables, [correction("file:/a", "0", "roses"), correction("file:/a", "1", "tulips")])
     append_corrections(delta_tables, [correction("file:/a", "0", None)])
-    assert read_label_overrides(delta_tables).corrected == {("file:/a", "0"): None, ("file:/a", "1"): "tulips"}
+    assert read_labels(delta_tables, FolderLayout("file:/photos")).corrected == {
+        ("file:/a", "0"): None,
+        ("file:/a", "1"): "tulips",
+    }
     result = label_corrections(delta_tables)
     assert isinstance(result, dg.MaterializeResult)
     assert result.metadata is not None
@@ -48,13 +52,16 @@ def test_the_newest_correction_of_the_very_image_counts(delta_tables: DeltaTable
 
 def test_rows_with_another_label_than_counts_are_outdated(delta_tables: DeltaTables, landing: Path) -> None:
     images = write_photographs(delta_tables, landing, 6)
+    layout = layout_of(landing)
     keys = [(image["path"], image["image_id"]) for image in images]
-    assert outdated_labels(delta_tables, FEATURED_IMAGES) == []
+    assert outdated_labels(delta_tables, FEATURED_IMAGES, layout) == []
     append_corrections(
         delta_tables,
         [correction(*keys[0], "peonies"), correction(*keys[1], None), correction(keys[3][0], "other bytes", "roses")],
     )
-    labels = {(path, image_id): label for path, image_id, label, _ in outdated_labels(delta_tables, FEATURED_IMAGES)}
+    labels = {
+        (path, image_id): label for path, image_id, label, _ in outdated_labels(delta_tables, FEATURED_IMAGES, layout)
+    }
     assert labels == {keys[0]: "peonies", keys[1]: None}
 
 

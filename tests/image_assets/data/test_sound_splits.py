@@ -86,6 +86,7 @@ def assignments(splits: list[str | None], labels: list[str] | None = None) -> pd
             "duplicate_group": ids,
             "split": splits,
             "reason": None,
+            "given_split": None,
         }
     )
 
@@ -148,7 +149,7 @@ def test_a_refusal_names_labels_and_leaks_and_says_what_to_do(tmp_path: Path) ->
     with pytest.raises(UnsoundSplits) as refused:
         require_sound_splits(delta_tables)
     lines = str(refused.value).splitlines()
-    assert "500 label(s) have no image in some split:" in lines
+    assert "500 label(s) have no image in some split, and fewer than two others are left:" in lines
     assert "- label 000 (1 images) has none in validation and test" in lines
     assert "- and 490 more" in lines
     assert "IMAGE_ASSETS_EXCLUDE" in lines[-1]

@@ -15,7 +15,6 @@ from image_assets.data.inspection import inspect_file
 from image_assets.images.large_images import Limits
 from resources.files.file_system import (
     FileChanged,
-    list_names,
     read_content,
     stat_file,
     to_image_file,
@@ -23,6 +22,7 @@ from resources.files.file_system import (
     to_path,
 )
 from resources.files.image_folder import FolderUnavailable, ImageFolder
+from resources.files.listing import NameFilter, list_names
 from tests.support.images import png, put
 from tests.support.permissions import obeying_modes
 
@@ -53,7 +53,8 @@ def test_every_name_survives_and_opens_the_file(name: bytes, tmp_path: Path) -> 
     file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - pathlib takes no bytes
     with open(file, "wb") as opened:  # noqa: PTH123 - pathlib takes no bytes
         opened.write(b"content")
-    ((path,), _) = list_names(tmp_path, lambda name: True, lambda name: False)
+    everything = NameFilter(lambda name: True, lambda name: "")
+    (path,) = list_names(tmp_path, everything, stat_file).names
     assert path == to_path(file)
     assert to_name(path) == file
     assert read_content(path, length=7) == b"content"
@@ -162,17 +163,17 @@ def test_a_file_that_is_rewritten_with_the_same_length_while_it_is_read_has_chan
 @pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
 def test_a_subfolder_that_cannot_be_read_hides_only_its_own_files(tmp_path: Path, mode: int) -> None:
     put(tmp_path, "roses/a.png", png(1))
-    put(tmp_path, "lost+found/deep/b.png", png(2))
+    put(tmp_path, "backup/deep/b.png", png(2))
     folder = ImageFolder(root=str(tmp_path))
-    (tmp_path / "lost+found").chmod(mode)
+    (tmp_path / "backup").chmod(mode)
     try:
         with obeying_modes():
             listing = folder.list_names()
             files = folder.list_files()
     finally:
-        (tmp_path / "lost+found").chmod(0o755)
+        (tmp_path / "backup").chmod(0o755)
     assert [file.path for file in files] == [f"{folder.path}/roses/a.png"] == list(listing.names)
-    assert listing.unreadable == {f"{folder.path}/lost+found": "Permission denied"}
+    assert listing.unreadable == {f"{folder.path}/backup": "Permission denied"}
     assert len(folder.list_names().names) == 2
 
 
