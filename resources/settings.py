@@ -26,7 +26,9 @@
 | `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | file name patterns to import, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | file and folder name patterns to skip, separated by commas |
-| `IMAGE_ASSETS_LABELS` | none (folder names) | a table of labels by path: CSV, Parquet or Delta, local or on S3 |
+| `IMAGE_ASSETS_LABELS` | none (folder names) | labels by path: CSV, Parquet, Delta, or an annotation program's export |
+| `IMAGE_ASSETS_PATH_COLUMN` | the usual names, such as `path` or `file` | the column of that table with the paths |
+| `IMAGE_ASSETS_LABEL_COLUMN` | the usual names, such as `label` and `class` | the column with the labels; or `none` |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
@@ -100,6 +102,8 @@ class Settings:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     labels: str
+    path_column: str
+    label_column: str
     settle_seconds: float
     listing_seconds: int
     events: str
@@ -155,6 +159,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         labels=to_table_location(variables, "IMAGE_ASSETS_LABELS"),
+        path_column=(variables.get("IMAGE_ASSETS_PATH_COLUMN") or "").strip(),
+        label_column=(variables.get("IMAGE_ASSETS_LABEL_COLUMN") or "").strip(),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
         events=to_queue(variables, str(landing)),
@@ -385,7 +391,9 @@ def create_resources(
         ),
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
-        "label_table": ExternalTable(source=settings.labels),
+        "label_table": ExternalTable(
+            source=settings.labels, path_column=settings.path_column, label_column=settings.label_column
+        ),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),
