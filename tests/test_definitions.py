@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from definitions import defs
-from gallery.queries import Filters
+from image_assets.predictions.image_filters import Filters
 from image_assets.schemas import TABLES
 from scripts.reference import halves
 

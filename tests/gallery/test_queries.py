@@ -2,8 +2,9 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from gallery.index import Index
-from gallery.queries import Filters, InvalidInput, read_page
+from gallery.queries import read_page
+from image_assets.predictions.image_filters import Filters, InvalidInput
+from image_assets.predictions.image_index import Index
 
 
 @pytest.mark.parametrize(
