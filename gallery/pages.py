@@ -68,7 +68,7 @@ def options(index: Index) -> dict[str, list[Option]]:
     """The options of each filter."""
     choices = cached_choices(index)
     frameworks = dict(choices["framework"])
-    counted = ("label", "predicted", "format", "state", "reason")
+    counted = ("label", "predicted", "format", "attribute", "state", "reason")
     return {
         **{name: [(value, f"{value} ({files:,})") for value, files in choices[name]] for name in counted},
         "version": [

@@ -8,6 +8,7 @@ from image_assets.predictions.image_filters import IMAGES_WITH_PREDICTIONS, Filt
 from image_assets.predictions.image_index import Index
 
 PAGE_IMAGES = 60
+LISTED_ATTRIBUTES = 500
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,16 @@ def read_choices(index: Index) -> dict[str, list[tuple[Any, Any]]]:
     predicted = (
         "SELECT label, count(DISTINCT n) AS files FROM predictions WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
     )
+    attributes = (
+        "SELECT key || '=' || value AS attribute, count(*) AS files FROM (SELECT unnest(map_entries(attributes), "
+        "recursive := true) FROM images) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
+    )
     return {
         **{name: value_counts(index, name) for name in ("label", "state", "reason", "format")},
         "version": [(row["version"], row["predictions"]) for row in versions],
         "framework": [(row["version"], row["framework"] or "unknown framework") for row in versions],
         "predicted": [(row["label"], row["files"]) for row in index.rows(predicted)],
+        "attribute": [(row["attribute"], row["files"]) for row in index.rows(attributes, [LISTED_ATTRIBUTES])],
     }
 
 

@@ -69,6 +69,7 @@ class Filters(BaseModel):
     state: State = "current"
     reason: str = ""
     format: str = ""
+    attribute: Annotated[str, Field(max_length=500, pattern=r"^(|[^=]+=.*)$")] = ""  # a column of the label table
     outliers: Annotated[bool, Field(alias="drift"), BeforeValidator(lambda value: value in (True, "1"))] = False
     sort: Sort = "name"
     page: Annotated[int, Field(ge=1, le=10**9)] = 1
@@ -123,6 +124,9 @@ class Filters(BaseModel):
             clauses.append(("probability >= ?::FLOAT", [self.min_percent / 100]))
         if self.max_percent is not None:
             clauses.append(("probability <= ?::FLOAT", [self.max_percent / 100]))
+        if self.attribute:
+            name, _, value = self.attribute.partition("=")
+            clauses.append(("attributes[?] = ?", [name.strip(), value.strip()]))
         if self.outliers:
             clauses.append(("traits IS NOT NULL", []))
         return " AND ".join(clause for clause, _ in clauses), [value for _, values in clauses for value in values]
@@ -144,6 +148,7 @@ class Filters(BaseModel):
             "split": SPLITS.get(self.split, ""),
             "state": self.state,
             "reason": f"reason {self.reason}",
+            "attribute": self.attribute,
             "format": self.format,
             "drift": "unlike the training images",
         }
