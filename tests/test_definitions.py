@@ -116,6 +116,7 @@ def test_jobs_and_sensors_are_there() -> None:
         "promote_model",
         "reproduce_model",
         "package_model",
+        "export_dataset",
         "optimize_tables",
         "vacuum_tables",
         "repair_tables",
