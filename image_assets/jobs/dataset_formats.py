@@ -7,13 +7,14 @@ holds a line of text for each image, and the bytes of one image, or of one row g
 import csv
 import json
 import re
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import chain, count
 from pathlib import PurePosixPath
-from typing import Any, Literal, Protocol  # Any: JSON, and fsspec's types, which depend on the arguments
+from typing import Any, BinaryIO, Literal, Protocol  # Any: JSON, and fsspec's types, which depend on the arguments
 from unicodedata import normalize
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -94,10 +95,10 @@ class ExportFolder:
             self._made.add(folder)
         return system.open(path, "wb")
 
-    def write(self, relative_path: str, content: bytes) -> None:
-        """A new file with this content."""
+    def copy(self, relative_path: str, source: BinaryIO) -> None:
+        """A new file with the source's content."""
         with self.open(relative_path) as file:
-            file.write(content)
+            shutil.copyfileobj(source, file)
 
     def write_text(self, relative_path: str, *parts: str) -> None:
         """A new text file."""
@@ -152,7 +153,7 @@ def split_folder(image: ExportedImage) -> str:
 class DatasetFormat(Protocol):
     """A dataset that is being written."""
 
-    def add(self, image: ExportedImage, content: bytes) -> None:
+    def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image."""
 
     def finish(self) -> None:
@@ -168,11 +169,11 @@ class ImageFolderFormat:
         self._columns = [*COLUMNS, *(name for name in contents.attribute_names if name not in COLUMNS)]
         self._lines = [self._line(dict(zip(self._columns, self._columns, strict=True)))]
 
-    def add(self, image: ExportedImage, content: bytes) -> None:
+    def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image. Images without a label, and those left out of all splits, are beside the folders."""
         in_label = image.label and (image.split or not self._are_split)
         path = self._names.unique(f"{split_folder(image)}{image.label}/" if in_label else "", image)
-        self._folder.write(path, content)
+        self._folder.copy(path, source)
         self._lines.append(self._line({"path": path, "label": image.label, **image.values}))
 
     def finish(self) -> None:
@@ -195,10 +196,10 @@ class CocoFormat:
         self._annotations: dict[str, list[str]] = defaultdict(list)
         self._results: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, image: ExportedImage, content: bytes) -> None:
+    def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image and remembers its annotation: the whole image, because the label is that of the image."""
         split, path = SPLIT_FOLDERS.get(image.split or "", "unsplit"), self._names.unique(split_folder(image), image)
-        self._folder.write(path, content)
+        self._folder.copy(path, source)
         size = {"width": image.width, "height": image.height}
         self._images[split].append(to_json({"id": image.number, "file_name": path, **size, **image.values}))
         box = {"bbox": [0, 0, image.width, image.height]}
@@ -228,10 +229,10 @@ class LabelStudioFormat:
         self._folder, self._contents, self._names = folder, contents, FileNames()
         self._tasks: list[str] = []
 
-    def add(self, image: ExportedImage, content: bytes) -> None:
+    def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image and remembers its task."""
         path = self._names.unique(split_folder(image), image)
-        self._folder.write(path, content)
+        self._folder.copy(path, source)
         task: dict[str, Any] = {"data": {**image.values, "image": self._address(path)}}
         if image.label:
             task["annotations"] = [{"result": [self._choice(image.label)]}]
@@ -271,13 +272,14 @@ class HuggingFaceFormat:
         self._waiting_bytes = 0
         self._open_path, self._file, self._writer = "", None, None
 
-    def add(self, image: ExportedImage, content: bytes) -> None:
+    def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Adds an image to its split's current file. Images come sorted by split."""
         path = self._shard(image.split)
         if path != self._open_path:
             self._close()
             self._open_path, self._file = path, self._folder.open(path)
             self._writer = pq.ParquetWriter(self._file, self._schema, compression="none")
+        content = source.read()
         row = {
             "image": {"bytes": content, "path": image.path},
             "label": self._class_ids.get(image.label or ""),

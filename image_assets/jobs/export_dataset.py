@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import file_digest
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any  # JSON, and a row of the index
+from typing import Any, BinaryIO, cast  # Any: JSON, and a row of the index
 from urllib.parse import parse_qsl, unquote
 
 import dagster as dg
@@ -35,6 +37,9 @@ MARK = "export.json"  # in the folder of an export: what was exported, and wheth
 PAGE_IMAGES = 5000
 PROGRESS_IMAGES = 10_000
 LISTED_IMAGES = 100
+LARGE_BYTES = 64 * 1024**2  # files up to this size are read once; larger ones twice, in pieces
+MAX_PARQUET_BYTES = 1900 * 1024**2  # a value in Parquet must be smaller than 2 GiB
+TOO_LARGE = "it is too large for Parquet"
 UNREADABLE = "its file is gone or has changed, and no table holds its bytes"
 
 
@@ -131,7 +136,7 @@ def write_mark(folder: ExportFolder, values: Mapping[str, Any], *, complete: boo
     mark = {**values, "entries": sorted(folder.entries), "complete": complete}
     text = json.dumps(mark, ensure_ascii=False, indent=2)
     if is_url(folder.url):  # an object appears when it is complete
-        folder.write(MARK, text.encode())
+        folder.write_text(MARK, text)
         return
     part = Path(folder.url) / f"{MARK}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -186,17 +191,23 @@ def read_contents(index: Index, filters: Filters, model_name: str) -> Contents:
     )
 
 
-def content_of(image: ExportedImage, delta_tables: DeltaTables) -> bytes | None:
-    """The bytes of an image: those of its file or, if that has changed, those in the table; None without either."""
-    try:
-        with open_file(image.table_path) as file:
-            content = file.read(image.length + 1)
-        if sha256(content).hexdigest() == image.image_id:
-            return content
-    except OSError:
-        pass  # the table may have it
-    where = (pc.field("path") == image.table_path) & (pc.field("image_id") == image.image_id)
-    return next(iter(delta_tables.read(FEATURED_IMAGES, ["content"], where)["content"].to_pylist()), None)
+@contextmanager
+def opened(image: ExportedImage, delta_tables: DeltaTables) -> Iterator[BinaryIO | None]:
+    """Opens an image: its file or, if that has changed, its bytes in the table; None without either."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_file(image.table_path))
+            source = file if image.length > LARGE_BYTES else BytesIO(file.read(LARGE_BYTES + 1))
+            same = file_digest(cast(BufferedReader, source), "sha256").hexdigest() == image.image_id
+        except OSError:
+            source, same = BytesIO(), False
+        if not same:
+            where = (pc.field("path") == image.table_path) & (pc.field("image_id") == image.image_id)
+            stored = delta_tables.read(FEATURED_IMAGES, ["content"], where)["content"].to_pylist()
+            source = BytesIO(stored[0]) if stored and stored[0] is not None else None
+        if source:
+            source.seek(0)
+        yield source
 
 
 def export(
@@ -231,11 +242,14 @@ def export(
     write_mark(folder, mark, complete=False)
     dataset, exported, left_out = FORMATS[config.format](folder, contents), Counter[str](), dict[str, str]()
     for image in matching_images(index, filters, image_folder.path):
-        content = content_of(image, delta_tables)
-        if content is None:
-            left_out[image.table_path] = UNREADABLE
+        if config.format == "hugging_face" and image.length > MAX_PARQUET_BYTES:
+            left_out[image.table_path] = TOO_LARGE
             continue
-        dataset.add(image, content)
+        with opened(image, delta_tables) as source:
+            if source is None:
+                left_out[image.table_path] = UNREADABLE
+                continue
+            dataset.add(image, source)
         exported[image.split or "none"] += 1
         if exported.total() % PROGRESS_IMAGES == 0:
             log(f"{exported.total():,} of {sum(contents.images.values()):,} images")

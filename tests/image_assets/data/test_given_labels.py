@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from unicodedata import normalize
 
 import dagster as dg
 import pyarrow as pa
@@ -277,3 +278,31 @@ def test_a_table_of_an_earlier_release_gets_the_new_columns(tmp_path: Path) -> N
     row = LabelRow(2, "a.jpg", "roses", {"part": "1"})
     assert merge_given_labels(tables, read_given([row], LANDING, {f"{LANDING}/a.jpg"}), LANDING) == 1
     assert given_attributes(tables, "part") == {f"{LANDING}/a.jpg": "1"}
+
+
+def test_a_spreadsheets_table_is_read_and_what_was_guessed_is_said(tmp_path: Path, landing: Path) -> None:
+    tables, folder = tables_at(tmp_path / "tables"), ImageFolder(root=str(landing))
+    files = [f"{folder.path}/day 1/{normalize('NFD', 'café')}.jpg", f"{folder.path}/day 1/b.JPG"]
+    append(tables, IMAGE_FILES, [{"path": path, "state": "current"} for path in files])
+    table = tmp_path / "labels.csv"
+    table.write_bytes(
+        "Path;Class;Teil\r\nday 1\\café.jpg;rosé;7\r\nday 1\\b;tulips\r\nday 1\\b;tulips;8\r\n".encode("cp1252")
+    )
+    resources = {"delta_tables": tables, "image_folder": folder, "label_table": ExternalTable(source=str(table))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([given_labels], resources=resources, instance=instance)
+        logged = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    (made,) = run.asset_materializations_for_node("given_labels")
+    metadata = {name: value.value for name, value in made.metadata.items()}
+    assert "line 2 is not UTF-8 and read as Windows-1252 (cp1252), a guess" in str(metadata["notes"])
+    assert any("read as Windows-1252" in line for line in logged)
+    assert any("2 by backslashes, 1 by no_suffix, 1 by unicode_form" in line for line in logged)
+    assert {name: count for name, count in metadata.items() if name.startswith("matched_by")} == {
+        "matched_by_backslashes": 2,
+        "matched_by_no_suffix": 1,
+        "matched_by_unicode_form": 1,
+    }
+    rows = {row["path"]: row for row in tables.read(GIVEN_LABELS, ["path", "label", "message"]).to_pylist()}
+    assert {path: row["label"] for path, row in rows.items()} == {files[0]: "rosé", files[1]: "tulips", "": None}
+    assert rows[""]["message"] == "row 3 has 2 of 3 columns: add the others"
+    assert given_attributes(tables, "Teil") == {files[0]: "7", files[1]: "8"}

@@ -304,6 +304,14 @@ def test_a_killed_export_is_repeated(home: Home) -> None:
     assert not any(name.startswith("annotations") for name in home.files())
 
 
+def test_large_files_are_copied_in_pieces(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_assets.jobs.export_dataset.LARGE_BYTES", 10)
+    home.export()
+    assert (home.out / "test" / "tulips" / "100%.png").read_bytes() == home.contents["tulips/100%.png"]
+    monkeypatch.setattr("image_assets.jobs.export_dataset.MAX_PARQUET_BYTES", 10)
+    assert len(home.export("hugging_face", overwrite=True).left_out) == len(FILES)
+
+
 def test_an_export_to_object_storage_names_its_images_there(home: Home) -> None:
     home.export("label_studio", folder="memory://exports/flowers")
     home.export("label_studio", folder="memory://exports/flowers", overwrite=True)

@@ -193,3 +193,23 @@ def test_of_hugging_faces_parquet_only_paths_and_class_names_are_read(tmp_path: 
         {"image": "1.jpg", "label": "roses"},
         {"image": "2.jpg", "label": None},
     ]
+
+
+def test_labels_of_every_plain_type_become_texts(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a.png", "b.png"],
+        "kind": pa.array(["roses", None]).dictionary_encode(),
+        "whole": [1, None],
+        "float": pa.array([1.0, None], pa.float64()),
+        "truth": [True, None],
+        "bytes": [b"\0", b"\0"],
+        "list": [["x"], []],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = ExternalTable(source=str(tmp_path / "a.parquet")).read_all()
+    assert found.rows.to_pylist() == [
+        {"path": "a.png", "kind": "roses", "whole": "1", "float": "1", "truth": "true"},
+        {"path": "b.png", "kind": None, "whole": None, "float": None, "truth": None},
+    ]
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("the column list holds list<")
