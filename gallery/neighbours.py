@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery.index import Index
-from gallery.queries import SPLITS, Row
 from image_assets.models.embeddings import EmbeddingStore
+from image_assets.predictions.image_filters import SPLITS, Row
+from image_assets.predictions.image_index import Index
 
 NEIGHBOURS = 12
 CHUNK_ROWS = 8192  # converted from float16 to float32 at a time, which limits the memory that a search needs

@@ -8,19 +8,10 @@ from urllib.parse import unquote
 
 import pyarrow.compute as pc
 
-from gallery.index import Index, to_hash_text
 from gallery.neighbours import NEIGHBOURS, LiveEmbeddings, nearest_by_hash
 from gallery.queries import (
-    DISAGREEMENTS,
-    LABEL_STATUSES,
     PAGE_IMAGES,
-    RESULTS,
-    SORTS,
-    SPLITS,
-    Filters,
-    InvalidInput,
     Page,
-    Row,
     all_labels,
     corrections_of,
     current_images,
@@ -30,11 +21,22 @@ from gallery.queries import (
     predictions_of,
     read_choices,
     read_image,
-    read_images,
     read_page,
-    shown_version,
 )
 from image_assets.models.lineage import table_versions
+from image_assets.predictions.image_filters import (
+    DISAGREEMENTS,
+    LABEL_STATUSES,
+    RESULTS,
+    SORTS,
+    SPLITS,
+    Filters,
+    InvalidInput,
+    Row,
+    read_images,
+    shown_version,
+)
+from image_assets.predictions.image_index import Index, to_hash_text
 from image_assets.schemas import IMAGE_PREDICTIONS, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelVersion
@@ -66,7 +68,7 @@ def options(index: Index) -> dict[str, list[Option]]:
     """The options of each filter."""
     choices = cached_choices(index)
     frameworks = dict(choices["framework"])
-    counted = ("label", "predicted", "format", "state", "reason")
+    counted = ("label", "predicted", "format", "attribute", "state", "reason")
     return {
         **{name: [(value, f"{value} ({files:,})") for value, files in choices[name]] for name in counted},
         "version": [

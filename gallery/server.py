@@ -16,13 +16,14 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from gallery.index import Index, LiveIndex
 from gallery.neighbours import LiveEmbeddings
 from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
-from gallery.queries import Filters, InvalidInput, Row, read_image
+from gallery.queries import read_image
 from gallery.thumbnails import SIDE_PIXELS, Content, FolderCache, PictureUnavailable, Size, Thumbnails, placeholder
 from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.label_corrections import Correction, append_corrections, label_problem
+from image_assets.predictions.image_filters import Filters, InvalidInput, Row
+from image_assets.predictions.image_index import Index, LiveIndex
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry

@@ -137,8 +137,17 @@ GIVEN_LABELS = Table(
             "label",
             "The label that replaces that of the folder; null if the image has none and must not be trained on.",
         ),
-        _text("state", "given, empty, contradictory, unusable, unnamed, or folder (there is no label table anymore)."),
+        _text(
+            "state",
+            "given, empty, contradictory, unusable, ambiguous, unnamed, or folder (the label is that of the folder).",
+        ),
         _text("message", "Why there is no label, as a sentence; null if there is one."),
+        _text("matched_by", "How the label table writes the path differently, as words; null if it is exact."),
+        _column(
+            "attributes",
+            T.MapType(T.StringType(), T.StringType()),
+            "The other columns of the label table: names and values; null if there are none.",
+        ),
     ),
 )
 

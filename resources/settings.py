@@ -31,7 +31,9 @@
 | `IMAGE_ASSETS_LABEL_LEVEL` | `1` | which folder is the label: `1` the first level, `-1` the folder of the file |
 | `IMAGE_ASSETS_MERGE_LABELS` | `off` | `on`: labels that differ in case, spaces or Unicode form only are one |
 | `IMAGE_ASSETS_SPLIT_FOLDERS` | `auto` | whether folders `train`, `val`, `test` are splits: `auto`, `on` or `off` |
-| `IMAGE_ASSETS_LABELS` | none (folder names) | a table of labels by path: CSV, Parquet or Delta, local or on S3 |
+| `IMAGE_ASSETS_LABELS` | none (folder names) | labels by path: CSV, Parquet, Delta, or an annotation program's export |
+| `IMAGE_ASSETS_PATH_COLUMN` | the usual names, such as `path` or `file` | the column of that table with the paths |
+| `IMAGE_ASSETS_LABEL_COLUMN` | the usual names, such as `label` and `class` | the column with the labels; or `none` |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
@@ -110,6 +112,8 @@ class Settings:
     merge_labels: bool
     split_folders: SplitFolders
     labels: str
+    path_column: str
+    label_column: str
     settle_seconds: float
     listing_seconds: int
     events: str
@@ -170,6 +174,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         merge_labels=to_choice(variables, "IMAGE_ASSETS_MERGE_LABELS", ("off", "on")) == "on",
         split_folders=to_choice(variables, "IMAGE_ASSETS_SPLIT_FOLDERS", get_args(SplitFolders)),
         labels=to_table_location(variables, "IMAGE_ASSETS_LABELS"),
+        path_column=(variables.get("IMAGE_ASSETS_PATH_COLUMN") or "").strip(),
+        label_column=(variables.get("IMAGE_ASSETS_LABEL_COLUMN") or "").strip(),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
         events=to_queue(variables, str(landing)),
@@ -431,7 +437,9 @@ def create_resources(
         ),
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
-        "label_table": ExternalTable(source=settings.labels),
+        "label_table": ExternalTable(
+            source=settings.labels, path_column=settings.path_column, label_column=settings.label_column
+        ),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from definitions import defs
-from gallery.queries import Filters
+from image_assets.predictions.image_filters import Filters
 from image_assets.schemas import TABLES
 from scripts.reference import halves
 
@@ -119,6 +119,7 @@ def test_jobs_and_sensors_are_there() -> None:
         "promote_model",
         "reproduce_model",
         "package_model",
+        "export_dataset",
         "optimize_tables",
         "vacuum_tables",
         "repair_tables",

@@ -8,7 +8,14 @@ import pyarrow.compute as pc
 
 from image_assets.data.fetched_images import FAILED
 from image_assets.data.folder_layout import SPLITS
-from image_assets.data.given_labels import CONTRADICTORY, UNUSABLE, files_not_found
+from image_assets.data.given_labels import (
+    AMBIGUOUS,
+    CONTRADICTORY,
+    UNUSABLE,
+    files_not_found,
+    label_warnings,
+    match_counts,
+)
 from image_assets.data.image_files import UNREADABLE_FOLDER, current_keys
 from image_assets.data.image_samples import current_images, groups_of_several, groups_table
 from image_assets.data.image_splits import (
@@ -200,12 +207,12 @@ def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="given_labels",
-    description="Every row of the label table has the path of an existing file and one valid label. If it fails: fix "
-    "the listed rows; until then their images have no label.",
+    description="Every row of the label table has the path of one existing file and one valid label, and labels are "
+    "written in one way. If it fails: fix the listed rows; until then their images have no label.",
 )
 def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-    """Contradictory rows, rows without a valid label, and files that do not exist."""
-    wrong = pc.field("state").isin([CONTRADICTORY, UNUSABLE])
+    """Rows without one file and one valid label, and labels that look like mistakes; how many paths are inexact."""
+    wrong = pc.field("state").isin([CONTRADICTORY, UNUSABLE, AMBIGUOUS])
     rows = delta_tables.read(GIVEN_LABELS, ["path", "state", "message"], wrong).to_pylist()
     lacking = files_not_found(delta_tables)
     found = [
@@ -213,18 +220,20 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         *({"path": path, "state": "not there", "message": "no such file"} for path in lacking),
     ]
     counts = Counter(str(row["state"]).replace(" ", "_") for row in found)
+    warnings = label_warnings(delta_tables)
     advice = "fix the listed rows of the label table; until then their images have no label"
     return dg.AssetCheckResult(
-        passed=not found,
+        passed=not found and not warnings,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            **{state: counts[state] for state in (CONTRADICTORY, UNUSABLE, "not_there")},
+            **{state: counts[state] for state in (CONTRADICTORY, UNUSABLE, AMBIGUOUS, "not_there")},
+            **{f"matched_by_{kind}": count for kind, count in match_counts(delta_tables).items()},
             "files": dg.MetadataValue.table(
                 [dg.TableRecord(row) for row in found[:LISTED_ROWS]],
                 to_schema(["path", "state", "message"]),
             ),
         },
-        description=advice if found else None,
+        description="\n".join(f"- {problem}" for problem in [*([advice] if found else []), *warnings]) or None,
     )
 
 

@@ -11,6 +11,7 @@ from image_assets.jobs.continuous import (
     images_to_predict,
     label_table_to_read,
 )
+from image_assets.jobs.export_dataset import export_dataset
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import optimize_tables
 from image_assets.jobs.package_model import package_model
@@ -97,6 +98,7 @@ JOBS = (
     promote_model,
     reproduce_model,
     package_model,
+    export_dataset,
     optimize_tables,
     vacuum_tables,
     repair_tables,

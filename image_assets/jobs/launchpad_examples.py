@@ -91,6 +91,15 @@ ops:
       version: 2
       folder: /srv/flowers_v2 # omit for packages/ in the home
 """,
+    "export_dataset": """\
+ops:
+  export_images:
+    config:
+      folder: /srv/flowers # new or empty
+      format: image_folder # or coco, hugging_face, label_studio
+      filter: split=test&answer=mistakes # as in the gallery's address; omit for all current images
+      overwrite: false # true: replace an earlier export in the folder
+""",
     "optimize_tables": """\
 tables: [raw_images, featured_images] # omit for all tables
 dry_run: true # only report what would be compacted

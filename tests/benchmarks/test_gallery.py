@@ -1,8 +1,9 @@
 from pathlib import Path
 
 from benchmarks.gallery import FILTERS, build, gallery_section
-from gallery.index import read_index
-from gallery.queries import Filters, read_page
+from gallery.queries import read_page
+from image_assets.predictions.image_filters import Filters
+from image_assets.predictions.image_index import read_index
 from tests.support.tables import tables_at
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gallery.index import Index, read_index
+from image_assets.predictions.image_index import Index, read_index
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.small_home import Row, write_photographs

@@ -12,12 +12,12 @@ from typing import Any
 
 import uvicorn
 
-from gallery.index import LiveIndex
 from gallery.neighbours import LiveEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import FolderCache, Thumbnails
 from image_assets.data.folder_layout import FolderLayout
 from image_assets.images.features import to_features
+from image_assets.predictions.image_index import LiveIndex
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files

@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from gallery.queries import Filters, read_image, read_page
+from gallery.queries import read_image, read_page
 from image_assets.data.labels import read_labels
+from image_assets.predictions.image_filters import Filters
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, layout_of, served

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gallery.index import Index, LiveIndex, read_index
-from gallery.queries import Filters, predictions_of, read_choices, read_image, read_page
+from gallery.queries import predictions_of, read_choices, read_image, read_page
+from image_assets.predictions.image_filters import Filters
+from image_assets.predictions.image_index import Index, LiveIndex, read_index
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.gallery.conftest import SmallHome

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery.index import Index
 from gallery.neighbours import LiveEmbeddings, nearest_by_hash
 from gallery.queries import read_image
 from gallery.server import gallery_of
 from image_assets.models.embeddings import EmbeddingStore
+from image_assets.predictions.image_index import Index
 from resources.settings import read_settings
 from tests.gallery.conftest import SmallHome
 

@@ -2,8 +2,12 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from gallery.index import Index
-from gallery.queries import Filters, InvalidInput, read_page
+from gallery.queries import read_choices, read_image, read_page
+from image_assets.predictions.image_filters import Filters, InvalidInput
+from image_assets.predictions.image_index import Index
+from image_assets.schemas import GIVEN_LABELS
+from tests.gallery.conftest import SmallHome
+from tests.gallery.small_home import append
 
 
 @pytest.mark.parametrize(
@@ -62,6 +66,7 @@ def test_positions_start_at_one(index: Index) -> None:
         {"page": "0"},
         {"apart": "1 OR 1"},
         {"text": "x" * 501},
+        {"attribute": "part"},
     ],
     ids=str,
 )
@@ -109,9 +114,27 @@ def test_every_active_filter_has_a_chip_that_removes_it() -> None:
         "state": "missing",
         "reason": "empty",
         "format": "PNG",
+        "attribute": "part=1",
         "drift": "1",
     }
     chips = Filters.read(parameters).chips()
     assert len(chips) == len(parameters)
     for _, address in chips:
         assert len(dict(parse_qsl(address.removeprefix("?")))) == len(parameters) - 1
+
+
+def test_columns_of_a_label_table_filter_images(own_home: SmallHome) -> None:
+    paths = [image["path"] for image in own_home.images]
+    given = [
+        {"path": paths[0], "state": "given", "label": "roses", "attributes": [("part", "a=b"), ("day", "Monday")]},
+        {"path": paths[1], "state": "given", "label": "tulips", "attributes": [("part", "17")]},
+        {"path": paths[2], "state": "given", "label": "roses"},
+    ]
+    append(own_home.delta_tables, GIVEN_LABELS, given)
+    index = own_home.index()
+    for attribute, expected in {"part=a=b": [0], " part = 17": [1], "part=": [], "day=Monday": [0], "x=y": []}.items():
+        images = read_page(index, Filters.read({"attribute": attribute})).images
+        assert [image["path"] for image in images] == [paths[number] for number in expected], attribute
+    assert read_image(index, paths[0])["attributes"] == {"part": "a=b", "day": "Monday"}
+    assert read_choices(index)["attribute"] == [("day=Monday", 1), ("part=17", 1), ("part=a=b", 1)]
+    assert read_choices(index)["label"] == [("roses", 12), ("tulips", 12)]

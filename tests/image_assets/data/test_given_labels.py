@@ -1,82 +1,148 @@
 """A label table says the labels in place of folders; people's corrections win over it; it can be taken away again."""
 
+from collections.abc import Collection
 from pathlib import Path
+from unicodedata import normalize
 
 import dagster as dg
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from pyspark.sql.types import StructType
 
 from image_assets.data.data_checks import label_table_is_sound
 from image_assets.data.featured_images import featured_images
-from image_assets.data.given_labels import given_labels, label_table_change, read_given, to_table_path
+from image_assets.data.given_labels import (
+    GivenLabel,
+    LabelRow,
+    given_attributes,
+    given_labels,
+    label_rows,
+    label_table_change,
+    label_warnings,
+    match_counts,
+    merge_given_labels,
+    read_given,
+)
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits
 from image_assets.data.label_corrections import Correction, append_corrections
 from image_assets.data.raw_images import raw_images
-from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GIVEN_LABELS,
+    GRAYSCALE_IMAGES,
+    IMAGE_FILES,
+    IMAGE_SAMPLES,
+    IMAGE_SPLITS,
+)
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.external_table import ExternalTable
+from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
+from tests.gallery.small_home import append
 from tests.support.images import png, put
+from tests.support.tables import tables_at
 
 ASSETS = [raw_images, given_labels, featured_images, grayscale_images, image_samples, image_splits]
 LABELLED = (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("roses/a b.png", "file:/photos/roses/a b.png"),
-        ("./roses//a.png", "file:/photos/roses/a.png"),
-        ("100%.png", "file:/photos/100%25.png"),
-        ("/photos/100%.png", "file:/photos/100%25.png"),
-        ("file:/photos/100%25.png", "file:/photos/100%25.png"),
-        ("file:///photos/a.png", "file:/photos/a.png"),
-        ("s3://bucket/a.png", "s3://bucket/a.png"),
-        ("", ""),
-    ],
-)
-def test_a_file_is_named_below_the_folder_in_full_or_as_tables_do(name: str, path: str) -> None:
-    assert to_table_path(name, "file:/photos") == path
+LANDING = "file:/photos"
+
+
+def given(*rows: tuple[str | None, str | None], files: Collection[str] = ()) -> dict[str, GivenLabel]:
+    """What rows of paths and labels come to."""
+    listed = [LabelRow(number, path or "", label or "", {}) for number, (path, label) in enumerate(rows, 2)]
+    return read_given(listed, LANDING, {f"{LANDING}/{file}" for file in files})
 
 
 @pytest.mark.parametrize(
     ("rows", "state", "label", "message"),
     [
         ([("a", "roses")], "given", "roses", None),
-        ([("a", " roses "), ("./a ", "roses")], "given", "roses", None),
+        ([("a", "roses"), ("./a", "roses")], "given", "roses", None),
         (
             [("a", "roses"), ("a", "tulips")],
             "contradictory",
             None,
-            "its rows have different labels ('roses', 'tulips'): keep one",
+            "different labels in rows 2, 3 ('roses', 'tulips'): keep one",
         ),
-        (
-            [("a", "roses"), ("a", None)],
-            "contradictory",
-            None,
-            "its rows have different labels ('', 'roses'): keep one",
-        ),
+        ([("a", "roses"), ("a", None)], "contradictory", None, "different labels in rows 2, 3 ('', 'roses'): keep one"),
         ([("a", None)], "empty", None, "lists the file without a label"),
-        ([("a", "  ")], "empty", None, "lists the file without a label"),
-        ([("a", "red/roses")], "unusable", None, "'red/roses' is not a valid label: it must be a valid folder name"),
-        ([("a", "x" * 300)], "unusable", None, "is not a valid label: it may have at most 255 bytes"),
-        ([(None, "roses")], "unusable", None, "a row has a label but no path"),
+        (
+            [("a", "red/roses")],
+            "unusable",
+            None,
+            "'red/roses' in row 2 is not a valid label: it must be a valid folder",
+        ),
+        ([("a", "x" * 300)], "unusable", None, "in row 2 is not a valid label: it may have at most 255 bytes"),
+        ([(None, "roses"), ("", "tulips")], "unusable", None, "rows 2, 3 without a path: add the path of a file"),
     ],
 )
 def test_what_rows_come_to(rows: list[tuple], state: str, label: str | None, message: str | None) -> None:
-    table = pa.table({"path": [path for path, _ in rows], "label": [label for _, label in rows]})
-    (given,) = read_given(table, "file:/photos").values()
-    assert (given.state, given.label) == (state, label)
-    assert given.message is None if message is None else message in str(given.message)
+    (found,) = given(*rows).values()
+    assert (found.state, found.label) == (state, label)
+    assert found.message is None if message is None else message in str(found.message)
 
 
 def test_an_empty_row_is_passed_over() -> None:
-    table = pa.table({"path": pa.array([None, ""], pa.string()), "label": pa.array(["", None], pa.string())})
-    assert read_given(table, "file:/photos") == {}
+    assert given((None, ""), ("", None)) == {}
+
+
+def test_a_path_that_may_be_that_of_several_files_is_not_guessed() -> None:
+    found = given(("A.jpg", "roses"), files=["x/a.jpg", "y/a.jpg"])
+    assert {path: label.state for path, label in found.items()} == {f"{LANDING}/A.jpg": "ambiguous"}
+    message = f"the path in row 2 may be that of 2 files ({LANDING}/x/a.jpg, {LANDING}/y/a.jpg): write the path of one"
+    assert message in str(found[f"{LANDING}/A.jpg"].message)
+
+
+def test_rows_that_mean_one_file_in_several_ways_must_agree() -> None:
+    assert given(("day\\a.jpg", "roses"), ("A", "roses"), files=["day/a.jpg"])[f"{LANDING}/day/a.jpg"].label == "roses"
+    found = given(("day\\a.jpg", "roses"), ("A", "tulips"), files=["day/a.jpg"])[f"{LANDING}/day/a.jpg"]
+    assert (found.state, found.label) == ("contradictory", None)
+
+
+def rows_of(table: dict[str, list[str | None]], **columns: str) -> list[LabelRow]:
+    rows = ExternalRows(pa.table(table), "", "", range(2, 2 + len(next(iter(table.values())))))
+    return [*label_rows(rows, ExternalTable(**columns), LANDING)]
+
+
+@pytest.mark.parametrize(
+    "path", ["path", "Path", " file ", "filename", "FILE_NAME", "file name", "Image", "image-path"]
+)
+@pytest.mark.parametrize("label", ["label", "Class", "CATEGORY", "target ", "Class Name"])
+def test_usual_column_names_are_recognized_and_others_are_attributes(path: str, label: str) -> None:
+    (row,) = rows_of({label: [" roses "], "Part No": ["7"], path: ["a.jpg"], "empty": [" "], "": ["0"]})
+    assert row == LabelRow(2, "a.jpg", "roses", {"Part No": "7"})
+
+
+def test_settings_name_other_columns() -> None:
+    table: dict[str, list[str | None]] = {"path": ["x"], "foto": ["a.jpg"], "Sorte": ["roses"]}
+    (row,) = rows_of(table, path_column="foto", label_column="Sorte")
+    assert row == LabelRow(2, "a.jpg", "roses", {"path": "x"})
+    (row,) = rows_of(table, path_column="foto", label_column="none")
+    assert row == LabelRow(2, "a.jpg", "", {"path": "x", "Sorte": "roses"})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["foto", "label"],
+            "expected one column called path, file, .*, found the columns foto, label: set IMAGE_ASSETS_P",
+        ),
+        (
+            ["path", "sort"],
+            "expected one column called label, class, .*, found the columns path, sort: set IMAGE_ASSETS_L",
+        ),
+        (["path", "label", "Label"], "found the columns path, label, Label: set IMAGE_ASSETS_LABEL_COLUMN"),
+    ],
+)
+def test_a_table_without_its_two_columns_is_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rows_of({name: ["a"] for name in names})
 
 
 class Home:
@@ -170,3 +236,73 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     assert home.labels(FEATURED_IMAGES) == folders
     assert home.check.passed
     assert label_table_change(home.instance, ExternalTable()) == ""
+
+
+def test_matches_and_attributes_are_kept_without_spark(tmp_path: Path) -> None:
+    tables = tables_at(tmp_path)
+    files = [f"{LANDING}/roses/{name}.jpg" for name in ("a", "b", "c")]
+    append(tables, IMAGE_FILES, [{"path": path, "state": "current"} for path in files])
+    rows = [
+        LabelRow(2, "roses\\A.JPG", "Roses", {"part": "1"}),
+        LabelRow(3, "roses/b.jpg", "roses", {"part": "2", "day": "Monday"}),
+        LabelRow(4, "c", "nan", {}),
+    ]
+    found = read_given(rows, LANDING, {*files}, ["row 9 has 1 of 3 columns"])
+    assert merge_given_labels(tables, found, LANDING) == 4
+    assert merge_given_labels(tables, found, LANDING) == 0
+    assert match_counts(tables) == {"backslashes": 1, "case": 1, "no_folder": 1, "no_suffix": 1}
+    assert given_attributes(tables, "part") == {files[0]: "1", files[1]: "2"}
+    assert given_attributes(tables, "day") == {files[1]: "Monday"}
+    assert label_warnings(tables) == [
+        "labels differ only in capital letters, spaces or Unicode form: 'Roses' (1), 'roses' (1); "
+        "write them the same way",
+        "'nan' (1) looks like no label: leave it empty",
+    ]
+    check = label_table_is_sound(tables)
+    assert (check.passed, check.metadata["unusable"].value, check.metadata["matched_by_case"].value) == (False, 1, 1)
+
+    assert merge_given_labels(tables, found, LANDING, label_column="none") == 3
+    labels = tables.read(GIVEN_LABELS, ["path", "label", "state"]).to_pylist()
+    assert {(row["label"], row["state"]) for row in labels if row["path"]} == {("roses", "folder")}
+    assert given_attributes(tables, "part") == {files[0]: "1", files[1]: "2"}
+
+    assert merge_given_labels(tables, None, LANDING) == 4
+    assert (match_counts(tables), given_attributes(tables, "part")) == ({}, {})
+
+
+def test_a_table_of_an_earlier_release_gets_the_new_columns(tmp_path: Path) -> None:
+    tables = tables_at(tmp_path)
+    earlier = Table("given_labels", ("path",), StructType(GIVEN_LABELS.columns.fields[:4]))
+    append(tables, earlier, [{"path": f"{LANDING}/a.jpg", "label": "roses", "state": "given"}])
+    append(tables, IMAGE_FILES, [{"path": f"{LANDING}/a.jpg", "state": "current"}])
+    row = LabelRow(2, "a.jpg", "roses", {"part": "1"})
+    assert merge_given_labels(tables, read_given([row], LANDING, {f"{LANDING}/a.jpg"}), LANDING) == 1
+    assert given_attributes(tables, "part") == {f"{LANDING}/a.jpg": "1"}
+
+
+def test_a_spreadsheets_table_is_read_and_what_was_guessed_is_said(tmp_path: Path, landing: Path) -> None:
+    tables, folder = tables_at(tmp_path / "tables"), ImageFolder(root=str(landing))
+    files = [f"{folder.path}/day 1/{normalize('NFD', 'café')}.jpg", f"{folder.path}/day 1/b.JPG"]
+    append(tables, IMAGE_FILES, [{"path": path, "state": "current"} for path in files])
+    table = tmp_path / "labels.csv"
+    table.write_bytes(
+        "Path;Class;Teil\r\nday 1\\café.jpg;rosé;7\r\nday 1\\b;tulips\r\nday 1\\b;tulips;8\r\n".encode("cp1252")
+    )
+    resources = {"delta_tables": tables, "image_folder": folder, "label_table": ExternalTable(source=str(table))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([given_labels], resources=resources, instance=instance)
+        logged = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    (made,) = run.asset_materializations_for_node("given_labels")
+    metadata = {name: value.value for name, value in made.metadata.items()}
+    assert "line 2 is not UTF-8 and read as Windows-1252 (cp1252), a guess" in str(metadata["notes"])
+    assert any("read as Windows-1252" in line for line in logged)
+    assert any("2 by backslashes, 1 by no_suffix, 1 by unicode_form" in line for line in logged)
+    assert {name: count for name, count in metadata.items() if name.startswith("matched_by")} == {
+        "matched_by_backslashes": 2,
+        "matched_by_no_suffix": 1,
+        "matched_by_unicode_form": 1,
+    }
+    rows = {row["path"]: row for row in tables.read(GIVEN_LABELS, ["path", "label", "message"]).to_pylist()}
+    assert {path: row["label"] for path, row in rows.items()} == {files[0]: "rosé", files[1]: "tulips", "": None}
+    assert rows[""]["message"] == "row 3 has 2 of 3 columns: add the others"
+    assert given_attributes(tables, "Teil") == {files[0]: "7", files[1]: "8"}

@@ -1,5 +1,6 @@
 """A table that somebody else keeps is read as it is written, or refused with what was found and expected."""
 
+import json
 from pathlib import Path
 
 import fsspec
@@ -74,17 +75,23 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
     ("name", "content", "found"),
     [
         ("a.csv", b"file,label\na.png,roses\n", "expected one column path, found the columns file, label"),
-        ("a.csv", b"path;label\na.png;roses\n", "expected one column path, found the columns path;label"),
         ("a.csv", b"path,path,label\na,b,c\n", "expected one column path, found the columns path, path, label"),
-        ("a.csv", b"", "cannot be read: Empty CSV file"),
-        ("a.csv", b"path,label\na.png\n", "Expected 2 columns, got 1"),
-        ("a.csv", b"path,label\na\xff.png,roses\n", "invalid UTF8"),
+        ("a.csv", b"", "cannot be read: it is empty"),
+        ("a.csv", b"path,label\na.png\n", "row 2 has 1 of 2 columns"),
+        ("a.csv", b"path,label\na\x81.png,roses\n", "line 2 has the byte 0x81, which is neither UTF-8 nor Windows"),
         ("a.parquet", b"path,label\n", "cannot be read"),
+        ("a.json", b'{"a": [', "cannot be read: Expecting value"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.json", b'{"shapes": []}', "expected COCO, tasks of Label Studio, or a list of objects, found dict"),
+        ("a.xml", b"<annotations><image", "it is not valid XML"),
+        ("a.xml", b"<annotations/>", "export the task as `CVAT for images`"),
+        ("a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "declares a document type"),
+        ("a.xlsx", b"PK", "is of no known format"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path: Path, name: str, content: bytes, found: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be read: .*; expected a file ending in") as refused:
+    with pytest.raises(ValueError, match=r"expected a file ending in") as refused:
         ExternalTable(source=str(tmp_path / name)).read(["path", "label"])
     assert found in str(refused.value)
 
@@ -101,3 +108,108 @@ def test_a_delta_table_that_delta_rs_cannot_read_is_refused(tmp_path: Path) -> N
     log.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
     with pytest.raises(ValueError, match=r"labels cannot be read: .*eletion"):
         table.read(["path", "label"])
+
+
+WRITTEN = "path,label\ncafé 1.png,rosé\n"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+def test_a_csv_file_is_read_whatever_its_delimiter_and_encoding(
+    tmp_path: Path, delimiter: str, line_break: str, encoding: str
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(WRITTEN.replace(",", delimiter).replace("\n", line_break).encode(encoding))
+    found = ExternalTable(source=str(file)).read_all()
+    assert found.rows.to_pylist() == [{"path": "café 1.png", "label": "rosé"}]
+    assert bool(found.notes) == (encoding in ("utf-16-le", "utf-16-be", "cp1252"))  # guesses
+    assert [*found.numbers] == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("sep=;\npath;label\na, b.png;roses\n", [("a, b.png", "roses")]),
+        ("path;label\na, b, c.png;roses\nd, e, f.png;tulips\n", [("a, b, c.png", "roses"), ("d, e, f.png", "tulips")]),
+        ('path, label\n"a, b.png", "roses"\n', [("a, b.png", "roses")]),
+        (" path ,label,\n\na.png,roses,\n , ,\n", [("a.png", "roses")]),
+    ],
+)
+def test_what_spreadsheets_make_of_a_table_is_read(tmp_path: Path, text: str, rows: list[tuple[str, str]]) -> None:
+    (tmp_path / "labels.txt").write_text(text)
+    found = ExternalTable(source=str(tmp_path / "labels.txt")).read_all()
+    assert [(row["path"], row["label"]) for row in found.rows.to_pylist()] == rows
+    assert found.problems == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "problem"),
+    [
+        ("path,label\na.png\nb.png,roses\n", 1, "row 2 has 1 of 2 columns: add the others"),
+        ("path,label\na,b.png,roses\nb.png,roses\n", 1, "row 2 has 3 columns, the header has 2: quote values that con"),
+        ('path,label\na.png,"roses\nb.png,roses\nc.png,roses\n', 3, "row 2 cannot be read (unexpected end of data)"),
+        ('path,label\n"a".png,roses\n', 1, "row 2 cannot be read"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_are_read(tmp_path: Path, text: str, rows: int, problem: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    found = ExternalTable(source=str(tmp_path / "labels.csv")).read_all()
+    assert len(found.rows) == rows
+    assert found.problems[0].startswith(problem)
+
+
+def test_lines_of_different_encodings_are_each_read_in_theirs(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("path,label\ncafé.png,a\n".encode() + "thé.png,b\n".encode("cp1252"))
+    found = ExternalTable(source=str(tmp_path / "labels.csv")).read_all()
+    assert found.rows["path"].to_pylist() == ["café.png", "thé.png"]
+    assert "line 3 is not UTF-8 and read as Windows-1252 (cp1252), a guess; line 3 is 'thé.png,b'" in found.notes[0]
+
+
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    for name, text in {"a": "path,label\n1.png,x\n", "b": "path,label,part\n2.png,y,7\n3.png\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.csv").write_text(text)
+    table = ExternalTable(source=f"{tmp_path}/*/metadata.csv")
+    found, version = table.read_all(), table.version()
+    assert found.rows.to_pylist() == [
+        {"path": "1.png", "label": "x", "part": None},
+        {"path": "2.png", "label": "y", "part": "7"},
+    ]
+    assert [Path(folder).name for folder in found.folders] == ["a", "b"]
+    assert found.problems == ["metadata.csv: row 3 has 1 of 3 columns: add the others"]
+    (tmp_path / "a" / "metadata.csv").write_text("path,label\n1.png,longer\n")
+    assert table.version() != version
+
+
+def test_of_hugging_faces_parquet_only_paths_and_class_names_are_read(tmp_path: Path) -> None:
+    info = {"info": {"features": {"label": {"names": ["roses", "tulips"], "_type": "ClassLabel"}}}}
+    images = [{"bytes": b"\xff\xd8", "path": f"{number}.jpg"} for number in range(3)]
+    rows = pa.table({"image": images, "label": [1, 0, None], "content": [b"\0", b"\0", b"\0"]})
+    pq.write_table(rows.replace_schema_metadata({"huggingface": json.dumps(info)}), tmp_path / "a.parquet")
+    found = ExternalTable(source=str(tmp_path / "a.parquet")).read_all().rows
+    assert found.to_pylist() == [
+        {"image": "0.jpg", "label": "tulips"},
+        {"image": "1.jpg", "label": "roses"},
+        {"image": "2.jpg", "label": None},
+    ]
+
+
+def test_labels_of_every_plain_type_become_texts(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a.png", "b.png"],
+        "kind": pa.array(["roses", None]).dictionary_encode(),
+        "whole": [1, None],
+        "float": pa.array([1.0, None], pa.float64()),
+        "truth": [True, None],
+        "bytes": [b"\0", b"\0"],
+        "list": [["x"], []],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = ExternalTable(source=str(tmp_path / "a.parquet")).read_all()
+    assert found.rows.to_pylist() == [
+        {"path": "a.png", "kind": "roses", "whole": "1", "float": "1", "truth": "true"},
+        {"path": "b.png", "kind": None, "whole": None, "float": None, "truth": None},
+    ]
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("the column list holds list<")

@@ -37,7 +37,7 @@ COLUMNS = {
     IMAGE_FILES: IMAGE_FILES.columns.fieldNames(),
     FEATURED_IMAGES: [name for name in FEATURED_IMAGES.columns.fieldNames() if name != "content"],
     IMAGE_SPLITS: ["path", "image_id", "duplicate_group", "split", "reason"],
-    GIVEN_LABELS: ["path", "label"],
+    GIVEN_LABELS: ["path", "label", "attributes"],
     LABEL_CORRECTIONS: LABEL_CORRECTIONS.columns.fieldNames(),
     IMAGE_PREDICTIONS: [
         "path",
@@ -120,8 +120,9 @@ IMAGES = """
 CREATE VIEW images AS
 SELECT files.* EXCLUDE (label), coalesce(is_corrected, false) AS corrected,
     CASE WHEN is_corrected IS NULL THEN label ELSE corrected_label END AS label,
-    versions_disagree, frameworks_disagree, traits
+    versions_disagree, frameworks_disagree, traits, attributes
 FROM files LEFT JOIN disagreements USING (n) LEFT JOIN outliers USING (n) LEFT JOIN corrected USING (path, image_id)
+    LEFT JOIN (SELECT path, attributes FROM given) USING (path)
 """
 
 
