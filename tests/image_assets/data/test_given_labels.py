@@ -12,6 +12,7 @@ from pyspark.sql.types import StructType
 
 from image_assets.data.data_checks import label_table_is_sound
 from image_assets.data.featured_images import featured_images
+from image_assets.data.folder_layout import FolderLayout
 from image_assets.data.given_labels import (
     GivenLabel,
     LabelRow,
@@ -248,8 +249,8 @@ def test_matches_and_attributes_are_kept_without_spark(tmp_path: Path) -> None:
         LabelRow(4, "c", "nan", {}),
     ]
     found = read_given(rows, LANDING, {*files}, ["row 9 has 1 of 3 columns"])
-    assert merge_given_labels(tables, found, LANDING) == 4
-    assert merge_given_labels(tables, found, LANDING) == 0
+    assert merge_given_labels(tables, found, FolderLayout(LANDING)) == 4
+    assert merge_given_labels(tables, found, FolderLayout(LANDING)) == 0
     assert match_counts(tables) == {"backslashes": 1, "case": 1, "no_folder": 1, "no_suffix": 1}
     assert given_attributes(tables, "part") == {files[0]: "1", files[1]: "2"}
     assert given_attributes(tables, "day") == {files[1]: "Monday"}
@@ -261,12 +262,12 @@ def test_matches_and_attributes_are_kept_without_spark(tmp_path: Path) -> None:
     check = label_table_is_sound(tables)
     assert (check.passed, check.metadata["unusable"].value, check.metadata["matched_by_case"].value) == (False, 1, 1)
 
-    assert merge_given_labels(tables, found, LANDING, label_column="none") == 3
+    assert merge_given_labels(tables, found, FolderLayout(LANDING), label_column="none") == 3
     labels = tables.read(GIVEN_LABELS, ["path", "label", "state"]).to_pylist()
     assert {(row["label"], row["state"]) for row in labels if row["path"]} == {("roses", "folder")}
     assert given_attributes(tables, "part") == {files[0]: "1", files[1]: "2"}
 
-    assert merge_given_labels(tables, None, LANDING) == 4
+    assert merge_given_labels(tables, None, FolderLayout(LANDING)) == 4
     assert (match_counts(tables), given_attributes(tables, "part")) == ({}, {})
 
 
@@ -276,7 +277,7 @@ def test_a_table_of_an_earlier_release_gets_the_new_columns(tmp_path: Path) -> N
     append(tables, earlier, [{"path": f"{LANDING}/a.jpg", "label": "roses", "state": "given"}])
     append(tables, IMAGE_FILES, [{"path": f"{LANDING}/a.jpg", "state": "current"}])
     row = LabelRow(2, "a.jpg", "roses", {"part": "1"})
-    assert merge_given_labels(tables, read_given([row], LANDING, {f"{LANDING}/a.jpg"}), LANDING) == 1
+    assert merge_given_labels(tables, read_given([row], LANDING, {f"{LANDING}/a.jpg"}), FolderLayout(LANDING)) == 1
     assert given_attributes(tables, "part") == {f"{LANDING}/a.jpg": "1"}
 
 
