@@ -222,18 +222,23 @@ def _strictly_decoded(
     content: bytes, header: Header, mode: str, min_sides: tuple[int, int]
 ) -> tuple[Image.Image, str | None]:
     """The image, and a warning if only its end marker is missing; a ValueError if anything else is wrong with it."""
-    colors = {"L": "GRAY", "RGB": "RGB"}[mode] if header.mode != "CMYK" else "CMYK"
-    warning = None
-    if not is_complete(BytesIO(content), header.format):
-        content, warning = content + ENDS[header.format], NO_END_MARKER
+    try:
+        return _strict_jpeg(content, header, mode, min_sides), None
+    except ValueError:
+        if is_complete(BytesIO(content), header.format):
+            raise
+    return _strict_jpeg(content + ENDS[header.format], header, mode, min_sides), NO_END_MARKER
+
+
+def _strict_jpeg(content: bytes, header: Header, mode: str, min_sides: tuple[int, int]) -> Image.Image:
     pixels = simplejpeg.decode_jpeg(
         content,
-        colors,
+        {"L": "GRAY", "RGB": "RGB"}[mode] if header.mode != "CMYK" else "CMYK",
         min_width=min_sides[0],
         min_height=min_sides[1],
         min_factor=2 if min_sides[0] else 1,  # fractions above one half take longer than full size
     )
-    return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels), warning
+    return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
 
 
 def upright(image: Image.Image, header: Header) -> Image.Image:
