@@ -7,15 +7,16 @@ from typing import BinaryIO
 from PIL import Image
 
 from image_assets.images.formats import BROKEN
-from image_assets.images.pictures import Header
-from image_assets.images.pixels import DEFAULT, Reading, decoded, to_smaller_image, upright
+from image_assets.images.metadata import CameraData, read_camera_data
+from image_assets.images.pictures import Header, Picture, open_picture
+from image_assets.images.pixels import DEFAULT, Reading, decoded_picture, to_smaller_image, upright
 
 HASHED_FROM_PIXELS = 512  # the side to which large files are downscaled
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features(Header):
-    """An image's header and what decoding it shows.
+class Features(CameraData, Header):
+    """An image's header, what its camera recorded, and what decoding it shows.
 
     `mirrored_hash` is the perceptual hash of the image flipped left to right; `decode_warning` is the strict decoder's
     objection to an image that could be decoded anyway.
@@ -28,17 +29,19 @@ class Features(Header):
 
 def to_features(content: bytes, reading: Reading = DEFAULT) -> Features:
     """The features of an image, after a strict decode of all of it; raises UnreadableImage."""
-    header, gray, warning = decoded(content, "L", reading=reading)
-    return _features(header, gray, warning or _checksum_warning(content, header))
+    picture = open_picture(BytesIO(content))
+    header, gray, warning = decoded_picture(picture, content, "L", reading=reading)
+    return _features(picture, header, gray, warning or _checksum_warning(content, header))
 
 
 def to_file_features(file: BinaryIO, reading: Reading = DEFAULT) -> Features:
     """The same for an open file of any size: it is downscaled while it is decoded."""
-    header, small = to_smaller_image(file, HASHED_FROM_PIXELS, reading)
-    return _features(header, small.convert("L"), None)
+    picture = open_picture(file)
+    header, small = to_smaller_image(file, picture, HASHED_FROM_PIXELS, reading)
+    return _features(picture, header, small.convert("L"), None)
 
 
-def _features(header: Header, gray: Image.Image, decode_warning: str | None) -> Features:
+def _features(picture: Picture, header: Header, gray: Image.Image, decode_warning: str | None) -> Features:
     """The header with the perceptual hashes of the gray image, which is turned as stored."""
     import imagehash
 
@@ -47,6 +50,7 @@ def _features(header: Header, gray: Image.Image, decode_warning: str | None) -> 
     mirrored = gray.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return Features(
         **asdict(header),
+        **asdict(read_camera_data(picture.exif)),
         perceptual_hash=str(imagehash.phash(gray)),
         mirrored_hash=str(imagehash.phash(mirrored)),
         decode_warning=decode_warning,

@@ -111,15 +111,19 @@ def to_file_pixels(
 
 def to_smaller(file: BinaryIO, side_pixels: int, reading: Reading = DEFAULT) -> bytes:
     """The upright image as PNG, downscaled to fit in a square while it is decoded, which takes little memory."""
-    header, small = to_smaller_image(file, side_pixels, reading)
+    header, small = to_smaller_image(file, open_picture(file), side_pixels, reading)
     content = BytesIO()
     upright(small, header).save(content, "PNG", compress_level=1)
     return content.getvalue()
 
 
-def to_smaller_image(file: BinaryIO, side_pixels: int, reading: Reading = DEFAULT) -> tuple[Header, Image.Image]:
-    """The header, and the image in RGB (not rotated yet), downscaled while it is decoded; raises UnreadableImage."""
-    picture = open_picture(file)
+def to_smaller_image(
+    file: BinaryIO, picture: Picture, side_pixels: int, reading: Reading = DEFAULT
+) -> tuple[Header, Image.Image]:
+    """The header, and the image in RGB (not rotated yet), downscaled while it is decoded; raises UnreadableImage.
+
+    `picture` is the file as `open_picture` opened it.
+    """
     _require_plausible(picture.header, file.seek(0, os.SEEK_END), reading)
     for page in _candidates(picture, reading):
         header, small = smaller_image(file, picture, side_pixels, page)
@@ -141,15 +145,20 @@ def decoded(
     With `min_side_pixels`, a JPEG may be decoded at a fraction of its size, with no side below it. An image with more
     pixels than `reading` allows is downscaled while it is decoded, to a side of about REDUCED_SIDE_PIXELS.
     """
-    file = BytesIO(content)
-    picture = open_picture(file)
+    return decoded_picture(open_picture(BytesIO(content)), content, mode, min_side_pixels, reading)
+
+
+def decoded_picture(
+    picture: Picture, content: bytes, mode: Literal["L", "RGB"], min_side_pixels: int = 0, reading: Reading = DEFAULT
+) -> tuple[Header, Image.Image, str | None]:
+    """The same for an image that `open_picture` opened."""
     header = picture.header
     too_large = header.width * header.height > reading.max_pixels
     _require_plausible(header, len(content), reading)
     if header.format == "JPEG" and picture.pillow is not None:
         return _decoded_jpeg(content, picture, mode, min_side_pixels, too_large=too_large)
     if too_large:
-        header, small = to_smaller_image(file, REDUCED_SIDE_PIXELS, reading)
+        header, small = to_smaller_image(BytesIO(content), picture, REDUCED_SIDE_PIXELS, reading)
         return header, small if mode == "RGB" else small.convert(mode), None
     try:
         page = _chosen_page(picture, reading)
@@ -157,7 +166,8 @@ def decoded(
     except UnreadableImage:
         raise
     except (*BROKEN, *BOMBS, ImportError) as error:
-        raise undecodable(describe(header), error, complete=is_complete(file, header.format)) from error
+        complete = is_complete(BytesIO(content), header.format)
+        raise undecodable(describe(header), error, complete=complete) from error
 
 
 def _require_plausible(header: Header, length: int, reading: Reading) -> None:

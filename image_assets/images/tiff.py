@@ -202,12 +202,17 @@ def pages_of(file: BinaryIO) -> list[TiffPage]:
     import tifffile
 
     file.seek(0)
-    found = [TiffPage(page.aspage(), number) for number, page in enumerate(tifffile.TiffFile(file).pages)]
-    inner = [TiffPage(page.aspage(), None) for outer in found for page in outer.page.pages or ()]
-    if any(page.photometric in COLOR_FILTERS for page in (*found, *inner)):
+    found: dict[int, TiffPage] = {}
+    for number, page in enumerate(tifffile.TiffFile(file).pages):
+        if page.offset in found:  # directories in a circle
+            break
+        found[page.offset] = TiffPage(page.aspage(), number)
+    pages = list(found.values())
+    inner = [TiffPage(page.aspage(), None) for outer in pages for page in outer.page.pages or ()]
+    if any(page.photometric in COLOR_FILTERS for page in (*pages, *inner)):
         raise UnreadableImage(f"it is a camera raw file (DNG, NEF, ARW or the like): {RAW}", "not_an_image")
-    whole = [page for page in found if not page.page.is_reduced and not page.page.is_mask]
-    whole = whole or [page for page in inner if not page.page.is_reduced] or found
+    whole = [page for page in pages if not page.page.is_reduced and not page.page.is_mask]
+    whole = whole or [page for page in inner if not page.page.is_reduced] or pages
     largest = max((page.width * page.height for page in whole), default=0)
     return [page for page in whole if page.width * page.height > THUMBNAIL_SHARE * largest]
 

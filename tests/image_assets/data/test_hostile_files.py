@@ -310,8 +310,7 @@ def test_above_the_content_limit_rows_hold_the_path_and_features_are_read_from_i
         delta_tables = run_through(delta_spark, tmp_path / home, image_folder)
         found[home] = {row.image_id: row for row in delta_tables.dataframe(FEATURED_IMAGES).collect()}
         known = {Path(path).name: one for path, one in read_ledger(delta_tables).items()}
-        assert known["cut short.jpg"].reason == "undecodable"
-        assert known["many pixels.png"].reason is None
+        assert {name: one.reason for name, one in known.items() if one.reason} == {"cut short.jpg": "undecodable"}
     assert all(row.content is None for row in delta_tables.dataframe(RAW_IMAGES).collect())
     assert len(found["with"]) == len(contents) + 1
     for image_id, row in found["with"].items():
