@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from image_assets.images.contact_sheets import to_thumbnail
-from image_assets.images.pixels import UnreadableImage, to_smaller
+from image_assets.images.formats import UnreadableImage
+from image_assets.images.pixels import to_smaller
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet

@@ -55,6 +55,7 @@ CHECKS = {
     "no_file_lost",
     "few_quarantined",
     "every_folder_readable",
+    "one_page_each",
     "label_conflicts",
     "label_table_is_sound",
     "every_image_fetched",

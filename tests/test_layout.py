@@ -11,6 +11,7 @@ import pytest
 
 from image_assets.models.backbones import BACKBONES
 from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.logged_models import DECODING
 
 ROOT = Path(__file__).parents[1]
 OURS = ("definitions", "image_assets", "resources", "sensors", "gallery", "scripts")
@@ -49,7 +50,7 @@ SIZE_FILES = {
 }
 
 STORED = ("models/image_classifier", "models/engines", *(f"models/{name}_network" for name in FRAMEWORKS))
-STORED_FILES = [f"image_assets/{name}.py" for name in (*STORED, "images/pixels")]
+STORED_FILES = [f"image_assets/{name}.py" for name in (*STORED, *(f"images/{name}" for name in DECODING))]
 
 
 def imported(name: str) -> Iterator[str]:

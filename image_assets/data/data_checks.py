@@ -16,7 +16,7 @@ from image_assets.data.given_labels import (
     label_warnings,
     match_counts,
 )
-from image_assets.data.image_files import UNREADABLE_FOLDER, current_keys
+from image_assets.data.image_files import IMAGE_KEYS, UNREADABLE_FOLDER, current_keys
 from image_assets.data.image_samples import current_images, groups_of_several, groups_table
 from image_assets.data.image_splits import (
     LEAKS_REMEDY,
@@ -56,6 +56,7 @@ QUARANTINE_REMEDY = (
     "`image_files` lists the files and reasons; replace broken files, delete files that are not images or exclude them "
     "with IMAGE_ASSETS_EXCLUDE, and launch `replay_quarantine` after raising a limit"
 )
+PAGES_REMEDY = "the first page that is not blank is used; if the others matter, save each page as a file of its own"
 FOLDERS_REMEDY = (
     "give the account that runs Dagster access to them, or skip them with IMAGE_ASSETS_EXCLUDE; until then, the state "
     "of the files in them is the last one known"
@@ -169,6 +170,25 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"share": round(share, 4), **reasons},
         description=None if passed else f"{found}: {QUARANTINE_REMEDY}",
+    )
+
+
+@dg.asset_check(
+    asset="featured_images",
+    description=f"Every current file holds one page or frame. If it fails: {PAGES_REMEDY}.",
+)
+def one_page_each(delta_tables: DeltaTables) -> dg.AssetCheckResult:
+    """The current files with several pages, of which one is used."""
+    rows = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "pages"], pc.field("pages") > 1).to_pylist()
+    current = set(current_keys(delta_tables).itertuples(index=False, name=None)) if rows else set()
+    found = [row for row in rows if (row["path"], row["image_id"]) in current]
+    records = [dg.TableRecord({"path": row["path"], "pages": row["pages"]}) for row in found[:LISTED_ROWS]]
+    columns = [dg.TableColumn("path"), dg.TableColumn("pages", "int")]
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"files": len(found), "listed": dg.MetadataValue.table(records, dg.TableSchema(columns))},
+        description=f"{len(found):,} files have several pages: {PAGES_REMEDY}" if found else None,
     )
 
 

@@ -1,6 +1,7 @@
-"""The images with their label, size, color mode, format and perceptual hashes."""
+"""The images with their label, size, format, what their camera recorded, and perceptual hashes."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -8,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from image_assets.data.backfill import backfill
 from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.image_files import (
     IMAGE_KEYS,
@@ -23,6 +25,7 @@ from image_assets.data.inspection import CURRENT, QUARANTINED, decode_features
 from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_labels, relabel
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.charts import SHOWN_BARS, picture_markdown, stacked_bars
+from image_assets.images.features import Features
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, SetAside
@@ -35,7 +38,7 @@ from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
 ARRIVAL_COLUMNS = ["path", "image_id", "first_seen"]
-FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
+FEATURES = tuple(feature.name for feature in fields(Features))
 
 
 def arrivals(delta_tables: DeltaTables, layout: FolderLayout, today: date) -> pd.DataFrame:
@@ -135,8 +138,9 @@ def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> C
     pool="image_files",
 )
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
-    """The images with their label, width, height, color mode, format and perceptual hash."""
+    """The images with their label, size, format, pages, capture time, place, camera and perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
+    backfilled = backfill(delta_tables, image_folder)
     layout = read_layout(delta_tables, image_folder)
     relabelled = relabel(delta_tables, FEATURED_IMAGES, layout)
     metadata = {
@@ -144,4 +148,4 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
         **arrivals_metadata(delta_tables, layout),
         **quarantine_metadata(delta_tables),
     }
-    return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, **metadata)
+    return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, backfilled=backfilled, **metadata)

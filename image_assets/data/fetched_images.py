@@ -19,7 +19,7 @@ from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.label_corrections import label_problem
-from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, format_of
+from image_assets.images.formats import SIGNATURE_BYTES, format_of, not_an_image, suffix_of
 from image_assets.schemas import FETCHED_IMAGES
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
@@ -178,11 +178,10 @@ class Fetching:
         fetched.file.seek(0)
         kind = format_of(start)
         if kind is None:
-            expected = f"expected one of {', '.join(FORMATS)}"
-            raise NotFetched("not_an_image", f"{fetched.length:,} bytes beginning with {start[:8]!r}: {expected}")
+            raise NotFetched("not_an_image", f"{fetched.length:,} bytes: {not_an_image(start)}")
         if stays and previous.image_id == fetched.digest:  # the same bytes: the file keeps its time
             return replace(previous.fetched, stamp=fetched.stamp)
-        before, relative_path = self.relative_path(previous), source.relative_path(f".{kind.lower()}")
+        before, relative_path = self.relative_path(previous), source.relative_path(suffix_of(kind))
         self.claim(source.url, relative_path)
         try:
             landed_files.put(self.root, relative_path, fetched.file)

@@ -20,7 +20,7 @@ from image_assets.data.inspection import CURRENT
 from image_assets.data.labels import Labels, read_labels
 from image_assets.images.charts import distributions, picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails, to_caption, to_thumbnail
-from image_assets.images.pixels import UnreadableImage
+from image_assets.images.formats import UnreadableImage
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.arrow_rows import Row, map_rows
 from resources.delta.delta_tables import DeltaTables

@@ -11,9 +11,9 @@ import imagehash  # noqa: F401 - loaded once here, not again by each guarded pro
 import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
 
 from image_assets.images.features import Features, to_features, to_file_features
+from image_assets.images.formats import SIGNATURE_BYTES, UnreadableImage, not_an_image
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.large_images import Limits
-from image_assets.images.pixels import FORMATS, SIGNATURE_BYTES, UnreadableImage, format_of
 from resources.delta.arrow_rows import Row
 from resources.files.file_system import (
     FileChanged,
@@ -85,9 +85,8 @@ def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
     if not length:
         message = "0 bytes: expected an image; copy the file again"
         return Inspection(QUARANTINED, image_id=image_id, reason="empty", message=message)
-    if format_of(start) is None:
-        message = f"{length:,} bytes beginning with {start[:8]!r}: expected one of {', '.join(FORMATS)}"
-        return Inspection(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{message}; convert the file")
+    if why := not_an_image(start):
+        return Inspection(QUARANTINED, image_id=image_id, reason="not_an_image", message=f"{length:,} bytes: {why}")
     return Inspection(CURRENT, content, image_id)
 
 

@@ -10,9 +10,11 @@ from urllib.parse import unquote
 
 from PIL import Image, ImageDraw, ImageFile, ImageFont
 
+from image_assets.images.formats import BOMBS, BROKEN, UnreadableImage
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import scaled_content
-from image_assets.images.pixels import BOMBS, BROKEN, FORMATS, UnreadableImage, decoded, upright
+from image_assets.images.pictures import OPENERS
+from image_assets.images.pixels import decoded, upright
 from resources.files.file_system import open_file
 
 MAX_BYTES = 100_000  # Dagster stores pictures in its event log and loads them with every page that lists events
@@ -83,7 +85,7 @@ def partial_thumbnail(path: str) -> bytes:
     """A JPEG thumbnail of the decodable part of a broken image; changes Pillow's settings, so run it guarded."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
+        with open_file(path) as file, Image.open(file, formats=tuple(OPENERS)) as image:
             image.draft("RGB", (TILE_PIXELS, TILE_PIXELS))
             image.thumbnail((TILE_PIXELS, TILE_PIXELS))
             small = BytesIO()

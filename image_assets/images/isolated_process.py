@@ -121,15 +121,16 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
     faulthandler.disable()  # the caller reports crashes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(CPU_LIMIT, signal.SIG_DFL)
-    at_start = psutil.Process().memory_info().vms  # bytes of address space
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     while True:
         try:
             received = pipe.recv_bytes()
         except EOFError:
             os._exit(0)  # without the caller's exit handlers
-        # The item is in memory twice, packed and unpacked; neither counts toward the limit.
-        bound = at_start + 2 * len(received) + memory_bytes
+        # What the process holds already does not count toward the limit: libraries that earlier items needed, and the
+        # packed item. Neither does the unpacked one.
+        held = psutil.Process().memory_info().vms  # bytes of address space
+        bound = held + len(received) + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
         result = _call(function, received, memory_bytes)
         signal.setitimer(signal.ITIMER_PROF, 0)

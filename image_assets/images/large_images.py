@@ -9,8 +9,9 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.images.pixels import SMALLER_SIDE_PIXELS, UnreadableImage, to_smaller
+from image_assets.images.pixels import SMALLER_SIDE_PIXELS, to_smaller
 from resources.files.file_system import open_file
 
 SCALING_MEMORY_BYTES = 1024**3

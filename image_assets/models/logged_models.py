@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,12 @@ TRIED_IMAGES = 8
 NOISE_SQUARES = 7  # per side
 
 NAME = "image_classifier"
-PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pyvips", "pyvips-binary", "simplejpeg")
+PACKAGES = (
+    *("imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom", "pyvips"),
+    *("pyvips-binary", "simplejpeg", "tifffile"),
+)
+# The files in image_assets/images that decode images: `pixels` and what it imports.
+DECODING = ("colors", "dicom", "formats", "pictures", "pixels", "reduced", "tiff", "value_range")
 
 
 class DifferentAnswers(ValueError):
@@ -169,6 +175,7 @@ def log_classifier(
             "side_pixels": backbone.side_pixels,
         }
         classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
+        decoding = copy_decoding(Path(folder) / "decoding")
         return log_to_run(
             NAME,
             pyfunc,
@@ -178,7 +185,7 @@ def log_classifier(
             artifacts={
                 "model": model,
                 "onnx": str(Path(folder, "network.onnx")),
-                "pixels": str(here.parent / "images" / "pixels.py"),
+                "decoding": str(decoding),
                 "engines": str(here / "engines.py"),
                 "framework": str(FRAMEWORKS[framework].network_file),
                 "classifier": str(classifier_file),
@@ -190,6 +197,14 @@ def log_classifier(
                 f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework].packages)
             ],
         )
+
+
+def copy_decoding(folder: Path) -> Path:
+    """Copies the files that decode images into a new folder, from which a version imports them."""
+    folder.mkdir()
+    for name in DECODING:
+        shutil.copyfile(Path(__file__).parent.parent / "images" / f"{name}.py", folder / f"{name}.py")
+    return folder
 
 
 def _input_example() -> pd.DataFrame:

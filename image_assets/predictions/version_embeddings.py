@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import ItemFailure
-from image_assets.images.pixels import UnreadableImage, to_file_pixels
+from image_assets.images.pixels import to_file_pixels
 from image_assets.models.backbones import backbone_of
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.isolated_scoring import NO_PICKLES

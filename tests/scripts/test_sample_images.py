@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from image_assets.images.features import Features, to_features
-from image_assets.images.pixels import UnreadableImage
+from image_assets.images.formats import UnreadableImage
 from scripts.sample_images import write_sample_images
 
 LABELS = {"checkers", "circles", "spots", "stripes", "triangles"}

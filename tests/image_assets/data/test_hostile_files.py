@@ -135,7 +135,7 @@ CASES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "a thousand scans.jpg": (lambda: jpeg_of_scans(64, 1_000), None),
     "large, many scans.jpg": (lambda: jpeg_of_scans(5_000, 50_000), "timeout"),
     "more memory than allowed.png": (lambda: black_png(7_000, 7_000), "out_of_memory"),
-    "164 million pixels.png": (lambda: black_png(12_800, 12_800), "too_many_pixels"),
+    "164 million pixels.png": (lambda: black_png(12_800, 12_800), None),
     "901 million pixels.png": (lambda: black_png(30_016, 30_016), "too_many_pixels"),
     "60,000 x 60,000.jpg": (lambda: jpeg_of_size(60_000, 60_000), "too_many_pixels"),
     "60,000 x 60,000.tif": (
@@ -232,7 +232,7 @@ def test_a_bomb_takes_less_memory_than_the_bound(name: str) -> None:
     with GuardedProcess(peak, memory_bytes=MEMORY_BYTES) as guarded:
         answer = guarded.run(image, cpu_seconds=30)
     assert isinstance(answer, tuple)
-    assert isinstance(answer[0], ItemFailure)
+    assert isinstance(answer[0], ItemFailure) == (CASES[name][1] is not None)
     assert answer[1] < MEMORY_BYTES
 
 
@@ -310,10 +310,9 @@ def test_above_the_content_limit_rows_hold_the_path_and_features_are_read_from_i
         delta_tables = run_through(delta_spark, tmp_path / home, image_folder)
         found[home] = {row.image_id: row for row in delta_tables.dataframe(FEATURED_IMAGES).collect()}
         known = {Path(path).name: one for path, one in read_ledger(delta_tables).items()}
-        assert known["cut short.jpg"].reason == "undecodable"
-        assert known["many pixels.png"].reason == (None if limit == 1 else "too_many_pixels")
+        assert {name: one.reason for name, one in known.items() if one.reason} == {"cut short.jpg": "undecodable"}
     assert all(row.content is None for row in delta_tables.dataframe(RAW_IMAGES).collect())
-    assert len(found["with"]) == len(contents)
+    assert len(found["with"]) == len(contents) + 1
     for image_id, row in found["with"].items():
         other = found["without"][image_id]
         for name in ("width", "height", "mode", "format", "orientation", "length"):

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import scaled_content, scaled_contents
-from image_assets.images.pixels import UnreadableImage, to_file_pixels, to_pixels
+from image_assets.images.pixels import to_file_pixels, to_pixels
 from resources.files.file_system import to_path
 from tests.support.images import jpeg, picture, png, put
 
