@@ -9,6 +9,7 @@
 | `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | MLflow's tracking and model registry; without a password |
 | `MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD` | none | the account on the MLflow server |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark master |
+| `IMAGE_ASSETS_EXECUTOR` | `auto` | where tasks run: `local`, `spark`, or `auto`, by the amount of work |
 | `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) per training |
 | `IMAGE_ASSETS_BACKBONE` | `auto` | the backbone's weights: `auto`, `imagenet`, `none`, or a folder with weight files |
 | `IMAGE_ASSETS_CACHE_CONTENT` | `original` | how training caches store images: `original`, `jpeg` or `pixels` |
@@ -61,7 +62,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCaches
 from resources.delta.row_groups import Color, Content
-from resources.delta.spark_session import gpu_settings, is_local, spark_session
+from resources.delta.spark_session import ExecutorName, gpu_settings, is_local, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
 from resources.files import s3
 from resources.files.file_system import is_url
@@ -93,6 +94,7 @@ class Settings:
     landing: Path | str
     tracking_uri: str
     spark_master: str
+    executor: ExecutorName
     processes: int
     backbone: str
     device: DeviceChoice
@@ -155,6 +157,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         landing=to_location(landing),
         tracking_uri=to_url(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER,
+        executor=to_choice(variables, "IMAGE_ASSETS_EXECUTOR", get_args(ExecutorName)),
         processes=to_count(variables, "IMAGE_ASSETS_PROCESSES", 2),
         backbone=backbone,
         device=to_choice(variables, "IMAGE_ASSETS_DEVICE", get_args(DeviceChoice)),
@@ -426,6 +429,7 @@ def create_resources(
         settings.spark_master,
         scratch=str(settings.home / "spark"),
         more=settings.s3_settings | gpu_settings(settings.spark_gpus, settings.tasks_per_gpu),
+        executor=settings.executor,
     )
     return {
         "pyspark": spark,

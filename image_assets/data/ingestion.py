@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
-from pyspark.sql.types import StringType, StructField, StructType
 
 from image_assets.data.image_files import (
     IMAGE_KEYS,
@@ -23,22 +21,19 @@ from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED, Inspecti
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
-from resources.delta.arrow_rows import Row, map_partitions
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import REPAIR_JOB, LostTable
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import Executor
 from resources.delta.following import added_rows
+from resources.delta.local_tasks import counted
 from resources.delta.parquet_files import WrittenFile, write_files
-from resources.delta.spark_session import counting_tasks, task_count
 from resources.delta.table import FileSizes, file_layout
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import ImageFolder
 from resources.progress import ProgressLine
 
 CHUNK_BYTES, CHUNK_FILES = 1024**3, 20_000  # per commit; a killed run repeats at most this much
-LISTED_SCHEMA = "path string, modification_time timestamp, length long"
-INSPECTED_SCHEMA = StructType(
-    [StructField(name, StringType()) for name in ("path", "state", "image_id", "reason", "message")]
-)
 LEDGER_COLUMNS = ["path", "image_id", "length", "modification_time"]
 
 
@@ -66,10 +61,11 @@ def read_chunk(
     image_folder: ImageFolder,
     files: Sequence[ImageFile],
     ledger: Mapping[str, LedgerEntry],
+    executor: Executor,
     progress: ProgressLine,
 ) -> None:
     """Reads files into raw_images and records the result for each in the ledger."""
-    result = append_new_files(delta_tables, files, ledger, to_limits(image_folder), progress)
+    result = append_new_files(delta_tables, files, ledger, to_limits(image_folder), executor, progress)
     decided: list[Decision] = []
     seen_again: list[ImageFile] = []  # images that already have a row
     for file in files:
@@ -84,7 +80,7 @@ def read_chunk(
             )
     merge_decisions(delta_tables, decided, result.raw_images_version)
     if seen_again:
-        decide_by_decoding(delta_tables, image_folder, seen_again, result.raw_images_version)
+        decide_by_decoding(delta_tables, image_folder, seen_again, result.raw_images_version, executor)
 
 
 def append_new_files(
@@ -92,6 +88,7 @@ def append_new_files(
     files: Sequence[ImageFile],
     ledger: Mapping[str, LedgerEntry],
     limits: Limits,
+    executor: Executor,
     progress: ProgressLine,
 ) -> ReadResult:
     """Reads files into raw_images, in one commit; content that already has a row for its path is skipped.
@@ -111,7 +108,7 @@ def append_new_files(
             yield list(write_files(images(part, added, inspections), folder, layout)), added, inspections
 
     def images(files: list[ImageFile], added: set[str], inspections: dict[str, Inspection]) -> Iterator[Row]:
-        for file in files:
+        for file in counted(files):
             inspection = inspect_file(file.path, file.length, limits)
             inspections[file.path] = replace(inspection, content=None)
             if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
@@ -124,12 +121,9 @@ def append_new_files(
                     "content": inspection.content,
                 }
 
-    spark = delta_tables.spark
     # No more parts than files of a good size: a part is a Parquet file at least.
-    wanted = sum(file.length for file in files) // FileSizes.minimum_bytes
-    parts = balanced(files, task_count(spark, wanted))
-    with counting_tasks(spark, progress, rows=len(files), tasks=len(parts)):
-        found = spark.sparkContext.parallelize(parts, len(parts)).mapPartitions(write_parts).collect()
+    parts = balanced(files, executor.task_count(size_of(files) // FileSizes.minimum_bytes))
+    found = executor.run(write_parts, parts, progress, rows=len(files))
     written = [file for files_of_part, _, _ in found for file in files_of_part]
     return ReadResult(
         inspections={path: inspection for _, _, inspections in found for path, inspection in inspections.items()},
@@ -159,22 +153,23 @@ def balanced(files: Sequence[ImageFile], parts: int) -> list[list[ImageFile]]:
     return list(lists.values())
 
 
-def inspected(files: DataFrame, limits: Limits) -> DataFrame:
-    """The listed files with the result of inspecting and decoding each, without content."""
+def size_of(files: Iterable[ImageFile]) -> int:
+    """The bytes of the files together."""
+    return sum(file.length for file in files)
 
-    def inspect_files(files: Iterable[Row]) -> Iterator[Row]:
-        with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
-            for file in files:
-                inspection = inspect_file(file["path"], file["length"], limits)
-                verdict = {name: getattr(inspection, name) for name in INSPECTED_SCHEMA.fieldNames()[1:]}
-                if inspection.state == CURRENT:
-                    image = {**file, "content": inspection.content}
-                    found = guarded.run(image, cpu_seconds=limits.seconds_for(file["length"]))
-                    if isinstance(found, ItemFailure):
-                        verdict |= {"state": QUARANTINED, "reason": found.reason, "message": found.message}
-                yield {"path": file["path"], **verdict}
 
-    return map_partitions(files, inspect_files, INSPECTED_SCHEMA)
+def inspect_by_decoding(files: Iterable[ImageFile], limits: Limits) -> Iterator[tuple[ImageFile, Inspection]]:
+    """The result of inspecting and decoding each file, without content."""
+    with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+        for file in counted(files):
+            inspection = inspect_file(file.path, file.length, limits)
+            image = {"path": file.path, "length": file.length, "content": inspection.content}
+            inspection = replace(inspection, content=None)
+            if inspection.state == CURRENT:
+                found = guarded.run(image, cpu_seconds=limits.seconds_for(file.length))
+                if isinstance(found, ItemFailure):
+                    inspection = replace(inspection, state=QUARANTINED, reason=found.reason, message=found.message)
+            yield file, inspection
 
 
 def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
@@ -189,13 +184,6 @@ def chunked(files: Sequence[ImageFile]) -> Iterator[list[ImageFile]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def to_dataframe(delta_tables: DeltaTables, files: Sequence[ImageFile]) -> DataFrame:
-    """The files as rows, spread evenly over the tasks that run in parallel."""
-    rows = [(file.path, file.modification_time, file.length) for file in files]
-    tasks = min(len(rows), delta_tables.spark.sparkContext.defaultParallelism)
-    return delta_tables.spark.createDataFrame(rows, LISTED_SCHEMA).repartition(tasks)
 
 
 def unrecorded_rows(delta_tables: DeltaTables) -> tuple[list[Decision], int]:
@@ -219,20 +207,28 @@ def unrecorded_rows(delta_tables: DeltaTables) -> tuple[list[Decision], int]:
 
 
 def decide_by_decoding(
-    delta_tables: DeltaTables, image_folder: ImageFolder, files: Sequence[ImageFile], raw_images_version: int
+    delta_tables: DeltaTables,
+    image_folder: ImageFolder,
+    files: Sequence[ImageFile],
+    raw_images_version: int,
+    executor: Executor,
 ) -> None:
     """Decode files whose bytes already have a row in raw_images, and record the result in the ledger.
 
     featured_images has followed past these rows, and lacks those it could not decode then, for example before a limit
     was raised. The ledger marks the images among them, and featured_images reads the marks.
     """
-    by_path = {file.path: file for file in files}
-    inspected_rows = inspected(to_dataframe(delta_tables, files), to_limits(image_folder)).collect()
+    limits = to_limits(image_folder)
+
+    def inspect_parts(parts: Iterable[list[ImageFile]]) -> Iterator[tuple[ImageFile, Inspection]]:
+        for part in parts:
+            yield from inspect_by_decoding(part, limits)
+
     decisions = [
         to_decision(
-            by_path[row.path], row.state, row.reason, SEEN_BEFORE if row.state == CURRENT else row.message, row.image_id
+            file, found.state, found.reason, SEEN_BEFORE if found.state == CURRENT else found.message, found.image_id
         )
-        for row in inspected_rows
-        if row.state != MISSING  # as in read_chunk
+        for file, found in executor.run(inspect_parts, balanced(files, executor.task_count(0)))
+        if found.state != MISSING  # as in read_chunk
     ]
     merge_decisions(delta_tables, decisions, raw_images_version)

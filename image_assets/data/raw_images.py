@@ -23,12 +23,13 @@ from image_assets.data.image_files import (
     to_decision,
     to_entry,
 )
-from image_assets.data.ingestion import chunked, read_chunk, unrecorded_rows
+from image_assets.data.ingestion import chunked, read_chunk, size_of, unrecorded_rows
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.data.replayed_files import replay, replay_result, replayed_files
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.listing import Skipped
@@ -93,15 +94,16 @@ def ingest(
     remember_device(delta_tables, image_folder)
     merge_decisions(delta_tables, decisions_without_reading(changes, set(settled)), version)
     started = time.monotonic()
-    with delta_tables.progress_line("read", len(settled), "files") as progress:
-        for chunk in chunked(settled):
-            read_chunk(delta_tables, image_folder, chunk, ledger, progress)
     if record_splits(delta_tables, image_folder):
         log.warning(
             f"From now on, {read_layout(delta_tables, image_folder)}. Labels and splits of existing images follow. "
             "IMAGE_ASSETS_SPLIT_FOLDERS=off or =on decides otherwise"
         )
     if settled:
+        executor = executor_for(delta_tables.pyspark, size_of(settled))
+        with delta_tables.progress_line("read", len(settled), "files") as progress:
+            for chunk in chunked(settled):
+                read_chunk(delta_tables, image_folder, chunk, ledger, executor, progress)
         log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} per second")
     return changes
 

@@ -11,10 +11,11 @@ import dagster as dg
 import pyarrow.compute as pc
 
 from image_assets.data.image_files import LedgerEntry, read_ledger
-from image_assets.data.ingestion import append_new_files, chunked, decide_by_decoding, to_limits
+from image_assets.data.ingestion import append_new_files, chunked, decide_by_decoding, size_of, to_limits
 from image_assets.data.inspection import CURRENT, QUARANTINED
 from image_assets.schemas import IMAGE_FILES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
 from resources.delta.table import Snapshot
 from resources.files.image_folder import ImageFolder
 
@@ -41,10 +42,11 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
     before = ledger_rows(delta_tables, chosen)
     stat_file = image_folder.list_names().stat_file
     files = [file for name in chosen if (file := stat_file(name)) and file.regular]
+    executor = executor_for(delta_tables.pyspark, size_of(files))
     with delta_tables.progress_line("read again", len(files), "files") as progress:
         for chunk in chunked(files):
-            result = append_new_files(delta_tables, chunk, ledger, to_limits(image_folder), progress)
-            decide_by_decoding(delta_tables, image_folder, chunk, result.raw_images_version)
+            result = append_new_files(delta_tables, chunk, ledger, to_limits(image_folder), executor, progress)
+            decide_by_decoding(delta_tables, image_folder, chunk, result.raw_images_version, executor)
     now, time = ledger_rows(delta_tables, chosen), datetime.now(UTC)
     rows = []
     for path, entry in now.items():

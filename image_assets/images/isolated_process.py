@@ -10,6 +10,7 @@ import os
 import pickle
 import resource
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from resources.processes.child_process import end_with_parent
 
 FORK = get_context("fork")  # starts in milliseconds, with the decoders loaded already
 PATIENCE = 10  # seconds of waiting for each second of CPU time: a busy machine or a slow disk is not the item's fault
+
+# Held while a child starts or ends: another thread's child would inherit this one's end of the pipe, so that a crash
+# went unnoticed, and multiprocessing may collect the exit code of a child that another thread waits for.
+_CHILDREN = threading.Lock()
 
 CPU_LIMIT = signal.SIGPROF  # ends the child when the timer of its CPU time, ITIMER_PROF, expires
 
@@ -83,11 +88,12 @@ class GuardedProcess(Generic[Item, Result]):
     def _started(self) -> Connection:
         if self._pipe is None or self._child is None or not self._child.is_alive():
             self._stop()
-            self._pipe, theirs = FORK.Pipe()
-            arguments = (self._function, theirs, self._pipe, self._memory_bytes, os.getpid())
-            self._child = FORK.Process(target=_serve, args=arguments, daemon=True)
-            self._child.start()
-            theirs.close()
+            with _CHILDREN:
+                self._pipe, theirs = FORK.Pipe()
+                arguments = (self._function, theirs, self._pipe, self._memory_bytes, os.getpid())
+                self._child = FORK.Process(target=_serve, args=arguments, daemon=True)
+                self._child.start()
+                theirs.close()
         return self._pipe
 
     def _timeout(self, limit: str) -> ItemFailure:
@@ -103,12 +109,13 @@ class GuardedProcess(Generic[Item, Result]):
         """Ends the child, if there is one, and returns its exit code if it ended by itself."""
         if self._child is None or self._pipe is None:
             return None
-        self._pipe.close()  # a living child then exits, or is killed
-        self._child.join(timeout=0.05)
-        self._child.kill()
-        self._child.join()
-        code = self._child.exitcode
-        self._child.close()
+        with _CHILDREN:
+            self._pipe.close()  # a living child then exits, or is killed
+            self._child.join(timeout=0.05)
+            self._child.kill()
+            self._child.join()
+            code = self._child.exitcode
+            self._child.close()
         self._child = self._pipe = None
         return code
 

@@ -1,6 +1,6 @@
 """The Delta tables, named by asset: create, read, append, merge, overwrite, compact.
 
-`following.py` finds the rows that a table has not processed yet, and `writing.py` lets Spark tasks write files.
+`following.py` finds the rows that a table has not processed yet, and `writing.py` lets tasks write files.
 
 Logs, columns without image bytes, and small merges go through delta-rs, because a sensor has a second and Spark takes
 six to start. DataFrames go through Spark, whose session starts on first use.
@@ -17,7 +17,6 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster_pyspark import PySparkResource
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
@@ -44,6 +43,7 @@ from resources.delta.delta_log import (
 )
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import WrittenFile, open_parquet
+from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import (
     Change,
     Compaction,
@@ -86,7 +86,7 @@ def takes_turns(instance: dg.DagsterInstance, home: Path) -> bool:
 class DeltaTables(dg.ConfigurableResource):
     """The Delta tables of one home, each named by its asset."""
 
-    pyspark: dg.ResourceDependency[PySparkResource]
+    pyspark: dg.ResourceDependency[DeltaSpark]
     root: str
     checkpoints: str
     pinned: dict[str, int] | None = Field(

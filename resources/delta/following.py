@@ -81,6 +81,7 @@ def new_rows(
     rows = sum(filter(None, counts))
     share = 1 - min(1.0, len(skipped) / rows) if rows else 1.0  # of the rows that are processed, taken as evenly spread
     total = None if None in counts else round(rows * share)
+    all_bytes = round(share * sum(file.size_bytes for _, files in found for file in files))
     batch: list[DataFile] = []
     before = 0
     for version, files in found:
@@ -93,6 +94,7 @@ def new_rows(
                 keys,
                 skipped,
                 size_bytes=sum(file.size_bytes for file in batch),
+                all_bytes=all_bytes,
                 count=count,
                 before=before,
                 total=total,
@@ -106,7 +108,19 @@ def rows_with_keys(delta_tables: DeltaTables, upstream: Table, into: Table, want
     keys = frozenset(wanted)
     skipped = delta_tables.read_keys(into, pc.field(into.keys[0]).isin([key[0] for key in keys]))
     files = table_files(delta_tables.uri(upstream), delta_tables.version_to_read(upstream)).files
-    return NewRows(tuple(file.url for file in files), None, into.keys, skipped, keys, count=len(keys), total=len(keys))
+    rows = sum(file.rows or 0 for file in files)
+    size_bytes = sum(file.size_bytes for file in files) * len(keys) // max(rows, len(keys), 1)
+    return NewRows(
+        tuple(file.url for file in files),
+        None,
+        into.keys,
+        skipped,
+        keys,
+        size_bytes=size_bytes,
+        all_bytes=size_bytes,
+        count=len(keys),
+        total=len(keys),
+    )
 
 
 def added_rows(delta_tables: DeltaTables, table: Table, version: int, columns: Sequence[str]) -> pa.Table | None:

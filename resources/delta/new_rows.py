@@ -1,4 +1,4 @@
-"""New rows of a table, read by tasks from the files that they were added with (runs in each executor)."""
+"""New rows of a table, read by tasks from the files that they were added with (runs in each task)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from resources.delta.arrow_rows import Row, SetAside, without_set_aside
+from resources.delta.local_tasks import counted
 from resources.delta.parquet_files import FileLayout, WrittenFile, open_parquet, write_files
 
 READ_ROWS = 64
@@ -23,7 +24,8 @@ class NewRows:
         keys: The columns by which `skipped` and `wanted` identify rows.
         skipped: The keys of rows that are not processed.
         wanted: The keys of the only rows that are processed; None for all.
-        size_bytes: The size of the files.
+        size_bytes: The size of the files, or of the part of them that is processed.
+        all_bytes: The size of the files of all batches.
         count: Rows to process, as far as the log counts them; an estimate if rows are skipped.
         before: Rows of earlier batches.
         total: Rows of all batches; None if the log does not count them.
@@ -35,6 +37,7 @@ class NewRows:
     skipped: frozenset[Key] = frozenset()
     wanted: frozenset[Key] | None = None
     size_bytes: int = 0
+    all_bytes: int = 0
     count: int = 0
     before: int = 0
     total: int | None = None
@@ -91,5 +94,5 @@ class Task:
         """Read, process and write; yields the files, and the rows that were set aside."""
         for part in parts:
             aside: list[Row] = []
-            made = self.by(self.new.rows(self.columns, part, self.parts))
+            made = self.by(counted(self.new.rows(self.columns, part, self.parts)))
             yield list(write_files(without_set_aside(made, aside), self.folder, self.layout)), aside

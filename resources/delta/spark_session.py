@@ -1,16 +1,19 @@
 """dagster-pyspark's session, configured for Delta, and progress from Spark's finished tasks."""
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import dagster as dg
 from dagster_pyspark import PySparkResource
 from py4j.protocol import Py4JError
+from pydantic import Field
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
@@ -20,6 +23,8 @@ from resources.progress import ProgressLine
 
 TASKS_PER_CORE = 4  # at most
 POLL_SECONDS = 0.5  # between two questions to Spark's status tracker
+
+ExecutorName = Literal["auto", "local", "spark"]
 
 
 @contextmanager
@@ -87,8 +92,28 @@ def counting_tasks(spark: SparkSession, progress: ProgressLine, *, rows: int, ta
 class DeltaSpark(PySparkResource):
     """dagster-pyspark's session, started on first use; its workers run this environment's Python by default."""
 
+    executor: ExecutorName = Field(
+        default="auto",
+        description="Where tasks run: auto (threads for little work on a local master, else Spark), local or spark.",
+    )
+
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Do nothing: starting Spark takes seconds, and many runs never use it."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the session runs, or would run, on this machine alone."""
+        return is_local(self._master)
+
+    @property
+    def local_cores(self) -> int:
+        """How many cores a local master uses."""
+        cores = re.match(r"local\[(\d+)", self._master)
+        return 1 if self._master == "local" else int(cores[1]) if cores else os.cpu_count() or 1
+
+    @property
+    def _master(self) -> str:
+        return str(self.spark_config.get("spark.master", "local[*]"))
 
     @property
     def spark_session(self) -> SparkSession:
@@ -146,10 +171,12 @@ def gpu_settings(gpus: int, tasks_per_gpu: int) -> dict[str, str]:
     }
 
 
-def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None = None) -> DeltaSpark:
+def spark_session(
+    master: str, *, scratch: str, more: Mapping[str, str] | None = None, executor: ExecutorName = "auto"
+) -> DeltaSpark:
     """The Spark session on `master`; `scratch` is a local folder for Spark's warehouse and temporary files.
 
-    `more` holds settings for storage and GPUs.
+    `more` holds settings for storage and GPUs; `executor` says which work goes to Spark.
     """
     settings = {
         "spark.master": master,
@@ -180,4 +207,4 @@ def spark_session(master: str, *, scratch: str, more: Mapping[str, str] | None =
     }
     if is_local(master):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    return DeltaSpark(spark_config=settings | dict(more or {}))
+    return DeltaSpark(spark_config=settings | dict(more or {}), executor=executor)

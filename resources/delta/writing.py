@@ -1,4 +1,4 @@
-"""Writing a table: Spark tasks turn new rows of its upstream into Parquet files in the table's folder.
+"""Writing a table: tasks turn new rows of its upstream into Parquet files in the table's folder.
 
 No reader sees the files before `DeltaTables.append_files` commits them.
 """
@@ -17,6 +17,7 @@ from pyspark.sql.types import StructType
 
 from resources.delta.arrow_rows import BATCH_ROWS, Row, SetAside
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
 from resources.delta.new_rows import READ_ROWS, NewRows, Task
 from resources.delta.parquet_files import TASK_ROW_GROUP_BYTES, WrittenFile, write_files
 from resources.delta.spark_session import counting_tasks, task_count
@@ -44,14 +45,11 @@ def write_by_tasks(
     Each task reads its part of the files and writes its own files: no image travels between processes.
     """
     delta_tables.create(into)
-    spark = delta_tables.spark
-    tasks = writing_tasks(delta_tables, new)
+    executor = executor_for(delta_tables.pyspark, new.all_bytes)
+    tasks = executor.task_count(writing_tasks(new))
     task = Task(new, tuple(columns), by, delta_tables.uri(into), file_layout(into), tasks)
-    with (
-        delta_tables.progress_line("processed", new.total, "images", before=new.before) as progress,
-        counting_tasks(spark, progress, rows=new.count, tasks=tasks),
-    ):
-        done = spark.sparkContext.parallelize(range(tasks), tasks).mapPartitions(task).collect()
+    with delta_tables.progress_line("processed", new.total, "images", before=new.before) as progress:
+        done = executor.run(task, range(tasks), progress, rows=new.count)
     return Written(
         files=[file for files, _ in done for file in files], aside=[row for _, aside in done for row in aside]
     )
@@ -80,7 +78,7 @@ def write_by_dataframe(
     """
     delta_tables.create(into)
     spark = delta_tables.spark
-    tasks = writing_tasks(delta_tables, new)
+    tasks = task_count(spark, writing_tasks(new))
     schema = to_arrow_schema(columns)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -117,6 +115,6 @@ def collected(rows: DataFrame) -> pa.Table:
         context.removeJobTag(tag)
 
 
-def writing_tasks(delta_tables: DeltaTables, new: NewRows) -> int:
-    """How many tasks share new rows: no more than write files of a good size, unless cores would stand idle."""
-    return task_count(delta_tables.spark, new.size_bytes // FileSizes.minimum_bytes)
+def writing_tasks(new: NewRows) -> int:
+    """How many tasks write files of a good size."""
+    return new.size_bytes // FileSizes.minimum_bytes

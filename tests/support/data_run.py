@@ -1,6 +1,6 @@
 """Runs of the data tables on a landing folder, also as a program that kills itself at a given point.
 
-`python -m tests.support.data_run HOME LANDING POINT`
+`python -m tests.support.data_run HOME LANDING POINT EXECUTOR`
 """
 
 import os
@@ -21,6 +21,7 @@ from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
+from resources.delta.spark_session import ExecutorName
 from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
 from resources.files.listing import Listing
@@ -109,9 +110,9 @@ class KilledTables(DeltaTables):
         super().merge(rows, table, **more)
 
 
-def main(home: str, landing: str, point: str) -> None:
+def main(home: str, landing: str, point: str, executor: ExecutorName) -> None:
     """Run the tables and kill the process at the point."""
-    session = small_spark(f"{home}/spark")
+    session = small_spark(f"{home}/spark", executor=executor)
     folder: Callable[..., ImageFolder] = KilledFolder if point == "after listing" else ImageFolder
     tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
     if point == "after reading":
@@ -124,4 +125,4 @@ def main(home: str, landing: str, point: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:])  # pyright: ignore[reportArgumentType] - the fourth is a choice

@@ -16,6 +16,7 @@ from tests.support.images import jpeg, png, put
 
 pytestmark = pytest.mark.spark
 
+KILLS = [("after reading", "spark"), ("before the commit", "spark"), *((point, "local") for point in POINTS)]
 ROOT = Path(__file__).parents[3]
 
 
@@ -46,10 +47,10 @@ def change(landing: Path, number: int) -> None:
     (landing / "ball" / f"new {number - 1}.jpg").unlink(missing_ok=True)
 
 
-def killed(place: Path, number: int, point: str) -> str:
+def killed(place: Path, number: int, point: str, executor: str) -> str:
     """Change the files, kill a run at the point, and return its last line of output."""
     change(place / "landing", number)
-    command = [sys.executable, "-m", "tests.support.data_run", place / "killed", place / "landing", point]
+    command = [sys.executable, "-m", "tests.support.data_run", place / "killed", place / "landing", point, executor]
     run = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, start_new_session=True, timeout=300
     )
@@ -58,13 +59,14 @@ def killed(place: Path, number: int, point: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
-def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(place: Path, delta_spark: DeltaSpark, point: str) -> None:
-    number = POINTS.index(point)
-    output = killed(place, number, point)
+@pytest.mark.parametrize(("number", "point", "executor"), [(number, *kill) for number, kill in enumerate(KILLS)])
+def test_after_a_kill_the_next_run_ends_as_an_undisturbed_one(
+    place: Path, delta_spark: DeltaSpark, number: int, point: str, executor: str
+) -> None:
+    output = killed(place, number, point, executor)
     if point in ("after reading", "in a merge", "in a compaction"):
         # Between a file and its commit are some milliseconds: on a busy machine, the kill may come after both.
-        attempts = (killed(place, number + attempt, point) for attempt in (10, 20, 30, 40))
+        attempts = (killed(place, number + attempt, point, executor) for attempt in (10, 20, 30, 40))
         assert output == "not committed" or "not committed" in attempts
     again, undisturbed = (tables_of(place, home, delta_spark) for home in ("killed", "undisturbed"))
     for tables in (again, undisturbed):

@@ -17,6 +17,7 @@ from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
 from resources.files.file_system import to_name
 from resources.files.image_folder import ImageFolder
 from tests.support.data_run import run_data
@@ -174,7 +175,8 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
 ) -> None:
     delta_tables.create(RAW_IMAGES)
     progress = delta_tables.progress_line("read", 5, "files")
-    append_new_files(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder), progress)
+    executor = executor_for(delta_tables.pyspark, 0)
+    append_new_files(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder), executor, progress)
     assert read_ledger(delta_tables) == {}
     take_in(delta_tables, image_folder)
     assert image_ids(delta_tables) == sorted(

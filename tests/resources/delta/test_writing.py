@@ -1,4 +1,4 @@
-"""Spark tasks and DataFrames write what follows a table: each row once, also after a failure."""
+"""Tasks and DataFrames write what follows a table: each row once, also after a failure."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +13,10 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, codecs
+from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
 from resources.delta.writing import write_by_dataframe, write_by_tasks
+from tests.conftest import tables_in
 from tests.support.tables import BOUQUETS, COLUMNS, FLOWERS, FOLLOWED, flowers, names, upsert
 
 pytestmark = pytest.mark.spark
@@ -92,8 +94,14 @@ def test_a_part_of_a_table_follows_by_itself(delta_tables: DeltaTables) -> None:
     assert [follow_as(2), follow_as(1), follow_as(3), follow_as(3)] == [1, 1, 1, 0]
 
 
-def test_tasks_write_rows_themselves_and_set_others_aside(delta_tables: DeltaTables) -> None:
-    aside = []
+@pytest.fixture(params=["local", "spark"])
+def tables_by(request: pytest.FixtureRequest, delta_spark: DeltaSpark, home: Path) -> DeltaTables:
+    """An empty folder of tables, which one of the executors writes."""
+    return tables_in(home, DeltaSpark(spark_config=delta_spark.spark_config, executor=request.param))
+
+
+def test_tasks_write_rows_themselves_and_set_others_aside(tables_by: DeltaTables) -> None:
+    delta_tables, aside = tables_by, []
 
     def without_thorns(rows: Iterable[Row]) -> Iterator[Row | SetAside]:
         for row in rows:
@@ -136,7 +144,8 @@ def test_tables_that_were_made_with_fewer_columns_are_followed_read_and_written(
     assert found == {FLOWERS: [("daisy", 2), ("rose", None)], BOUQUETS: [("daisy", 2), ("rose", 3)]}
 
 
-def test_tasks_follow_tables_that_were_made_with_fewer_columns(delta_tables: DeltaTables) -> None:
+def test_tasks_follow_tables_that_were_made_with_fewer_columns(tables_by: DeltaTables) -> None:
+    delta_tables = tables_by
     of_old = [Table(table.name, ("name",), StructType(COLUMNS.fields[:1])) for table in (FLOWERS, BOUQUETS)]
     delta_tables.append(delta_tables.spark.createDataFrame([("rose",)], "name string"), of_old[0])
     delta_tables.create(of_old[1])
