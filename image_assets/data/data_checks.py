@@ -24,8 +24,7 @@ from image_assets.data.image_splits import (
     MISSING_LABELS_REMEDY,
     Leak,
     current_assignments,
-    is_given,
-    leaks,
+    given_and_other_leaks,
     missing_labels,
     to_bullets,
     training_labels,
@@ -323,6 +322,5 @@ def leaks_result(found: Sequence[Leak], remedy: str, severity: dg.AssetCheckSeve
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups of near duplicates in several splits, unless all their files are in folders that name the split."""
-    assigned = current_assignments(delta_tables)
-    found = [leak for leak in leaks(assigned) if not is_given(leak, assigned)]
+    _, found = given_and_other_leaks(current_assignments(delta_tables))
     return leaks_result(found, LEAKS_REMEDY, dg.AssetCheckSeverity.ERROR)

@@ -60,8 +60,8 @@ class FolderLayout:
 
     def given_split(self, path: str) -> str | None:
         """The split that the file's first-level folder gives; None if that is no split folder."""
-        folders = self._folders(path)
-        return to_split(folders[0]) if folders and self.given_splits else None
+        folders = self._folders(path) if self.given_splits else []
+        return to_split(folders[0]) if folders else None
 
     def merge(self, label: str) -> str:
         """The name that a label shares with those that it is merged with; unchanged if labels are not merged."""

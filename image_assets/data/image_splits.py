@@ -107,10 +107,14 @@ def leaks(assigned: pd.DataFrame) -> list[Leak]:
     return sorted(found, key=lambda leak: -leak.files)
 
 
-def is_given(leak: Leak, assigned: pd.DataFrame) -> bool:
-    """Whether folders gave all files of a leak their splits; such leaks are reported, not moved."""
+def given_and_other_leaks(assigned: pd.DataFrame) -> tuple[list[Leak], list[Leak]]:
+    """The leaks between splits that folders give to all their files, which are only reported; and the others."""
     given = set(assigned.loc[assigned["given_split"].notna(), "path"])
-    return all(path in given for paths in leak.paths.values() for path in paths)
+    of_given, others = [], []
+    for leak in leaks(assigned):
+        is_given = given.issuperset(path for paths in leak.paths.values() for path in paths)
+        (of_given if is_given else others).append(leak)
+    return of_given, others
 
 
 def missing_labels(assigned: pd.DataFrame) -> list[MissingLabel]:
@@ -136,7 +140,8 @@ def require_sound_splits(delta_tables: DeltaTables) -> None:
     """
     assigned = current_assignments(delta_tables)
     problems = []
-    if leaking := [leak for leak in leaks(assigned) if not is_given(leak, assigned)]:
+    _, leaking = given_and_other_leaks(assigned)
+    if leaking:
         problems.append(
             f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
             f"{to_bullets(leaking)}\n"

@@ -187,13 +187,13 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_folder_is_ingested_and_stops_nothing(daemon: Daemon, landing: Path) -> None:
-    put(landing, "lost+found/b.png", png(2))
-    (landing / "lost+found").chmod(0o000)
+    put(landing, "backup/b.png", png(2))
+    (landing / "backup").chmod(0o000)
     try:
         with obeying_modes():
             assert daemon.launched() == 1
     finally:
-        (landing / "lost+found").chmod(0o755)
+        (landing / "backup").chmod(0o755)
 
 
 def test_nothing_is_requested_for_what_another_run_has_ingested(daemon: Daemon, landing: Path) -> None:

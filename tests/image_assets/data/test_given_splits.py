@@ -12,8 +12,7 @@ from image_assets.data.given_splits import reassigned, with_given_splits
 from image_assets.data.image_splits import (
     EXISTING_COLUMNS,
     SplitConfig,
-    is_given,
-    leaks,
+    given_and_other_leaks,
     missing_labels,
     with_splits,
 )
@@ -90,9 +89,9 @@ def test_leaks_between_given_splits_are_found_and_not_moved() -> None:
     new.loc[5, "perceptual_hash"] = new.loc[0, "perceptual_hash"]
     rows = assigned(new)
     assert rows.loc[[0, 5], "split"].tolist() == ["training", "test"]
-    (leak,) = leaks(rows)
-    assert is_given(leak, rows)
-    assert not is_given(leak, rows.assign(given_split=[None, *rows["given_split"][1:]]))
+    assert [len(found) for found in given_and_other_leaks(rows)] == [1, 0]
+    one_not_given = rows.assign(given_split=[None, *rows["given_split"][1:]])
+    assert [len(found) for found in given_and_other_leaks(one_not_given)] == [0, 1]
 
 
 def test_a_near_duplicate_of_a_given_split_is_not_taken_from_the_training_folder() -> None:

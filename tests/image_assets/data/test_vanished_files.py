@@ -139,10 +139,10 @@ def test_an_unreadable_folder_is_one_entry_until_it_can_be_read(
         assert (result.passed, result.severity) == (result.description is None, dg.AssetCheckSeverity.WARN)
         return result.description
 
-    put(landing, "lost+found/notes.txt", png(9))
+    put(landing, "backup/notes.txt", png(9))
     assert take_in(tables, image_folder) == "8 files, 8 checked: no changes"
     assert warning() is None
-    for name in ("cube", "lost+found"):
+    for name in ("cube", "backup"):
         (landing / name).chmod(0o000)
     try:
         with obeying_modes():
@@ -150,10 +150,10 @@ def test_an_unreadable_folder_is_one_entry_until_it_can_be_read(
             assert take_in(tables, image_folder) == "4 files, 4 checked: no changes"
             assert run(tables, image_folder, [raw_images], {}).success
     finally:
-        for name in ("cube", "lost+found"):
+        for name in ("cube", "backup"):
             (landing / name).chmod(0o755)
     current = {Path(name).name: (CURRENT, None) for name in eight_images}
-    folders = dict.fromkeys(["cube", "lost+found"])
+    folders = dict.fromkeys(["cube", "backup"])
     assert states(tables) == current | {name: (QUARANTINED, "unreadable_folder") for name in folders}
     assert str(warning()).startswith("2 folders cannot be read: give the account")
     take_in(tables, image_folder)
