@@ -121,6 +121,7 @@ def test_jobs_and_sensors_are_there() -> None:
         "reproduce_model",
         "package_model",
         "export_dataset",
+        "unpack_parquet",
         "optimize_tables",
         "vacuum_tables",
         "repair_tables",

@@ -32,7 +32,7 @@ PATH_NAMES = (
     *("image_file", "img", "img_path", "image_id"),
 )
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "label_name", "choice", "choices")
-NO_LABELS = {"nan", "none", "null", "na", "n/a", "<na>", "nat", "undefined", "unknown"}  # what programs write for none
+NO_LABELS = {"nan", "NaN", "NAN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "NaT"}  # programs write for none
 
 
 class GivenLabel(NamedTuple):
@@ -239,14 +239,18 @@ def label_warnings(delta_tables: DeltaTables) -> list[str]:
     def listed(labels: Iterable[str]) -> str:
         return ", ".join(f"{label!r} ({counts[label]:,})" for label in [*labels][:LISTED_LABELS])
 
-    several = [label for label in counts if any(mark in label for mark in "|;,")]
+    several = [
+        label
+        for label in counts
+        if "|" in label or ";" in label or ("," in label and all(part.strip() in counts for part in label.split(",")))
+    ]
     return [
         *(
             f"labels differ only in capital letters, spaces or Unicode form: {listed(same)}; write them the same way"
             for same in spellings.values()
             if len(same) > 1
         ),
-        *(f"{listed([label])} looks like no label: leave it empty" for label in counts if folded(label) in NO_LABELS),
+        *(f"{listed([label])} looks like no label: leave it empty" for label in counts if label in NO_LABELS),
         *([f"labels look like several labels each: {listed(several)}; an image has one label"] if several else []),
     ]
 

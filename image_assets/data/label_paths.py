@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -108,11 +109,7 @@ def variants(name: str, landing: str, folder: str) -> Iterator[Variant]:
                 yield Variant(f"{folder}/{relative_path}", (*kinds, TABLE_FOLDER))
             yield from shortened(relative_path, landing, kinds)
         return
-    if is_url(name):
-        address, query = urlsplit(name).path, urlsplit(name).query
-        address = unquote(address)
-    else:
-        address, _, query = name.partition("?") if name.startswith(LOCAL_FILES) else (name, "", "")
+    address, query = parts_of(name)
     if address == LOCAL_FILES:
         relative_path = escaped(unquote(query.partition("d=")[2]).strip("/"))
         yield Variant(relative_path, (*kinds, LABEL_STUDIO), below_any_folder=True)
@@ -123,6 +120,15 @@ def variants(name: str, landing: str, folder: str) -> Iterator[Variant]:
     folders = escaped(str(PurePosixPath(address))).strip("/").split("/")
     for first in range(len(folders)):
         yield Variant("/".join(folders[first:]), (*kinds, LEADING_FOLDERS))
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """The path and the query of an address; the name itself if it is none."""
+    if is_url(name):
+        with suppress(ValueError):  # such as http://[a
+            return unquote(urlsplit(name).path), urlsplit(name).query
+    address, _, query = name.partition("?") if name.startswith(LOCAL_FILES) else (name, "", "")
+    return address, query
 
 
 def shortened(relative_path: str, landing: str, kinds: tuple[str, ...]) -> Iterator[Variant]:

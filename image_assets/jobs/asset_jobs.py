@@ -18,6 +18,7 @@ from image_assets.jobs.package_model import package_model
 from image_assets.jobs.promote_model import promote_model
 from image_assets.jobs.repair_tables import repair_tables
 from image_assets.jobs.reproduce_model import reproduce_model
+from image_assets.jobs.unpack_parquet import unpack_parquet
 from image_assets.jobs.vacuum_tables import vacuum_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
 
@@ -90,6 +91,7 @@ whole_path = dg.define_asset_job(
 JOBS = (
     whole_path,
     fetch_images,
+    unpack_parquet,
     ingest_images,
     replay_quarantine,
     train_models,

@@ -129,10 +129,10 @@ class FileNames:
 
     used: set[str] = field(default_factory=set)
 
-    def unique(self, folder: str, image: ExportedImage) -> str:
+    def unique(self, folder: str, path: str, image_id: str) -> str:
         """The path of an image's file below a folder; a second file of a name has the image_id's start in it."""
-        name = PurePosixPath(safe_name(image.path))
-        with_id = f"{name.stem}-{image.image_id[:8]}"
+        name = PurePosixPath(safe_name(path))
+        with_id = f"{name.stem}-{image_id[:8]}"
         others = (f"{with_id}-{number}{name.suffix}" for number in count(2))
         paths = (f"{folder}{of}" for of in chain([name.name, f"{with_id}{name.suffix}"], others))
         path, key = next((path, key) for path in paths if (key := in_any_case(path)) not in self.used)
@@ -172,7 +172,8 @@ class ImageFolderFormat:
     def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image. Images without a label, and those left out of all splits, are beside the folders."""
         in_label = image.label and (image.split or not self._are_split)
-        path = self._names.unique(f"{split_folder(image)}{image.label}/" if in_label else "", image)
+        in_folder = f"{split_folder(image)}{image.label}/" if in_label else ""
+        path = self._names.unique(in_folder, image.path, image.image_id)
         self._folder.copy(path, source)
         self._lines.append(self._line({"path": path, "label": image.label, **image.values}))
 
@@ -198,7 +199,10 @@ class CocoFormat:
 
     def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image and remembers its annotation: the whole image, because the label is that of the image."""
-        split, path = SPLIT_FOLDERS.get(image.split or "", "unsplit"), self._names.unique(split_folder(image), image)
+        split, path = (
+            SPLIT_FOLDERS.get(image.split or "", "unsplit"),
+            self._names.unique(split_folder(image), image.path, image.image_id),
+        )
         self._folder.copy(path, source)
         size = {"width": image.width, "height": image.height}
         self._images[split].append(to_json({"id": image.number, "file_name": path, **size, **image.values}))
@@ -231,7 +235,7 @@ class LabelStudioFormat:
 
     def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image and remembers its task."""
-        path = self._names.unique(split_folder(image), image)
+        path = self._names.unique(split_folder(image), image.path, image.image_id)
         self._folder.copy(path, source)
         task: dict[str, Any] = {"data": {**image.values, "image": self._address(path)}}
         if image.label:

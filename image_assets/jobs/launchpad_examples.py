@@ -122,6 +122,12 @@ ops:
       table: /srv/photographs.csv # with a column url, and optionally label and name
       at_once: 8
 """,
+    "unpack_parquet": """\
+ops:
+  unpack_images:
+    config:
+      source: /srv/flowers/data/*.parquet
+""",
     "check_assets": """\
 {} # no settings
 """,

@@ -19,16 +19,23 @@ Record = dict[str, Any]
 
 
 def to_text(value: object) -> str | None:
-    """A JSON value as a text; objects and lists stay JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A JSON value as a text; objects and lists stay JSON. Half a character, which no text can hold, becomes `?`."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode(errors="replace").decode()
 
 
-def to_rows(records: Iterable[tuple[int, Record]], problems: list[str]) -> FileRows:
-    """Numbered records as a table with all their keys as columns."""
+def to_rows(
+    records: Iterable[tuple[int, Record]], problems: list[str], columns: Iterable[str] = ("path", "label")
+) -> FileRows:
+    """Numbered records as a table with these columns and all other keys of the records."""
     numbered = list(records)
-    names = list(dict.fromkeys(key for _, record in numbered for key in record))
+    names = list(dict.fromkeys([*columns, *(key for _, record in numbered for key in record)]))
+    if not names:
+        raise ValueError("it lists no image")
     rows = ([to_text(record.get(name)) for name in names] for _, record in numbered)
-    return FileRows(names, [*rows], [number for number, _ in numbered], problems)
+    return FileRows([str(to_text(name)) for name in names], [*rows], [number for number, _ in numbered], problems)
 
 
 def parsed_json(text: str) -> Any:
@@ -53,7 +60,11 @@ def read_json_lines(content: bytes) -> FileRows:
             records += [(number, record)] if record else []
         else:
             problems.append(f"line {number} is not a JSON object: write one object per line")
-    table = to_rows(records, problems)
+    return with_note(to_rows(records, problems, ()), note)
+
+
+def with_note(table: FileRows, note: str) -> FileRows:
+    """The table with a note about its encoding, if there is one."""
     table.notes += [note] if note else []
     return table
 
@@ -64,8 +75,12 @@ def read_json(content: bytes) -> FileRows:
     Raises:
         ValueError: It is nothing of these.
     """
-    text, _ = decoded(content)
-    found = parsed_json(text)
+    text, note = decoded(content)
+    return with_note(json_rows(parsed_json(text)), note)
+
+
+def json_rows(found: Any) -> FileRows:
+    """The rows of a parsed file; a ValueError if it is nothing that is known."""
     if isinstance(found, dict) and isinstance(found.get("images"), list):
         return coco_rows(found)
     if not isinstance(found, list):
@@ -76,7 +91,7 @@ def read_json(content: bytes) -> FileRows:
     entries = [(number, entry) for number, entry in enumerate(found, 1) if isinstance(entry, dict)]
     if any(isinstance(entry.get("data"), dict) for _, entry in entries):
         return task_rows(entries, problems)
-    return to_rows(((number, row) for number, entry in entries for row in choice_rows(entry)), problems)
+    return to_rows(((number, row) for number, entry in entries for row in choice_rows(entry)), problems, ())
 
 
 def coco_rows(found: Record) -> FileRows:
@@ -146,24 +161,25 @@ def task_rows(tasks: list[tuple[int, Record]], problems: list[str]) -> FileRows:
         values = {"path": data[key], **without(data, [key])}
         named = [{label.get(question, question): value for question, value in answer.items()} for answer in answers]
         records += [(number, {**values, **answer}) for answer in named or [{}]]
-    table = to_rows(records, problems)
-    if "label" not in table.names and not questions:  # nobody has answered yet
-        table.names.append("label")
-        table.rows = [[*row, None] for row in table.rows]
-    return table
+    return to_rows(records, problems, ("path",) if len(questions) > 1 else ("path", "label"))
 
 
 def answers_of(task: Record) -> list[dict[str, str]]:
     """What the annotations of a task say: for each of them, one row per choice."""
     rows = []
-    for annotation in task.get("annotations") or task.get("completions") or []:
+    annotations = task.get("annotations")
+    for annotation in annotations if isinstance(annotations, list) else []:
         if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
             continue
         choices: dict[str, list[str]] = defaultdict(list)
-        for result in annotation.get("result") or []:
+        results = annotation.get("result")
+        for result in results if isinstance(results, list) else []:
             kind, value = (result.get("type"), result.get("value")) if isinstance(result, dict) else (None, None)
             if isinstance(kind, str) and kind.endswith(("choices", "labels")) and isinstance(value, dict):
-                choices[str(result.get("from_name", kind))] += [str(of) for of in value.get(kind) or []]
+                chosen = value.get(kind)
+                choices[str(result.get("from_name", kind))] += [
+                    str(of) for of in (chosen if isinstance(chosen, list) else [])
+                ]
         rows += combined(choices)
     return [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows)]
 

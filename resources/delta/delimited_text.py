@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_ROWS = 20
 SNIFFED_BYTES = 4096
 BYTE_ORDER_MARKS = (  # in this order: the mark of UTF-32 begins with that of UTF-16

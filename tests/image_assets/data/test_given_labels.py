@@ -271,6 +271,28 @@ def test_matches_and_attributes_are_kept_without_spark(tmp_path: Path) -> None:
     assert (match_counts(tables), given_attributes(tables, "part")) == ({}, {})
 
 
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        (["roses", "Roses"], True),
+        (["red roses", "red  roses"], True),
+        ([normalize("NFC", "café"), normalize("NFD", "café")], True),
+        (["roses|red"], True),
+        (["roses", "red", "roses, red"], True),
+        (["NaN"], True),
+        (["daisy, common", "roses"], False),
+        (["none", "unknown", "scratch"], False),  # labels of their own
+    ],
+)
+def test_labels_that_look_like_mistakes_are_warned_about(tmp_path: Path, labels: list[str], warned: bool) -> None:
+    tables = tables_at(tmp_path)
+    rows = [{"path": f"{n}", "label": label, "state": "given"} for n, label in enumerate(labels)]
+    append(tables, GIVEN_LABELS, rows)
+    append(tables, IMAGE_FILES, [{"path": row["path"], "state": "current"} for row in rows])
+    assert bool(label_warnings(tables)) == warned
+    assert label_table_is_sound(tables).passed != warned
+
+
 def test_a_table_of_an_earlier_release_gets_the_new_columns(tmp_path: Path) -> None:
     tables = tables_at(tmp_path)
     earlier = Table("given_labels", ("path",), StructType(GIVEN_LABELS.columns.fields[:4]))

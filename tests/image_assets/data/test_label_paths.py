@@ -70,6 +70,7 @@ FILES = ["roses/a.jpg", "roses/B c.JPG", "tulips/b.png", "tulips/100%25.jpg", "t
         ("/", None, ()),
         ("\\", None, ()),
         ("s3://", None, ()),
+        ("http://[a/b", None, ()),
         ("/data/local-files/?d=", None, ()),
     ],
 )

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from image_assets.data.given_labels import GivenLabel, label_rows, read_given
-from image_assets.jobs.dataset_formats import FORMATS, ExportedImage, FileNames, FormatName, safe_name
+from image_assets.jobs.dataset_formats import FORMATS, FileNames, FormatName, safe_name
 from image_assets.jobs.export_dataset import ExportConfig, Report, export, export_dataset, to_filters
+from image_assets.jobs.unpack_parquet import unpack
 from image_assets.predictions.image_filters import Filters
 from image_assets.predictions.image_index import read_index
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
@@ -223,6 +224,17 @@ def test_hugging_faces_parquet_has_bytes_paths_and_class_names(home: Home) -> No
     assert {name: label.label for name, label in given.items()} == {name: label for name, (label, _) in FILES.items()}
 
 
+def test_hugging_faces_parquet_is_unpacked_to_the_same_images(home: Home, tmp_path: Path) -> None:
+    home.export("hugging_face")
+    assert unpack(f"{home.out}/data/*.parquet", str(tmp_path / "landing")) == {"written": len(FILES)}
+    home.export("image_folder", folder=str(tmp_path / "image_folder"))
+    folders = [
+        {str(file.relative_to(tmp_path / name)): file.read_bytes() for file in (tmp_path / name).rglob("*.png")}
+        for name in ("landing", "image_folder")
+    ]
+    assert folders[0] == folders[1]
+
+
 def test_large_datasets_are_several_parquet_files(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("image_assets.jobs.dataset_formats.SHARD_BYTES", 2 * max(map(len, home.contents.values())))
     home.export("hugging_face", filter="split=training")
@@ -356,9 +368,8 @@ def test_a_file_name_is_safe_on_every_system(path: str, name: str) -> None:
 
 def test_file_names_are_unique_on_systems_that_ignore_capital_letters() -> None:
     names = FileNames()
-    image = ExportedImage(1, "", "x/a.png", "abcdef" * 10, 1, 1, 1, None, None, None, None, None, {})
-    found = [names.unique("train/", image) for _ in range(3)]
-    assert found == ["train/a.png", "train/a-abcdefab.png", "train/a-abcdefab-2.png"]
+    found = [names.unique("train/", path, "abcdef" * 10) for path in ("x/a.png", "y/A.png", "a.png")]
+    assert found == ["train/a.png", "train/A-abcdefab.png", "train/a-abcdefab-2.png"]
 
 
 def test_the_job_exports(home: Home, tmp_path: Path) -> None:

@@ -145,3 +145,38 @@ def test_entities_are_never_expanded(encoding: str) -> None:
     bomb = '<!DOCTYPE a [<!ENTITY b "cc"><!ENTITY d "&b;&b;">]><annotations><image name="&d;"/></annotations>'
     with pytest.raises(ValueError, match="declares a document type"):
         read_cvat(bomb.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [{"data": {"image": "a.jpg"}, "annotations": {"result": 1}}],
+        [{"data": {"image": "a.jpg"}, "annotations": [None, {"result": "x"}, {"result": [None, {"type": 3}]}]}],
+        [
+            {
+                "data": {"image": "a.jpg"},
+                "annotations": [choice() | {"result": [{"type": "choices", "value": {"choices": "x"}}]}],
+            }
+        ],
+        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": None, "categories": [None]},
+        {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": {}, "file_name": "b"}, 3], "annotations": [[]]},
+    ],
+    ids=str,
+)
+def test_what_is_malformed_never_hides_the_rest(found: Any) -> None:
+    assert [(row["path"], row["label"]) for row in records(from_json(found))] == [("a.jpg", None)]
+
+
+@pytest.mark.parametrize("found", [{"images": []}, [{"data": {}}], [{"data": {"image": "a.jpg"}}]], ids=str)
+def test_files_without_labels_have_both_columns(found: Any) -> None:
+    assert from_json(found).names[:2] == ["path", "label"]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"[1]"])
+def test_an_empty_list_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="it lists no image"):
+        read_json(content)
+
+
+def test_half_a_character_does_not_hide_the_rest() -> None:
+    assert records(read_json(rb'[{"path": "\ud800.jpg"}, {"path": "a.jpg"}]')) == [{"path": "?.jpg"}, {"path": "a.jpg"}]

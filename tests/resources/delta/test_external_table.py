@@ -113,8 +113,8 @@ def test_a_delta_table_that_delta_rs_cannot_read_is_refused(tmp_path: Path) -> N
 WRITTEN = "path,label\ncafé 1.png,rosé\n"
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
 def test_a_csv_file_is_read_whatever_its_delimiter_and_encoding(
     tmp_path: Path, delimiter: str, line_break: str, encoding: str

@@ -1,0 +1,161 @@
+"""Images from Hugging Face's Parquet files as files in the landing folder."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from image_assets.data.label_corrections import label_problem
+from image_assets.images.pixels import SIGNATURE_BYTES, format_of
+from image_assets.jobs.dataset_formats import SPLIT_FOLDERS, FileNames, safe_name
+from image_assets.jobs.launchpad_examples import with_example
+from resources.delta.external_table import HUGGING_FACE
+from resources.files import image_folder as landed_files
+from resources.files.file_system import SUFFIXES, open_file, to_path, uncached_file_system
+from resources.files.image_folder import ImageFolder
+
+BATCH_ROWS = 16  # images in memory at once, besides the row group
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "training"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+class UnpackConfig(dg.Config):
+    """The Parquet files to unpack."""
+
+    source: str = Field(
+        description="A Parquet file with a column `image` of bytes, on disk or object storage; `*` stands for any name."
+    )
+
+
+@dataclass(frozen=True)
+class PackedImage:
+    """An image in a Parquet file; its label may be missing."""
+
+    path: str
+    content: bytes
+    label: str | None
+
+
+def split_of(name: str) -> str | None:
+    """The split in a file's name, such as that of `train-00000-of-00001.parquet`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+
+
+def packed_images(file: BinaryIO) -> Iterator[PackedImage | None]:
+    """The images of a Parquet file; None for rows without bytes.
+
+    Raises:
+        ValueError: It has no column of images.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"it is no Parquet file ({error})") from error
+    schema = parquet.schema_arrow
+    image = next((field for field in schema if pa.types.is_struct(field.type) and field.name == "image"), None)
+    if image is None or "bytes" not in {field.name for field in image.type}:
+        raise ValueError(f"expected a column image with bytes and path, found the columns {', '.join(schema.names)}")
+    features = json.loads((schema.metadata or {}).get(HUGGING_FACE, b"{}")).get("info", {}).get("features", {})
+    classes = dict(enumerate(features.get("label", {}).get("names") or []))
+    columns = [name for name in ("image", "label") if name in schema.names]
+    for number, batch in enumerate(parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)):
+        for at, row in enumerate(batch.to_pylist()):
+            found, label = row["image"] or {}, row.get("label")
+            if found.get("bytes") is None:
+                yield None
+                continue
+            path = found.get("path") or f"image-{number * BATCH_ROWS + at:07}"
+            text = classes.get(label) if classes else None if label is None else str(label)
+            yield PackedImage(path, found["bytes"], text)
+
+
+def unpack(source: str, root: str) -> Counter[str]:
+    """Writes the images below a folder, by split and label; files that are there already stay.
+
+    Returns:
+        How many images were written, were there already, or were left out by reason.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file has no images.
+    """
+    system, pattern = uncached_file_system(source)
+    paths = sorted(str(path) for path in system.glob(pattern)) if "*" in pattern else [pattern]
+    if not paths or not all(map(system.isfile, paths)):
+        raise FileNotFoundError(f"{source} does not exist: expected a Parquet file, or several by a pattern with *")
+    landed_files.prepare(root)
+    splits = {path: split_of(path.rpartition("/")[2]) for path in paths}
+    are_split, names, counts = any(splits.values()), FileNames(), Counter[str]()
+    for path, split in splits.items():
+        with system.open(path, "rb") as file:
+            try:
+                for image in packed_images(file):
+                    in_label = (
+                        split or not are_split
+                    )  # else the label's folder would count as a split beside the others
+                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), bool(in_label), root, names)] += 1
+            except ValueError as error:
+                raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    return counts
+
+
+def place(image: PackedImage | None, split_folder: str, in_label: bool, root: str, names: FileNames) -> str:
+    """Writes an image, unless the same bytes are there; returns what became of it, as a word."""
+    if image is None:
+        return "without_bytes"
+    kind = format_of(image.content[:SIGNATURE_BYTES])
+    if kind is None:
+        return "no_image"
+    if image.label and label_problem(image.label):
+        return "invalid_label"
+    label = image.label if in_label else None
+    folder = "".join(f"{part}/" for part in (split_folder, label) if part)
+    name = safe_name(image.path)
+    if PurePosixPath(name).suffix.lower() not in SUFFIXES:
+        name = f"{name}.{kind.lower()}"
+    digest = sha256(image.content).hexdigest()
+    while landed_files.exists(root, path := names.unique(folder, name, digest)):
+        with open_file(path_in(root, path)) as file:
+            if file.read(len(image.content) + 1) == image.content:
+                return "unchanged"
+    landed_files.put(root, path, BytesIO(image.content))
+    return "written"
+
+
+def path_in(root: str, relative_path: str) -> str:
+    """A file of the landing folder as a table path."""
+    folder = ImageFolder(root=root).path
+    return f"{folder}/{to_path(relative_path.encode()).removeprefix('file:')}"
+
+
+@dg.op
+def unpack_images(context: dg.OpExecutionContext, config: UnpackConfig, image_folder: ImageFolder) -> None:
+    """Unpacks images. The output's metadata contains how many were written, and why others were left out."""
+    counts = unpack(config.source, image_folder.root)
+    context.log.info(", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "no images")
+    context.add_output_metadata({"source": config.source, "written": 0, **counts})
+
+
+@dg.job(
+    description=with_example(
+        "unpack_parquet",
+        "Write the images in Hugging Face's Parquet files to the landing folder, by split and label.",
+    )
+)
+def unpack_parquet() -> None:
+    """Unpacks the files of one dataset."""
+    unpack_images()

@@ -1,0 +1,93 @@
+"""Images in Hugging Face's Parquet files become files in the landing folder, by split and label."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from image_assets.jobs.unpack_parquet import split_of, unpack, unpack_parquet
+from resources.files.image_folder import ImageFolder
+from tests.support.images import png
+
+CLASSES = {"info": {"features": {"label": {"names": ["roses", "tulips"], "_type": "ClassLabel"}}}}
+
+
+def write(file: Path, *images: tuple[str | None, bytes | None, int | None]) -> None:
+    """Writes paths, bytes and class numbers as Hugging Face does."""
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {
+        "image": pa.array([{"bytes": content, "path": path} for path, content, _ in images], struct),
+        "label": pa.array([label for *_, label in images], pa.int64()),
+    }
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(CLASSES)}), file)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_images_are_written_by_split_and_label_and_only_once(tmp_path: Path) -> None:
+    data, landing = tmp_path / "data", tmp_path / "landing"
+    write(data / "train-00000-of-00001.parquet", ("x/a.png", png(0), 0), ("y/a.png", png(1), 0), (None, png(2), 1))
+    write(data / "validation-00000-of-00001.parquet", ("a.png", png(3), None), ("b.png", None, 0), ("c", b"text", 0))
+    write(data / "unsplit-00000-of-00001.parquet", ("d", png(4), 1))
+    counts = unpack(f"{data}/*.parquet", str(landing))
+    assert counts == {"written": 5, "without_bytes": 1, "no_image": 1}
+    found = files(landing)
+    (again,) = (name for name in found if name.startswith("train/roses/a-"))
+    assert found == {
+        "train/roses/a.png": png(0),
+        again: png(1),
+        "train/tulips/image-0000002.png": png(2),
+        "val/a.png": png(3),
+        "d.png": png(4),
+    }
+    assert unpack(f"{data}/*.parquet", str(landing)) == {"unchanged": 5, "without_bytes": 1, "no_image": 1}
+    (landing / "train" / "roses" / "a.png").write_bytes(b"somebody's own")
+    assert unpack(f"{data}/*.parquet", str(landing))["written"] == 1
+    assert files(landing)["train/roses/a.png"] == b"somebody's own"
+
+
+def test_without_splits_there_is_a_folder_for_each_label(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "flowers.parquet", ("a.png", png(0), 0), ("b.png", png(1), 1), ("../../c.png", png(2), 1))
+    unpack(str(tmp_path / "data" / "flowers.parquet"), str(tmp_path / "landing"))
+    assert set(files(tmp_path / "landing")) == {"roses/a.png", "tulips/b.png", "tulips/c.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00001.parquet", "training"),
+        ("0001.Validation.parquet", "validation"),
+        ("my_test.parquet", "test"),
+        ("constraint.parquet", None),
+    ],
+)
+def test_the_files_name_tells_the_split(name: str, split: str | None) -> None:
+    assert split_of(name) == split
+
+
+def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
+    landing = str(tmp_path / "landing")
+    with pytest.raises(FileNotFoundError, match="does not exist: expected a Parquet file"):
+        unpack(f"{tmp_path}/*.parquet", landing)
+    pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="expected a column image with bytes and path, found the columns path"):
+        unpack(f"{tmp_path}/a.parquet", landing)
+    (tmp_path / "b.parquet").write_bytes(b"text")
+    with pytest.raises(ValueError, match="b.parquet cannot be unpacked: it is no Parquet file"):
+        unpack(f"{tmp_path}/b.parquet", landing)
+
+
+def test_the_job_unpacks(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "test.parquet", ("a.png", png(0), 0))
+    result = unpack_parquet.execute_in_process(
+        run_config={"ops": {"unpack_images": {"config": {"source": f"{tmp_path}/data/test.parquet"}}}},
+        resources={"image_folder": ImageFolder(root=str(tmp_path / "landing"))},
+    )
+    (output,) = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+    assert output.step_output_data.metadata["written"].value == 1
+    assert set(files(tmp_path / "landing")) == {"test/roses/a.png"}
