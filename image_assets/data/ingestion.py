@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from image_assets.data.image_files import (
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED, Inspection, decode_features, inspect_file
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
+from image_assets.images.pixels import Reading
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row, map_partitions
 from resources.delta.delta_log import REPAIR_JOB, LostTable
@@ -57,6 +59,7 @@ def to_limits(image_folder: ImageFolder) -> Limits:
         size_bytes=image_folder.size_limit_bytes,
         seconds=image_folder.decode_seconds,
         memory_bytes=image_folder.decode_memory_bytes,
+        reading=Reading(image_folder.page, image_folder.pixel_limit),
     )
 
 
@@ -161,8 +164,10 @@ def balanced(files: Sequence[ImageFile], parts: int) -> list[list[ImageFile]]:
 def inspected(files: DataFrame, limits: Limits) -> DataFrame:
     """The listed files with the result of inspecting and decoding each, without content."""
 
+    decode = partial(decode_features, reading=limits.reading)
+
     def inspect_files(files: Iterable[Row]) -> Iterator[Row]:
-        with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+        with GuardedProcess(decode, memory_bytes=limits.memory_bytes) as guarded:
             for file in files:
                 inspection = inspect_file(file["path"], file["length"], limits)
                 verdict = {name: getattr(inspection, name) for name in INSPECTED_SCHEMA.fieldNames()[1:]}

@@ -40,7 +40,7 @@ def run_path(delta_tables: DeltaTables, image_folder: ImageFolder) -> dict[str, 
     """Every table of the data's path, brought up to the folder."""
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
-    grayscale_images(delta_tables=delta_tables)
+    grayscale_images(delta_tables=delta_tables, image_folder=image_folder)
     image_splits(config=SplitConfig(), delta_tables=delta_tables)
     return {table.name: delta_tables.snapshot(table) for table in PATH}
 
