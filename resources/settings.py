@@ -39,6 +39,8 @@
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | tables store larger files without their content |
+| `IMAGE_ASSETS_PIXEL_LIMIT` | `50` | images with more million pixels are downscaled while they are decoded |
+| `IMAGE_ASSETS_PAGE` | `non_blank` | the page or frame that is used: the first that is not blank, or `first` |
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | larger files are quarantined |
 | `IMAGE_ASSETS_FETCH_ALLOW` | none | what `fetch_images` may be told to read: `private_addresses`, `local_files` |
 | `IMAGE_ASSETS_ALERT_RULES` | `alert_rules.yaml` in the home, if it exists | the file with the alert rules |
@@ -61,7 +63,7 @@ from resources.alerts import ADDRESS_PREFIX, AlertSender, RulesFile
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCaches
-from resources.delta.row_groups import Color, Content
+from resources.delta.row_groups import Color, Content, Page
 from resources.delta.spark_session import ExecutorName, gpu_settings, is_local, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
 from resources.files import s3
@@ -121,6 +123,8 @@ class Settings:
     events: str
     content_limit_megabytes: float
     size_limit_megabytes: float
+    pixel_limit_millions: float
+    page: Page
     cache_content: Content
     cache_color: Color
     cache_megabytes: float
@@ -184,6 +188,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         events=to_queue(variables, str(landing)),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", 512, maximum=MAX_CONTENT_MB),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", 16384),
+        pixel_limit_millions=to_number(variables, "IMAGE_ASSETS_PIXEL_LIMIT", 50),
+        page=to_choice(variables, "IMAGE_ASSETS_PAGE", get_args(Page)),
         cache_content=to_choice(variables, "IMAGE_ASSETS_CACHE_CONTENT", get_args(Content)),
         cache_color=to_choice(variables, "IMAGE_ASSETS_CACHE_COLOR", get_args(Color)),
         cache_megabytes=to_number(variables, "IMAGE_ASSETS_CACHE_MEGABYTES", 16384),
@@ -395,6 +401,8 @@ def image_folder(settings: Settings) -> ImageFolder:
         settle_seconds=settings.settle_seconds,
         content_limit_bytes=int(settings.content_limit_megabytes * MEBIBYTE),
         size_limit_bytes=int(settings.size_limit_megabytes * MEBIBYTE),
+        pixel_limit=int(settings.pixel_limit_millions * 1e6),
+        page=settings.page,
     )
 
 
@@ -404,6 +412,8 @@ def petastorm_caches(settings: Settings, side_pixels: int) -> PetastormCaches:
         root=str(settings.caches),
         content=settings.cache_content,
         color=settings.cache_color,
+        page=settings.page,
+        pixel_limit=int(settings.pixel_limit_millions * 1e6),
         side_pixels=side_pixels,
         keep_megabytes=settings.cache_megabytes,
     )

@@ -12,6 +12,7 @@ from image_assets.jobs.launchpad_examples import EXAMPLES
 from image_assets.schemas import TABLES
 from resources import settings
 from resources.delta.table import Table
+from scripts.accepted import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -128,6 +129,14 @@ def columns(table: Table) -> Iterator[tuple[object, ...]]:
         yield name, f"`{field.dataType.simpleString()}`", (field.metadata or {}).get("comment", "")
 
 
+def accepted_page() -> Iterator[str]:
+    """Every kind of input, and what is done with it."""
+    yield "# What is accepted\n\nWhat people have, and what is done with it. Each line has a test.\n"
+    for section, cases in SECTIONS.items():
+        yield f"## {section}\n"
+        yield from markdown_table(("what you have", "what is done"), ((case.found, case.outcome) for case in cases))
+
+
 def layout_page() -> Iterator[str]:
     """Every source file with the first line of its docstring."""
     yield "# Source files\n\nEvery source file with the first line of its docstring.\n"
@@ -144,6 +153,7 @@ def main(folder: Path = FOLDER) -> None:
     """Writes the pages."""
     folder.mkdir(exist_ok=True)
     pages = {
+        "accepted": accepted_page,
         "settings": settings_page,
         "jobs": jobs_page,
         "assets": assets_page,

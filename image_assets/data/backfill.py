@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -68,9 +69,10 @@ def batches(files: Sequence[DataFile], size_bytes: int) -> Iterator[list[DataFil
 def filled_rows(delta_tables: DeltaTables, new: NewRows, limits: Limits) -> list[Filled]:
     """The values of FILLED of rows, computed by tasks from their content or file."""
     tasks = writing_tasks(delta_tables, new)
+    decode = partial(decode_features, reading=limits.reading)
 
     def fill(parts: Iterable[int]) -> Iterator[Filled]:
-        with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+        with GuardedProcess(decode, memory_bytes=limits.memory_bytes) as guarded:
             for image in (image for part in parts for image in new.rows(READ, part, tasks)):
                 found = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
                 values = vars(found) if isinstance(found, Features) else NO_PAGES

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import dagster as dg
 import pandas as pd
@@ -90,8 +91,10 @@ def write_featured(delta_tables: DeltaTables, image_folder: ImageFolder, new: Ne
     labels = {key: current.of(key) for key in keys}
     numbers = extend_label_indexes(filter(None, labels.values()), read_label_indexes(delta_tables))
 
+    decode = partial(decode_features, reading=limits.reading)
+
     def with_features(images: Iterable[Row]) -> Iterator[Row | SetAside]:
-        with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+        with GuardedProcess(decode, memory_bytes=limits.memory_bytes) as guarded:
             for image in images:
                 found = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
                 if isinstance(found, ItemFailure):

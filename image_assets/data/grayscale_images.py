@@ -1,11 +1,15 @@
 """Grayscale copies of the images."""
 
+from functools import partial
+
 import dagster as dg
 
 from image_assets.data.folder_layout import read_layout
+from image_assets.data.ingestion import to_limits
 from image_assets.data.labels import relabel
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.grayscale import to_gray_rows
+from image_assets.images.large_images import Limits
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow
@@ -19,13 +23,15 @@ READ_COLUMNS = [
     *GRAYSCALE_IMAGES.columns.fieldNames(),
     "length",
 ]  # all that a worker needs, so that nothing is joined
+DEFAULT_LIMITS = Limits()
 
 
-def follow_featured_images(delta_tables: DeltaTables) -> Change:
+def follow_featured_images(delta_tables: DeltaTables, limits: Limits = DEFAULT_LIMITS) -> Change:
     """Appends grayscale copies of the rows that featured_images got since the last run."""
+    to_gray = partial(to_gray_rows, limits=limits)
 
     def gray_files(new: NewRows) -> list[WrittenFile]:
-        return write_by_tasks(delta_tables, new, READ_COLUMNS, GRAYSCALE_IMAGES, by=to_gray_rows).files
+        return write_by_tasks(delta_tables, new, READ_COLUMNS, GRAYSCALE_IMAGES, by=to_gray).files
 
     return follow(delta_tables, FEATURED_IMAGES, GRAYSCALE_IMAGES, by=gray_files)
 
@@ -37,7 +43,7 @@ def follow_featured_images(delta_tables: DeltaTables) -> Change:
 )
 def grayscale_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Grayscale copies of the images as lossless PNG, with their labels."""
-    change = follow_featured_images(delta_tables)
+    change = follow_featured_images(delta_tables, to_limits(image_folder))
     relabelled = relabel(delta_tables, GRAYSCALE_IMAGES, read_layout(delta_tables, image_folder))
     sheet = new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change)
     return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **sheet)

@@ -21,6 +21,7 @@ from image_assets.data.labels import Labels, read_labels
 from image_assets.images.charts import distributions, picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails, to_caption, to_thumbnail
 from image_assets.images.formats import UnreadableImage
+from image_assets.images.large_images import is_reduced
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.arrow_rows import Row, map_rows
 from resources.delta.delta_tables import DeltaTables
@@ -138,7 +139,8 @@ def with_thumbnails(files: DataFrame, link_roots: Sequence[str]) -> DataFrame:
     def thumbnail(file: Row) -> Iterator[Row]:
         try:
             content = read_content(file["path"], length=file["length"], link_roots=link_roots)
-            small = to_thumbnail(content, SAMPLE_PIXELS)
+            large = is_reduced(content)
+            small = thumbnails([(file["path"], content)])[0] if large else to_thumbnail(content, SAMPLE_PIXELS)
         except (OSError, UnreadableImage):  # deleted, or quarantined by the next step: a gray box on the sheet
             small = None
         yield {**{name: file[name] for name in ("path", "image_id", "label")}, "thumbnail": small}

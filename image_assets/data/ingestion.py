@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from image_assets.data.image_files import (
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED, Inspection, decode_features, inspect_file
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits
+from image_assets.images.pixels import Reading
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import REPAIR_JOB, LostTable
@@ -53,6 +55,7 @@ def to_limits(image_folder: ImageFolder) -> Limits:
         seconds=image_folder.decode_seconds,
         memory_bytes=image_folder.decode_memory_bytes,
         link_roots=image_folder.real_link_roots,
+        reading=Reading(image_folder.page, image_folder.pixel_limit),
     )
 
 
@@ -160,7 +163,8 @@ def size_of(files: Iterable[ImageFile]) -> int:
 
 def inspect_by_decoding(files: Iterable[ImageFile], limits: Limits) -> Iterator[tuple[ImageFile, Inspection]]:
     """The result of inspecting and decoding each file, without content."""
-    with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+    decode = partial(decode_features, reading=limits.reading)
+    with GuardedProcess(decode, memory_bytes=limits.memory_bytes) as guarded:
         for file in counted(files):
             inspection = inspect_file(file.path, file.length, limits)
             image = {"path": file.path, "length": file.length, "content": inspection.content}

@@ -14,6 +14,7 @@ from image_assets.images.features import Features, to_features, to_file_features
 from image_assets.images.formats import SIGNATURE_BYTES, UnreadableImage, not_an_image
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.large_images import Limits
+from image_assets.images.pixels import DEFAULT, Reading
 from resources.delta.arrow_rows import Row
 from resources.files.file_system import (
     FileChanged,
@@ -30,16 +31,16 @@ QUARANTINED = "quarantined"  # rejected, with a reason
 MISSING = "missing"  # deleted from the folder
 
 
-def decode_features(image: Row) -> Features | ItemFailure:
+def decode_features(image: Row, reading: Reading = DEFAULT) -> Features | ItemFailure:
     """Decodes a row's content or, if it has none, its file; meant for a guarded process."""
     try:
         if image["content"] is not None:
-            return to_features(image["content"])
+            return to_features(image["content"], reading)
         with open_file(image["path"]) as file:
             found = file.seek(0, os.SEEK_END)
             if found != image["length"]:
                 raise FileChanged(f"the file has {found:,} bytes, its row {image['length']:,}")
-            return to_file_features(file)
+            return to_file_features(file, reading)
     except UnreadableImage as unreadable:
         return ItemFailure(unreadable.reason, str(unreadable))
     except OSError as error:

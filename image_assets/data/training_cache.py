@@ -23,6 +23,7 @@ from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.cached_pixels import CACHE_CODE, to_cached_rows
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
+from image_assets.images.pixels import DEFAULT, Reading
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.delta_tables import DeltaTables
@@ -45,8 +46,10 @@ def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, l
     rows = read_split(delta_tables, split)
     of_labels = split_digest(rows.loc[rows["label"].isin(labels)])
     side = [] if caches.side_pixels == UNNAMED_SIDE_PIXELS else [caches.side_pixels]
+    reading = Reading(caches.page, caches.pixel_limit)
+    read = [] if reading == DEFAULT else [reading.page, reading.max_pixels]
     settings = json.dumps(
-        [CACHE_CODE, of_labels, labels, ranks, CACHE_ROW_GROUP_BYTES, caches.content, caches.color, *side]
+        [CACHE_CODE, of_labels, labels, ranks, CACHE_ROW_GROUP_BYTES, caches.content, caches.color, *side, *read]
     )
     version = delta_tables.last_change(IMAGE_SPLITS)
     return f"{split}-v{version}-{sha256(settings.encode()).hexdigest()[:12]}"
@@ -78,7 +81,13 @@ def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str
     images = images.select("image_id", "content", index.cast("long").alias("label_index"))
     if caches.content == "original":
         return images
-    stored = partial(to_cached_rows, side_pixels=caches.side_pixels, content=caches.content, color=caches.color)
+    stored = partial(
+        to_cached_rows,
+        side_pixels=caches.side_pixels,
+        content=caches.content,
+        color=caches.color,
+        reading=Reading(caches.page, caches.pixel_limit),
+    )
     return map_partitions(images, stored, images.schema)
 
 

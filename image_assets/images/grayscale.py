@@ -6,34 +6,36 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.images.large_images import Limits, scaled_content
-from image_assets.images.pixels import decoded, upright
+from image_assets.images.large_images import Limits, is_reduced, scaled_content
+from image_assets.images.pixels import DEFAULT, Reading, decoded, upright
 from resources.delta.arrow_rows import Row
 
 PATH_ONLY_PIXELS = 2048  # images above the content limit are downscaled to fit in a square of this side
 
 
-def to_gray_rows(images: Iterable[Row]) -> Iterator[Row]:
+def to_gray_rows(images: Iterable[Row], limits: Limits) -> Iterator[Row]:
     """Replaces each image's content with a grayscale PNG; null if a large image's file is gone."""
-    limits = Limits()
-    with GuardedProcess(scaled_grayscale, memory_bytes=limits.memory_bytes) as guarded:
+    reading = limits.reading
+
+    def large_to_gray(image: Row) -> bytes | None:
+        content = image["content"]
+        if content is None:
+            content = scaled_content(image["path"], PATH_ONLY_PIXELS, reading=reading)
+        return None if content is None else to_grayscale(content, reading)
+
+    with GuardedProcess(large_to_gray, memory_bytes=limits.memory_bytes) as guarded:
         for image in images:
-            if image["content"] is not None:
-                yield {**image, "content": to_grayscale(image["content"])}
+            content = image["content"]
+            if content is not None and not is_reduced(content, reading):
+                yield {**image, "content": to_grayscale(content, reading)}
             else:
-                gray = guarded.run(image["path"], cpu_seconds=limits.seconds_for(image["length"]))
+                gray = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
                 yield {**image, "content": None if isinstance(gray, ItemFailure) else gray}
 
 
-def scaled_grayscale(path: str) -> bytes | None:
-    """Grayscale PNG of an image above the content limit; None if its file can no longer be read."""
-    content = scaled_content(path, PATH_ONLY_PIXELS)
-    return None if content is None else to_grayscale(content)
-
-
-def to_grayscale(content: bytes) -> bytes:
-    """The upright image as lossless grayscale PNG of the same size."""
-    header, image, _ = decoded(content, "L")
+def to_grayscale(content: bytes, reading: Reading = DEFAULT) -> bytes:
+    """The upright image as lossless grayscale PNG of the same size, or smaller above the pixel limit."""
+    header, image, _ = decoded(content, "L", reading=reading)
     return _to_png(np.asarray(upright(image, header)))
 
 

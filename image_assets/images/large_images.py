@@ -3,18 +3,20 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.images.formats import UnreadableImage
+from image_assets.images.formats import SIGNATURE_BYTES, UnreadableImage, format_of
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.images.pixels import SMALLER_SIDE_PIXELS, to_smaller
+from image_assets.images.pixels import DEFAULT, SMALLER_SIDE_PIXELS, Reading, read_header, to_smaller
 from resources.files.file_system import open_file
 
 SCALING_MEMORY_BYTES = 1024**3
+FORMATS_OF_LIBVIPS = ("PNG", "WEBP", "GIF", "TIFF")  # large JPEGs have a decoder of their own
 BYTES_PER_SECOND = (
     16 * 1024**2
 )  # the time limit grows with the file: reading and decoding are expected to be at least this fast
@@ -24,7 +26,7 @@ File = tuple[str, int, int]  # its path, the side of the square, its length
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits for a file: its size in tables, its size at all, and the CPU time and memory to decode it.
+    """Limits for a file: its size in tables, its size at all, the CPU time and memory to decode it, and how it is read.
 
     `link_roots` are the real paths of the folders that links may lead to.
     """
@@ -34,13 +36,14 @@ class Limits:
     seconds: float = 10
     memory_bytes: int = 1024**3
     link_roots: tuple[str, ...] = ()
+    reading: Reading = DEFAULT
 
     def seconds_for(self, length: int) -> float:
         """The CPU time to decode a file of this length."""
         return self.seconds + length / BYTES_PER_SECOND
 
 
-def scaled_content(path: str, side_pixels: int, length: int | None = None) -> bytes | None:
+def scaled_content(path: str, side_pixels: int, length: int | None = None, reading: Reading = DEFAULT) -> bytes | None:
     """The file's image as PNG, downscaled to fit in a square.
 
     None if the file cannot be read any more, or does not have the given length.
@@ -48,9 +51,24 @@ def scaled_content(path: str, side_pixels: int, length: int | None = None) -> by
     try:
         with open_file(path) as file:
             changed = length is not None and file.seek(0, os.SEEK_END) != length
-            return None if changed else to_smaller(file, side_pixels)
+            return None if changed else to_smaller(file, side_pixels, reading)
     except (OSError, UnreadableImage):  # deleted or replaced since it was listed
         return None
+
+
+def is_reduced(content: bytes, reading: Reading = DEFAULT) -> bool:
+    """Whether an image has so many pixels that libvips downscales it.
+
+    A process in which libvips has started its threads cannot start guarded processes that use it: they would hang.
+    Such images are therefore decoded in guarded processes themselves.
+    """
+    if format_of(content[:SIGNATURE_BYTES]) not in FORMATS_OF_LIBVIPS:
+        return False
+    try:
+        header = read_header(BytesIO(content))
+    except UnreadableImage:
+        return False
+    return header.width * header.height > reading.max_pixels
 
 
 def with_scaled_content(images: DataFrame) -> DataFrame:

@@ -68,7 +68,7 @@ class Header:
 
     def shown_in(self, found: ValueRange) -> "Header":
         """The header with the values that became black and white."""
-        return replace(self, black_value=found.black, white_value=found.white)
+        return replace(self, black_value=float(found.black), white_value=float(found.white))
 
 
 class Page(NamedTuple):

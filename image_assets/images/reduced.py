@@ -58,7 +58,9 @@ def _page(file: BinaryIO, picture: Picture, side_pixels: int, page: int) -> Page
         scalable: Any = image  # where the plugin documents an attribute, `reduce`, images have a method
         scalable.reduce = max(0, (max(header.width, header.height) // side_pixels).bit_length() - 1)
         return picture.decode(page)
-    by_libvips = header.format in BY_LIBVIPS or (header.format == "TIFF" and header.mode == "1")  # fax compression
+    animated_png = header.format == "PNG" and header.pages > 1  # of which libvips reads the first frame only
+    is_fax = header.format == "TIFF" and header.mode == "1"  # compressed as tifffile does not read it
+    by_libvips = is_fax or (header.format in BY_LIBVIPS and not animated_png)
     if by_libvips and image is not None and header.mode in EIGHT_BITS:
         number = picture.numbers[page] if picture.numbers else page
         return Page(_by_libvips(file, header, side_pixels, number), profile=image.info.get("icc_profile"))

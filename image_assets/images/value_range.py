@@ -30,7 +30,7 @@ class ValueRange(NamedTuple):
         return ValueRange(self.white, self.black)
 
 
-BYTES = ValueRange(0, 255)
+BYTES = ValueRange(0.0, 255.0)
 
 
 def find_range(

@@ -149,6 +149,8 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
             {
                 "content": task.plan.content,
                 "color": task.plan.color,
+                "page": task.plan.page,
+                "pixel_limit": task.plan.pixel_limit,
                 "side_pixels": task.plan.architecture.side_pixels,
             }
         ),

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from image_assets.images.pixels import DEFAULT, Reading
 from image_assets.models.backbones import Backbone
 from image_assets.models.engines import Network, onnx_network
 from image_assets.models.frameworks import FRAMEWORKS
@@ -144,6 +145,7 @@ def log_classifier(
     mlflow_run_id: str,
     backbone: Backbone,
     color: Literal["rgb", "gray"] = "rgb",
+    reading: Reading = DEFAULT,
 ) -> str:
     """Log the classifier for a model that is in MLflow in its own flavor; the classifier's URI.
 
@@ -157,6 +159,7 @@ def log_classifier(
         mlflow_run_id: The run to log to.
         backbone: The model's backbone, which determines the size of images.
         color: What the model was trained on; a `gray` version converts every image to gray.
+        reading: How the model's images are read.
     """
     import mlflow
     from mlflow import pyfunc
@@ -173,6 +176,7 @@ def log_classifier(
             "color": color,
             "backbone": backbone.name,
             "side_pixels": backbone.side_pixels,
+            "reading": asdict(reading),
         }
         classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
         decoding = copy_decoding(Path(folder) / "decoding")
@@ -191,7 +195,7 @@ def log_classifier(
                 "classifier": str(classifier_file),
             },
             model_config={"device": "auto"},
-            signature=_signature(),
+            signature=classifier_signature(),
             input_example=_input_example(),
             pip_requirements=[
                 f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework].packages)
@@ -214,7 +218,8 @@ def _input_example() -> pd.DataFrame:
     return pd.DataFrame({"content": [image.getvalue()], "path": [None]})
 
 
-def _signature() -> "ModelSignature":
+def classifier_signature() -> "ModelSignature":
+    """The columns that the classifier takes and returns."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from image_assets.images.pixels import DEFAULT
 from image_assets.models.backbones import name_in_digests
 from image_assets.models.embeddings import (
     Activations,
@@ -173,7 +174,7 @@ def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective:
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     return Shard(
         converter,
-        Decoding(plan.architecture.side_pixels, plan.content, plan.color),
+        Decoding(plan.architecture.side_pixels, plan.content, plan.color, reading=plan.reading),
         collective.rank,
         collective.size,
         threads,
@@ -288,6 +289,7 @@ class RankTraining:
 def embeddings_name(network: Classifier, plan: TrainingPlan, library: str) -> str:
     """The folder of a backbone's embeddings: `<framework>-<hash of everything that they depend on>`."""
     parts = [EMBEDDING_CODE, state_digest(network.backbone_weights()), plan.content, plan.color, network.precision]
+    parts += [] if plan.reading == DEFAULT else [plan.page, str(plan.pixel_limit)]
     # `library` is the framework's version: another one may compute the same layers differently.
     identity = "/".join([*parts, library, str(plan.architecture.blocks), *name_in_digests(plan.architecture)])
     return f"{network.framework}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -131,7 +131,7 @@ class TrainingConfig(dg.Config):
         )
         names = ("trainable", "top_blocks", "augmentation", "batch_size", "label_smoothing", "class_weights")
         others = {name: getattr(self, name) for name in (*names, "precision", "distributor", "seed")}
-        content = {"content": caches.content, "color": caches.color}
+        content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
         return TrainingPlan(
             labels=labels,
             backbone=weights,
@@ -247,6 +247,7 @@ def train_and_log(
         labels=task.labels,
         framework=task.framework,
         color=task.plan.color,
+        reading=task.plan.reading,
         backbone=task.plan.architecture,
         tracking_uri=locations.tracking_uri,
         mlflow_run_id=locations.mlflow_run_id,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from image_assets.images.cached_pixels import to_cached_pixels
-from image_assets.images.pixels import Crop
+from image_assets.images.pixels import DEFAULT, Crop, Reading
 from resources.delta.row_groups import Color, Content
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ class Decoding:
     content: Content = "original"
     color: Color = "rgb"
     augmentation: Augmentation | None = None
+    reading: Reading = DEFAULT
 
     def pixels(self, image_id: str, cached: bytes) -> bytes:
         """The pixels (side, side, 3) uint8 of one row, as bytes."""
         crop = self.augmentation.crop(image_id) if self.augmentation else None
-        return to_cached_pixels(cached, self.side_pixels, self.content, self.color, crop).tobytes()
+        return to_cached_pixels(cached, self.side_pixels, self.content, self.color, crop, self.reading).tobytes()
 
 
 def to_decoded_rows(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[str]) -> pd.DataFrame:

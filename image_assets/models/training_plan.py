@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from image_assets.images.pixels import MAX_PIXELS, Reading
 from image_assets.models.backbones import BACKBONES, Backbone
-from resources.delta.row_groups import Color, Content
+from resources.delta.row_groups import Color, Content, Page
 from resources.processes.rank_process import Distributor
 
 Trainable = Literal["head", "top_blocks", "all"]
@@ -63,6 +64,13 @@ class TrainingPlan:
     distributor: Distributor
     seed: int
     backbone_name: str
+    page: Page = "non_blank"
+    pixel_limit: int = MAX_PIXELS
+
+    @property
+    def reading(self) -> Reading:
+        """How images are read."""
+        return Reading(self.page, self.pixel_limit)
 
     @property
     def architecture(self) -> Backbone:

@@ -22,7 +22,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from resources.delta.row_groups import ROW_GROUP, Color, Content, RowGroupWriter, row_group_count, row_group_numbers
+from resources.delta.row_groups import (
+    ROW_GROUP,
+    Color,
+    Content,
+    Page,
+    RowGroupWriter,
+    row_group_count,
+    row_group_numbers,
+)
 from resources.delta.spark_session import cached
 from resources.locks import locked
 
@@ -173,6 +181,10 @@ class PetastormCaches(dg.ConfigurableResource):
         default=UNNAMED_SIDE_PIXELS,
         gt=0,
         description="Width and height that images are scaled to, unless caches hold the original files.",
+    )
+    page: Page = Field(default="non_blank", description="Which page or frame of an image is trained on.")
+    pixel_limit: int = Field(
+        default=50_000_000, gt=0, description="Images with more pixels are downscaled while they are decoded."
     )
     keep: int = Field(default=3, ge=1, description="How many caches of each split to keep.")
     keep_megabytes: float = Field(default=16384, gt=0, description="The maximum size of all caches together.")

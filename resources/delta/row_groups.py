@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Content = Literal["original", "jpeg", "pixels"]
+Page = Literal["non_blank", "first"]  # of images with several pages or frames
 Color = Literal["rgb", "gray"]
 
 

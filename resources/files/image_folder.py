@@ -15,6 +15,7 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import Field
 
+from resources.delta.row_groups import Page
 from resources.files.file_system import (
     SUFFIXES,
     ImageFile,
@@ -129,6 +130,13 @@ class ImageFolder(dg.ConfigurableResource):
     )
     content_limit_bytes: int = Field(
         default=512 * MEBIBYTE, gt=0, description="Tables store larger files without their content."
+    )
+    pixel_limit: int = Field(
+        default=50_000_000, gt=0, description="Images with more pixels are downscaled while they are decoded."
+    )
+    page: Page = Field(
+        default="non_blank",
+        description="Which page or frame of an image is used: the first, or the first that is not blank.",
     )
     size_limit_bytes: int = Field(default=16 * 1024 * MEBIBYTE, gt=0, description="Larger files are quarantined.")
     sweep_files: int = Field(

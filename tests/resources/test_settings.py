@@ -61,6 +61,8 @@ def test_by_default_everything_is_in_one_folder(tmp_path: Path, monkeypatch: pyt
         events="",
         content_limit_megabytes=512,
         size_limit_megabytes=16384,
+        pixel_limit_millions=50,
+        page="non_blank",
         cache_content="original",
         cache_color="rgb",
         cache_megabytes=16384,
@@ -104,6 +106,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         IMAGE_ASSETS_LISTING_SECONDS="3600",
         IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
         IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
+        IMAGE_ASSETS_PIXEL_LIMIT="0.5",
+        IMAGE_ASSETS_PAGE="first",
         IMAGE_ASSETS_DAGSTER_URL="https://dagster.example",
         IMAGE_ASSETS_GALLERY_URL="https://gallery.example",
         IMAGE_ASSETS_CACHE_CONTENT="jpeg",
@@ -148,6 +152,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         events="",
         content_limit_megabytes=64,
         size_limit_megabytes=2000,
+        pixel_limit_millions=0.5,
+        page="first",
         cache_content="jpeg",
         cache_color="gray",
         cache_megabytes=500,
@@ -227,6 +233,7 @@ def test_events_are_those_of_a_landing_folder_on_s3(tmp_path: Path) -> None:
         ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "2048"),
         ("IMAGE_ASSETS_CONTENT_LIMIT_MB", "0"),
         ("IMAGE_ASSETS_SIZE_LIMIT_MB", "nan"),
+        ("IMAGE_ASSETS_PIXEL_LIMIT", "0"),
         ("IMAGE_ASSETS_CACHE_MEGABYTES", "0"),
     ],
 )
@@ -307,6 +314,8 @@ def test_resources_follow_the_settings(tmp_path: Path) -> None:
         IMAGE_ASSETS_SETTLE_SECONDS="0.5",
         IMAGE_ASSETS_CONTENT_LIMIT_MB="64",
         IMAGE_ASSETS_SIZE_LIMIT_MB="2000",
+        IMAGE_ASSETS_PIXEL_LIMIT="0.5",
+        IMAGE_ASSETS_PAGE="first",
         IMAGE_ASSETS_CACHE_CONTENT="jpeg",
         IMAGE_ASSETS_CACHE_COLOR="gray",
         IMAGE_ASSETS_CACHE_MEGABYTES="500",
@@ -317,6 +326,7 @@ def test_resources_follow_the_settings(tmp_path: Path) -> None:
     folder = image_folder(settings)
     assert (folder.include, folder.exclude, folder.settle_seconds) == (["*.jpg", "raw/*"], ["thumbnails"], 0.5)
     assert (folder.content_limit_bytes, folder.size_limit_bytes) == (64 * 1024**2, 2000 * 1024**2)
+    assert (folder.pixel_limit, folder.page) == (500_000, "first")
     caches = petastorm_caches(settings, side_pixels=96)
     assert (caches.content, caches.color, caches.keep_megabytes, caches.side_pixels) == ("jpeg", "gray", 500, 96)
     assert rules_file(settings) == RulesFile(path=str(tmp_path / "rules.yaml"), required=True)
