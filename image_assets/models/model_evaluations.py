@@ -88,7 +88,7 @@ def predict_test_split(
     """
     test_rows = read_split(delta_tables, SPLIT)
     images = with_content(delta_tables, split_rows(delta_tables, SPLIT)).withColumnRenamed("label", "true_label")
-    device = resolve_device(version, on, delta_tables.spark)
+    device = resolve_device(version, on, delta_tables.pyspark)
     progress = delta_tables.progress_line(
         f"evaluated version {version.version}", len(test_rows), "images of the test split"
     )
