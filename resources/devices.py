@@ -2,13 +2,14 @@
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import dagster as dg
 from pydantic import Field
-from pyspark.sql import SparkSession
 
-from resources.delta.spark_session import is_local
+from resources.delta.executors import Executor
+from resources.delta.spark_session import DeltaSpark
 from resources.processes.child_process import gpus_found
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -31,11 +32,11 @@ class InferenceDevice(dg.ConfigurableResource):
         description="Run tags that make the run launcher provide a GPU, such as `dagster-k8s/config`.",
     )
 
-    def resolve(self, spark: SparkSession, framework: str, gpu_program: str) -> Device:
-        """Where versions of a framework compute: as chosen, else on a GPU if Spark's tasks have one.
+    def resolve(self, pyspark: DeltaSpark, framework: str, gpu_program: str) -> Device:
+        """Where versions of a framework compute: as chosen, else on a GPU if there is one where tasks run.
 
         Args:
-            spark: The session whose tasks will compute.
+            pyspark: The session whose tasks, or whose machine, will compute; it is started only on a cluster.
             framework: The framework's name, for messages.
             gpu_program: A Python program that prints how many GPUs the framework finds.
 
@@ -44,7 +45,7 @@ class InferenceDevice(dg.ConfigurableResource):
         """
         if self.choice == "cpu":
             return Device("cpu", "IMAGE_ASSETS_DEVICE is cpu")
-        missing = (self.choice == "auto" and why_no_gpu(spark)) or why_gpu_not_found(spark, framework, gpu_program)
+        missing = (self.choice == "auto" and why_no_gpu(pyspark)) or why_gpu_not_found(pyspark, framework, gpu_program)
         if not missing:
             return Device("cuda", f"{framework} finds a GPU")
         if self.choice == "cuda":
@@ -52,15 +53,16 @@ class InferenceDevice(dg.ConfigurableResource):
         return Device("cpu", missing)
 
 
-def why_no_gpu(spark: SparkSession) -> str | None:
-    """Why Spark's tasks certainly have no GPU, known without running one; None if they may have one."""
-    if is_local(str(spark.sparkContext.master)):
+def why_no_gpu(pyspark: DeltaSpark) -> str | None:
+    """Why tasks certainly have no GPU, known without running one; None if they may have one."""
+    if pyspark.is_local:
         return None if shutil.which("nvidia-smi") else "this machine has no NVIDIA driver: there is no nvidia-smi"
-    handed_out = float(spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") or 0) > 0
+    handed_out = float(pyspark.spark_session.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0") or 0) > 0
     return None if handed_out else "Spark hands no GPU to tasks: IMAGE_ASSETS_SPARK_GPUS is 0"
 
 
-def why_gpu_not_found(spark: SparkSession, framework: str, gpu_program: str) -> str | None:
+def why_gpu_not_found(pyspark: DeltaSpark, framework: str, gpu_program: str) -> str | None:
     """Why the framework cannot use a GPU where a task runs; None if it can."""
-    (found,) = spark.sparkContext.parallelize([gpu_program], 1).map(gpus_found).collect()
-    return None if found else f"{framework or 'a model of an unknown framework'} finds no GPU where Spark's tasks run"
+    executor = Executor(None if pyspark.is_local else pyspark.spark_session)
+    (found,) = executor.run(partial(map, gpus_found), [gpu_program])
+    return None if found else f"{framework or 'a model of an unknown framework'} finds no GPU where tasks run"

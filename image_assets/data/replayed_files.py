@@ -16,7 +16,8 @@ from image_assets.data.inspection import CURRENT, QUARANTINED
 from image_assets.schemas import IMAGE_FILES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for
-from resources.delta.table import Snapshot
+from resources.delta.parquet_files import write_files
+from resources.delta.table import Snapshot, file_layout
 from resources.files.image_folder import ImageFolder
 
 
@@ -54,8 +55,10 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
             None if entry["state"] == CURRENT else entry["message"]
         )  # of a current file: a mark for featured_images
         new = (entry["state"], entry["reason"], message, entry["attempts"])
-        rows.append((path, before[path]["reason"], before[path]["message"], *new, time))
-    delta_tables.append(delta_tables.spark.createDataFrame(rows, REPLAYED_FILES.columns), REPLAYED_FILES)
+        values = (path, before[path]["reason"], before[path]["message"], *new, time)
+        rows.append(dict(zip(REPLAYED_FILES.columns.fieldNames(), values, strict=True)))
+    written = write_files(rows, delta_tables.uri(REPLAYED_FILES), file_layout(REPLAYED_FILES))
+    delta_tables.append_files(REPLAYED_FILES, list(written))
     return len(chosen)
 
 

@@ -99,7 +99,7 @@ def gate_predictions(
     broken = whole.select("path", third.alias("content"), F.lit(True).alias("broken"))
     text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
     images = whole.unionByName(broken).unionByName(text)
-    resolved = resolve_device(version, device, delta_tables.spark)
+    resolved = resolve_device(version, device, delta_tables.pyspark)
     images = images.repartition(images.sparkSession.sparkContext.defaultParallelism)
     return score_images(images, registry, version, resolved.name).toPandas()
 

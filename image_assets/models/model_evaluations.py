@@ -100,7 +100,7 @@ def predict_test_split(
     test_rows, labels = rows_to_evaluate(delta_tables)
     rows = split_rows(delta_tables, SPLIT).where(F.col("label").isin(labels))
     images = with_content(delta_tables, rows).withColumnRenamed("label", "true_label")
-    device = resolve_device(version, on, delta_tables.spark)
+    device = resolve_device(version, on, delta_tables.pyspark)
     progress = delta_tables.progress_line(
         f"evaluated version {version.version}", len(test_rows), "images of the test split"
     )

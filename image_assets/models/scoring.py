@@ -12,6 +12,7 @@ from pyspark.sql.types import StructField, StructType
 from image_assets.models.frameworks import gpu_program
 from image_assets.models.isolated_scoring import NO_PICKLES, LoadableVersion, guarded_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
+from resources.delta.spark_session import DeltaSpark
 from resources.devices import Device, InferenceDevice
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
@@ -28,10 +29,10 @@ UNREADABLE = "unreadable: the version could not read the image"
 NO_DISTRIBUTION = "no_distribution: expected a finite probability for each label"
 
 
-def resolve_device(version: ModelVersion, on: InferenceDevice, spark: SparkSession) -> Device:
+def resolve_device(version: ModelVersion, on: InferenceDevice, pyspark: DeltaSpark) -> Device:
     """The device on which a version computes; a ValueError if `cuda` was chosen and there is no GPU."""
     framework = version.tags.get("framework", "")
-    return on.resolve(spark, framework, gpu_program(framework))
+    return on.resolve(pyspark, framework, gpu_program(framework))
 
 
 def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:

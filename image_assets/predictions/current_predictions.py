@@ -9,10 +9,13 @@ from functools import reduce
 from operator import and_
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.image_files import current_files
+from image_assets.data.image_files import IMAGE_KEYS, current_files
+from image_assets.data.inspection import CURRENT
 from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
@@ -20,6 +23,8 @@ from image_assets.models.version_ids import key_of
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import rows_run_locally
+from resources.delta.following import is_of
 from resources.mlflow.model_registry import ModelRegistry
 
 
@@ -27,6 +32,15 @@ def of_current_files(predictions: DataFrame, files: DataFrame, key: Mapping[str,
     """The predictions of the version with this key for the current content of files in state `current`."""
     current = current_files(files)
     return predictions.where(has_key(key)).join(current, on=["path", "image_id"], how="inner")
+
+
+def read_of_current_files(delta_tables: DeltaTables, key: Mapping[str, object] | None) -> pa.Table:
+    """The same rows, read without Spark."""
+    version = is_of(key) if key else pc.scalar(False)
+    predictions = delta_tables.read(IMAGE_PREDICTIONS, CURRENT_PREDICTIONS.columns.fieldNames(), version)
+    current = delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT, names=IMAGE_KEYS)
+    images = zip(*(predictions[name].to_pylist() for name in IMAGE_KEYS), strict=True)
+    return predictions.filter(pa.array([image in current for image in images], pa.bool_()))
 
 
 def has_key(key: Mapping[str, object] | None) -> Column:
@@ -49,10 +63,10 @@ def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> Ma
 
 def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the predictions with the lowest probabilities, as metadata."""
-    least_certain = (
-        delta_tables.dataframe(CURRENT_PREDICTIONS).orderBy("probability", "path").limit(SHEET_IMAGES).collect()
-    )
-    captions = [f"{row['label'] or 'no prediction'} {row['probability'] or 0:.0%}" for row in least_certain]
+    predictions = delta_tables.read(CURRENT_PREDICTIONS, ["path", "label", "probability"]).to_pandas()
+    surest_last = predictions.sort_values(["probability", "path"], na_position="first")
+    least_certain = surest_last.head(SHEET_IMAGES).fillna({"probability": 0}).to_dict("records")
+    captions = [f"{row['label'] or 'no prediction'} {row['probability']:.0%}" for row in least_certain]
     images = thumbnails((row["path"], None) for row in least_certain)
     tiles = list(zip(images, captions, strict=True))
     if not tiles:
@@ -70,13 +84,15 @@ def current_predictions(
     before = delta_tables.snapshot(CURRENT_PREDICTIONS)
     key = version_to_show(context.instance, model_registry)
     version = key and key["model_version"]
-    predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
     sources = [delta_tables.last_change(table) for table in (IMAGE_PREDICTIONS, IMAGE_FILES)]
     made_of = f"{model_registry.name} version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"
     made_of += f", {key['version_id']}" if key else ""
     if delta_tables.last_note(CURRENT_PREDICTIONS) != made_of:
-        rows = of_current_files(predictions, files, key)
-        delta_tables.overwrite(rows, CURRENT_PREDICTIONS, note=made_of)
+        if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
+            delta_tables.overwrite_rows(read_of_current_files(delta_tables, key), CURRENT_PREDICTIONS, note=made_of)
+        else:
+            predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
+            delta_tables.overwrite(of_current_files(predictions, files, key), CURRENT_PREDICTIONS, note=made_of)
     change = delta_tables.change_since(before, CURRENT_PREDICTIONS)
     return delta_tables.materialized(
         CURRENT_PREDICTIONS,

@@ -167,7 +167,7 @@ def image_predictions(
         context.log.warning(warning)
         metadata["registry_warning"] = dg.MetadataValue.text(warning)
     predicting = [serving, *shadow_versions] if serving else shadow_versions
-    devices = {of.version: resolve_device(of, inference_device, delta_tables.spark) for of in predicting}
+    devices = {of.version: resolve_device(of, inference_device, delta_tables.pyspark) for of in predicting}
     for version in predicting:
         try:
             failed = score(delta_tables, model_registry, version, devices[version.version].name)

@@ -5,18 +5,20 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pandas as pd
+import pyarrow.compute as pc
 from pyspark.sql import functions as F
 
-from image_assets.data.image_files import current_files
+from image_assets.data.image_files import IMAGE_KEYS
+from image_assets.data.inspection import CURRENT
 from image_assets.data.table_checks import DUPLICATE_KEYS_REMEDY
 from image_assets.data.table_checks import keys_unique as keys_unique_in
 from image_assets.models.scoring import SUM_TOLERANCE
-from image_assets.models.version_ids import key_of, registry_warning
+from image_assets.models.version_ids import of_versions, registry_warning
 from image_assets.predictions.alert_sending import UNCLEAR, UNSENT, read_alerts
-from image_assets.predictions.current_predictions import has_key
 from image_assets.predictions.prediction_drift import MIN_DAYS, MIN_IMAGES_PER_DAY, jumps, read_days
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import rows_run_locally
 from resources.mlflow.model_registry import ModelRegistry
 
 PROBABILITIES_REMEDY = "promote another version, archive the one that returns invalid probabilities, and train again"
@@ -33,9 +35,13 @@ alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 )
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Counts keys that more than one row has."""
-    repeated = (
-        delta_tables.dataframe(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys).count().where("count > 1").count()
-    )
+    if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
+        keys = delta_tables.read(IMAGE_PREDICTIONS, IMAGE_PREDICTIONS.keys)
+        counts = keys.group_by([*IMAGE_PREDICTIONS.keys]).aggregate([([], "count_all")])["count_all"]
+        repeated = int((counts.to_numpy() > 1).sum())
+    else:
+        keys = delta_tables.dataframe(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys)
+        repeated = keys.count().where("count > 1").count()
     return dg.AssetCheckResult(
         passed=repeated == 0,
         metadata={"repeated_keys": repeated},
@@ -49,9 +55,14 @@ def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 )
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Counts predictions whose probabilities do not sum to one."""
-    total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
-    answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("label IS NOT NULL")
-    wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
+    if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
+        answered = delta_tables.read(IMAGE_PREDICTIONS, ["probabilities"], pc.field("label").is_valid())
+        totals = [sum(each) for each in answered["probabilities"].to_pylist() if each is not None]
+        wrong = sum(not abs(total - 1) <= SUM_TOLERANCE for total in totals)  # NaN is wrong, too
+    else:
+        total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
+        answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("label IS NOT NULL")
+        wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={"predictions_off": wrong},
@@ -85,10 +96,9 @@ def same_registry(delta_tables: DeltaTables, model_registry: ModelRegistry) -> d
 def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.AssetCheckResult:
     """Counts current files without a prediction by the production version."""
     serving = model_registry.serving()
-    of_serving = has_key(key_of(serving) if serving else None)
-    predictions = delta_tables.dataframe(CURRENT_PREDICTIONS).where(of_serving)
-    current = current_files(delta_tables.dataframe(IMAGE_FILES))
-    missing = current.join(predictions, on=["path", "image_id"], how="left_anti").count()
+    of_serving = of_versions([serving] if serving else [])
+    predicted = delta_tables.read_keys(CURRENT_PREDICTIONS, of_serving, names=IMAGE_KEYS)
+    missing = len(delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT, names=IMAGE_KEYS) - predicted)
     return dg.AssetCheckResult(
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(serving.version) if serving else "none"},

@@ -10,13 +10,13 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-from deltalake import DeltaTable, Schema, WriterProperties
+from deltalake import ColumnProperties, DeltaTable, Schema, WriterProperties
 from deltalake import Field as DeltaField
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.fs import FileSystem, FileType
 
 from resources.delta.parquet_files import exists, file_system_of
-from resources.delta.table import Snapshot, Table
+from resources.delta.table import TABLE_ROW_GROUP_BYTES, Snapshot, Table
 
 STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
 RETENTION_PROPERTY = "delta.logRetentionDuration"
@@ -265,9 +265,20 @@ def _add_filled(log: DeltaTable, table: Table) -> None:
     log.update_incremental()
 
 
-def writer_properties(table: Table) -> WriterProperties:
-    """How delta-rs compresses the table's files."""
-    return WriterProperties(compression="UNCOMPRESSED" if table.binary_columns else "ZSTD")
+def writer_properties(table: Table, rows_per_group: int | None = None) -> WriterProperties:
+    """How delta-rs writes the table's files: as Spark does with `parquet_settings`."""
+    images = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
+    return WriterProperties(
+        compression="UNCOMPRESSED" if table.binary_columns else "ZSTD",
+        max_row_group_size=rows_per_group,
+        column_properties=dict.fromkeys(table.binary_columns, images) or None,
+    )
+
+
+def rows_per_group(files: TableFiles) -> int:
+    """How many rows of these files make a row group of a table."""
+    rows = sum(file.rows or 0 for file in files.files)
+    return max(1, rows * TABLE_ROW_GROUP_BYTES // max(files.size_bytes, 1))
 
 
 def _statistics(table: Table) -> dict[str, str]:

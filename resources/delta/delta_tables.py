@@ -37,10 +37,12 @@ from resources.delta.delta_log import (
     open_log,
     position,
     remember,
+    rows_per_group,
     table_files,
     table_metadata,
     writer_properties,
 )
+from resources.delta.executors import runs_locally
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import WrittenFile, open_parquet
 from resources.delta.spark_session import DeltaSpark
@@ -59,6 +61,7 @@ from resources.progress import ProgressLine
 
 PART = "part"  # of a table, in a commit with a position
 EVERY_PART = "every part"  # a forgotten position is that of all parts
+NOTE = "userMetadata"  # Delta's name for a note in a commit
 WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
@@ -203,7 +206,7 @@ class DeltaTables(dg.ConfigurableResource):
 
     def last_note(self, table: Table) -> str | None:
         """The note of the newest commit that changed rows."""
-        return self._last_commit(table).get("userMetadata")
+        return self._last_commit(table).get(NOTE)
 
     def transaction(self, table: Table, writer: str) -> int | None:
         """The number of a writer's newest transaction in the table, with which older releases recorded positions."""
@@ -373,12 +376,22 @@ class DeltaTables(dg.ConfigurableResource):
         with session_settings(self.spark, parquet_settings(table)):
             merge.execute()
 
+    def overwrite_rows(self, rows: pa.Table, table: Table, *, note: str = "") -> None:
+        """Like `overwrite`, without Spark: for rows without images that fit into memory."""
+        write_deltalake(
+            self._open_to_write(table),
+            rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
+            mode="overwrite",
+            writer_properties=writer_properties(table),
+            commit_properties=CommitProperties({NOTE: note}),
+        )
+
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
         """Replace all rows, in one commit with a note: readers see the old rows or the new ones."""
         self.create(table)
         writer = rows.select(table.columns.fieldNames()).write.format("delta").mode("overwrite")
         with session_settings(rows.sparkSession, parquet_settings(table)):
-            writer.option("userMetadata", note).save(self.uri(table))
+            writer.option(NOTE, note).save(self.uri(table))
 
     def progress_line(self, doing: str, total: int | None, unit: str, *, before: int = 0) -> ProgressLine:
         """A progress line on the terminal, or in the run's log if there is no terminal."""
@@ -389,7 +402,7 @@ class DeltaTables(dg.ConfigurableResource):
         return plan_compaction([file.size_bytes for file in table_files(self.uri(table)).files], limits)
 
     def compact(self, table: Table, limits: FileSizes = FILE_SIZES) -> None:
-        """Join small files into larger ones through Spark, if that pays.
+        """Join small files into larger ones, if that pays: through delta-rs, or Spark if the files are many.
 
         Larger files stay as they are, so a table that grows is not rewritten again and again.
         """
@@ -398,6 +411,14 @@ class DeltaTables(dg.ConfigurableResource):
         self.require_writable()
         compaction = self.compaction(table, limits)
         if not compaction.pays:
+            return
+        if runs_locally(self.pyspark, compaction.rewritten_bytes):
+            self._open(table).optimize.compact(
+                # delta-rs joins all files below this size: none that is larger than the small ones together.
+                target_size=min(compaction.rewritten_bytes + 1, limits.maximum_bytes),
+                max_concurrent_tasks=1,
+                writer_properties=writer_properties(table, rows_per_group(table_files(self.uri(table)))),
+            )
             return
         sizes = {
             "spark.databricks.delta.optimize.minFileSize": str(compaction.below_bytes),

@@ -66,6 +66,11 @@ class Executor:
         return results
 
 
+def rows_run_locally(pyspark: DeltaSpark, rows: int) -> bool:
+    """Whether work on so many rows without images runs in this process."""
+    return runs_locally(pyspark, rows * ROW_BYTES)
+
+
 def runs_locally(pyspark: DeltaSpark, size_bytes: int) -> bool:
     """Whether work of this size runs in this process."""
     if pyspark.executor == "auto":

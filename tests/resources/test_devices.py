@@ -5,32 +5,28 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
+from resources.delta.spark_session import DeltaSpark
 from resources.devices import Device, InferenceDevice
 
 NO_GPU, FAILS = "print(0)", "import nowhere"  # programs that count GPUs
-pytestmark = [
-    pytest.mark.spark,
-    pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has an NVIDIA driver"),
-]
+SPARK = DeltaSpark(spark_config={"spark.master": "local[1]"})  # never started
+pytestmark = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has an NVIDIA driver")
 
 
-def test_the_cpu_is_taken_where_there_is_no_driver_or_it_is_asked_for(spark: SparkSession) -> None:
-    device = InferenceDevice().resolve(spark, "torch", NO_GPU)
+def test_the_cpu_is_taken_where_there_is_no_driver_or_it_is_asked_for() -> None:
+    device = InferenceDevice().resolve(SPARK, "torch", NO_GPU)
     assert device == Device("cpu", "this machine has no NVIDIA driver: there is no nvidia-smi")
-    assert InferenceDevice(choice="cpu").resolve(spark, "torch", NO_GPU).reason == "IMAGE_ASSETS_DEVICE is cpu"
+    assert InferenceDevice(choice="cpu").resolve(SPARK, "torch", NO_GPU).reason == "IMAGE_ASSETS_DEVICE is cpu"
 
 
-def test_a_driver_alone_is_no_gpu_that_the_framework_finds(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_alone_is_no_gpu_that_the_framework_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nvidia-smi").touch(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    device = InferenceDevice().resolve(spark, "torch", NO_GPU)
-    assert device == Device("cpu", "torch finds no GPU where Spark's tasks run")
+    device = InferenceDevice().resolve(SPARK, "torch", NO_GPU)
+    assert device == Device("cpu", "torch finds no GPU where tasks run")
 
 
-def test_a_gpu_that_is_not_there_is_told_before_anything_is_asked(spark: SparkSession) -> None:
-    with pytest.raises(ValueError, match="'cuda', but tensorflow finds no GPU where Spark's tasks run: fix that"):
-        InferenceDevice(choice="cuda").resolve(spark, "tensorflow", FAILS)
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_asked() -> None:
+    with pytest.raises(ValueError, match="'cuda', but tensorflow finds no GPU where tasks run: fix that"):
+        InferenceDevice(choice="cuda").resolve(SPARK, "tensorflow", FAILS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pyspark.sql import DataFrame
+import pyarrow as pa
 
 from image_assets.predictions.current_predictions import current_predictions
 from image_assets.predictions.image_predictions import image_predictions
@@ -89,10 +89,10 @@ class KilledTables(DeltaTables):
             kill()
         return version
 
-    def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
+    def overwrite_rows(self, rows: pa.Table, table: Table, *, note: str = "") -> None:
         """Replace all rows, or kill the process meanwhile."""
         kill_when_written(Path(self.uri(table)))
-        super().overwrite(rows, table, note=note)
+        super().overwrite_rows(rows, table, note=note)
 
 
 def main(home: str, point: str) -> None:

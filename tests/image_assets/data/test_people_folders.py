@@ -10,14 +10,14 @@ from image_assets.data.image_files import EXCLUDED, NOT_REGULAR
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
-from tests.support.local_session import LocalSpark
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> DeltaTables:
-    spark = LocalSpark(spark_config={})
+    spark = DeltaSpark(spark_config={})
     return DeltaTables(pyspark=spark, root=str(tmp_path / "tables"), checkpoints=str(tmp_path / "checkpoints"))
 
 

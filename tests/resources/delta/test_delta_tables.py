@@ -1,5 +1,8 @@
 """Tables are written, compacted and pinned through Spark, and stay readable by any Delta reader."""
 
+import json
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
@@ -8,9 +11,11 @@ from pyspark.sql.types import StructType
 
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.parquet_files import codecs
-from resources.delta.table import SMALL_FILES, FileSizes, Table
-from tests.support.tables import BOUQUETS, COLUMNS, FLOWERS, FOLLOWED, flowers, names
+from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups, write_files
+from resources.delta.spark_session import DeltaSpark
+from resources.delta.table import SMALL_FILES, TABLE_ROW_GROUP_BYTES, FileSizes, Table, file_layout
+from tests.conftest import tables_in
+from tests.support.tables import BOUQUETS, COLUMNS, FLOWERS, FOLLOWED, flowers, names, tables_at
 
 pytestmark = pytest.mark.spark
 
@@ -44,7 +49,14 @@ def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: Delt
     assert delta_tables.version(FLOWERS) == before.version + 1
 
 
-def test_compaction_changes_files_only_and_compresses_nothing(delta_tables: DeltaTables) -> None:
+@pytest.fixture(params=["local", "spark"])
+def tables_by(request: pytest.FixtureRequest, delta_spark: DeltaSpark, home: Path) -> DeltaTables:
+    """An empty folder of tables, which delta-rs or Spark compacts."""
+    return tables_in(home, DeltaSpark(spark_config=delta_spark.spark_config, executor=request.param))
+
+
+def test_compaction_changes_files_only_and_compresses_nothing(tables_by: DeltaTables) -> None:
+    delta_tables = tables_by
     rows = delta_tables.spark.range(0, SMALL_FILES, 1, SMALL_FILES).selectExpr(
         "string(id) name", "id number", "cast(repeat('x', 500) AS binary) content"
     )
@@ -56,7 +68,9 @@ def test_compaction_changes_files_only_and_compresses_nothing(delta_tables: Delt
     delta_tables.compact(FLOWERS)
     files = delta_tables.dataframe(FLOWERS).inputFiles()
     assert len(files) < SMALL_FILES
-    assert codecs(files, "content") == {"UNCOMPRESSED"}
+    assert {chunk for chunk in column_chunks(files) if chunk.column == "content"} == {
+        ColumnChunk("content", "UNCOMPRESSED", dictionary=False, statistics=False)
+    }
     assert names(delta_tables, FLOWERS) == before
     assert delta_tables.version(FLOWERS) > changed == delta_tables.last_change(FLOWERS)
 
@@ -88,7 +102,27 @@ def test_the_log_holds_no_statistics_of_image_bytes(delta_tables: DeltaTables) -
     assert statistics == {"name", "number"}
 
 
-def test_many_small_appends_rewrite_few_bytes(delta_tables: DeltaTables) -> None:
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_local_compaction_makes_row_groups_of_the_usual_size(tmp_path: Path, images: int) -> None:
+    delta_tables = tables_at(tmp_path / "tables")
+    delta_tables.create(FLOWERS)
+    content = bytes(TABLE_ROW_GROUP_BYTES // 20 // images)
+    for number in range(SMALL_FILES):
+        rows = [{"name": f"{number} {image}", "number": image, "content": content} for image in range(images)]
+        files = list(write_files(rows, delta_tables.uri(FLOWERS), file_layout(FLOWERS)))
+        delta_tables.append_files(FLOWERS, files)
+    before = delta_tables.read(FLOWERS, FOLLOWED).sort_by("name")
+    delta_tables.compact(FLOWERS)
+    files = table_files(delta_tables.uri(FLOWERS)).files
+    assert [rows for rows, _ in row_groups(file.url for file in files)] == [20 * images - 1, 12 * images + 1]
+    assert delta_tables.read(FLOWERS, FOLLOWED).sort_by("name") == before
+    version = delta_tables.version(FLOWERS)
+    delta_tables.compact(FLOWERS)
+    assert delta_tables.version(FLOWERS) == version, "there is nothing left to join"
+
+
+def test_many_small_appends_rewrite_few_bytes(tables_by: DeltaTables) -> None:
+    delta_tables = tables_by
     table = Table("seeds", keys=("name",), columns=StructType(COLUMNS.fields[:2]))
     delta_tables.create(table)
     appended = 0
@@ -96,17 +130,19 @@ def test_many_small_appends_rewrite_few_bytes(delta_tables: DeltaTables) -> None
         write_deltalake(delta_tables.uri(table), pa.table({"name": ["poppy"], "number": [number]}), mode="append")
         appended += table_files(delta_tables.uri(table)).files[0].size_bytes
         delta_tables.compact(table)
-    history = delta_tables.spark.sql(f"DESCRIBE HISTORY delta.`{delta_tables.uri(table)}`").where(
-        "operation = 'OPTIMIZE'"
-    )
-    rewritten = [int(row["operationMetrics"]["numRemovedBytes"]) for row in history.collect()]
+    metrics = [row["operationMetrics"] for row in delta_tables.history(table) if row["operation"] == "OPTIMIZE"]
+    rewritten = [
+        int(of["numRemovedBytes"] if "numRemovedBytes" in of else json.loads(of["filesRemoved"])["totalSize"])
+        for of in metrics
+    ]
     assert len(rewritten) == 3
     assert sum(rewritten) <= appended, "each byte once: rewriting the table each time would be twice as much"
     assert len(table_files(delta_tables.uri(table)).files) < SMALL_FILES
-    assert sorted(row.number for row in delta_tables.dataframe(table).collect()) == list(range(100))
+    assert sorted(delta_tables.read(table, ["number"])["number"].to_pylist()) == list(range(100))
 
 
-def test_large_files_are_not_rewritten_for_small_ones(delta_tables: DeltaTables) -> None:
+def test_large_files_are_not_rewritten_for_small_ones(delta_spark: DeltaSpark, home: Path) -> None:
+    delta_tables = tables_in(home, DeltaSpark(spark_config=delta_spark.spark_config, executor="spark"))
     limits = FileSizes(minimum_bytes=50_000, maximum_bytes=200_000)
     for name in ("rose", "tulip", "lily"):
         delta_tables.append(flowers(delta_tables, *[name] * 40), FLOWERS)
