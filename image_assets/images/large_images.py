@@ -1,7 +1,7 @@
 """Images above the content limit, whose rows have no content (runs in executors)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from image_assets.images.formats import SIGNATURE_BYTES, UnreadableImage, format_of
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.pixels import DEFAULT, SMALLER_SIDE_PIXELS, Reading, read_header, to_smaller
+from resources.delta.arrow_rows import Row
 from resources.files.file_system import open_file
 
 SCALING_MEMORY_BYTES = 1024**3
@@ -82,17 +83,33 @@ def with_scaled_content(images: DataFrame) -> DataFrame:
     return images.withColumn("content", F.coalesce("content", small(*path_only))).drop("length")
 
 
+def with_scaled_contents(images: Iterable[Row]) -> Iterator[Row]:
+    """The same for rows."""
+    with scaling_process() as guarded:
+        for image in images:
+            content = image["content"]
+            if content is None:
+                content = content_of(image["path"], image["length"], guarded)
+            yield {name: value for name, value in image.items() if name != "length"} | {"content": content}
+
+
 def scaled_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
     """Downscaled contents by path and length; None without a path, or if the file has changed."""
-    process = GuardedProcess[File, bytes | None](lambda file: scaled_content(*file), memory_bytes=SCALING_MEMORY_BYTES)
-    with process as guarded:
-
-        def content(path: str | None, length: float) -> bytes | None:
-            if path is None:
-                return None
-            seconds = Limits().seconds_for(int(length))
-            found = guarded.run((path, SMALLER_SIDE_PIXELS, int(length)), cpu_seconds=seconds)
-            return None if isinstance(found, ItemFailure) else found
-
+    with scaling_process() as guarded:
         for paths, lengths in batches:
-            yield pd.Series([content(*file) for file in zip(paths, lengths, strict=True)], dtype=object)
+            contents = [content_of(*file, guarded) for file in zip(paths, lengths, strict=True)]
+            yield pd.Series(contents, dtype=object)
+
+
+def scaling_process() -> GuardedProcess[File, bytes | None]:
+    """A process that downscales files."""
+    return GuardedProcess(lambda file: scaled_content(*file), memory_bytes=SCALING_MEMORY_BYTES)
+
+
+def content_of(path: str | None, length: float, guarded: GuardedProcess[File, bytes | None]) -> bytes | None:
+    """The downscaled content of one file; None without a path, or if the file has changed."""
+    if path is None:
+        return None
+    seconds = Limits().seconds_for(int(length))
+    found = guarded.run((path, SMALLER_SIDE_PIXELS, int(length)), cpu_seconds=seconds)
+    return None if isinstance(found, ItemFailure) else found

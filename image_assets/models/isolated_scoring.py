@@ -34,12 +34,17 @@ class LoadableVersion:
     device: str
 
 
+class VersionNotLoaded(RuntimeError):
+    """A version cannot be loaded; its own code and files may raise anything."""
+
+
 @cache
 def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper around any logged model
     """Loads the version, once per process."""
     import mlflow
 
     os.environ.update(NO_PICKLES)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     mlflow.set_tracking_uri(version.tracking_uri)
     return mlflow.pyfunc.load_model(version.uri, model_config={"device": version.device})
 
@@ -47,7 +52,10 @@ def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper arou
 def predict_batch(task: tuple[LoadableVersion, pd.DataFrame]) -> pd.DataFrame | ItemFailure:
     """Predictions for images (content, path), or how the version fails on them (runs in the guarded process)."""
     version, images = task
-    model = load_version(version)
+    try:
+        model = load_version(version)
+    except Exception as error:
+        raise VersionNotLoaded(f"{version.uri} cannot be loaded: {type(error).__name__}: {error}") from error
     try:
         answers = model.predict(images)[["label", "probability", "probabilities"]]
     except Exception as error:  # noqa: BLE001 - any error of a model is recorded as a fault

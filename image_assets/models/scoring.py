@@ -1,10 +1,13 @@
 """Scores images with a model version; evaluation and prediction share this code."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+import pandas as pd
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
@@ -12,6 +15,7 @@ from pyspark.sql.types import StructField, StructType
 from image_assets.models.frameworks import gpu_program
 from image_assets.models.isolated_scoring import NO_PICKLES, LoadableVersion, guarded_predictions
 from image_assets.schemas import IMAGE_PREDICTIONS
+from resources.delta.arrow_rows import Row, bounded
 from resources.delta.spark_session import DeltaSpark
 from resources.devices import Device, InferenceDevice
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
@@ -57,6 +61,32 @@ def score_images_guarded(images: DataFrame, registry: ModelRegistry, version: Mo
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
         answered = images.mapInPandas(partial(guarded_predictions, loadable_version), rows)
     return with_valid_predictions(answered, version)
+
+
+def predicted_rows(images: Iterable[Row], registry: ModelRegistry, version: ModelVersion, device: str) -> Iterator[Row]:
+    """Like `score_images_guarded`, for rows in this process: path and image_id with the version's answer or a fault.
+
+    Raises:
+        VersionNotLoaded: The version cannot be loaded.
+    """
+    loadable_version = LoadableVersion(registry.tracking_uri, version.uri, device)
+    for answers in guarded_predictions(loadable_version, map(pd.DataFrame, bounded(images))):
+        for answer in answers.to_dict("records"):
+            yield {str(name): value for name, value in answer.items()} | to_valid_prediction(answer, version)
+
+
+def to_valid_prediction(answer: Mapping[Any, Any], version: ModelVersion) -> Row:
+    """The same as `with_valid_predictions`, for one answer of `guarded_predictions`."""
+    probability, probabilities = answer["probability"], answer["probabilities"]
+    probability = None if probability is None or math.isnan(probability) else float(probability)
+    values = [] if probabilities is None else probabilities
+    distribution = [math.nan if each is None else float(each) for each in values]
+    sound = probability is not None and probabilities is not None and not any(map(math.isnan, distribution))
+    if sound and (not version.labels or len(distribution) == len(version.labels)):
+        return {"label": answer["label"], "probability": probability, "probabilities": distribution, "fault": None}
+    given = probability is not None or probabilities is not None
+    fault = answer["fault"] or (NO_DISTRIBUTION if given else UNREADABLE)
+    return {"label": None, "probability": None, "probabilities": None, "fault": fault}
 
 
 def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFrame:

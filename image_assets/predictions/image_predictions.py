@@ -1,6 +1,7 @@
 """Predictions of the production version, and of versions in Staging, for every image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 import dagster as dg
@@ -15,15 +16,19 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
-from image_assets.images.large_images import with_scaled_content
-from image_assets.models.scoring import UNREADABLE, resolve_device, score_images, score_images_guarded
+from image_assets.images.large_images import with_scaled_content, with_scaled_contents
+from image_assets.models.isolated_scoring import VersionNotLoaded
+from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device, score_images, score_images_guarded
 from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions, registry_warning
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import runs_locally
 from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
-from resources.delta.writing import write_by_dataframe
+from resources.delta.table import MEBIBYTE
+from resources.delta.writing import write_by_dataframe, write_by_tasks
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
     DamagedVersion,
@@ -37,6 +42,7 @@ from resources.mlflow.model_registry import (
 SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
 SHOWN_FAULTS = 20
+TASK_BYTES = 64 * MEBIBYTE  # of images: each local task loads the version, which takes as long as predicting them
 MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
@@ -82,16 +88,36 @@ def with_predictions(
     """
     registry.require_files_as_logged(version)
     answered = scorer(with_scaled_content(images), registry, version, device)
-    return answered.withColumns(
-        {
-            "model_name": F.lit(version.name),
-            "model_version": F.lit(version.version),
-            "version_id": F.lit(version.version_id),
-            "framework": F.lit(version.tags.get("framework")),
-            "device": F.lit(device),
-            "predicted_at": F.current_timestamp(),
-        }
-    )
+    columns = {name: F.lit(value) for name, value in version_columns(version, device).items()}
+    return answered.withColumns({**columns, "predicted_at": F.current_timestamp()})
+
+
+def version_columns(version: ModelVersion, device: str) -> Row:
+    """The columns of image_predictions that say which version predicted where; the time is not among them."""
+    framework = version.tags.get("framework")
+    return {**key_of(version), "framework": framework, "device": device}
+
+
+def write_predictions(
+    delta_tables: DeltaTables, new: NewRows, registry: ModelRegistry, version: ModelVersion, device: str
+) -> list[WrittenFile]:
+    """Writes a version's predictions without Spark; an image on which the version fails gets a fault.
+
+    Raises:
+        DamagedVersion, VersionNotLoaded: The version must not or cannot be loaded.
+    """
+    registry.require_files_as_logged(version)
+    columns = {**version_columns(version, device), "predicted_at": datetime.now(UTC)}
+
+    def predicted(images: Iterable[Row]) -> Iterator[Row]:
+        for row in predicted_rows(with_scaled_contents(images), registry, version, device):
+            yield row | columns
+
+    doing = f"version {version.version} predicted"
+    read = SCORED_COLUMNS.fieldNames()
+    return write_by_tasks(
+        delta_tables, new, read, IMAGE_PREDICTIONS, by=predicted, doing=doing, task_bytes=TASK_BYTES
+    ).files
 
 
 def scoring_errors() -> tuple[type[Exception], ...]:
@@ -104,8 +130,9 @@ def scoring_errors() -> tuple[type[Exception], ...]:
 def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, device: str) -> Exception | None:
     """Scores the images that the version has not scored yet.
 
-    MLflow's `spark_udf` fails a whole task if the model raises or crashes on one image. The images are then scored
-    again in guarded processes, which isolate the images that fail.
+    Little work is done in guarded processes, which isolate the images that fail. In Spark, MLflow's `spark_udf` is
+    faster, but fails a whole task if the model raises or crashes on one image. The images are then scored again in
+    guarded processes.
 
     Returns:
         The error of the first attempt; None if it succeeded.
@@ -116,6 +143,8 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
         doing = f"version {version.version} predicted"
 
         def prediction_files(new: NewRows) -> list[WrittenFile]:
+            if runs_locally(delta_tables.pyspark, new.all_bytes):
+                return write_predictions(delta_tables, new, registry, version, device)
             return write_by_dataframe(delta_tables, new, SCORED_COLUMNS, IMAGE_PREDICTIONS, by=by, doing=doing)
 
         follow(delta_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=prediction_files, part=key_of(version))
@@ -171,7 +200,7 @@ def image_predictions(
     for version in predicting:
         try:
             failed = score(delta_tables, model_registry, version, devices[version.version].name)
-        except (*scoring_errors(), DamagedVersion) as error:
+        except (*scoring_errors(), DamagedVersion, VersionNotLoaded) as error:
             if version == serving:
                 raise
             metadata[f"shadow_v{version.version}_failed"] = dg.MetadataValue.text(str(error)[:MAX_ERROR_LENGTH])

@@ -78,8 +78,11 @@ def runs_locally(pyspark: DeltaSpark, size_bytes: int) -> bool:
     return pyspark.executor == "local"
 
 
-def executor_for(pyspark: DeltaSpark, size_bytes: int) -> Executor:
-    """The executor for work of this size; the session starts only if it is Spark."""
+def executor_for(pyspark: DeltaSpark, size_bytes: int, task_bytes: int = TASK_BYTES) -> Executor:
+    """The executor for work of this size; the session starts only if it is Spark.
+
+    A local thread is added for each `task_bytes` of work, up to the number of cores.
+    """
     if not runs_locally(pyspark, size_bytes):
         return Executor(pyspark.spark_session)
-    return Executor(None, threads=max(1, min(pyspark.local_cores, size_bytes // TASK_BYTES)))
+    return Executor(None, threads=max(1, min(pyspark.local_cores, size_bytes // task_bytes)))

@@ -17,7 +17,7 @@ from pyspark.sql.types import StructType
 
 from resources.delta.arrow_rows import BATCH_ROWS, Row, SetAside
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.executors import executor_for
+from resources.delta.executors import TASK_BYTES, executor_for
 from resources.delta.new_rows import READ_ROWS, NewRows, Task
 from resources.delta.parquet_files import TASK_ROW_GROUP_BYTES, WrittenFile, write_files
 from resources.delta.spark_session import counting_tasks, task_count
@@ -39,16 +39,27 @@ def write_by_tasks(
     into: Table,
     *,
     by: Callable[[Iterable[Row]], Iterable[Row | SetAside]],
+    doing: str = "processed",
+    task_bytes: int = TASK_BYTES,
 ) -> Written:
     """Let tasks write what `by` makes of new rows into the table's folder, without a commit.
 
     Each task reads its part of the files and writes its own files: no image travels between processes.
+
+    Args:
+        delta_tables: The tables.
+        new: The new rows.
+        columns: The columns that `by` gets.
+        into: The table that gets the results.
+        by: Makes rows with all columns of `into`, or rows that are set aside, of the rows of one task.
+        doing: What the progress line calls it.
+        task_bytes: Less work gets no further thread.
     """
     delta_tables.create(into)
-    executor = executor_for(delta_tables.pyspark, new.all_bytes)
+    executor = executor_for(delta_tables.pyspark, new.all_bytes, task_bytes)
     tasks = executor.task_count(writing_tasks(new))
     task = Task(new, tuple(columns), by, delta_tables.uri(into), file_layout(into), tasks)
-    with delta_tables.progress_line("processed", new.total, "images", before=new.before) as progress:
+    with delta_tables.progress_line(doing, new.total, "images", before=new.before) as progress:
         done = executor.run(task, range(tasks), progress, rows=new.count)
     return Written(
         files=[file for files, _ in done for file in files], aside=[row for _, aside in done for row in aside]

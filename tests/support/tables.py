@@ -9,7 +9,7 @@ from pyspark.sql.types import BinaryType, LongType, StringType, StructField, Str
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import new_rows
 from resources.delta.parquet_files import write_files
-from resources.delta.spark_session import DeltaSpark
+from resources.delta.spark_session import DeltaSpark, ExecutorName
 from resources.delta.table import Table, file_layout
 
 FIELDS = (("name", StringType()), ("number", LongType()), ("seen", TimestampType()), ("content", BinaryType()))
@@ -27,6 +27,12 @@ FOLLOWED = COLUMNS.fieldNames()
 def tables_at(root: Path | str) -> DeltaTables:
     """The tables in a folder; using Spark raises a KeyError, since its master is not set."""
     return DeltaTables(pyspark=DeltaSpark(spark_config={}), root=str(root), checkpoints=f"{root}/../checkpoints")
+
+
+def with_executor(tables: DeltaTables, executor: ExecutorName) -> DeltaTables:
+    """The same tables, whose work an executor does."""
+    session = DeltaSpark(spark_config=tables.pyspark.spark_config, executor=executor)
+    return DeltaTables(pyspark=session, root=tables.root, checkpoints=tables.checkpoints)
 
 
 def upsert(rows: DataFrame, delta_tables: DeltaTables, table: Table) -> None:

@@ -11,9 +11,11 @@ from image_assets.predictions.image_predictions import fault_metadata, image_pre
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import ExecutorName
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model
+from tests.support.tables import with_executor
 
 pytestmark = pytest.mark.spark
 
@@ -71,6 +73,17 @@ def predictions(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple]:
     }
 
 
+@pytest.fixture(params=["local", "spark"])
+def executor(request: pytest.FixtureRequest) -> ExecutorName:
+    return request.param
+
+
+@pytest.fixture
+def ingested_tables(ingested_tables: DeltaTables, executor: ExecutorName) -> DeltaTables:
+    """The tables of sixteen images, predicted by an executor."""
+    return with_executor(ingested_tables, executor)
+
+
 def test_answers_that_are_none_are_nulls_with_a_fault(
     ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
 ) -> None:
@@ -90,11 +103,12 @@ def test_answers_that_are_none_are_nulls_with_a_fault(
 
 @pytest.mark.slow
 def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_version_is_asked_again(
-    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path, executor: str
 ) -> None:
     ways = {"ball 0.png": "raises", "cube 1.png": "kills", "cube 3.png": "nan", "ball 4.png": "unread"}
     version = version_with(registry, tmp_path, ways)
-    assert score(ingested_tables, registry, version, "cpu") is not None
+    failed = score(ingested_tables, registry, version, "cpu")
+    assert (failed is None) == (executor == "local")
     found = predictions(ingested_tables, version)
     assert len(found) == 16
     assert {name: found.pop(name) for name in ways} == {
