@@ -3,6 +3,8 @@
 This file stands alone: a copy is stored with every model version.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -28,12 +30,25 @@ CODECS = {
     "1.2.840.10008.1.2.4.112": "jpegxl_decode",
 }
 VIDEOS = ("1.2.840.10008.1.2.4.100", *(f"1.2.840.10008.1.2.4.10{number}" for number in range(1, 9)))
+MAX_MESSAGE = 200
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+@contextmanager
+def broken_as_value_errors() -> Iterator[None]:
+    """Raises pydicom's own errors, which have no other base, as ValueErrors."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        yield
+    except (BytesLengthException, InvalidDicomError) as error:
+        raise ValueError(str(error)[:MAX_MESSAGE]) from error
 
 
 class DicomImage:
     """An opened DICOM file: its header is read, its pixels are not."""
 
+    @broken_as_value_errors()
     def __init__(self, file: BinaryIO) -> None:
         import pydicom
 
@@ -55,6 +70,7 @@ class DicomImage:
         color = int(data.get("SamplesPerPixel", 1)) == 3 or self.photometric == "PALETTE COLOR"
         self.mode = "RGB" if color else "L" if bits <= 8 else f"L;{bits}"
 
+    @broken_as_value_errors()
     def image(self, page: int) -> tuple[Image.Image, ValueRange]:
         """A frame with 8 bits per channel, and the values that became black and white."""
         from pydicom.pixels import apply_color_lut, apply_modality_lut

@@ -1,6 +1,6 @@
 """The features of an image: its header, perceptual hashes, and warnings of the strict decoder."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
@@ -49,8 +49,8 @@ def _features(picture: Picture, header: Header, gray: Image.Image, decode_warnin
     gray = upright(gray.resize((32, 32), Image.Resampling.LANCZOS), header)
     mirrored = gray.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return Features(
-        **asdict(header),
-        **asdict(read_camera_data(picture.exif)),
+        **vars(header),
+        **vars(read_camera_data(picture.exif)),
         perceptual_hash=str(imagehash.phash(gray)),
         mirrored_hash=str(imagehash.phash(mirrored)),
         decode_warning=decode_warning,

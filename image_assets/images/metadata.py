@@ -36,6 +36,8 @@ class CameraData:
 
 def read_camera_data(exif: Image.Exif) -> CameraData:
     """The camera's data in an image's EXIF data."""
+    if not exif:  # as in most images from the web
+        return CameraData()
     try:
         details, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
     except BROKEN:

@@ -10,6 +10,7 @@ import numpy as np
 # Whole numbers are taken as values of the smallest of these that holds them. A camera with 12 bits writes values up to
 # 4095, whether into 16-bit or 32-bit integers or into floats.
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
+MAX_BITS = 64
 FULL_SHARE = 0.25  # values above this share of 0 to 1, or of all 31 or 32 bits, span all of it
 OUTLIER_SHARE = 0.001  # of the pixels at each end: hot and dead pixels do not decide
 MIN_VALUES = 1000  # with fewer, a single pixel is no outlier
@@ -56,7 +57,7 @@ def find_range(
         return ValueRange(0, 1)
     low, high = _robust_ends(valid)
     if low >= 0 and _is_whole(valid):
-        if bits and high < 2**bits:
+        if bits and bits <= MAX_BITS and high < 2**bits:
             return ValueRange(0, 2**bits - 1)
         for depth in BIT_DEPTHS:
             if high < 2**depth:

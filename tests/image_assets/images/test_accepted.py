@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -473,6 +474,24 @@ def test_the_first_page_is_used_if_that_is_the_setting() -> None:
     content = tiff_pages(WHITE, LEVELS)
     assert to_pixels(content, 8, reading=Reading(page="first")).min() == 255
     assert to_pixels(content, 8).min() < 255
+
+
+DAMAGED = ("heic", "avif", "jpeg_2000", "jpeg_xl", "dicom", "dicom_compressed", "12_bit_jpeg", "pages", "12_bits_in_16")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", each({name: READ[name][:1] for name in DAMAGED}))
+def test_damage_is_refused_or_read_and_raises_nothing_else(case: Read) -> None:
+    rng = np.random.default_rng(7)
+    whole = case.content()
+    for number in range(30):
+        content = bytearray(whole)
+        for position in rng.integers(0, len(content) if number % 2 else 600, rng.integers(1, 12)):  # often the header
+            content[position] = rng.integers(256)
+        damaged = bytes(content[: rng.integers(1, len(content))] if number % 3 == 0 else content)
+        for convert in (to_features, lambda content: to_smaller(BytesIO(content), 20)):
+            with suppress(UnreadableImage):
+                convert(damaged)
 
 
 # The size of the upright image and how far its gray levels may be from those of `reference.png`; None if they differ.

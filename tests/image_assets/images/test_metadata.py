@@ -18,6 +18,7 @@ NOON = "2024:06:01 12:30:05"
 
 def exif(details: Details, place: Details | None = None, **texts: str) -> Image.Exif:
     tags = Image.Exif()
+    tags[ExifTags.Base.Software] = "a test"  # a file with an Exif directory has tags beside it
     for name, text in texts.items():
         tags[ExifTags.Base[name]] = text
     tags.get_ifd(ExifTags.IFD.Exif).update(details)
