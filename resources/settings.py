@@ -27,6 +27,8 @@
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | file name patterns to import, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | file and folder name patterns to skip, separated by commas |
 | `IMAGE_ASSETS_LABELS` | none (folder names) | a table of labels by path: CSV, Parquet or Delta, local or on S3 |
+| `IMAGE_ASSETS_DUPLICATES` | `near` | images that share a split: `near` (edited, too), `exact` (equal files), `off` |
+| `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
@@ -56,6 +58,7 @@ from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCache
 from resources.delta.row_groups import Color, Content
 from resources.delta.spark_session import gpu_settings, is_local, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
+from resources.duplicates import DUPLICATES, DuplicateRules, Duplicates
 from resources.files import s3
 from resources.files.file_system import is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
@@ -100,6 +103,8 @@ class Settings:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     labels: str
+    duplicates: Duplicates
+    group_by: str
     settle_seconds: float
     listing_seconds: int
     events: str
@@ -155,6 +160,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         labels=to_table_location(variables, "IMAGE_ASSETS_LABELS"),
+        duplicates=to_choice(variables, "IMAGE_ASSETS_DUPLICATES", DUPLICATES),
+        group_by=(variables.get("IMAGE_ASSETS_GROUP_BY") or "").strip(),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
         events=to_queue(variables, str(landing)),
@@ -386,6 +393,7 @@ def create_resources(
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
         "label_table": ExternalTable(source=settings.labels),
+        "duplicate_rules": DuplicateRules(duplicates=settings.duplicates, group_by=settings.group_by),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),

@@ -16,7 +16,7 @@ from image_assets.data.image_splits import (
     MISSING_LABELS_REMEDY,
     SPLITS,
     current_assignments,
-    leaks,
+    find_leaks,
     missing_labels,
     to_bullets,
     training_labels,
@@ -264,12 +264,12 @@ def labels_in_every_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="image_splits",
     blocking=True,
-    description="No image is in two splits, not even as a near duplicate or mirrored; compared by perceptual hash. "
+    description="No image is in two splits, not even edited: resized, cropped, mirrored, rotated or brightened. "
     f"If it fails: {LEAKS_REMEDY}.",
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups of near duplicates in several splits."""
-    found = leaks(current_assignments(delta_tables))
+    found = find_leaks(delta_tables)
     records = [
         dg.TableRecord({"files": leak.files, **{split: "\n".join(leak.first_paths(split)) for split in SPLITS}})
         for leak in found[:LISTED_PROBLEMS]

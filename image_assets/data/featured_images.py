@@ -7,10 +7,13 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from image_assets.data.image_files import (
     IMAGE_KEYS,
     Decision,
+    current_keys,
     merge_decisions,
     quarantine_metadata,
     read_ledger,
@@ -24,9 +27,9 @@ from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.charts import SHOWN_BARS, picture_markdown, stacked_bars
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
-from resources.delta.arrow_rows import Row, SetAside
-from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import follow, rows_with_keys
+from resources.delta.arrow_rows import Row, SetAside, map_partitions
+from resources.delta.delta_tables import FILE_NAME, DeltaTables
+from resources.delta.following import BATCH_BYTES, follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
@@ -34,7 +37,11 @@ from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
 ARRIVAL_COLUMNS = ["path", "image_id", "first_seen"]
-FEATURES = ("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning")
+FINGERPRINT = ("hashes", "thumbnail")
+FEATURES = (
+    *("width", "height", "mode", "format", "orientation", "perceptual_hash", "mirrored_hash", "decode_warning"),
+    *FINGERPRINT,
+)
 
 
 def arrivals(delta_tables: DeltaTables, landing: str, today: date) -> pd.DataFrame:
@@ -119,6 +126,37 @@ def append_recovered(delta_tables: DeltaTables, image_folder: ImageFolder) -> No
     remove_seen_before(delta_tables, marked)
 
 
+def add_fingerprints(delta_tables: DeltaTables, image_folder: ImageFolder, batch_bytes: int = BATCH_BYTES) -> int:
+    """Adds the fingerprints that rows of earlier releases lack; returns for how many images.
+
+    Each commit rewrites the files with at most `batch_bytes` of images: a run that is killed continues there.
+    """
+    lacking = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "length", FILE_NAME], pc.field("hashes").is_null())
+    rows = lacking.to_pandas().merge(current_keys(delta_tables), on=IMAGE_KEYS).sort_values([FILE_NAME, "path"])
+    if rows.empty:
+        return 0
+    limits = to_limits(image_folder)
+
+    def with_fingerprint(images: Iterable[Row]) -> Iterator[Row]:
+        with GuardedProcess(decode_features, memory_bytes=limits.memory_bytes) as guarded:
+            for image in images:
+                found = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
+                if not isinstance(found, ItemFailure):  # a large image's file may be gone
+                    keys = {name: image[name] for name in IMAGE_KEYS}
+                    yield keys | {name: getattr(found, name) for name in FINGERPRINT}
+
+    schema = StructType([FEATURED_IMAGES.columns[name] for name in (*IMAGE_KEYS, *FINGERPRINT)])
+    with delta_tables.progress_line("added fingerprints", len(rows), "images") as progress:
+        for _, batch in rows.groupby(rows["length"].cumsum() // batch_bytes):
+            keys = delta_tables.spark.createDataFrame(batch[IMAGE_KEYS])
+            images = delta_tables.dataframe(FEATURED_IMAGES).select(*IMAGE_KEYS, "length", "content")
+            images = images.join(F.broadcast(keys), on=IMAGE_KEYS, how="left_semi")
+            made = map_partitions(images, with_fingerprint, schema).localCheckpoint()  # merging reads it twice
+            delta_tables.update(made, FEATURED_IMAGES, FINGERPRINT)
+            progress.update(len(batch))
+    return len(rows)
+
+
 def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> Change:
     """Append the rows that raw_images got since the last run, and earlier ones that can be decoded by now."""
     change = follow(
@@ -136,6 +174,7 @@ def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> C
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """The images with their label, width, height, color mode, format and perceptual hash."""
     change = follow_raw_images(delta_tables, image_folder)
+    add_fingerprints(delta_tables, image_folder)
     relabelled = relabel(delta_tables, FEATURED_IMAGES)
     metadata = {
         **new_images_metadata(delta_tables, FEATURED_IMAGES, change),

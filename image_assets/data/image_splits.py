@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.data.duplicate_groups import Column, Pairs, same_photograph_pairs, to_groups, to_pairs, with_equal
 from image_assets.data.image_files import IMAGE_KEYS, current_files, current_keys
 from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_label_overrides, relabel
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
-from image_assets.images.near_duplicates import HASHED, group_new_images, to_groups, to_image_hashes
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table import Table, file_layout
+from resources.duplicates import DuplicateRules
 
 SPLITS = ("training", "validation", "test")
 LISTED_PROBLEMS = 10
@@ -35,10 +37,11 @@ MISSING_LABELS_REMEDY = (
     "with IMAGE_ASSETS_EXCLUDE"
 )
 SET_ASIDE = "set_aside"  # in no split
-NEW_COLUMNS = ["path", *HASHED, "label", "label_index"]
-EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split"]
+NEW_COLUMNS = [*IMAGE_KEYS, "label", "label_index", "perceptual_hash", "mirrored_hash"]
+EXISTING_COLUMNS = [*IMAGE_KEYS, "label", "duplicate_group", "split"]
+ASSIGNED_COLUMNS = [*EXISTING_COLUMNS, "duplicates"]
 FILL_ORDER = ("training", "test", "validation")
-CONFLICT = "near duplicate of images in different splits"
+CONFLICT = "belongs together with images in different splits"
 
 
 class UnsoundSplits(ValueError):
@@ -78,20 +81,40 @@ class MissingLabel:
 
 def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
     """The labelled rows of image_splits whose files are current; only these are trained on."""
-    columns = ["path", *HASHED, "label", "duplicate_group", "split"]
-    assigned = delta_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
+    assigned = delta_tables.read(IMAGE_SPLITS, ASSIGNED_COLUMNS, pc.field("label").is_valid()).to_pandas()
     return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
-def leaks(assigned: pd.DataFrame) -> list[Leak]:
-    """The groups in several splits, largest first, by perceptual hash and by the recorded duplicate_group.
+def find_leaks(delta_tables: DeltaTables) -> list[Leak]:
+    """The leaks among current images; near duplicates are looked for again, whatever the table says about them."""
+    images = in_splits(current_assignments(delta_tables))
+    # Those in the smaller splits are compared with all images: a leak has an image in one of these.
+    sought = (images["split"] != "training") & compared_by(images, "near")
+    near = same_photograph_pairs(delta_tables, images["image_id"].where(compared_by(images, "near")), sought.to_numpy())
+    return leaks(images, near)
 
-    Images that were set aside are in no split, and connect no groups.
+
+def in_splits(assigned: pd.DataFrame) -> pd.DataFrame:
+    """The images in a split: those that were set aside are in none, and connect no groups."""
+    return assigned.dropna(subset=["split"]).reset_index(drop=True)
+
+
+def compared_by(images: pd.DataFrame, *duplicates: str) -> Column:
+    """Which images were assigned by one of these rules; old ones by `near`."""
+    return images["duplicates"].fillna("near").isin(duplicates)
+
+
+def leaks(images: pd.DataFrame, near: Pairs) -> list[Leak]:
+    """The groups in several splits, largest first: of equal images or near ones, and by the recorded duplicate_group.
+
+    Args:
+        images: Rows of image_splits that are in a split, numbered from 0.
+        near: Numbers of images that are near duplicates.
     """
-    images = assigned.dropna(subset=["split"])
-    images = images.assign(hash_group=to_groups(to_image_hashes(images)))
+    same = with_equal(images["image_id"].where(compared_by(images, "near", "exact")))
+    images = images.assign(image_group=to_groups(len(images), np.concatenate([same, near], axis=1)))
     found: list[Leak] = []
-    for by in ("hash_group", "duplicate_group"):
+    for by in ("image_group", "duplicate_group"):
         splits = images.drop_duplicates([by, "split"])
         leaking = images[by].isin(splits.loc[splits[by].duplicated(), by])
         groups: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -123,7 +146,7 @@ def require_sound_splits(delta_tables: DeltaTables) -> None:
     """Raises UnsoundSplits, with the remedy, if splits leak or lack a label."""
     assigned = current_assignments(delta_tables)
     problems = []
-    if leaking := leaks(assigned):
+    if leaking := find_leaks(delta_tables):
         problems.append(
             f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
             f"{to_bullets(leaking)}\n"
@@ -215,30 +238,38 @@ class SplitConfig(dg.Config):
         return {split: share / sum(given.values()) for split, share in given.items()}
 
 
-def with_splits(new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.DataFrame:
-    """The new images with `duplicate_group`, `split` and `reason`.
+def with_splits(
+    new: pd.DataFrame, existing: pd.DataFrame, pairs: Pairs, config: SplitConfig, duplicates: str = "near"
+) -> pd.DataFrame:
+    """The new images with `duplicate_group`, `split`, `reason` and `duplicates`.
 
     Only groups with a new image are assigned, each as a whole.
 
     Args:
         new: One row per image, with NEW_COLUMNS.
         existing: One row per image, as `existing_images` returns them.
-        shares: The share of each split; they add up to one.
-        seed: Decides between groups of the same size.
+        pairs: Which images belong together, numbered through existing and new ones.
+        config: The share of each split, and the seed that decides between groups of the same size.
+        duplicates: What was grouped: near, exact or off.
     """
-    existing_groups, new_groups = group_new_images(existing, new)
-    joined = existing[existing_groups >= 0]
-    named = zip(existing_groups[existing_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
+    recorded = with_equal(existing["duplicate_group"])
+    groups = to_groups(len(existing) + len(new), np.concatenate([recorded, pairs], axis=1))
+    existing_groups, new_groups = groups[: len(existing)], groups[len(existing) :]
+    within = np.isin(existing_groups, new_groups)
+    joined = existing[within]
+    named = zip(existing_groups[within].tolist(), joined["duplicate_group"], joined["split"], strict=True)
     decided = assign_joining(named)
-    images = list(zip(new_groups.tolist(), new["image_id"], new["label"], strict=True))
+    names = new["path" if duplicates == "off" else "image_id"]
+    images = list(zip(new_groups.tolist(), names, new["label"], strict=True))
     # Deleted images fill no split, so that images that replace them go to the same split.
     current = existing[existing["current"].astype(bool) & existing["split"].notna()]
     joining = [(label, decided[group][1]) for group, _, label in images if group in decided]
     counts = Counter([*zip(current["label"], current["split"], strict=True), *(one for one in joining if one[1])])
-    unmatched = to_unmatched_groups((image for image in images if image[0] not in decided), seed)
-    decided |= assign_unmatched(unmatched, counts, shares)
+    unmatched = to_unmatched_groups((image for image in images if image[0] not in decided), config.seed)
+    decided |= assign_unmatched(unmatched, counts, config.shares)
     assignments = zip(*(decided[group] for group in new_groups.tolist()), strict=True)
-    return new.assign(**dict(zip(["duplicate_group", "split", "reason"], map(list, assignments), strict=True)))
+    columns = dict(zip(["duplicate_group", "split", "reason"], map(list, assignments), strict=True))
+    return new.assign(**columns, duplicates=duplicates)
 
 
 def assign_joining(existing: Iterable[tuple[int, str, str | None]]) -> dict[int, Assignment]:
@@ -269,10 +300,10 @@ class UnmatchedGroup:
 
 
 def to_unmatched_groups(images: Iterable[tuple[int, str, str]], seed: int) -> list[UnmatchedGroup]:
-    """The groups of images (group, image_id, label), largest first; equal ones in an order that the seed fixes."""
+    """The groups of images (group, name, label), largest first; equal ones in an order that the seed fixes."""
     members: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for group, image_id, label in images:
-        members[group].append((image_id, label))
+    for group, name, label in images:
+        members[group].append((name, label))
     groups = [UnmatchedGroup(number, min(of)[0], Counter(label for _, label in of)) for number, of in members.items()]
     return sorted(groups, key=lambda of: (-of.labels.total(), sha256(f"{seed}/{of.name}".encode()).digest()))
 
@@ -311,7 +342,9 @@ def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
     return there.assign(current=there["current"] == "both")
 
 
-def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConfig) -> list[WrittenFile]:
+def write_assignments(
+    delta_tables: DeltaTables, new: NewRows, config: SplitConfig, rules: DuplicateRules
+) -> list[WrittenFile]:
     """Writes image_splits files for the new images that have a label now."""
     images = new.read(NEW_COLUMNS).to_pandas()
     overrides = read_label_overrides(delta_tables)
@@ -322,19 +355,22 @@ def write_assignments(delta_tables: DeltaTables, new: NewRows, config: SplitConf
     images = images[images["label"].notna()].sort_values(IMAGE_KEYS, ignore_index=True)
     if not len(images):
         return []
-    rows = with_splits(images, existing_images(delta_tables), config.shares, config.seed)
+    existing = existing_images(delta_tables)
+    everything = pd.concat([existing, images], ignore_index=True).loc[:, IMAGE_KEYS]
+    pairs = to_pairs(delta_tables, everything, np.arange(len(everything)) >= len(existing), rules)
+    rows = with_splits(images, existing, pairs, config, rules.duplicates)
     rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 
 
-def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> None:
+def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig, rules: DuplicateRules) -> None:
     """Appends images that had no label when they were followed, and have one now."""
     overrides = read_label_overrides(delta_tables)
     unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS) if overrides else ()
     labelled = [(path, image_id) for path, image_id in unassigned if overrides.of((str(path), str(image_id)), None)]
     if labelled:
         new = rows_with_keys(delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, labelled)
-        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config))
+        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config, rules))
 
 
 @dg.asset(
@@ -342,12 +378,17 @@ def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig) -> Non
     kinds={"pyspark", "deltalake"},
     pool="image_splits",
 )
-def image_splits(config: SplitConfig, delta_tables: DeltaTables) -> dg.MaterializeResult:
+def image_splits(
+    config: SplitConfig, delta_tables: DeltaTables, duplicate_rules: DuplicateRules
+) -> dg.MaterializeResult:
     """Training, validation or test for each labelled image; near duplicates share a split."""
     change = follow(
-        delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config)
+        delta_tables,
+        FEATURED_IMAGES,
+        IMAGE_SPLITS,
+        by=lambda new: write_assignments(delta_tables, new, config, duplicate_rules),
     )
-    append_newly_labelled(delta_tables, config)
+    append_newly_labelled(delta_tables, config, duplicate_rules)
     relabelled = relabel(delta_tables, IMAGE_SPLITS)
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
     return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **splits_metadata(delta_tables))

@@ -1,4 +1,4 @@
-"""The features of an image: its header, perceptual hashes, and warnings of the strict decoder."""
+"""The features of an image: its header, fingerprint, and warnings of the strict decoder."""
 
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from image_assets.images.fingerprints import to_fingerprint, to_thumbnail
 from image_assets.images.pixels import BROKEN, Header, decoded, opened, read_header, to_smaller, upright
 
 
@@ -13,21 +14,23 @@ from image_assets.images.pixels import BROKEN, Header, decoded, opened, read_hea
 class Features(Header):
     """An image's header and what decoding it shows.
 
-    `mirrored_hash` is the perceptual hash of the image flipped left to right; `decode_warning` is the strict decoder's
-    objection to an image that could be decoded anyway.
+    `perceptual_hash` and `mirrored_hash` are the hashes of the image and of its mirror image; `hashes` and `thumbnail`
+    are its fingerprint; `decode_warning` is the strict decoder's objection to an image that could be decoded anyway.
     """
 
     perceptual_hash: str
     mirrored_hash: str
+    hashes: bytes
+    thumbnail: bytes
     decode_warning: str | None
 
 
 def to_features(content: bytes) -> Features:
     """The features of an image, after a strict decode of all of it; raises UnreadableImage."""
-    header, gray, warning = decoded(content, "L")
-    # The hashes use 32 x 32 pixels: rotating these is cheaper than rotating the image, with the same result.
-    gray = upright(_to_hashed_size(gray), header)
-    return _features(header, gray, warning or _checksum_warning(content))
+    header, image, warning = decoded(content, "RGB")
+    # Rotating the thumbnail is cheaper than rotating the image, with the same result.
+    thumbnail = upright(to_thumbnail(image), header)
+    return _features(header, thumbnail, warning or _checksum_warning(content))
 
 
 def to_file_features(file: BinaryIO) -> Features:
@@ -35,23 +38,19 @@ def to_file_features(file: BinaryIO) -> Features:
     with opened(file, max_pixels=None) as image:
         header = read_header(image)
     with Image.open(BytesIO(to_smaller(file, 512))) as small:
-        gray = _to_hashed_size(small.convert("L"))
-    return _features(header, gray, None)
+        thumbnail = to_thumbnail(small)
+    return _features(header, thumbnail, None)
 
 
-def _to_hashed_size(gray: Image.Image) -> Image.Image:
-    return gray.resize((32, 32), Image.Resampling.LANCZOS)
-
-
-def _features(header: Header, gray: Image.Image, decode_warning: str | None) -> Features:
-    """The header with the perceptual hashes of the upright gray image, which has the size to hash."""
-    import imagehash
-
-    mirrored = gray.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+def _features(header: Header, thumbnail: Image.Image, decode_warning: str | None) -> Features:
+    """The header with the fingerprint of the upright image."""
+    fingerprint = to_fingerprint(thumbnail)
     return Features(
         **asdict(header),
-        perceptual_hash=str(imagehash.phash(gray)),
-        mirrored_hash=str(imagehash.phash(mirrored)),
+        perceptual_hash=fingerprint.perceptual_hash,
+        mirrored_hash=fingerprint.mirrored_hash,
+        hashes=fingerprint.hashes,
+        thumbnail=fingerprint.thumbnail,
         decode_warning=decode_warning,
     )
 

@@ -25,6 +25,7 @@ from image_assets.jobs.repair_tables import repair
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from resources.training import TrainingProcesses
 from tests.conftest import Ingested
@@ -191,6 +192,7 @@ def refused_before_training(delta_tables: DeltaTables, home: Path) -> tuple[set[
             "delta_tables": delta_tables,
             "petastorm_caches": PetastormCaches(root=str(home / "caches")),
             "training_processes": TrainingProcesses(processes=1),
+            "duplicate_rules": DuplicateRules(),
         },
         instance=dg.DagsterInstance.ephemeral(),
         raise_on_error=False,

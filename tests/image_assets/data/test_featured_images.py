@@ -5,8 +5,15 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from pyspark.sql import functions as F
 
-from image_assets.data.featured_images import arrivals, arrivals_metadata, featured_images, write_featured
+from image_assets.data.featured_images import (
+    add_fingerprints,
+    arrivals,
+    arrivals_metadata,
+    featured_images,
+    write_featured,
+)
 from image_assets.data.image_files import merge_decisions, read_ledger, read_seen_before, to_decision
 from image_assets.data.inspection import PENDING
 from image_assets.data.label_corrections import Correction, append_corrections
@@ -129,3 +136,25 @@ def test_what_came_long_ago_is_not_read(delta_tables: DeltaTables, landing: Path
     write_photographs(delta_tables, landing, 6)
     assert len(arrivals(delta_tables, place(landing), date(2026, 7, 2))) == 1
     assert arrivals(delta_tables, place(landing), date(2026, 7, 3)).empty
+
+
+@pytest.mark.spark
+def test_rows_of_earlier_releases_get_their_fingerprints_in_commits_of_bounded_size(
+    ingested_tables: DeltaTables, image_folder: ImageFolder
+) -> None:
+    columns = ["path", "hashes", "thumbnail", "content", "label"]
+
+    def rows() -> list[dict]:
+        return sorted(ingested_tables.read(FEATURED_IMAGES, columns).to_pylist(), key=lambda row: row["path"])
+
+    before = rows()
+    old = ingested_tables.dataframe(FEATURED_IMAGES)
+    for name in ("hashes", "thumbnail"):
+        old = old.withColumn(name, F.lit(None).cast("binary"))
+    ingested_tables.overwrite(old, FEATURED_IMAGES)
+    version = ingested_tables.version(FEATURED_IMAGES)
+    half = sum(len(row["content"]) for row in before) // 2 + 1
+    assert add_fingerprints(ingested_tables, image_folder, batch_bytes=half) == 16
+    assert rows() == before
+    assert ingested_tables.version(FEATURED_IMAGES) == version + 2
+    assert add_fingerprints(ingested_tables, image_folder) == 0

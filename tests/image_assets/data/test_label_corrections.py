@@ -18,6 +18,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import versions_with_new_rows
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.table import Table
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import write_photographs
 from tests.support.images import png, put
@@ -65,7 +66,11 @@ class Home:
         self.tables, self.folder = tables, folder
 
     def run(self) -> None:
-        resources = {"delta_tables": self.tables, "image_folder": self.folder}
+        resources = {
+            "delta_tables": self.tables,
+            "image_folder": self.folder,
+            "duplicate_rules": DuplicateRules(),
+        }
         assert dg.materialize(ASSETS, resources=resources, instance=dg.DagsterInstance.ephemeral()).success
 
     def labels(self, table: Table, *columns: str) -> dict[str, tuple]:
