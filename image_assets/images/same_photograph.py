@@ -133,16 +133,24 @@ def _differences(
     down, right = (gradient * weight for gradient in np.gradient(value, axis=(1, 2)))
     energy = _block_sums((right**2 + down**2).sum(axis=-1), LARGE) + 3 * LARGE**2 * NOISE**2
     shift = np.hypot(*(_block_sums((residual * one).sum(axis=-1), LARGE) for one in (right, down))) / energy
-    counts = _block_sums(weight, SMALL)
-    some = np.maximum(counts, 1)
-    gradient = np.sqrt(_block_sums(right**2 + down**2, SMALL) / some)
-    difference = np.abs(_block_sums(residual, SMALL)) / some / (NOISE + NOISE_AT_EDGES * gradient)
-    difference = np.where(counts >= 6, difference, 0)
+    # Small blocks in gray, large ones in each channel: compression keeps less detail of colors.
+    gray = (residual @ GRAY, weight.min(axis=-1), np.sqrt((right**2 + down**2) @ GRAY))
+    colors = (residual, weight, np.sqrt(right**2 + down**2))
+    difference = np.maximum(_block_difference(*gray, SMALL), _block_difference(*colors, LARGE))
     count = np.maximum(weight.sum(axis=(1, 2, 3)), 1)
     mean = (wanted * weight).sum(axis=(1, 2, 3)) / count
     contrast = np.sqrt(((wanted - mean[:, None, None, None]) ** 2 * weight).sum(axis=(1, 2, 3)) / count)
     error = np.sqrt((residual**2).sum(axis=(1, 2, 3)) / count) / np.maximum(contrast, NOISE)
-    return error, shift.max(axis=(1, 2)), difference.max(axis=(1, 2, 3)), clipped.mean(axis=(1, 2, 3))
+    return error, shift.max(axis=(1, 2)), difference, clipped.mean(axis=(1, 2, 3))
+
+
+def _block_difference(residual: np.ndarray, weight: np.ndarray, gradient: np.ndarray, side: int) -> np.ndarray:
+    """The greatest mean residual (p,) of a block in times the noise; blocks of which little is left do not count."""
+    counts = _block_sums(weight, side)
+    some = np.maximum(counts, 1)
+    noise = NOISE + NOISE_AT_EDGES * _block_sums(gradient, side) / some
+    difference = np.abs(_block_sums(residual, side)) / some / noise
+    return np.where(counts >= side**2 / 3, difference, 0).reshape(len(residual), -1).max(axis=1)
 
 
 def _tone_mapped(value: np.ndarray, wanted: np.ndarray, weight: np.ndarray) -> np.ndarray:
