@@ -53,7 +53,7 @@ VERSION_ID = _text(
     "in rows of earlier releases whose version is no longer known.",
     **{FILL: ""},
 )
-PERCEPTUAL_HASH = _text("perceptual_hash", "64-bit perceptual hash, hexadecimal; near duplicates differ in few bits.")
+PERCEPTUAL_HASH = _text("perceptual_hash", "64-bit perceptual hash, hexadecimal; similar images differ in few bits.")
 MIRRORED_HASH = _text("mirrored_hash", "The perceptual hash of the mirrored image; null in old rows.")
 FRAMEWORK = _text("framework", "The framework the version was trained with: tensorflow or torch.")
 
@@ -183,6 +183,12 @@ FEATURED_IMAGES = Table(
         _integer("orientation", "EXIF orientation, 1 to 8, where 1 is upright."),
         PERCEPTUAL_HASH,
         MIRRORED_HASH,
+        _column(
+            "hashes",
+            T.BinaryType(),
+            "The perceptual hashes of the image, of its crops and rotations, and of the mirrored image, 8 bytes each.",
+        ),
+        _column("thumbnail", T.BinaryType(), "A JPEG of 64 x 64 pixels, which near duplicates are compared by."),
         _text("decode_warning", "The error of the strict decoder, if a lenient one could read the image."),
         _integer("pages", "Number of pages or frames in the file; 0 if an old row's file is gone."),
         _double("black_value", "The pixel value that is shown as black: 0 for 8 bits, except where 0 means white."),
@@ -228,10 +234,18 @@ IMAGE_SPLITS = Table(
         LABEL_INDEX,
         PERCEPTUAL_HASH,
         MIRRORED_HASH,
-        _text("duplicate_group", "The image_id of the group's first image; near duplicates share one group."),
+        _text(
+            "duplicate_group",
+            "The image_id of the group's first image, or its path if duplicates are not grouped; near duplicates share "
+            "one group.",
+        ),
         _text("split", "training, validation or test; null if the image is left out."),
         _text("reason", "Why the image is left out of all splits."),
         _text("given_split", "The split that the first-level folder is named after; null if it is not named so."),
+        _text(
+            "duplicates",
+            "What was grouped when the image was assigned: near, exact or off; null in old rows, for near.",
+        ),
     ),
 )
 

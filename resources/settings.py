@@ -35,6 +35,8 @@
 | `IMAGE_ASSETS_LABELS` | none (folder names) | labels by path: CSV, Parquet, Delta, or an annotation program's export |
 | `IMAGE_ASSETS_PATH_COLUMN` | the usual names, such as `path` or `file` | the column of that table with the paths |
 | `IMAGE_ASSETS_LABEL_COLUMN` | the usual names, such as `label` and `class` | the column with the labels; or `none` |
+| `IMAGE_ASSETS_DUPLICATES` | `near` | images that share a split: `near` (edited, too), `exact` (equal files), `off` |
+| `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
@@ -66,6 +68,7 @@ from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCache
 from resources.delta.row_groups import Color, Content, Page
 from resources.delta.spark_session import ExecutorName, gpu_settings, is_local, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
+from resources.duplicates import DUPLICATES, DuplicateRules, Duplicates
 from resources.files import s3
 from resources.files.file_system import is_url
 from resources.files.image_folder import LITTER, MEBIBYTE, ImageFolder, SplitFolders
@@ -118,6 +121,8 @@ class Settings:
     labels: str
     path_column: str
     label_column: str
+    duplicates: Duplicates
+    group_by: str
     settle_seconds: float
     listing_seconds: int
     events: str
@@ -183,6 +188,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         labels=to_table_location(variables, "IMAGE_ASSETS_LABELS"),
         path_column=(variables.get("IMAGE_ASSETS_PATH_COLUMN") or "").strip(),
         label_column=(variables.get("IMAGE_ASSETS_LABEL_COLUMN") or "").strip(),
+        duplicates=to_choice(variables, "IMAGE_ASSETS_DUPLICATES", DUPLICATES),
+        group_by=(variables.get("IMAGE_ASSETS_GROUP_BY") or "").strip(),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
         events=to_queue(variables, str(landing)),
@@ -454,6 +461,7 @@ def create_resources(
         "label_table": ExternalTable(
             source=settings.labels, path_column=settings.path_column, label_column=settings.label_column
         ),
+        "duplicate_rules": DuplicateRules(duplicates=settings.duplicates, group_by=settings.group_by),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),

@@ -17,6 +17,7 @@ from image_assets.data.image_splits import image_splits
 from image_assets.data.raw_images import raw_images
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import DeltaSpark
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
@@ -145,6 +146,7 @@ def ingested(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) 
         resources={
             "delta_tables": tables_in(home, delta_spark),
             "image_folder": ImageFolder(root=str(home / "landing"), settle_seconds=0),
+            "duplicate_rules": DuplicateRules(),
         },
         instance=dg.DagsterInstance.ephemeral(),
     )

@@ -17,12 +17,17 @@ from image_assets.images.metadata import CameraData
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_log import DataFile, table_files
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
 from resources.delta.following import BATCH_BYTES
+from resources.delta.local_tasks import counted
 from resources.delta.new_rows import NewRows
 from resources.delta.writing import writing_tasks
 from resources.files.image_folder import ImageFolder
 
-FILLED = ("pages", "black_value", "white_value", *(field.name for field in fields(CameraData)))
+FILLED = (
+    *("pages", "black_value", "white_value", "hashes", "thumbnail"),
+    *(field.name for field in fields(CameraData)),
+)
 READ = ("path", "image_id", "length", "content")
 NO_PAGES = {"pages": 0}  # of an image whose file is gone: not null, so that it is not tried again
 Filled = tuple[object, ...]  # a row's keys, and its values of FILLED
@@ -68,14 +73,15 @@ def batches(files: Sequence[DataFile], size_bytes: int) -> Iterator[list[DataFil
 
 def filled_rows(delta_tables: DeltaTables, new: NewRows, limits: Limits) -> list[Filled]:
     """The values of FILLED of rows, computed by tasks from their content or file."""
-    tasks = writing_tasks(delta_tables, new)
+    executor = executor_for(delta_tables.pyspark, new.size_bytes)
+    tasks = executor.task_count(writing_tasks(new))
     decode = partial(decode_features, reading=limits.reading)
 
     def fill(parts: Iterable[int]) -> Iterator[Filled]:
         with GuardedProcess(decode, memory_bytes=limits.memory_bytes) as guarded:
-            for image in (image for part in parts for image in new.rows(READ, part, tasks)):
+            for image in counted(image for part in parts for image in new.rows(READ, part, tasks)):
                 found = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
                 values = vars(found) if isinstance(found, Features) else NO_PAGES
                 yield image["path"], image["image_id"], *(values.get(name) for name in FILLED)
 
-    return delta_tables.spark.sparkContext.parallelize(range(tasks), tasks).mapPartitions(fill).collect()
+    return executor.run(fill, range(tasks))

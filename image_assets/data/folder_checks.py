@@ -7,8 +7,8 @@ from image_assets.data.data_checks import leaks_result
 from image_assets.data.folder_layout import advice, read_layout, same_but_for_spelling
 from image_assets.data.given_labels import FOLDER
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
-from image_assets.data.image_splits import LISTED_PROBLEMS, current_assignments, given_and_other_leaks
 from image_assets.data.inspection import CURRENT
+from image_assets.data.sound_splits import LISTED_PROBLEMS, current_assignments, given_and_other_leaks
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
@@ -66,5 +66,5 @@ def labels_spelled_alike(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 def given_splits_apart(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups of near duplicates in several folders that name splits; no image is moved."""
     assigned = current_assignments(delta_tables)
-    found = given_and_other_leaks(assigned)[0] if assigned["given_split"].notna().to_numpy().any() else []
+    found = given_and_other_leaks(delta_tables)[0] if assigned["given_split"].notna().to_numpy().any() else []
     return leaks_result(found, GIVEN_LEAKS_REMEDY, dg.AssetCheckSeverity.WARN)

@@ -3,158 +3,38 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_assets.data.duplicate_groups import Pairs, to_groups, to_pairs, with_equal
 from image_assets.data.folder_layout import SPLITS, FolderLayout, is_recorded, read_layout
-from image_assets.data.given_splits import GIVEN_COLUMNS, reassigned, with_given_splits
+from image_assets.data.given_splits import GIVEN_COLUMNS, Assign, reassigned, with_given_splits
 from image_assets.data.image_files import IMAGE_KEYS, current_files, current_keys
 from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_labels, relabel
+from image_assets.data.sound_splits import LISTED_PROBLEMS, current_assignments, missing_labels
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
-from image_assets.images.near_duplicates import HASHED, group_new_images, to_groups, to_image_hashes
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table import Table, file_layout
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 
-LISTED_PROBLEMS = 10
-LEAK_PATHS = 3  # listed for each split
-LEAKS_REMEDY = (
-    "keep the files of one split and delete the others from the landing folder, or delete the folder of the table "
-    "image_splits and launch the job repair_tables to assign every image again"
-)
-MISSING_LABELS_REMEDY = (
-    "add different photographs to the label's folder (three distinct ones cover all splits), or exclude the folder "
-    "with IMAGE_ASSETS_EXCLUDE"
-)
 SET_ASIDE = "set_aside"  # in no split
-NEW_COLUMNS = ["path", *HASHED, "label", "label_index"]
-EXISTING_COLUMNS = ["path", *HASHED, "label", "duplicate_group", "split", "given_split"]
+NEW_COLUMNS = [*IMAGE_KEYS, "label", "label_index", "perceptual_hash", "mirrored_hash"]
+EXISTING_COLUMNS = [*IMAGE_KEYS, "label", "duplicate_group", "split", "given_split"]
 REASSIGNED_SCHEMA = "path string, image_id string, given_split string, split string, reason string"
 FILL_ORDER = ("training", "test", "validation")
-CONFLICT = "near duplicate of images in different splits"
-
-
-class UnsoundSplits(ValueError):
-    """Splits whose metrics would be wrong, or missing for some label."""
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A group of near duplicates in several splits: the paths of its files in each."""
-
-    paths: dict[str, list[str]]
-
-    @property
-    def files(self) -> int:
-        """The number of files in all splits."""
-        return sum(map(len, self.paths.values()))
-
-    def first_paths(self, split: str) -> list[str]:
-        """The first paths in the split."""
-        return self.paths.get(split, [])[:LEAK_PATHS]
-
-    def __str__(self) -> str:
-        return "; ".join(f"{split}: {', '.join(self.first_paths(split))}" for split in sorted(self.paths))
-
-
-@dataclass(frozen=True)
-class MissingLabel:
-    """A label without images in some splits, and its number of images."""
-
-    label: str
-    images: int
-    splits: list[str]
-
-    def __str__(self) -> str:
-        return f"{self.label} ({self.images} images) has none in {' and '.join(self.splits)}"
-
-
-def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
-    """The labelled rows of image_splits whose files are current; only these are trained on."""
-    columns = [*EXISTING_COLUMNS, "label_index"]
-    assigned = delta_tables.read(IMAGE_SPLITS, columns, pc.field("label").is_valid()).to_pandas()
-    return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
-
-
-def leaks(assigned: pd.DataFrame) -> list[Leak]:
-    """The groups in several splits, largest first, by perceptual hash and by the recorded duplicate_group.
-
-    Images that were set aside are in no split, and connect no groups.
-    """
-    images = assigned.dropna(subset=["split"])
-    images = images.assign(hash_group=to_groups(to_image_hashes(images)))
-    found: list[Leak] = []
-    for by in ("hash_group", "duplicate_group"):
-        splits = images.drop_duplicates([by, "split"])
-        leaking = images[by].isin(splits.loc[splits[by].duplicated(), by])
-        groups: dict[object, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        members = images.loc[leaking].sort_values("path")
-        for group, split, path in zip(members[by], members["split"], members["path"], strict=True):
-            groups[group][split].append(path)
-        found += map(Leak, groups.values())
-        images = images.loc[~leaking]
-    return sorted(found, key=lambda leak: -leak.files)
-
-
-def given_and_other_leaks(assigned: pd.DataFrame) -> tuple[list[Leak], list[Leak]]:
-    """The leaks between splits that folders give to all their files, which are only reported; and the others."""
-    given = set(assigned.loc[assigned["given_split"].notna(), "path"])
-    of_given, others = [], []
-    for leak in leaks(assigned):
-        is_given = given.issuperset(path for paths in leak.paths.values() for path in paths)
-        (of_given if is_given else others).append(leak)
-    return of_given, others
-
-
-def missing_labels(assigned: pd.DataFrame) -> list[MissingLabel]:
-    """The labels that are missing in some split, in alphabetical order."""
-    present = set(zip(assigned["label"], assigned["split"], strict=True))
-    found = [
-        MissingLabel(label, images, [split for split in SPLITS if (label, split) not in present])
-        for label, images in sorted(Counter(assigned["label"]).items())
-    ]
-    return [one for one in found if one.splits]
-
-
-def to_bullets(found: Sequence[object]) -> str:
-    """The first items as a bulleted list, and the number of the others."""
-    more = [f"and {len(found) - LISTED_PROBLEMS:,} more"] if len(found) > LISTED_PROBLEMS else []
-    return "\n".join(f"- {one}" for one in [*found[:LISTED_PROBLEMS], *more])
-
-
-def require_sound_splits(delta_tables: DeltaTables) -> None:
-    """Raises UnsoundSplits, with the remedy, if splits leak, or if fewer than two labels are in all of them.
-
-    Leaks between splits that folders give are for the user to decide.
-    """
-    assigned = current_assignments(delta_tables)
-    problems = []
-    _, leaking = given_and_other_leaks(assigned)
-    if leaking:
-        problems.append(
-            f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
-            f"{to_bullets(leaking)}\n"
-            f"{LEAKS_REMEDY}"
-        )
-    missing = missing_labels(assigned)
-    if missing and assigned["label"].nunique() - len(missing) < 2:
-        problems.append(
-            f"{len(missing):,} label(s) have no image in some split, and fewer than two others are left:\n"
-            f"{to_bullets(missing)}\n{MISSING_LABELS_REMEDY}"
-        )
-    if problems:
-        raise UnsoundSplits("\n".join(["the splits are not fit for training", *problems]))
+CONFLICT = "belongs together with images in different splits"
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
@@ -245,22 +125,35 @@ class SplitConfig(dg.Config):
         return {split: share / sum(given.values()) for split, share in given.items()}
 
 
-def with_splits(new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.DataFrame:
-    """The new images with `duplicate_group`, `split` and `reason`.
+def with_splits(
+    new: pd.DataFrame,
+    existing: pd.DataFrame,
+    pairs: Pairs,
+    shares: Mapping[str, float],
+    seed: int = 0,
+    duplicates: str = "near",
+) -> pd.DataFrame:
+    """The new images with `duplicate_group`, `split`, `reason` and `duplicates`.
 
     Only groups with a new image are assigned, each as a whole.
 
     Args:
         new: One row per image, with NEW_COLUMNS.
         existing: One row per image, as `existing_images` returns them.
-        shares: The share of each split; they add up to one.
+        pairs: Which images belong together, numbered through existing and new ones.
+        shares: The share of each split.
         seed: Decides between groups of the same size.
+        duplicates: What was grouped: near, exact or off.
     """
-    existing_groups, new_groups = group_new_images(existing, new)
-    joined = existing[existing_groups >= 0]
-    named = zip(existing_groups[existing_groups >= 0].tolist(), joined["duplicate_group"], joined["split"], strict=True)
+    recorded = with_equal(existing["duplicate_group"])
+    groups = to_groups(len(existing) + len(new), np.concatenate([recorded, pairs], axis=1))
+    existing_groups, new_groups = groups[: len(existing)], groups[len(existing) :]
+    within = np.isin(existing_groups, new_groups)
+    joined = existing[within]
+    named = zip(existing_groups[within].tolist(), joined["duplicate_group"], joined["split"], strict=True)
     decided = assign_joining(named)
-    images = list(zip(new_groups.tolist(), new["image_id"], new["label"], strict=True))
+    names = new["path" if duplicates == "off" else "image_id"]
+    images = list(zip(new_groups.tolist(), names, new["label"], strict=True))
     # Deleted images fill no split, so that images that replace them go to the same split.
     current = existing[existing["current"].astype(bool) & existing["split"].notna()]
     joining = [(label, decided[group][1]) for group, _, label in images if group in decided]
@@ -268,7 +161,8 @@ def with_splits(new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, 
     unmatched = to_unmatched_groups((image for image in images if image[0] not in decided), seed)
     decided |= assign_unmatched(unmatched, counts, shares)
     assignments = zip(*(decided[group] for group in new_groups.tolist()), strict=True)
-    return new.assign(**dict(zip(["duplicate_group", "split", "reason"], map(list, assignments), strict=True)))
+    columns = dict(zip(["duplicate_group", "split", "reason"], map(list, assignments), strict=True))
+    return new.assign(**columns, duplicates=duplicates)
 
 
 def assign_joining(existing: Iterable[tuple[int, str, str | None]]) -> dict[int, Assignment]:
@@ -299,10 +193,10 @@ class UnmatchedGroup:
 
 
 def to_unmatched_groups(images: Iterable[tuple[int, str, str]], seed: int) -> list[UnmatchedGroup]:
-    """The groups of images (group, image_id, label), largest first; equal ones in an order that the seed fixes."""
+    """The groups of images (group, name, label), largest first; equal ones in an order that the seed fixes."""
     members: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for group, image_id, label in images:
-        members[group].append((image_id, label))
+    for group, name, label in images:
+        members[group].append((name, label))
     groups = [UnmatchedGroup(number, min(of)[0], Counter(label for _, label in of)) for number, of in members.items()]
     return sorted(groups, key=lambda of: (-of.labels.total(), sha256(f"{seed}/{of.name}".encode()).digest()))
 
@@ -341,13 +235,33 @@ def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
     return there.assign(current=there["current"] == "both")
 
 
-def assign_images(new: pd.DataFrame, existing: pd.DataFrame, config: SplitConfig, layout: FolderLayout) -> pd.DataFrame:
-    """The new images with their splits, given ones included; see `with_given_splits`."""
-    return with_given_splits(new, existing, config.shares, layout, partial(with_splits, seed=config.seed))
+def assignment(
+    delta_tables: DeltaTables, images: pd.DataFrame, new: np.ndarray, config: SplitConfig, rules: DuplicateRules
+) -> Assign:
+    """How some of the images are assigned, next to others of them: near duplicates get the same split.
+
+    Args:
+        delta_tables: The tables.
+        images: All images, one row each.
+        new: Which of them (n,) are new.
+        config: The seed.
+        rules: Which images belong together.
+    """
+    keys = pd.MultiIndex.from_frame(images[IMAGE_KEYS])
+    pairs = to_pairs(delta_tables, images[IMAGE_KEYS], new, rules)
+
+    def assign(some: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float]) -> pd.DataFrame:
+        places = np.full(len(images), -1)
+        here = pd.MultiIndex.from_frame(pd.concat([existing[IMAGE_KEYS], some[IMAGE_KEYS]]))
+        places[keys.get_indexer(here)] = np.arange(len(here))
+        among = places[pairs]
+        return with_splits(some, existing, among[:, (among >= 0).all(axis=0)], shares, config.seed, rules.duplicates)
+
+    return assign
 
 
 def write_assignments(
-    delta_tables: DeltaTables, new: NewRows, config: SplitConfig, layout: FolderLayout
+    delta_tables: DeltaTables, new: NewRows, config: SplitConfig, layout: FolderLayout, rules: DuplicateRules
 ) -> list[WrittenFile]:
     """Writes image_splits files for the new images that have a label now."""
     images = new.read(NEW_COLUMNS).to_pandas()
@@ -358,12 +272,17 @@ def write_assignments(
     images = images[images["label"].notna()].sort_values(IMAGE_KEYS, ignore_index=True)
     if not len(images):
         return []
-    rows = assign_images(images, existing_images(delta_tables), config, layout)
+    existing = existing_images(delta_tables)
+    everything = pd.concat([existing, images], ignore_index=True)
+    assign = assignment(delta_tables, everything, np.arange(len(everything)) >= len(existing), config, rules)
+    rows = with_given_splits(images, existing, config.shares, layout, assign)
     rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 
 
-def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout) -> None:
+def append_newly_labelled(
+    delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout, rules: DuplicateRules
+) -> None:
     """Appends images that had no label when they were followed, and have one now."""
     current = read_labels(delta_tables, layout)
     if not current.are_overridden and is_recorded(delta_tables, IMAGE_SPLITS, layout):
@@ -372,17 +291,19 @@ def append_newly_labelled(delta_tables: DeltaTables, config: SplitConfig, layout
     labelled = [(path, image_id) for path, image_id in unassigned if current.of((str(path), str(image_id)))]
     if labelled:
         new = rows_with_keys(delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, labelled)
-        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config, layout))
+        delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config, layout, rules))
 
 
-def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout) -> int:
+def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout, rules: DuplicateRules) -> int:
     """Gives existing images the splits of a layout that is new; returns how many change."""
     if is_recorded(delta_tables, IMAGE_SPLITS, layout):
         return 0
     existing, current = existing_images(delta_tables), read_labels(delta_tables, layout)
     labels = [current.of(key) for key in zip(existing["path"], existing["image_id"], strict=True)]
     existing = existing.assign(label=labels).loc[[label is not None for label in labels]]
-    changed = reassigned(existing, config.shares, layout, partial(with_splits, seed=config.seed))
+    existing = existing.reset_index(drop=True)
+    assign = assignment(delta_tables, existing, np.full(len(existing), True), config, rules)
+    changed = reassigned(existing, config.shares, layout, assign)
     if len(changed):
         rows = changed.astype(object).where(changed.notna(), None).to_numpy().tolist()
         delta_tables.update(delta_tables.spark.createDataFrame(rows, REASSIGNED_SCHEMA), IMAGE_SPLITS, GIVEN_COLUMNS)
@@ -394,16 +315,21 @@ def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayou
     kinds={"pyspark", "deltalake"},
     pool="image_splits",
 )
-def image_splits(config: SplitConfig, delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
+def image_splits(
+    config: SplitConfig, delta_tables: DeltaTables, image_folder: ImageFolder, duplicate_rules: DuplicateRules
+) -> dg.MaterializeResult:
     """Training, validation or test for each labelled image, by its folder if that names a split; near duplicates share
     a split.
     """
-    layout = read_layout(delta_tables, image_folder)
+    layout, rules = read_layout(delta_tables, image_folder), duplicate_rules
     change = follow(
-        delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, by=lambda new: write_assignments(delta_tables, new, config, layout)
+        delta_tables,
+        FEATURED_IMAGES,
+        IMAGE_SPLITS,
+        by=lambda new: write_assignments(delta_tables, new, config, layout, rules),
     )
-    append_newly_labelled(delta_tables, config, layout)
-    moved = reassign(delta_tables, config, layout)
+    append_newly_labelled(delta_tables, config, layout, rules)
+    moved = reassign(delta_tables, config, layout, rules)
     relabelled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
     more = {"moved_to_given_splits": moved} if moved else {}

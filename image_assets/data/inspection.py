@@ -7,9 +7,6 @@ from hashlib import file_digest, sha256
 from io import BufferedReader
 from typing import cast
 
-import imagehash  # noqa: F401 - loaded once here, not again by each guarded process, within its memory bound
-import scipy.fftpack  # noqa: F401 - what imagehash loads when it first hashes
-
 from image_assets.images.features import Features, to_features, to_file_features
 from image_assets.images.formats import SIGNATURE_BYTES, UnreadableImage, not_an_image
 from image_assets.images.isolated_process import ItemFailure

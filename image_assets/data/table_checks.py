@@ -76,7 +76,8 @@ def size_problems(groups: Sequence[tuple[int, int]], compaction: Compaction) -> 
     """Row groups that are too large, and too many small files."""
     large = [size for rows, size in groups if size > 2 * TABLE_ROW_GROUP_BYTES and rows > ROW_CHECK_MIN]
     problems = []
-    if large:
+    # A large image makes its row group large, whoever writes it; another writer makes most of them large.
+    if len(large) > 1 and 2 * len(large) > len(groups):
         problems.append(
             LayoutProblem(
                 f"found {len(large)} row groups of up to {max(large):,} bytes, expected about "

@@ -8,18 +8,9 @@ import dagster as dg
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_assets.data.image_splits import (
-    MISSING_LABELS_REMEDY,
-    current_assignments,
-    missing_labels,
-    read_split,
-    split_digest,
-    split_rows,
-    to_bullets,
-    training_labels,
-    with_content,
-)
+from image_assets.data.image_splits import read_split, split_digest, split_rows, training_labels, with_content
 from image_assets.data.new_images_sheet import SHEET_IMAGES
+from image_assets.data.sound_splits import MISSING_LABELS_REMEDY, current_assignments, missing_labels, to_bullets
 from image_assets.images.cached_pixels import CACHE_CODE, to_cached_rows
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails

@@ -1,107 +1,143 @@
-"""Near duplicates: images that look the same, plain or mirrored, found by their perceptual hashes."""
+"""Near duplicates: pairs of images that may be the same photograph, proposed by their hashes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
-import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-HASHED = ["image_id", "perceptual_hash", "mirrored_hash"]
+from image_assets.images.fingerprints import HASHES
+
 BITS = 64
-DISTANCE = 4  # bits in which hashes of near duplicates may differ
-BANDS = np.array_split(np.arange(BITS), DISTANCE + 1)
+DISTANCE = 8  # bits in which the hash of an edit may differ from the one computed in advance
+BANDS = np.array_split(np.arange(BITS), 6)
+KEYS = tuple(combinations(BANDS, 2))  # each of 21 or 22 bits: few of a million images share one by chance
+NEAREST = (
+    8  # candidates of an image; shots of a fixed camera are all alike, and to compare all pairs would take forever
+)
+BUCKET = 16  # hashes that each hash is compared with for each key
+CHUNK = 1 << 18  # hashes compared at once
 
 
 @dataclass(frozen=True)
-class ImageHashes:
-    """Hashes (m,) uint64 of `count` images, and the image number (m,) of each; an image may have several."""
+class Candidates:
+    """Pairs of images (p,) that may be the same photograph: `second` looks like a variant of `first`.
 
-    hashes: np.ndarray
-    images: np.ndarray
-    count: int
-
-    def of(self, some: np.ndarray) -> "ImageHashes":
-        """The hashes of the images selected by `some` (count,) bool."""
-        selected = some[self.images]
-        return ImageHashes(self.hashes[selected], self.images[selected], self.count)
-
-
-def to_image_hashes(images: pd.DataFrame) -> ImageHashes:
-    """The plain and the mirrored hash of each image; the columns are HASHED.
-
-    An image without a plain hash matches exact copies only: 64 bits of its image_id are used instead.
+    `variant` is the position in VARIANTS; `mirrored` means that the mirror image of `second` looks like it.
     """
-    images = images.reset_index(drop=True)
-    plain = images["perceptual_hash"].where(images["perceptual_hash"].notna(), images["image_id"].str[: BITS // 4])
-    texts = pd.concat([plain, images["mirrored_hash"].dropna()])
-    hashes = np.array([int(text, 16) for text in texts], dtype=np.uint64)
-    return ImageHashes(hashes, texts.index.to_numpy(dtype=np.int64), len(images))
+
+    first: np.ndarray
+    second: np.ndarray
+    variant: np.ndarray
+    mirrored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def of(self, some: np.ndarray) -> "Candidates":
+        """The pairs selected by an index or a mask."""
+        return Candidates(self.first[some], self.second[some], self.variant[some], self.mirrored[some])
 
 
-def to_groups(image_hashes: ImageHashes) -> np.ndarray:
-    """A group number (count,) for each image: images linked by hashes at most DISTANCE bits apart share one.
+def to_candidates(hashes: np.ndarray, new: np.ndarray) -> Candidates:
+    """The pairs with at least one new image, at most NEAREST for each image.
 
-    Two hashes that differ in at most d bits agree in one of d + 1 bands of bits (pigeonhole principle), so only hashes
-    that share a band are compared, not all pairs.
+    Args:
+        hashes: Of each image, as `to_hashes` returns them: (n, HASHES) uint64.
+        new: Which images (n,) are new.
     """
-    unique, index = np.unique(image_hashes.hashes, return_inverse=True)
-    of_images = np.stack([index, len(unique) + image_hashes.images])
-    left, right = np.concatenate([of_images, *(_close_pairs(unique, band) for band in BANDS)], axis=1)
-    size = len(unique) + image_hashes.count
-    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][len(unique) :]
+    hashes = hashes.astype(np.uint64)  # in the machine's byte order
+    everything, of_new = np.arange(len(hashes)), np.flatnonzero(new)
+    found = [_matches(hashes, of_new, everything)]
+    if len(of_new) < len(hashes):
+        found.append(_matches(hashes, np.flatnonzero(~new), of_new))
+    distance, first, second, variant, mirrored = np.concatenate(found, axis=1)
+    # Of several ways in which two images look alike, only the best is kept.
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    order = np.lexsort((variant, distance, high, low))
+    low, high = low[order], high[order]
+    best = order[np.r_[True, (low[1:] != low[:-1]) | (high[1:] != high[:-1])][: len(order)]]
+    best = best[np.argsort(distance[best], kind="stable")]
+    kept = best[(_rank(first[best]) < NEAREST) | (_rank(second[best]) < NEAREST)]
+    return Candidates(first[kept], second[kept], variant[kept], mirrored[kept].astype(bool))
 
 
-def reachable(image_hashes: ImageHashes, start: np.ndarray) -> np.ndarray:
-    """Which images (count,) share a group with one of those selected by `start` (count,) bool, which are included.
+def _matches(hashes: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distance, first image, second image, variant and mirrored (5, m) of hashes that are close.
 
-    Each round compares only images that share a band with those reached last. A few new images among many existing
-    ones therefore cost little more than one scan of all bands.
+    The variants of the first images are compared with the whole and the mirrored second images. Two hashes that differ
+    in at most four bits agree in two of six bands; most of those that differ in a few more do so as well.
     """
-    found = last = start
-    while last.any() and not found.all():
-        near = last.copy()
-        near[image_hashes.images[_share_a_band(image_hashes.hashes, last[image_hashes.images])]] = True
-        near &= last | ~found
-        groups = to_groups(image_hashes.of(near))
-        joined = near & np.isin(groups, groups[last])
-        found, last = found | joined, joined & ~found
-    return found
-
-
-def group_new_images(existing: pd.DataFrame, new: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Group numbers for existing and new images; -1 for existing ones that share no group with a new one."""
-    image_hashes = to_image_hashes(pd.concat([existing.loc[:, HASHED], new.loc[:, HASHED]]))
-    within = reachable(image_hashes, np.arange(image_hashes.count) >= len(existing))
-    groups = np.where(within, to_groups(image_hashes.of(within)), -1)
-    return groups[: len(existing)], groups[len(existing) :]
-
-
-def _share_a_band(hashes: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """Which hashes (m,) agree in a whole band with one of those selected by `some` (m,) bool."""
-    bands = [_in_band(hashes, band) for band in BANDS]
-    return np.logical_or.reduce([np.isin(keys, keys[some]) for keys in bands])
-
-
-def _in_band(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
-    """The hashes' bits (m,) in the band."""
-    return (hashes >> np.uint64(band[0])) & np.uint64((1 << len(band)) - 1)
-
-
-def _close_pairs(hashes: np.ndarray, band: np.ndarray) -> np.ndarray:
-    """Index pairs (2, p) of the hashes that agree in the band's bits and differ in few others."""
-    keys = _in_band(hashes, band)
-    order = np.argsort(keys, kind="stable")
-    keys, hashes = keys[order], hashes[order]
-    found, left = [np.empty((2, 0), dtype=np.int64)], np.arange(len(hashes))
-    for step in range(1, len(hashes)):
-        # Sorted: if a hash shares a band with the one `step` places on, it also does with all in between.
-        left = left[left + step < len(hashes)]
-        left = left[keys[left] == keys[left + step]]
-        if not len(left):
-            break
-        differing_bits = hashes[left] ^ hashes[left + step]
-        close = left[np.unpackbits(differing_bits.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1) <= DISTANCE]
-        found.append(np.stack([order[close], order[close + step]]))
+    sought = np.column_stack([first.repeat(HASHES - 1), np.tile(np.arange(HASHES - 1), len(first))])
+    indexed = np.column_stack([second.repeat(2), np.tile([0, HASHES - 1], len(second))])
+    sought_hashes, indexed_hashes = hashes[first, :-1].ravel(), hashes[second][:, [0, -1]].ravel()
+    found = [np.empty((5, 0), dtype=np.int64)]
+    for key in KEYS:
+        for left, right, distance in _close_pairs(sought_hashes, indexed_hashes, key):
+            one, other = sought[left], indexed[right]
+            pair = np.stack([distance, one[:, 0], other[:, 0], one[:, 1], other[:, 1]])
+            found.append(pair[:, one[:, 0] != other[:, 0]])
     return np.concatenate(found, axis=1)
+
+
+def _close_pairs(
+    sought: np.ndarray, indexed: np.ndarray, key: tuple[np.ndarray, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Positions in `sought` and `indexed`, and distances, of hashes that agree in a key and differ in few other bits.
+
+    If many agree in a key, each hash is compared with those that come next to it in sorted order only.
+    """
+    bits = sum(len(band) for band in key)
+    places = _sortable(indexed, key)
+    order = np.argsort(places)
+    places = places[order]
+    keys_of_places = (places >> np.uint64(BITS - bits)).astype(np.int64)
+    # A table of all keys is the fastest way to find a key's places, but to make it costs as much as a million searches.
+    starts = None
+    if len(sought) > 1 << 20:
+        starts = np.concatenate([[0], np.cumsum(np.bincount(keys_of_places, minlength=1 << bits))])
+    for chunk in range(0, len(sought), CHUNK):
+        wanted = _sortable(sought[chunk : chunk + CHUNK], key)
+        keys = (wanted >> np.uint64(BITS - bits)).astype(np.int64)
+        if starts is None:
+            begin, end = np.searchsorted(keys_of_places, keys, "left"), np.searchsorted(keys_of_places, keys, "right")
+        else:
+            begin, end = starts[keys], starts[keys + 1]
+        many = np.flatnonzero(end - begin > BUCKET)
+        if len(many):
+            middle = np.searchsorted(places, wanted[many]) - BUCKET // 2
+            begin[many] = np.clip(middle, begin[many], end[many] - BUCKET)
+            end[many] = begin[many] + BUCKET
+        sizes = end - begin
+        left = np.repeat(np.arange(chunk, chunk + len(wanted)), sizes)
+        right = order[np.arange(len(left)) - np.repeat(np.cumsum(sizes) - sizes - begin, sizes)]
+        distance = _bit_count(sought[left] ^ indexed[right])
+        close = distance <= DISTANCE
+        yield left[close], right[close], distance[close]
+
+
+def _sortable(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The hashes with the bits of the key first, followed by as many of the others as there is room for."""
+    one, other = key
+    high = (hashes >> np.uint64(one[0])) & np.uint64((1 << len(one)) - 1)
+    low = (hashes >> np.uint64(other[0])) & np.uint64((1 << len(other)) - 1)
+    room = BITS - len(one) - len(other)
+    return (((high << np.uint64(len(other))) | low) << np.uint64(room)) | (hashes >> np.uint64(BITS - room))
+
+
+def _bit_count(values: np.ndarray) -> np.ndarray:
+    """How many bits of each number (n,) uint64 are set, as NumPy 2 counts them."""
+    values = values - ((values >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    values = (values & np.uint64(0x3333333333333333)) + ((values >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    values = (values + (values >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return ((values * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.int64)
+
+
+def _rank(values: np.ndarray) -> np.ndarray:
+    """How many earlier places (n,) have the same value."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
+    return ranks

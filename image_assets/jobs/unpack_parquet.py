@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from image_assets.data.label_corrections import label_problem
-from image_assets.images.pixels import SIGNATURE_BYTES, format_of
+from image_assets.images.formats import SIGNATURE_BYTES, format_of
 from image_assets.jobs.dataset_formats import SPLIT_FOLDERS, FileNames, safe_name
 from image_assets.jobs.launchpad_examples import with_example
 from resources.delta.external_table import HUGGING_FACE

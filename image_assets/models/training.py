@@ -9,7 +9,8 @@ from hashlib import sha256
 import dagster as dg
 from pydantic import Field, model_validator
 
-from image_assets.data.image_splits import require_sound_splits, training_labels
+from image_assets.data.image_splits import training_labels
+from image_assets.data.sound_splits import require_sound_splits
 from image_assets.data.training_cache import existing_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage

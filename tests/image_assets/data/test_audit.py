@@ -18,6 +18,7 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES,
 from resources.delta.delta_log import remember
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from tests.conftest import Ingested
 from tests.support.images import png, put
@@ -102,7 +103,11 @@ def test_what_is_lost_or_broken_is_reported_and_repaired(ingested: Ingested, ing
     assert {one.table for one in repair(ingested_tables, folder)} >= {"raw_images", "featured_images", "image_files"}
     dg.materialize(
         [raw_images, featured_images, grayscale_images, image_splits],
-        resources={"delta_tables": ingested_tables, "image_folder": folder},
+        resources={
+            "delta_tables": ingested_tables,
+            "image_folder": folder,
+            "duplicate_rules": DuplicateRules(),
+        },
         instance=dg.DagsterInstance.ephemeral(),
     )
     assert broken(ingested_tables, landing) == {}

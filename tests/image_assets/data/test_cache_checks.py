@@ -25,7 +25,8 @@ GOOD = [(10, MEGABYTE)] * 16
         ([(2, 9)] * 4 + [(1, 4)] * 4, 12, []),  # few images
         (GOOD, 161, ["160 rows, but 161 were written"]),
         (GOOD[:7], 70, ["7 row groups for 2 rank(s): expected 8 or more", "shards of 30 to 40 rows"]),
-        ([*GOOD[:15], (10, 3 * MEGABYTE)], 160, ["1 row groups above 2 MB"]),
+        ([*[(8, 800_000)] * 98, (8, 30 * MEGABYTE), *[(7, 700_000)] * 27], 981, []),  # one large image
+        ([(60, 4 * MEGABYTE)] * 16, 960, ["16 row groups of 4,194,304 bytes: expected about 1 MB"]),
         ([(10, 1000)] * 16, 160, ["16 row groups of 1,000 bytes: expected about 1 MB"]),
         ([(10, MEGABYTE), (8, MEGABYTE)] * 8, 144, ["shards of 64 to 80 rows"]),
     ],

@@ -17,7 +17,8 @@ from image_assets.data.data_checks import (
     labels_in_every_split,
     no_file_lost,
 )
-from image_assets.data.image_splits import UnsoundSplits, image_splits, require_sound_splits
+from image_assets.data.image_splits import image_splits
+from image_assets.data.sound_splits import UnsoundSplits, require_sound_splits
 from image_assets.data.table_checks import keys_unique
 from image_assets.data.training_cache import training_cache
 from image_assets.data.validation_cache import validation_cache
@@ -25,6 +26,7 @@ from image_assets.jobs.repair_tables import repair
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from resources.training import TrainingProcesses
 from tests.conftest import Ingested
@@ -192,6 +194,7 @@ def refused_before_training(delta_tables: DeltaTables, home: Path) -> tuple[set[
             "image_folder": ImageFolder(root=str(home / "landing"), settle_seconds=0),
             "petastorm_caches": PetastormCaches(root=str(home / "caches")),
             "training_processes": TrainingProcesses(processes=1),
+            "duplicate_rules": DuplicateRules(),
         },
         instance=dg.DagsterInstance.ephemeral(),
         raise_on_error=False,

@@ -6,7 +6,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from image_assets.data.featured_images import arrivals, arrivals_metadata, featured_images, write_featured
+from image_assets.data.featured_images import (
+    arrivals,
+    arrivals_metadata,
+    featured_images,
+    write_featured,
+)
 from image_assets.data.image_files import merge_decisions, read_ledger, read_seen_before, to_decision
 from image_assets.data.inspection import PENDING
 from image_assets.data.label_corrections import Correction, append_corrections

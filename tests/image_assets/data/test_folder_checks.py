@@ -12,7 +12,8 @@ from image_assets.data.data_checks import groups_in_one_split, labels_in_every_s
 from image_assets.data.folder_checks import folders_give_labels, given_splits_apart, labels_spelled_alike
 from image_assets.data.folder_layout import record_splits
 from image_assets.data.given_labels import GIVEN
-from image_assets.data.image_splits import labels_in_all_splits, require_sound_splits, training_labels
+from image_assets.data.image_splits import labels_in_all_splits, training_labels
+from image_assets.data.sound_splits import require_sound_splits
 from image_assets.models.model_evaluations import rows_to_evaluate
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables

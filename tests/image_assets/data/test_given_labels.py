@@ -41,6 +41,7 @@ from image_assets.schemas import (
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.delta.table import Table
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import append
 from tests.support.images import png, put
@@ -158,6 +159,7 @@ class Home:
         resources = {
             "delta_tables": self.tables,
             "image_folder": self.folder,
+            "duplicate_rules": DuplicateRules(),
             "label_table": ExternalTable(source=self.source),
         }
         run = dg.materialize([*ASSETS, label_table_is_sound], resources=resources, instance=self.instance)

@@ -1,25 +1,20 @@
 """Splits that folders give are kept, missing ones come from the training folder, and renamed folders change nothing."""
 
 from collections import Counter
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from image_assets.data.duplicate_groups import NO_PAIRS, with_equal
 from image_assets.data.folder_layout import FolderLayout, to_given_splits
 from image_assets.data.given_splits import reassigned, with_given_splits
-from image_assets.data.image_splits import (
-    EXISTING_COLUMNS,
-    SplitConfig,
-    given_and_other_leaks,
-    missing_labels,
-    with_splits,
-)
+from image_assets.data.image_splits import EXISTING_COLUMNS, SplitConfig, with_splits
+from image_assets.data.sound_splits import apart, leaks, missing_labels
 
 LANDING = "file:/photos"
 CONFIG = SplitConfig()
-ASSIGN = partial(with_splits, seed=0)
 NONE = pd.DataFrame(columns=[*EXISTING_COLUMNS, "current"])
 
 
@@ -33,8 +28,6 @@ def images(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:
             "image_id": [chance.bytes(32).hex() for _ in names],
             "label": [name.split("/")[-2] for name in names],
             "label_index": 0,
-            "perceptual_hash": [chance.bytes(8).hex() for _ in names],
-            "mirrored_hash": [chance.bytes(8).hex() for _ in names],
         }
     )
 
@@ -43,8 +36,16 @@ def layout_of(rows: pd.DataFrame) -> FolderLayout:
     return FolderLayout(LANDING, given_splits=to_given_splits(rows["path"], LANDING, "auto", frozenset()))
 
 
+def assign(
+    new: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float] = CONFIG.shares, seed: int = 0
+) -> pd.DataFrame:
+    """Splits for the new images; equal images belong together."""
+    pairs = with_equal(pd.concat([existing, new], ignore_index=True)["image_id"])
+    return with_splits(new, existing, pairs, shares, seed)
+
+
 def assigned(new: pd.DataFrame, existing: pd.DataFrame = NONE, layout: FolderLayout | None = None) -> pd.DataFrame:
-    rows = with_given_splits(new, existing, CONFIG.shares, layout or layout_of(new), ASSIGN)
+    rows = with_given_splits(new, existing, CONFIG.shares, layout or layout_of(new), assign)
     return rows.set_index("path").loc[new["path"]].reset_index()
 
 
@@ -66,7 +67,7 @@ def test_without_split_folders_nothing_is_given_and_splits_are_as_before() -> No
     new = images({"daisy": 20, "roses": 20})
     rows = assigned(new)
     assert rows["given_split"].isna().all()
-    assert rows["split"].tolist() == with_splits(new, NONE, CONFIG.shares, 0)["split"].tolist()
+    assert rows["split"].tolist() == assign(new, NONE)["split"].tolist()
 
 
 @pytest.mark.parametrize(("given", "split", "taken"), [("val", "validation", "test"), ("test", "test", "validation")])
@@ -86,17 +87,19 @@ def test_a_split_without_a_folder_is_taken_from_the_training_folder(given: str, 
 
 def test_leaks_between_given_splits_are_found_and_not_moved() -> None:
     new = images({"train/daisy": 5, "test/daisy": 5, "val/daisy": 5})
-    new.loc[5, "perceptual_hash"] = new.loc[0, "perceptual_hash"]
+    new.loc[5, "image_id"] = new.loc[0, "image_id"]
     rows = assigned(new)
     assert rows.loc[[0, 5], "split"].tolist() == ["training", "test"]
-    assert [len(found) for found in given_and_other_leaks(rows)] == [1, 0]
-    one_not_given = rows.assign(given_split=[None, *rows["given_split"][1:]])
-    assert [len(found) for found in given_and_other_leaks(one_not_given)] == [0, 1]
+    found = leaks(rows, NO_PAIRS)
+    given = set(rows["path"])
+    assert apart(found, given) == (found, [])
+    assert apart(found, given - {rows["path"][0]}) == ([], found)
+    assert len(found) == 1
 
 
 def test_a_near_duplicate_of_a_given_split_is_not_taken_from_the_training_folder() -> None:
     new = images({"train/daisy": 30, "val/daisy": 30})
-    new.loc[:29, "perceptual_hash"] = new.loc[30:, "perceptual_hash"].to_numpy()
+    new.loc[:29, "image_id"] = new.loc[30:, "image_id"].to_numpy()
     rows = assigned(new)
     assert Counter(rows["split"][:30]) == Counter({"training": 30})
 
@@ -106,7 +109,7 @@ def test_images_that_come_later_into_another_folder_get_a_split_like_any_image()
     layout = layout_of(first)
     existing = as_existing(assigned(first))
     later = images({"new": 20, "train/daisy": 5}, seed=1)
-    later["perceptual_hash"] = [existing["perceptual_hash"][45], *later["perceptual_hash"][1:]]
+    later["image_id"] = [existing["image_id"][45], *later["image_id"][1:]]
     rows = assigned(later, existing, layout)
     assert rows["split"][0] == existing["split"][45] == "validation", "near duplicates share a split"
     assert set(rows["split"][:20]) == {"training", "validation", "test"}
@@ -117,15 +120,15 @@ def test_images_that_come_later_into_another_folder_get_a_split_like_any_image()
 @pytest.mark.parametrize("counts", [{"train": 20, "val": 10}, {"train": 20, "val": 10, "test": 10}])
 def test_a_home_with_other_splits_gets_those_of_a_new_home(counts: dict[str, int]) -> None:
     new = images({f"{split}/{label}": count for split, count in counts.items() for label in ("daisy", "roses")})
-    former = as_existing(with_splits(new, NONE, CONFIG.shares, 3).assign(given_split=None))
+    former = as_existing(assign(new, NONE, seed=3).assign(given_split=None))
     layout = layout_of(new)
-    changed = reassigned(former, CONFIG.shares, layout, ASSIGN).set_index("path")
+    changed = reassigned(former, CONFIG.shares, layout, assign).set_index("path")
     wanted = assigned(new).set_index("path")
     assert changed["split"].equals(wanted.loc[changed.index, "split"])
     unchanged = former.set_index("path").drop(index=changed.index)
     assert (unchanged["split"] == wanted.loc[unchanged.index, "split"]).all()
-    assert len(reassigned(as_existing(wanted.reset_index()), CONFIG.shares, layout, ASSIGN)) == 0, "once"
-    off = reassigned(as_existing(wanted.reset_index()), CONFIG.shares, FolderLayout(LANDING), ASSIGN)
+    assert len(reassigned(as_existing(wanted.reset_index()), CONFIG.shares, layout, assign)) == 0, "once"
+    off = reassigned(as_existing(wanted.reset_index()), CONFIG.shares, FolderLayout(LANDING), assign)
     assert (len(off), off["given_split"].isna().all()) == (len(new), True)
     assert off.set_index("path")["split"].to_dict() == wanted["split"].to_dict(), "splits stay if folders are labels"
 

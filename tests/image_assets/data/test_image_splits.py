@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image_assets.data.duplicate_groups import with_equal
 from image_assets.data.image_splits import CONFLICT, SplitConfig, splits_metadata, with_splits
 from image_assets.schemas import IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
@@ -17,6 +18,7 @@ from tests.gallery.small_home import write_photographs
 
 COLUMNS = [name for name in IMAGE_SPLITS.columns.fieldNames() if name != "given_split"]  # which folders give
 SHARES = SplitConfig().shares
+NEAR = 4  # bits in which the hashes of the images here differ if they are near duplicates
 NONE = pd.DataFrame(columns=COLUMNS)
 FAR_APART = np.random.default_rng(0).integers(0, 2**63, 25, dtype=np.int64).tolist()
 
@@ -39,8 +41,27 @@ def images(labels: list[str], seed: int = 0, hashes: list[int] | None = None) ->
     )
 
 
+def near_pairs(known: pd.DataFrame, new: pd.DataFrame) -> np.ndarray:
+    """The pairs of equal images, and of those with similar hashes of which one is new, by comparing all."""
+    images = pd.concat([known, new])
+    plain, mirrored = (
+        [None if text is None else int(text, 16) for text in images[name]]
+        for name in ("perceptual_hash", "mirrored_hash")
+    )
+    hashes = np.array([[one or 0, other or one or 0] for one, other in zip(plain, mirrored, strict=True)], np.uint64)
+    bits = np.unpackbits(hashes.view(np.uint8), axis=1).reshape(-1, 2, 64).astype(np.int64)
+    pairs = [with_equal(images["image_id"])]
+    for one, other in ((0, 0), (0, 1), (1, 0)):
+        distance = bits[:, one] @ (1 - bits[:, other]).T + (1 - bits[:, one]) @ bits[:, other].T
+        first, second = np.nonzero(distance <= NEAR)
+        hashed = np.array([text is not None for text in plain], bool)
+        pairs.append(np.stack([first, second])[:, (second >= len(known)) & hashed[first] & hashed[second]])
+    return np.concatenate(pairs, axis=1)
+
+
 def assigned(new: pd.DataFrame, known: pd.DataFrame = NONE, seed: int = 0) -> pd.DataFrame:
-    return with_splits(new, known if "current" in known else known.assign(current=True), SHARES, seed)[COLUMNS]
+    existing = known if "current" in known else known.assign(current=True)
+    return with_splits(new, existing, near_pairs(known, new), SplitConfig().shares, seed)[COLUMNS]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -115,7 +136,7 @@ def test_images_without_a_hash_are_groups_of_their_own() -> None:
 
 def test_new_images_make_up_for_what_their_label_lacks() -> None:
     known = images(["ball", "cube"] * 500)
-    known = known.assign(duplicate_group=known["image_id"], split="training", reason=None)[COLUMNS]
+    known = known.assign(duplicate_group=known["image_id"], split="training", reason=None, duplicates="near")[COLUMNS]
     splits = assigned(images(["ball", "cube"] * 50, seed=1), known)
     assert set(splits["split"]) == {"validation", "test"}
 
@@ -152,9 +173,9 @@ def test_three_groups_of_a_label_are_enough_for_every_split(groups: int, expecte
 @pytest.mark.slow
 def test_500_labels_and_100000_images_are_assigned_in_seconds() -> None:
     new = images([f"label {number % 500}" for number in range(100_000)])
-    new = new.assign(mirrored_hash=images(["ball"] * 100_000, seed=1)["perceptual_hash"])
     started = time.process_time()
-    counts = assigned(new).groupby(["label", "split"]).size().unstack()
+    splits = with_splits(new, NONE.assign(current=True), with_equal(new["image_id"]), SplitConfig().shares)
+    counts = splits.groupby(["label", "split"]).size().unstack()
     assert time.process_time() - started < 30
     assert (counts == [30, 140, 30]).all(axis=None)
 

@@ -9,16 +9,18 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.folder_layout import FolderLayout
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
-from image_assets.data.image_splits import image_splits, read_split, require_sound_splits, training_labels
+from image_assets.data.image_splits import image_splits, read_split, training_labels
 from image_assets.data.label_corrections import Correction, append_corrections, label_corrections
 from image_assets.data.labels import outdated_labels, read_labels
 from image_assets.data.raw_images import raw_images
+from image_assets.data.sound_splits import require_sound_splits
 from image_assets.data.training_cache import cache_name
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import versions_with_new_rows
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.table import Table
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import layout_of, write_photographs
 from tests.support.images import png, put
@@ -72,7 +74,11 @@ class Home:
         self.tables, self.folder = tables, folder
 
     def run(self) -> None:
-        resources = {"delta_tables": self.tables, "image_folder": self.folder}
+        resources = {
+            "delta_tables": self.tables,
+            "image_folder": self.folder,
+            "duplicate_rules": DuplicateRules(),
+        }
         assert dg.materialize(ASSETS, resources=resources, instance=dg.DagsterInstance.ephemeral()).success
 
     def labels(self, table: Table, *columns: str) -> dict[str, tuple]:

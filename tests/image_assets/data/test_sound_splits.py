@@ -9,17 +9,8 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from image_assets.data.image_splits import (
-    UnsoundSplits,
-    leaks,
-    missing_labels,
-    read_split,
-    require_sound_splits,
-    split_digest,
-    split_rows,
-    training_labels,
-    with_content,
-)
+from image_assets.data.image_splits import read_split, split_digest, split_rows, training_labels, with_content
+from image_assets.data.sound_splits import UnsoundSplits, in_splits, leaks, missing_labels, require_sound_splits
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
@@ -87,38 +78,40 @@ def assignments(splits: list[str | None], labels: list[str] | None = None) -> pd
             "split": splits,
             "reason": None,
             "given_split": None,
+            "duplicates": "near",
         }
     )
 
 
-def with_twin(images: pd.DataFrame, column: str, of: str) -> pd.DataFrame:
-    """The images, of which the last looks like the first in this way."""
-    return images.assign(**{column: [*images[column][:-1], images[of][0]]})
+def with_twin(images: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The images, of which the last has the value of the first."""
+    return images.assign(**{column: [*images[column][:-1], images[column][0]]})
 
 
-@pytest.mark.parametrize(
-    ("column", "of"),
-    [
-        ("perceptual_hash", "perceptual_hash"),
-        ("perceptual_hash", "mirrored_hash"),
-        ("mirrored_hash", "perceptual_hash"),
-        ("duplicate_group", "duplicate_group"),
-    ],
-)
-def test_a_twin_in_another_split_is_a_leak_in_whatever_way_it_is_one(column: str, of: str) -> None:
+NONE_NEAR = np.empty((2, 0), dtype=np.int64)
+FIRST_AND_LAST = np.array([[0], [2]])
+
+
+def test_a_near_duplicate_in_another_split_is_a_leak() -> None:
     images = assignments(["training", "training", "test"])
-    assert leaks(images) == []
-    (leak,) = leaks(with_twin(images, column, of))
+    assert leaks(images, NONE_NEAR) == []
+    (leak,) = leaks(images, FIRST_AND_LAST)
     assert leak.paths == {"training": ["file:/000000.png"], "test": ["file:/000002.png"]}
-    for harmless in ("training", None):
-        images = assignments(["training", "training", harmless])
-        assert leaks(with_twin(images, column, of)) == [], "in its own split, or set aside"
+    assert leaks(assignments(["training"] * 3), FIRST_AND_LAST) == [], "in its own split"
 
 
-def test_the_same_image_without_a_hash_in_two_splits_is_a_leak() -> None:
-    images = assignments(["training", "test"]).assign(perceptual_hash=None, mirrored_hash=None)
-    assert leaks(images) == []
-    assert len(leaks(with_twin(images, "image_id", "image_id"))) == 1
+@pytest.mark.parametrize("column", ["image_id", "duplicate_group"])
+def test_an_equal_image_or_one_of_the_same_group_in_another_split_is_a_leak(column: str) -> None:
+    images = with_twin(assignments(["training", "training", "test"]), column)
+    (leak,) = leaks(images, NONE_NEAR)
+    assert leak.paths == {"training": ["file:/000000.png"], "test": ["file:/000002.png"]}
+    assert leaks(in_splits(images.assign(split=["training", "training", None])), NONE_NEAR) == [], "set aside"
+
+
+@pytest.mark.parametrize(("duplicates", "found"), [("near", 1), (None, 1), ("exact", 1), ("off", 0)])
+def test_equal_images_are_no_leak_where_duplicates_are_not_grouped(duplicates: str | None, found: int) -> None:
+    images = with_twin(assignments(["training", "test"]), "image_id").assign(duplicates=duplicates)
+    assert len(leaks(images, NONE_NEAR)) == found
 
 
 def test_a_label_lacks_where_it_has_no_image_that_is_not_set_aside() -> None:
@@ -145,7 +138,7 @@ def test_a_refusal_names_labels_and_leaks_and_says_what_to_do(tmp_path: Path) ->
     require_sound_splits(delta_tables)
     labels = ["ball"] * 6 + [f"label {number:03}" for number in range(500)]
     images = assignments([*SPLITS * 2, *["training"] * 500], labels)
-    write(delta_tables, with_twin(images, "mirrored_hash", "perceptual_hash").assign(label=labels))
+    write(delta_tables, with_twin(images, "duplicate_group").assign(label=labels))
     with pytest.raises(UnsoundSplits) as refused:
         require_sound_splits(delta_tables)
     lines = str(refused.value).splitlines()
@@ -168,8 +161,8 @@ def test_what_is_gone_neither_leaks_nor_stands_for_a_label(tmp_path: Path) -> No
 
 def test_100000_images_are_looked_through_in_seconds() -> None:
     images = assignments(["training", "test"] * 50_000)
-    torn = images.assign(perceptual_hash=[text for text in images["perceptual_hash"][::2] for _ in range(2)])
+    near = np.arange(100_000).reshape(-1, 2).T
     started = time.process_time()
-    assert len(leaks(torn)) == 50_000
-    assert len(missing_labels(torn)) == 1
+    assert len(leaks(images, near)) == 50_000
+    assert len(missing_labels(images)) == 1
     assert time.process_time() - started < 30

@@ -23,6 +23,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.row_groups import Color, Content
 from resources.delta.table import Snapshot
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
 
@@ -41,7 +42,9 @@ def run_path(delta_tables: DeltaTables, image_folder: ImageFolder) -> dict[str, 
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
     grayscale_images(delta_tables=delta_tables, image_folder=image_folder)
-    image_splits(config=SplitConfig(), delta_tables=delta_tables, image_folder=image_folder)
+    image_splits(
+        config=SplitConfig(), delta_tables=delta_tables, image_folder=image_folder, duplicate_rules=DuplicateRules()
+    )
     return {table.name: delta_tables.snapshot(table) for table in PATH}
 
 

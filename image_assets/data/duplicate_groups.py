@@ -1,0 +1,149 @@
+"""Which images belong to the same duplicate group: the same photograph, or the same value in a given column."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from image_assets.data.image_files import IMAGE_KEYS
+from image_assets.images.fingerprints import HASHES, VARIANTS, read_thumbnail
+from image_assets.images.near_duplicates import Candidates, to_candidates
+from image_assets.images.same_photograph import same_photographs
+from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS
+from resources.delta.delta_log import table_files
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.new_rows import NewRows
+from resources.duplicates import DuplicateRules
+
+COMPARED_AT_ONCE = 4096  # pairs whose thumbnails are decoded at the same time: 100 MB
+BURST = timedelta(seconds=5)  # longest time between two photographs of a burst
+ATTRIBUTES = "attributes"  # the column of given_labels with the other columns of a label table
+
+Column = Any  # of a DataFrame: the types of pandas cannot tell it from a DataFrame
+Pairs = np.ndarray  # positions of images (2, p) that belong together
+NO_PAIRS: Pairs = np.empty((2, 0), dtype=np.int64)
+
+
+def to_pairs(delta_tables: DeltaTables, images: pd.DataFrame, new: np.ndarray, rules: DuplicateRules) -> Pairs:
+    """The pairs of images that belong together by the rules; near duplicates only with at least one new image.
+
+    Args:
+        delta_tables: The tables, which have the images' fingerprints.
+        images: One row per image, with `path` and `image_id`.
+        new: Which of them (n,) are new.
+        rules: What belongs together.
+    """
+    pairs = [NO_PAIRS]
+    if rules.duplicates != "off":
+        pairs.append(with_equal(images["image_id"]))
+    if rules.duplicates == "near":
+        pairs.append(same_photograph_pairs(delta_tables, images["image_id"], new))
+    if rules.group_by:
+        pairs.append(with_equal(given_groups(delta_tables, images, rules.group_by)))
+    return np.concatenate(pairs, axis=1)
+
+
+def to_groups(count: int, pairs: Pairs) -> np.ndarray:
+    """A group number (count,) for each image: those linked by pairs share one."""
+    links = coo_array((np.ones(pairs.shape[1], dtype=bool), (pairs[0], pairs[1])), shape=(count, count))
+    return connected_components(links, directed=False)[1]
+
+
+def with_equal(values: Column) -> Pairs:
+    """Pairs that link all places with the same value; nulls are equal to nothing."""
+    codes = pd.factorize(values)[0]
+    places = np.argsort(codes, kind="stable")
+    places = places[codes[places] >= 0]
+    linked = codes[places[1:]] == codes[places[:-1]]
+    return np.stack([places[:-1][linked], places[1:][linked]])
+
+
+def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.ndarray) -> Pairs:
+    """The pairs with a new image that show the same photograph: hashes propose them, thumbnails decide."""
+    if not new.any():
+        return NO_PAIRS
+    fingerprints = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "hashes"]).to_pandas()
+    # Fingerprints of another release cannot be compared; backfilling replaces them.
+    usable = fingerprints["hashes"].map(lambda hashes: hashes is not None and len(hashes) == 8 * HASHES)
+    fingerprints = fingerprints[usable.astype(bool)].drop_duplicates("image_id").set_index("image_id")
+    images = pd.DataFrame({"image_id": image_ids, "new": new, "place": np.arange(len(image_ids))})
+    images = images.groupby("image_id", sort=False).agg({"new": "any", "place": "first"})
+    images = images.join(fingerprints, how="inner")
+    if images.empty:
+        return NO_PAIRS
+    hashes = np.frombuffer(b"".join(images["hashes"]), dtype=">u8").reshape(-1, HASHES)
+    candidates = to_candidates(hashes, images["new"].to_numpy(bool))
+    keys = list(zip(images["path"], images.index, strict=True))
+    same = candidates.of(verified(delta_tables, candidates, keys))
+    places = images["place"].to_numpy()
+    return np.stack([places[same.first], places[same.second]])
+
+
+def verified(delta_tables: DeltaTables, candidates: Candidates, keys: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Which candidates (p,) show the same photograph; `keys` are those of the images by number."""
+    same = np.zeros(len(candidates), dtype=bool)
+    numbers = np.unique(np.concatenate([candidates.first, candidates.second]))
+    thumbnails = read_thumbnails(delta_tables, [keys[number] for number in numbers])
+    matrices = np.stack([variant.matrix for variant in VARIANTS])
+
+    def pixels(some: np.ndarray) -> np.ndarray:
+        return np.stack([read_thumbnail(thumbnails[keys[number][1]]) for number in some])
+
+    with delta_tables.progress_line("compared", len(candidates), "pairs of similar images") as progress:
+        for start in range(0, len(candidates), COMPARED_AT_ONCE):
+            some = candidates.of(np.arange(start, min(start + COMPARED_AT_ONCE, len(candidates))))
+            second = pixels(some.second)
+            second[some.mirrored] = second[some.mirrored, :, ::-1]
+            same[start : start + len(some)] = same_photographs(pixels(some.first), second, matrices[some.variant])
+            progress.reach(start + len(some))
+    return same
+
+
+def read_thumbnails(delta_tables: DeltaTables, keys: Sequence[tuple[str, str]]) -> dict[str, bytes]:
+    """The thumbnails of images (path, image_id) by image_id; only the row groups with one of them are read."""
+    if not keys:
+        return {}
+    files = table_files(delta_tables.uri(FEATURED_IMAGES), delta_tables.version_to_read(FEATURED_IMAGES)).files
+    rows = NewRows(tuple(file.url for file in files), None, FEATURED_IMAGES.keys, wanted=frozenset(keys))
+    found = rows.read(["image_id", "thumbnail"])
+    return dict(zip(found["image_id"].to_pylist(), found["thumbnail"].to_pylist(), strict=True))
+
+
+def given_groups(delta_tables: DeltaTables, images: pd.DataFrame, column: str) -> Column:
+    """Each image's value in a column of the label table or of featured_images; null if it has none.
+
+    Raises:
+        ValueError: No image has a value there.
+    """
+    if column in FEATURED_IMAGES.columns.fieldNames():
+        rows = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, column]).to_pandas().drop_duplicates(IMAGE_KEYS)
+        values: Column = images.merge(rows, on=IMAGE_KEYS, how="left")[column]
+        if pd.api.types.is_datetime64_any_dtype(values):
+            values = to_bursts(values)
+    else:
+        by_path = attribute_by_path(delta_tables, column)
+        values = pd.Series([by_path.get(path) for path in images["path"]], dtype=object)
+    if values.isna().all() and len(values):
+        raise ValueError(
+            f"IMAGE_ASSETS_GROUP_BY is {column!r}, but no image has a value in such a column: expected the name of a "
+            "column of the label table (IMAGE_ASSETS_LABELS) or of featured_images. Correct or unset the variable"
+        )
+    return values
+
+
+def attribute_by_path(delta_tables: DeltaTables, column: str) -> Mapping[str, str | None]:
+    """The value in another column of the label table for each path."""
+    if ATTRIBUTES not in GIVEN_LABELS.columns.fieldNames():
+        return {}
+    rows = delta_tables.read(GIVEN_LABELS, ["path", ATTRIBUTES]).to_pylist()
+    return {row["path"]: dict(row[ATTRIBUTES] or {}).get(column) for row in rows}
+
+
+def to_bursts(times: Column) -> Column:
+    """A number for each time, the same for times that follow each other closely; null if there is no time."""
+    ordered = pd.to_datetime(times.dropna(), utc=True).sort_values()
+    return (ordered.diff() > BURST).cumsum().reindex(times.index)

@@ -1,0 +1,98 @@
+"""Duplicate groups: of the same photograph, of the same file, or of the same value in a column."""
+
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks.photographs import to_noise
+from image_assets.data.duplicate_groups import given_groups, to_bursts, to_groups, to_pairs, with_equal
+from image_assets.images.fingerprints import to_fingerprint, to_thumbnail
+from image_assets.schemas import FEATURED_IMAGES
+from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import write_files
+from resources.delta.table import file_layout
+from resources.duplicates import DuplicateRules, Duplicates
+from tests.support.shots import EDITS
+from tests.support.tables import tables_at
+
+
+def write(delta_tables: DeltaTables, images: dict[str, Image.Image | None]) -> pd.DataFrame:
+    """Rows of featured_images by name, with fingerprints where there is an image; returns their keys."""
+    rows = []
+    for name, image in images.items():
+        fingerprint = None if image is None else to_fingerprint(to_thumbnail(image))
+        content = name.encode() if image is None else image.tobytes()
+        rows.append(
+            {
+                **dict.fromkeys(FEATURED_IMAGES.columns.fieldNames()),
+                "path": f"file:/{name}",
+                "image_id": sha256(content).hexdigest(),
+                "format": name[:1],
+                "hashes": fingerprint and fingerprint.hashes,
+                "thumbnail": fingerprint and fingerprint.thumbnail,
+            }
+        )
+    delta_tables.create(FEATURED_IMAGES)
+    files = write_files(rows, delta_tables.uri(FEATURED_IMAGES), file_layout(FEATURED_IMAGES))
+    delta_tables.append_files(FEATURED_IMAGES, list(files))
+    return pd.DataFrame(rows, columns=["path", "image_id"])
+
+
+def groups(delta_tables: DeltaTables, images: pd.DataFrame, rules: DuplicateRules, new: int | None = None) -> list[int]:
+    is_new = np.arange(len(images)) >= len(images) - (len(images) if new is None else new)
+    return to_groups(len(images), to_pairs(delta_tables, images, is_new, rules)).tolist()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> tuple[DeltaTables, pd.DataFrame]:
+    """Two photographs, a crop and a mirror image of the first, a copy of the second, two without a fingerprint."""
+    tables = tables_at(tmp_path)
+    first, second = to_noise(0), to_noise(1)
+    edits = {"c": EDITS["cropped"](first), "d": EDITS["mirrored"](first), "e": second}
+    return tables, write(tables, {"a": first, "b": second, **edits, "f": None, "g": None})
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "expected"),
+    [("near", [0, 1, 0, 0, 1, 2, 3]), ("exact", [0, 1, 2, 3, 1, 4, 5]), ("off", [0, 1, 2, 3, 4, 5, 6])],
+)
+def test_the_rule_decides_what_is_grouped(
+    photographs: tuple[DeltaTables, pd.DataFrame], duplicates: Duplicates, expected: list[int]
+) -> None:
+    assert groups(*photographs, DuplicateRules(duplicates=duplicates)) == expected
+
+
+def test_a_new_edit_joins_the_group_of_an_existing_photograph(photographs: tuple[DeltaTables, pd.DataFrame]) -> None:
+    tables, images = photographs
+    in_order = images.iloc[[1, 2, 4, 0]].reset_index(drop=True)  # of these, only the original of the crop is new
+    assert groups(tables, in_order, DuplicateRules(), new=1) == [0, 1, 0, 1]
+    assert groups(tables, in_order, DuplicateRules(), new=0) == [0, 1, 0, 2], "existing ones were compared before"
+
+
+def test_images_with_the_same_value_in_a_column_are_grouped(photographs: tuple[DeltaTables, pd.DataFrame]) -> None:
+    tables, images = photographs
+    more = pd.concat([images, write(tables, {"a2": to_noise(7)})], ignore_index=True)
+    by_format = DuplicateRules(duplicates="off", group_by="format")  # the first letter of the name
+    assert groups(tables, more, by_format) == [0, 1, 2, 3, 4, 5, 6, 0]
+
+
+def test_a_column_that_is_not_there_is_named(photographs: tuple[DeltaTables, pd.DataFrame]) -> None:
+    tables, images = photographs
+    with pytest.raises(ValueError, match="IMAGE_ASSETS_GROUP_BY is 'part', but no image has a value.*IMAGE_ASSETS_LAB"):
+        given_groups(tables, images, "part")
+
+
+def test_photographs_that_follow_each_other_closely_are_a_burst() -> None:
+    start = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    times = pd.Series([start + timedelta(seconds=seconds) for seconds in (9, 0, 4, 60, 62)] + [None])
+    bursts = to_bursts(times)
+    assert to_groups(6, with_equal(bursts)).tolist() == [0, 0, 0, 1, 1, 2]
+
+
+def test_nothing_is_equal_to_a_null() -> None:
+    assert with_equal(pd.Series(["a", None, "b", "a", None])).T.tolist() == [[0, 3]]
