@@ -130,14 +130,14 @@ def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory
     signal.signal(CPU_LIMIT, signal.SIG_DFL)
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     while True:
+        # What the process holds already does not count toward the limit, such as libraries that earlier items needed.
+        held = psutil.Process().memory_info().vms  # bytes of address space
         try:
             received = pipe.recv_bytes()
         except EOFError:
             os._exit(0)  # without the caller's exit handlers
-        # What the process holds already does not count toward the limit: libraries that earlier items needed, and the
-        # packed item. Neither does the unpacked one.
-        held = psutil.Process().memory_info().vms  # bytes of address space
-        bound = held + len(received) + memory_bytes
+        # The item is in memory twice, packed and unpacked; neither counts toward the limit.
+        bound = held + 2 * len(received) + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (bound if most < 0 else min(bound, most), most))
         result = _call(function, received, memory_bytes)
         signal.setitimer(signal.ITIMER_PROF, 0)
