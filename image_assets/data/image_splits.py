@@ -247,12 +247,12 @@ def assignment(
         config: The seed.
         rules: Which images belong together.
     """
-    keys = pd.MultiIndex.from_frame(images[IMAGE_KEYS])
-    pairs = to_pairs(delta_tables, images[IMAGE_KEYS], new, rules)
+    keys = pd.MultiIndex.from_frame(images.loc[:, IMAGE_KEYS])
+    pairs = to_pairs(delta_tables, images.loc[:, IMAGE_KEYS], new, rules)
 
     def assign(some: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float]) -> pd.DataFrame:
         places = np.full(len(images), -1)
-        here = pd.MultiIndex.from_frame(pd.concat([existing[IMAGE_KEYS], some[IMAGE_KEYS]]))
+        here = pd.MultiIndex.from_frame(pd.concat([existing, some]).loc[:, IMAGE_KEYS])
         places[keys.get_indexer(here)] = np.arange(len(here))
         among = places[pairs]
         return with_splits(some, existing, among[:, (among >= 0).all(axis=0)], shares, config.seed, rules.duplicates)

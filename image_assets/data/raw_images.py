@@ -94,17 +94,17 @@ def ingest(
     remember_device(delta_tables, image_folder)
     merge_decisions(delta_tables, decisions_without_reading(changes, set(settled)), version)
     started = time.monotonic()
-    if record_splits(delta_tables, image_folder):
-        log.warning(
-            f"From now on, {read_layout(delta_tables, image_folder)}. Labels and splits of existing images follow. "
-            "IMAGE_ASSETS_SPLIT_FOLDERS=off or =on decides otherwise"
-        )
     if settled:
         executor = executor_for(delta_tables.pyspark, size_of(settled))
         with delta_tables.progress_line("read", len(settled), "files") as progress:
             for chunk in chunked(settled):
                 read_chunk(delta_tables, image_folder, chunk, ledger, executor, progress)
         log.info(f"read {len(settled):,} files, {len(settled) / (time.monotonic() - started):,.0f} per second")
+    if record_splits(delta_tables, image_folder):
+        log.warning(
+            f"From now on, {read_layout(delta_tables, image_folder)}. Labels and splits of existing images follow. "
+            "IMAGE_ASSETS_SPLIT_FOLDERS=off or =on decides otherwise"
+        )
     return changes
 
 

@@ -52,6 +52,8 @@ def _features(picture: Picture, header: Header, image: Image.Image, decode_warni
         **vars(header),
         **vars(read_camera_data(picture.exif)),
         **vars(fingerprint),
+        perceptual_hash=fingerprint.perceptual_hash,
+        mirrored_hash=fingerprint.mirrored_hash,
         decode_warning=decode_warning,
     )
 
