@@ -173,7 +173,8 @@ class Task:
         """A hash of everything that determines the trained model."""
         parts = [TRAINING_CODE, self.framework, self.labels, self.training.name, self.validation.name]
         plan = {**asdict(self.plan), "backbone": self.backbone}
-        del plan["backbone_name"]
+        for name in ("backbone_name", "page", "pixel_limit"):  # the caches' names have the last two
+            del plan[name]
         parts += name_in_digests(self.plan.architecture)
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 

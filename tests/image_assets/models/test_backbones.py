@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_assets.models import rank_training
 from image_assets.models.backbones import (
     BACKBONES,
     DOWNLOAD_TIMEOUT_SECONDS,
@@ -81,6 +82,7 @@ def task(plan: TrainingPlan) -> Task:
 def test_fingerprints_and_folders_from_before_backbones_had_names_are_found_and_another_backbone_has_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(rank_training, "EMBEDDING_CODE", "1")
     assert task(PLAN).fingerprint == "4fc42e31bfdfe66d"
     assert embeddings_name(FixedNetwork(), PLAN, "2.13.0") == "torch-4fbbd8f2a6d9da8d"
 
