@@ -74,4 +74,114 @@ PREDICTIONS = (
     Case("bytes_like", "`bytearray` and `memoryview` in `content`", "read"),
     Case("unreadable", "Rows without an image: null, numbers, text, pipes, missing files", "nulls in that row"),
 )
-SECTIONS = {"Formats": FORMATS, "Pixel values": PIXEL_VALUES, "Predictions by a registered version": PREDICTIONS}
+# The names of these cases are test functions, in TESTS.
+FOLDERS = (
+    Case(
+        "test_first_level_folders_are_splits_if_all_are_named_so",
+        "Folders `train`, `val` and `test` with the labels below",
+        "labels from below, splits as given",
+    ),
+    Case(
+        "test_the_level_says_which_folder_is_the_label",
+        "Labels deeper down: `2023/roses`, `photos/daisy`",
+        "`IMAGE_ASSETS_LABEL_LEVEL` chooses the level; a check suggests it",
+    ),
+    Case(
+        "test_photographs_are_taken_in_and_everything_skipped_is_counted",
+        "Hidden files, trash, thumbnails, `@eaDir`, `__MACOSX`, videos, other suffixes",
+        "skipped and counted",
+    ),
+    Case(
+        "test_litter_of_an_older_home_is_excluded_and_the_photographs_stay",
+        "Files that an earlier release imported and that are excluded now",
+        "`missing`, with the reason `excluded`",
+    ),
+    Case(
+        "test_links_have_the_label_of_their_own_folder_if_followed",
+        "Symbolic links",
+        "quarantined: `not_regular`; followed to folders in `IMAGE_ASSETS_LINK_ROOTS`",
+    ),
+    Case("test_loops_of_links_end", "Links in a circle", "each folder is listed once"),
+    Case(
+        "test_labels_that_look_the_same_are_listed_with_their_images",
+        "Labels that differ only in case, spaces or Unicode form",
+        "a check lists them; `IMAGE_ASSETS_MERGE_LABELS=on` merges them",
+    ),
+    Case("test_a_label_is_the_name_on_disk", "Folder names with line breaks, `%`, emoji", "labels are the real names"),
+    Case("test_a_renamed_label_folder_keeps_splits", "A renamed label folder", "image ids and splits stay"),
+    Case(
+        "test_small_labels_are_left_out_of_training_and_block_nothing",
+        "Labels with one or two images",
+        "left out of training, with a warning",
+    ),
+    Case(
+        "test_an_unreadable_folder_is_told_once_and_the_files_in_it_keep_their_state",
+        "A folder that cannot be read",
+        "its files keep their state; a check warns",
+    ),
+    Case(
+        "test_many_missing_files_or_an_empty_folder_are_not_believed",
+        "A folder that is suddenly empty, such as an unmounted disk",
+        "the run stops before it writes anything",
+    ),
+    Case(
+        "test_times_that_tables_cannot_hold_change_nothing_once_they_are_recorded",
+        "Files from before year 1 or after year 9999",
+        "affect no other file",
+    ),
+)
+LABEL_TABLES = (
+    Case(
+        "test_a_csv_file_is_read_whatever_its_delimiter_and_encoding",
+        "CSV with commas, semicolons or tabs; UTF-8, UTF-16, Windows-1252",
+        "read; a guessed encoding is reported",
+    ),
+    Case(
+        "test_usual_column_names_are_recognized_and_others_are_attributes",
+        "Columns called `file`, `filename`, `class`, `category` and the like",
+        "recognized; other columns can be filtered by",
+    ),
+    Case(
+        "test_a_path_finds_the_file_that_it_means",
+        "Backslashes, `./`, other folders before, other case, no suffix",
+        "matched and counted",
+    ),
+    Case("test_both_unicode_forms_are_the_same_name", "Names in NFC and NFD", "matched and counted"),
+    Case(
+        "test_a_path_that_may_be_that_of_several_files_is_not_guessed",
+        "A path that two files could have",
+        "`ambiguous`: neither gets the label",
+    ),
+    Case("test_a_bad_row_is_named_and_the_others_are_read", "Rows with too few or too many values", "named, skipped"),
+    Case(
+        "test_labels_that_look_like_mistakes_are_warned_about",
+        "`nan`; several labels in one; `Roses` beside `roses`",
+        "a check warns",
+    ),
+    Case("test_an_image_of_coco_has_the_categories_of_its_annotations", "COCO", "read; one label for each image"),
+    Case("test_a_task_of_label_studio_has_the_choices_of_its_annotations", "Exports of Label Studio", "read"),
+    Case("test_an_image_of_cvat_has_its_tags_or_else_the_labels_of_its_shapes", "CVAT for images", "read"),
+    Case("test_lines_of_json_are_read_and_bad_ones_named", "Hugging Face's `metadata.jsonl`", "read"),
+)
+DUPLICATES = (
+    Case(
+        "test_edits_are_found",
+        "A photograph resized, recompressed, mirrored, cropped to 90 %, rotated by 3° or brightened",
+        "in the same split as the original",
+    ),
+    Case("test_shots_of_a_fixed_camera_are_not_one_photograph", "Parts under a fixed camera", "not grouped"),
+    Case("test_discs_of_another_color_are_not_one_photograph", "Images that differ in color only", "not grouped"),
+    Case(
+        "test_images_with_the_same_value_in_a_column_are_grouped",
+        "Several images of a part or patient, named by a column",
+        "`IMAGE_ASSETS_GROUP_BY` keeps them in one split",
+    ),
+    Case("test_photographs_that_follow_each_other_closely_are_a_burst", "Bursts", "grouped by `captured_at`"),
+)
+TESTS = {"Folders": FOLDERS, "Label tables": LABEL_TABLES, "Duplicates and splits": DUPLICATES}
+SECTIONS = {
+    "Formats": FORMATS,
+    "Pixel values": PIXEL_VALUES,
+    "Predictions by a registered version": PREDICTIONS,
+    **TESTS,
+}

@@ -1,7 +1,7 @@
 """Every case about files on the page "What is accepted" is read as the page says, or refused with its reason."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -16,7 +16,7 @@ from image_assets.images.features import to_features
 from image_assets.images.formats import UnreadableImage, not_an_image
 from image_assets.images.grayscale import to_grayscale
 from image_assets.images.pixels import MAX_PIXELS, Reading, to_pixels, to_smaller
-from scripts.accepted import FORMATS, PIXEL_VALUES, SECTIONS
+from scripts.accepted import FORMATS, PIXEL_VALUES, SECTIONS, TESTS
 from tests.support.image_files import (
     bmp_with_alpha,
     dicom,
@@ -407,6 +407,7 @@ REFUSED: dict[str, list[Refused]] = {
     ],
     "dicom_report": [Refused(lambda: dicom_report(), "not_an_image", "DICOM file without pixels")],
 }
+TESTS_FOLDER = Path(__file__).parents[2]
 # Cases that other tests of this file check.
 OTHER = {"61_megapixels", "both_decoders"}
 
@@ -416,10 +417,11 @@ def dicom_report() -> bytes:
     return dicom(LEVELS).replace(b"\x28\0\x10\0US", b"\x29\0\x10\0US").replace(b"\x28\0\x11\0US", b"\x29\0\x11\0US")
 
 
-def each(cases: dict) -> Iterator:
+def each(cases: dict) -> list:
     """Every file of every case, with a name for the test."""
-    for name, files in cases.items():
-        yield from (pytest.param(file, id=f"{name}-{number}") for number, file in enumerate(files))
+    return [
+        pytest.param(file, id=f"{name}-{number}") for name, files in cases.items() for number, file in enumerate(files)
+    ]
 
 
 def gray_of(content: bytes) -> np.ndarray:
@@ -431,6 +433,8 @@ def test_every_case_of_the_page_has_a_test() -> None:
     names = [case.name for case in (*FORMATS, *PIXEL_VALUES)]
     assert sorted(names) == sorted({*READ, *REFUSED, *OTHER})
     assert len({case.name for cases in SECTIONS.values() for case in cases}) == sum(map(len, SECTIONS.values()))
+    code = "".join(file.read_text() for file in TESTS_FOLDER.rglob("test_*.py"))
+    assert [case.name for cases in TESTS.values() for case in cases if f"def {case.name}(" not in code] == []
 
 
 @pytest.mark.parametrize("case", each(READ))
