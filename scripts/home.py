@@ -22,7 +22,8 @@ from resources.home import (
     use_until_exit,
     write_landing,
 )
-from resources.settings import DATABASE_VARIABLE, Settings, read_settings, to_location
+from resources.setting_values import DATABASE_VARIABLE, to_location
+from resources.settings import Settings, read_settings
 from scripts.terminal import explain_errors
 
 DAGSTER_SETTINGS = Path(__file__).with_name("dagster.yaml")

@@ -218,7 +218,8 @@ def dagster_database() -> Finding:
     """The database for Dagster's runs and events."""
     import psycopg2
 
-    from resources.settings import DATABASE_VARIABLE, read_settings
+    from resources.setting_values import DATABASE_VARIABLE
+    from resources.settings import read_settings
 
     settings = read_settings()
     if not settings.dagster_on_postgres:

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from resources import settings
-from resources.settings import DATABASE_VARIABLE, Settings, read_settings
+from resources.setting_values import DATABASE_VARIABLE
+from resources.settings import Settings, read_settings
 from tests.support.wheels import build_wheel, package_files
 
 ROOT = Path(__file__).parents[1]

@@ -28,7 +28,8 @@ from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, is_url
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
-from resources.settings import FETCH_PERMISSIONS, read_settings
+from resources.setting_values import FETCH_PERMISSIONS
+from resources.settings import read_settings
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)

@@ -1,0 +1,212 @@
+"""Values of environment variables: parsed, or rejected with what was found and what was expected."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import dagster as dg
+
+from resources.alerts import ADDRESS_PREFIX
+from resources.delta.spark_session import is_local
+from resources.files import s3
+from resources.files.file_system import is_url
+from resources.files.image_folder import LITTER
+
+LOCAL_MASTER = "local[*]"
+RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"  # the only variable with this prefix that is not an address
+POSTGRES = "postgresql+psycopg2://"  # without the driver's name, SQLAlchemy may choose another one
+HTTP = ("http:", "https:")
+PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # query parameters of database URLs, in lower case
+FETCH_PERMISSIONS = ("private_addresses", "local_files")  # of fetch_images' run config
+Choice = TypeVar("Choice", bound=str)
+DATABASE_VARIABLE = "IMAGE_ASSETS_DAGSTER_DATABASE"
+
+
+def to_choice(variables: Mapping[str, str], name: str, choices: Sequence[Choice]) -> Choice:
+    """The variable's value, by default the first choice; a ValueError if it is not one of the choices."""
+    value = variables.get(name) or choices[0]
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+    return choices[choices.index(value)]
+
+
+def to_count(variables: Mapping[str, str], name: str, default: int, *, minimum: int = 1) -> int:
+    """The variable's whole number; a ValueError if it is not a number or too small."""
+    value = variables.get(name) or str(default)
+    if not value.isdecimal() or int(value) < minimum:
+        raise ValueError(f"{name} is {value!r}: expected a number from {minimum}, such as {default}")
+    return int(value)
+
+
+def to_spark_gpus(variables: Mapping[str, str]) -> int:
+    """GPUs per executor; a ValueError on a local master, where tasks would wait for a GPU forever."""
+    gpus = to_count(variables, "IMAGE_ASSETS_SPARK_GPUS", 0, minimum=0)
+    master = variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER
+    if gpus and is_local(master):
+        raise ValueError(
+            f"IMAGE_ASSETS_SPARK_GPUS is {gpus}, but the Spark master {master} is local and cannot assign GPUs: use "
+            "a cluster's master, or unset the variable; predictions use this machine's GPU without it"
+        )
+    return gpus
+
+
+def to_tags(value: str | None) -> dict[str, str]:
+    """Tags from a JSON object; values other than strings stay JSON, which Dagster's run launchers parse."""
+    try:
+        tags = json.loads(value or "{}")
+        return {name: tag if isinstance(tag, str) else json.dumps(tag) for name, tag in tags.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"IMAGE_ASSETS_GPU_RUN_TAGS is {value!r}: expected a JSON object, such as "
+            '{"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}}'
+        ) from error
+
+
+def local_url(port: str, default: int, variables: Mapping[str, str]) -> str:
+    """The address under which `image-assets dev` serves a UI."""
+    return f"http://127.0.0.1:{variables.get(port) or default}"
+
+
+def to_url(variables: Mapping[str, str], name: str) -> str:
+    """The variable's URL; a ValueError if it contains a password, because Dagster and MLflow show and log URLs."""
+    value = variables.get(name) or ""
+    if value.startswith(HTTP):
+        found, remedy = "@" in value, "use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for an MLflow account"
+    else:
+        parts = urlsplit(value)
+        found = parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
+        remedy = "store it where the database client finds it, such as ~/.pgpass, or use an MLflow server"
+    if found:
+        raise ValueError(f"{name} contains a password or an account, which would become visible: remove it; {remedy}")
+    return value
+
+
+def to_mlflow_url(variables: Mapping[str, str]) -> str:
+    """The address of the MLflow UI: the tracking server's, or the one that `image-assets dev` serves."""
+    server = to_url(variables, "MLFLOW_TRACKING_URI").rstrip("/")
+    named = to_url(variables, "IMAGE_ASSETS_MLFLOW_URL")
+    return named or (server if server.startswith(HTTP) else local_url("MLFLOW_PORT", 5000, variables))
+
+
+def to_number(
+    variables: Mapping[str, str], name: str, default: int, *, minimum: float = 0.001, maximum: float = 1e9
+) -> float:
+    """The variable's number; a ValueError if it is not a number or out of bounds."""
+    value = variables.get(name) or str(default)
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not minimum <= number <= maximum:
+        raise ValueError(f"{name} is {value!r}: expected a number from {minimum:g} to {maximum:g}, such as {default}")
+    return number
+
+
+def to_patterns(value: str | None) -> tuple[str, ...]:
+    """Shell-style patterns, such as `*.jpg, raw/*`."""
+    return tuple(pattern.strip() for pattern in (value or "").split(",") if pattern.strip())
+
+
+def to_level(variables: Mapping[str, str]) -> int:
+    """Which folder is the label; a ValueError if it is not a whole number other than 0."""
+    value = variables.get("IMAGE_ASSETS_LABEL_LEVEL") or "1"
+    if not re.fullmatch(r"-?[1-9]\d?", value):
+        raise ValueError(
+            f"IMAGE_ASSETS_LABEL_LEVEL is {value!r}: expected 1 for the first level below the landing folder, 2 for "
+            "the second and so on, or -1 for the folder that the file is in"
+        )
+    return int(value)
+
+
+def to_litter(value: str | None) -> tuple[str, ...]:
+    """The patterns of what systems and programs leave beside photographs."""
+    patterns = to_patterns(value) or LITTER
+    return () if patterns == ("none",) else patterns
+
+
+def to_link_roots(value: str | None) -> tuple[str, ...]:
+    """The folders that links may lead to; a ValueError if one is no folder."""
+    roots = to_patterns(value)
+    for root in roots:
+        if is_url(root) or not to_folder(root).is_dir():
+            raise ValueError(f"IMAGE_ASSETS_LINK_ROOTS has {root!r}: expected an existing folder on this machine")
+    return tuple(str(to_folder(root)) for root in roots)
+
+
+def to_fetch_allow(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """What `fetch_images` may be allowed to read; a ValueError if one is unknown."""
+    allowed = to_patterns(variables.get("IMAGE_ASSETS_FETCH_ALLOW"))
+    if unknown := [name for name in allowed if name not in FETCH_PERMISSIONS]:
+        raise ValueError(f"IMAGE_ASSETS_FETCH_ALLOW has {unknown[0]!r}: expected {' or '.join(FETCH_PERMISSIONS)}")
+    return allowed
+
+
+def to_owners(value: str | None) -> tuple[str, ...]:
+    """Owners in Dagster's format; a ValueError if one is neither an email address nor a team."""
+    owners = to_patterns(value)
+    for owner in owners:
+        if not re.fullmatch(r"team:[A-Za-z0-9._ -]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+            raise ValueError(f"IMAGE_ASSETS_OWNERS has {owner!r}: expected an email address or team:<name>")
+    return owners
+
+
+def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
+    """When a table is overdue; None by default, because new files arrive at any time."""
+    name = "IMAGE_ASSETS_FRESH_HOURS"
+    if not variables.get(name):
+        return None
+    hours = to_number(variables, name, 24, minimum=1 / 60)
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+
+
+def to_s3_settings(storage: str, landing: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Spark's settings for storage or a landing folder on S3; a ValueError if the storage is not supported."""
+    s3.require_supported_location("IMAGE_ASSETS_STORAGE", storage, variables)
+    on_s3 = any(location.startswith(s3.SCHEME) for location in (storage, landing))
+    return s3.spark_settings(variables) if on_s3 else {}
+
+
+def is_on_postgres(address: str | None) -> bool:
+    """Whether a database is set; a ValueError, without the password, if Dagster does not support it."""
+    if address and not address.startswith(POSTGRES):
+        scheme = address.partition(":")[0]
+        raise ValueError(f"{DATABASE_VARIABLE} begins with {scheme!r}: expected {POSTGRES}user:password@host/name")
+    return bool(address)
+
+
+def to_location(name: str | Path) -> Path | str:
+    """A URL unchanged, or a local folder's absolute path."""
+    return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
+
+
+def to_table_location(variables: Mapping[str, str], name: str) -> str:
+    """The location of a table that another program writes, on disk or S3; empty if the variable is not set."""
+    location = to_url(variables, name)
+    s3.require_supported_location(name, location, variables)
+    return str(to_location(location)) if location else ""
+
+
+def to_queue(variables: Mapping[str, str], landing: str) -> str:
+    """The URL of the event queue; a ValueError if it is invalid or the landing folder is not on S3."""
+    queue = to_url(variables, "IMAGE_ASSETS_EVENTS")
+    if queue and not (queue.startswith(HTTP) and landing.startswith(s3.SCHEME)):
+        raise ValueError(
+            f"IMAGE_ASSETS_EVENTS is {queue!r} and the landing folder is {landing}: expected the https URL of an SQS "
+            f"queue, and a landing folder on {s3.SCHEME}"
+        )
+    return queue
+
+
+def to_folder(name: str | Path) -> Path:
+    """The folder's absolute path without links: tables store paths, and a file must always have the same one."""
+    return Path(name).expanduser().resolve()
+
+
+def receiver_names(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the alert receivers that have an address."""
+    named = {name for name, value in variables.items() if name.startswith(ADDRESS_PREFIX) and name.isupper() and value}
+    return tuple(sorted(name.removeprefix(ADDRESS_PREFIX).lower() for name in named - {RULES_VARIABLE}))
