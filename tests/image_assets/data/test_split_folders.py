@@ -20,6 +20,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.table import Table
 from resources.devices import InferenceDevice
+from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder, SplitFolders
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.images import png, put
@@ -59,7 +60,7 @@ def put_images(landing: Path) -> None:
 
 def run(delta_tables: DeltaTables, landing: Path, split_folders: SplitFolders) -> dg.ExecuteInProcessResult:
     folder = ImageFolder(root=str(landing), settle_seconds=0, split_folders=split_folders)
-    resources = {"delta_tables": delta_tables, "image_folder": folder}
+    resources = {"delta_tables": delta_tables, "image_folder": folder, "duplicate_rules": DuplicateRules()}
     result = dg.materialize(ASSETS, resources=resources, instance=dg.DagsterInstance.ephemeral())
     assert all(check.passed for check in result.get_asset_check_evaluations()) == (split_folders != "off")
     return result
