@@ -11,6 +11,7 @@ import pickle
 import resource
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from typing import Generic, Self, TypeVar
 
 import psutil
 
+from resources.delta.local_tasks import require_running
 from resources.processes.child_process import end_with_parent
 
 FORK = get_context("fork")  # starts in milliseconds, with the decoders loaded already
+STOP_SECONDS = 0.2  # between two looks whether the task is to end
 PATIENCE = 10  # seconds of waiting for each second of CPU time: a busy machine or a slow disk is not the item's fault
 
 # Held while a child starts or ends: another thread's child would inherit this one's end of the pipe, so that a crash
@@ -47,7 +50,7 @@ class GuardedProcess(Generic[Item, Result]):
     """Runs a function on one item after the other in a child process, which is replaced after a crash.
 
     Exceptions of the function are raised in the caller, except MemoryError. The child ends with the `with` block, and
-    with the process that started it, however that ends.
+    with the process that started it, however that ends. In a local task that is stopped, an item is not waited for.
     """
 
     def __init__(self, function: Callable[[Item], Result], *, memory_bytes: int, name: str = "decoder") -> None:
@@ -74,7 +77,7 @@ class GuardedProcess(Generic[Item, Result]):
         wall_seconds = PATIENCE * cpu_seconds if wall_seconds is None else wall_seconds
         try:
             pipe.send((item, cpu_seconds))
-            if not pipe.poll(wall_seconds):
+            if not _answers(pipe, wall_seconds):
                 self._stop()
                 return self._timeout(f"{wall_seconds:,.0f} s")
             result = pipe.recv()
@@ -118,6 +121,16 @@ class GuardedProcess(Generic[Item, Result]):
             self._child.close()
         self._child = self._pipe = None
         return code
+
+
+def _answers(pipe: Connection, seconds: float) -> bool:
+    """Whether the child answers within this time; TaskStopped if the local task that waits is to end."""
+    until = time.monotonic() + seconds
+    while not pipe.poll(max(0.0, min(STOP_SECONDS, until - time.monotonic()))):
+        require_running()
+        if time.monotonic() >= until:
+            return False
+    return True
 
 
 def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int) -> None:

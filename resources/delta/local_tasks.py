@@ -30,14 +30,20 @@ class Running:
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
+def require_running() -> None:
+    """Raises TaskStopped in a local task that is to end."""
+    running: Running | None = getattr(_thread, "running", None)
+    if running and running.stopped.is_set():
+        raise TaskStopped
+
+
 def counted(items: Iterable[Item]) -> Iterator[Item]:
     """A task's items. In a local task, they move the progress line, and end when the tasks are stopped."""
     running: Running | None = getattr(_thread, "running", None)
     me = threading.get_ident()
     for item in items:
+        require_running()
         if running:
-            if running.stopped.is_set():
-                raise TaskStopped
             running.counts[me] = running.counts.get(me, 0) + 1
         yield item
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from image_assets.images.isolated_process import GuardedProcess
 from resources.delta.local_tasks import counted, run_in_threads
 
 ROOT = Path(__file__).parents[3]
@@ -52,6 +54,26 @@ def test_the_first_error_is_raised_and_stops_the_other_tasks() -> None:
     with pytest.raises(ValueError, match="thorns"):
         run_in_threads(endless, [work, fail, work], 2, lambda _: None)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("task")]
+
+
+def test_no_item_in_a_guarded_process_is_waited_for_once_another_task_has_failed() -> None:
+    waiting = threading.Event()
+
+    def fail() -> int:
+        assert waiting.wait(20)
+        raise ValueError("thorns")
+
+    def hang() -> int:
+        with GuardedProcess(time.sleep, memory_bytes=2**30) as guarded:
+            waiting.set()
+            guarded.run(100, cpu_seconds=1, wall_seconds=100)
+        return 1
+
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="thorns"):
+        run_in_threads(endless, [hang, fail], 2, lambda _: None)
+    assert time.monotonic() - started < 50
+    assert psutil.Process().children() == []
 
 
 def test_outside_of_local_tasks_items_pass_unchanged() -> None:
