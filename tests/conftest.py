@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ from tests.support.small_spark import small_spark
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djdk.lang.Process.launchMechanism=VFORK"
 for variable in ("SPARK_SUBMIT_OPTS", "SPARK_DAEMON_JAVA_OPTS"):  # drivers; the masters and workers of clusters
     os.environ[variable] = f"{os.environ.get(variable, '')} {JVM}".strip()
+
+# A shell ignores SIGINT in what it starts in the background. Dagster would let SIGTERM do as SIGINT does, so that the
+# servers that tests start afterwards could not be stopped.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
