@@ -325,5 +325,5 @@ def leaks_result(found: Sequence[Leak], remedy: str, severity: dg.AssetCheckSeve
 )
 def groups_in_one_split(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups of near duplicates in several splits, unless all their files are in folders that name the split."""
-    _, found = given_and_other_leaks(delta_tables)
+    _, found = given_and_other_leaks(delta_tables, current_assignments(delta_tables))
     return leaks_result(found, LEAKS_REMEDY, dg.AssetCheckSeverity.ERROR)

@@ -1,6 +1,6 @@
 """Which images belong to the same duplicate group: the same photograph, or the same value in a given column."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -9,11 +9,12 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from image_assets.data.given_labels import given_attributes
 from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.images.fingerprints import HASHES, VARIANTS, read_thumbnail
 from image_assets.images.near_duplicates import Candidates, to_candidates
 from image_assets.images.same_photograph import same_photographs
-from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS
+from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import NewRows
@@ -21,7 +22,6 @@ from resources.duplicates import DuplicateRules
 
 COMPARED_AT_ONCE = 4096  # pairs whose thumbnails are decoded at the same time: 100 MB
 BURST = timedelta(seconds=5)  # longest time between two photographs of a burst
-ATTRIBUTES = "attributes"  # the column of given_labels with the other columns of a label table
 
 Column = Any  # of a DataFrame: the types of pandas cannot tell it from a DataFrame
 Pairs = np.ndarray  # positions of images (2, p) that belong together
@@ -67,7 +67,7 @@ def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.
     if not new.any():
         return NO_PAIRS
     fingerprints = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "hashes"]).to_pandas()
-    # Fingerprints of another release cannot be compared; backfilling replaces them.
+    # Old rows whose file is gone have no fingerprint, and those of another release could not be compared.
     usable = fingerprints["hashes"].map(lambda hashes: hashes is not None and len(hashes) == 8 * HASHES)
     fingerprints = fingerprints[usable.astype(bool)].drop_duplicates("image_id").set_index("image_id")
     images = pd.DataFrame({"image_id": image_ids, "new": new, "place": np.arange(len(image_ids))})
@@ -125,7 +125,7 @@ def given_groups(delta_tables: DeltaTables, images: pd.DataFrame, column: str) -
         if pd.api.types.is_datetime64_any_dtype(values):
             values = to_bursts(values)
     else:
-        by_path = attribute_by_path(delta_tables, column)
+        by_path = given_attributes(delta_tables, column)
         values = pd.Series([by_path.get(path) for path in images["path"]], dtype=object)
     if values.isna().all() and len(values):
         raise ValueError(
@@ -133,14 +133,6 @@ def given_groups(delta_tables: DeltaTables, images: pd.DataFrame, column: str) -
             "column of the label table (IMAGE_ASSETS_LABELS) or of featured_images. Correct or unset the variable"
         )
     return values
-
-
-def attribute_by_path(delta_tables: DeltaTables, column: str) -> Mapping[str, str | None]:
-    """The value in another column of the label table for each path."""
-    if ATTRIBUTES not in GIVEN_LABELS.columns.fieldNames():
-        return {}
-    rows = delta_tables.read(GIVEN_LABELS, ["path", ATTRIBUTES]).to_pylist()
-    return {row["path"]: dict(row[ATTRIBUTES] or {}).get(column) for row in rows}
 
 
 def to_bursts(times: Column) -> Column:

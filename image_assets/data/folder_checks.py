@@ -66,5 +66,5 @@ def labels_spelled_alike(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 def given_splits_apart(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """The groups of near duplicates in several folders that name splits; no image is moved."""
     assigned = current_assignments(delta_tables)
-    found = given_and_other_leaks(delta_tables)[0] if assigned["given_split"].notna().to_numpy().any() else []
+    found = given_and_other_leaks(delta_tables, assigned)[0] if assigned["given_split"].notna().to_numpy().any() else []
     return leaks_result(found, GIVEN_LEAKS_REMEDY, dg.AssetCheckSeverity.WARN)

@@ -72,9 +72,9 @@ def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
     return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 
 
-def find_leaks(delta_tables: DeltaTables) -> list[Leak]:
+def find_leaks(delta_tables: DeltaTables, assigned: pd.DataFrame) -> list[Leak]:
     """The leaks among current images; near duplicates are looked for again, whatever the table says about them."""
-    images = in_splits(current_assignments(delta_tables))
+    images = in_splits(assigned)
     # Those in the smaller splits are compared with all images: a leak has an image in one of these.
     sought = (images["split"] != "training") & compared_by(images, "near")
     near = same_photograph_pairs(delta_tables, images["image_id"].where(compared_by(images, "near")), sought.to_numpy())
@@ -113,11 +113,13 @@ def leaks(images: pd.DataFrame, near: Pairs) -> list[Leak]:
     return sorted(found, key=lambda leak: -leak.files)
 
 
-def given_and_other_leaks(delta_tables: DeltaTables) -> tuple[list[Leak], list[Leak]]:
-    """The leaks between splits that folders give to all their files, which are only reported; and the others."""
-    assigned = current_assignments(delta_tables)
+def given_and_other_leaks(delta_tables: DeltaTables, assigned: pd.DataFrame) -> tuple[list[Leak], list[Leak]]:
+    """The leaks between splits that folders give to all their files, which are only reported; and the others.
+
+    `assigned` are the `current_assignments`.
+    """
     given = set(assigned.loc[assigned["given_split"].notna(), "path"])
-    return apart(find_leaks(delta_tables), given)
+    return apart(find_leaks(delta_tables, assigned), given)
 
 
 def apart(found: Iterable[Leak], given: set[str]) -> tuple[list[Leak], list[Leak]]:
@@ -151,7 +153,7 @@ def require_sound_splits(delta_tables: DeltaTables) -> None:
     """
     assigned = current_assignments(delta_tables)
     problems = []
-    _, leaking = given_and_other_leaks(delta_tables)
+    _, leaking = given_and_other_leaks(delta_tables, assigned)
     if leaking:
         problems.append(
             f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
