@@ -157,6 +157,7 @@ def conditions() -> str:
         "pyarrow",
         "pillow",
         "simplejpeg",
+        "cykooz-resizer",
         "isal",
         "petastorm",
         "torch",

@@ -38,8 +38,8 @@ NOISE_SQUARES = 7  # per side
 
 NAME = "image_classifier"
 PACKAGES = (
-    *("imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom", "pyvips"),
-    *("pyvips-binary", "simplejpeg", "tifffile"),
+    *("cykooz-resizer", "imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom"),
+    *("pyvips", "pyvips-binary", "simplejpeg", "tifffile"),
 )
 # The files in image_assets/images that decode images: `pixels` and what it imports.
 DECODING = ("colors", "dicom", "formats", "pictures", "pixels", "reduced", "tiff", "value_range")
