@@ -43,9 +43,9 @@ def home_of(photographs: Photographs, count: int) -> tuple[Path, Path]:
 
 def data_assets() -> dg.AssetSelection:
     """The data assets that follow the landing folder, with their checks, but no caches: only training needs those."""
-    from image_assets.jobs.asset_jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES, FETCHED
 
-    return dg.AssetSelection.groups("data") - CACHES
+    return dg.AssetSelection.groups("data") - CACHES - FETCHED
 
 
 def main() -> None:
