@@ -118,6 +118,11 @@ class Gallery:
             self._process.wait()
         self._messages.close()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start_with_images(self, materialization: dg.AssetMaterialization) -> None:
         """Starts the server when there are new images to look at, and prints its address once it responds."""
         added = materialization.metadata.get("rows_added")

@@ -1,11 +1,20 @@
 """The tables that a demo prints."""
 
+import re
 import socket
+import time
 from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+import pytest
 
 from image_assets.data.raw_images import skipped_metadata
 from resources.files.listing import Skipped
-from scripts.demo import available_port, chosen, skipped_rows
+from resources.settings import read_settings
+from scripts.demo import Gallery, available_port, chosen, skipped_rows
+from scripts.dev import is_up
+from scripts.home import prepare
 
 
 def test_what_the_listing_skipped_is_printed_most_frequent_first() -> None:
@@ -33,3 +42,28 @@ def test_the_gallery_takes_another_port_if_its_own_is_in_use() -> None:
         used = other.getsockname()[1]
         assert available_port(used) != used
     assert available_port(used) == used
+
+
+def materialization(asset: str, rows_added: int) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(asset, metadata={"rows_added": rows_added})
+
+
+def test_the_gallery_runs_from_the_first_new_images_to_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "GALLERY_PORT": str(available_port(0))})
+    prepare(settings)
+    with Gallery(settings) as gallery:
+        gallery.start_with_images(materialization("raw_images", 3))
+        gallery.start_with_images(materialization("featured_images", 0))
+        assert not gallery.is_running
+        gallery.start_with_images(materialization("featured_images", 3))
+        assert gallery.is_running
+        output, deadline = "", time.monotonic() + 120
+        while not (found := re.search(r"while this runs: (http://127\.0\.0\.1:\d+) ", output)):
+            assert time.monotonic() < deadline, output
+            time.sleep(0.2)
+            output += capsys.readouterr().out
+        assert found[1] == settings.gallery_url
+        assert is_up(found[1])
+    assert not is_up(found[1])
