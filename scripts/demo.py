@@ -132,7 +132,7 @@ class Gallery:
         port = available_port(urlsplit(self._settings.gallery_url).port or 0)
         home, landing = str(self._settings.home), str(self._settings.landing)
         environment = {**os.environ, "IMAGE_ASSETS_HOME": home, "IMAGE_ASSETS_LANDING": landing}
-        command = [*GALLERY, "--port", str(port)]
+        command = [*GALLERY, "--port", str(port), "--parent", str(os.getpid())]
         self._process = subprocess.Popen(command, env=environment, stdout=self._messages, stderr=self._messages)
         threading.Thread(target=self._announce, args=(self._process, f"http://{HOST}:{port}"), daemon=True).start()
 

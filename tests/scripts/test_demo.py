@@ -1,7 +1,11 @@
 """The tables that a demo prints."""
 
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +19,7 @@ from resources.settings import read_settings
 from scripts.demo import Gallery, available_port, chosen, skipped_rows
 from scripts.dev import is_up
 from scripts.home import prepare
+from scripts.terminal import ROOT
 
 
 def test_what_the_listing_skipped_is_printed_most_frequent_first() -> None:
@@ -67,3 +72,30 @@ def test_the_gallery_runs_from_the_first_new_images_to_the_end(
         assert found[1] == settings.gallery_url
         assert is_up(found[1])
     assert not is_up(found[1])
+
+
+KILLED = """
+import os, signal, sys, time
+import dagster as dg
+from resources.settings import read_settings
+from scripts.demo import Gallery
+from scripts.dev import is_up
+settings = read_settings()
+with Gallery(settings) as gallery:
+    gallery.start_with_images(dg.AssetMaterialization("featured_images", metadata={"rows_added": 1}))
+    while not is_up(settings.gallery_url):
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_gallery_ends_with_a_demo_that_is_killed(tmp_path: Path) -> None:
+    variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "GALLERY_PORT": str(available_port(0))}
+    settings = read_settings(variables)
+    prepare(settings)
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, env={**os.environ, **variables}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while is_up(settings.gallery_url):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
