@@ -58,7 +58,7 @@ def audit() -> int:
 
     broken = total = 0
     with dg.build_resources(resources) as opened:
-        for finding in rules.audit(opened.delta_tables, opened.image_folder):
+        for finding in rules.audit(opened.delta_tables, opened.image_folder, print):
             total += 1
             broken += bool(finding.broken)
             state = styled(f"{'broken':<8}", "bad") if finding.broken else f"{'ok':<8}"

@@ -26,10 +26,11 @@ from image_assets.predictions.prediction_checks import every_alert_sent
 FETCHED = dg.AssetSelection.assets("fetched_images")
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
+BEFORE_MODELS = dg.AssetSelection.groups("data") - FETCHED
 
 # These checks block training. They must not block the tables.
 BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
-FOLLOWING = ((dg.AssetSelection.groups("data") - FETCHED - CACHES) | PREDICTIONS) - BEFORE_TRAINING
+FOLLOWING = ((BEFORE_MODELS - CACHES) | PREDICTIONS) - BEFORE_TRAINING
 
 ingest_images = dg.define_asset_job(
     "ingest_images",
