@@ -45,6 +45,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import row_groups
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, row_group_count, shard_rows
+from resources.delta.unchanged import table_check
 from resources.training import TrainingProcesses
 
 LISTED_ROWS = 20
@@ -132,8 +133,9 @@ def to_schema(columns: Sequence[str]) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name) for name in columns])
 
 
-@dg.asset_check(
+@table_check(
     asset="grayscale_images",
+    reads=[IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES],
     description=f"Every current file has a row in each image table. If it fails: {LOST_FILES_REMEDY}.",
 )
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -150,8 +152,9 @@ def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_files",
+    reads=[IMAGE_FILES],
     description=f"At most {QUARANTINED_SHARE:.0%} of the files are quarantined; more suggest a broken upload. "
     f"If it fails: {QUARANTINE_REMEDY}.",
 )
@@ -171,8 +174,9 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="featured_images",
+    reads=[FEATURED_IMAGES, IMAGE_FILES],
     description=f"Every current file holds one page or frame. If it fails: {PAGES_REMEDY}.",
 )
 def one_page_each(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -190,8 +194,9 @@ def one_page_each(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_files",
+    reads=[IMAGE_FILES],
     description=f"Every folder in the landing folder can be read. If it fails: {FOLDERS_REMEDY}.",
 )
 def every_folder_readable(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -207,8 +212,9 @@ def every_folder_readable(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="fetched_images",
+    reads=[FETCHED_IMAGES],
     description="Every image in the table was downloaded. If it fails: fix the listed addresses, or launch "
     "`fetch_images` again, which retries the failed ones.",
 )
@@ -227,8 +233,9 @@ def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="given_labels",
+    reads=[GIVEN_LABELS, IMAGE_FILES],
     description="Every row of the label table has the path of one existing file and one valid label, and labels are "
     "written in one way. If it fails: fix the listed rows; until then their images have no label.",
 )
@@ -259,7 +266,11 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset="featured_images", description=f"No image has two labels. If it fails: {LABEL_CONFLICTS_REMEDY}.")
+@table_check(
+    asset="featured_images",
+    reads=[FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES],
+    description=f"No image has two labels. If it fails: {LABEL_CONFLICTS_REMEDY}.",
+)
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Identical current files with different labels; near duplicates are listed, but do not fail the check."""
     images = current_images(delta_tables)
@@ -278,8 +289,9 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_splits",
+    reads=[IMAGE_SPLITS, IMAGE_FILES],
     blocking=True,
     description="Every label has images in training, validation and test. Labels that do not are left out of training; "
     f"with fewer than two others, the check blocks it. If it fails: {MISSING_LABELS_REMEDY}.",
@@ -317,8 +329,9 @@ def leaks_result(found: Sequence[Leak], remedy: str, severity: dg.AssetCheckSeve
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_splits",
+    reads=[IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES],
     blocking=True,
     description="No image is in two splits, not even edited: resized, cropped, mirrored, rotated or brightened. "
     f"If it fails: {LEAKS_REMEDY}.",

@@ -9,8 +9,9 @@ from image_assets.data.given_labels import FOLDER
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.data.inspection import CURRENT
 from image_assets.data.sound_splits import LISTED_PROBLEMS, current_assignments, given_and_other_leaks
-from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES
+from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.unchanged import table_check
 from resources.files.image_folder import ImageFolder
 
 SPELLINGS_REMEDY = "rename the folders, or set IMAGE_ASSETS_MERGE_LABELS=on to use such labels as one, in lower case"
@@ -38,8 +39,9 @@ def folders_give_labels(delta_tables: DeltaTables, image_folder: ImageFolder) ->
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="featured_images",
+    reads=[FEATURED_IMAGES, IMAGE_FILES],
     description=f"No labels differ in case, spaces around them or Unicode form only. If it fails: {SPELLINGS_REMEDY}.",
 )
 def labels_spelled_alike(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -58,8 +60,9 @@ def labels_spelled_alike(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_splits",
+    reads=[IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES],
     description="No image is in two of the splits that folders give, not even as a near duplicate or mirrored. If it "
     f"fails: {GIVEN_LEAKS_REMEDY}.",
 )

@@ -26,6 +26,7 @@ from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table import Table, file_layout
+from resources.delta.unchanged import describe_once
 from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 
@@ -333,6 +334,7 @@ def image_splits(
     relabelled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
     more = {"moved_to_given_splits": moved} if moved else {}
-    return delta_tables.materialized(
-        IMAGE_SPLITS, change, relabelled=relabelled, **splits_metadata(delta_tables), **more
+    described = describe_once(
+        delta_tables, IMAGE_SPLITS.name, lambda: splits_metadata(delta_tables), tables=[IMAGE_SPLITS]
     )
+    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **described, **more)

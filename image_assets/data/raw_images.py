@@ -30,6 +30,7 @@ from image_assets.data.replayed_files import replay, replay_result, replayed_fil
 from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for
+from resources.delta.unchanged import describe_once
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.listing import Skipped
@@ -127,6 +128,12 @@ def skipped_metadata(skipped: Skipped) -> dict[str, dg.MetadataValue]:
     return {"skipped": dg.MetadataValue.table(records[:LISTED_SKIPPED])} if rows else {}
 
 
+def states_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+    """Metadata with the number of files in each state."""
+    states = Counter(delta_tables.read(IMAGE_FILES, ["state"])["state"].to_pylist())
+    return {f"files_{state}": dg.MetadataValue.int(count) for state, count in sorted(states.items())}
+
+
 def is_continuous(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether the run goes on with another pass after this one."""
     run = instance.get_run_by_id(run_id)
@@ -163,15 +170,25 @@ def raw_images(
         yield replay_result(delta_tables, before, files)
     delta_tables.compact(RAW_IMAGES)
     delta_tables.compact(IMAGE_FILES)
-    states = Counter(delta_tables.read(IMAGE_FILES, ["state"])["state"].to_pylist())
+    described = describe_once(
+        delta_tables,
+        IMAGE_FILES.name,
+        lambda: states_metadata(delta_tables) | quarantine_metadata(delta_tables),
+        tables=[IMAGE_FILES],
+    )
     yield delta_tables.materialized(
         IMAGE_FILES,
         delta_tables.change_since(files_before, IMAGE_FILES),
-        **{f"files_{state}": count for state, count in sorted(states.items())},
         files_listed=changes.listed if changes else 0,
         folder_layout=str(read_layout(delta_tables, image_folder)),
         **(skipped_metadata(changes.skipped) if changes else {}),
-        **quarantine_metadata(delta_tables),
+        **described,
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)
-    yield delta_tables.materialized(RAW_IMAGES, change, **new_images_metadata(delta_tables, RAW_IMAGES, change))
+    sheet = describe_once(
+        delta_tables,
+        RAW_IMAGES.name,
+        lambda: new_images_metadata(delta_tables, RAW_IMAGES, change),
+        tables=[RAW_IMAGES],
+    )
+    yield delta_tables.materialized(RAW_IMAGES, change, **sheet)

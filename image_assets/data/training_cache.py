@@ -21,6 +21,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet, row_groups
 from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
+from resources.delta.unchanged import describe_once
 from resources.training import TrainingProcesses
 
 CACHE_DEPS = ["image_splits", "featured_images", "grayscale_images", "image_files"]
@@ -103,6 +104,9 @@ def materialize_cache(
     if left_out:
         dg.get_dagster_logger().warning(f"left out of training:\n{to_bullets(left_out)}\n{MISSING_LABELS_REMEDY}")
     cache, written = find_or_write_cache(delta_tables, caches, split, ranks=ranks)
+    sheet = describe_once(
+        delta_tables, f"{split}_cache", lambda: cache_metadata(cache, labels), tables=[], values=[cache.name, *labels]
+    )
     groups = row_groups(cache.files)
     return dg.MaterializeResult(
         metadata={
@@ -118,7 +122,7 @@ def materialize_cache(
             "row_groups": len(groups),
             "largest_row_group_bytes": max(size for _, size in groups),
             "evicted": ", ".join(caches.evict()) or "none",
-            **cache_metadata(cache, labels),
+            **sheet,
         },
         data_version=dg.DataVersion(cache.name),
     )

@@ -41,6 +41,7 @@ from image_assets.models.version_ids import identify_rows, key_of, of_versions
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import counting_tasks, task_count
+from resources.delta.unchanged import describe_once
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
 from resources.mlflow.model_registry import (
@@ -254,12 +255,17 @@ def model_evaluations(
             serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())
         except PermissionRefused as refused:  # training accounts may lack the permission to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
-    if serving:
-        metadata = earlier_pictures(serving, mlflow_tracking, metadata) | metadata
+    described = describe_once(
+        delta_tables,
+        MODEL_EVALUATIONS.name,
+        lambda: (earlier_pictures(serving, mlflow_tracking, metadata) if serving else {}) | metadata,
+        tables=[],
+        values=[serving and key_of(serving), {name: value.value for name, value in metadata.items()}],
+    )
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
         delta_tables.change_since(before, MODEL_EVALUATIONS),
         serving_version=str(serving.version) if serving else "none",
         **{f"test_accuracy_v{version}": accuracy for version, accuracy in figures.items()},
-        **metadata,
+        **described,
     )

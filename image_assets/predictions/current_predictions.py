@@ -25,6 +25,7 @@ from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import rows_run_locally
 from resources.delta.following import is_of
+from resources.delta.unchanged import describe_once
 from resources.mlflow.model_registry import ModelRegistry
 
 
@@ -94,10 +95,16 @@ def current_predictions(
             predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
             delta_tables.overwrite(of_current_files(predictions, files, key), CURRENT_PREDICTIONS, note=made_of)
     change = delta_tables.change_since(before, CURRENT_PREDICTIONS)
+    described = describe_once(
+        delta_tables,
+        CURRENT_PREDICTIONS.name,
+        lambda: least_certain_metadata(delta_tables),
+        tables=[CURRENT_PREDICTIONS, IMAGE_FILES],  # pictures are read from the files
+    )
     return delta_tables.materialized(
         CURRENT_PREDICTIONS,
         change,
         serving_version=str(version or "none"),
         made_of=made_of,
-        **least_certain_metadata(delta_tables),
+        **described,
     )

@@ -28,6 +28,7 @@ from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import MEBIBYTE
+from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_dataframe, write_by_tasks
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
@@ -212,6 +213,13 @@ def image_predictions(
             )
     if serving is None:
         metadata["remedy"] = dg.MetadataValue.text("Promote a model version.")
+    described = describe_once(
+        delta_tables,
+        IMAGE_PREDICTIONS.name,
+        lambda: fault_metadata(delta_tables, predicting) | (answers_metadata(delta_tables, serving) if serving else {}),
+        tables=[IMAGE_PREDICTIONS],
+        values=[serving and key_of(serving), *map(key_of, shadow_versions)],
+    )
     return delta_tables.materialized(
         IMAGE_PREDICTIONS,
         delta_tables.change_since(before, IMAGE_PREDICTIONS),
@@ -222,7 +230,6 @@ def image_predictions(
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=devices[serving.version].name if serving else "none",
         device_reason=devices[serving.version].reason if serving else "no version in production",
-        **fault_metadata(delta_tables, predicting),
-        **(answers_metadata(delta_tables, serving) if serving else {}),
+        **described,
         **metadata,
     )

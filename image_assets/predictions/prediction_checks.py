@@ -19,6 +19,7 @@ from image_assets.predictions.prediction_drift import MIN_DAYS, MIN_IMAGES_PER_D
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import rows_run_locally
+from resources.delta.unchanged import table_check
 from resources.mlflow.model_registry import ModelRegistry
 
 PROBABILITIES_REMEDY = "promote another version, archive the one that returns invalid probabilities, and train again"
@@ -29,8 +30,9 @@ REGISTRY_REMEDY = "correct MLFLOW_TRACKING_URI, or restore the registry; predict
 alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 
 
-@dg.asset_check(
+@table_check(
     asset="image_predictions",
+    reads=[IMAGE_PREDICTIONS],
     description=f"Each image has one row per model version. If it fails: {DUPLICATE_KEYS_REMEDY}.",
 )
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -49,8 +51,9 @@ def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_predictions",
+    reads=[IMAGE_PREDICTIONS],
     description=f"The probabilities of each prediction sum to one. If it fails: {PROBABILITIES_REMEDY}.",
 )
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:

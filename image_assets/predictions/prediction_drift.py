@@ -30,6 +30,7 @@ from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.unchanged import describe_once
 from resources.mlflow.model_registry import DamagedVersion, ModelRegistry, ModelVersion
 
 EMBEDDED_DAYS = 7  # per materialization, at most
@@ -330,12 +331,19 @@ def prediction_drift(
     serving = model_registry.serving()
     fault = measure(delta_tables, model_registry, serving, config, datetime.now(UTC)) if serving else None
     after = delta_tables.snapshot(PREDICTION_DRIFT)
+    charts = describe_once(
+        delta_tables,
+        PREDICTION_DRIFT.name,
+        lambda: drift_metadata(read_days(delta_tables, serving)) if serving else {},
+        tables=[PREDICTION_DRIFT],
+        values=[serving and key_of(serving)],
+    )
     return dg.MaterializeResult(
         metadata={
             "rows_added": after.rows - before.rows,
             **table_metadata(PREDICTION_DRIFT, delta_tables.uri(PREDICTION_DRIFT), after),
             "serving_version": str(serving.version) if serving else "none",
             **({"embedding_fault": fault} if fault else {}),
-            **(drift_metadata(read_days(delta_tables, serving)) if serving else {}),
+            **charts,
         }
     )

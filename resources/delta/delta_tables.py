@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +22,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -30,6 +31,7 @@ from resources.delta.delta_log import (
     REPAIR_JOB,
     add_columns,
     changes_rows,
+    commit_time,
     fault_of_newest_commit,
     keep_log,
     lacks_filled,
@@ -77,12 +79,28 @@ def to_part(part: Mapping[str, object]) -> str:
     return json.dumps(dict(part), sort_keys=True)
 
 
-def takes_turns(instance: dg.DagsterInstance, home: Path) -> bool:
-    """Whether the instance shares its pools with all that run on the home: it is in the home or in a database."""
+@dataclass(frozen=True)
+class Execution:
+    """The run that uses the tables, its Dagster instance, and the home for its pictures; None to embed them."""
+
+    run: dg.DagsterRun
+    instance: dg.DagsterInstance
+    picture_home: Path | None
+
+
+def is_on_postgres(instance: dg.DagsterInstance) -> bool:
+    """Whether the instance's runs are in a database that other machines use, too."""
     from dagster_postgres import PostgresRunStorage
 
-    return isinstance(instance.run_storage, PostgresRunStorage) or (
-        not instance.is_ephemeral and Path(instance.root_directory).resolve().is_relative_to(home)
+    return isinstance(instance.run_storage, PostgresRunStorage)
+
+
+def is_in_home(instance: dg.DagsterInstance, home: Path) -> bool:
+    """Whether the instance's runs are in the home."""
+    return (
+        not is_on_postgres(instance)
+        and not instance.is_ephemeral
+        and Path(instance.root_directory).resolve().is_relative_to(home)
     )
 
 
@@ -96,15 +114,26 @@ class DeltaTables(dg.ConfigurableResource):
         default=None, description="Delta versions to read, by table; nothing can be written then."
     )
     home: str = Field(default="", description="The home, which runs lock; none if empty.")
+    _execution: Execution | None = PrivateAttr(default=None)
+
+    @property
+    def execution(self) -> Execution | None:
+        """The run that uses the tables; None outside runs."""
+        return self._execution
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DeltaTables"]:
         """Locks the home during a run: pools let only the runs of one Dagster instance take turns."""
-        if not self.home or context.run is None or context.instance is None:
+        if context.run is None or context.instance is None:
             yield self
             return
         home = Path(self.home)
-        with in_use(home, alone=not takes_turns(context.instance, home)):
+        in_home = bool(self.home) and is_in_home(context.instance, home)
+        self._execution = Execution(context.run, context.instance, home if in_home else None)
+        if not self.home:
+            yield self
+            return
+        with in_use(home, alone=not in_home and not is_on_postgres(context.instance)):
             if context.run.job_name != REPAIR_JOB:
                 self.require_whole_logs()
             yield self
@@ -177,6 +206,16 @@ class DeltaTables(dg.ConfigurableResource):
     def table_id(self, table: Table) -> str:
         """Delta's own id of the table; a table that is deleted and created again has another."""
         return str(self._open(table).metadata().id)
+
+    def newest_commit_id(self, table: Table) -> tuple[str, int, str] | None:
+        """The table's id, version, and the time of that version's commit; None if there is no table yet.
+
+        A table that is made anew, or restored from a copy and written again, has other ones.
+        """
+        log = self._load(table, without_files=True)
+        if log is None:
+            return None
+        return str(log.metadata().id), log.version(), str(commit_time(log, log.version()))
 
     def snapshot(self, table: Table) -> Snapshot:
         """The table's number of rows and version, from its log."""
