@@ -158,11 +158,16 @@ IMAGE_SAMPLES = Table(
         PATH,
         IMAGE_ID,
         LABEL,
-        _integer("height", "Height in pixels, as decoded by Spark's image source."),
-        _integer("width", "Width in pixels."),
+        _integer("height", "Height of the stored pixels."),
+        _integer("width", "Width of the stored pixels; that of the file is in featured_images."),
         _integer("channels", "Number of values per pixel."),
         _integer("mode", "OpenCV's number for the pixel type."),
-        _column("data", T.BinaryType(), "Pixels by row, as blue, green, red; null if Spark cannot decode the image."),
+        _column(
+            "data",
+            T.BinaryType(),
+            "Pixels by row, as blue, green, red, as Spark's image source reads them; of an image with more than a "
+            "million pixels, those of an upright copy that fits in 1,024 x 1,024; null if Spark cannot read it.",
+        ),
         _column("thumbnail", T.BinaryType(), "A small JPEG preview."),
     ),
 )

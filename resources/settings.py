@@ -37,6 +37,8 @@
 | `IMAGE_ASSETS_LABEL_COLUMN` | the usual names, such as `label` and `class` | the column with the labels; or `none` |
 | `IMAGE_ASSETS_DUPLICATES` | `near` | images that share a split: `near` (edited, too), `exact` (equal files), `off` |
 | `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
+| `IMAGE_ASSETS_SAMPLES_PER_LABEL` | `8` | images of each label in `image_samples` |
+| `IMAGE_ASSETS_SAMPLES_PER_FOLDER` | no limit | how many of them may come from the same folder |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
@@ -71,6 +73,7 @@ from resources.files.s3 import StorageEvents
 from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelPackages, ModelRegistry
+from resources.samples import SampleSize
 from resources.setting_values import (
     DATABASE_VARIABLE,
     HTTP,
@@ -85,6 +88,7 @@ from resources.setting_values import (
     to_folder,
     to_freshness,
     to_level,
+    to_limit,
     to_link_roots,
     to_litter,
     to_location,
@@ -138,6 +142,8 @@ class Settings:
     label_column: str
     duplicates: Duplicates
     group_by: str
+    samples_per_label: int
+    samples_per_folder: int | None
     settle_seconds: float
     listing_seconds: int
     events: str
@@ -205,6 +211,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         label_column=(variables.get("IMAGE_ASSETS_LABEL_COLUMN") or "").strip(),
         duplicates=to_choice(variables, "IMAGE_ASSETS_DUPLICATES", DUPLICATES),
         group_by=(variables.get("IMAGE_ASSETS_GROUP_BY") or "").strip(),
+        samples_per_label=to_count(variables, "IMAGE_ASSETS_SAMPLES_PER_LABEL", 8),
+        samples_per_folder=to_limit(variables, "IMAGE_ASSETS_SAMPLES_PER_FOLDER"),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
         listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
         events=to_queue(variables, str(landing)),
@@ -291,6 +299,7 @@ def create_resources(
             source=settings.labels, path_column=settings.path_column, label_column=settings.label_column
         ),
         "duplicate_rules": DuplicateRules(duplicates=settings.duplicates, group_by=settings.group_by),
+        "sample_size": SampleSize(per_label=settings.samples_per_label, per_folder=settings.samples_per_folder),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import Backbone, Implementation, download_timeout, weights_file
-from image_assets.models.embeddings import READ_BATCH_SIZE, Activations, Standardisation
+from image_assets.models.embeddings import Activations, Standardisation
 from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
@@ -303,12 +303,11 @@ class TorchNetwork:
     def _frozen(self, layers: "nn.Sequential") -> Activations:
         import torch
 
-        example = torch.zeros(
-            (READ_BATCH_SIZE, *self._plan.architecture.pixels_shape), dtype=torch.uint8, device=self.device
-        )
+        example = torch.zeros((1, *self._plan.architecture.pixels_shape), dtype=torch.uint8, device=self.device)
         with torch.no_grad(), self._autocast():
             # Freezing folds constants, such as batch normalization into convolutions: three times as fast on a CPU.
-            network = torch.jit.freeze(torch.jit.trace(layers, example))
+            # Nothing in the layers depends on the number of images, or is random, which would be all to check.
+            network = torch.jit.freeze(torch.jit.trace(layers, example, check_trace=False))
 
         def activations(pixels: np.ndarray) -> np.ndarray:
             with torch.no_grad():

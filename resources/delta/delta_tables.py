@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import pyarrow as pa
@@ -349,15 +349,26 @@ class DeltaTables(dg.ConfigurableResource):
             return self._open_to_write(table).version()
         return self.commit(table, files, properties)
 
-    def commit(self, table: Table, files: Sequence[WrittenFile], properties: Mapping[str, str]) -> int:
-        """Add files, perhaps none, in one commit with properties; the table's Delta version afterwards."""
+    def commit(
+        self,
+        table: Table,
+        files: Sequence[WrittenFile],
+        properties: Mapping[str, str],
+        *,
+        mode: Literal["append", "overwrite"] = "append",
+    ) -> int:
+        """Add files, perhaps none, in one commit with properties; the table's Delta version afterwards.
+
+        With the mode `overwrite`, the files take the place of all others.
+        """
         log = self._open_to_write(table)
         now = time.time_ns() // 10**6
+        added = {FILES: str(len(files))} if mode == "append" else {}  # an overwrite always changes rows
         log.create_write_transaction(
             [AddAction(file.name, file.size_bytes, {}, now, True, file.statistics) for file in files],
-            mode="append",
+            mode=mode,
             schema=log.schema(),
-            commit_properties=CommitProperties({FILES: str(len(files)), **properties}),
+            commit_properties=CommitProperties({**added, **properties}),
         )
         return self._open(table).version()
 
