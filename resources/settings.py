@@ -37,8 +37,9 @@
 | `IMAGE_ASSETS_LABEL_COLUMN` | the usual names, such as `label` and `class` | the column with the labels; or `none` |
 | `IMAGE_ASSETS_DUPLICATES` | `near` | images that share a split: `near` (edited, too), `exact` (equal files), `off` |
 | `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
+| `IMAGE_ASSETS_WORKER_MEGABYTES` | `4096` | memory limit of the process for runs of sensors; `0`: no such process |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
-| `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
+| `IMAGE_ASSETS_LISTING_SECONDS` | `4`; on S3 `10` | minimum seconds between two listings of the landing folder |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | tables store larger files without their content |
 | `IMAGE_ASSETS_PIXEL_LIMIT` | `50` | images with more million pixels are downscaled while they are decoded |
@@ -140,6 +141,7 @@ class Settings:
     group_by: str
     settle_seconds: float
     listing_seconds: int
+    worker_megabytes: float
     events: str
     content_limit_megabytes: float
     size_limit_megabytes: float
@@ -206,7 +208,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         duplicates=to_choice(variables, "IMAGE_ASSETS_DUPLICATES", DUPLICATES),
         group_by=(variables.get("IMAGE_ASSETS_GROUP_BY") or "").strip(),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
-        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
+        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10 if is_url(str(landing)) else 4),
+        worker_megabytes=to_number(variables, "IMAGE_ASSETS_WORKER_MEGABYTES", 4096, minimum=0),
         events=to_queue(variables, str(landing)),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", 512, maximum=MAX_CONTENT_MB),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", 16384),
