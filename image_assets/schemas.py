@@ -4,6 +4,9 @@ from pyspark.sql import types as T
 
 from resources.delta.table import FILL, Table
 
+# Tags of the steps that lead from a file to its prediction: Dagster runs them before checks and summaries.
+PREDICTED_FIRST = {"dagster/priority": "1"}
+
 
 def _column(name: str, of: T.DataType, comment: str, **metadata: str) -> T.StructField:
     return T.StructField(name, of, nullable=True, metadata={"comment": comment, **metadata})

@@ -39,8 +39,9 @@
 | `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
 | `IMAGE_ASSETS_SAMPLES_PER_LABEL` | `8` | images of each label in `image_samples` |
 | `IMAGE_ASSETS_SAMPLES_PER_FOLDER` | no limit | how many of them may come from the same folder |
+| `IMAGE_ASSETS_WORKER_MEGABYTES` | `4096` | memory limit of the process for runs of sensors; `0`: no such process |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
-| `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
+| `IMAGE_ASSETS_LISTING_SECONDS` | `4`; on S3 `10` | minimum seconds between two listings of the landing folder |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | tables store larger files without their content |
 | `IMAGE_ASSETS_PIXEL_LIMIT` | `50` | images with more million pixels are downscaled while they are decoded |
@@ -146,6 +147,7 @@ class Settings:
     samples_per_folder: int | None
     settle_seconds: float
     listing_seconds: int
+    worker_megabytes: float
     events: str
     content_limit_megabytes: float
     size_limit_megabytes: float
@@ -214,7 +216,8 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         samples_per_label=to_count(variables, "IMAGE_ASSETS_SAMPLES_PER_LABEL", 8),
         samples_per_folder=to_limit(variables, "IMAGE_ASSETS_SAMPLES_PER_FOLDER"),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
-        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
+        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10 if is_url(str(landing)) else 4),
+        worker_megabytes=to_number(variables, "IMAGE_ASSETS_WORKER_MEGABYTES", 4096, minimum=0),
         events=to_queue(variables, str(landing)),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", 512, maximum=MAX_CONTENT_MB),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", 16384),

@@ -17,11 +17,11 @@ import dagster as dg
 import psutil
 
 from resources.progress import ProgressLine, is_terminal
+from resources.run_launcher import RUN_BY
 from scripts.terminal import remedy, styled
 
 SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
 LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
-RUN_BY = "image_assets/process"  # our tag: the process that a command runs its job in
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -189,15 +189,20 @@ def seconds_by_step(result: dg.ExecuteInProcessResult) -> dict[str, float]:
     }
 
 
-def process_tags() -> dict[str, str]:
-    """Run tags that identify this process: machine, process id, and start time, because ids are reused."""
+def process_identity() -> list[str | int | float]:
+    """This process: machine, process id, and start time, because ids are reused."""
     process = psutil.Process()
-    return {RUN_BY: json.dumps([socket.gethostname(), process.pid, process.create_time()])}
+    return [socket.gethostname(), process.pid, process.create_time()]
+
+
+def process_tags() -> dict[str, str]:
+    """The run tags that name this process."""
+    return {RUN_BY: json.dumps(process_identity())}
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
-    """Whether the command that runs it is gone, or the code server that started it (its runs end with it)."""
-    if RUN_BY in run.tags:
+    """Whether the process that runs it is gone, or the code server that started it (its runs end with it)."""
+    if run.tags.get(RUN_BY):
         machine, process_id, start_time = json.loads(run.tags[RUN_BY])
         return machine == socket.gethostname() and not is_running(process_id, start_time)
     path = json.loads(run.tags.get(LAUNCHED_BY, "{}")).get("socket")

@@ -1,5 +1,6 @@
 """A model version changed stage → predict_images."""
 
+import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
@@ -25,6 +26,8 @@ from resources.mlflow.model_registry import (
 from sensors.attempts import RequestKey, next_request, read_state
 
 JOB_NAME = "predict_images"
+INTERVAL_SECONDS = 3  # less than the five seconds between the daemon's ticks, so that none of them is left out
+WATCH_SECONDS, POLL_SECONDS = 4.0, 1.0
 UNVERIFIED = (
     "Not loaded, because the tag {tag} is missing: {versions}. Nobody knows whether their files are the ones that were "
     "logged. Promote other versions, or these with promote_model and `force: true`, which records their files."
@@ -54,26 +57,52 @@ def to_request(
     return dg.RunRequest(run_key=str(key), tags=tags)
 
 
-@dg.sensor(
-    job_name=JOB_NAME,
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Predicts when another model version enters Production or Staging.",
-)
-def stage_changes(
+def stage_changes_watching(seconds: float) -> dg.SensorDefinition:
+    """The sensor of the registry, which each tick watches for so long: the daemon makes a tick every five seconds."""
+
+    @dg.sensor(
+        job_name=JOB_NAME,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Predicts when another model version enters Production or Staging.",
+    )
+    def stage_changes(
+        context: dg.SensorEvaluationContext,
+        model_registry: ModelRegistry,
+        delta_tables: DeltaTables,
+        inference_device: InferenceDevice,
+    ) -> dg.SensorResult | dg.SkipReason:
+        """Requests a run when the versions in Production or Staging change, retries failed runs, records changes."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                versions = model_registry.versions()
+                result = request_predictions(context, versions, model_registry, delta_tables, inference_device)
+                if isinstance(result, dg.SensorResult) and result.run_requests:
+                    return result
+                while time.monotonic() + POLL_SECONDS < until:
+                    time.sleep(POLL_SECONDS)
+                    if model_registry.versions() != versions:
+                        break
+                else:
+                    return result
+            except (RegistryUnavailable, UnclearServingVersion) as error:
+                return dg.SkipReason(str(error))
+
+    return stage_changes
+
+
+def request_predictions(
     context: dg.SensorEvaluationContext,
+    versions: Sequence[ModelVersion],
     model_registry: ModelRegistry,
     delta_tables: DeltaTables,
     inference_device: InferenceDevice,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Requests a run when the versions in Production or Staging change, retries failed runs, records stage changes."""
-    try:
-        versions = model_registry.versions()
-        other_registry = registry_warning(delta_tables, STAGE_HISTORY, versions, model_registry)
-        record_changes(model_registry.name, versions, delta_tables)
-        serving = serving_version(versions)
-    except (RegistryUnavailable, UnclearServingVersion) as error:
-        return dg.SkipReason(str(error))
+    """Compares the versions in Production and Staging with those of the last request."""
+    other_registry = registry_warning(delta_tables, STAGE_HISTORY, versions, model_registry)
+    record_changes(model_registry.name, versions, delta_tables)
+    serving = serving_version(versions)
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=[JOB_NAME], cursor=context.cursor)
     warnings = [warning] if (warning := other_registry or disagreement(versions)) else []
     shadow_versions = [version for version in shadows(versions) if FILES_DIGEST in version.tags]

@@ -28,7 +28,14 @@ from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.charts import SHOWN_BARS, picture_markdown, stacked_bars
 from image_assets.images.features import Features
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS, RAW_IMAGES
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GIVEN_LABELS,
+    IMAGE_FILES,
+    LABEL_CORRECTIONS,
+    PREDICTED_FIRST,
+    RAW_IMAGES,
+)
 from resources.delta.arrow_rows import Row, SetAside
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow, rows_with_keys
@@ -140,6 +147,7 @@ def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> C
     deps=["raw_images", "given_labels", "label_corrections"],
     kinds={"pyspark", "deltalake", "pillow"},
     pool="image_files",
+    op_tags=PREDICTED_FIRST,
 )
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """The images with their label, size, format, pages, capture time, place, camera and perceptual hash."""

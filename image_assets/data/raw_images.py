@@ -27,7 +27,7 @@ from image_assets.data.ingestion import chunked, read_chunk, size_of, unrecorded
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.data.replayed_files import replay, replay_result, replayed_files
-from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
+from image_assets.schemas import IMAGE_FILES, PREDICTED_FIRST, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for
 from resources.delta.unchanged import describe_once
@@ -151,6 +151,7 @@ def is_continuous(instance: dg.DagsterInstance, run_id: str) -> bool:
         ),
     ],
     pool="image_files",
+    op_tags=PREDICTED_FIRST,
 )
 def raw_images(
     context: dg.AssetExecutionContext, config: IngestConfig, delta_tables: DeltaTables, image_folder: ImageFolder

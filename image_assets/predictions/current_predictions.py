@@ -20,7 +20,7 @@ from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.models.version_ids import key_of
-from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
+from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTED_FIRST
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import rows_run_locally
@@ -77,7 +77,12 @@ def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataVa
     }
 
 
-@dg.asset(deps=["image_predictions", "image_files"], kinds={"pyspark", "deltalake"}, pool="current_predictions")
+@dg.asset(
+    deps=["image_predictions", "image_files"],
+    kinds={"pyspark", "deltalake"},
+    pool="current_predictions",
+    op_tags=PREDICTED_FIRST,
+)
 def current_predictions(
     context: dg.AssetExecutionContext, delta_tables: DeltaTables, model_registry: ModelRegistry
 ) -> dg.MaterializeResult:

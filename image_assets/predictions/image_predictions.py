@@ -20,7 +20,7 @@ from image_assets.images.large_images import with_scaled_content, with_scaled_co
 from image_assets.models.isolated_scoring import VersionNotLoaded
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device, score_images, score_images_guarded
 from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions, registry_warning
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, PREDICTED_FIRST
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import runs_locally
@@ -171,7 +171,12 @@ def fault_metadata(delta_tables: DeltaTables, versions: Sequence[ModelVersion]) 
     return found
 
 
-@dg.asset(deps=["featured_images", "model_evaluations"], kinds={"pyspark", "deltalake", "mlflow"}, pool="gpu")
+@dg.asset(
+    deps=["featured_images", "model_evaluations"],
+    kinds={"pyspark", "deltalake", "mlflow"},
+    pool="gpu",
+    op_tags=PREDICTED_FIRST,
+)
 def image_predictions(
     context: dg.AssetExecutionContext,
     config: PredictionConfig,

@@ -14,8 +14,10 @@ from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry
 from sensors.attempts import ATTEMPTS
-from sensors.stage_changes import stage_changes
+from sensors.stage_changes import stage_changes_watching
 from tests.support.tables import tables_at
+
+stage_changes = stage_changes_watching(0)
 
 
 @dg.op

@@ -12,9 +12,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from resources.run_launcher import SENSOR_TAG
 from resources.settings import Settings
 from scripts.dev import list_services, start, stop
-from sensors.attempts import RUN_KEY_TAG, SENSOR_TAG
+from sensors.attempts import RUN_KEY_TAG
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 600
