@@ -47,11 +47,26 @@ def test_a_version_that_does_not_say_its_backbone_does_not_serve() -> None:
     assert not backbone_trained(version(1)).passed
 
 
-def test_another_signature_is_shown_beside_the_expected_one() -> None:
-    assert same_signature("bytes", "bytes").passed
-    found = same_signature("text", "bytes")
-    assert not found.passed
-    assert found.detail == "found text, expected bytes"
+def signature(inputs: str | None = "bytes", outputs: str = "label", params: str | None = None) -> str:
+    return json.dumps({"inputs": inputs, "outputs": outputs, "params": params})
+
+
+@pytest.mark.parametrize(
+    ("found", "former", "passed"),
+    [
+        (signature(), signature(), True),
+        (signature("text"), signature("bytes"), False),
+        (signature(outputs="number"), signature(), False),
+        (signature(None, params="top_k"), signature("bytes"), True),
+        (signature("bytes"), signature(None, params="top_k"), True),  # a rollback to an earlier release's version
+        ("null", "null", True),
+        ("null", signature(), False),
+    ],
+)
+def test_a_version_returns_the_same_columns_for_the_same_inputs(found: str, former: str, passed: bool) -> None:
+    finding = same_signature(found, former)
+    assert finding.passed is passed
+    assert finding.detail == (found if passed else f"found {found}, expected {former}")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +143,6 @@ def test_a_version_may_be_worse_by_the_tolerance_unless_it_is_so_for_sure(
 
 
 def test_the_report_has_a_line_for_each_finding() -> None:
-    report = to_report([backbone_trained(version(1)), same_signature("a|b", "a|b")]).splitlines()
+    report = to_report([backbone_trained(version(1)), same_labels(labelled(1, "a|b"), None, {})]).splitlines()
     assert report[2].startswith("| ✗ | backbone")
-    assert report[3] == "| ✓ | signature | a/b |"
+    assert report[3] == "| ✓ | labels | a/b |"
