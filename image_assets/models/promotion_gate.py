@@ -68,16 +68,29 @@ def same_signature(signature: str, expected: str) -> GateFinding:
 
 
 def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Mapping[str, str]) -> GateFinding:
-    """Whether the version has the labels of the production version in the same order, or all of them as mapped."""
-    labels = version.labels
-    former = serving.labels if serving else labels
-    if labels == former:
-        return GateFinding("labels", bool(labels), ", ".join(labels) or "none")
-    gone = [label for label in former if mapping.get(label, label if mapping else "") not in labels]
-    detail = f"found {', '.join(labels)}, version {serving.version if serving else ''} has {', '.join(former)}"
-    if gone:
-        detail += f": map {', '.join(gone)} to new labels in label_mapping"
-    return GateFinding("labels", not gone, detail)
+    """Whether every label of the production version is one of the version's, or is mapped to one; more are welcome.
+
+    The order may differ: it is that of each version's own probabilities.
+    """
+    labels, former = version.labels, serving.labels if serving else []
+    if not labels:
+        return GateFinding("labels", False, "none")
+    unknown = [label for label in mapping if serving and label not in former]
+    targets = {label: mapping.get(label, label) for label in former}
+    missing = [label for label, target in targets.items() if target not in labels]
+    found = [", ".join(labels)]
+    if added := [label for label in labels if serving and label not in targets.values()]:
+        found.append(f"new: {', '.join(added)}")
+    if renamed := [f"{label} is now {target}" for label, target in targets.items() if target != label]:
+        found.append(", ".join(renamed))
+    if missing and serving:
+        found.append(
+            f"version {serving.version} has {', '.join(missing)} as well: say in label_mapping which of these labels "
+            "such images have now"
+        )
+    if unknown:
+        found.append(f"label_mapping names {', '.join(unknown)}: expected labels of the production version")
+    return GateFinding("labels", not missing and not unknown, "; ".join(found))
 
 
 def files_as_logged(found: str, logged: str | None) -> GateFinding:
