@@ -52,7 +52,7 @@ class PromotionConfig(dg.Config):
         default=0.01, ge=0, lt=1, description="How much lower its accuracy may be than the production model's."
     )
     label_mapping: dict[str, str] = Field(
-        default={}, description="Renamed labels: the production model's label, the new version's label."
+        default={}, description="Removed labels: the production model's label, the new version's label instead."
     )
 
 
