@@ -80,7 +80,9 @@ def arrivals_metadata(delta_tables: DeltaTables, layout: FolderLayout) -> dict[s
 
 def quarantine(delta_tables: DeltaTables, unreadable: Sequence[Row]) -> None:
     """Quarantines the images that could not be decoded, unless their files have changed since."""
-    ledger = read_ledger(delta_tables) if unreadable else {}
+    if not unreadable:
+        return
+    ledger = read_ledger(delta_tables, pc.field("path").isin([row["path"] for row in unreadable]))
     merge_decisions(
         delta_tables,
         [

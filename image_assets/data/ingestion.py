@@ -1,7 +1,7 @@
 """Reads listed files into raw_images and records the result in the ledger."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from image_assets.data.image_files import (
     IMAGE_KEYS,
     SEEN_BEFORE,
     Decision,
-    LedgerEntry,
+    Ledger,
     merge_decisions,
     recorded_version,
     to_decision,
@@ -63,7 +63,7 @@ def read_chunk(
     delta_tables: DeltaTables,
     image_folder: ImageFolder,
     files: Sequence[ImageFile],
-    ledger: Mapping[str, LedgerEntry],
+    ledger: Ledger,
     executor: Executor,
     progress: ProgressLine,
 ) -> None:
@@ -89,7 +89,7 @@ def read_chunk(
 def append_new_files(
     delta_tables: DeltaTables,
     files: Sequence[ImageFile],
-    ledger: Mapping[str, LedgerEntry],
+    ledger: Ledger,
     limits: Limits,
     executor: Executor,
     progress: ProgressLine,
@@ -100,7 +100,7 @@ def append_new_files(
     """
     delta_tables.create(RAW_IMAGES)
     folder, layout = delta_tables.uri(RAW_IMAGES), file_layout(RAW_IMAGES)
-    seen = seen_before(delta_tables, [file.path for file in files if file.path in ledger])
+    seen = seen_before(delta_tables, [*ledger.named(file.path for file in files)])
 
     def write_parts(
         parts: Iterable[list[ImageFile]],

@@ -6,6 +6,7 @@ A replaced file gets a new row with a new image_id. The old row stays, and the l
 import time
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 
 import dagster as dg
 from pydantic import Field
@@ -21,7 +22,6 @@ from image_assets.data.image_files import (
     quarantine_metadata,
     read_ledger,
     to_decision,
-    to_entry,
 )
 from image_assets.data.ingestion import chunked, read_chunk, size_of, unrecorded_rows
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
@@ -82,14 +82,15 @@ def ingest(
         FolderUnavailable: Nothing was written: the folder cannot be listed, or lacks too many files to be believed.
     """
     unrecorded, version = unrecorded_rows(delta_tables)
-    ledger = read_ledger(delta_tables) | {decision.path: to_entry(decision) for decision in unrecorded}
+    ledger = read_ledger(delta_tables).recorded(unrecorded)
     changes = folder_changes(image_folder, ledger, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
     if skipped := str(changes.skipped):
         log.info(f"skipped {skipped}")
     if not config.accept_missing:
         require_plausible(changes, image_folder, delta_tables)
-    settled = image_folder.settled(changes.to_read)
+    # In the order of paths, so that each commit covers a range of them, and later ones need not read it.
+    settled = sorted(image_folder.settled(changes.to_read), key=attrgetter("path"))
     delta_tables.create(REPLAYED_FILES)
     merge_decisions(delta_tables, unrecorded, version)
     remember_device(delta_tables, image_folder)

@@ -45,6 +45,7 @@ from resources.delta.delta_log import (
     writer_properties,
 )
 from resources.delta.executors import runs_locally
+from resources.delta.merging import first_keys, joined, rows_with, sql_with
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import WrittenFile, open_parquet
 from resources.delta.spark_session import DeltaSpark
@@ -66,6 +67,7 @@ EVERY_PART = "every part"  # a forgotten position is that of all parts
 NOTE = "userMetadata"  # Delta's name for a note in a commit
 WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
+MERGED = "merge"  # the writer of merges, in their transactions
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
 
@@ -390,21 +392,14 @@ class DeltaTables(dg.ConfigurableResource):
             where: A condition to update rows by, instead of their keys; then nothing is inserted.
             follows: An upstream, and its version up to which the table now has all rows.
         """
-        new = rows if where else rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
-        same = where or " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-        properties = CommitProperties(position(self.uri(follows[0]), follows[1]) if follows else None)
+        properties = position(self.uri(follows[0]), follows[1]) if follows else {}
         for attempt in range(1, MERGE_ATTEMPTS + 1):
-            merge = self._open_to_write(table).merge(
-                new,
-                same,
-                source_alias="new",
-                target_alias="old",
-                writer_properties=writer_properties(table),
-                commit_properties=properties,
-            )
+            log = self._open_to_write(table)
             try:
-                merge = merge.when_matched_update(dict(updates))
-                (merge if where else merge.when_not_matched_insert_all()).execute()
+                if where:
+                    _update_where(log, table, rows, updates, where)
+                else:
+                    _merge(log, table, rows, updates, properties)
             except CommitFailedError:  # another process committed first: compare the keys again
                 if attempt == MERGE_ATTEMPTS:
                     raise
@@ -512,6 +507,33 @@ class DeltaTables(dg.ConfigurableResource):
     def _last_commit(self, table: Table) -> dict[str, Any]:
         # The log may not go back to the commit that changed rows.
         return self.newest_commit(table, changes_rows) or self.history(table)[-1]
+
+
+def _merge(
+    log: DeltaTable, table: Table, rows: pa.Table, updates: Mapping[str, str], properties: Mapping[str, str]
+) -> None:
+    new = rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
+    key = table.keys[0]
+    keys = first_keys(new, key)
+    settings: dict[str, Any] = {"mode": "append"}
+    if len(keys) and _scanner(log, table, [key], rows_with(key, keys)).head(1).num_rows:
+        old = _scanner(log, table, new.column_names, rows_with(key, keys)).to_table()
+        new = joined(old, new, table.keys, updates)
+        settings = {"mode": "overwrite", "predicate": sql_with(key, keys)}
+    # Of two processes that read the same version, the second one to commit a transaction of this name fails.
+    transactions = [Transaction(MERGED, log.version())]
+    write_deltalake(
+        log,
+        new,
+        writer_properties=writer_properties(table),
+        commit_properties=CommitProperties(dict(properties), app_transactions=transactions),
+        **settings,
+    )
+
+
+def _update_where(log: DeltaTable, table: Table, rows: pa.Table, updates: Mapping[str, str], where: str) -> None:
+    merge = log.merge(rows, where, source_alias="new", target_alias="old", writer_properties=writer_properties(table))
+    merge.when_matched_update(dict(updates)).execute()
 
 
 def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:
