@@ -50,9 +50,9 @@ def home_of(photographs: Photographs, count: int, root: Path = ROOT) -> tuple[Pa
 
 def data_assets() -> dg.AssetSelection:
     """The data assets that follow the landing folder, with their checks, but no caches: only training needs those."""
-    from image_assets.jobs.asset_jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES, FETCHED
 
-    return dg.AssetSelection.groups("data") - CACHES
+    return dg.AssetSelection.groups("data") - CACHES - FETCHED
 
 
 def main() -> None:
