@@ -58,7 +58,7 @@ audit: install ## read every file and row, and compare each table with its sourc
 doctor: install ## test each part of the setup, and print how to fix what fails
 	@$(BIN)/image-assets doctor
 
-bench: install ## run the benchmarks: ONLY=<benchmark> SIZE=<images> REPEATS=<runs> PHOTOGRAPHS=<folder>
+bench: install ## run the benchmarks: ONLY=<benchmark> SIZE=<images> REPEATS=<runs> PHOTOGRAPHS=<folder> BEFORE=<commit>
 	@$(BIN)/image-assets bench $(if $(ONLY),--only $(ONLY)) $(if $(SIZE),--size $(SIZE)) \
 		$(if $(REPEATS),--repeats $(REPEATS)) $(if $(PHOTOGRAPHS),--photographs $(abspath $(PHOTOGRAPHS)))
 
