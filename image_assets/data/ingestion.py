@@ -31,7 +31,7 @@ from resources.delta.following import added_rows
 from resources.delta.local_tasks import counted
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table import FileSizes, file_layout
-from resources.files.file_system import ImageFile
+from resources.files.file_system import ImageFile, OpenFolders
 from resources.files.image_folder import ImageFolder
 from resources.progress import ProgressLine
 
@@ -111,18 +111,19 @@ def append_new_files(
             yield list(write_files(images(part, added, inspections), folder, layout)), added, inspections
 
     def images(files: list[ImageFile], added: set[str], inspections: dict[str, Inspection]) -> Iterator[Row]:
-        for file in counted(files):
-            inspection = inspect_file(file.path, file.length, limits)
-            inspections[file.path] = replace(inspection, content=None)
-            if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
-                added.add(file.path)
-                yield {
-                    "path": file.path,
-                    "modification_time": file.modification_time,
-                    "length": file.length,
-                    "image_id": inspection.image_id,
-                    "content": inspection.content,
-                }
+        with OpenFolders() as open_folders:
+            for file in counted(files):
+                inspection = inspect_file(file.path, file.length, limits, open_folders)
+                inspections[file.path] = replace(inspection, content=None)
+                if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
+                    added.add(file.path)
+                    yield {
+                        "path": file.path,
+                        "modification_time": file.modification_time,
+                        "length": file.length,
+                        "image_id": inspection.image_id,
+                        "content": inspection.content,
+                    }
 
     # No more parts than files of a good size: a part is a Parquet file at least.
     parts = balanced(files, executor.task_count(size_of(files) // FileSizes.minimum_bytes))
