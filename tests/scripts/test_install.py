@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -236,6 +237,34 @@ def test_training_waits_for_the_background_and_shows_its_progress(half_installed
             assert "another process has begun" in waiting.stdout.readline()
             assert waiting.stdout.readline() == "building Horovod: 41 %\n"
             other.communicate("\n")
+            assert waiting.wait() == 0
+
+
+def test_the_next_command_waits_for_a_step_whose_command_was_killed(half_installed: Path) -> None:
+    step = half_installed / "scripts" / "slow_step.py"
+    step.write_text("from scripts import install\ninput()\ninstall.STAMP.write_text(install.digest())\n")
+    command = (
+        "import os, signal, threading\n"
+        "from scripts import install\n"
+        f"install.PYTHON = {sys.executable!r}\n"
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
+        "with install.turn():\n"
+        "    print('started', flush=True)\n"
+        "    install.run_module('slow_step')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", command], cwd=half_installed, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdin is not None
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "started\n"
+        with finish(half_installed) as waiting:
+            assert waiting.stdout is not None
+            assert "another process has begun" in waiting.stdout.readline()
+            assert killed.wait() == -signal.SIGKILL
+            assert waiting.poll() is None
+            killed.stdin.write("\n")
+            killed.stdin.flush()
             assert waiting.wait() == 0
 
 
