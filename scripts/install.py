@@ -55,7 +55,7 @@ UV = [str(PYTHON), "-m", "uv", "--no-progress", "pip", "install", "--compile-byt
 CODE = ["definitions.py", "gallery", "image_assets", "resources", "scripts", "sensors"]
 HASHED = ["--require-hashes", "-r"]
 EXTRAS = ("test", "docs")  # groups that only the development of this project needs
-GIGABYTES = {"first": 2.3, "frameworks": 6.0, "cuda": 1.0, "test": 0.4, "docs": 0.1}  # on disk, compiled
+GIGABYTES = {"first": 2.0, "frameworks": 6.3, "cuda": 1.0, "test": 0.4, "docs": 0.1}  # on disk, compiled
 SHOWN_LINES = 20  # of the log of what failed in the background
 
 

@@ -140,12 +140,7 @@ GROUPS = ("first", *read_groups())
 NAMES = {group: re.findall(r"^([a-z0-9._-]+)==", pins_of(group), re.MULTILINE) for group in GROUPS}
 # What is installed before a group: a package of the group may require these, and others of the group.
 BEFORE = {group: ["first", "frameworks"] for group in GROUPS} | {"first": [], "frameworks": ["first"]}
-ALLOWED = {  # requirement: why it may come later, or not at all
-    "torch": "the path needs it for training only",
-    "torchvision": "the path needs it for training only",
-    "tensorflow": "the path needs it for training only",
-    **dict.fromkeys(read_groups()["cuda"], "PyTorch requires it and works without it on a CPU"),
-}
+NOT_NEEDED = set(read_groups()["cuda"])  # PyTorch requires it, but works without it on a CPU
 
 
 def test_the_groups_split_the_pinned_packages() -> None:
@@ -166,7 +161,7 @@ def test_every_pin_of_a_group_has_its_hashes() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_no_package_is_installed_before_what_it_requires(group: str) -> None:
     before = {name for earlier in (group, *BEFORE[group]) for name in NAMES[earlier]}
-    later = {name for names in NAMES.values() for name in names} - before - set(ALLOWED)
+    later = {name for names in NAMES.values() for name in names} - before - NOT_NEEDED
     required = {
         canonicalize_name(requirement.name)
         for distribution in distributions()
