@@ -13,6 +13,7 @@ import argparse
 import configparser
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -54,8 +55,8 @@ UV = [str(PYTHON), "-m", "uv", "--no-progress", "pip", "install", "--compile-byt
 CODE = ["definitions.py", "gallery", "image_assets", "resources", "scripts", "sensors"]
 HASHED = ["--require-hashes", "-r"]
 EXTRAS = ("test", "docs")  # groups that only the development of this project needs
-GIGABYTES = {"first": 2.3, "frameworks": 6.0, "cuda": 1.0, "test": 0.4, "docs": 0.1}  # on disk, compiled
-SHOWN_LINES = 40  # of the log of what failed in the background
+GIGABYTES = {"first": 2.0, "frameworks": 6.3, "cuda": 1.0, "test": 0.4, "docs": 0.1}  # on disk, compiled
+SHOWN_LINES = 20  # of the log of what failed in the background
 
 
 def read_groups() -> dict[str, list[str]]:
@@ -127,7 +128,7 @@ def run(command: list[str], gigabytes: float = 0) -> None:
     start, free = time.monotonic(), shutil.disk_usage(ROOT).free
     total = f" of about {gigabytes:.1f}" if gigabytes else ""
     with LOG.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, close_fds=False)
         while True:
             try:
                 process.wait(PROGRESS_SECONDS)
@@ -172,7 +173,7 @@ def install_project() -> None:
 
 def run_module(name: str) -> None:
     """Runs one of the scripts in the environment."""
-    subprocess.run([str(PYTHON), "-m", f"scripts.{name}"], cwd=ROOT, check=True)
+    subprocess.run([str(PYTHON), "-m", f"scripts.{name}"], cwd=ROOT, check=True, close_fds=False)
 
 
 STEPS = {
@@ -219,23 +220,29 @@ def install_groups(groups: Sequence[str]) -> None:
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """Waits until no other process installs here, and shows what that one prints in the background."""
-    from resources.locks import locked  # no such locks on systems that `list_missing` rejects
+    """Waits until no other process installs here, and shows what that one prints in the background.
+
+    The steps inherit the lock: if this process is killed, the next one waits for the step that still runs.
+    """
+    import fcntl  # missing on systems that `list_missing` rejects
 
     shown = None
-    while True:
-        with locked(LOCK, wait=False) as mine:
-            if mine:
-                yield
-                return
-        lines = BACKGROUND_LOG.read_text().splitlines() if BACKGROUND_LOG.is_file() else []
-        if shown is None:
-            print("Waiting for the installation that another process has begun:", flush=True)
-            shown = max(0, len(lines) - 1)
-        for line in lines[shown:]:
-            print(line, flush=True)
-        shown = len(lines)
-        time.sleep(1)
+    with LOCK.open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                lines = BACKGROUND_LOG.read_text().splitlines() if BACKGROUND_LOG.is_file() else []
+            if shown is None:
+                print("Waiting for the installation that another process has begun:", flush=True)
+                shown = max(0, len(lines) - 1)
+            for line in lines[shown:]:
+                print(line, flush=True)
+            shown = len(lines)
+            time.sleep(1)
+        yield
 
 
 def start_in_background() -> None:

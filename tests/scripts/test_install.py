@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -139,12 +140,7 @@ GROUPS = ("first", *read_groups())
 NAMES = {group: re.findall(r"^([a-z0-9._-]+)==", pins_of(group), re.MULTILINE) for group in GROUPS}
 # What is installed before a group: a package of the group may require these, and others of the group.
 BEFORE = {group: ["first", "frameworks"] for group in GROUPS} | {"first": [], "frameworks": ["first"]}
-ALLOWED = {  # requirement: why it may come later, or not at all
-    "torch": "the path needs it for training only",
-    "torchvision": "the path needs it for training only",
-    "tensorflow": "the path needs it for training only",
-    **dict.fromkeys(read_groups()["cuda"], "PyTorch requires it and works without it on a CPU"),
-}
+NOT_NEEDED = set(read_groups()["cuda"])  # PyTorch requires it, but works without it on a CPU
 
 
 def test_the_groups_split_the_pinned_packages() -> None:
@@ -165,7 +161,7 @@ def test_every_pin_of_a_group_has_its_hashes() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_no_package_is_installed_before_what_it_requires(group: str) -> None:
     before = {name for earlier in (group, *BEFORE[group]) for name in NAMES[earlier]}
-    later = {name for names in NAMES.values() for name in names} - before - set(ALLOWED)
+    later = {name for names in NAMES.values() for name in names} - before - NOT_NEEDED
     required = {
         canonicalize_name(requirement.name)
         for distribution in distributions()
@@ -236,6 +232,34 @@ def test_training_waits_for_the_background_and_shows_its_progress(half_installed
             assert "another process has begun" in waiting.stdout.readline()
             assert waiting.stdout.readline() == "building Horovod: 41 %\n"
             other.communicate("\n")
+            assert waiting.wait() == 0
+
+
+def test_the_next_command_waits_for_a_step_whose_command_was_killed(half_installed: Path) -> None:
+    step = half_installed / "scripts" / "slow_step.py"
+    step.write_text("from scripts import install\ninput()\ninstall.STAMP.write_text(install.digest())\n")
+    command = (
+        "import os, signal, threading\n"
+        "from scripts import install\n"
+        f"install.PYTHON = {sys.executable!r}\n"
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
+        "with install.turn():\n"
+        "    print('started', flush=True)\n"
+        "    install.run_module('slow_step')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", command], cwd=half_installed, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdin is not None
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "started\n"
+        with finish(half_installed) as waiting:
+            assert waiting.stdout is not None
+            assert "another process has begun" in waiting.stdout.readline()
+            assert killed.wait() == -signal.SIGKILL
+            assert waiting.poll() is None
+            killed.stdin.write("\n")
+            killed.stdin.flush()
             assert waiting.wait() == 0
 
 
