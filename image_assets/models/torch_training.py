@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
     from torch import nn
 
+POLL_SECONDS = 0.001  # between two looks whether all ranks have called
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,11 @@ class HorovodForTorch:
         import horovod.torch as hvd
         import torch
 
-        return hvd.allreduce(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="sum").numpy()
+        handle = hvd.allreduce_async(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="sum")
+        # Horovod would keep a core busy until it is done, and a rank may wait long for the one that logs the model.
+        while not hvd.poll(handle):
+            time.sleep(POLL_SECONDS)
+        return cast("torch.Tensor", hvd.synchronize(handle)).numpy()
 
     def broadcast(self, value: Value | None) -> Value:
         """Rank 0's value, on every rank; the others' values are ignored."""
