@@ -25,6 +25,7 @@ from image_assets.images.large_images import is_reduced
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SAMPLES, IMAGE_SPLITS
 from resources.delta.arrow_rows import Row, map_rows
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.unchanged import describe_once
 from resources.files.file_system import SCHEME, read_content, to_name, to_path
 from resources.files.image_folder import ImageFolder
 from resources.files.s3 import SCHEME as S3
@@ -117,6 +118,20 @@ def distribution_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     return {"distributions": dg.MetadataValue.md(picture_markdown(picture, title))}
 
 
+def samples_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+    """Metadata with a contact sheet of the sample, and with charts and duplicates of all current images."""
+    shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
+    shown.sort(key=lambda row: (row["label"] or "", row["path"]))
+    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
+    sheet = picture_markdown(contact_sheet(tiles), "a sample of each label") if tiles else ""
+    images = current_images(delta_tables)
+    return {
+        **({"images": dg.MetadataValue.md(sheet)} if sheet else {}),
+        **distribution_metadata(images),
+        **duplicates_metadata(images),
+    }
+
+
 def to_steps(images: pd.DataFrame, column: str) -> list[float]:
     """The column's values, rounded to STEPS_PER_DOUBLING steps for each doubling."""
     values = np.maximum(images[column].to_numpy(float), 1)
@@ -195,14 +210,10 @@ def image_samples(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.Ma
         there_now = delta_tables.spark.createDataFrame(rows, FILES_SCHEMA)
         thumbnails = with_thumbnails(there_now, image_folder.real_link_roots)
         delta_tables.overwrite(thumbnails.join(pixels, on="path", how="left"), IMAGE_SAMPLES)
-    shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
-    shown.sort(key=lambda row: (row["label"] or "", row["path"]))
-    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
-    metadata = (
-        {"images": dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "a sample of each label"))}
-        if tiles
-        else {}
+    metadata = describe_once(
+        delta_tables,
+        IMAGE_SAMPLES.name,
+        lambda: samples_metadata(delta_tables),
+        tables=[IMAGE_SAMPLES, FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES],
     )
-    images = current_images(delta_tables)
-    metadata |= distribution_metadata(images) | duplicates_metadata(images)
     return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **metadata)
