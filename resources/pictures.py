@@ -30,7 +30,8 @@ def with_picture_files(metadata: Mapping[str, dg.MetadataValue], home: Path | No
 
     def to_link(found: re.Match[str]) -> str:
         name = store(b64decode(found["data"]), SUFFIXES[found["type"]], home)
-        return f"![{found['text']}: {FOLDER}/{name} in the home]({ADDRESS}/{name})"
+        url = f"{ADDRESS}/{name}"
+        return f"[![{found['text']}: {FOLDER}/{name} in the home]({url})]({url})"  # a click shows all of it
 
     return {
         name: dg.MetadataValue.md(EMBEDDED.sub(to_link, value.md_str or ""))
@@ -64,7 +65,7 @@ def linked(metadata: Mapping[str, dg.MetadataValue]) -> Iterator[str]:
     """The names of the picture files that metadata links to."""
     for value in metadata.values():
         if isinstance(value, dg.MarkdownMetadataValue):
-            yield from LINKED.findall(value.md_str or "")
+            yield from dict.fromkeys(LINKED.findall(value.md_str or ""))
 
 
 def has_pictures(metadata: Mapping[str, dg.MetadataValue], home: Path | None) -> bool:

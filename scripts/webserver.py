@@ -1,8 +1,8 @@
 """Dagster's and MLflow's web servers, protected like the gallery.
 
-`python -m scripts.webserver` takes the options of `dagster-webserver`, and serves the pictures of the home. Dagster
-itself accepts requests and WebSockets
-of any site under any host name, and executes mutations sent by GET: any page on the internet could start jobs.
+`python -m scripts.webserver` takes the options of `dagster-webserver`, and serves the pictures of the home as well.
+Dagster itself accepts requests and WebSockets of any site under any host name, and executes mutations sent by GET: any
+page on the internet could start jobs.
 
 `mlflow server --app-name image-assets` runs `mlflow_app`, an entry point in pyproject.toml. MLflow itself accepts the
 requests of every page that another port of this machine serves.

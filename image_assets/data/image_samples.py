@@ -34,6 +34,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import write_files
 from resources.delta.table import file_layout
+from resources.delta.unchanged import describe_once
 from resources.delta.writing import collected
 from resources.files.file_system import SCHEME, open_file, read_content, to_name, to_path
 from resources.files.image_folder import ImageFolder
@@ -126,6 +127,20 @@ def distribution_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     )
     title = f"{len(images):,} images, {len(labels):,} labels"
     return {"distributions": dg.MetadataValue.md(picture_markdown(picture, title))}
+
+
+def samples_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+    """Metadata with a contact sheet of the sample, and with charts and duplicates of all current images."""
+    shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
+    shown.sort(key=lambda row: (row["label"] or "", row["path"]))
+    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
+    sheet = picture_markdown(contact_sheet(tiles), "a sample of each label") if tiles else ""
+    images = current_images(delta_tables)
+    return {
+        **({"images": dg.MetadataValue.md(sheet)} if sheet else {}),
+        **distribution_metadata(images),
+        **duplicates_metadata(images),
+    }
 
 
 def to_steps(images: pd.DataFrame, column: str) -> list[float]:
@@ -269,14 +284,10 @@ def image_samples(
     there = delta_tables.read(IMAGE_SAMPLES, COMPARED_COLUMNS).to_pylist()
     if {tuple(row[name] for name in COMPARED_COLUMNS) for row in sample} != {tuple(row.values()) for row in there}:
         write_samples(delta_tables, sample, to_limits(image_folder))
-    shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
-    shown.sort(key=lambda row: (row["label"] or "", row["path"]))
-    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
-    metadata = (
-        {"images": dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "a sample of each label"))}
-        if tiles
-        else {}
+    metadata = describe_once(
+        delta_tables,
+        IMAGE_SAMPLES.name,
+        lambda: samples_metadata(delta_tables),
+        tables=[IMAGE_SAMPLES, FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES],
     )
-    images = current_images(delta_tables)
-    metadata |= distribution_metadata(images) | duplicates_metadata(images)
     return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **metadata)

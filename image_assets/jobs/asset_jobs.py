@@ -21,6 +21,7 @@ from image_assets.jobs.reproduce_model import reproduce_model
 from image_assets.jobs.unpack_parquet import unpack_parquet
 from image_assets.jobs.vacuum_tables import vacuum_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
+from resources.delta.unchanged import RECOMPUTE
 
 # Only its own job downloads images: you name the table with their addresses.
 FETCHED = dg.AssetSelection.assets("fetched_images")
@@ -73,6 +74,7 @@ send_alerts = dg.define_asset_job(
 check_assets = dg.define_asset_job(
     "check_assets",
     selection=dg.AssetSelection.all_asset_checks(),
+    tags={RECOMPUTE: "true"},
     description=with_example("check_assets", "Run every asset check without materializing anything."),
 )
 fetch_images = dg.define_asset_job(

@@ -26,6 +26,7 @@ from pydantic import Field, PrivateAttr
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from resources.dagster_databases import write_without_waiting
 from resources.delta.delta_log import (
     FILES,
     REPAIR_JOB,
@@ -131,6 +132,8 @@ class DeltaTables(dg.ConfigurableResource):
             return
         home = Path(self.home)
         in_home = bool(self.home) and is_in_home(context.instance, home)
+        if in_home:
+            write_without_waiting(Path(context.instance.root_directory))
         self._execution = Execution(context.run, context.instance, home if in_home else None)
         if not self.home:
             yield self

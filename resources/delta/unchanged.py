@@ -20,6 +20,7 @@ from resources.pictures import has_pictures, with_picture_files
 
 RECOMPUTE = "image_assets/recompute"  # a tag of runs that show nothing again
 INPUTS, DIGEST, SHOWN = "inputs", "digest", "shown"  # in metadata
+READS = "reads"  # in the metadata of a check: the tables that its result depends on
 
 Evaluate = Callable[..., dg.AssetCheckResult]
 
@@ -122,7 +123,10 @@ def table_check(
                 metadata={**result.metadata, INPUTS: digest},
             )
 
-        return dg.asset_check(asset=asset, name=key.name, description=description, blocking=blocking)(check)
+        names = ", ".join(table.name for table in reads)
+        return dg.asset_check(
+            asset=asset, name=key.name, description=description, blocking=blocking, metadata={READS: names}
+        )(check)
 
     return decorate
 
