@@ -13,8 +13,10 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
+import yaml
 from dagster import DagsterInstance
 
 from resources.settings import Settings
@@ -32,6 +34,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 180
 STOP_SECONDS = 20
 RESTART_SECONDS = 60  # between two starts of a service that is restarted
+CODE_LOCATION, CODE_SOCKET, WORKSPACE = "definitions", "code.sock", "workspace.yaml"
 # By environment variable: the default port, and the page that responds once the service is healthy.
 PORTS = {"DAGSTER_PORT": (3000, "/server_info"), "GALLERY_PORT": (4000, "/health"), "MLFLOW_PORT": (5000, "/health")}
 # By service: a path that its pages post to, where an empty form changes nothing.
@@ -71,12 +74,22 @@ def port(variable: str) -> int:
     return int(value)
 
 
-def list_services(settings: Settings) -> list[Service]:
+def code_server(folder: Path) -> Service:
+    """The process that loads the graph for Dagster's UI and daemon; `workspace.yaml` in the folder leads to it.
+
+    By default each of them starts its own, and the daemon another one every minute, which loads everything again.
+    """
+    location = {"socket": str(folder / CODE_SOCKET), "location_name": CODE_LOCATION}
+    (folder / WORKSPACE).write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+    code = ["-m", CODE_LOCATION, "-d", str(ROOT), "--inject-env-vars-from-instance"]
+    return Service("code", [str(BIN / "dagster"), "code-server", "start", *code, "--socket", str(folder / CODE_SOCKET)])
+
+
+def list_services(settings: Settings, folder: Path) -> list[Service]:
     """Dagster's UI, daemon and run worker, the gallery, and MLflow's UI if its store is in the home."""
     dagster = f"http://{HOST}:{port('DAGSTER_PORT')}"
     gallery = f"http://{HOST}:{port('GALLERY_PORT')}"
-    file = ROOT / "workspace.yaml"
-    workspace = ["-w", str(file)] if file.is_file() else ["-m", "definitions"]  # an installed wheel has no such file
+    workspace = ["-w", str(folder / WORKSPACE)]
     webserver = [*WEBSERVER, "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
     services = [
         Service("dagster", webserver, dagster, f"{dagster}/server_info"),
@@ -114,6 +127,15 @@ def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str
 
     threading.Thread(target=forward, daemon=True).start()
     return process
+
+
+def wait_for_code(folder: Path, process: subprocess.Popen[str], stopped: threading.Event) -> None:
+    """Waits until the code server responds or ends; Dagster's UI and daemon need it when they start."""
+    until = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < until and not stopped.wait(0.1):
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(folder / CODE_SOCKET)) == 0:
+                return
 
 
 def is_up(url: str) -> bool:
@@ -198,8 +220,20 @@ def report_failure(message: str) -> int:
 def main() -> int:
     """Starts all services, forwards their output, and stops them at the end."""
     settings = open_home()
-    services = list_services(settings)
-    environment = {
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        end_lost_runs(instance)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.set())
+    with TemporaryDirectory(prefix="image-assets-") as name:  # only this user can connect to what is in it
+        folder = Path(name)
+        code, others = code_server(folder), list_services(settings, folder)
+        return run_services(code, others, folder, stopped, to_environment(settings))
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """The environment of the services."""
+    return {
         **os.environ,
         "DAGSTER_HOME": str(settings.dagster_home),
         "IMAGE_ASSETS_HOME": str(settings.home),
@@ -210,15 +244,17 @@ def main() -> int:
         # Dagster's own programs import the run launcher by name, and do not look for it in the current folder.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
-    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        end_lost_runs(instance)
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.set())
+
+
+def run_services(
+    code: Service, others: Sequence[Service], folder: Path, stopped: threading.Event, environment: dict[str, str]
+) -> int:
+    """Runs the code server and then the other services until Ctrl-C or a failure; returns the exit code."""
     processes: list[subprocess.Popen[str]] = []
     try:
-        for service in services:
-            processes.append(start(service, environment))
-        return supervise(services, processes, stopped, environment)
+        processes.append(start(code, environment))
+        wait_for_code(folder, processes[0], stopped)
+        processes.extend(start(service, environment) for service in others)
+        return supervise([code, *others], processes, stopped, environment)
     finally:
         stop(processes)

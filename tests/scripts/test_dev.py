@@ -143,7 +143,10 @@ def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("GALLERY_PORT", str(free.getsockname()[1]))
     for variable in ("DAGSTER_PORT", "MLFLOW_PORT"):
         monkeypatch.setenv(variable, os.environ["GALLERY_PORT"])  # not started here
-    services = {service.name: service for service in list_services(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}))}
+    services = {
+        service.name: service
+        for service in list_services(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}), tmp_path)
+    }
     gallery = services["gallery"]
     process = start(gallery, {**os.environ, "IMAGE_ASSETS_HOME": str(tmp_path)})
     try:

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 import dagster as dg
@@ -16,8 +17,6 @@ from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry
 from sensors.attempts import ATTEMPTS
 from sensors.stage_changes import stage_changes_watching
 from tests.support.tables import tables_at
-
-stage_changes = stage_changes_watching(0)
 
 
 @dg.op
@@ -48,8 +47,9 @@ def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelR
 class Daemon:
     """What Dagster's daemon does with a sensor: keeps its cursor, never launches a run key twice."""
 
-    def __init__(self, tables: DeltaTables) -> None:
+    def __init__(self, tables: DeltaTables, watch_seconds: float = 0) -> None:
         self.tables = tables
+        self.stage_changes = stage_changes_watching(watch_seconds)
         self.instance = dg.DagsterInstance.ephemeral()
         self.cursor: str | None = None
         self.run_keys: list[str] = []
@@ -65,7 +65,7 @@ class Daemon:
                 "inference_device": InferenceDevice(run_tags={"launcher/gpu": "1"}),
             },
         ) as context:
-            answer = stage_changes(context)
+            answer = self.stage_changes(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor
@@ -106,6 +106,16 @@ def test_each_change_of_the_serving_version_is_one_run_also_when_a_version_retur
         launched += [daemon.launched(registry), daemon.launched(registry)]
     assert launched == [["1"], [], ["2"], [], ["1"], [], ["2"], []]
     assert len(daemon.cursor or "") < 100
+
+
+def test_a_promotion_during_a_tick_is_noticed_by_that_tick(registry: ModelRegistry, tmp_path: Path) -> None:
+    daemon = Daemon(tables_at(tmp_path / "tables"), watch_seconds=60)
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    promotion = threading.Timer(0.5, registry.promote, [2, "Production"])
+    promotion.start()
+    assert daemon.launched(registry) == ["2"]
+    promotion.join()
 
 
 def test_several_changes_between_two_ticks_lead_to_one_run_for_the_last(
@@ -251,6 +261,7 @@ def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry, 
         "delta_tables": daemon.tables,
         "inference_device": InferenceDevice(),
     }
+    stage_changes = stage_changes_watching(0)
     definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources=resources)
     dg.Definitions.validate_loadable(definitions)
     assert stage_changes.default_status is dg.DefaultSensorStatus.RUNNING
