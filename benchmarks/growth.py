@@ -110,7 +110,7 @@ def main() -> None:
     task = read_task()
     home, landing = Path(task.target), Path(task.source)
     use_home(home, landing)
-    from definitions import defs
+    from definitions import defs, resources
     from image_assets.jobs.asset_jobs import ingest_images
 
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance, metered() as (logger, meter):
@@ -122,7 +122,7 @@ def main() -> None:
             "loggers": {"steps": {}},
             "ops": {"raw_images": {"config": {"part": 0}}},
             # The files are links to one photograph: their content is not what the ledger says.
-            "resources": {"image_folder": {"config": {"sweep_bytes": 1}}},
+            "resources": {"image_folder": {"config": resources["image_folder"].model_dump() | {"sweep_bytes": 1}}},
         }
         with timed() as figures:
             result = job.execute_in_process(instance=instance, run_config=config, op_selection=selection)

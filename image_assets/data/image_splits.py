@@ -8,6 +8,7 @@ from hashlib import sha256
 import dagster as dg
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql import DataFrame
@@ -231,13 +232,16 @@ def assign_unmatched(
 
 def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
     """The images in image_splits, and whether each is `current`."""
-    rows = query(
-        "SELECT existing.*, is_current IS NOT NULL AS current FROM existing "
-        "LEFT JOIN (SELECT *, true AS is_current FROM files) USING (path, image_id)",
-        existing=delta_tables.batches(IMAGE_SPLITS, EXISTING_COLUMNS),
+    existing = delta_tables.read(IMAGE_SPLITS, EXISTING_COLUMNS)
+    places = pa.array(np.arange(len(existing)))
+    found = query(
+        "SELECT place FROM existing SEMI JOIN files USING (path, image_id)",
+        existing=existing.select(IMAGE_KEYS).append_column("place", places),
         files=current_key_batches(delta_tables),
     )
-    return rows.to_pandas()
+    current = np.zeros(len(existing), dtype=bool)
+    current[found["place"].to_numpy()] = True
+    return existing.to_pandas().assign(current=current)
 
 
 def numbered(images: pd.DataFrame, first: int = 0) -> pd.DataFrame:

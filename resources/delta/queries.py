@@ -22,11 +22,8 @@ def querying(**relations: pa.Table | pa.RecordBatchReader) -> Iterator["duckdb.D
     import duckdb
 
     with TemporaryDirectory() as folder:
-        settings: dict[str, Any] = {
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": folder,
-            "preserve_insertion_order": "false",
-        }
+        settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder}
+        settings["preserve_insertion_order"] = False  # it takes memory; a query that needs an order names it
         with duckdb.connect(config=settings) as connection:
             for name, relation in relations.items():
                 connection.register(name, relation)
