@@ -61,6 +61,11 @@ def current_keys(delta_tables: DeltaTables) -> pd.DataFrame:
     return delta_tables.read(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT).to_pandas()
 
 
+def current_key_batches(delta_tables: DeltaTables) -> pa.RecordBatchReader:
+    """The same, read while it is used."""
+    return delta_tables.batches(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT)
+
+
 def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """Metadata with the number of quarantined files for each reason, an example of each, and a contact sheet."""
     rows = delta_tables.read(

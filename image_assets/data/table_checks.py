@@ -9,6 +9,7 @@ from image_assets.schemas import TABLES
 from resources.delta.delta_log import STATISTICS_PROPERTY, TableFiles, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
+from resources.delta.queries import repeated_keys
 from resources.delta.table import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Compaction, Table
 from resources.delta.unchanged import table_check
 
@@ -30,8 +31,7 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
         description=f"One row per {', '.join(table.keys)}. If it fails: {DUPLICATE_KEYS_REMEDY}.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        rows = delta_tables.read(table, table.keys).to_pandas()
-        repeated = len(rows[rows.duplicated(keep=False)].drop_duplicates())
+        repeated = repeated_keys(delta_tables, table)
         return dg.AssetCheckResult(
             passed=repeated == 0,
             metadata={"repeated_keys": repeated},

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
+from pyarrow import RecordBatchReader
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field, PrivateAttr
 from pyspark.sql import DataFrame, SparkSession
@@ -268,13 +269,15 @@ class DeltaTables(dg.ConfigurableResource):
 
         A column that the table was made without is null, or has its fill value.
         """
-        log = self._load(table)
-        if log is None:
-            return to_arrow_schema(table.columns).empty_table().select(columns)
-        if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
-            self.create(table)
-            log = DeltaTable(self.uri(table))
-        return _scanner(log, table, columns, where).to_table()
+        scanner = self._scan(table, columns, where)
+        return scanner.to_table() if scanner else to_arrow_schema(table.columns).empty_table().select(columns)
+
+    def batches(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> RecordBatchReader:
+        """The same rows, read while they are used: for whole tables."""
+        if scanner := self._scan(table, columns, where):
+            return scanner.to_reader()
+        none = to_arrow_schema(table.columns).empty_table().select(columns)
+        return RecordBatchReader.from_batches(none.schema, [])
 
     def dataframe(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, now or at a Delta version, through Spark."""
@@ -434,6 +437,20 @@ class DeltaTables(dg.ConfigurableResource):
             commit_properties=CommitProperties({NOTE: note}),
         )
 
+    def replace_rows(self, rows: pa.Table, table: Table, first_keys: pa.Array, *, note: str = "") -> None:
+        """Replace the rows with these values of the first key, sorted, in one commit with a note.
+
+        Only files with such rows are rewritten. `rows` have no other values of that key.
+        """
+        write_deltalake(
+            self._open_to_write(table),
+            rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
+            mode="overwrite",
+            predicate=sql_with(table.keys[0], first_keys),
+            writer_properties=writer_properties(table),
+            commit_properties=CommitProperties({NOTE: note}),
+        )
+
     def overwrite(self, rows: DataFrame, table: Table, *, note: str = "") -> None:
         """Replace all rows, in one commit with a note: readers see the old rows or the new ones."""
         self.create(table)
@@ -494,6 +511,15 @@ class DeltaTables(dg.ConfigurableResource):
 
     def _load(self, table: Table, *, without_files: bool = False) -> DeltaTable | None:
         return open_log(self.uri(table), self.version_to_read(table), without_files=without_files)
+
+    def _scan(self, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner | None:
+        log = self._load(table)
+        if log is None:
+            return None
+        if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
+            self.create(table)
+            log = DeltaTable(self.uri(table))
+        return _scanner(log, table, columns, where)
 
     def _open(self, table: Table) -> DeltaTable:
         if log := self._load(table):
