@@ -314,7 +314,7 @@ STAGE_HISTORY = Table(
         _text("from_stage", "The previous stage."),
         _text("to_stage", "The new stage; deleted if the version no longer exists."),
         _column("aliases", T.ArrayType(T.StringType()), "The aliases of the version after the change."),
-        _text("source", "promote_model, model_evaluations, or mlflow for changes made there by hand."),
+        _text("source", "The job or asset, stage_changes (alias and stage in step), or mlflow (by hand there)."),
         _text("person", "Who decided, as they entered it; null if unknown."),
         _text("reason", "The reason given; for an archived version, which version replaced it."),
         _column("forced", T.BooleanType(), "Whether the version was moved although checks failed."),

@@ -20,9 +20,10 @@ from resources.mlflow.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegist
 
 PROMOTION_TAG = "promotion"  # of a version: describes its promotion, written before anything is moved
 OUTSIDE = "mlflow"
+MIRRORED = "stage_changes"  # the sensor, which lets the stage follow the alias and vice versa
 NOWHERE, DELETED = "None", "deleted"
 # The columns that are compared with the registry.
-COMPARED = ["model_version", "version_id", "change", "to_stage", "aliases", "promotion_id", "reason"]
+COMPARED = ["model_version", "version_id", "change", "changed_at", "to_stage", "aliases", "promotion_id", "reason"]
 MOVE_TIME = timedelta(minutes=10)  # from writing the tag to the last move of a promotion
 MAX_DETAIL_LENGTH = 300  # of a finding in a tag; MLflow limits tags to 5,000 characters
 # Any: a row's values are of several types.
@@ -160,17 +161,29 @@ def to_row(of: VersionKey, before: HistoryRow, after: StageAndAliases, by: Histo
     return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
 
+def read_history(model_name: str, delta_tables: DeltaTables) -> list[dict[str, Any]]:
+    """The recorded changes, those of each version in their order."""
+    rows = delta_tables.read(STAGE_HISTORY, COMPARED, pc.field("model_name") == model_name).to_pylist()
+    return sorted(rows, key=lambda row: row["change"])
+
+
 def record_changes(
-    model_name: str, versions: Sequence[ModelVersion], delta_tables: DeltaTables
+    model_name: str, versions: Sequence[ModelVersion], delta_tables: DeltaTables, mirrored: str | None = None
 ) -> list[dict[str, Any]]:
     """Records all changes of stages and aliases since the last call, whoever made them; returns the new rows.
 
     Concurrent calls write the same keys, so the table gets each row once.
+
+    Args:
+        model_name: The registered model.
+        versions: All its versions.
+        delta_tables: The tables.
+        mirrored: The reason for changes that no promotion explains, if the sensor has just made them.
     """
     identify_rows(delta_tables, versions, STAGE_HISTORY)
-    history = delta_tables.read(STAGE_HISTORY, COMPARED, pc.field("model_name") == model_name).to_pylist()
-    rows = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
-    found = [{"model_name": model_name, **row} for row in rows]
+    rows = changes(versions, read_history(model_name, delta_tables), datetime.now(UTC))
+    by = {"source": MIRRORED, "reason": mirrored} if mirrored else {}
+    found = [{"model_name": model_name, **row, **(by if row["source"] == OUTSIDE else {})} for row in rows]
     if found:
         delta_tables.merge(
             pa.Table.from_pylist(found, to_arrow_schema(STAGE_HISTORY.columns)), STAGE_HISTORY, updates={}
