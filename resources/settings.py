@@ -70,7 +70,8 @@ from resources.files.image_folder import MEBIBYTE, ImageFolder, SplitFolders
 from resources.files.s3 import StorageEvents
 from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
-from resources.mlflow.model_registry import ModelPackages, ModelRegistry
+from resources.mlflow.model_packages import ModelPackages
+from resources.mlflow.model_registry import ModelRegistry
 from resources.setting_values import (
     DATABASE_VARIABLE,
     HTTP,

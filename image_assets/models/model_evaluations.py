@@ -251,7 +251,10 @@ def model_evaluations(
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
         promotion = Promotion(
-            SERVING_STAGE, "model_evaluations", reason="best of the first versions; none was in production"
+            SERVING_STAGE,
+            "model_evaluations",
+            reason="best of the first versions; none was in production",
+            account=model_registry.account,
         )
         try:
             serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())

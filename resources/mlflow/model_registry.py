@@ -1,6 +1,8 @@
 """The MLflow model registry: versions, stages, aliases and files of the registered model."""
 
 import json
+import os
+import pwd
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -65,26 +67,6 @@ def is_stored_as_code(folder: Path) -> bool:
 
     flavor = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
     return flavor.get(MAIN) == code_model.__name__ and MODEL_CODE_PATH in flavor
-
-
-class ModelPackages(dg.ConfigurableResource):
-    """The default folder for model packages."""
-
-    root: str = Field(description="The default folder for model packages.")
-
-    def write(self, name: str, fill: Callable[[Path], None], elsewhere: str | None = None) -> Path:
-        """Creates a folder, lets `fill` write the files, and returns it; if `fill` fails, nothing is left behind."""
-        folder = Path(elsewhere or Path(self.root, name)).expanduser().absolute()
-        if folder.exists():
-            raise FileExistsError(
-                f"{folder} already exists, so nothing was written: delete it or choose another folder"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            unfinished = Path(scratch, folder.name)
-            unfinished.mkdir()
-            fill(unfinished)
-            return unfinished.rename(folder)
 
 
 class DamagedVersion(RuntimeError):
@@ -287,6 +269,18 @@ class ModelRegistry(dg.ConfigurableResource):
         with self._refusals(f"load version {version.version}", READ_FILES):
             udf = mlflow.pyfunc.spark_udf(spark, version.uri, **options)
         return cast("Callable[[Column], Column]", udf)
+
+    @property
+    def account(self) -> str:
+        """The account of this process: that on the MLflow server, else the operating system's."""
+        from mlflow.utils.credentials import read_mlflow_creds
+
+        username = None if self.tracking_uri.startswith(SQLITE) else read_mlflow_creds().username
+        try:
+            # Not getpass: it believes variables of the environment.
+            return username or pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:  # as in containers
+            return f"user {os.getuid()}"
 
     @property
     def address(self) -> str:
