@@ -322,12 +322,15 @@ STAGE_HISTORY = Table(
         _text("from_stage", "The previous stage."),
         _text("to_stage", "The new stage; deleted if the version no longer exists."),
         _column("aliases", T.ArrayType(T.StringType()), "The aliases of the version after the change."),
-        _text("source", "promote_model, model_evaluations, or mlflow for changes made there by hand."),
+        _text("source", "The job or asset, stage_changes (alias and stage in step), or mlflow (by hand there)."),
         _text("person", "Who decided, as they entered it; null if unknown."),
         _text("reason", "The reason given; for an archived version, which version replaced it."),
         _column("forced", T.BooleanType(), "Whether the version was moved although checks failed."),
         _column("findings", T.ArrayType(_FINDING), "The results of the checks; null if none were run."),
-        _text("promotion_id", "Shared by all changes of one promotion; null for other changes."),
+        _text("promotion_id", "Shared by a request and all changes of one promotion; null for other changes."),
+        _text("account", "Who ran the job: the account on MLflow's server, else the operating system's."),
+        _text("request", "requested, approved or rejected; null for changes of stages and aliases."),
+        _text("requested_stage", "The stage that a request asks for; null for other rows."),
     ),
 )
 

@@ -24,7 +24,7 @@
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the MLflow UI, for links from Dagster |
 | `IMAGE_ASSETS_OWNERS` | none | owners of the assets: email addresses and `team:<name>`, separated by commas |
 | `IMAGE_ASSETS_FRESH_HOURS` | none | hours without a materialization before a table counts as overdue |
-| `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster |
+| `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster and MLflow |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | file name patterns to import, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | file and folder name patterns to skip, separated by commas |
 | `IMAGE_ASSETS_LITTER` | hidden files, trash, thumbnails | more patterns to skip; `none` skips nothing else |
@@ -73,7 +73,8 @@ from resources.files.image_folder import MEBIBYTE, ImageFolder, SplitFolders
 from resources.files.s3 import StorageEvents
 from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
-from resources.mlflow.model_registry import ModelPackages, ModelRegistry
+from resources.mlflow.model_packages import ModelPackages
+from resources.mlflow.model_registry import ModelRegistry
 from resources.samples import SampleSize
 from resources.setting_values import (
     DATABASE_VARIABLE,
@@ -313,6 +314,7 @@ def create_resources(
             artifact_url=None if settings.tracking_uri.startswith(HTTP) else settings.artifacts,
             ui_url=settings.mlflow_url,
             dagster_url=settings.dagster_url,
+            gallery_url=settings.gallery_url,
         ),
         "model_registry": ModelRegistry(tracking_uri=settings.tracking_uri),
         "model_packages": ModelPackages(root=str(settings.home / "packages")),

@@ -119,6 +119,8 @@ def test_jobs_and_sensors_are_there() -> None:
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
     more = {
         "promote_model",
+        "request_promotion",
+        "review_promotion",
         "reproduce_model",
         "package_model",
         "export_dataset",

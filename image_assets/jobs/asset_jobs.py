@@ -18,6 +18,7 @@ from image_assets.jobs.package_model import package_model
 from image_assets.jobs.promote_model import promote_model
 from image_assets.jobs.repair_tables import repair_tables
 from image_assets.jobs.reproduce_model import reproduce_model
+from image_assets.jobs.request_promotion import request_promotion, review_promotion
 from image_assets.jobs.unpack_parquet import unpack_parquet
 from image_assets.jobs.vacuum_tables import vacuum_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
@@ -101,6 +102,8 @@ JOBS = (
     predict_images,
     send_alerts,
     promote_model,
+    request_promotion,
+    review_promotion,
     reproduce_model,
     package_model,
     export_dataset,

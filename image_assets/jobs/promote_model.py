@@ -40,14 +40,9 @@ GATED = (SHADOW_STAGE, SERVING_STAGE)
 GATE_IMAGES = 16  # of the test split; the same ones in every run, as long as they exist
 
 
-class PromotionConfig(dg.Config):
-    """The version to move, the stage, who decided it and why."""
+class GateConfig(dg.Config):
+    """What the gate tolerates."""
 
-    version: int = Field(gt=0, description="The registered model version to move.")
-    stage: str = Field(default=SERVING_STAGE, description="Production, Staging, Archived or None.")
-    person: str | None = Field(default=None, description="Who decided it; recorded in stage_history.")
-    reason: str | None = Field(default=None, description="Why; recorded in stage_history.")
-    force: bool = Field(default=False, description="Move it even if checks fail; recorded in stage_history.")
     tolerance: float = Field(
         default=0.01, ge=0, lt=1, description="How much lower its accuracy may be than the production model's."
     )
@@ -56,9 +51,19 @@ class PromotionConfig(dg.Config):
     )
 
 
+class PromotionConfig(GateConfig):
+    """The version to move, the stage, who decided it and why."""
+
+    version: int = Field(gt=0, description="The registered model version to move.")
+    stage: str = Field(default=SERVING_STAGE, description="Production, Staging, Archived or None.")
+    person: str | None = Field(default=None, description="Who decided it; recorded in stage_history.")
+    reason: str | None = Field(default=None, description="Why; recorded in stage_history.")
+    force: bool = Field(default=False, description="Move it even if checks fail; recorded in stage_history.")
+
+
 def gate_findings(
     version: ModelVersion,
-    config: PromotionConfig,
+    config: GateConfig,
     delta_tables: DeltaTables,
     registry: ModelRegistry,
     device: InferenceDevice,
@@ -104,10 +109,15 @@ def gate_predictions(
     return score_images(images, registry, version, resolved.name).toPandas()
 
 
+def reasons(failed: Sequence[GateFinding]) -> str:
+    """Why a version did not pass, for messages."""
+    return "; ".join(f"{finding.check}: {finding.detail}" for finding in failed)
+
+
 def refusal(version: ModelVersion, failed: Sequence[GateFinding]) -> str:
     """The message for a version that is not moved."""
-    reasons = "; ".join(f"{finding.check}: {finding.detail}" for finding in failed)
-    return f"Version {version.version} stays in stage {version.stage}. {reasons}. To move it anyway, set `force: true`."
+    stays = f"Version {version.version} stays in stage {version.stage}."
+    return f"{stays} {reasons(failed)}. To move it anyway, set `force: true`."
 
 
 def move(
@@ -142,7 +152,13 @@ def promote(
     if failed and not config.force:
         raise dg.Failure(refusal(version, failed), metadata=report, allow_retries=False)
     promotion = Promotion(
-        config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings
+        config.stage,
+        "promote_model",
+        config.person,
+        config.reason,
+        forced=bool(failed),
+        findings=findings,
+        account=model_registry.account,
     )
     # Whoever forces a version without the digest vouches for its files, from now on for exactly these.
     unrecorded = failed and FILES_DIGEST not in version.tags

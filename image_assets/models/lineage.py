@@ -155,6 +155,7 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
             }
         ),
         "caches": json.dumps({"training": task.training.name, "validation": task.validation.name}),
+        "training_images": str(task.training.rows),
         "processes": str(task.processes),
         "weights_digest": trained.weights_digest,
     }

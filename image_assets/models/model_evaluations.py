@@ -37,6 +37,7 @@ from image_assets.models.evaluation_report import (
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.scoring import IMAGES_PER_TASK, resolve_device, score_images
 from image_assets.models.stage_history import Promotion
+from image_assets.models.version_descriptions import describe_versions
 from image_assets.models.version_ids import identify_rows, key_of, of_versions
 from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
@@ -58,10 +59,11 @@ SHOWN_MISTAKES = 32
 
 def to_evaluate(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
     """The newest version of each framework, and the production version."""
-    newest = {version.tags.get("framework"): version for version in versions if version.stage != "Archived"}
-    serving = [version for version in versions if version.stage == SERVING_STAGE]
+    newest = {version.tags.get("framework"): version for version in versions if version.live}
+    serving = serving_version(versions)
     return sorted(
-        {version.version: version for version in [*newest.values(), *serving]}.values(), key=lambda v: v.version
+        {version.version: version for version in [*newest.values(), *([serving] if serving else [])]}.values(),
+        key=lambda v: v.version,
     )
 
 
@@ -245,16 +247,24 @@ def model_evaluations(
     """Metrics of each model version on the test split; the best one is promoted if none is in production."""
     before = delta_tables.snapshot(MODEL_EVALUATIONS)
     figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, inference_device)
-    serving = model_registry.serving()
+    versions = model_registry.versions()
+    serving = serving_version(versions)
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
         promotion = Promotion(
-            SERVING_STAGE, "model_evaluations", reason="best of the first versions; none was in production"
+            SERVING_STAGE,
+            "model_evaluations",
+            reason="best of the first versions; none was in production",
+            account=model_registry.account,
         )
         try:
             serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())
         except PermissionRefused as refused:  # training accounts may lack the permission to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
+    try:
+        describe_versions(versions, delta_tables, model_registry, mlflow_tracking.gallery_url)
+    except PermissionRefused as refused:
+        metadata["not_described"] = dg.MetadataValue.text(str(refused))
     described = describe_once(
         delta_tables,
         MODEL_EVALUATIONS.name,
