@@ -24,7 +24,9 @@ from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import (
     FILES,
     REPAIR_JOB,
@@ -65,6 +67,7 @@ NOTE = "userMetadata"  # Delta's name for a note in a commit
 WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
+UPDATE_MEMORY = 8  # delta-rs holds a table that it updates in memory several times, so its bytes count that much
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
 
 Metadata = dg.MetadataValue | str | int | float
@@ -343,13 +346,14 @@ class DeltaTables(dg.ConfigurableResource):
         new = rows if where else rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
         same = where or " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
         properties = CommitProperties(position(self.uri(follows[0]), follows[1]) if follows else None)
+        images_per_group = rows_per_group(table_files(self.uri(table))) if table.binary_columns else None
         for attempt in range(1, MERGE_ATTEMPTS + 1):
             merge = self._open_to_write(table).merge(
                 new,
                 same,
                 source_alias="new",
                 target_alias="old",
-                writer_properties=writer_properties(table),
+                writer_properties=writer_properties(table, images_per_group),
                 commit_properties=properties,
             )
             try:
@@ -361,16 +365,28 @@ class DeltaTables(dg.ConfigurableResource):
             else:
                 return
 
-    def update(self, rows: DataFrame, table: Table, columns: Sequence[str]) -> None:
-        """Update some columns of the rows with the same keys, in one commit; nothing is inserted."""
+    def update(self, rows: Sequence[Row], table: Table, columns: Sequence[str]) -> None:
+        """Update some columns of the rows with the same keys, in one commit; nothing is inserted.
+
+        Args:
+            rows: Rows with the table's keys and these columns.
+            table: The table.
+            columns: The columns to update.
+        """
         from delta.tables import DeltaTable
 
         self.require_writable()
+        names = [*table.keys, *columns]
+        new = pa.Table.from_pylist([*rows], to_arrow_schema(StructType([table.columns[name] for name in names])))
         same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        files = table_files(self.uri(table))
+        if runs_locally(self.pyspark, UPDATE_MEMORY * files.size_bytes):
+            self.merge(new, table, updates={name: f"new.{name}" for name in columns}, where=same_keys)
+            return
         merge = (
             DeltaTable.forPath(self.spark, self.uri(table))
             .alias("old")
-            .merge(rows.alias("new"), same_keys)
+            .merge(self.spark.createDataFrame(new).alias("new"), same_keys)
             .whenMatchedUpdate(set={f"old.{name}": f"new.{name}" for name in columns})
         )
         with session_settings(self.spark, parquet_settings(table)):
