@@ -15,6 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -43,6 +44,7 @@ class ImageClassifier(PythonModel):
         self._pixels = _module_in(files["decoding"], "pixels")
         self._reading = self._pixels.Reading(**classifier.get("reading", {}))
         engines, framework = _module_of(files["engines"]), _module_of(files["framework"])
+        self._decoders = ThreadPoolExecutor(engines.thread_count(), "decoder")
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
     # The return type differs because MLflow's own `predict` has no body, so that type checkers infer None.
@@ -77,7 +79,7 @@ class ImageClassifier(PythonModel):
         return pd.DataFrame(columns).set_axis(model_input.index)
 
     def _answers(self, images: Sequence[tuple[Any, Any]]) -> list[tuple[str | None, float | None, list[float] | None]]:
-        pixels = [self._decoded(content, path) for content, path in images]
+        pixels = [*self._decoders.map(lambda image: self._decoded(*image), images)]
         readable = [number for number, of in enumerate(pixels) if of is not None]
         answers: list[tuple[str | None, float | None, list[float] | None]] = [(None, None, None)] * len(images)
         if readable:
