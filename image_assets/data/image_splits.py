@@ -35,7 +35,6 @@ from resources.files.image_folder import ImageFolder
 SET_ASIDE = "set_aside"  # in no split
 NEW_COLUMNS = [*IMAGE_KEYS, "label", "label_index", "perceptual_hash", "mirrored_hash"]
 EXISTING_COLUMNS = [*IMAGE_KEYS, "label", "duplicate_group", "split", "given_split"]
-REASSIGNED_SCHEMA = "path string, image_id string, given_split string, split string, reason string"
 FILL_ORDER = ("training", "test", "validation")
 CONFLICT = "belongs together with images in different splits"
 
@@ -320,8 +319,8 @@ def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayou
     assign = assignment(delta_tables, existing, np.full(len(existing), True), config, rules)
     changed = reassigned(existing, config.shares, layout, assign)
     if len(changed):
-        rows = changed.astype(object).where(changed.notna(), None).to_numpy().tolist()
-        delta_tables.update(delta_tables.spark.createDataFrame(rows, REASSIGNED_SCHEMA), IMAGE_SPLITS, GIVEN_COLUMNS)
+        rows = changed.astype(object).where(changed.notna(), None).to_dict("records")
+        delta_tables.update(rows, IMAGE_SPLITS, GIVEN_COLUMNS)
     return len(changed)
 
 

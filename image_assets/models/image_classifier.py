@@ -15,6 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,7 @@ class ImageClassifier(PythonModel):
         self._pixels = _module_in(files["decoding"], "pixels")
         self._reading = self._pixels.Reading(**classifier.get("reading", {}))
         engines, framework = _module_of(files["engines"]), _module_of(files["framework"])
+        self._decoders = ThreadPoolExecutor(engines.thread_count(), "decoder")
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
     # The return type differs because MLflow's own `predict` has no body, so that type checkers infer None. MLflow
@@ -102,7 +104,7 @@ class ImageClassifier(PythonModel):
 
     def _answers(self, images: Sequence[ImageRow]) -> list[np.ndarray | None]:
         """The probabilities (labels,) float64 of each image; None if it cannot be read."""
-        pixels = [self._decoded(content, path) for content, path in images]
+        pixels = [*self._decoders.map(lambda image: self._decoded(*image), images)]
         readable = [number for number, of in enumerate(pixels) if of is not None]
         answers: list[np.ndarray | None] = [None] * len(images)
         if readable:

@@ -27,7 +27,6 @@ from resources.delta.executors import runs_locally
 from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
-from resources.delta.table import MEBIBYTE
 from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_dataframe, write_by_tasks
 from resources.devices import InferenceDevice
@@ -43,7 +42,6 @@ from resources.mlflow.model_registry import (
 SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
 SHOWN_FAULTS = 20
-TASK_BYTES = 64 * MEBIBYTE  # of images: each local task loads the version, which takes as long as predicting them
 MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
@@ -116,9 +114,11 @@ def write_predictions(
 
     doing = f"version {version.version} predicted"
     read = SCORED_COLUMNS.fieldNames()
-    return write_by_tasks(
-        delta_tables, new, read, IMAGE_PREDICTIONS, by=predicted, doing=doing, task_bytes=TASK_BYTES
-    ).files
+    # In one thread: the version itself computes on all cores, and a second process would load it again.
+    written = write_by_tasks(
+        delta_tables, new, read, IMAGE_PREDICTIONS, by=predicted, doing=doing, task_bytes=new.all_bytes + 1
+    )
+    return written.files
 
 
 def scoring_errors() -> tuple[type[Exception], ...]:

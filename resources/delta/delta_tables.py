@@ -18,7 +18,7 @@ from typing import Any, Literal
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 from pyarrow import RecordBatchReader
@@ -26,8 +26,10 @@ from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
 from pydantic import Field, PrivateAttr
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
 from resources.dagster_databases import write_without_waiting
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import (
     FILES,
     REPAIR_JOB,
@@ -71,6 +73,7 @@ WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
 MERGED = "merge"  # the writer of merges, in their transactions
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
+UPDATE_MEMORY = 8  # delta-rs holds a table that it updates in memory several times, so its bytes count that much
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
 
 Metadata = dg.MetadataValue | str | int | float
@@ -403,7 +406,8 @@ class DeltaTables(dg.ConfigurableResource):
             log = self._open_to_write(table)
             try:
                 if where:
-                    _update_where(log, table, rows, updates, where)
+                    groups = rows_per_group(table_files(self.uri(table))) if table.binary_columns else None
+                    _update_where(log, rows, updates, where, writer_properties(table, groups))
                 else:
                     _merge(log, table, rows, updates, properties)
             except CommitFailedError:  # another process committed first: compare the keys again
@@ -412,16 +416,28 @@ class DeltaTables(dg.ConfigurableResource):
             else:
                 return
 
-    def update(self, rows: DataFrame, table: Table, columns: Sequence[str]) -> None:
-        """Update some columns of the rows with the same keys, in one commit; nothing is inserted."""
+    def update(self, rows: Sequence[Row], table: Table, columns: Sequence[str]) -> None:
+        """Update some columns of the rows with the same keys, in one commit; nothing is inserted.
+
+        Args:
+            rows: Rows with the table's keys and these columns.
+            table: The table.
+            columns: The columns to update.
+        """
         from delta.tables import DeltaTable
 
         self.require_writable()
+        names = [*table.keys, *columns]
+        new = pa.Table.from_pylist([*rows], to_arrow_schema(StructType([table.columns[name] for name in names])))
         same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        files = table_files(self.uri(table))
+        if runs_locally(self.pyspark, UPDATE_MEMORY * files.size_bytes):
+            self.merge(new, table, updates={name: f"new.{name}" for name in columns}, where=same_keys)
+            return
         merge = (
             DeltaTable.forPath(self.spark, self.uri(table))
             .alias("old")
-            .merge(rows.alias("new"), same_keys)
+            .merge(self.spark.createDataFrame(new).alias("new"), same_keys)
             .whenMatchedUpdate(set={f"old.{name}": f"new.{name}" for name in columns})
         )
         with session_settings(self.spark, parquet_settings(table)):
@@ -560,8 +576,10 @@ def _merge(
     )
 
 
-def _update_where(log: DeltaTable, table: Table, rows: pa.Table, updates: Mapping[str, str], where: str) -> None:
-    merge = log.merge(rows, where, source_alias="new", target_alias="old", writer_properties=writer_properties(table))
+def _update_where(
+    log: DeltaTable, rows: pa.Table, updates: Mapping[str, str], where: str, properties: WriterProperties
+) -> None:
+    merge = log.merge(rows, where, source_alias="new", target_alias="old", writer_properties=properties)
     merge.when_matched_update(dict(updates)).execute()
 
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 from pyspark.sql import functions as F
 
-from image_assets.jobs.promote_model import promote_model
+from image_assets.jobs.promote_model import gate_predictions, promote_model
 from image_assets.jobs.request_promotion import request_promotion, review_promotion
 from image_assets.models.promotion_gate import LINEAGE
 from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
@@ -16,10 +16,12 @@ from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model, stages
+from tests.support.tables import with_executor
 
 pytestmark = pytest.mark.spark
 
 LABELS = ["ball", "cube"]
+CPU = InferenceDevice(choice="cpu")
 # Predicts the label in the path, or always the same one. A careless one also predicts a label for broken files.
 CLASSIFIER = """
     from io import BytesIO
@@ -88,7 +90,7 @@ class Platform:
             resources={
                 "delta_tables": self.tables,
                 "model_registry": registry,
-                "inference_device": InferenceDevice(choice="cpu"),
+                "inference_device": CPU,
             },
             raise_on_error=False,
         )
@@ -138,6 +140,21 @@ def test_every_failed_check_is_reported(platform: Platform) -> None:
     assert "lineage: tags missing: table_versions" in why
     assert stages(platform.registry) == {1: "None"}
     assert platform.history() == []
+
+
+def test_both_executors_try_the_same_images(platform: Platform) -> None:
+    version = platform.version("tried")
+    local, spark = (
+        sorted(
+            gate_predictions(version, with_executor(platform.tables, executor), platform.registry, CPU)[
+                ["path", "broken", "label", "probability"]
+            ].itertuples(index=False, name=None),
+            key=repr,
+        )
+        for executor in ("local", "spark")
+    )
+    assert len(local) == 33
+    assert repr(local) == repr(spark)
 
 
 def test_changed_files_are_never_loaded(platform: Platform) -> None:
