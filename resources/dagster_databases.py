@@ -9,6 +9,7 @@ nothing: SQLite writes its log in order.
 import atexit
 import sqlite3
 from collections import OrderedDict
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -18,33 +19,38 @@ from sqlalchemy.engine import Engine
 
 KEPT_OPEN = 8  # connections: a long-lived process has many runs, each with its own database
 
+_kept: OrderedDict[str, sqlite3.Connection] = OrderedDict()
+_lock = Lock()
+
 
 @cache
 def write_without_waiting(folder: Path) -> None:
     """Applies this to all databases in Dagster's folder that this process opens from now on."""
-    kept: OrderedDict[str, sqlite3.Connection] = OrderedDict()
-    lock = Lock()
-
-    @atexit.register
-    def close() -> None:
-        for connection in kept.values():
-            connection.close()
-
-    def keep_open(file: str) -> None:
-        with lock:
-            if file not in kept:
-                kept[file] = sqlite3.connect(file, check_same_thread=False)
-                if len(kept) > KEPT_OPEN:
-                    kept.popitem(last=False)[1].close()
-            kept.move_to_end(file)
-            # A connection counts from its first query after the database got its log.
-            kept[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
+    folder = folder.resolve()
 
     @event.listens_for(Engine, "connect")
     def configure(connection: object, _: object) -> None:
         if not isinstance(connection, sqlite3.Connection):
             return
         file = connection.execute("PRAGMA database_list").fetchone()[2]
-        if file and Path(file).is_relative_to(folder):
+        if file and Path(file).resolve().is_relative_to(folder):
             connection.execute("PRAGMA synchronous=NORMAL")
-            keep_open(file)
+            with suppress(sqlite3.Error):  # such as a database that is locked; the run's own connection decides
+                _keep_open(file)
+
+
+def _keep_open(file: str) -> None:
+    with _lock:
+        if file not in _kept:
+            _kept[file] = sqlite3.connect(file, check_same_thread=False)
+            if len(_kept) > KEPT_OPEN:
+                _kept.popitem(last=False)[1].close()
+        _kept.move_to_end(file)
+        # A connection counts from its first query after the database got its log.
+        _kept[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
+
+
+@atexit.register
+def _close() -> None:
+    for connection in _kept.values():
+        connection.close()
