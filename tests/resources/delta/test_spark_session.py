@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from resources.delta.spark_session import TASKS_PER_CORE, counting_tasks, task_count
+from resources.delta.spark_session import SHORT_WORK, TASKS_PER_CORE, counting_tasks, spark_session, task_count
 from resources.progress import ProgressLine
 
 pytestmark = pytest.mark.spark
@@ -66,6 +66,12 @@ def test_the_line_moves_while_tasks_finish_and_is_exact_in_the_end(
         with counting_tasks(spark, progress, rows=30, tasks=1):
             slowly_doubled(spark, 1)
         assert progress.done == 70, "a second block counts on"
+
+
+@pytest.mark.parametrize(("master", "is_short"), [("local[*]", True), ("local", True), ("spark://host:7077", False)])
+def test_only_local_sessions_are_set_up_for_short_work(master: str, is_short: bool) -> None:
+    options = str(spark_session(master, scratch="nowhere").spark_config["spark.driver.extraJavaOptions"])
+    assert options.endswith(SHORT_WORK) == is_short
 
 
 def test_stages_with_another_number_of_tasks_and_failed_blocks_count_nothing(spark: SparkSession) -> None:
