@@ -66,8 +66,9 @@ class WarmRunLauncher(dg.DefaultRunLauncher):
         run: dg.DagsterRun = context.dagster_run
         if SENSOR_TAG in run.tags and self._hand_over(run.run_id):
             return
-        # A re-execution copies the tags of its parent run, and a hand-over can fail after the run was tagged.
-        self._instance.add_run_tags(run.run_id, {RUN_BY: ""})
+        tagged = self._instance.get_run_by_id(run.run_id)
+        if tagged and tagged.tags.get(RUN_BY):  # copied from the parent of a re-execution, or a hand-over failed
+            self._instance.add_run_tags(run.run_id, {RUN_BY: ""})
         super().launch_run(context)
 
     def terminate(self, run_id: str) -> bool:

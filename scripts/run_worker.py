@@ -35,7 +35,7 @@ IDLE_SECONDS = 600  # without a run, until another process takes over if that gi
 CHECK_SECONDS = 5.0  # between two looks at the files of the code and the memory
 CONFIRM_SECONDS = 10.0  # for a launcher, to say that the run may start
 LOCK_FILE = "run_worker.lock"
-LIBRARIES = ("mlflow", "matplotlib.backends.backend_agg", "scipy.stats")
+LIBRARIES = ("matplotlib.backends.backend_agg", "matplotlib.figure", "mlflow", "scipy.ndimage")
 
 
 class LoadedCode:

@@ -133,7 +133,7 @@ def test_other_runs_and_runs_without_a_worker_go_to_dagsters_launcher(home: Home
     home.start_worker()
     with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
         home.launch(tags={RUN_BY: "a re-execution has the tags of its parent"})
-    assert [run.tags.get(RUN_BY) for run in home.instance.get_runs()] == ["", ""]
+    assert [run.tags.get(RUN_BY) for run in home.instance.get_runs()] == ["", None]
     assert home.executed_by() == []
 
 
