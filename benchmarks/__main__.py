@@ -9,6 +9,7 @@ from benchmarks.contest import CONTESTANTS, contest
 from benchmarks.engines import engines
 from benchmarks.following import following
 from benchmarks.gallery import gallery
+from benchmarks.growth import growth
 from benchmarks.loader import loader
 from benchmarks.page import PAGE, PICTURE, write_page
 from benchmarks.photographs import Photographs
@@ -25,6 +26,7 @@ SIZES = {
     "featured": 3_000,
     "grayscale": 3_000,
     "following": 10_000,
+    "growth": 1_000_000,
     "sensor": 100_000,
     "gallery": 100_000,
     "caches": 240,
@@ -46,7 +48,7 @@ ON_PHOTOGRAPHS = {
     "predictions": predictions,
     "promotion": promotion,
 }
-ON_SMALL = {"sensor": sensor, "gallery": gallery, "processes": processes}
+ON_SMALL = {"growth": growth, "sensor": sensor, "gallery": gallery, "processes": processes}
 
 
 def arguments() -> argparse.Namespace:

@@ -11,6 +11,7 @@ from benchmarks.contest import FORMER, OURS, RECIPE
 from benchmarks.contest_report import WORTH_SHOWING, contest_table, own_parts, total_ratio
 from benchmarks.engines import engine_ratios, engines_section
 from benchmarks.gallery import gallery_section
+from benchmarks.growth import growth_section
 from benchmarks.loader_report import loader_ratios, loader_section
 from benchmarks.markdown import markdown
 from benchmarks.measurement import CORES
@@ -200,6 +201,8 @@ def report(results: dict[str, dict[str, Any]]) -> str:
             parts += [contest_table(found), own_parts(found)]
     if found := results.get("following"):
         parts += [f"## Following: {found['new']} new files", following_tables(found)]
+    if found := results.get("growth"):
+        parts.append(growth_section(found))
     if found := results.get("sensor"):
         parts += ["## The sensor `new_images`", sensor_table(found)]
     if found := results.get("caches"):

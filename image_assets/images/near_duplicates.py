@@ -86,20 +86,22 @@ def _close_pairs(
     If many agree in a key, each hash is compared with those that come next to it in sorted order only.
     """
     bits = sum(len(band) for band in key)
-    places = _sortable(indexed, key)
+    there = np.arange(len(indexed))
+    if len(sought) < len(indexed):  # sorting is what takes long: only those that share a key with some
+        there = np.flatnonzero(_with_keys(sought, key)[_key(indexed, key)])
+    places = _sortable(indexed[there], key)
     order = np.argsort(places)
-    places = places[order]
+    places, order = places[order], there[order]
     keys_of_places = (places >> np.uint64(BITS - bits)).astype(np.int64)
     # Most hashes share no key with any of a few: a table of the keys, which fits into a processor's cache, says so.
-    is_there = np.zeros(1 << bits, dtype=bool)
-    is_there[keys_of_places] = True
+    is_there = _with_keys(indexed[there], key)
     # A table of all keys is the fastest way to find a key's places, but to make it costs as much as a million searches.
     starts = None
     if len(sought) > 1 << 20 < len(indexed):
         starts = np.concatenate([[0], np.cumsum(np.bincount(keys_of_places, minlength=1 << bits))])
     for chunk in range(0, len(sought), CHUNK):
         hashes = sought[chunk : chunk + CHUNK]
-        some = np.flatnonzero(is_there[_key(hashes, key).astype(np.int64)])
+        some = np.flatnonzero(is_there[_key(hashes, key)])
         wanted = _sortable(hashes[some], key)
         keys = (wanted >> np.uint64(BITS - bits)).astype(np.int64)
         if starts is None:
@@ -119,10 +121,17 @@ def _close_pairs(
         yield left[close], right[close], distance[close]
 
 
+def _with_keys(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Whether any of the hashes has a key, for each value of the key."""
+    found = np.zeros(1 << sum(map(len, key)), dtype=bool)
+    found[_key(hashes, key)] = True
+    return found
+
+
 def _sortable(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The hashes with the bits of the key first, followed by as many of the others as there is room for."""
     room = BITS - sum(map(len, key))
-    return (_key(hashes, key) << np.uint64(room)) | (hashes >> np.uint64(BITS - room))
+    return (_key(hashes, key).astype(np.uint64) << np.uint64(room)) | (hashes >> np.uint64(BITS - room))
 
 
 def _key(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -130,7 +139,7 @@ def _key(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     one, other = key
     high = (hashes >> np.uint64(one[0])) & np.uint64((1 << len(one)) - 1)
     low = (hashes >> np.uint64(other[0])) & np.uint64((1 << len(other)) - 1)
-    return (high << np.uint64(len(other))) | low
+    return ((high << np.uint64(len(other))) | low).astype(np.int64)
 
 
 def _bit_count(values: np.ndarray) -> np.ndarray:

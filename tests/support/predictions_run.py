@@ -94,6 +94,11 @@ class KilledTables(DeltaTables):
         kill_when_written(Path(self.uri(table)))
         super().overwrite_rows(rows, table, note=note)
 
+    def replace_rows(self, rows: pa.Table, table: Table, first_keys: pa.Array, *, note: str = "") -> None:
+        """Replace some rows, or kill the process meanwhile."""
+        kill_when_written(Path(self.uri(table)))
+        super().replace_rows(rows, table, first_keys, note=note)
+
 
 def main(home: str, point: str) -> None:
     """Run the predictions and kill the process at the point."""

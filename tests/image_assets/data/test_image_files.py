@@ -1,5 +1,6 @@
 """The ledger: the history that it keeps."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from image_assets.data.image_files import (
     FAILED_TWICE,
     SEEN_BEFORE,
     Decision,
+    Ledger,
     LedgerEntry,
     merge_decisions,
     read_ledger,
@@ -18,8 +20,9 @@ from image_assets.data.image_files import (
     remove_seen_before,
     to_microseconds,
 )
-from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
+from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
+from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Snapshot
 from tests.support.tables import tables_at
@@ -111,3 +114,43 @@ def test_a_result_that_may_lie_in_the_machine_is_retried_once(tmp_path: Path) ->
     assert not decide(QUARANTINED, "timeout", "too slow"), "decoded by raw_images, but not by featured_images"
     assert decide(QUARANTINED, "timeout", "too slow", image_id="2e"), "other bytes"
     assert not decide(QUARANTINED, "undecodable", "cut short", image_id="2e")
+
+
+ENTRIES = {
+    "file:/a.png": LedgerEntry(CURRENT, None, "1d", 5, 10),
+    "file:/b.png": LedgerEntry(QUARANTINED, "timeout", "2e", 6, 11, retry=True),
+    "file:/c": LedgerEntry(QUARANTINED, "unreadable_folder", None, None, None),
+}
+
+
+def test_the_ledger_in_columns_has_the_same_entries() -> None:
+    ledger = Ledger.of(ENTRIES)
+    assert ledger == ENTRIES
+    assert Ledger.of(ledger) is ledger
+    assert ledger.named(["file:/c", "file:/a.png", "file:/d.png"]) == {
+        path: ENTRIES[path] for path in ("file:/a.png", "file:/c")
+    }
+    assert ledger.is_in_state(CURRENT, MISSING).tolist() == [True, False, False]
+    new = Decision("file:/d.png", CURRENT, image_id="3f", length=7, modification_time=NOON)
+    recorded = ledger.recorded([Decision("file:/a.png", MISSING), new])
+    assert {path: entry.state for path, entry in recorded.items()} == {
+        **{"file:/a.png": MISSING, "file:/b.png": QUARANTINED, "file:/c": QUARANTINED, "file:/d.png": CURRENT}
+    }
+    assert recorded["file:/d.png"] == LedgerEntry(CURRENT, None, "3f", to_microseconds(NOON), 7)
+    assert Ledger.of({}).recorded([new]) == {"file:/d.png": recorded["file:/d.png"]}
+    assert Ledger.of({}).named(["file:/a.png"]) == {}
+
+
+def test_new_files_are_appended_to_the_ledger_without_writing_its_files_again(tmp_path: Path) -> None:
+    ledger = tables_at(tmp_path)
+    first, before = [Decision(f"file:/{number:03}", CURRENT, image_id="1d") for number in range(0, 100, 2)], set()
+    for decisions in (first, [Decision(f"file:/{number:03}", CURRENT, image_id="1d") for number in range(1, 100, 2)]):
+        merge_decisions(ledger, decisions)
+        files = {file.url for file in table_files(ledger.uri(IMAGE_FILES)).files}
+        assert before < files
+        before = files
+    merge_decisions(ledger, [Decision("file:/007", MISSING), Decision("file:/100", PENDING)])
+    after = {file.url for file in table_files(ledger.uri(IMAGE_FILES)).files}
+    assert len(before - after) == 1, "the file that holds the changed row"
+    states = Counter(entry.state for entry in read_ledger(ledger).values())
+    assert states == {CURRENT: 99, MISSING: 1, PENDING: 1}

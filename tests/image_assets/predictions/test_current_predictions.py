@@ -15,6 +15,7 @@ from image_assets.predictions.current_predictions import (
     current_predictions,
     of_current_files,
     read_of_current_files,
+    update,
 )
 from image_assets.predictions.prediction_checks import keys_unique, probabilities_sum_to_one
 from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
@@ -94,6 +95,42 @@ def test_the_asset_shows_them_without_spark_and_writes_nothing_again(home: Path,
             assert tables.version(CURRENT_PREDICTIONS) == version
         (found,) = run.asset_materializations_for_node("current_predictions")
         assert "least certain" in str(found.metadata["least_certain"].value)
+
+
+CHANGES = {
+    "nothing": ([], [], ["a", "b", "c"], 0),
+    "a new image": ([prediction("d")], [Decision(f"{GONE}d", CURRENT, image_id="1")], ["a", "b", "c", "d"], 1),
+    "a deleted file": ([], [Decision(f"{GONE}b", MISSING)], ["a", "c"], 1),
+    "a replaced file": (
+        [prediction("a", image_id="2", label="lily")],
+        [Decision(f"{GONE}a", CURRENT, image_id="2")],
+        ["a", "b", "c"],
+        1,
+    ),
+    "all files deleted": ([], [Decision(f"{GONE}{path}", MISSING) for path in "abc"], [], 1),
+    "another version": ([prediction("c", key=OTHER)], [], ["a", "c"], 1),
+}
+
+
+@pytest.mark.parametrize(("rows", "decisions", "paths", "commits"), CHANGES.values(), ids=CHANGES)
+def test_only_changed_rows_are_written(
+    home: Path, rows: list[dict[str, Any]], decisions: list[Decision], paths: list[str], commits: int
+) -> None:
+    tables = fill(tables_in(home, DeltaSpark(spark_config={})), PREDICTIONS)
+    update(tables, KEY, "before")
+    assert tables.version(CURRENT_PREDICTIONS) == 1
+    if rows:
+        files = list(write_files(rows, tables.uri(IMAGE_PREDICTIONS), file_layout(IMAGE_PREDICTIONS)))
+        tables.append_files(IMAGE_PREDICTIONS, files)
+    merge_decisions(tables, decisions)
+    key = OTHER if rows and rows[0]["version_id"] == OTHER["version_id"] else KEY
+    update(tables, key, "after")
+    found = shown(tables)
+    assert [row["path"].removeprefix(GONE) for row in found] == paths
+    assert tables.version(CURRENT_PREDICTIONS) == 1 + commits
+    assert tables.last_note(CURRENT_PREDICTIONS) == ("after" if commits else "before")
+    tables.overwrite_rows(read_of_current_files(tables, key), CURRENT_PREDICTIONS)
+    assert shown(tables) == found, "as if all rows were written"
 
 
 NOT_ONE = prediction("c", probabilities=[0.5, 0.4])
