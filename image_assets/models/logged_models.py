@@ -196,7 +196,7 @@ def log_classifier(
             },
             model_config={"device": "auto"},
             signature=classifier_signature(),
-            input_example=_input_example(),
+            input_example=input_example(),
             pip_requirements=[
                 f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework].packages)
             ],
@@ -211,7 +211,7 @@ def copy_decoding(folder: Path) -> Path:
     return folder
 
 
-def _input_example() -> pd.DataFrame:
+def input_example() -> pd.DataFrame:
     """One row of input: the bytes of a small image."""
     image = BytesIO()
     Image.new("RGB", (8, 8), "tomato").save(image, "PNG")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from image_assets.images.pixels import Reading
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.logged_models import classifier_signature, copy_decoding
+from image_assets.models.logged_models import classifier_signature, copy_decoding, input_example
 from scripts.accepted import PREDICTIONS
 from tests.support.image_files import heif, saved, tiff
 from tests.support.images import picture
@@ -80,6 +80,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> PyFuncModel:
         },
         model_config={"device": "cpu"},
         signature=classifier_signature(),
+        input_example=input_example(),
         pip_requirements=["mlflow"],
     )
     return mlflow.pyfunc.load_model(str(folder / "version"))
@@ -173,6 +174,10 @@ def test_lists_single_images_and_pixels_have_the_answer_of_a_frame(version: PyFu
     for batch in (np.stack([PIXELS] * 3), {"content": np.stack([PIXELS] * 3)}, np.array([str(file)] * 3)):
         assert [of[0] for of in version.predict(batch)["probabilities"]] == [expected] * 3
     assert len(version.predict([])) == len(version.predict(np.zeros((0, 8, 8, 3), np.uint8))) == 0
+
+
+def test_the_example_that_a_version_is_logged_with_has_an_answer(version: PyFuncModel) -> None:
+    assert version.predict(version.input_example)["label"].notna().tolist() == [True]
 
 
 def test_rows_keep_the_index_of_their_input(version: PyFuncModel) -> None:
