@@ -160,7 +160,8 @@ def predict_rows(
 
         with progress:
             answers = Executor(None).run(predicted, [0], progress, rows=len(rows))
-        return rows.merge(pd.DataFrame.from_records(answers, columns=ANSWER_COLUMNS), on=IMAGE_KEYS)
+        answered = pd.DataFrame.from_records(answers, columns=ANSWER_COLUMNS).astype({"probability": "float64"})
+        return rows.merge(answered, on=IMAGE_KEYS)
     spark = delta_tables.spark
     stored = delta_tables.dataframe(FEATURED_IMAGES).select(SCORED_COLUMNS)
     content = with_scaled_content(stored.join(F.broadcast(spark.createDataFrame(rows)), on=IMAGE_KEYS))

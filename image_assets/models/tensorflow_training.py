@@ -50,7 +50,9 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     own = backbone.implementations[TENSORFLOW.name]
     # One multiplication and addition inside the graph instead of a subtraction and division of colors from 0 to 1.
     scale, offset = 1 / (255 * np.array(own.deviation)), -np.array(own.mean) / np.array(own.deviation)
-    scaled = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="scaled")(pixels)
+    # Channels that are alike get a number, because ONNX Runtime takes 1.2 ms longer for an image with a list.
+    by, plus = (float(each[0]) if np.ptp(each) == 0 else each.tolist() for each in (scale, offset))
+    scaled = keras.layers.Rescaling(by, plus, name="scaled")(pixels)
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
