@@ -25,6 +25,7 @@ import psutil
 
 from resources.delta.table import MEBIBYTE
 from resources.locks import locked
+from resources.mlflow.model_registry import RegistryUnavailable
 from resources.processes.child_process import end_with_parent
 from resources.run_launcher import SOCKET_FILE, receive, send, socket_address
 from resources.settings import read_settings
@@ -228,7 +229,8 @@ def load_everything() -> None:
 
     for name in LIBRARIES:
         import_module(name)
-    resources["model_registry"].versions()
+    with suppress(RegistryUnavailable):  # runs report that
+        resources["model_registry"].versions()
     with dg.DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
     dagster_command()
