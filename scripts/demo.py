@@ -141,6 +141,7 @@ class Gallery:
             if is_up(f"{url}/health"):
                 line = f"Look at your images while this runs: {url} (until it ends, then `{PROGRAM} dev`)"
                 ProgressLine.write(styled(line, "strong"), file=sys.stdout)
+                sys.stdout.flush()
                 return
             time.sleep(0.5)
         if process.returncode > 0:  # it was not stopped by a signal
