@@ -24,7 +24,7 @@ from resources.progress import ProgressLine
 from resources.settings import Settings
 from scripts import install
 from scripts.cluster import free_port
-from scripts.dev import GALLERY, HOST, is_up
+from scripts.dev import GALLERY, HOST, STOP_SECONDS, is_up
 from scripts.home import hide_library_messages, open_home
 from scripts.runs import metadata_of, print_failures, run_job, seconds_by_step
 from scripts.sample_images import write_sample_images
@@ -115,7 +115,11 @@ class Gallery:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # a browser holds on to an answer
+                self._process.kill()
+                self._process.wait()
         self._messages.close()
 
     @property
