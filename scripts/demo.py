@@ -24,7 +24,7 @@ from resources.progress import ProgressLine
 from resources.settings import Settings
 from scripts import install
 from scripts.cluster import free_port
-from scripts.dev import GALLERY, HOST, is_up
+from scripts.dev import GALLERY, HOST, STOP_SECONDS, is_up
 from scripts.home import hide_library_messages, open_home
 from scripts.runs import metadata_of, print_failures, run_job, seconds_by_step
 from scripts.sample_images import write_sample_images
@@ -115,7 +115,11 @@ class Gallery:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # a browser holds on to an answer
+                self._process.kill()
+                self._process.wait()
         self._messages.close()
 
     @property
@@ -141,6 +145,7 @@ class Gallery:
             if is_up(f"{url}/health"):
                 line = f"Look at your images while this runs: {url} (until it ends, then `{PROGRAM} dev`)"
                 ProgressLine.write(styled(line, "strong"), file=sys.stdout)
+                sys.stdout.flush()
                 return
             time.sleep(0.5)
         if process.returncode > 0:  # it was not stopped by a signal
