@@ -78,6 +78,9 @@ RECENT_COMMITS = 32  # read first, because the commit in question is most often 
 
 Metadata = dg.MetadataValue | str | int | float
 
+# Threads that read through delta-rs may still run when Python exits, and abort it (pyarrow 14).
+UNTHREADED = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
+
 FILE_SIZES = FileSizes()
 
 
@@ -272,15 +275,15 @@ class DeltaTables(dg.ConfigurableResource):
 
         A column that the table was made without is null, or has its fill value.
         """
-        scanner = self._scan(table, columns, where)
-        return scanner.to_table() if scanner else to_arrow_schema(table.columns).empty_table().select(columns)
+        if log := self._read_log(table):
+            return _scanner(log, table, columns, where).to_table()
+        return to_arrow_schema(table.columns).empty_table().select(columns)
 
     def batches(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> RecordBatchReader:
         """The same rows, read while they are used: for whole tables."""
-        if scanner := self._scan(table, columns, where):
-            return scanner.to_reader()
-        none = to_arrow_schema(table.columns).empty_table().select(columns)
-        return RecordBatchReader.from_batches(none.schema, [])
+        log = self._read_log(table)
+        schema = to_arrow_schema(StructType([table.columns[name] for name in columns]))
+        return RecordBatchReader.from_batches(schema, _batches(log, table, columns, where) if log else [])
 
     def dataframe(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, now or at a Delta version, through Spark."""
@@ -528,14 +531,12 @@ class DeltaTables(dg.ConfigurableResource):
     def _load(self, table: Table, *, without_files: bool = False) -> DeltaTable | None:
         return open_log(self.uri(table), self.version_to_read(table), without_files=without_files)
 
-    def _scan(self, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner | None:
+    def _read_log(self, table: Table) -> DeltaTable | None:
         log = self._load(table)
-        if log is None:
-            return None
-        if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
+        if log and self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
             self.create(table)
             log = DeltaTable(self.uri(table))
-        return _scanner(log, table, columns, where)
+        return log
 
     def _open(self, table: Table) -> DeltaTable:
         if log := self._load(table):
@@ -584,7 +585,18 @@ def _update_where(
 
 
 def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:
-    # Threads that read through delta-rs may still run when Python exits, and abort it (pyarrow 14).
-    unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
     promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
-    return promised.scanner(columns=list(columns), filter=where, **unthreaded)
+    return promised.scanner(columns=list(columns), filter=where, **UNTHREADED)
+
+
+def _batches(
+    log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None
+) -> Iterator[pa.RecordBatch]:
+    # One row group after the other: a reader of the whole table reads ahead in threads.
+    promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
+    for file in promised.get_fragments(where):
+        for group in file.split_by_row_group(where, promised.schema):
+            scanner = Scanner.from_fragment(
+                group, schema=promised.schema, columns=list(columns), filter=where, **UNTHREADED
+            )
+            yield from scanner.to_table().to_batches()

@@ -263,11 +263,12 @@ def test_rows_from_before_a_filled_key_are_not_processed_again(
     assert new.read(["name"])["name"].to_pylist() == names
 
 
-def test_a_process_that_read_a_table_ends_as_it_should(delta_tables: DeltaTables) -> None:
+@pytest.mark.parametrize("read", ["read", "batches"])
+def test_a_process_that_read_a_table_ends_as_it_should(delta_tables: DeltaTables, read: str) -> None:
     add(delta_tables, *(shell(f"{number}") for number in range(1000)))
     program = (
         "from tests.resources.delta.test_commits import *; "
-        f"tables_at({delta_tables.root!r}).read(SHELLS, ['name', 'number', 'seen'])"
+        f"rows = tables_at({delta_tables.root!r}).{read}(SHELLS, ['name', 'number', 'seen']); next(iter(rows))"
     )
     for _ in range(3):
         ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
