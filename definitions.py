@@ -35,7 +35,7 @@ from image_assets.schemas import TABLES
 from resources.home import require_usable
 from resources.settings import create_resources, read_settings
 from sensors.new_images import new_images_every
-from sensors.stage_changes import stage_changes
+from sensors.stage_changes import WATCH_SECONDS, stage_changes_watching
 from sensors.storage_events import storage_events
 from sensors.waiting_alerts import waiting_alerts
 
@@ -109,7 +109,7 @@ defs = dg.Definitions(
     sensors=[
         new_images_every(settings.listing_seconds),
         storage_events(on=bool(settings.events)),
-        stage_changes,
+        stage_changes_watching(WATCH_SECONDS),
         waiting_alerts,
     ],
     resources=resources,

@@ -24,7 +24,7 @@ SIZES = {
     "ingest": 10_000,
     "featured": 3_000,
     "grayscale": 3_000,
-    "following": 100_000,
+    "following": 10_000,
     "sensor": 100_000,
     "gallery": 100_000,
     "caches": 240,
@@ -41,11 +41,12 @@ ON_PHOTOGRAPHS = {
     "loader": loader,
     "engines": engines,
     "training": training,
+    "following": following,
     "accuracy": accuracy,
     "predictions": predictions,
     "promotion": promotion,
 }
-ON_SMALL = {"following": following, "sensor": sensor, "gallery": gallery, "processes": processes}
+ON_SMALL = {"sensor": sensor, "gallery": gallery, "processes": processes}
 
 
 def arguments() -> argparse.Namespace:

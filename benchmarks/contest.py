@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.former import former_root
 from benchmarks.homes import home_of
-from benchmarks.measurement import Run, measured
+from benchmarks.measurement import ROOT, Run, measured
 from benchmarks.outputs import WrongOutput, require_features, require_gray, require_ingested
 from benchmarks.peers.environments import PEERS, PeerMissing, python_of
 from benchmarks.photographs import CACHE, Photographs, landing_of
 
 OURS = "image-assets"
 RECIPE = "common recipe"
+FORMER = "image-assets, an earlier commit"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Contestant:
     module: str
     kernel: str = ""
     table: str = "."
+    former: bool = False  # runs the code of an earlier commit
 
     @property
     def command(self) -> list[str]:
@@ -34,6 +37,16 @@ class Contestant:
         peer = self.module.removeprefix("benchmarks.peers.").removesuffix("_peer")
         python = str(python_of(peer)) if peer in PEERS else sys.executable
         return [python, "-m", self.module]
+
+    @property
+    def root(self) -> Path | None:
+        """The checkout whose code runs; None if there is no earlier commit."""
+        return former_root() if self.former else ROOT
+
+
+def ours(module: str, kernel: str = "", table: str = ".") -> tuple[Contestant, Contestant]:
+    """This project, as it is and as it was."""
+    return Contestant(OURS, module, kernel, table), Contestant(FORMER, module, kernel, table, former=True)
 
 
 def peers(*kernels: str) -> Iterator[Contestant]:
@@ -47,16 +60,16 @@ def peers(*kernels: str) -> Iterator[Contestant]:
 
 CONTESTANTS = {
     "ingest": (
-        Contestant(OURS, "benchmarks.ours", table="tables/raw_images"),
+        *ours("benchmarks.ours", table="tables/raw_images"),
         Contestant(RECIPE, "benchmarks.recipe"),
         *peers(""),
     ),
     "featured": (
-        Contestant(OURS, "benchmarks.ours", table="tables/featured_images"),
+        *ours("benchmarks.ours", table="tables/featured_images"),
         Contestant(RECIPE, "benchmarks.recipe"),
     ),
     "grayscale": (
-        Contestant(OURS, "benchmarks.ours", "own", table="tables/grayscale_images"),
+        *ours("benchmarks.ours", "own", table="tables/grayscale_images"),
         Contestant(RECIPE, "benchmarks.recipe", "pillow"),
         Contestant("Daft, its own image functions", "benchmarks.peers.daft_peer", "native"),
         *peers("own", "pillow"),
@@ -66,13 +79,13 @@ CONTESTANTS = {
 
 def contest(benchmark: str, photographs: Photographs, count: int, repeats: int) -> dict:
     """Run every contestant on `count` photographs, interleaved; outputs are checked, then deleted."""
-    if benchmark == "ingest":
-        source = landing = landing_of(photographs, count)
-    else:
-        source, landing = home_of(photographs, count)
-    runs: dict[str, list[dict]] = {contestant.name: [] for contestant in CONTESTANTS[benchmark]}
+    landing = landing_of(photographs, count)
+    contestants = [contestant for contestant in CONTESTANTS[benchmark] if contestant.root]
+    runs: dict[str, list[dict]] = {contestant.name: [] for contestant in contestants}
     for repeat in range(repeats):
-        for contestant in CONTESTANTS[benchmark]:
+        for contestant in contestants:
+            root = contestant.root or ROOT
+            source = landing if benchmark == "ingest" else home_of(photographs, count, root)[0]
             run = one_run(benchmark, contestant, source, landing)
             runs[contestant.name].append(asdict(run))
             result = run.error or f"{count / run.answer['work_seconds']:,.0f} images/s"
@@ -92,7 +105,7 @@ def one_run(benchmark: str, contestant: Contestant, source: Path, landing: Path)
     }
     try:
         command = [*contestant.command, benchmark, str(source), str(target), contestant.kernel]
-        run = measured(command, {"HF_HOME": str(target / "cache"), "HF_HUB_OFFLINE": "1"})
+        run = measured(command, {"HF_HOME": str(target / "cache"), "HF_HUB_OFFLINE": "1"}, contestant.root or ROOT)
         if not run.error:
             require[benchmark](target / contestant.table)
         return run

@@ -1,10 +1,11 @@
 """Contest results as tables: all contestants, and where our own time goes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.contest import OURS, RECIPE
 from benchmarks.markdown import markdown, to_cell
-from benchmarks.results import Spread, good, median_parts, peak_megabytes, rates, start_seconds
+from benchmarks.results import Spread, good, median_parts, peak_megabytes, rates, start_seconds, total_seconds
 
 WORTH_SHOWING = 0.1  # seconds; parts that never take this long are left out
 
@@ -25,7 +26,7 @@ def contest_table(found: dict[str, Any]) -> str:
                 f"{rate[name]:,.0f}",
                 f"{rate[name].median / recipe.median:.1f}" if recipe else "",
                 f"{start_seconds(runs):.1f}",
-                f"{Spread.of([run['seconds'] for run in good(runs)]):.1f}",
+                f"{total_seconds(runs):.1f}",
                 f"{Spread.of([run['cpu_seconds'] for run in good(runs)]).median / found['count'] * 1000:.1f}",
                 f"{peak_megabytes(runs):,.0f}",
             ]
@@ -39,3 +40,11 @@ def own_parts(found: dict[str, Any]) -> str:
     by_cost = sorted(parts, key=lambda name: -parts[name])
     rows = [[f"`{name}`", f"{parts[name]:.1f}"] for name in by_cost if parts[name] >= WORTH_SHOWING]
     return markdown(["where our time goes", "s"], rows) if rows else ""
+
+
+def total_ratio(benchmark: str, runs: dict[str, list[dict]], peers: Sequence[str], least: str) -> tuple[str, str, str]:
+    """The total time of the peer that ends first, from its command to its end, relative to ours."""
+    total = {name: total_seconds(runs[name]).median for name in (OURS, *peers)}
+    best = min(peers, key=lambda name: total[name])
+    compared = f"{benchmark}: total time of the peer that ends first ({best}), relative to ours"
+    return compared, f"{total[best] / total[OURS]:.2f}", least

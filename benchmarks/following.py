@@ -1,4 +1,4 @@
-"""Adds a hundred new files to tables of a thousand, ten thousand and a hundred thousand images."""
+"""Adds a hundred new files to tables of three sizes, up to and including their predictions."""
 
 import shutil
 import sys
@@ -8,16 +8,30 @@ from pathlib import Path
 import dagster as dg
 from deltalake import DeltaTable
 
+from benchmarks.former import former_root
 from benchmarks.homes import data_assets, home_of
-from benchmarks.measurement import Run, measured
-from benchmarks.ours import copied_home, materialized, start_spark, use_home
+from benchmarks.measurement import ROOT, Run, measured
+from benchmarks.ours import copied_home, materialized, use_home
 from benchmarks.parts import timed_parts
-from benchmarks.photographs import CACHE, SMALL, landing_of, write
+from benchmarks.photographs import CACHE, Photographs, landing_of, write
 from benchmarks.task import read_task, timed
+from benchmarks.versions import tracking_uri_of, version_of, versions_of
+from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry
 from scripts.runs import seconds_by_step
 
 NEW = 100
-FOLLOWERS = ("image_files", "raw_images", "featured_images", "grayscale_images", "image_splits")
+FRAMEWORK = "torch"  # of the version in production
+MODULE, RECIPE_MODULE = "benchmarks.following", "benchmarks.recipe_predictions"
+FOLLOWERS = (
+    "image_files",
+    "raw_images",
+    "featured_images",
+    "grayscale_images",
+    "image_splits",
+    "image_predictions",
+    "current_predictions",
+)
+WORK = CACHE / "following"
 
 
 def sizes_up_to(count: int) -> tuple[int, ...]:
@@ -25,38 +39,60 @@ def sizes_up_to(count: int) -> tuple[int, ...]:
     return (count // 100, count // 10, count)
 
 
-def following(count: int, repeats: int) -> dict:
-    """Runs for a hundred new files at every table size, interleaved, and the recipe's full rebuild for comparison."""
-    runs: dict[str, list[dict]] = {}
-    for size in sizes_up_to(count):
-        home, _ = home_of(SMALL, size)
-        shutil.rmtree(copy_of(size), ignore_errors=True)
-        copied_home(home, copy_of(size))
-    for repeat in range(repeats):
-        for size in sizes_up_to(count):
-            run = one_run(size, size + NEW * repeat)
-            runs.setdefault(str(size), []).append(asdict(run))
-            result = run.error or f"{run.answer['work_seconds']:.1f} s"
-            print(f"following {repeat + 1}/{repeats}  {NEW} new files into {size:,} images: {result}", flush=True)
-    for size in sizes_up_to(count):
-        shutil.rmtree(copy_of(size))
-    recomputed = {str(size): recipe_runs(size, repeats) for size in (count // 100, count // 20)}
-    return {"count": count, "new": NEW, "runs": runs, "recipe": recomputed}
+def following(photographs: Photographs, count: int, repeats: int) -> dict:
+    """Runs for a hundred new files at every table size, interleaved, and the recipe's full rebuild for comparison.
+
+    Each new file gets rows in every table from the ledger to `current_predictions`.
+    """
+    versions = versions_of(photographs)
+    promote(ModelRegistry(tracking_uri=tracking_uri_of(versions)))
+    roots = {"runs": ROOT} | ({"former": former} if (former := former_root()) else {})
+    found: dict[str, dict[str, list[dict]]] = {kind: {} for kind in roots}
+    shutil.rmtree(WORK, ignore_errors=True)
+    try:
+        for kind, root in roots.items():
+            for size in sizes_up_to(count):
+                home, landing = home_of(photographs, size, root)
+                copied_home(home, WORK / kind / str(size))
+                prepared = program(landing, WORK / kind / str(size), versions, root)
+                print(f"following, {kind}, {size:,} images predicted: {prepared.error or 'prepared'}", flush=True)
+        for repeat in range(repeats):
+            for size in sizes_up_to(count):
+                landing, before = photographs.folder / str(size), size + NEW * repeat
+                write(photographs, landing, range(before, before + NEW))
+                for kind, root in roots.items():
+                    home = WORK / kind / str(size)
+                    run = with_all_rows(program(landing, home, versions, root), home, before + NEW)
+                    found[kind].setdefault(str(size), []).append(asdict(run))
+                    result = run.error or f"{run.answer['work_seconds']:.1f} s"
+                    print(
+                        f"following {repeat + 1}/{repeats}  {kind}, {NEW} new into {size:,} images: {result}",
+                        flush=True,
+                    )
+    finally:
+        shutil.rmtree(WORK, ignore_errors=True)
+    recomputed = {str(size): recipe_runs(photographs, size, repeats, versions) for size in (count // 10, count // 4)}
+    return {"count": count, "new": NEW, **found, "recipe": recomputed}
 
 
-def copy_of(size: int) -> Path:
-    """The folder of the copy of a home that the benchmark modifies."""
-    return CACHE / "following" / str(size)
+def promote(registry: ModelRegistry) -> None:
+    """Put the version of FRAMEWORK, and no other, in production."""
+    serving = version_of(FRAMEWORK, registry).version
+    for version in registry.versions():
+        registry.promote(version.version, SERVING_STAGE if version.version == serving else "None")
 
 
-def one_run(size: int, before: int) -> Run:
-    """Add files to a home's landing folder and update its tables, in a new process."""
-    home, landing = copy_of(size), SMALL.folder / str(size)
-    write(SMALL, landing, range(before, before + NEW))
-    run = measured([sys.executable, "-m", "benchmarks.following", "following", str(landing), str(home), ""])
+def program(landing: Path, home: Path, versions: Path, root: Path) -> Run:
+    """Update a home's tables in a new process."""
+    command = [sys.executable, "-m", MODULE, "following", str(landing), str(home), ""]
+    return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)}, root)
+
+
+def with_all_rows(run: Run, home: Path, rows: int) -> Run:
+    """The run, with an error if a table has another number of rows."""
     found = {table: rows_in(home, table) for table in FOLLOWERS} if not run.error else {}
-    if set(found.values()) - {before + NEW}:
-        return replace(run, error=f"expected {before + NEW:,} rows in each table: {found}")
+    if set(found.values()) - {rows}:
+        return replace(run, error=f"expected {rows:,} rows in each table: {found}")
     return run
 
 
@@ -65,14 +101,14 @@ def rows_in(home: Path, table: str) -> int:
     return DeltaTable(home / "tables" / table).to_pyarrow_dataset().count_rows()
 
 
-def recipe_runs(size: int, repeats: int) -> list[dict]:
-    """Runs in which the recipe rebuilds the same tables."""
-    landing, target = landing_of(SMALL, size), CACHE / "output"
+def recipe_runs(photographs: Photographs, size: int, repeats: int, versions: Path) -> list[dict]:
+    """Runs in which the recipe rebuilds the same tables and predicts all images again."""
+    landing, target = landing_of(photographs, size), CACHE / "output"
     runs = []
     for repeat in range(repeats):
         shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "benchmarks.recipe", "whole_path", str(landing), str(target), "pillow"]
-        runs.append(asdict(measured(command)))
+        command = [sys.executable, "-m", RECIPE_MODULE, "whole_path", str(landing), str(target), FRAMEWORK]
+        runs.append(asdict(measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)})))
         print(f"following {repeat + 1}/{repeats}  common recipe, {size:,} images: {runs[-1]['answer']}", flush=True)
     shutil.rmtree(target, ignore_errors=True)
     return runs
@@ -83,9 +119,10 @@ def main() -> None:
     task = read_task()
     home = Path(task.target)
     use_home(home, Path(task.source))
-    start_spark()
+    from image_assets.jobs.asset_jobs import PREDICTIONS
+
     with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as figures, timed_parts() as parts:
-        result = materialized(data_assets(), instance)
+        result = materialized(data_assets() | PREDICTIONS, instance)
         figures |= {"steps": seconds_by_step(result), "parts": parts}
 
 

@@ -71,13 +71,13 @@ class Watch(threading.Thread):
         self.peak |= held  # the larger of the two, by role
 
 
-def environment(answer: str, more: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run: this project's modules, and one thread per computing process."""
+def environment(answer: str, more: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+    """The environment of a run: the modules of a checkout, and one thread per computing process."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     dropped = ("IMAGE_ASSETS_", "PYTHONDONTWRITEBYTECODE")  # the latter would add compiling modules to every start
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     task = {"BENCHMARK_ANSWER": answer, "BENCHMARK_STARTED": str(time.time())}
-    return {**inherited, **threads, "PYTHONPATH": str(ROOT), **task, **more}
+    return {**inherited, **threads, "PYTHONPATH": str(root), **task, **more}
 
 
 def on_cores() -> None:
@@ -85,16 +85,16 @@ def on_cores() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
-def measured(command: Sequence[str], more: Mapping[str, str] | None = None) -> Run:
-    """Run a program on CORES cores; it writes its figures to the file named by BENCHMARK_ANSWER."""
+def measured(command: Sequence[str], more: Mapping[str, str] | None = None, root: Path = ROOT) -> Run:
+    """Run a program of a checkout on CORES cores; it writes its figures to the file named by BENCHMARK_ANSWER."""
     with tempfile.TemporaryDirectory() as folder:
         answer, log = Path(folder, "answer.json"), Path(folder, "log")
         with log.open("wb") as output:
             started = time.perf_counter()
             program = subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env=environment(str(answer), more or {}),
+                cwd=root,
+                env=environment(str(answer), more or {}, root),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=on_cores,

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
@@ -12,6 +12,9 @@ from benchmarks.parts import timed_parts
 from benchmarks.recipe import start_workers
 from benchmarks.task import Task, read_task, timed
 from resources.home import stamp
+
+if TYPE_CHECKING:
+    from resources.delta.spark_session import DeltaSpark
 
 TARGETS = {
     "ingest": ("image_files", "replayed_files", "raw_images"),  # one step writes all three
@@ -42,11 +45,19 @@ def use_home(home: Path, landing: Path) -> None:
     }
 
 
-def start_spark() -> None:
-    """Start the Spark session that the assets will use."""
+def start_spark(size_bytes: int | None = None) -> None:
+    """Start the Spark session before the clock does, unless work of this size does without it."""
     from definitions import resources
+    from resources.delta.executors import runs_locally
 
-    start_workers(resources["pyspark"].spark_session)
+    pyspark = cast("DeltaSpark", resources["pyspark"])
+    if size_bytes is None or not runs_locally(pyspark, size_bytes):
+        start_workers(pyspark.spark_session)
+
+
+def bytes_in(landing: Path) -> int:
+    """The size of all photographs in a landing folder."""
+    return sum(file.stat().st_size for file in landing.rglob("*.jpg"))
 
 
 def materialized(
@@ -61,21 +72,26 @@ def materialized(
     )
 
 
-def prepare(task: Task) -> None:
-    """Set up the home: an empty one for a landing folder, otherwise a copy of one without the tables to build."""
+def prepare(task: Task) -> Path:
+    """Set up the home: an empty one for a landing folder, otherwise a copy of one without the tables to build.
+
+    Returns:
+        The landing folder.
+    """
     source, target = Path(task.source), Path(task.target)
     if task.benchmark == "ingest":
-        use_home(target, source)
+        landing = source
     else:
         copied_home(source, target, without=TARGETS[task.benchmark])
-        use_home(target, Path((source / "landing_folder").read_text().strip()))
+        landing = Path((source / "landing_folder").read_text().strip())
+    use_home(target, landing)
+    return landing
 
 
 def main() -> None:
     """Run the task."""
     task = read_task()
-    prepare(task)
-    start_spark()
+    start_spark(bytes_in(prepare(task)))
     selection = dg.AssetSelection.assets(*TARGETS[task.benchmark]).without_checks()
     with dg.DagsterInstance.ephemeral() as instance, timed() as figures, timed_parts() as parts:
         materialized(selection, instance)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from benchmarks.ours import start_spark, use_home
+from benchmarks.ours import bytes_in, start_spark, use_home
 from benchmarks.parts import timed_parts
 from benchmarks.predicting import ALL, FIRST, landing_in
 from benchmarks.task import read_task, seconds_since_start, timed
@@ -28,7 +28,7 @@ def main() -> None:
     task = read_task()
     first, images = Path(task.source) / FIRST, Path(task.source) / ALL
     use_home(first, landing_in(first))
-    start_spark()
+    start_spark(bytes_in(landing_in(images)))
     predict(first, task.kernel)
     first_seconds = seconds_since_start()
     with timed() as figures, timed_parts() as parts:

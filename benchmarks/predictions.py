@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from benchmarks.contest import OURS, RECIPE, Contestant
+from benchmarks.contest import RECIPE, Contestant, ours
 from benchmarks.homes import home_of
-from benchmarks.measurement import Run, measured
+from benchmarks.measurement import ROOT, Run, measured
 from benchmarks.ours import copied_home
 from benchmarks.outputs import WrongOutput, require_same_numbers
 from benchmarks.peers.environments import PeerMissing
@@ -25,7 +25,7 @@ LOADER = "benchmarks.peers.dataloader_predictions_peer"
 PREDICTING = {
     "torch": (
         Contestant(RECIPE, TAUGHT, "torch"),
-        Contestant(OURS, OWN, "torch", table="tables/image_predictions"),
+        *ours(OWN, "torch", table="tables/image_predictions"),
         Contestant("Daft", "benchmarks.peers.daft_predictions_peer"),
         Contestant("Ray Data", "benchmarks.peers.ray_predictions_peer"),
         Contestant("torch DataLoader, 1 worker, 2 threads", LOADER, "1,2"),
@@ -33,7 +33,7 @@ PREDICTING = {
     ),
     "tensorflow": (
         Contestant(RECIPE, TAUGHT, "tensorflow"),
-        Contestant(OURS, OWN, "tensorflow", table="tables/image_predictions"),
+        *ours(OWN, "tensorflow", table="tables/image_predictions"),
     ),
 }
 
@@ -59,7 +59,7 @@ def predictions(photographs: Photographs, count: int, repeats: int) -> dict:
     taught: dict[str, Answers] = {}
     for repeat in range(repeats):
         for framework, contestants in PREDICTING.items():
-            for of in contestants:
+            for of in (contestant for contestant in contestants if contestant.root):
                 run, answers = one_run(of, ground, taught.get(framework))
                 if of.name == RECIPE and answers:
                     taught.setdefault(framework, answers)
@@ -83,7 +83,7 @@ def one_run(of: Contestant, ground: Ground, taught: Answers | None) -> tuple[Run
             copied_home(home, work / name)
         (work / "network").symlink_to(ground.versions / OTHERS / "network")
         command = [*of.command, "predictions", str(work), str(work / "predictions"), of.kernel]
-        run = measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(ground.versions)})
+        run = measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(ground.versions)}, of.root or ROOT)
         if run.error:
             return run, {}
         answers = answers_in(work / ALL / of.table if of.module == OWN else work / "predictions" / ALL)

@@ -3,10 +3,10 @@
 from statistics import median
 from typing import Any
 
-from benchmarks.contest import OURS, RECIPE
-from benchmarks.contest_report import own_parts
+from benchmarks.contest import FORMER, OURS, RECIPE
+from benchmarks.contest_report import own_parts, total_ratio
 from benchmarks.markdown import markdown, to_cell
-from benchmarks.results import Spread, good, peak_megabytes, rates
+from benchmarks.results import Spread, good, peak_megabytes, rates, total_seconds
 
 FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
 # The part that ends at each moment, in chronological order.
@@ -32,9 +32,12 @@ def predictions_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         ours = rate.pop(OURS)
         if recipe := rate.pop(RECIPE, None):
             rows.append((f"{compared} the recipe", f"{ours / recipe:.1f}", "3"))
+        if former := rate.pop(FORMER, None):
+            rows.append((f"{compared} {FORMER}", f"{ours / former:.2f}", ""))
         if rate:
             best = max(rate, key=lambda name: rate[name])
             rows.append((f"{compared} the best peer ({best})", f"{ours / rate[best]:.2f}", "1.1"))
+            rows.append(total_ratio(f"predictions, {FRAMEWORKS[framework]}", runs, list(rate), "1.1"))
     return rows
 
 
@@ -67,7 +70,7 @@ def predictions_table(found: dict[str, Any]) -> str:
                     f"{rate[name]:,.0f}",
                     f"{rate[name].median / rate[RECIPE].median:.1f}" if RECIPE in rate else "",
                     f"{Spread.of([run['answer']['first_seconds'] for run in counted]):.1f}",
-                    f"{Spread.of([run['seconds'] for run in counted]):.1f}",
+                    f"{total_seconds(runs):.1f}",
                     f"{median(run['cpu_seconds'] for run in counted) / found['count'] * 1000:.1f}",
                     f"{peak_megabytes(runs):,.0f}",
                 ]

@@ -65,7 +65,7 @@ def watched(versions: Path, home: Path, *, prepare: bool) -> None:
     """Promote, let a sensor that has ticked before tick again, and report the figures of each move."""
     from resources.settings import read_settings
     from scripts.home import prepare as made_ready
-    from sensors.stage_changes import stage_changes
+    from sensors.stage_changes import stage_changes_watching
 
     made_ready(read_settings())
     registry = ModelRegistry(tracking_uri=tracking_uri_of(versions))
@@ -74,7 +74,7 @@ def watched(versions: Path, home: Path, *, prepare: bool) -> None:
     if not prepare:
         registry.promote(version_of(FORMER, registry).version, SERVING_STAGE)
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
-        daemon = Daemon(instance, stage_changes)
+        daemon = Daemon(instance, stage_changes_watching(0))
         daemon.tick()
         moves = {"promotion": FORMER} if prepare else {"promotion": NEW, "rollback": FORMER}
         answer({name: moved(framework, registry, daemon, (versions, home)) for name, framework in moves.items()})

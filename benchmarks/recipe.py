@@ -90,8 +90,15 @@ def grayscale(spark: SparkSession, source: str, target: str) -> None:
     write(gray.join(tidy.drop("label", "content"), on="path"), target)
 
 
+def rebuild(spark: SparkSession, landing: str, target: str) -> None:
+    """Write all tables into the folder `target`."""
+    ingest(spark, landing, f"{target}/raw")
+    featured(spark, f"{target}/raw", f"{target}/featured", landing)
+    grayscale(spark, f"{target}/featured", f"{target}/gray")
+
+
 def main() -> None:
-    """Run one step, or all of them (`whole_path`)."""
+    """Run one step."""
     task = read_task()
     spark = delta_session()
     start_workers(spark)
@@ -102,10 +109,6 @@ def main() -> None:
             featured(spark, f"{task.source}/tables/raw_images", task.target, landing_in(task.source))
         if task.benchmark == "grayscale":
             grayscale(spark, f"{task.source}/tables/featured_images", task.target)
-        if task.benchmark == "whole_path":
-            ingest(spark, task.source, f"{task.target}/raw")
-            featured(spark, f"{task.target}/raw", f"{task.target}/featured", task.source)
-            grayscale(spark, f"{task.target}/featured", f"{task.target}/gray")
     spark.stop()
 
 

@@ -61,6 +61,11 @@ def work_seconds(runs: list[dict]) -> Spread:
     return Spread.of([run["answer"]["work_seconds"] for run in good(runs)])
 
 
+def total_seconds(runs: list[dict]) -> Spread:
+    """Seconds from the command to its end, startup included."""
+    return Spread.of([run["seconds"] for run in good(runs)])
+
+
 def start_seconds(runs: list[dict]) -> float:
     """Median seconds for starting and stopping."""
     return median(run["seconds"] - run["answer"]["work_seconds"] for run in good(runs))

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.contest import RECIPE
 from benchmarks.markdown import markdown, to_cell
-from benchmarks.results import MEBIBYTE, Spread, good, peak_megabytes, start_seconds, work_seconds
+from benchmarks.results import MEBIBYTE, Spread, good, peak_megabytes, start_seconds, total_seconds, work_seconds
 from benchmarks.training import AGAIN, FIRST
 
 FRAMEWORKS = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
@@ -46,13 +46,13 @@ def training_table(found: dict[str, Any]) -> str:
         "first epoch, s",
         "further epochs, s each",
     ]
-    head += ["start, stop, logging, s", "CPU s", "peak MB"]
+    head += ["start, stop, logging, s", "total, s", "CPU s", "peak MB"]
     rows = []
     for framework, by_name in found["runs"].items():
         for name, runs in by_name.items():
             title = f"{name}, {FRAMEWORKS[framework]}"
             if not good(runs):
-                rows.append([title, to_cell(runs[0]["error"]), *[""] * 7])
+                rows.append([title, to_cell(runs[0]["error"]), *[""] * 8])
                 continue
             ends = [[epoch["seconds"] for epoch in run["answer"]["epochs"]] for run in good(runs)]
             more = median((of[-1] - of[0]) / max(1, len(of) - 1) for of in ends)
@@ -65,6 +65,7 @@ def training_table(found: dict[str, Any]) -> str:
                     f"{median(of[0] for of in ends):.1f}",
                     f"{more:.2f}",
                     f"{start_seconds(runs):.1f}",
+                    f"{total_seconds(runs):.1f}",
                     f"{median(run['cpu_seconds'] for run in good(runs)):.0f}",
                     f"{peak_megabytes(runs):,.0f}",
                 ]

@@ -6,6 +6,7 @@ import uvicorn
 
 from gallery.server import build_app, gallery_of
 from resources.home import require_usable, use_until_exit
+from resources.processes.child_process import end_with_parent
 from resources.settings import read_settings
 
 HOST = "127.0.0.1"
@@ -17,7 +18,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True, help="the port to listen on")
     # For containers, whose published port is bound to the machine's own address. Other host names are rejected anyway.
     parser.add_argument("--host", default=HOST, help=f"the address to listen on (default: {HOST})")
+    parser.add_argument("--parent", type=int, help="the process that started it: the server ends with it")
     arguments = parser.parse_args()
+    if arguments.parent:
+        end_with_parent(arguments.parent)
     settings = read_settings()
     require_usable(settings.home)
     use_until_exit(settings.home)

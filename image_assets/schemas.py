@@ -4,6 +4,9 @@ from pyspark.sql import types as T
 
 from resources.delta.table import FILL, Table
 
+# Tags of the steps that lead from a file to its prediction: Dagster runs them before checks and summaries.
+PREDICTED_FIRST = {"dagster/priority": "1"}
+
 
 def _column(name: str, of: T.DataType, comment: str, **metadata: str) -> T.StructField:
     return T.StructField(name, of, nullable=True, metadata={"comment": comment, **metadata})
@@ -158,11 +161,16 @@ IMAGE_SAMPLES = Table(
         PATH,
         IMAGE_ID,
         LABEL,
-        _integer("height", "Height in pixels, as decoded by Spark's image source."),
-        _integer("width", "Width in pixels."),
+        _integer("height", "Height of the stored pixels."),
+        _integer("width", "Width of the stored pixels; that of the file is in featured_images."),
         _integer("channels", "Number of values per pixel."),
         _integer("mode", "OpenCV's number for the pixel type."),
-        _column("data", T.BinaryType(), "Pixels by row, as blue, green, red; null if Spark cannot decode the image."),
+        _column(
+            "data",
+            T.BinaryType(),
+            "Pixels by row, as blue, green, red, as Spark's image source reads them; of an image with more than a "
+            "million pixels, those of an upright copy that fits in 1,024 x 1,024; null if Spark cannot read it.",
+        ),
         _column("thumbnail", T.BinaryType(), "A small JPEG preview."),
     ),
 )
@@ -314,12 +322,15 @@ STAGE_HISTORY = Table(
         _text("from_stage", "The previous stage."),
         _text("to_stage", "The new stage; deleted if the version no longer exists."),
         _column("aliases", T.ArrayType(T.StringType()), "The aliases of the version after the change."),
-        _text("source", "promote_model, model_evaluations, or mlflow for changes made there by hand."),
+        _text("source", "The job or asset, stage_changes (alias and stage in step), or mlflow (by hand there)."),
         _text("person", "Who decided, as they entered it; null if unknown."),
         _text("reason", "The reason given; for an archived version, which version replaced it."),
         _column("forced", T.BooleanType(), "Whether the version was moved although checks failed."),
         _column("findings", T.ArrayType(_FINDING), "The results of the checks; null if none were run."),
-        _text("promotion_id", "Shared by all changes of one promotion; null for other changes."),
+        _text("promotion_id", "Shared by a request and all changes of one promotion; null for other changes."),
+        _text("account", "Who ran the job: the account on MLflow's server, else the operating system's."),
+        _text("request", "requested, approved or rejected; null for changes of stages and aliases."),
+        _text("requested_stage", "The stage that a request asks for; null for other rows."),
     ),
 )
 

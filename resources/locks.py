@@ -34,4 +34,5 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
             ) from error
         yield acquired
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing it is not enough: child processes may still have it open
         os.close(descriptor)

@@ -42,6 +42,11 @@ def to_count(variables: Mapping[str, str], name: str, default: int, *, minimum: 
     return int(value)
 
 
+def to_limit(variables: Mapping[str, str], name: str) -> int | None:
+    """The variable's whole number from 1; None, for no limit, if it is not set."""
+    return to_count(variables, name, 1) if variables.get(name) else None
+
+
 def to_spark_gpus(variables: Mapping[str, str]) -> int:
     """GPUs per executor; a ValueError on a local master, where tasks would wait for a GPU forever."""
     gpus = to_count(variables, "IMAGE_ASSETS_SPARK_GPUS", 0, minimum=0)

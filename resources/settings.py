@@ -24,7 +24,7 @@
 | `IMAGE_ASSETS_MLFLOW_URL` | the tracking server, or `http://127.0.0.1:5000` | the MLflow UI, for links from Dagster |
 | `IMAGE_ASSETS_OWNERS` | none | owners of the assets: email addresses and `team:<name>`, separated by commas |
 | `IMAGE_ASSETS_FRESH_HOURS` | none | hours without a materialization before a table counts as overdue |
-| `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster |
+| `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster and MLflow |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | file name patterns to import, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | file and folder name patterns to skip, separated by commas |
 | `IMAGE_ASSETS_LITTER` | hidden files, trash, thumbnails | more patterns to skip; `none` skips nothing else |
@@ -37,8 +37,11 @@
 | `IMAGE_ASSETS_LABEL_COLUMN` | the usual names, such as `label` and `class` | the column with the labels; or `none` |
 | `IMAGE_ASSETS_DUPLICATES` | `near` | images that share a split: `near` (edited, too), `exact` (equal files), `off` |
 | `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
+| `IMAGE_ASSETS_SAMPLES_PER_LABEL` | `8` | images of each label in `image_samples` |
+| `IMAGE_ASSETS_SAMPLES_PER_FOLDER` | no limit | how many of them may come from the same folder |
+| `IMAGE_ASSETS_WORKER_MEGABYTES` | `4096` | memory limit of the process for runs of sensors; `0`: no such process |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
-| `IMAGE_ASSETS_LISTING_SECONDS` | `10` | minimum seconds between two listings of the landing folder by a sensor |
+| `IMAGE_ASSETS_LISTING_SECONDS` | `4`; on S3 `10` | minimum seconds between two listings of the landing folder |
 | `IMAGE_ASSETS_EVENTS` | none | the URL of the SQS queue that receives the events of a landing folder on S3 |
 | `IMAGE_ASSETS_CONTENT_LIMIT_MB` | `512` | tables store larger files without their content |
 | `IMAGE_ASSETS_PIXEL_LIMIT` | `50` | images with more million pixels are downscaled while they are decoded |
@@ -70,7 +73,9 @@ from resources.files.image_folder import MEBIBYTE, ImageFolder, SplitFolders
 from resources.files.s3 import StorageEvents
 from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
-from resources.mlflow.model_registry import ModelPackages, ModelRegistry
+from resources.mlflow.model_packages import ModelPackages
+from resources.mlflow.model_registry import ModelRegistry
+from resources.samples import SampleSize
 from resources.setting_values import (
     DATABASE_VARIABLE,
     HTTP,
@@ -85,6 +90,7 @@ from resources.setting_values import (
     to_folder,
     to_freshness,
     to_level,
+    to_limit,
     to_link_roots,
     to_litter,
     to_location,
@@ -138,8 +144,11 @@ class Settings:
     label_column: str
     duplicates: Duplicates
     group_by: str
+    samples_per_label: int
+    samples_per_folder: int | None
     settle_seconds: float
     listing_seconds: int
+    worker_megabytes: float
     events: str
     content_limit_megabytes: float
     size_limit_megabytes: float
@@ -205,8 +214,11 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         label_column=(variables.get("IMAGE_ASSETS_LABEL_COLUMN") or "").strip(),
         duplicates=to_choice(variables, "IMAGE_ASSETS_DUPLICATES", DUPLICATES),
         group_by=(variables.get("IMAGE_ASSETS_GROUP_BY") or "").strip(),
+        samples_per_label=to_count(variables, "IMAGE_ASSETS_SAMPLES_PER_LABEL", 8),
+        samples_per_folder=to_limit(variables, "IMAGE_ASSETS_SAMPLES_PER_FOLDER"),
         settle_seconds=to_number(variables, "IMAGE_ASSETS_SETTLE_SECONDS", 2, minimum=0),
-        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10),
+        listing_seconds=to_count(variables, "IMAGE_ASSETS_LISTING_SECONDS", 10 if is_url(str(landing)) else 4),
+        worker_megabytes=to_number(variables, "IMAGE_ASSETS_WORKER_MEGABYTES", 4096, minimum=0),
         events=to_queue(variables, str(landing)),
         content_limit_megabytes=to_number(variables, "IMAGE_ASSETS_CONTENT_LIMIT_MB", 512, maximum=MAX_CONTENT_MB),
         size_limit_megabytes=to_number(variables, "IMAGE_ASSETS_SIZE_LIMIT_MB", 16384),
@@ -291,6 +303,7 @@ def create_resources(
             source=settings.labels, path_column=settings.path_column, label_column=settings.label_column
         ),
         "duplicate_rules": DuplicateRules(duplicates=settings.duplicates, group_by=settings.group_by),
+        "sample_size": SampleSize(per_label=settings.samples_per_label, per_folder=settings.samples_per_folder),
         "petastorm_caches": petastorm_caches(settings, side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),
@@ -301,6 +314,7 @@ def create_resources(
             artifact_url=None if settings.tracking_uri.startswith(HTTP) else settings.artifacts,
             ui_url=settings.mlflow_url,
             dagster_url=settings.dagster_url,
+            gallery_url=settings.gallery_url,
         ),
         "model_registry": ModelRegistry(tracking_uri=settings.tracking_uri),
         "model_packages": ModelPackages(root=str(settings.home / "packages")),

@@ -1,6 +1,7 @@
 """The command `image-assets`: everything that `make` does, except installing, checking and testing the code."""
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -158,6 +159,8 @@ def bench(arguments: Arguments) -> None:
 def docs(arguments: Arguments) -> None:
     """Build the documentation as a site in build/site (needs a checkout of the repository)."""
     require_checkout()
+    if importlib.util.find_spec("zensical") is None:
+        sys.exit("The tools for the documentation are not installed: run `make docs`.")
     from scripts import reference
 
     reference.main()

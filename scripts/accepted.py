@@ -68,6 +68,11 @@ PREDICTIONS = (
     Case("by_content_and_path", "An image by its bytes or by its path", "the same prediction"),
     Case("12_bits_predicted", "Images with more than 8 bits", "the same prediction as with 8 bits"),
     Case("61_megapixels_predicted", "Images above 50 million pixels", "the same prediction by bytes and by path"),
+    Case("lists", "A list of paths, bytes or pixels; a single path; the bytes of one file", "one row for each image"),
+    Case(
+        "pixels", "Pixels: integers from 0 to 255, (height, width, 3) or (images, height, width, 3)", "as from a file"
+    ),
+    Case("other_pixels", "Other pixels: floats, 16 bits, channels first", "an error that says what is expected"),
     Case("no_column", "A frame without the columns `content` and `path`", "an error that names both"),
     Case("base64_predicted", "base64 text in `content`", "decoded; null if it is not base64"),
     Case("path_objects", "`pathlib.Path` in `path`", "read"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from resources.delta.unchanged import INPUTS
 from scripts.home import hide_library_messages, open_home
 from scripts.runs import print_failures, run_job
 from scripts.terminal import PROGRAM, Style, styled, table
@@ -42,6 +43,8 @@ def figures(metadata: Mapping[str, dg.MetadataValue]) -> str:
     """A check's metadata in one line: tables, which are for the UI, only as their number of rows, if they have any."""
     texts = []
     for name, value in metadata.items():
+        if name == INPUTS:  # a digest
+            continue
         if not isinstance(value, dg.TableMetadataValue):
             texts.append(f"{name} {value.value}")
         elif value.records:
@@ -58,7 +61,7 @@ def audit() -> int:
 
     broken = total = 0
     with dg.build_resources(resources) as opened:
-        for finding in rules.audit(opened.delta_tables, opened.image_folder):
+        for finding in rules.audit(opened.delta_tables, opened.image_folder, print):
             total += 1
             broken += bool(finding.broken)
             state = styled(f"{'broken':<8}", "bad") if finding.broken else f"{'ok':<8}"

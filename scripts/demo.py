@@ -1,21 +1,37 @@
-"""The whole graph, on the landing folder or on generated sample images, with a summary of the results."""
+"""The whole graph, on the landing folder or on generated sample images, with a summary of the results.
 
+The gallery runs from the first images to the end. If Horovod is still being installed, training waits for it.
+"""
+
+import importlib
 import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from urllib.parse import unquote
+from itertools import chain, groupby, islice, zip_longest
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 
 from resources.locks import locked
+from resources.progress import ProgressLine
 from resources.settings import Settings
+from scripts import install
+from scripts.cluster import free_port
+from scripts.dev import GALLERY, HOST, is_up
 from scripts.home import hide_library_messages, open_home
 from scripts.runs import metadata_of, print_failures, run_job, seconds_by_step
 from scripts.sample_images import write_sample_images
 from scripts.terminal import PROGRAM, styled, table
 
 DEMO_LOCK = "demo.lock"  # in a home
+EXAMPLES = 5
 
 _turn = ExitStack()  # closed when the process ends
 
@@ -45,15 +61,103 @@ def main(landing: str | None = None) -> int:
     for implementation in CURRENT_BACKBONE.implementations.values():
         resources["backbone"].identity(implementation.weight_file)
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
-    result = run_job("whole_path")
-    if not result.success:
-        print_failures(result)
-        return 1
-    print("\n" + summary(result, resources, settings))
-    if checks := failed_checks(result):
-        print("\n" + table("Failed asset checks", checks))
+    with Gallery(settings) as gallery:
+        results = run_path(gallery.start_with_images)
+        if not results[-1].success:
+            print_failures(results[-1])
+            return 1
+        print("\n" + summary(results, resources, settings))
+        if checks := list(chain.from_iterable(map(failed_checks, results))):
+            print("\n" + table("Failed asset checks", checks))
+        print("\n" + table("Some predictions", example_predictions(resources)))
     print(styled(f"\nDone in {time.monotonic() - start:.0f} s.", "good"))
+    print(f"Look at all photos and predictions: {PROGRAM} dev, then {settings.gallery_url}")
     return 0
+
+
+def run_path(on_materialization: Callable[[dg.AssetMaterialization], object]) -> list[dg.ExecuteInProcessResult]:
+    """Runs the whole path; in two runs if what training needs is still being installed.
+
+    Raises:
+        SystemExit: What training needs could not be installed.
+    """
+    if not install.PENDING.exists():
+        return [run_job("whole_path", on_materialization=on_materialization)]
+    from definitions import defs
+    from image_assets.jobs.asset_jobs import BEFORE_MODELS
+
+    graph = defs.resolve_asset_graph()
+    before = BEFORE_MODELS.resolve(graph)
+    first = run_job("whole_path", before, on_materialization)
+    if not first.success:
+        return [first]
+    print("\nTables and caches are complete. Training needs Horovod:", flush=True)
+    if subprocess.run([sys.executable, "-m", "scripts.install", "--rest"], cwd=install.ROOT, check=False).returncode:
+        sys.exit(
+            f"Nothing was trained. Fix the error above and run `{PROGRAM} demo` again: it continues with training."
+        )
+    importlib.invalidate_caches()  # this process has listed the folder of the packages before
+    fetched = dg.AssetKey("fetched_images")
+    return [first, run_job("whole_path", graph.get_all_asset_keys() - before - {fetched})]
+
+
+class Gallery:
+    """The gallery's server, from the first new images to the end of the demo."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Gallery":
+        self._messages = tempfile.TemporaryFile()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        self._messages.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start_with_images(self, materialization: dg.AssetMaterialization) -> None:
+        """Starts the server when there are new images to look at, and prints its address once it responds."""
+        added = materialization.metadata.get("rows_added")
+        is_new = materialization.asset_key == dg.AssetKey("featured_images") and added is not None and added.value
+        if not is_new or self._process is not None:
+            return
+        port = available_port(urlsplit(self._settings.gallery_url).port or 0)
+        home, landing = str(self._settings.home), str(self._settings.landing)
+        environment = {**os.environ, "IMAGE_ASSETS_HOME": home, "IMAGE_ASSETS_LANDING": landing}
+        command = [*GALLERY, "--port", str(port), "--parent", str(os.getpid())]
+        self._process = subprocess.Popen(command, env=environment, stdout=self._messages, stderr=self._messages)
+        threading.Thread(target=self._announce, args=(self._process, f"http://{HOST}:{port}"), daemon=True).start()
+
+    def _announce(self, process: subprocess.Popen[bytes], url: str) -> None:
+        while process.poll() is None:
+            if is_up(f"{url}/health"):
+                line = f"Look at your images while this runs: {url} (until it ends, then `{PROGRAM} dev`)"
+                ProgressLine.write(styled(line, "strong"), file=sys.stdout)
+                return
+            time.sleep(0.5)
+        if process.returncode > 0:  # it was not stopped by a signal
+            self._messages.seek(0)
+            reason = self._messages.read().decode(errors="replace").strip().rpartition("\n")[2]
+            ProgressLine.write(styled(f"The gallery did not start: {reason}", "warning"), file=sys.stdout)
+
+
+def available_port(preferred: int) -> int:
+    """The preferred port if nothing uses it, else another one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, preferred))
+        except OSError:
+            return free_port()
+        return probe.getsockname()[1]
 
 
 def wait_for_turn(settings: Settings) -> None:
@@ -76,9 +180,10 @@ def write_samples_if_new(settings: Settings) -> None:
         write_sample_images(landing)
 
 
-def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], settings: Settings) -> str:
+def summary(results: Sequence[dg.ExecuteInProcessResult], resources: Mapping[str, object], settings: Settings) -> str:
     """Quarantined and skipped files, test accuracies, rows and seconds per asset, and where everything is stored."""
-    metadata = metadata_of(result)
+    metadata = dict(chain.from_iterable(metadata_of(result).items() for result in results))
+    seconds = dict(chain.from_iterable(seconds_by_step(result).items() for result in results))
     evaluations = metadata.get("model_evaluations", {})
     models = {name.removesuffix("_model"): model for name, model in metadata.items() if name.endswith("_model")}
     accuracies = [
@@ -97,7 +202,7 @@ def summary(result: dg.ExecuteInProcessResult, resources: Mapping[str, object], 
             table("Skipped", skipped_rows(metadata)),
             table("Folders", [(str(metadata.get("image_files", {}).get("folder_layout", "")),)]),
             table("Test accuracy", [*accuracies, ("production", f"version {evaluations.get('serving_version')}", "")]),
-            table("Tables, caches and models", asset_rows(metadata, seconds_by_step(result))),
+            table("Tables, caches and models", asset_rows(metadata, seconds)),
             table("Where to find everything", places),
         ]
     )
@@ -143,6 +248,37 @@ def quarantined_files(resources: Mapping[str, object]) -> list[tuple[str, ...]]:
         columns, where = ["path", "reason", "message"], pc.field("state") == "quarantined"
         files = opened.delta_tables.read(IMAGE_FILES, columns, where).sort_by("path").to_pylist()
         return [(unquote(row["path"]), row["reason"], row["message"]) for row in files]
+
+
+def example_predictions(resources: Mapping[str, object]) -> list[tuple[str, ...]]:
+    """A few photos of different predicted labels, each with its own label and the prediction, under a header."""
+    import pyarrow.compute as pc
+
+    from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES
+
+    with dg.build_resources(resources) as opened:
+        columns, where = ["path", "label", "probability"], pc.field("label").is_valid()
+        predictions = chosen(opened.delta_tables.read(CURRENT_PREDICTIONS, columns, where).to_pylist())
+        where = pc.field("path").isin([row["path"] for row in predictions])
+        images = opened.delta_tables.read(FEATURED_IMAGES, ["path", "label"], where).to_pylist()
+    labels = {image["path"]: image["label"] or "none" for image in images}
+    rows = [
+        (
+            unquote("/".join(row["path"].split("/")[-2:])),
+            labels.get(row["path"], ""),
+            row["label"],
+            f"{row['probability']:.3f}",
+        )
+        for row in predictions
+    ]
+    return [("photo", "label", "predicted", "probability"), *rows]
+
+
+def chosen(predictions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few predictions: the first path of each predicted label, then the second of each."""
+    by_label = groupby(sorted(predictions, key=lambda row: (row["label"], row["path"])), key=lambda row: row["label"])
+    turns = zip_longest(*(list(rows) for _, rows in by_label))
+    return list(islice((row for turn in turns for row in turn if row is not None), EXAMPLES))
 
 
 def skipped_rows(metadata: Mapping[str, Mapping[str, object]]) -> list[tuple[str, ...]]:

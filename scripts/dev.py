@@ -13,8 +13,10 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
+import yaml
 from dagster import DagsterInstance
 
 from resources.settings import Settings
@@ -27,9 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 GALLERY = [sys.executable, "-m", "gallery"]
 WEBSERVER = [sys.executable, "-m", "scripts.webserver"]
+RUN_WORKER = [sys.executable, "-m", "scripts.run_worker"]
 HOST = "127.0.0.1"
 START_SECONDS = 180
 STOP_SECONDS = 20
+RESTART_SECONDS = 60  # between two starts of a service that is restarted
+CODE_LOCATION, CODE_SOCKET, WORKSPACE = "definitions", "code.sock", "workspace.yaml"
 # By environment variable: the default port, and the page that responds once the service is healthy.
 PORTS = {"DAGSTER_PORT": (3000, "/server_info"), "GALLERY_PORT": (4000, "/health"), "MLFLOW_PORT": (5000, "/health")}
 # By service: a path that its pages post to, where an empty form changes nothing.
@@ -39,12 +44,16 @@ AFTER_FAILURE = f"What to do: its last lines above say why. `{PROGRAM} doctor` t
 
 @dataclass(frozen=True)
 class Service:
-    """A process to run; `url` is the page that users open, `health` the one that responds once it is up."""
+    """A process to run; `url` is the page that users open, `health` the one that responds once it is up.
+
+    If a service that is not `restarted` ends, all of them end.
+    """
 
     name: str
     command: list[str]
     url: str = ""
     health: str = ""
+    restarted: bool = False
 
 
 def port(variable: str) -> int:
@@ -65,16 +74,27 @@ def port(variable: str) -> int:
     return int(value)
 
 
-def list_services(settings: Settings) -> list[Service]:
-    """Dagster's UI and daemon (sensors, queued runs), the gallery, and MLflow's UI if its store is in the home."""
+def code_server(folder: Path) -> Service:
+    """The process that loads the graph for Dagster's UI and daemon; `workspace.yaml` in the folder leads to it.
+
+    By default each of them starts its own, and the daemon another one every minute, which loads everything again.
+    """
+    location = {"socket": str(folder / CODE_SOCKET), "location_name": CODE_LOCATION}
+    (folder / WORKSPACE).write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+    code = ["-m", CODE_LOCATION, "-d", str(ROOT), "--inject-env-vars-from-instance"]
+    return Service("code", [str(BIN / "dagster"), "code-server", "start", *code, "--socket", str(folder / CODE_SOCKET)])
+
+
+def list_services(settings: Settings, folder: Path) -> list[Service]:
+    """Dagster's UI, daemon and run worker, the gallery, and MLflow's UI if its store is in the home."""
     dagster = f"http://{HOST}:{port('DAGSTER_PORT')}"
     gallery = f"http://{HOST}:{port('GALLERY_PORT')}"
-    file = ROOT / "workspace.yaml"
-    workspace = ["-w", str(file)] if file.is_file() else ["-m", "definitions"]  # an installed wheel has no such file
+    workspace = ["-w", str(folder / WORKSPACE)]
     webserver = [*WEBSERVER, "-h", HOST, "-p", dagster.rpartition(":")[2], *workspace]
     services = [
         Service("dagster", webserver, dagster, f"{dagster}/server_info"),
-        Service("daemon", [str(BIN / "dagster-daemon"), "run", *workspace]),
+        Service("daemon", [str(BIN / "dagster-daemon"), "run", *workspace]),  # sensors and queued runs
+        *([Service("worker", RUN_WORKER, restarted=True)] if settings.worker_megabytes else []),
         Service("gallery", [*GALLERY, "--port", gallery.rpartition(":")[2]], gallery, f"{gallery}/health"),
     ]
     if settings.tracking_uri.startswith(("http:", "https:")):
@@ -109,6 +129,15 @@ def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str
     return process
 
 
+def wait_for_code(folder: Path, process: subprocess.Popen[str], stopped: threading.Event) -> None:
+    """Waits until the code server responds or ends; Dagster's UI and daemon need it when they start."""
+    until = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < until and not stopped.wait(0.1):
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(folder / CODE_SOCKET)) == 0:
+                return
+
+
 def is_up(url: str) -> bool:
     """Whether a server responds at this address with status 200."""
     try:
@@ -139,13 +168,36 @@ def stop(processes: Sequence[subprocess.Popen[str]]) -> None:
         running = psutil.wait_procs(running, timeout=STOP_SECONDS)[1]
 
 
-def supervise(services: Sequence[Service], processes: Sequence[subprocess.Popen[str]], stopped: threading.Event) -> int:
-    """Waits for Ctrl-C (returns 0) or a failure (returns 1), and prints the addresses once all services are up."""
+def restart(service: Service, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Starts a service again, after recording the runs that ended with it."""
+    with DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        end_lost_runs(instance)
+    return start(service, environment)
+
+
+def supervise(
+    services: Sequence[Service],
+    processes: list[subprocess.Popen[str]],
+    stopped: threading.Event,
+    environment: dict[str, str],
+    *,
+    restart_seconds: float = RESTART_SECONDS,
+) -> int:
+    """Waits for Ctrl-C (returns 0) or a failure (returns 1), and prints the addresses once all services are up.
+
+    The processes of restarted services are replaced in the list.
+    """
     start_time, starting = time.monotonic(), [service for service in services if service.url]
+    started = {service.name: start_time for service in services}
     while not stopped.wait(1):
-        for service, process in zip(services, processes, strict=True):
-            if process.poll() is not None:
+        for index, (service, process) in enumerate(zip(services, processes, strict=True)):
+            if process.poll() is None:
+                continue
+            if not service.restarted:
                 return report_failure(f"{service.name} exited with code {process.returncode}; stopping the others.")
+            if time.monotonic() - started[service.name] > restart_seconds:
+                started[service.name] = time.monotonic()
+                processes[index] = restart(service, environment)
         if starting and time.monotonic() - start_time > START_SECONDS:
             return report_failure(f"{starting[0].name} does not respond after {START_SECONDS} s.")
         if starting and all(is_up(service.health) for service in starting):
@@ -168,8 +220,20 @@ def report_failure(message: str) -> int:
 def main() -> int:
     """Starts all services, forwards their output, and stops them at the end."""
     settings = open_home()
-    services = list_services(settings)
-    environment = {
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        end_lost_runs(instance)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.set())
+    with TemporaryDirectory(prefix="image-assets-") as name:  # only this user can connect to what is in it
+        folder = Path(name)
+        code, others = code_server(folder), list_services(settings, folder)
+        return run_services(code, others, folder, stopped, to_environment(settings))
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """The environment of the services."""
+    return {
         **os.environ,
         "DAGSTER_HOME": str(settings.dagster_home),
         "IMAGE_ASSETS_HOME": str(settings.home),
@@ -177,16 +241,20 @@ def main() -> int:
         # Saves seven processes of 240 MB each, which only MLflow's language-model features need.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
+        # Dagster's own programs import the run launcher by name, and do not look for it in the current folder.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
-    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        end_lost_runs(instance)
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.set())
+
+
+def run_services(
+    code: Service, others: Sequence[Service], folder: Path, stopped: threading.Event, environment: dict[str, str]
+) -> int:
+    """Runs the code server and then the other services until Ctrl-C or a failure; returns the exit code."""
     processes: list[subprocess.Popen[str]] = []
     try:
-        for service in services:
-            processes.append(start(service, environment))
-        return supervise(services, processes, stopped)
+        processes.append(start(code, environment))
+        wait_for_code(folder, processes[0], stopped)
+        processes.extend(start(service, environment) for service in others)
+        return supervise([code, *others], processes, stopped, environment)
     finally:
         stop(processes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from resources.dagster_databases import write_without_waiting
 from resources.files.file_system import uncached_file_system
 from resources.home import (
     HomeInUse,
@@ -46,6 +47,7 @@ def open_home() -> Settings:
     prepare(settings)
     use_until_exit(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    write_without_waiting(settings.dagster_home)
     return settings
 
 

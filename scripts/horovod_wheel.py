@@ -22,6 +22,8 @@ from resources.processes.horovod import ADAPTATIONS, SourceEdit
 ALL_REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "all.txt"
 REQUIREMENT = Path(__file__).with_name("horovod.txt")  # the source distribution and its hash
 PROGRESS_SECONDS = 15
+# Shares of the build's time, measured: when the first file is compiled, and when make has begun the last ones.
+CONFIGURED, COMPILED, LAST_PERCENT = 0.25, 0.7, 98
 
 SOURCE_EDITS = [change for change in ADAPTATIONS if isinstance(change, SourceEdit)]
 BUILD_SETTINGS = {
@@ -89,12 +91,30 @@ def download_source(folder: Path) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
+def share_done(output: str) -> float:
+    """The share of the build's time that has passed when the compiler's output has come this far.
+
+    make counts files, but no file is compiled for the first quarter of the time, and the last ones take a third of it.
+    """
+    percents = re.findall(r"\[ *(\d+)%\]", output)
+    return CONFIGURED + (COMPILED - CONFIGURED) * min(int(percents[-1]) / LAST_PERCENT, 1) if percents else 0.0
+
+
+def to_progress(seconds: float, expected: float | None) -> str:
+    """How long the build has run, and how long it will, if that can be estimated."""
+    if expected is None:
+        return f"{seconds:3.0f} s, preparing"
+    left = expected - seconds
+    done = f"{seconds:3.0f} s, {min(99, 100 * seconds / expected):.0f} %"
+    return f"{done}, about {left:.0f} s left" if left > 0 else f"{done}, nearly done"
+
+
 def build(source: Path, wheels: Path, log: Path) -> None:
     """Builds the wheel with a line of progress every few seconds; the compiler's output goes to `log`."""
     environment = {**os.environ, **BUILD_SETTINGS, "MAKEFLAGS": f"-j{os.cpu_count() or 1}"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     wheel = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
-    start = time.monotonic()
+    start, share, expected = time.monotonic(), 0.0, None
     with log.open("w") as output:
         process = subprocess.Popen([*wheel, str(source)], env=environment, stdout=output, stderr=subprocess.STDOUT)
         while True:
@@ -102,9 +122,11 @@ def build(source: Path, wheels: Path, log: Path) -> None:
                 process.wait(PROGRESS_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                percent = re.findall(r"\[ *(\d+)%\]", log.read_text(errors="replace"))
-                seconds = time.monotonic() - start
-                print(f"  building Horovod: {seconds:3.0f} s, {percent[-1] if percent else 0} %", flush=True)
+                seconds, before = time.monotonic() - start, share
+                share = share_done(log.read_text(errors="replace"))
+                if share > before:
+                    expected = seconds / share
+                print(f"  building Horovod: {to_progress(seconds, expected)}", flush=True)
     if process.returncode != 0:
         lines = log.read_text(errors="replace").splitlines()
         # pip cleans up after the error: the last lines alone often do not contain it.

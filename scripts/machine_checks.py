@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import resource
 import shutil
 import stat
@@ -17,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal
 
-from scripts import jars, prerequisites
+from scripts import install, jars, prerequisites
 from scripts.prerequisites import Missing
 
 MEMORY_GIGABYTES = 6  # Spark takes 3 GB, two training processes about 1 GB each
@@ -57,9 +58,16 @@ def python() -> Finding:
     pip = [sys.executable, "-m", "pip", "check"]
     command = uv if importlib.util.find_spec("uv") else pip
     process = subprocess.run(command, capture_output=True, text=True, check=False)
-    detail = (process.stdout + process.stderr).strip().splitlines()[-1:]
-    state = "failed" if process.returncode else "ok"
-    return Finding(state, "; ".join([f"{sys.version.split()[0]} in {sys.prefix}", *detail]))
+    lines = (process.stdout + process.stderr).strip().splitlines()
+    wrong = [line for line in lines if line.startswith("The package") and not is_for_gpus(line)]
+    state = "failed" if wrong or (process.returncode and not any(map(is_for_gpus, lines))) else "ok"
+    return Finding(state, "; ".join([f"{sys.version.split()[0]} in {sys.prefix}", *(wrong or lines[:1])]))
+
+
+def is_for_gpus(line: str) -> bool:
+    """Whether a line of `uv pip check` reports that a package is missing which is installed only for GPUs."""
+    found = re.search(r"requires `([\w-]+).*not installed", line)
+    return found is not None and not prerequisites.has_gpu() and found.group(1) in install.read_groups().get("cuda", ())
 
 
 def java() -> Finding:

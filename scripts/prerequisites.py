@@ -112,6 +112,14 @@ def missing_disk(folder: Path) -> Missing | None:
     return Missing(f"disk space: {free:.1f} GB free in {folder}, {DISK_GIGABYTES} GB needed", remedy="Free some space.")
 
 
+def has_gpu() -> bool:
+    """Whether to install what only a GPU needs: as CUDA says, else if there is an NVIDIA driver."""
+    choice = os.environ.get("CUDA") or "auto"
+    if choice not in ("auto", "yes", "no"):
+        raise SystemExit(f"CUDA is {choice!r}: expected yes, no or auto (which looks for nvidia-smi)")
+    return shutil.which("nvidia-smi") is not None if choice == "auto" else choice == "yes"
+
+
 def missing_access(folder: Path) -> Missing | None:
     """Write access to a folder, tested by writing, because permissions are not the only obstacle."""
     try:

@@ -10,18 +10,18 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import dagster as dg
 import psutil
 
 from resources.progress import ProgressLine, is_terminal
+from resources.run_launcher import RUN_BY
 from scripts.terminal import remedy, styled
 
 SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
 LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
-RUN_BY = "image_assets/process"  # our tag: the process that a command runs its job in
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -38,11 +38,28 @@ class ErrorRecord(Protocol):
     def cause(self) -> "ErrorRecord | None": ...
 
 
-def run_job(name: str) -> dg.ExecuteInProcessResult:
-    """Runs one of the graph's jobs in this process, with short log lines on the terminal."""
+def run_job(
+    name: str,
+    assets: Collection[dg.AssetKey] | None = None,
+    on_materialization: Callable[[dg.AssetMaterialization], object] | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Runs one of the graph's jobs in this process, with short log lines on the terminal.
+
+    Args:
+        name: The job.
+        assets: The assets that the run makes, of those of the job; by default all.
+        on_materialization: Gets each materialization as soon as Dagster has stored it.
+    """
     from definitions import defs
 
-    job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": terminal_logger})).resolve_job_def(name)
+    @dg.logger(config_schema={})
+    def logger(context: dg.InitLoggerContext) -> logging.Logger:
+        logger = terminal_logger(context)
+        if on_materialization:
+            logger.addHandler(MaterializationHandler(on_materialization))
+        return logger
+
+    job = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": logger})).resolve_job_def(name)
     with dg.DagsterInstance.get() as instance:
         end_lost_runs(instance)
         return job.execute_in_process(
@@ -50,10 +67,23 @@ def run_job(name: str) -> dg.ExecuteInProcessResult:
             run_config={"loggers": {"console": {}}},
             tags=process_tags(),
             raise_on_error=False,
+            asset_selection=None if assets is None else sorted(assets),
         )
 
 
-@dg.logger(config_schema={})
+class MaterializationHandler(logging.Handler):
+    """Passes on each materialization of a run, which Dagster logs like every other event."""
+
+    def __init__(self, receive: Callable[[dg.AssetMaterialization], object]) -> None:
+        super().__init__()
+        self._receive = receive
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "dagster_meta", {}).get("dagster_event")
+        if event is not None and event.event_type_value == "ASSET_MATERIALIZATION":
+            self._receive(event.step_materialization_data.materialization)
+
+
 def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """Dagster's console logger in short: time, step, message."""
     from definitions import defs
@@ -159,15 +189,20 @@ def seconds_by_step(result: dg.ExecuteInProcessResult) -> dict[str, float]:
     }
 
 
-def process_tags() -> dict[str, str]:
-    """Run tags that identify this process: machine, process id, and start time, because ids are reused."""
+def process_identity() -> list[str | int | float]:
+    """This process: machine, process id, and start time, because ids are reused."""
     process = psutil.Process()
-    return {RUN_BY: json.dumps([socket.gethostname(), process.pid, process.create_time()])}
+    return [socket.gethostname(), process.pid, process.create_time()]
+
+
+def process_tags() -> dict[str, str]:
+    """The run tags that name this process."""
+    return {RUN_BY: json.dumps(process_identity())}
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
-    """Whether the command that runs it is gone, or the code server that started it (its runs end with it)."""
-    if RUN_BY in run.tags:
+    """Whether the process that runs it is gone, or the code server that started it (its runs end with it)."""
+    if run.tags.get(RUN_BY):
         machine, process_id, start_time = json.loads(run.tags[RUN_BY])
         return machine == socket.gethostname() and not is_running(process_id, start_time)
     path = json.loads(run.tags.get(LAUNCHED_BY, "{}")).get("socket")

@@ -8,12 +8,13 @@ from typing import Self
 import dagster as dg
 
 from image_assets.data.raw_images import TRIGGER_TAG
+from resources.run_launcher import SENSOR_TAG
 
 ATTEMPTS = 3
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 # NOT_STARTED does not count as active: a tick that died between creating and launching its run leaves one behind.
 ACTIVE = [status for status in dg.DagsterRunStatus if status not in (*FINISHED, dg.DagsterRunStatus.NOT_STARTED)]
-RUN_KEY_TAG, SENSOR_TAG = "dagster/run_key", "dagster/sensor_name"
+RUN_KEY_TAG = "dagster/run_key"
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Files in the landing folder or rows of the label table changed → ingest_images."""
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
 import dagster as dg
 
-from image_assets.data.folder_changes import folder_changes, require_plausible, without_unsettled
+from image_assets.data.folder_changes import FolderChanges, folder_changes, require_plausible, without_unsettled
 from image_assets.data.given_labels import label_table_change
 from image_assets.data.image_files import read_ledger
 from resources.delta.delta_tables import DeltaTables
@@ -18,6 +19,7 @@ from sensors.attempts import ACTIVE, RequestKey, next_request, read_state
 JOB_NAME = "ingest_images"
 # The jobs that read the landing folder: while one of them runs, the sensor requests nothing.
 JOB_NAMES = (JOB_NAME, "whole_path", "replay_quarantine")
+MAX_WAIT_SECONDS = 5.0  # in a tick, for files to settle; as long as the daemon waits between two ticks
 # A run can fail after it has recorded the files, so an unchanged folder does not mean that its work is done.
 UNFINISHED = (dg.DagsterRunStatus.FAILURE, *ACTIVE)
 
@@ -72,6 +74,24 @@ def new_images_every(seconds: int) -> dg.SensorDefinition:
     return new_images
 
 
+def settled_changes(image_folder: ImageFolder, delta_tables: DeltaTables, part: int) -> FolderChanges:
+    """The changes that are ready to be ingested.
+
+    If files that may still be written to are all that there is, waits until one has settled: the next tick would find
+    it later.
+    """
+    until = time.monotonic() + MAX_WAIT_SECONDS
+    while True:
+        with no_garbage_collection():
+            found = folder_changes(image_folder, read_ledger(delta_tables), part)
+        require_plausible(found, image_folder, delta_tables)
+        changes = without_unsettled(found, image_folder)
+        seconds = image_folder.seconds_until_old_enough(found.to_read)
+        if changes.digest() or not changes.unsettled or time.monotonic() + seconds > until:
+            return changes
+        time.sleep(max(0.0, seconds))
+
+
 def request_ingest(
     context: dg.SensorEvaluationContext,
     image_folder: ImageFolder,
@@ -81,13 +101,10 @@ def request_ingest(
     """One tick: compares the landing folder and the label table with what has been ingested."""
     part, cursor = parse_cursor(context.cursor)
     try:
-        with no_garbage_collection():
-            found = folder_changes(image_folder, read_ledger(delta_tables), part)
-        require_plausible(found, image_folder, delta_tables)
+        changes = settled_changes(image_folder, delta_tables, part)
         labels = label_table_change(context.instance, label_table)
     except FileNotFoundError as error:
         return dg.SkipReason(str(error))
-    changes = without_unsettled(found, image_folder)
     summary = f"{image_folder.root}: {changes}." + (f" Label table: {labels}." if labels else "")
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=cursor)
     digest = changes.digest() if not labels else sha256(f"{changes.digest()} {labels}".encode()).hexdigest()[:32]

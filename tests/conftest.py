@@ -22,6 +22,7 @@ from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
+from resources.samples import SampleSize
 from tests.support.images import png, put
 from tests.support.mlflow_server import MlflowServer, mlflow_server
 from tests.support.receivers import Inbox, webhook
@@ -153,6 +154,7 @@ def ingested(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) 
             "delta_tables": tables_in(home, delta_spark),
             "image_folder": ImageFolder(root=str(home / "landing"), settle_seconds=0),
             "duplicate_rules": DuplicateRules(),
+            "sample_size": SampleSize(),
         },
         instance=dg.DagsterInstance.ephemeral(),
     )

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from definitions import defs
+from image_assets.jobs.asset_jobs import BEFORE_MODELS
 from image_assets.predictions.image_filters import Filters
 from image_assets.schemas import TABLES
 from scripts.reference import halves
@@ -118,6 +119,8 @@ def test_jobs_and_sensors_are_there() -> None:
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
     more = {
         "promote_model",
+        "request_promotion",
+        "review_promotion",
         "reproduce_model",
         "package_model",
         "export_dataset",
@@ -169,3 +172,11 @@ def test_the_workspace_loads() -> None:
     command = [str(dagster), "definitions", "validate", "-w", "workspace.yaml"]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_nothing_before_the_models_needs_one() -> None:
+    graph = defs.resolve_asset_graph()
+    before = BEFORE_MODELS.resolve(graph)
+    assert BEFORE_MODELS.upstream().resolve(graph) - before <= {dg.AssetKey("fetched_images")}
+    assert {graph.get(key).group_name for key in graph.get_all_asset_keys() - before} >= {"models", "predictions"}
+    assert {graph.get(key).group_name for key in before} == {"data"}

@@ -1,17 +1,18 @@
 """The audit: are all tables consistent with the landing folder and with each other?"""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import file_digest
 from io import BufferedReader
 from typing import cast
 
+import pyarrow.compute as pc
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
 
 from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import IMAGE_KEYS, current_files, read_ledger
@@ -26,14 +27,18 @@ from image_assets.schemas import (
     RAW_IMAGES,
     TABLES,
 )
-from resources.delta.arrow_rows import Row, map_rows
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import BrokenTable, LostTable, first_line
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
+from resources.delta.local_tasks import counted
 from resources.delta.log_repair import log_faults, missing_files
 from resources.delta.table import Table
 from resources.files.file_system import open_file
 from resources.files.image_folder import ImageFolder
+from resources.progress import ProgressLine
 
+logger = logging.getLogger(__name__)
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
 MAX_EXAMPLES = 5
 MAX_ERROR_LENGTH = 500
@@ -45,7 +50,6 @@ UPSTREAM = (
     (IMAGE_PREDICTIONS, FEATURED_IMAGES),
     (PREDICTION_ALERTS, IMAGE_PREDICTIONS),
 )
-MISMATCH = StructType([StructField("path", StringType())])
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,20 @@ class Rule:
         return AuditResult(self.text, len(found), tuple(found[:MAX_EXAMPLES]))
 
 
-def audit(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[AuditResult]:
-    """Checks every rule, one after the other; reads every file and every row, and writes nothing but lost columns."""
+def audit(
+    delta_tables: DeltaTables,
+    image_folder: ImageFolder,
+    log: Callable[[str], object] = logger.info,
+) -> Iterator[AuditResult]:
+    """Checks every rule, one after the other; reads every file and every row, and writes nothing but lost columns.
+
+    `log` gets the progress of reading the files where no terminal shows it.
+    """
     for rules in (
         check_tables(delta_tables),
         check_states(delta_tables, image_folder),
         check_keys(delta_tables),
-        check_contents(delta_tables, image_folder.real_link_roots),
+        check_contents(delta_tables, image_folder.real_link_roots, log),
         check_completeness(delta_tables),
         check_logs(delta_tables),
     ):
@@ -138,29 +149,43 @@ def check_keys(delta_tables: DeltaTables) -> Iterator[Rule]:
         yield Rule(f"{table.name}: one row per {', '.join(table.keys)}", partial(repeated, table))
 
 
-def check_contents(delta_tables: DeltaTables, link_roots: Sequence[str]) -> Iterator[Rule]:
+def check_contents(
+    delta_tables: DeltaTables, link_roots: Sequence[str], log: Callable[[str], object]
+) -> Iterator[Rule]:
     """Stored content and current files have the SHA-256 that is recorded as image_id."""
 
     def other_content() -> DataFrame:
         other = (F.sha2("content", 256) != F.col("image_id")) | (F.length("content") != F.col("length"))
         return delta_tables.dataframe(RAW_IMAGES).where(F.col("content").isNotNull() & other).select("path")
 
-    def differs(file: Row) -> Iterator[Row]:
-        try:
-            with open_file(file["path"], link_roots) as content:
-                if file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]:
-                    return
-        except OSError:
-            pass  # deleted, or a link now: a mismatch as well
-        yield {"path": file["path"]}
+    def paths_that_differ(parts: Iterable[list[Row]]) -> Iterator[str]:
+        for part in parts:
+            for file in counted(part):
+                if not has_recorded_content(file, link_roots):
+                    yield file["path"]
 
-    def differing() -> DataFrame:
-        current = current_files(delta_tables.dataframe(IMAGE_FILES))
-        spread = current.repartition(delta_tables.spark.sparkContext.defaultParallelism)
-        return map_rows(spread, differs, MISMATCH)
+    def differing() -> list[str]:
+        columns, where = ["path", "image_id", "length"], pc.field("state") == CURRENT
+        files = delta_tables.read(IMAGE_FILES, columns, where).to_pylist()
+        executor = executor_for(delta_tables.pyspark, sum(file["length"] for file in files))
+        tasks = executor.task_count(0)
+        parts = list(filter(None, (files[first::tasks] for first in range(tasks))))
+        if not parts:
+            return []
+        with ProgressLine("read", len(files), "files", log) as progress:
+            return executor.run(paths_that_differ, parts, progress, rows=len(files))
 
     yield Rule("raw_images: image_id and length match the content", other_content)
     yield Rule("image_files: every current file has the recorded content", differing)
+
+
+def has_recorded_content(file: Row, link_roots: Sequence[str]) -> bool:
+    """Whether the file is there, and its SHA-256 is its image_id."""
+    try:
+        with open_file(file["path"], link_roots) as content:
+            return file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]
+    except OSError:  # deleted, or a link now
+        return False
 
 
 def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:

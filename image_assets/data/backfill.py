@@ -6,7 +6,6 @@ from functools import partial
 
 import dagster as dg
 import pyarrow.compute as pc
-from pyspark.sql.types import StructType
 
 from image_assets.data.ingestion import to_limits
 from image_assets.data.inspection import decode_features
@@ -15,6 +14,7 @@ from image_assets.images.isolated_process import GuardedProcess
 from image_assets.images.large_images import Limits
 from image_assets.images.metadata import CameraData
 from image_assets.schemas import FEATURED_IMAGES
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import DataFile, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for
@@ -30,7 +30,6 @@ FILLED = (
 )
 READ = ("path", "image_id", "length", "content")
 NO_PAGES = {"pages": 0}  # of an image whose file is gone: not null, so that it is not tried again
-Filled = tuple[object, ...]  # a row's keys, and its values of FILLED
 
 
 def backfill(delta_tables: DeltaTables, image_folder: ImageFolder) -> int:
@@ -45,7 +44,6 @@ def backfill(delta_tables: DeltaTables, image_folder: ImageFolder) -> int:
         f"{len(lacking):,} images are from an earlier release: {', '.join(FILLED)} are filled in from their content"
     )
     delta_tables.create(FEATURED_IMAGES)
-    schema = StructType([FEATURED_IMAGES.columns[name] for name in (*FEATURED_IMAGES.keys, *FILLED)])
     for files in batches(table_files(delta_tables.uri(FEATURED_IMAGES)).files, BATCH_BYTES):
         new = NewRows(
             tuple(file.url for file in files),
@@ -55,7 +53,7 @@ def backfill(delta_tables: DeltaTables, image_folder: ImageFolder) -> int:
             size_bytes=sum(file.size_bytes for file in files),
         )
         if rows := filled_rows(delta_tables, new, to_limits(image_folder)):
-            delta_tables.update(delta_tables.spark.createDataFrame(rows, schema), FEATURED_IMAGES, FILLED)
+            delta_tables.update(rows, FEATURED_IMAGES, FILLED)
     return len(lacking)
 
 
@@ -71,17 +69,18 @@ def batches(files: Sequence[DataFile], size_bytes: int) -> Iterator[list[DataFil
         yield batch
 
 
-def filled_rows(delta_tables: DeltaTables, new: NewRows, limits: Limits) -> list[Filled]:
-    """The values of FILLED of rows, computed by tasks from their content or file."""
+def filled_rows(delta_tables: DeltaTables, new: NewRows, limits: Limits) -> list[Row]:
+    """The keys and the values of FILLED of rows, computed by tasks from their content or file."""
     executor = executor_for(delta_tables.pyspark, new.size_bytes)
     tasks = executor.task_count(writing_tasks(new))
     decode = partial(decode_features, reading=limits.reading)
 
-    def fill(parts: Iterable[int]) -> Iterator[Filled]:
+    def fill(parts: Iterable[int]) -> Iterator[Row]:
         with GuardedProcess(decode, memory_bytes=limits.memory_bytes) as guarded:
             for image in counted(image for part in parts for image in new.rows(READ, part, tasks)):
                 found = guarded.run(image, cpu_seconds=limits.seconds_for(image["length"]))
                 values = vars(found) if isinstance(found, Features) else NO_PAGES
-                yield image["path"], image["image_id"], *(values.get(name) for name in FILLED)
+                keys = {name: image[name] for name in FEATURED_IMAGES.keys}
+                yield keys | {name: values.get(name) for name in FILLED}
 
     return executor.run(fill, range(tasks))

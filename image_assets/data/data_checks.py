@@ -16,8 +16,8 @@ from image_assets.data.given_labels import (
     label_warnings,
     match_counts,
 )
-from image_assets.data.image_files import IMAGE_KEYS, UNREADABLE_FOLDER, current_keys
-from image_assets.data.image_samples import current_images, groups_of_several, groups_table
+from image_assets.data.image_files import IMAGE_KEYS, UNREADABLE_FOLDER, current_key_batches, current_keys
+from image_assets.data.image_samples import PATHS_PER_GROUP, Group, groups_table
 from image_assets.data.image_splits import training_labels
 from image_assets.data.inspection import QUARANTINED
 from image_assets.data.sound_splits import (
@@ -44,7 +44,9 @@ from image_assets.schemas import (
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import row_groups
 from resources.delta.petastorm_caches import PetastormCaches
+from resources.delta.queries import missing_keys, querying
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, row_group_count, shard_rows
+from resources.delta.unchanged import table_check
 from resources.training import TrainingProcesses
 
 LISTED_ROWS = 20
@@ -132,17 +134,19 @@ def to_schema(columns: Sequence[str]) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name) for name in columns])
 
 
-@dg.asset_check(
+@table_check(
     asset="grayscale_images",
+    reads=[IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES],
     description=f"Every current file has a row in each image table. If it fails: {LOST_FILES_REMEDY}.",
 )
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Compares the ledger with the tables."""
-    current = set(current_keys(delta_tables).itertuples(index=False, name=None))
-    rows = {table.name: delta_tables.read_keys(table) for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)}
-    lost = {name: len(current - there) for name, there in rows.items()}
-    listed = delta_tables.read_keys(IMAGE_FILES)
-    unlisted = sum((path,) not in listed for path, _ in rows[RAW_IMAGES.name])
+    lost = {
+        table.name: missing_keys(current_key_batches(delta_tables), delta_tables.batches(table, IMAGE_KEYS), IMAGE_KEYS)
+        for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
+    }
+    raw, listed = (delta_tables.batches(table, ["path"]) for table in (RAW_IMAGES, IMAGE_FILES))
+    unlisted = missing_keys(raw, listed, ["path"])
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
     summary = ", ".join(f"{name} {count:,}" for name, count in metadata.items() if count)
     return dg.AssetCheckResult(
@@ -150,8 +154,9 @@ def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_files",
+    reads=[IMAGE_FILES],
     description=f"At most {QUARANTINED_SHARE:.0%} of the files are quarantined; more suggest a broken upload. "
     f"If it fails: {QUARANTINE_REMEDY}.",
 )
@@ -171,8 +176,9 @@ def few_quarantined(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="featured_images",
+    reads=[FEATURED_IMAGES, IMAGE_FILES],
     description=f"Every current file holds one page or frame. If it fails: {PAGES_REMEDY}.",
 )
 def one_page_each(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -190,8 +196,9 @@ def one_page_each(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_files",
+    reads=[IMAGE_FILES],
     description=f"Every folder in the landing folder can be read. If it fails: {FOLDERS_REMEDY}.",
 )
 def every_folder_readable(delta_tables: DeltaTables) -> dg.AssetCheckResult:
@@ -207,8 +214,9 @@ def every_folder_readable(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="fetched_images",
+    reads=[FETCHED_IMAGES],
     description="Every image in the table was downloaded. If it fails: fix the listed addresses, or launch "
     "`fetch_images` again, which retries the failed ones.",
 )
@@ -227,8 +235,9 @@ def every_image_fetched(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="given_labels",
+    reads=[GIVEN_LABELS, IMAGE_FILES],
     description="Every row of the label table has the path of one existing file and one valid label, and labels are "
     "written in one way. If it fails: fix the listed rows; until then their images have no label.",
 )
@@ -259,12 +268,39 @@ def label_table_is_sound(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset="featured_images", description=f"No image has two labels. If it fails: {LABEL_CONFLICTS_REMEDY}.")
+def conflicting_labels(delta_tables: DeltaTables) -> tuple[list[Group], list[Group]]:
+    """The current images with several labels: groups of identical ones, and of near duplicates."""
+    with querying(
+        featured=delta_tables.batches(FEATURED_IMAGES, [*IMAGE_KEYS, "label"]),
+        current=current_key_batches(delta_tables),
+        splits=delta_tables.batches(IMAGE_SPLITS, [*IMAGE_KEYS, "duplicate_group"]),
+    ) as connection:
+        connection.execute(
+            "CREATE TABLE images AS SELECT path, image_id, label, duplicate_group FROM featured "
+            "JOIN current USING (path, image_id) LEFT JOIN splits USING (path, image_id)"
+        )
+        same, near = (
+            connection.execute(
+                f"SELECT {by}, count(*) AS files, list_sort(array_agg(path))[:{PATHS_PER_GROUP}] FROM images "
+                f"WHERE {by} IN (SELECT {by} FROM images GROUP BY {by} HAVING {several}) GROUP BY {by} "
+                f"ORDER BY files DESC, {by}"
+            ).fetchall()
+            for by, several in (
+                ("image_id", "min(label) < max(label)"),
+                ("duplicate_group", "min(label) < max(label) AND min(image_id) < max(image_id)"),
+            )
+        )
+    return [Group(*row) for row in same], [Group(*row) for row in near]
+
+
+@table_check(
+    asset="featured_images",
+    reads=[FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES],
+    description=f"No image has two labels. If it fails: {LABEL_CONFLICTS_REMEDY}.",
+)
 def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Identical current files with different labels; near duplicates are listed, but do not fail the check."""
-    images = current_images(delta_tables)
-    same = groups_of_several(images, "image_id", "label")
-    near = groups_of_several(images, "duplicate_group", "image_id", "label")
+    same, near = conflicting_labels(delta_tables)
     return dg.AssetCheckResult(
         passed=not same,
         severity=dg.AssetCheckSeverity.WARN,
@@ -278,8 +314,9 @@ def label_conflicts(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_splits",
+    reads=[IMAGE_SPLITS, IMAGE_FILES],
     blocking=True,
     description="Every label has images in training, validation and test. Labels that do not are left out of training; "
     f"with fewer than two others, the check blocks it. If it fails: {MISSING_LABELS_REMEDY}.",
@@ -317,8 +354,9 @@ def leaks_result(found: Sequence[Leak], remedy: str, severity: dg.AssetCheckSeve
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_splits",
+    reads=[IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES],
     blocking=True,
     description="No image is in two splits, not even edited: resized, cropped, mirrored, rotated or brightened. "
     f"If it fails: {LEAKS_REMEDY}.",

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -20,6 +22,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import NewRows
 from resources.duplicates import DuplicateRules
 
+HASHES_AT_ONCE = 100_000  # images whose hashes are Python objects at the same time
 COMPARED_AT_ONCE = 4096  # pairs whose thumbnails are decoded at the same time: 100 MB
 BURST = timedelta(seconds=5)  # longest time between two photographs of a burst
 
@@ -66,28 +69,36 @@ def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.
     """The pairs with a new image that show the same photograph: hashes propose them, thumbnails decide."""
     if not new.any():
         return NO_PAIRS
-    fingerprints = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "hashes"]).to_pandas()
+    codes, ids = pd.factorize(image_ids)  # -1 for those that are not compared
+    rows = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "hashes"])
     # Old rows whose file is gone have no fingerprint, and those of another release could not be compared.
-    usable = fingerprints["hashes"].map(lambda hashes: hashes is not None and len(hashes) == 8 * HASHES)
-    fingerprints = fingerprints[usable.astype(bool)].drop_duplicates("image_id").set_index("image_id")
-    images = pd.DataFrame({"image_id": image_ids, "new": new, "place": np.arange(len(image_ids))})
-    images = images.groupby("image_id", sort=False).agg({"new": "any", "place": "first"})
-    images = images.join(fingerprints, how="inner")
-    if images.empty:
+    lengths = pc.call_function("binary_length", [rows["hashes"]]).fill_null(0).to_numpy()
+    options = pc.SetLookupOptions(pa.array(ids, pa.string()))
+    found = pc.call_function("index_in", [rows["image_id"]], options).fill_null(-1).to_numpy()
+    usable = np.flatnonzero((lengths == 8 * HASHES) & (found >= 0))
+    compared, first_rows = np.unique(found[usable], return_index=True)
+    if not len(compared):
         return NO_PAIRS
-    hashes = np.frombuffer(b"".join(images["hashes"]), dtype=">u8").reshape(-1, HASHES)
-    candidates = to_candidates(hashes, images["new"].to_numpy(bool))
-    keys = list(zip(images["path"], images.index, strict=True))
-    same = candidates.of(verified(delta_tables, candidates, keys))
-    places = images["place"].to_numpy()
+    rows = rows.take(pa.array(usable[first_rows]))
+    parts = (part["hashes"].to_pylist() for part in rows.to_batches(max_chunksize=HASHES_AT_ONCE))
+    hashes = np.concatenate([np.frombuffer(b"".join(part), dtype=">u8") for part in parts])
+    is_new, places = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64)
+    is_new[codes[new & (codes >= 0)]] = True
+    backwards = np.flatnonzero(codes >= 0)[::-1]
+    places[codes[backwards]] = backwards  # the first of equal images is written last
+    candidates = to_candidates(hashes.reshape(-1, HASHES), is_new[compared])
+    same = candidates.of(verified(delta_tables, candidates, rows.select(IMAGE_KEYS)))
+    places = places[compared]
     return np.stack([places[same.first], places[same.second]])
 
 
-def verified(delta_tables: DeltaTables, candidates: Candidates, keys: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Which candidates (p,) show the same photograph; `keys` are those of the images by number."""
+def verified(delta_tables: DeltaTables, candidates: Candidates, images: pa.Table) -> np.ndarray:
+    """Which candidates (p,) show the same photograph; `images` has path and image_id of the images by number."""
     same = np.zeros(len(candidates), dtype=bool)
     numbers = np.unique(np.concatenate([candidates.first, candidates.second]))
-    thumbnails = read_thumbnails(delta_tables, [keys[number] for number in numbers])
+    some = zip(*(images[name].take(pa.array(numbers)).to_pylist() for name in IMAGE_KEYS), strict=True)
+    keys = dict(zip(numbers.tolist(), some, strict=True))
+    thumbnails = read_thumbnails(delta_tables, [*keys.values()])
     matrices = np.stack([variant.matrix for variant in VARIANTS])
 
     def pixels(some: np.ndarray) -> np.ndarray:

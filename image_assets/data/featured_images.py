@@ -28,13 +28,21 @@ from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.images.charts import SHOWN_BARS, picture_markdown, stacked_bars
 from image_assets.images.features import Features
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GIVEN_LABELS,
+    IMAGE_FILES,
+    LABEL_CORRECTIONS,
+    PREDICTED_FIRST,
+    RAW_IMAGES,
+)
 from resources.delta.arrow_rows import Row, SetAside
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
+from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
@@ -72,7 +80,9 @@ def arrivals_metadata(delta_tables: DeltaTables, layout: FolderLayout) -> dict[s
 
 def quarantine(delta_tables: DeltaTables, unreadable: Sequence[Row]) -> None:
     """Quarantines the images that could not be decoded, unless their files have changed since."""
-    ledger = read_ledger(delta_tables) if unreadable else {}
+    if not unreadable:
+        return
+    ledger = read_ledger(delta_tables, pc.field("path").isin([row["path"] for row in unreadable]))
     merge_decisions(
         delta_tables,
         [
@@ -139,6 +149,7 @@ def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> C
     deps=["raw_images", "given_labels", "label_corrections"],
     kinds={"pyspark", "deltalake", "pillow"},
     pool="image_files",
+    op_tags=PREDICTED_FIRST,
 )
 def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """The images with their label, size, format, pages, capture time, place, camera and perceptual hash."""
@@ -146,9 +157,15 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
     backfilled = backfill(delta_tables, image_folder)
     layout = read_layout(delta_tables, image_folder)
     relabelled = relabel(delta_tables, FEATURED_IMAGES, layout)
-    metadata = {
-        **new_images_metadata(delta_tables, FEATURED_IMAGES, change),
-        **arrivals_metadata(delta_tables, layout),
-        **quarantine_metadata(delta_tables),
-    }
-    return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, backfilled=backfilled, **metadata)
+    described = describe_once(
+        delta_tables,
+        FEATURED_IMAGES.name,
+        lambda: {
+            **new_images_metadata(delta_tables, FEATURED_IMAGES, change),
+            **arrivals_metadata(delta_tables, layout),
+            **quarantine_metadata(delta_tables),
+        },
+        tables=[FEATURED_IMAGES, IMAGE_FILES, GIVEN_LABELS, LABEL_CORRECTIONS],
+        values=[str(layout)],
+    )
+    return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, backfilled=backfilled, **described)

@@ -8,13 +8,18 @@ from urllib.parse import unquote
 from zlib import crc32
 
 import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_assets.data.image_files import (
     NOT_REGULAR,
     UNREADABLE_FILE,
     UNREADABLE_FOLDER,
     Decision,
+    Ledger,
     LedgerEntry,
+    is_among,
 )
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
@@ -26,6 +31,7 @@ from resources.progress import ProgressLine
 
 # A listing that lacks more current files than this is not believed: the folder may not be mounted.
 PLAUSIBLE_FILES, PLAUSIBLE_SHARE = 20, 0.1
+CHECKED_AT_ONCE = 1000  # files whose entries are Python objects at the same time
 DEVICE = "landing_folder_device"  # the ledger's log holds the file system's id under this name
 
 
@@ -97,29 +103,32 @@ def folder_changes(
         FolderUnavailable: The folder does not exist or cannot be listed.
     """
     listing = image_folder.list_paths(only) if only else image_folder.list_names()
-    current = sum(entry.state == CURRENT for entry in ledger.values())
-    ledger = {path: ledger[path] for path in only if path in ledger} if only else ledger
-    to_check = list(paths_to_check(listing, ledger, part, image_folder.sweep_files))
-    progress = ProgressLine("checked", len(to_check), "files", dg.get_dagster_logger().info, items=to_check)
-    seen = [
-        file for path in progress if (file := listing.stat_file(path))
-    ]  # a file that was deleted meanwhile counts as missing in the next run
-    other = [file for file in seen if not file.problem and not is_up_to_date(file, ledger.get(file.path))]
-    absent = [path for path in ledger.keys() - listing.names.keys() if not is_in(path, listing.unreadable)]
-    newly_absent = [path for path in absent if ledger[path].state != MISSING]
+    every = Ledger.of(ledger)
+    current = int(every.is_in_state(CURRENT).sum())
+    some = every.named(only) if only else every
+    to_check = files_to_check(listing, some, part, image_folder.sweep_files)
+    seen: list[ImageFile] = []  # those that differ from the ledger, or that cannot be read
+    with ProgressLine("checked", len(to_check), "files", dg.get_dagster_logger().info) as progress:
+        for chunk in to_check.to_batches(max_chunksize=CHECKED_AT_ONCE):
+            seen += differing_files(listing, chunk)
+            progress.update(len(chunk))
+    other, problems = ([file for file in seen if bool(file.problem) == failed] for failed in (False, True))
+    known = some.named([*listing.unreadable, *(file.path for file in problems)])
+    absent = some.filtered(~some.is_in_state(MISSING) & ~is_among(some.rows["path"], listing.names))
+    newly_absent = {path: entry for path, entry in absent.items() if not is_in(path, listing.unreadable)}
     folders = (NOT_REGULAR, UNREADABLE_FOLDER)  # no file name pattern would include their names
-    excluded = image_folder.filtered_out(path for path in newly_absent if ledger[path].reason not in folders)
+    excluded = image_folder.filtered_out(path for path, entry in newly_absent.items() if entry.reason not in folders)
     missing = tuple(path for path in newly_absent if path not in excluded)
-    swept = [] if part is None else list(find_rewritten_files(listing, ledger, part, image_folder))
+    swept = [] if part is None else list(find_rewritten_files(listing, some, part, image_folder))
     return FolderChanges(
         listed=len(listing.names),
         checked=len(to_check),
         to_read=tuple({file.path: file for file in [*other, *swept] if file.regular}.values()),
         irregular=tuple(file for file in other if not file.regular),
         missing=missing,
-        unreadable=tuple(new_unreadable(listing, seen, ledger)),
-        current=current - sum(ledger[path].state == CURRENT for path in excluded),
-        current_missing=sum(ledger[path].state == CURRENT for path in missing),
+        unreadable=tuple(new_unreadable(listing, problems, known)),
+        current=current - sum(newly_absent[path].state == CURRENT for path in excluded),
+        current_missing=sum(newly_absent[path].state == CURRENT for path in missing),
         excluded=tuple(sorted(excluded)),
         skipped=listing.skipped,
     )
@@ -196,46 +205,60 @@ def is_up_to_date(file: ImageFile, before: LedgerEntry | None) -> bool:
     )
 
 
-def paths_to_check(
-    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int | None, sweep_files: int
-) -> Iterator[str]:
-    """The paths that are new, pending, to be retried or of another kind than before, and those in this slice."""
+def files_to_check(listing: Listing, ledger: Ledger, part: int | None, sweep_files: int) -> pa.Table:
+    """The listed files that are new, pending, to be retried or of another kind than before, and those in this slice.
+
+    Returns:
+        Their paths with what the ledger has of them, which is null for new files.
+    """
+    paths, regular = pa.array(list(listing.names), pa.string()), np.fromiter(listing.names.values(), bool)
+    options = pc.SetLookupOptions(ledger.rows["path"])
+    found = ledger.rows.drop(["path", "image_id"]).take(pc.call_function("index_in", [paths], options))
+    before = Ledger(found.append_column("path", paths))
     parts = 1 if part is None else ceil(len(ledger) / sweep_files)
-    for path, regular in listing.names.items():
-        before = ledger.get(path)
-        if (
-            before is None
-            or before.state in (PENDING, MISSING)
-            or before.length is None
-            or before.retry
-            or regular == (before.reason == NOT_REGULAR)
-            or parts <= 1
-            or crc32(path.encode()) % parts == (part or 0) % parts
-        ):
-            yield path
+    chosen = (
+        np.full(len(paths), True)
+        if parts <= 1
+        else ~before.is_in_state(CURRENT, QUARANTINED)
+        | (before.rows["length"].null_count > 0 and before.rows["length"].is_null().to_numpy())
+        | before.rows["retry"].fill_null(True).to_numpy().astype(bool)
+        | (regular == is_among(before.rows["reason"], [NOT_REGULAR]))
+        | np.fromiter((crc32(path.encode()) % parts == (part or 0) % parts for path in listing.names), bool)
+    )
+    return before.filtered(chosen).rows
 
 
-def find_rewritten_files(
-    listing: Listing, ledger: Mapping[str, LedgerEntry], part: int, image_folder: ImageFolder
-) -> Iterator[ImageFile]:
+def differing_files(listing: Listing, expected: pa.RecordBatch) -> Iterator[ImageFile]:
+    """The files that are not up to date, of those that `files_to_check` returned."""
+    columns = (
+        expected[name].to_pylist() for name in ("path", "state", "reason", "modified_microseconds", "length", "retry")
+    )
+    for path, state, reason, time, length, retry in zip(*columns, strict=True):
+        before = LedgerEntry(state, reason, None, time, length, retry) if state else None
+        file = listing.stat_file(path)
+        # A file that was deleted meanwhile counts as missing in the next run.
+        if file and (file.problem or not is_up_to_date(file, before)):
+            yield file
+
+
+def find_rewritten_files(listing: Listing, ledger: Ledger, part: int, image_folder: ImageFolder) -> Iterator[ImageFile]:
     """The files in this slice whose content changed although size and time did not.
 
     Files larger than `sweep_bytes` are only compared by `make audit`.
     """
     sweep_bytes, link_roots = image_folder.sweep_bytes, image_folder.real_link_roots
-    readable = [
-        (path, before)
-        for path, before in ledger.items()
-        if before.state in (CURRENT, QUARANTINED) and before.image_id and (before.length or 0) <= sweep_bytes
-    ]
-    parts = max(1, ceil(sum(before.length or 0 for _, before in readable) / sweep_bytes))
-    for path, before in readable:
-        if crc32(path.encode(), 1) % parts == part % parts:
-            file = listing.stat_file(path) if listing.names.get(path) else None
-            if not (file and file.regular and before.is_unchanged(file)):
-                continue
-            if content_id(file, link_roots) not in (before.image_id, None):
-                yield file
+    lengths = ledger.rows["length"].fill_null(0).to_numpy()
+    is_read = ledger.is_in_state(CURRENT, QUARANTINED) & ledger.rows["image_id"].is_valid().to_numpy().astype(bool)
+    readable = ledger.filtered(is_read & (lengths <= sweep_bytes))
+    parts = max(1, ceil(readable.rows["length"].fill_null(0).to_numpy().sum() / sweep_bytes))
+    paths = readable.rows["path"].to_pylist()
+    is_in_slice = np.fromiter((crc32(path.encode(), 1) % parts == part % parts for path in paths), bool)
+    for path, before in readable.filtered(is_in_slice).items():
+        file = listing.stat_file(path) if listing.names.get(path) else None
+        if not (file and file.regular and before.is_unchanged(file)):
+            continue
+        if content_id(file, link_roots) not in (before.image_id, None):
+            yield file
 
 
 def content_id(file: ImageFile, link_roots: Sequence[str]) -> str | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from image_assets.data.inspection import CURRENT
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.queries import query
 from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
 
@@ -150,13 +151,20 @@ def recorded_splits(delta_tables: DeltaTables) -> frozenset[str]:
 
 def record_splits(delta_tables: DeltaTables, image_folder: ImageFolder) -> bool:
     """Records which splits the folders of the current files give; returns whether that changed."""
-    paths = delta_tables.read(IMAGE_FILES, ["path"], pc.field("state") == CURRENT)["path"].to_pylist()
+    paths = one_path_per_folder(delta_tables)
     before = recorded_splits(delta_tables)
     now = to_given_splits(paths, image_folder.path, image_folder.split_folders, before)
     if now != before:
         bits = sum(1 << place for place, split in enumerate(SPLITS) if split in now)
         delta_tables.record_transaction(IMAGE_FILES, GIVEN_SPLITS, bits)
     return now != before
+
+
+def one_path_per_folder(delta_tables: DeltaTables) -> list[str]:
+    """The path of one current file in each folder: enough to tell what the folders give."""
+    files = delta_tables.batches(IMAGE_FILES, ["path"], pc.field("state") == CURRENT)
+    sql = "SELECT min(path) AS path FROM files GROUP BY regexp_replace(path, '/[^/]*$', '') ORDER BY path"
+    return query(sql, files=files)["path"].to_pylist()
 
 
 def is_recorded(delta_tables: DeltaTables, table: Table, layout: FolderLayout) -> bool:

@@ -13,7 +13,7 @@ from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.inspection import MISSING
 from image_assets.data.label_corrections import label_problem
 from image_assets.data.label_paths import folded, match_names
-from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES
+from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES, PREDICTED_FIRST
 from resources.delta.delta_log import last_metadata, table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import NO_COLUMN, ExternalRows, ExternalTable
@@ -261,7 +261,7 @@ def label_table_change(instance: dg.DagsterInstance, label_table: ExternalTable)
     return "" if version == before else version or "no label table any more"
 
 
-@dg.asset(deps=["image_files"], kinds={"deltalake"}, pool="given_labels")
+@dg.asset(deps=["image_files"], kinds={"deltalake"}, pool="given_labels", op_tags=PREDICTED_FIRST)
 def given_labels(
     context: dg.AssetExecutionContext, delta_tables: DeltaTables, image_folder: ImageFolder, label_table: ExternalTable
 ) -> dg.MaterializeResult:

@@ -16,6 +16,7 @@ from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Change
+from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
@@ -45,5 +46,10 @@ def grayscale_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg
     """Grayscale copies of the images as lossless PNG, with their labels."""
     change = follow_featured_images(delta_tables, to_limits(image_folder))
     relabelled = relabel(delta_tables, GRAYSCALE_IMAGES, read_layout(delta_tables, image_folder))
-    sheet = new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change)
+    sheet = describe_once(
+        delta_tables,
+        GRAYSCALE_IMAGES.name,
+        lambda: new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change),
+        tables=[GRAYSCALE_IMAGES],
+    )
     return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **sheet)

@@ -8,6 +8,7 @@ from hashlib import sha256
 import dagster as dg
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql import DataFrame
@@ -16,7 +17,7 @@ from pyspark.sql import functions as F
 from image_assets.data.duplicate_groups import Pairs, to_groups, to_pairs, with_equal
 from image_assets.data.folder_layout import SPLITS, FolderLayout, is_recorded, read_layout
 from image_assets.data.given_splits import GIVEN_COLUMNS, Assign, reassigned, with_given_splits
-from image_assets.data.image_files import IMAGE_KEYS, current_files, current_keys
+from image_assets.data.image_files import IMAGE_KEYS, current_files, current_key_batches, current_keys
 from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_labels, relabel
 from image_assets.data.sound_splits import LISTED_PROBLEMS, current_assignments, missing_labels
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
@@ -25,14 +26,15 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow, rows_with_keys
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile, write_files
+from resources.delta.queries import query
 from resources.delta.table import Table, file_layout
+from resources.delta.unchanged import describe_once
 from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
 
 SET_ASIDE = "set_aside"  # in no split
 NEW_COLUMNS = [*IMAGE_KEYS, "label", "label_index", "perceptual_hash", "mirrored_hash"]
 EXISTING_COLUMNS = [*IMAGE_KEYS, "label", "duplicate_group", "split", "given_split"]
-REASSIGNED_SCHEMA = "path string, image_id string, given_split string, split string, reason string"
 FILL_ORDER = ("training", "test", "validation")
 CONFLICT = "belongs together with images in different splits"
 
@@ -230,9 +232,21 @@ def assign_unmatched(
 
 def existing_images(delta_tables: DeltaTables) -> pd.DataFrame:
     """The images in image_splits, and whether each is `current`."""
-    existing = delta_tables.read(IMAGE_SPLITS, EXISTING_COLUMNS).to_pandas()
-    there = existing.merge(current_keys(delta_tables), on=IMAGE_KEYS, how="left", indicator="current")
-    return there.assign(current=there["current"] == "both")
+    existing = delta_tables.read(IMAGE_SPLITS, EXISTING_COLUMNS)
+    places = pa.array(np.arange(len(existing)))
+    found = query(
+        "SELECT place FROM existing SEMI JOIN files USING (path, image_id)",
+        existing=existing.select(IMAGE_KEYS).append_column("place", places),
+        files=current_key_batches(delta_tables),
+    )
+    current = np.zeros(len(existing), dtype=bool)
+    current[found["place"].to_numpy()] = True
+    return existing.to_pandas().assign(current=current)
+
+
+def numbered(images: pd.DataFrame, first: int = 0) -> pd.DataFrame:
+    """The images with a `number` each, which stays with them."""
+    return images.assign(number=np.arange(first, first + len(images))).reset_index(drop=True)
 
 
 def assignment(
@@ -242,18 +256,17 @@ def assignment(
 
     Args:
         delta_tables: The tables.
-        images: All images, one row each.
+        images: All images, one row each, with their `number`, counted from 0.
         new: Which of them (n,) are new.
         config: The seed.
         rules: Which images belong together.
     """
-    keys = pd.MultiIndex.from_frame(images.loc[:, IMAGE_KEYS])
     pairs = to_pairs(delta_tables, images.loc[:, IMAGE_KEYS], new, rules)
 
     def assign(some: pd.DataFrame, existing: pd.DataFrame, shares: Mapping[str, float]) -> pd.DataFrame:
         places = np.full(len(images), -1)
-        here = pd.MultiIndex.from_frame(pd.concat([existing, some]).loc[:, IMAGE_KEYS])
-        places[keys.get_indexer(here)] = np.arange(len(here))
+        here = pd.concat([existing["number"], some["number"]])
+        places[here.to_numpy()] = np.arange(len(here))
         among = places[pairs]
         return with_splits(some, existing, among[:, (among >= 0).all(axis=0)], shares, config.seed, rules.duplicates)
 
@@ -272,7 +285,8 @@ def write_assignments(
     images = images[images["label"].notna()].sort_values(IMAGE_KEYS, ignore_index=True)
     if not len(images):
         return []
-    existing = existing_images(delta_tables)
+    existing = numbered(existing_images(delta_tables))
+    images = numbered(images, len(existing))
     everything = pd.concat([existing, images], ignore_index=True)
     assign = assignment(delta_tables, everything, np.arange(len(everything)) >= len(existing), config, rules)
     rows = with_given_splits(images, existing, config.shares, layout, assign)
@@ -301,12 +315,12 @@ def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayou
     existing, current = existing_images(delta_tables), read_labels(delta_tables, layout)
     labels = [current.of(key) for key in zip(existing["path"], existing["image_id"], strict=True)]
     existing = existing.assign(label=labels).loc[[label is not None for label in labels]]
-    existing = existing.reset_index(drop=True)
+    existing = numbered(existing)
     assign = assignment(delta_tables, existing, np.full(len(existing), True), config, rules)
     changed = reassigned(existing, config.shares, layout, assign)
     if len(changed):
-        rows = changed.astype(object).where(changed.notna(), None).to_numpy().tolist()
-        delta_tables.update(delta_tables.spark.createDataFrame(rows, REASSIGNED_SCHEMA), IMAGE_SPLITS, GIVEN_COLUMNS)
+        rows = changed.astype(object).where(changed.notna(), None).to_dict("records")
+        delta_tables.update(rows, IMAGE_SPLITS, GIVEN_COLUMNS)
     return len(changed)
 
 
@@ -333,6 +347,7 @@ def image_splits(
     relabelled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
     more = {"moved_to_given_splits": moved} if moved else {}
-    return delta_tables.materialized(
-        IMAGE_SPLITS, change, relabelled=relabelled, **splits_metadata(delta_tables), **more
+    described = describe_once(
+        delta_tables, IMAGE_SPLITS.name, lambda: splits_metadata(delta_tables), tables=[IMAGE_SPLITS]
     )
+    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **described, **more)

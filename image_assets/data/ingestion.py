@@ -1,7 +1,7 @@
 """Reads listed files into raw_images and records the result in the ledger."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from image_assets.data.image_files import (
     IMAGE_KEYS,
     SEEN_BEFORE,
     Decision,
-    LedgerEntry,
+    Ledger,
     merge_decisions,
     recorded_version,
     to_decision,
@@ -31,7 +31,7 @@ from resources.delta.following import added_rows
 from resources.delta.local_tasks import counted
 from resources.delta.parquet_files import WrittenFile, write_files
 from resources.delta.table import FileSizes, file_layout
-from resources.files.file_system import ImageFile
+from resources.files.file_system import ImageFile, OpenFolders
 from resources.files.image_folder import ImageFolder
 from resources.progress import ProgressLine
 
@@ -63,7 +63,7 @@ def read_chunk(
     delta_tables: DeltaTables,
     image_folder: ImageFolder,
     files: Sequence[ImageFile],
-    ledger: Mapping[str, LedgerEntry],
+    ledger: Ledger,
     executor: Executor,
     progress: ProgressLine,
 ) -> None:
@@ -89,7 +89,7 @@ def read_chunk(
 def append_new_files(
     delta_tables: DeltaTables,
     files: Sequence[ImageFile],
-    ledger: Mapping[str, LedgerEntry],
+    ledger: Ledger,
     limits: Limits,
     executor: Executor,
     progress: ProgressLine,
@@ -100,7 +100,7 @@ def append_new_files(
     """
     delta_tables.create(RAW_IMAGES)
     folder, layout = delta_tables.uri(RAW_IMAGES), file_layout(RAW_IMAGES)
-    seen = seen_before(delta_tables, [file.path for file in files if file.path in ledger])
+    seen = seen_before(delta_tables, [*ledger.named(file.path for file in files)])
 
     def write_parts(
         parts: Iterable[list[ImageFile]],
@@ -111,18 +111,19 @@ def append_new_files(
             yield list(write_files(images(part, added, inspections), folder, layout)), added, inspections
 
     def images(files: list[ImageFile], added: set[str], inspections: dict[str, Inspection]) -> Iterator[Row]:
-        for file in counted(files):
-            inspection = inspect_file(file.path, file.length, limits)
-            inspections[file.path] = replace(inspection, content=None)
-            if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
-                added.add(file.path)
-                yield {
-                    "path": file.path,
-                    "modification_time": file.modification_time,
-                    "length": file.length,
-                    "image_id": inspection.image_id,
-                    "content": inspection.content,
-                }
+        with OpenFolders() as open_folders:
+            for file in counted(files):
+                inspection = inspect_file(file.path, file.length, limits, open_folders)
+                inspections[file.path] = replace(inspection, content=None)
+                if inspection.state == CURRENT and inspection.image_id not in seen.get(file.path, ()):
+                    added.add(file.path)
+                    yield {
+                        "path": file.path,
+                        "modification_time": file.modification_time,
+                        "length": file.length,
+                        "image_id": inspection.image_id,
+                        "content": inspection.content,
+                    }
 
     # No more parts than files of a good size: a part is a Parquet file at least.
     parts = balanced(files, executor.task_count(size_of(files) // FileSizes.minimum_bytes))

@@ -15,6 +15,7 @@ from image_assets.images.pixels import DEFAULT, Reading
 from resources.delta.arrow_rows import Row
 from resources.files.file_system import (
     FileChanged,
+    OpenFolders,
     link_target,
     modification_stamp,
     open_file,
@@ -55,8 +56,11 @@ class Inspection:
     message: str | None = None
 
 
-def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
-    """Checks a file's size, reads it, and checks its signature; it is not decoded yet."""
+def inspect_file(path: str, length: int, limits: Limits, open_folders: OpenFolders | None = None) -> Inspection:
+    """Checks a file's size, reads it, and checks its signature; it is not decoded yet.
+
+    Its folder stays open in `open_folders` for the next files.
+    """
     if length > limits.size_bytes:
         message = f"{length:,} bytes: expected at most {limits.size_bytes:,}; make the file smaller or raise the limit"
         return Inspection(QUARANTINED, reason="too_large", message=message)
@@ -71,7 +75,7 @@ def inspect_file(path: str, length: int, limits: Limits) -> Inspection:
         if length > limits.content_bytes:
             content, (start, image_id) = None, streamed(path, length=length)
         else:
-            content = read_content(path, length=length, link_roots=limits.link_roots)
+            content = read_content(path, length=length, link_roots=limits.link_roots, open_folders=open_folders)
             start, image_id = content[:SIGNATURE_BYTES], sha256(content).hexdigest()
     except FileChanged as changed:
         return Inspection(PENDING, reason="changed", message=str(changed))

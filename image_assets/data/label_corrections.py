@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from image_assets.schemas import LABEL_CORRECTIONS
+from image_assets.schemas import LABEL_CORRECTIONS, PREDICTED_FIRST
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
@@ -66,7 +66,7 @@ def newest_corrections(delta_tables: DeltaTables) -> list[dict[str, Any]]:
     return list(newest.values())
 
 
-@dg.asset(kinds={"deltalake"}, pool="label_corrections")
+@dg.asset(kinds={"deltalake"}, pool="label_corrections", op_tags=PREDICTED_FIRST)
 def label_corrections(delta_tables: DeltaTables) -> dg.MaterializeResult:
     """Labels corrected in the gallery; the latest correction of an image counts."""
     delta_tables.create(LABEL_CORRECTIONS)

@@ -12,7 +12,6 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 
 LABEL_COLUMNS = ["path", "image_id", "label", "label_index"]
-RELABELLED_SCHEMA = "path string, image_id string, label string, label_index int"
 
 
 def extend_label_indexes(new: Iterable[str], existing: dict[str, int]) -> dict[str, int]:
@@ -100,8 +99,6 @@ def relabel(delta_tables: DeltaTables, table: Table, layout: FolderLayout) -> in
     """
     rows = outdated_labels(delta_tables, table, layout)
     if rows:
-        delta_tables.update(
-            delta_tables.spark.createDataFrame(rows, RELABELLED_SCHEMA), table, ["label", "label_index"]
-        )
+        delta_tables.update([dict(zip(LABEL_COLUMNS, row, strict=True)) for row in rows], table, LABEL_COLUMNS[2:])
     record_layout(delta_tables, table, layout)
     return len(rows)

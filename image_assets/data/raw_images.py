@@ -6,6 +6,7 @@ A replaced file gets a new row with a new image_id. The old row stays, and the l
 import time
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 
 import dagster as dg
 from pydantic import Field
@@ -21,15 +22,15 @@ from image_assets.data.image_files import (
     quarantine_metadata,
     read_ledger,
     to_decision,
-    to_entry,
 )
 from image_assets.data.ingestion import chunked, read_chunk, size_of, unrecorded_rows
 from image_assets.data.inspection import MISSING, PENDING, QUARANTINED
 from image_assets.data.new_images_sheet import new_images_metadata
 from image_assets.data.replayed_files import replay, replay_result, replayed_files
-from image_assets.schemas import IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
+from image_assets.schemas import IMAGE_FILES, PREDICTED_FIRST, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for
+from resources.delta.unchanged import describe_once
 from resources.files.file_system import ImageFile
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.listing import Skipped
@@ -81,14 +82,15 @@ def ingest(
         FolderUnavailable: Nothing was written: the folder cannot be listed, or lacks too many files to be believed.
     """
     unrecorded, version = unrecorded_rows(delta_tables)
-    ledger = read_ledger(delta_tables) | {decision.path: to_entry(decision) for decision in unrecorded}
+    ledger = read_ledger(delta_tables).recorded(unrecorded)
     changes = folder_changes(image_folder, ledger, config.part, config.paths)
     log.info(f"{image_folder.root}: {changes}")
     if skipped := str(changes.skipped):
         log.info(f"skipped {skipped}")
     if not config.accept_missing:
         require_plausible(changes, image_folder, delta_tables)
-    settled = image_folder.settled(changes.to_read)
+    # In the order of paths, so that each commit covers a range of them, and later ones need not read it.
+    settled = sorted(image_folder.settled(changes.to_read), key=attrgetter("path"))
     delta_tables.create(REPLAYED_FILES)
     merge_decisions(delta_tables, unrecorded, version)
     remember_device(delta_tables, image_folder)
@@ -127,6 +129,12 @@ def skipped_metadata(skipped: Skipped) -> dict[str, dg.MetadataValue]:
     return {"skipped": dg.MetadataValue.table(records[:LISTED_SKIPPED])} if rows else {}
 
 
+def states_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+    """Metadata with the number of files in each state."""
+    states = Counter(delta_tables.read(IMAGE_FILES, ["state"])["state"].to_pylist())
+    return {f"files_{state}": dg.MetadataValue.int(count) for state, count in sorted(states.items())}
+
+
 def is_continuous(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether the run goes on with another pass after this one."""
     run = instance.get_run_by_id(run_id)
@@ -144,6 +152,7 @@ def is_continuous(instance: dg.DagsterInstance, run_id: str) -> bool:
         ),
     ],
     pool="image_files",
+    op_tags=PREDICTED_FIRST,
 )
 def raw_images(
     context: dg.AssetExecutionContext, config: IngestConfig, delta_tables: DeltaTables, image_folder: ImageFolder
@@ -163,15 +172,25 @@ def raw_images(
         yield replay_result(delta_tables, before, files)
     delta_tables.compact(RAW_IMAGES)
     delta_tables.compact(IMAGE_FILES)
-    states = Counter(delta_tables.read(IMAGE_FILES, ["state"])["state"].to_pylist())
+    described = describe_once(
+        delta_tables,
+        IMAGE_FILES.name,
+        lambda: states_metadata(delta_tables) | quarantine_metadata(delta_tables),
+        tables=[IMAGE_FILES],
+    )
     yield delta_tables.materialized(
         IMAGE_FILES,
         delta_tables.change_since(files_before, IMAGE_FILES),
-        **{f"files_{state}": count for state, count in sorted(states.items())},
         files_listed=changes.listed if changes else 0,
         folder_layout=str(read_layout(delta_tables, image_folder)),
         **(skipped_metadata(changes.skipped) if changes else {}),
-        **quarantine_metadata(delta_tables),
+        **described,
     )
     change = delta_tables.change_since(images_before, RAW_IMAGES)
-    yield delta_tables.materialized(RAW_IMAGES, change, **new_images_metadata(delta_tables, RAW_IMAGES, change))
+    sheet = describe_once(
+        delta_tables,
+        RAW_IMAGES.name,
+        lambda: new_images_metadata(delta_tables, RAW_IMAGES, change),
+        tables=[RAW_IMAGES],
+    )
+    yield delta_tables.materialized(RAW_IMAGES, change, **sheet)

@@ -36,7 +36,7 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
 
     Files that are images now get their rows. replayed_files gets a row for each file, with its former reason.
     """
-    ledger = read_ledger(delta_tables)
+    ledger = read_ledger(delta_tables, pc.field("state") == QUARANTINED)
     chosen = matching_quarantined(ledger, image_folder.path, reason=reason, path=path)
     if not chosen:
         return 0

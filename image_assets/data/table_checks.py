@@ -9,7 +9,9 @@ from image_assets.schemas import TABLES
 from resources.delta.delta_log import STATISTICS_PROPERTY, TableFiles, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
+from resources.delta.queries import repeated_keys
 from resources.delta.table import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Compaction, Table
+from resources.delta.unchanged import table_check
 
 DUPLICATE_KEYS_REMEDY = (
     "something other than the asset writes to the table: stop it, list the rows with `make audit`, and delete the "
@@ -22,14 +24,14 @@ REWRITE_HINT = "existing files stay readable, and compaction rewrites them"
 def keys_unique(table: Table) -> dg.AssetChecksDefinition:
     """The check that no two rows of the table have the same keys."""
 
-    @dg.asset_check(
+    @table_check(
         asset=table.name,
         name="keys_unique",
+        reads=[table],
         description=f"One row per {', '.join(table.keys)}. If it fails: {DUPLICATE_KEYS_REMEDY}.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        rows = delta_tables.read(table, table.keys).to_pandas()
-        repeated = len(rows[rows.duplicated(keep=False)].drop_duplicates())
+        repeated = repeated_keys(delta_tables, table)
         return dg.AssetCheckResult(
             passed=repeated == 0,
             metadata={"repeated_keys": repeated},
@@ -109,9 +111,10 @@ def log_problems(table: Table, log: TableFiles) -> list[LayoutProblem]:
 def layout(table: Table) -> dg.AssetChecksDefinition:
     """The check that a table's files are written as its columns require."""
 
-    @dg.asset_check(
+    @table_check(
         asset=table.name,
         name="layout",
+        reads=[table],
         description=f"Columns are {table.codec}, row groups are not too large, and few files are small, according to "
         f"the log and the footers of the newest {SAMPLED_FILES} files. If it fails: launch `optimize_tables`, which "
         "joins small files; only the asset may write to the table.",

@@ -1,10 +1,12 @@
 """The training split as training processes read it through Petastorm, and the functions that write any cache."""
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 
 import dagster as dg
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -16,15 +18,21 @@ from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.images.pixels import DEFAULT, Reading
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS
-from resources.delta.arrow_rows import map_partitions
+from resources.delta.arrow_rows import Row, map_partitions
+from resources.delta.delta_log import TableFiles, table_files
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import executor_for
+from resources.delta.new_rows import Key, NewRows
 from resources.delta.parquet_files import open_parquet, row_groups
-from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, PetastormCaches
+from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, LocalRows, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
+from resources.delta.table import Table
+from resources.delta.unchanged import describe_once
 from resources.training import TrainingProcesses
 
 CACHE_DEPS = ["image_splits", "featured_images", "grayscale_images", "image_files"]
 CACHE_KINDS = {"pyspark", "parquet", "petastorm"}
+CACHE_SCHEMA = pa.schema([("image_id", pa.string()), ("content", pa.binary()), ("label_index", pa.int64())])
 
 
 def cache_rows(delta_tables: DeltaTables, split: str, labels: list[str]) -> DataFrame:
@@ -60,26 +68,45 @@ def existing_cache(
     return cache
 
 
-def rows_to_cache(delta_tables: DeltaTables, caches: PetastormCaches, split: str, labels: list[str]) -> DataFrame:
-    """The rows to write; ValueError if the table that they come from lacks some."""
-    rows = cache_rows(delta_tables, split, labels)
-    table = {"rgb": FEATURED_IMAGES, "gray": GRAYSCALE_IMAGES}[caches.color]
-    lacking = rows.join(delta_tables.dataframe(table), on=[*table.keys], how="left_anti").count()
-    if lacking:
-        raise ValueError(f"{table.name} lacks {lacking} images of {split}: materialize {table.name} first")
-    index = F.array_position(F.array(*map(F.lit, labels)), F.col("label")) - 1
-    images = with_content(delta_tables, rows, table)
-    images = images.select("image_id", "content", index.cast("long").alias("label_index"))
+def stored_rows(caches: PetastormCaches) -> Callable[[Iterable[Row]], Iterable[Row]]:
+    """A function that gives rows their images as the caches store them."""
     if caches.content == "original":
-        return images
-    stored = partial(
+        return iter
+    return partial(
         to_cached_rows,
         side_pixels=caches.side_pixels,
         content=caches.content,
         color=caches.color,
         reading=Reading(caches.page, caches.pixel_limit),
     )
-    return map_partitions(images, stored, images.schema)
+
+
+def rows_by_spark(
+    delta_tables: DeltaTables, split: str, caches: PetastormCaches, labels: list[str], table: Table
+) -> DataFrame:
+    """The rows to write."""
+    rows = cache_rows(delta_tables, split, labels)
+    index = F.array_position(F.array(*map(F.lit, labels)), F.col("label")) - 1
+    images = with_content(delta_tables, rows, table)
+    images = images.select("image_id", "content", index.cast("long").alias("label_index"))
+    return images if caches.content == "original" else map_partitions(images, stored_rows(caches), images.schema)
+
+
+def local_rows(
+    files: TableFiles, caches: PetastormCaches, label_indexes: Mapping[Key, int], table: Table, part: int, of: int
+) -> Iterable[Row]:
+    """One part of the same rows, read by this process; `label_indexes` has the images by their keys."""
+    images = NewRows(tuple(file.url for file in files.files), None, table.keys, wanted=frozenset(label_indexes))
+    rows = (
+        {
+            "image_id": row["image_id"],
+            "content": row["content"],
+            "label_index": label_indexes[tuple(row[name] for name in table.keys)],
+        }
+        for row in images.rows([*table.keys, "content"], part, of)
+        if row["content"] is not None
+    )
+    return stored_rows(caches)(rows)
 
 
 def find_or_write_cache(
@@ -91,7 +118,21 @@ def find_or_write_cache(
     cache = caches.find(name)
     if cache:
         return cache, False
-    return caches.write(rows_to_cache(delta_tables, caches, split, labels), name, ranks=ranks), True
+    table = {"rgb": FEATURED_IMAGES, "gray": GRAYSCALE_IMAGES}[caches.color]
+    rows = read_split(delta_tables, split)
+    rows = rows.loc[rows["label"].isin(labels)]
+    keys = zip(*(rows[key] for key in table.keys), strict=True)
+    label_indexes: dict[Key, int] = dict(zip(keys, map(labels.index, rows["label"]), strict=True))
+    if lacking := len(label_indexes.keys() - delta_tables.read_keys(table)):
+        raise ValueError(f"{table.name} lacks {lacking} images of {split}: materialize {table.name} first")
+    files = table_files(delta_tables.uri(table), delta_tables.version_to_read(table))
+    executor = executor_for(delta_tables.pyspark, files.size_bytes)
+    if executor.spark:
+        return caches.write(rows_by_spark(delta_tables, split, caches, labels, table), name, ranks=ranks), True
+    with delta_tables.progress_line("cached", len(label_indexes), "images") as progress:
+        read = partial(local_rows, files, caches, label_indexes, table)
+        local = LocalRows(read, len(label_indexes), CACHE_SCHEMA, executor, progress)
+        return caches.write(local, name, ranks=ranks), True
 
 
 def materialize_cache(
@@ -103,6 +144,9 @@ def materialize_cache(
     if left_out:
         dg.get_dagster_logger().warning(f"left out of training:\n{to_bullets(left_out)}\n{MISSING_LABELS_REMEDY}")
     cache, written = find_or_write_cache(delta_tables, caches, split, ranks=ranks)
+    sheet = describe_once(
+        delta_tables, f"{split}_cache", lambda: cache_metadata(cache, labels), tables=[], values=[cache.name, *labels]
+    )
     groups = row_groups(cache.files)
     return dg.MaterializeResult(
         metadata={
@@ -118,7 +162,7 @@ def materialize_cache(
             "row_groups": len(groups),
             "largest_row_group_bytes": max(size for _, size in groups),
             "evicted": ", ".join(caches.evict()) or "none",
-            **cache_metadata(cache, labels),
+            **sheet,
         },
         data_version=dg.DataVersion(cache.name),
     )

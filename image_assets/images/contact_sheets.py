@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont
 from image_assets.images.formats import BOMBS, BROKEN, UnreadableImage
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import scaled_content
-from image_assets.images.pictures import OPENERS
+from image_assets.images.pictures import OPENERS, Header
 from image_assets.images.pixels import decoded, upright
 from resources.files.file_system import open_file
 
@@ -98,6 +98,11 @@ def partial_thumbnail(path: str) -> bytes:
 def to_thumbnail(content: bytes, side_pixels: int) -> bytes:
     """The upright image as JPEG, downscaled to fit in a square."""
     header, image, _ = decoded(content, "RGB", min_side_pixels=2 * side_pixels)
+    return small_jpeg(image, header, side_pixels)
+
+
+def small_jpeg(image: Image.Image, header: Header, side_pixels: int) -> bytes:
+    """A decoded image, upright, as JPEG, downscaled to fit in a square."""
     image.thumbnail((side_pixels, side_pixels))
     thumbnail = BytesIO()
     upright(image, header).save(thumbnail, "JPEG", quality=85)

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from image_assets.images.fingerprints import to_fingerprint, to_thumbnail
+from image_assets.images.fingerprints import SIDE, to_fingerprint, to_thumbnail
 from image_assets.images.formats import BROKEN
 from image_assets.images.metadata import CameraData, read_camera_data
 from image_assets.images.pictures import Header, Picture, open_picture
@@ -31,9 +31,12 @@ class Features(CameraData, Header):
 
 
 def to_features(content: bytes, reading: Reading = DEFAULT) -> Features:
-    """The features of an image, after a strict decode of all of it; raises UnreadableImage."""
+    """The features of an image, after a strict decode of all of it; raises UnreadableImage.
+
+    Large JPEGs are decoded at a fraction of their size: all of their data is checked, and a thumbnail needs no more.
+    """
     picture = open_picture(BytesIO(content))
-    header, image, warning = decoded_picture(picture, content, "RGB", reading=reading)
+    header, image, warning = decoded_picture(picture, content, "RGB", 2 * SIDE, reading)
     return _features(picture, header, image, warning or _checksum_warning(content, header))
 
 

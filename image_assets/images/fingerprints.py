@@ -11,6 +11,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from image_assets.images.pixels import WHOLE
+
 SIDE = 64  # of a thumbnail, in pixels; the aspect ratio is not kept
 QUALITY = 95  # of its JPEG: the noise of stronger compression would hide differences between two shots
 HASHED_SIDE = 32
@@ -83,8 +85,7 @@ def to_fingerprint(thumbnail: Image.Image) -> Fingerprint:
 
 def to_thumbnail(image: Image.Image) -> Image.Image:
     """An RGB image of SIDE x SIDE pixels."""
-    # The gap lets Pillow average whole blocks of pixels first, which is several times as fast.
-    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.HAMMING, reducing_gap=1.5)
+    return WHOLE.resized(image if image.mode == "RGB" else image.convert("RGB"), SIDE)
 
 
 def read_thumbnail(content: bytes) -> np.ndarray:
@@ -103,7 +104,9 @@ def to_hashes(thumbnail: np.ndarray) -> np.ndarray:
     straight = (cosines @ gray @ cosines.T).ravel()
     # Mirrored, the cosines of odd horizontal frequencies have the other sign.
     mirrored = straight[PLACES[0]] * MIRRORING
-    coefficients = np.concatenate([straight[PLACES].ravel(), rotations @ gray.ravel(), mirrored])
+    # BLAS would share this product among threads, which wait for each other longer than they compute.
+    rotated = np.einsum("rp,p->r", rotations, gray.ravel())
+    coefficients = np.concatenate([straight[PLACES].ravel(), rotated, mirrored])
     coefficients = coefficients.reshape(HASHES, FREQUENCIES**2)
     middle = np.partition(coefficients, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # the median, faster
     return np.packbits(coefficients > middle, axis=1).view(">u8").ravel()

@@ -14,7 +14,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Generic, Self, TypeVar
@@ -51,18 +53,36 @@ class GuardedProcess(Generic[Item, Result]):
 
     Exceptions of the function are raised in the caller, except MemoryError. The child ends with the `with` block, and
     with the process that started it, however that ends. In a local task that is stopped, an item is not waited for.
+
+    Args:
+        function: What the child does.
+        memory_bytes: How much memory an item may need, in address space.
+        name: What messages call the child.
+        outlives_thread: Whether the child goes on when the thread that runs the first item ends.
     """
 
-    def __init__(self, function: Callable[[Item], Result], *, memory_bytes: int, name: str = "decoder") -> None:
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        *,
+        memory_bytes: int,
+        name: str = "decoder",
+        outlives_thread: bool = False,
+    ) -> None:
         self._function = function
         self._memory_bytes = memory_bytes
-        self._name = name  # used in messages
+        self._name = name
+        self._outlives_thread = outlives_thread
         self._child = self._pipe = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the child; the next item starts another one."""
         self._stop()
 
     def run(self, item: Item, *, cpu_seconds: float, wall_seconds: float | None = None) -> Result | ItemFailure:
@@ -95,7 +115,10 @@ class GuardedProcess(Generic[Item, Result]):
                 self._pipe, theirs = FORK.Pipe()
                 arguments = (self._function, theirs, self._pipe, self._memory_bytes, os.getpid())
                 self._child = FORK.Process(target=_serve, args=arguments, daemon=True)
-                self._child.start()
+                if self._outlives_thread:
+                    _lasting_thread(os.getpid()).submit(self._child.start).result()
+                else:
+                    self._child.start()
                 theirs.close()
         return self._pipe
 
@@ -121,6 +144,12 @@ class GuardedProcess(Generic[Item, Result]):
             self._child.close()
         self._child = self._pipe = None
         return code
+
+
+@cache
+def _lasting_thread(process: int) -> ThreadPoolExecutor:
+    """A thread of this process that only starts children: the kernel ends a child with the thread that started it."""
+    return ThreadPoolExecutor(1, f"children of {process}")
 
 
 def _answers(pipe: Connection, seconds: float) -> bool:

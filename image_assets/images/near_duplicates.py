@@ -68,15 +68,13 @@ def _matches(hashes: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
     The variants of the first images are compared with the whole and the mirrored second images. Two hashes that differ
     in at most four bits agree in two of six bands; most of those that differ in a few more do so as well.
     """
-    sought = np.column_stack([first.repeat(HASHES - 1), np.tile(np.arange(HASHES - 1), len(first))])
-    indexed = np.column_stack([second.repeat(2), np.tile([0, HASHES - 1], len(second))])
     sought_hashes, indexed_hashes = hashes[first, :-1].ravel(), hashes[second][:, [0, -1]].ravel()
     found = [np.empty((5, 0), dtype=np.int64)]
     for key in KEYS:
         for left, right, distance in _close_pairs(sought_hashes, indexed_hashes, key):
-            one, other = sought[left], indexed[right]
-            pair = np.stack([distance, one[:, 0], other[:, 0], one[:, 1], other[:, 1]])
-            found.append(pair[:, one[:, 0] != other[:, 0]])
+            one, variant = first[left // (HASHES - 1)], left % (HASHES - 1)
+            other, mirrored = second[right // 2], right % 2
+            found.append(np.stack([distance, one, other, variant, mirrored])[:, one != other])
     return np.concatenate(found, axis=1)
 
 
@@ -92,12 +90,17 @@ def _close_pairs(
     order = np.argsort(places)
     places = places[order]
     keys_of_places = (places >> np.uint64(BITS - bits)).astype(np.int64)
+    # Most hashes share no key with any of a few: a table of the keys, which fits into a processor's cache, says so.
+    is_there = np.zeros(1 << bits, dtype=bool)
+    is_there[keys_of_places] = True
     # A table of all keys is the fastest way to find a key's places, but to make it costs as much as a million searches.
     starts = None
-    if len(sought) > 1 << 20:
+    if len(sought) > 1 << 20 < len(indexed):
         starts = np.concatenate([[0], np.cumsum(np.bincount(keys_of_places, minlength=1 << bits))])
     for chunk in range(0, len(sought), CHUNK):
-        wanted = _sortable(sought[chunk : chunk + CHUNK], key)
+        hashes = sought[chunk : chunk + CHUNK]
+        some = np.flatnonzero(is_there[_key(hashes, key).astype(np.int64)])
+        wanted = _sortable(hashes[some], key)
         keys = (wanted >> np.uint64(BITS - bits)).astype(np.int64)
         if starts is None:
             begin, end = np.searchsorted(keys_of_places, keys, "left"), np.searchsorted(keys_of_places, keys, "right")
@@ -109,7 +112,7 @@ def _close_pairs(
             begin[many] = np.clip(middle, begin[many], end[many] - BUCKET)
             end[many] = begin[many] + BUCKET
         sizes = end - begin
-        left = np.repeat(np.arange(chunk, chunk + len(wanted)), sizes)
+        left = np.repeat(chunk + some, sizes)
         right = order[np.arange(len(left)) - np.repeat(np.cumsum(sizes) - sizes - begin, sizes)]
         distance = _bit_count(sought[left] ^ indexed[right])
         close = distance <= DISTANCE
@@ -118,11 +121,16 @@ def _close_pairs(
 
 def _sortable(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The hashes with the bits of the key first, followed by as many of the others as there is room for."""
+    room = BITS - sum(map(len, key))
+    return (_key(hashes, key) << np.uint64(room)) | (hashes >> np.uint64(BITS - room))
+
+
+def _key(hashes: np.ndarray, key: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The bits of the key."""
     one, other = key
     high = (hashes >> np.uint64(one[0])) & np.uint64((1 << len(one)) - 1)
     low = (hashes >> np.uint64(other[0])) & np.uint64((1 << len(other)) - 1)
-    room = BITS - len(one) - len(other)
-    return (((high << np.uint64(len(other))) | low) << np.uint64(room)) | (hashes >> np.uint64(BITS - room))
+    return (high << np.uint64(len(other))) | low
 
 
 def _bit_count(values: np.ndarray) -> np.ndarray:

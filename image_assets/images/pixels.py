@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import simplejpeg
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
 from .colors import in_mode, needs_colors
@@ -26,6 +27,7 @@ BLANK_SIDE_PIXELS = 64
 BLANK_LEVELS = 8  # a page whose gray levels differ by less, averaged over squares, shows nothing
 MAX_BLANK_PAGES = 50  # looked through for one that is not blank
 NO_END_MARKER = "the end marker is missing; all pixels are there"
+BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
 
 
 PageChoice = Literal["non_blank", "first"]
@@ -53,10 +55,15 @@ class Crop:
     mirrored: bool = False
 
     def resized(self, image: Image.Image, side_pixels: int) -> Image.Image:
-        """The part resized to a square, with antialiasing."""
+        """The part of an image in L or RGB, resized to a square as by Pillow's antialiased bilinear filter.
+
+        SIMD instructions make it several times as fast; each value differs from Pillow's by one level at most.
+        """
         width, height = image.size
-        box = (self.left * width, self.top * height, self.right * width, self.bottom * height)
-        square = image.resize((side_pixels, side_pixels), Image.Resampling.BILINEAR, box=box)
+        left, top = self.left * width, self.top * height
+        box = CropBox(left, top, min(self.right * width, width) - left, min(self.bottom * height, height) - top)
+        square = Image.new(image.mode, (side_pixels, side_pixels))
+        Resizer().resize_pil(image, square, ResizeOptions(resize_alg=BILINEAR, crop_box=box, use_alpha=False))
         return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else square
 
 

@@ -18,18 +18,21 @@ from image_assets.jobs.package_model import package_model
 from image_assets.jobs.promote_model import promote_model
 from image_assets.jobs.repair_tables import repair_tables
 from image_assets.jobs.reproduce_model import reproduce_model
+from image_assets.jobs.request_promotion import request_promotion, review_promotion
 from image_assets.jobs.unpack_parquet import unpack_parquet
 from image_assets.jobs.vacuum_tables import vacuum_tables
 from image_assets.predictions.prediction_checks import every_alert_sent
+from resources.delta.unchanged import RECOMPUTE
 
 # Only its own job downloads images: you name the table with their addresses.
 FETCHED = dg.AssetSelection.assets("fetched_images")
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
 PREDICTIONS = dg.AssetSelection.groups("predictions")
+BEFORE_MODELS = dg.AssetSelection.groups("data") - FETCHED
 
 # These checks block training. They must not block the tables.
 BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
-FOLLOWING = ((dg.AssetSelection.groups("data") - FETCHED - CACHES) | PREDICTIONS) - BEFORE_TRAINING
+FOLLOWING = ((BEFORE_MODELS - CACHES) | PREDICTIONS) - BEFORE_TRAINING
 
 ingest_images = dg.define_asset_job(
     "ingest_images",
@@ -72,6 +75,7 @@ send_alerts = dg.define_asset_job(
 check_assets = dg.define_asset_job(
     "check_assets",
     selection=dg.AssetSelection.all_asset_checks(),
+    tags={RECOMPUTE: "true"},
     description=with_example("check_assets", "Run every asset check without materializing anything."),
 )
 fetch_images = dg.define_asset_job(
@@ -98,6 +102,8 @@ JOBS = (
     predict_images,
     send_alerts,
     promote_model,
+    request_promotion,
+    review_promotion,
     reproduce_model,
     package_model,
     export_dataset,

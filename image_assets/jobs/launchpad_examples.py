@@ -78,6 +78,24 @@ ops:
       reason: better on the test split
       tolerance: 0.01 # how much lower its accuracy may be than the production model's
 """,
+    "request_promotion": """\
+ops:
+  request:
+    config:
+      version: 2
+      stage: Production # or Staging
+      person: your name
+      reason: better on the test split
+""",
+    "review_promotion": """\
+ops:
+  review:
+    config:
+      version: 2
+      decision: approve # or reject
+      person: your name
+      reason: its mistakes are harmless
+""",
     "reproduce_model": """\
 ops:
   reproduce:

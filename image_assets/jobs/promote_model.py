@@ -1,17 +1,16 @@
 """Promotion: moves a model version to a stage, after checks for Staging and Production."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from pyspark.sql import functions as F
 
-from image_assets.data.image_splits import split_rows, with_content
+from image_assets.data.image_splits import read_split
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models.evaluation import compare, mark_right
-from image_assets.models.model_evaluations import SPLIT, damage_of, predict_test_split
+from image_assets.models.model_evaluations import SPLIT, answers_on_test_split, damage_of
 from image_assets.models.promotion_gate import (
     GateFinding,
     as_accurate,
@@ -24,9 +23,13 @@ from image_assets.models.promotion_gate import (
     sound_answers,
     to_report,
 )
-from image_assets.models.scoring import resolve_device, score_images
+from image_assets.models.scoring import predicted_rows, resolve_device, score_images
 from image_assets.models.stage_history import Promotion, record_changes
+from image_assets.schemas import FEATURED_IMAGES
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import runs_locally
+from resources.delta.following import stored_rows
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
     FILES_DIGEST,
@@ -40,7 +43,18 @@ GATED = (SHADOW_STAGE, SERVING_STAGE)
 GATE_IMAGES = 16  # of the test split; the same ones in every run, as long as they exist
 
 
-class PromotionConfig(dg.Config):
+class GateConfig(dg.Config):
+    """What the gate tolerates."""
+
+    tolerance: float = Field(
+        default=0.01, ge=0, lt=1, description="How much lower its accuracy may be than the production model's."
+    )
+    label_mapping: dict[str, str] = Field(
+        default={}, description="Removed labels: the production model's label, the new version's label instead."
+    )
+
+
+class PromotionConfig(GateConfig):
     """The version to move, the stage, who decided it and why."""
 
     version: int = Field(gt=0, description="The registered model version to move.")
@@ -48,17 +62,11 @@ class PromotionConfig(dg.Config):
     person: str | None = Field(default=None, description="Who decided it; recorded in stage_history.")
     reason: str | None = Field(default=None, description="Why; recorded in stage_history.")
     force: bool = Field(default=False, description="Move it even if checks fail; recorded in stage_history.")
-    tolerance: float = Field(
-        default=0.01, ge=0, lt=1, description="How much lower its accuracy may be than the production model's."
-    )
-    label_mapping: dict[str, str] = Field(
-        default={}, description="Renamed labels: the production model's label, the new version's label."
-    )
 
 
 def gate_findings(
     version: ModelVersion,
-    config: PromotionConfig,
+    config: GateConfig,
     delta_tables: DeltaTables,
     registry: ModelRegistry,
     device: InferenceDevice,
@@ -82,7 +90,7 @@ def gate_findings(
             findings.append(GateFinding("accuracy", True, f"not compared: {damage}"))
         elif other:
             this, that = (
-                mark_right(predict_test_split(each, delta_tables, registry, device)) for each in (version, other)
+                mark_right(answers_on_test_split(each, delta_tables, registry, device)) for each in (version, other)
             )
             accuracies = (float(np.mean(this["right"])), float(np.mean(that["right"])))
             findings.append(as_accurate(accuracies, compare(this, that, other.version), config.tolerance))
@@ -93,21 +101,35 @@ def gate_predictions(
     version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, device: InferenceDevice
 ) -> pd.DataFrame:
     """The version's predictions for some images of the test split, and for broken copies of them."""
-    rows = split_rows(delta_tables, SPLIT).orderBy("image_id", "path").limit(GATE_IMAGES)
-    whole = with_content(delta_tables, rows).select("path", "content", F.lit(False).alias("broken"))
-    third = F.expr("substring(content, 1, length(content) div 3)")
-    broken = whole.select("path", third.alias("content"), F.lit(True).alias("broken"))
-    text = whole.limit(1).select("path", F.lit(b"no image").alias("content"), F.lit(True).alias("broken"))
-    images = whole.unionByName(broken).unionByName(text)
     resolved = resolve_device(version, device, delta_tables.pyspark)
-    images = images.repartition(images.sparkSession.sparkContext.defaultParallelism)
-    return score_images(images, registry, version, resolved.name).toPandas()
+    rows = read_split(delta_tables, SPLIT).sort_values(["image_id", "path"]).head(GATE_IMAGES)
+    images = stored_rows(delta_tables, FEATURED_IMAGES, zip(rows["path"], rows["image_id"], strict=True))
+    tried = broken_and_whole(images.rows(["path", "content"], 0, 1))
+    if runs_locally(delta_tables.pyspark, images.size_bytes):
+        return pd.DataFrame(predicted_rows(tried, registry, version, resolved.name))
+    dataframe = delta_tables.spark.createDataFrame([*tried], "path string, content binary, broken boolean")
+    return score_images(dataframe, registry, version, resolved.name).toPandas()
+
+
+def broken_and_whole(images: Iterable[Row]) -> Iterator[Row]:
+    """Each image with a broken copy of it, and one file that never was an image."""
+    for number, image in enumerate(image for image in images if image["content"]):
+        content = image["content"]
+        yield image | {"broken": False}
+        yield image | {"content": content[: len(content) // 3], "broken": True}
+        if number == 0:
+            yield image | {"content": b"no image", "broken": True}
+
+
+def reasons(failed: Sequence[GateFinding]) -> str:
+    """Why a version did not pass, for messages."""
+    return "; ".join(f"{finding.check}: {finding.detail}" for finding in failed)
 
 
 def refusal(version: ModelVersion, failed: Sequence[GateFinding]) -> str:
     """The message for a version that is not moved."""
-    reasons = "; ".join(f"{finding.check}: {finding.detail}" for finding in failed)
-    return f"Version {version.version} stays in stage {version.stage}. {reasons}. To move it anyway, set `force: true`."
+    stays = f"Version {version.version} stays in stage {version.stage}."
+    return f"{stays} {reasons(failed)}. To move it anyway, set `force: true`."
 
 
 def move(
@@ -142,7 +164,13 @@ def promote(
     if failed and not config.force:
         raise dg.Failure(refusal(version, failed), metadata=report, allow_retries=False)
     promotion = Promotion(
-        config.stage, "promote_model", config.person, config.reason, forced=bool(failed), findings=findings
+        config.stage,
+        "promote_model",
+        config.person,
+        config.reason,
+        forced=bool(failed),
+        findings=findings,
+        account=model_registry.account,
     )
     # Whoever forces a version without the digest vouches for its files, from now on for exactly these.
     unrecorded = failed and FILES_DIGEST not in version.tags

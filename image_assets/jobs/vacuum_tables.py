@@ -3,10 +3,11 @@
 Files that live model versions were trained on stay, and so do those that following tables have not read yet.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import dagster as dg
 from deltalake import DeltaTable
@@ -31,6 +32,7 @@ from resources.delta.following import followed_version, versions_with_new_rows
 from resources.delta.parquet_files import file_sizes
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.pictures import FOLDER, linked
 
 MAX_RETENTION_HOURS = 168  # Delta logs record for this long when a file was removed from its table
 # The tables that follow another as a whole. In image_predictions, each model version follows by itself.
@@ -61,9 +63,10 @@ class VersionsAtRisk(RuntimeError):
 
 
 class VacuumConfig(dg.Config):
-    """The tables to vacuum, and how long removed files stay."""
+    """What to vacuum, and how long removed files stay."""
 
     tables: list[str] = Field(default=[table.name for table in TABLES], description="Names of the tables to vacuum.")
+    pictures: bool = Field(default=True, description="Whether to remove pictures of earlier materializations, too.")
     dry_run: bool = Field(default=True, description="Only report what would be removed.")
     retention_hours: int = Field(
         default=MAX_RETENTION_HOURS,
@@ -176,6 +179,34 @@ def vacuum_op(table: Table) -> dg.OpDefinition:
     return op
 
 
+def vacuum_pictures(home: Path, instance: dg.DagsterInstance, config: VacuumConfig) -> Vacuumed:
+    """Removes the pictures that no asset's last materialization shows, once they are older than the retention."""
+    shown = shown_pictures(instance)
+    oldest = time.time() - config.retention_hours * 3600
+    found = {file: file.stat() for file in (home / FOLDER).glob("*") if file.name not in shown}
+    files = {file: status.st_size for file, status in found.items() if status.st_mtime < oldest}
+    for file in files if not config.dry_run else ():
+        file.unlink(missing_ok=True)
+    done = "nothing to remove" if not files else "would be removed" if config.dry_run else "removed"
+    return Vacuumed(FOLDER, done, len(files), sum(files.values()), "")
+
+
+def shown_pictures(instance: dg.DagsterInstance) -> set[str]:
+    """The names of the picture files that the last materialization of any asset shows."""
+    events = instance.get_latest_materialization_events(instance.get_asset_keys()).values()
+    made = [event.asset_materialization for event in events if event]
+    return {name for each in made if each for name in linked(each.metadata)}
+
+
+@dg.op(name=f"vacuum_{FOLDER}", description="Remove pictures of earlier materializations.")
+def vacuum_pictures_op(config: VacuumConfig, delta_tables: DeltaTables) -> list[Vacuumed]:
+    """Vacuums the home's pictures; none if Dagster's database is elsewhere, and holds the pictures itself."""
+    execution = delta_tables.execution
+    if execution is None or execution.picture_home is None:
+        return []
+    return [vacuum_pictures(execution.picture_home, execution.instance, config)] if config.pictures else []
+
+
 @dg.op
 def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed]]) -> None:
     """The results of all tables in one table."""
@@ -186,8 +217,9 @@ def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed
 
 @dg.config_mapping
 def every_op(config: VacuumConfig) -> dg.RunConfig:
-    """The same config for every table's op."""
-    return for_every_op("vacuum", config)
+    """The same config for every op."""
+    ops = for_every_op("vacuum", config).ops
+    return dg.RunConfig(ops={**ops, f"vacuum_{FOLDER}": config})
 
 
 OPS = [vacuum_op(table) for table in TABLES]
@@ -202,7 +234,7 @@ OPS = [vacuum_op(table) for table in TABLES]
 )
 def vacuum_tables() -> None:
     """Vacuums every table, then reports."""
-    report_vacuumed([op() for op in OPS])
+    report_vacuumed([op() for op in [*OPS, vacuum_pictures_op]])
 
 
 def _require_none(reasons: Sequence[str]) -> None:

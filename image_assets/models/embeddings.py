@@ -129,7 +129,8 @@ def precompute_inputs(
         doing, lacking = "embedded" if store else "computed", len(rows_of_image) - len(stored)
         log = logger.info if collective.rank == 0 else logger.debug
         with ProgressLine(doing, lacking, "images of rank 0", log) as progress:
-            for image_ids, computed in compute_activations(shard, activations, stored, progress):
+            at_once = STORED_AT_ONCE if store else READ_BATCH_SIZE
+            for image_ids, computed in compute_activations(shard, activations, stored, progress, at_once):
                 buffer.put(image_ids, computed)
                 if store:
                     store.add(image_ids, computed)
@@ -139,20 +140,22 @@ def precompute_inputs(
 
 
 def compute_activations(
-    shard: Shard, activations: Activations, stored: frozenset[str], progress: ProgressLine
+    shard: Shard, activations: Activations, stored: frozenset[str], progress: ProgressLine, at_once: int
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and activations of the images that are not stored, about two thousand at a time."""
+    """Ids and activations of the images that are not stored, at least `at_once` of them, except for the last ones."""
     ids: list[str] = []
     parts: list[np.ndarray] = []
     for images in rebatched(shard.images(skipped=stored)):
         # The last batch is padded to the full length: kernels chosen by batch size round differently, and an
         # embedding must not depend on the images beside it.
-        pixels = np.resize(images.pixels, (READ_BATCH_SIZE, *images.pixels.shape[1:]))
+        pixels = images.pixels
+        if len(images) < READ_BATCH_SIZE:
+            pixels = np.resize(pixels, (READ_BATCH_SIZE, *pixels.shape[1:]))
         ids += images.image_ids.tolist()
         parts.append(activations(pixels)[: len(images)])
         progress.update(len(images))
-        if len(ids) >= STORED_AT_ONCE:
-            yield ids, np.concatenate(parts)
+        if len(ids) >= at_once:
+            yield ids, parts[0] if len(parts) == 1 else np.concatenate(parts)
             ids, parts = [], []
     if ids:
         yield ids, np.concatenate(parts)
@@ -164,24 +167,26 @@ class RowBuffer:
     def __init__(self, count: int, rows_of_image: dict[str, np.ndarray]) -> None:
         self._count = count
         self._rows_of_image = rows_of_image
-        self._rows: np.ndarray | None = None
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the buffer
+        self._row: np.ndarray | None = None  # one, for its shape and type
         self._missing = set(rows_of_image)
 
     def put(self, image_ids: list[str], values: np.ndarray) -> None:
         """Store the values of each image in all of its rows; ignores images that are not in the shard."""
-        if self._rows is None:
-            with tempfile.TemporaryFile() as file:
-                self._rows = np.memmap(file, values.dtype, "w+", shape=(self._count, *values.shape[1:]))
-        for image_id, value in zip(image_ids, values, strict=True):
+        for image_id, value in zip(image_ids, np.ascontiguousarray(values), strict=True):
             if image_id in self._missing:
-                self._rows[self._rows_of_image[image_id]] = value
+                for row in self._rows_of_image[image_id].tolist():
+                    # Written, not mapped: that takes half the time, and a full disk raises an error.
+                    self._file.seek(row * value.nbytes)
+                    self._file.write(value.data)
+                self._row = value
                 self._missing.discard(image_id)
 
     def whole(self) -> np.ndarray:
         """All rows; a ValueError if any is missing."""
-        if self._rows is None or self._missing:
+        if self._row is None or self._missing:
             raise ValueError(f"{len(self._missing)} images of the cache could not be read: materialize the cache again")
-        return self._rows
+        return np.memmap(self._file, self._row.dtype, "r", shape=(self._count, *self._row.shape))
 
 
 def standardisation(images: PrecomputedInputs, collective: Collective) -> Standardisation:

@@ -14,7 +14,9 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -24,13 +26,24 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
 
 DECODED_AT_ONCE = 128  # the size of Spark's batches
 MAX_WHOLE_FILE_BYTES = 512 * 1024**2  # larger files are scaled while they are decoded
+COLUMNS = ("content", "path")
+EXPECTED = (
+    "a DataFrame with the bytes of each image file in the column `content` or its path in `path`; a list of paths or "
+    "bytes; a single path or the bytes of one file; or pixels, as integers from 0 to 255 of shape (height, width, 3) "
+    "or (images, height, width, 3)"
+)
+CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
+
+# Any: what a caller passes is of many types. Content (bytes, text in base64, pixels) and path; either may be null.
+ImageRow = tuple[Any, Any]
 
 
 class ImageClassifier(PythonModel):
-    """Classifies images from a `content` column (bytes) or a `path` column."""
+    """Classifies images: files by their bytes or path, or pixels."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the version's files, and its network onto the device of the model config."""
@@ -43,48 +56,61 @@ class ImageClassifier(PythonModel):
         self._pixels = _module_in(files["decoding"], "pixels")
         self._reading = self._pixels.Reading(**classifier.get("reading", {}))
         engines, framework = _module_of(files["engines"]), _module_of(files["framework"])
+        self._decoders = ThreadPoolExecutor(engines.thread_count(), "decoder")
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
-    # The return type differs because MLflow's own `predict` has no body, so that type checkers infer None.
+    # The return type differs because MLflow's own `predict` has no body, so that type checkers infer None. MLflow
+    # passes on whatever it gets; it would warn about a type hint that says so, and about none.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict | None = None
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """`label`, `probability` and `probabilities` of each row, with its index; nulls if the image cannot be read.
+        """One row per image: `label`, `probability` and `probabilities`; nulls if the image cannot be read.
+
+        Args:
+            context: Not used.
+            model_input: The images, as EXPECTED describes them. The result has the index of a DataFrame or Series.
+            params: `top_k` adds the columns `top_labels` and `top_probabilities` with that many labels, the most
+                probable first. `probabilities_by_label` adds a column of that name with a dictionary for each image.
 
         Raises:
-            ValueError: There is neither a column `content` nor a column `path`.
+            ValueError: The input has no column `content` or `path`, or is an array of another shape.
+            TypeError: The input, or an item of a list, is of a type that is not an image.
         """
-        if not {"content", "path"} & set(model_input):
-            # MLflow has dropped the columns that the signature does not name, and their rows with them.
-            raise ValueError(
-                "the input has neither a column `content` nor a column `path`: pass a DataFrame with the bytes of each "
-                "image file in `content`, or its path in `path`"
-            )
-        contents = model_input["content"] if "content" in model_input else [None] * len(model_input)
-        paths = model_input["path"] if "path" in model_input else [None] * len(model_input)
-        images = list(zip(contents, paths, strict=True))
-        answers = [
-            answer
+        top_k, by_label = _checked_params(params or {})
+        images, index = to_images(model_input)
+        columns = ["label", "probability", "probabilities"]
+        columns += ["top_labels", "top_probabilities"] if top_k else []
+        columns += ["probabilities_by_label"] if by_label else []
+        rows = [
+            dict.fromkeys(columns) if answer is None else self._to_row(answer, top_k)
             for start in range(0, len(images), DECODED_AT_ONCE)
             for answer in self._answers(images[start : start + DECODED_AT_ONCE])
         ]
-        labels, probability, probabilities = zip(*answers, strict=True) if answers else ((), (), ())
-        columns = {
-            "label": pd.Series(labels, dtype=object),
-            "probability": pd.Series(probability, dtype=np.float64),
-            "probabilities": pd.Series(probabilities, dtype=object),
-        }
-        return pd.DataFrame(columns).set_axis(model_input.index)
+        return pd.DataFrame(rows, index=index, columns=pd.Index(columns), dtype=object).astype(
+            {"probability": np.float64}
+        )
 
-    def _answers(self, images: Sequence[tuple[Any, Any]]) -> list[tuple[str | None, float | None, list[float] | None]]:
-        pixels = [self._decoded(content, path) for content, path in images]
+    def _to_row(self, probabilities: np.ndarray, top_k: int) -> dict[str, Any]:
+        """All columns about an image."""
+        best, top = int(probabilities.argmax()), np.argsort(-probabilities, kind="stable")[:top_k]
+        return {
+            "label": self._labels[best],
+            "probability": float(probabilities[best]),
+            "probabilities": probabilities.tolist(),
+            "top_labels": [self._labels[label] for label in top],
+            "top_probabilities": probabilities[top].tolist(),
+            "probabilities_by_label": dict(zip(self._labels, probabilities.tolist(), strict=True)),
+        }
+
+    def _answers(self, images: Sequence[ImageRow]) -> list[np.ndarray | None]:
+        """The probabilities (labels,) float64 of each image; None if it cannot be read."""
+        pixels = [*self._decoders.map(lambda image: self._decoded(*image), images)]
         readable = [number for number, of in enumerate(pixels) if of is not None]
-        answers: list[tuple[str | None, float | None, list[float] | None]] = [(None, None, None)] * len(images)
+        answers: list[np.ndarray | None] = [None] * len(images)
         if readable:
             batch = np.stack([of for of in pixels if of is not None])
             for number, probabilities in zip(readable, self._network(batch).astype(np.float64), strict=True):
-                best = int(probabilities.argmax())
-                answers[number] = self._labels[best], float(probabilities[best]), probabilities.tolist()
+                answers[number] = probabilities
         return answers
 
     def _decoded(self, content: Any, path: Any) -> np.ndarray | None:
@@ -107,14 +133,110 @@ class ImageClassifier(PythonModel):
             return None
 
 
+def to_images(given: Any) -> tuple[list[ImageRow], pd.Index]:
+    """The images of an input that EXPECTED describes, and the index of their rows."""
+    if isinstance(given, pd.DataFrame):
+        return _rows_of_frame(given), given.index
+    if isinstance(given, Mapping):  # of columns, or a single row
+        columns = {name: _to_items(value) for name, value in given.items()}
+        if len(lengths := {len(items) for items in columns.values()}) > 1:
+            raise ValueError(f"the columns have different numbers of images: {sorted(lengths)}")
+        frame = pd.DataFrame({name: pd.Series(items, dtype=object) for name, items in columns.items()})
+        return _rows_of_frame(frame), frame.index
+    if isinstance(given, pd.Series):
+        rows = _rows_of_frame(given.to_frame()) if given.name in COLUMNS else list(map(_to_image, given))
+        return rows, given.index
+    rows = [_to_image(item) for item in _to_items(given)]
+    return rows, pd.RangeIndex(len(rows))
+
+
+def _rows_of_frame(images: pd.DataFrame) -> list[ImageRow]:
+    names = list(images.columns)
+    if any(names.count(name) > 1 for name in COLUMNS):
+        raise ValueError(f"the input has several columns of one name, {names}: expected one `content` and one `path`")
+    if any(name in names for name in COLUMNS):
+        contents, paths = (images[name] if name in names else [None] * len(images) for name in COLUMNS)
+        return list(zip(contents, paths, strict=True))
+    # Columns that the caller passed without names, as in Spark: udf("content", "path").
+    if 1 <= len(names) <= len(COLUMNS) and list(map(str, names)) == [str(number) for number in range(len(names))]:
+        return [_first_of_each(map(_to_image, cells)) for cells in zip(*(images[name] for name in names), strict=True)]
+    raise ValueError(f"the input has the columns {names}, but neither `content` nor `path`; expected {EXPECTED}")
+
+
+def _first_of_each(rows: Iterable[ImageRow]) -> ImageRow:
+    contents, paths = zip(*rows, strict=True)
+    content, path = (next((one for one in cells if not _is_null(one)), None) for cells in (contents, paths))
+    return content, path
+
+
+def _to_items(given: Any) -> list[Any]:
+    """The images of an input without rows: a list of one for a single image."""
+    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview):
+        return [given]
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "OSU":
+        if given.ndim == 2 or (given.ndim == 3 and given.shape[2] in CHANNELS):
+            return [given]
+        if given.ndim != 4:
+            raise ValueError(f"the input is an array of shape {given.shape}; expected {EXPECTED}")
+        return list(given)
+    if isinstance(given, np.ndarray) and given.ndim == 0:
+        return [given.item()]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"the input is a {type(given).__name__}; expected {EXPECTED}")
+    return list(given)
+
+
+def _to_image(item: Any) -> ImageRow:
+    """An image of a list: text is a path, unless it is a `data:` URL."""
+    if _is_null(item):
+        return None, None
+    if isinstance(item, Mapping) and any(name in item for name in COLUMNS):
+        return item.get("content"), item.get("path")
+    if isinstance(item, str) and not item.startswith("data:") or isinstance(item, os.PathLike):
+        return None, item
+    if isinstance(item, np.ndarray):
+        _require_pixels(item)
+    elif not isinstance(item, str | bytes | bytearray | memoryview):
+        raise TypeError(f"an image is a {type(item).__name__}; expected {EXPECTED}")
+    return item, None
+
+
+def _require_pixels(pixels: np.ndarray) -> None:
+    """Raises unless this is an image: pixels of any other range or order would get a wrong label."""
+    shape = pixels.shape
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in CHANNELS)) or not pixels.size:
+        raise ValueError(
+            f"pixels have the shape {shape}: expected (height, width) or (height, width, channels), with 1, 3 or 4 "
+            "channels"
+        )
+    if pixels.dtype.kind not in "iu":
+        raise TypeError(f"pixels are {pixels.dtype}: expected integers from 0 to 255, such as uint8")
+    if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
+        raise ValueError(f"pixels are from {pixels.min()} to {pixels.max()}: expected integers from 0 to 255")
+
+
+def _checked_params(params: Mapping[str, Any]) -> tuple[int, bool]:
+    top_k = params.get("top_k") or 0
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}: expected the number of labels to return, or 0 for none")
+    return top_k, bool(params.get("probabilities_by_label"))
+
+
 def _is_null(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, float | np.floating) and np.isnan(value))
 
 
 def _to_bytes(content: Any) -> bytes:
-    """The bytes of an image; text is base64, as JSON requests hold it."""
+    """The bytes of an image file; text is base64, as JSON requests hold it, and pixels become a PNG."""
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
+    if isinstance(content, np.ndarray):
+        _require_pixels(content)
+        file = BytesIO()
+        values = content.astype(np.uint8)
+        gray = values.ndim == 3 and values.shape[2] == 1
+        Image.fromarray(values[:, :, 0] if gray else values).save(file, "PNG", compress_level=0)
+        return file.getvalue()
     if not isinstance(content, str):  # bytes(5) would be five zeros
         raise TypeError(f"content is a {type(content).__name__}: expected bytes, or text in base64")
     text = content.partition(",")[2] if content.startswith("data:") else content

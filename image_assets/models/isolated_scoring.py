@@ -5,7 +5,9 @@ Runs in each executor. If the model raises, hangs or crashes on a batch, the bat
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,16 +24,19 @@ ROWS_AT_ONCE = 32
 # Makes MLflow refuse pickles in the process that loads a version, since unpickling a file can run anything.
 NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
+KEPT_PROCESSES = 2  # at most: the serving version, and one that is compared with it
+
 Predict = Callable[[pd.DataFrame], pd.DataFrame | ItemFailure]
 
 
 @dataclass(frozen=True)
 class LoadableVersion:
-    """What a process needs to load a model version."""
+    """What a process needs to load a model version; `digest` is that of its files, empty if it is not known."""
 
     tracking_uri: str
     uri: str
     device: str
+    digest: str = ""
 
 
 class VersionNotLoaded(RuntimeError):
@@ -46,7 +51,8 @@ def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper arou
     os.environ.update(NO_PICKLES)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     mlflow.set_tracking_uri(version.tracking_uri)
-    return mlflow.pyfunc.load_model(version.uri, model_config={"device": version.device})
+    # The warnings compare the version's requirements with all installed packages, which takes longer than loading it.
+    return mlflow.pyfunc.load_model(version.uri, model_config={"device": version.device}, suppress_warnings=True)
 
 
 def predict_batch(task: tuple[LoadableVersion, pd.DataFrame]) -> pd.DataFrame | ItemFailure:
@@ -79,9 +85,46 @@ def predict_by_bisection(images: pd.DataFrame, predict: Predict) -> pd.DataFrame
     )
 
 
+ModelProcess = GuardedProcess[tuple[LoadableVersion, pd.DataFrame], pd.DataFrame | ItemFailure]
+_kept: dict[LoadableVersion, ModelProcess] = {}  # those that nobody uses now, the one used last at the end
+_keeping = threading.Lock()
+os.register_at_fork(after_in_child=_kept.clear)  # a process can only use children of its own
+
+
+@contextmanager
+def model_process(version: LoadableVersion) -> Iterator[ModelProcess]:
+    """A process for the version, which has loaded it already if it was used before.
+
+    A process that computes on the CPU, on files that are known, is kept until this process ends, or until
+    KEPT_PROCESSES others were used later. Memory of a GPU is given back.
+    """
+    keep = version.device == "cpu" and bool(version.digest)
+    with _keeping:
+        guarded = _kept.pop(version, None)
+    if guarded is None:
+        guarded = GuardedProcess(
+            predict_batch, memory_bytes=MEMORY_BYTES[version.device], name="model", outlives_thread=keep
+        )
+    try:
+        yield guarded
+    except BaseException:  # it may still compute
+        guarded.stop()
+        raise
+    if not keep:
+        guarded.stop()
+        return
+    with _keeping:
+        replaced = [_kept.pop(version)] if version in _kept else []
+        _kept[version] = guarded
+        while len(_kept) > KEPT_PROCESSES:
+            replaced.append(_kept.pop(next(iter(_kept))))
+    for process in replaced:
+        process.stop()
+
+
 def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Replaces the content of each batch with label, probability, probabilities and fault."""
-    with GuardedProcess(predict_batch, memory_bytes=MEMORY_BYTES[version.device], name="model") as guarded:
+    with model_process(version) as guarded:
 
         def predict(images: pd.DataFrame) -> pd.DataFrame | ItemFailure:
             # A model computes in as many threads as there are cores, so its CPU time says little.

@@ -32,7 +32,7 @@ HISTORY_FILE = "history.json"  # every epoch's metrics, an artifact of the MLflo
 INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
 LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod")
 LIBRARIES += tuple(package for framework in FRAMEWORKS.values() for package in framework.packages)
-LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg")
+LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg", "cykooz-resizer")
 
 
 def table_versions(version: ModelVersion) -> dict[str, int]:
@@ -155,6 +155,7 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
             }
         ),
         "caches": json.dumps({"training": task.training.name, "validation": task.validation.name}),
+        "training_images": str(task.training.rows),
         "processes": str(task.processes),
         "weights_digest": trained.weights_digest,
     }

@@ -38,8 +38,8 @@ NOISE_SQUARES = 7  # per side
 
 NAME = "image_classifier"
 PACKAGES = (
-    *("imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom", "pyvips"),
-    *("pyvips-binary", "simplejpeg", "tifffile"),
+    *("cykooz-resizer", "imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom"),
+    *("pyvips", "pyvips-binary", "simplejpeg", "tifffile"),
 )
 # The files in image_assets/images that decode images: `pixels` and what it imports.
 DECODING = ("colors", "dicom", "formats", "pictures", "pixels", "reduced", "tiff", "value_range")
@@ -219,23 +219,27 @@ def _input_example() -> pd.DataFrame:
 
 
 def classifier_signature() -> "ModelSignature":
-    """The columns that the classifier takes and returns."""
+    """The columns that the classifier returns, and the parameters of `predict`.
+
+    Without inputs: to compare them with a schema, MLflow makes a DataFrame of whatever it gets, and so drops lists and
+    rejects pixels. The classifier checks its inputs itself.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
     return ModelSignature(
-        Schema(
-            [
-                ColSpec(DataType.binary, "content", required=False),
-                ColSpec(DataType.string, "path", required=False),
-            ]
-        ),
-        Schema(
+        outputs=Schema(
             [
                 ColSpec(DataType.string, "label"),
                 ColSpec(DataType.double, "probability"),
                 ColSpec(Array(DataType.double), "probabilities"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("top_k", DataType.long, 0),
+                ParamSpec("probabilities_by_label", DataType.boolean, False),
             ]
         ),
     )

@@ -1,7 +1,7 @@
 """Metrics of every model version on the test split, which no version is trained on."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -14,9 +14,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.image_files import IMAGE_KEYS
-from image_assets.data.image_splits import labels_in_all_splits, read_split, split_digest, split_rows, with_content
+from image_assets.data.image_splits import labels_in_all_splits, read_split, split_digest
 from image_assets.images.charts import confusion_matrix
 from image_assets.images.contact_sheets import contact_sheet
+from image_assets.images.large_images import with_scaled_content, with_scaled_contents
 from image_assets.models.evaluation import (
     Comparison,
     compare,
@@ -35,12 +36,25 @@ from image_assets.models.evaluation_report import (
     reliability_diagram,
 )
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.scoring import IMAGES_PER_TASK, resolve_device, score_images
+from image_assets.models.scoring import (
+    ANSWER_FIELDS,
+    FAULT_FIELD,
+    IMAGES_PER_TASK,
+    predicted_rows,
+    resolve_device,
+    score_images,
+)
 from image_assets.models.stage_history import Promotion
-from image_assets.models.version_ids import identify_rows, key_of, of_versions
-from image_assets.schemas import FEATURED_IMAGES, MODEL_EVALUATIONS
+from image_assets.models.version_descriptions import describe_versions
+from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, MODEL_EVALUATIONS
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import Executor, runs_locally
+from resources.delta.following import stored_rows
+from resources.delta.local_tasks import counted
 from resources.delta.spark_session import counting_tasks, task_count
+from resources.delta.unchanged import describe_once
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
 from resources.mlflow.model_registry import (
@@ -53,14 +67,17 @@ from resources.mlflow.model_registry import (
 
 SPLIT = "test"
 SHOWN_MISTAKES = 32
+SCORED_COLUMNS = [*IMAGE_KEYS, "length", "content"]
+ANSWER_COLUMNS = [*IMAGE_KEYS, *(field.name for field in (*ANSWER_FIELDS, FAULT_FIELD))]
 
 
 def to_evaluate(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
     """The newest version of each framework, and the production version."""
-    newest = {version.tags.get("framework"): version for version in versions if version.stage != "Archived"}
-    serving = [version for version in versions if version.stage == SERVING_STAGE]
+    newest = {version.tags.get("framework"): version for version in versions if version.live}
+    serving = serving_version(versions)
     return sorted(
-        {version.version: version for version in [*newest.values(), *serving]}.values(), key=lambda v: v.version
+        {version.version: version for version in [*newest.values(), *([serving] if serving else [])]}.values(),
+        key=lambda v: v.version,
     )
 
 
@@ -95,29 +112,72 @@ def predict_test_split(
 ) -> pd.DataFrame:
     """The version's predictions for the images of the test split, with their `true_label`.
 
-    Only the URI and the tag `framework` of the version are used, so the version need not be registered.
+    Only the URI and the tags of the version are used, so the version need not be registered.
     """
-    test_rows, labels = rows_to_evaluate(delta_tables)
-    rows = split_rows(delta_tables, SPLIT).where(F.col("label").isin(labels))
-    images = with_content(delta_tables, rows).withColumnRenamed("label", "true_label")
-    device = resolve_device(version, on, delta_tables.pyspark)
-    progress = delta_tables.progress_line(
-        f"evaluated version {version.version}", len(test_rows), "images of the test split"
-    )
-    tasks = task_count(delta_tables.spark, len(test_rows) // IMAGES_PER_TASK)
-    answers = score_images(images.repartition(tasks), registry, version, device.name)
-    with progress, counting_tasks(delta_tables.spark, progress, rows=len(test_rows), tasks=tasks):
-        return answers.toPandas()
+    return predict_rows(version, labelled_test_rows(delta_tables), delta_tables, registry, on)
+
+
+def answers_on_test_split(
+    version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
+) -> pd.DataFrame:
+    """The same, without probabilities of other labels. What image_predictions has is not predicted again.
+
+    Images without a label there are: whatever the model failed on may have been a matter of that moment.
+    """
+    rows = labelled_test_rows(delta_tables)
+    columns = [*IMAGE_KEYS, "label", "probability"]
+    there = delta_tables.read(IMAGE_PREDICTIONS, columns, of_version(version) & pc.field("label").is_valid())
+    known = rows.merge(there.to_pandas(), on=IMAGE_KEYS, how="left")
+    lacking = known["label"].isna().to_numpy(bool)
+    if not lacking.any():
+        return known
+    more = predict_rows(version, rows.loc[lacking], delta_tables, registry, on)
+    return pd.concat([known.loc[~lacking], more], join="inner", ignore_index=True)
+
+
+def labelled_test_rows(delta_tables: DeltaTables) -> pd.DataFrame:
+    """The images of the test split that are evaluated, with their `true_label`."""
+    rows, _ = rows_to_evaluate(delta_tables)
+    return rows.rename(columns={"label": "true_label"})
+
+
+def predict_rows(
+    version: ModelVersion,
+    rows: pd.DataFrame,
+    delta_tables: DeltaTables,
+    registry: ModelRegistry,
+    on: InferenceDevice,
+) -> pd.DataFrame:
+    """The rows with the version's predictions for their images, which it gets as `image_predictions` does."""
+    device = resolve_device(version, on, delta_tables.pyspark).name
+    progress = delta_tables.progress_line(f"evaluated version {version.version}", len(rows), "images of the test split")
+    images = stored_rows(delta_tables, FEATURED_IMAGES, zip(rows["path"], rows["image_id"], strict=True))
+    if runs_locally(delta_tables.pyspark, images.size_bytes):
+
+        def predicted(parts: Iterable[int]) -> Iterator[Row]:
+            stored = counted(row for part in parts for row in images.rows(SCORED_COLUMNS, part, 1))
+            yield from predicted_rows(with_scaled_contents(stored), registry, version, device)
+
+        with progress:
+            answers = Executor(None).run(predicted, [0], progress, rows=len(rows))
+        return rows.merge(pd.DataFrame.from_records(answers, columns=ANSWER_COLUMNS), on=IMAGE_KEYS)
+    spark = delta_tables.spark
+    stored = delta_tables.dataframe(FEATURED_IMAGES).select(SCORED_COLUMNS)
+    content = with_scaled_content(stored.join(F.broadcast(spark.createDataFrame(rows)), on=IMAGE_KEYS))
+    tasks = task_count(spark, len(rows) // IMAGES_PER_TASK)
+    scored = score_images(content.repartition(tasks), registry, version, device)
+    with progress, counting_tasks(spark, progress, rows=len(rows), tasks=tasks):
+        return scored.toPandas()
 
 
 def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
     """A contact sheet of the wrong predictions with the highest probability: predicted and true label."""
     surest_first = answers.sort_values(by="probability", ascending=False)
     wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
-    keys = delta_tables.spark.createDataFrame(wrong[IMAGE_KEYS].astype(str), "path string, image_id string")
-    contents = {row["path"]: bytes(row["content"]) for row in with_content(delta_tables, keys).collect()}
+    images = stored_rows(delta_tables, FEATURED_IMAGES, zip(wrong["path"], wrong["image_id"], strict=True))
+    contents = {row["path"]: row["content"] for row in with_scaled_contents(images.rows(SCORED_COLUMNS, 0, 1))}
     tiles = [
-        (contents[path], f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
+        (contents[path] or b"", f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
         for path, true_label, label, probability in zip(
             wrong["path"], wrong["true_label"], wrong["label"], wrong["probability"], strict=True
         )
@@ -205,9 +265,7 @@ def evaluate_new(
     serving = serving_version(list(versions.values()))
     done = accuracies(delta_tables, versions.values(), rows_digest)
     predictions_of = cache(
-        lambda number: mark_right(predict_test_split(versions[number], delta_tables, registry, on)).drop(
-            columns="probabilities"
-        )
+        lambda number: mark_right(answers_on_test_split(versions[number], delta_tables, registry, on))
     )
     damages = cache(lambda number: damage_of(versions[number], registry))
     metadata: Metadata = {}
@@ -244,22 +302,35 @@ def model_evaluations(
     """Metrics of each model version on the test split; the best one is promoted if none is in production."""
     before = delta_tables.snapshot(MODEL_EVALUATIONS)
     figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, inference_device)
-    serving = model_registry.serving()
+    versions = model_registry.versions()
+    serving = serving_version(versions)
     promoted = first_to_serve(figures, serving=serving.version if serving else None)
     if promoted is not None:
         promotion = Promotion(
-            SERVING_STAGE, "model_evaluations", reason="best of the first versions; none was in production"
+            SERVING_STAGE,
+            "model_evaluations",
+            reason="best of the first versions; none was in production",
+            account=model_registry.account,
         )
         try:
             serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())
         except PermissionRefused as refused:  # training accounts may lack the permission to promote
             metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
-    if serving:
-        metadata = earlier_pictures(serving, mlflow_tracking, metadata) | metadata
+    try:
+        describe_versions(versions, delta_tables, model_registry, mlflow_tracking.gallery_url)
+    except PermissionRefused as refused:
+        metadata["not_described"] = dg.MetadataValue.text(str(refused))
+    described = describe_once(
+        delta_tables,
+        MODEL_EVALUATIONS.name,
+        lambda: (earlier_pictures(serving, mlflow_tracking, metadata) if serving else {}) | metadata,
+        tables=[],
+        values=[serving and key_of(serving), {name: value.value for name, value in metadata.items()}],
+    )
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
         delta_tables.change_since(before, MODEL_EVALUATIONS),
         serving_version=str(serving.version) if serving else "none",
         **{f"test_accuracy_v{version}": accuracy for version, accuracy in figures.items()},
-        **metadata,
+        **described,
     )

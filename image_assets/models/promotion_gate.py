@@ -3,6 +3,7 @@
 Plain functions; the job `promote_model` runs them before it moves a version.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,22 +56,41 @@ def backbone_trained(version: ModelVersion) -> GateFinding:
 
 
 def same_signature(signature: str, expected: str) -> GateFinding:
-    """Whether the version has the same inputs and outputs as the production version."""
-    passed = signature == expected
+    """Whether the version returns the columns of the production version and takes the same inputs.
+
+    A version that declares no inputs checks them itself and takes those of every version; earlier releases declared
+    them. Parameters may differ: all have defaults.
+    """
+    found, former = (json.loads(one) or {} for one in (signature, expected))
+    inputs = [one["inputs"] for one in (found, former) if one.get("inputs")]
+    passed = found.get("outputs") == former.get("outputs") and len(set(inputs)) < 2
     return GateFinding("signature", passed, signature if passed else f"found {signature}, expected {expected}")
 
 
 def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Mapping[str, str]) -> GateFinding:
-    """Whether the version has the labels of the production version in the same order, or all of them as mapped."""
-    labels = version.labels
-    former = serving.labels if serving else labels
-    if labels == former:
-        return GateFinding("labels", bool(labels), ", ".join(labels) or "none")
-    gone = [label for label in former if mapping.get(label, label if mapping else "") not in labels]
-    detail = f"found {', '.join(labels)}, version {serving.version if serving else ''} has {', '.join(former)}"
-    if gone:
-        detail += f": map {', '.join(gone)} to new labels in label_mapping"
-    return GateFinding("labels", not gone, detail)
+    """Whether every label of the production version is one of the version's, or is mapped to one; more are welcome.
+
+    The order may differ: it is that of each version's own probabilities.
+    """
+    labels, former = version.labels, serving.labels if serving else []
+    if not labels:
+        return GateFinding("labels", False, "none")
+    unknown = [label for label in mapping if serving and label not in former]
+    targets = {label: mapping.get(label, label) for label in former}
+    missing = [label for label, target in targets.items() if target not in labels]
+    found = [", ".join(labels)]
+    if added := [label for label in labels if serving and label not in targets.values()]:
+        found.append(f"new: {', '.join(added)}")
+    if renamed := [f"{label} is now {target}" for label, target in targets.items() if target != label]:
+        found.append(", ".join(renamed))
+    if missing and serving:
+        found.append(
+            f"version {serving.version} has {', '.join(missing)} as well: say in label_mapping which of these labels "
+            "such images have now"
+        )
+    if unknown:
+        found.append(f"label_mapping names {', '.join(unknown)}: expected labels of the production version")
+    return GateFinding("labels", not missing and not unknown, "; ".join(found))
 
 
 def files_as_logged(found: str, logged: str | None) -> GateFinding:

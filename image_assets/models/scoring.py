@@ -18,7 +18,7 @@ from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.delta.arrow_rows import Row, bounded
 from resources.delta.spark_session import DeltaSpark
 from resources.devices import Device, InferenceDevice
-from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 
 # Without the comments of the columns, because Spark compares the metadata of types with those returned by Python.
 ANSWER_FIELDS = tuple(
@@ -69,7 +69,8 @@ def predicted_rows(images: Iterable[Row], registry: ModelRegistry, version: Mode
     Raises:
         VersionNotLoaded: The version cannot be loaded.
     """
-    loadable_version = LoadableVersion(registry.tracking_uri, version.uri, device)
+    digest = version.tags.get(FILES_DIGEST, "")
+    loadable_version = LoadableVersion(registry.tracking_uri, version.uri, device, digest)
     for answers in guarded_predictions(loadable_version, map(pd.DataFrame, bounded(images))):
         for answer in answers.to_dict("records"):
             yield {str(name): value for name, value in answer.items()} | to_valid_prediction(answer, version)

@@ -20,9 +20,11 @@ from resources.mlflow.model_registry import ALIASES, ARCHIVED_STAGE, ModelRegist
 
 PROMOTION_TAG = "promotion"  # of a version: describes its promotion, written before anything is moved
 OUTSIDE = "mlflow"
+MIRRORED = "stage_changes"  # the sensor, which lets the stage follow the alias and vice versa
 NOWHERE, DELETED = "None", "deleted"
 # The columns that are compared with the registry.
-COMPARED = ["model_version", "version_id", "change", "to_stage", "aliases", "promotion_id", "reason"]
+COMPARED = ["model_version", "version_id", "change", "changed_at", "to_stage", "aliases", "promotion_id", "reason"]
+REQUEST = ["request", "requested_stage", "account", "person"]
 MOVE_TIME = timedelta(minutes=10)  # from writing the tag to the last move of a promotion
 MAX_DETAIL_LENGTH = 300  # of a finding in a tag; MLflow limits tags to 5,000 characters
 # Any: a row's values are of several types.
@@ -43,10 +45,15 @@ class Promotion:
     findings: Sequence[GateFinding] | None = None
     promotion_id: str = ""
     told_at: str = ""  # when the tag was written: UTC, ISO 8601
+    account: str | None = None
 
     def to_tags(self) -> dict[str, str]:
-        """The tag for the version that it moves, with a new promotion_id."""
-        values = {**asdict(self), "promotion_id": uuid4().hex, "told_at": datetime.now(UTC).isoformat()}
+        """The tag for the version that it moves, with a new promotion_id unless it has that of a request."""
+        values = {
+            **asdict(self),
+            "promotion_id": self.promotion_id or uuid4().hex,
+            "told_at": datetime.now(UTC).isoformat(),
+        }
         if self.findings is not None:
             values["findings"] = [{**one.to_row(), "said": one.detail[:MAX_DETAIL_LENGTH]} for one in self.findings]
         return {PROMOTION_TAG: json.dumps(values)}
@@ -74,7 +81,8 @@ class Promotion:
 
     def to_columns(self, reason: str | None = None, findings: Sequence[GateFinding] | None = None) -> dict[str, Any]:
         """Columns of a row in stage_history."""
-        by = {"source": self.source, "person": self.person, "forced": self.forced, "promotion_id": self.promotion_id}
+        by = {"source": self.source, "person": self.person, "account": self.account, "forced": self.forced}
+        by["promotion_id"] = self.promotion_id
         return {**by, "reason": reason, "findings": None if findings is None else [one.to_row() for one in findings]}
 
 
@@ -89,7 +97,7 @@ class Promotions:
     @classmethod
     def of(cls, versions: Sequence[ModelVersion], history: Sequence[HistoryRow]) -> "Promotions":
         """The promotions described by the versions' tags."""
-        recorded = {row["promotion_id"] for row in history}
+        recorded = {row["promotion_id"] for row in history if not row.get("request")}
         announced = {version.version: of for version in versions if (of := Promotion.of(version))}
         current = {version.version: version for version in versions}
         unseen = {
@@ -160,17 +168,29 @@ def to_row(of: VersionKey, before: HistoryRow, after: StageAndAliases, by: Histo
     return {**key, "from_stage": before["to_stage"], "to_stage": after[0], "aliases": after[1], **by}
 
 
+def read_history(model_name: str, delta_tables: DeltaTables) -> list[dict[str, Any]]:
+    """The recorded changes, those of each version in their order."""
+    rows = delta_tables.read(STAGE_HISTORY, [*COMPARED, *REQUEST], pc.field("model_name") == model_name).to_pylist()
+    return sorted(rows, key=lambda row: row["change"])
+
+
 def record_changes(
-    model_name: str, versions: Sequence[ModelVersion], delta_tables: DeltaTables
+    model_name: str, versions: Sequence[ModelVersion], delta_tables: DeltaTables, mirrored: str | None = None
 ) -> list[dict[str, Any]]:
     """Records all changes of stages and aliases since the last call, whoever made them; returns the new rows.
 
     Concurrent calls write the same keys, so the table gets each row once.
+
+    Args:
+        model_name: The registered model.
+        versions: All its versions.
+        delta_tables: The tables.
+        mirrored: The reason for changes that no promotion explains, if the sensor has just made them.
     """
     identify_rows(delta_tables, versions, STAGE_HISTORY)
-    history = delta_tables.read(STAGE_HISTORY, COMPARED, pc.field("model_name") == model_name).to_pylist()
-    rows = changes(versions, sorted(history, key=lambda row: row["change"]), datetime.now(UTC))
-    found = [{"model_name": model_name, **row} for row in rows]
+    rows = changes(versions, read_history(model_name, delta_tables), datetime.now(UTC))
+    by = {"source": MIRRORED, "reason": mirrored} if mirrored else {}
+    found = [{"model_name": model_name, **row, **(by if row["source"] == OUTSIDE else {})} for row in rows]
     if found:
         delta_tables.merge(
             pa.Table.from_pylist(found, to_arrow_schema(STAGE_HISTORY.columns)), STAGE_HISTORY, updates={}
@@ -181,12 +201,19 @@ def record_changes(
 def changes_markdown(rows: Sequence[HistoryRow]) -> str:
     """Changes as a Markdown table, newest first."""
     lines = [
-        f"| {row['changed_at']:%Y-%m-%d %H:%M} | {row['model_version']} | {row['from_stage']} → {row['to_stage']} "
-        f"| {', '.join(row['aliases'])} | {row['person'] or row['source']} | {row['reason'] or ''}"
-        f"{' (forced)' if row['forced'] else ''} |"
+        f"| {row['changed_at']:%Y-%m-%d %H:%M} | {row['model_version']} | {change_of(row)} "
+        f"| {', '.join(row['aliases'])} | {row['person'] or row.get('account') or row['source']} "
+        f"| {row['reason'] or ''}{' (forced)' if row['forced'] else ''} |"
         for row in sorted(rows, key=lambda row: row["changed_at"], reverse=True)
     ]
     return "\n".join(["| when, UTC | version | stage | aliases | who | why |", "|---|---|---|---|---|---|", *lines])
+
+
+def change_of(row: HistoryRow) -> str:
+    """What a row says: `None → Production`, or `Production requested`."""
+    if row.get("request"):
+        return f"{row['requested_stage']} {row['request']}"
+    return f"{row['from_stage']} → {row['to_stage']}"
 
 
 @dg.asset(deps=["model_evaluations"], kinds={"deltalake", "mlflow"}, pool="stage_history")

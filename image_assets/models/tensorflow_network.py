@@ -75,7 +75,7 @@ def to_onnx(folder: str, opset: int, input_name: str, output_name: str) -> "tupl
     from mlflow import tensorflow
 
     network = tensorflow.load_model(folder)
-    graph = tf.function(lambda pixels: {output_name: network(pixels, training=False)})
+    graph = tf.function(lambda pixels: {output_name: network(pixels, training=False)}, autograph=False)
     pixels = tf.TensorSpec(network.input_shape, tf.uint8, name=input_name)
     exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=opset)
     return exported, lambda pixels: graph(tf.constant(pixels))[output_name].numpy()

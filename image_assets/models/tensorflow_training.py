@@ -199,14 +199,16 @@ class TensorflowNetwork:
         self._optimizer = keras.optimizers.AdamW(1e-3, weight_decay=schedule.weight_decay, epsilon=1e-8)
         self._optimizer.exclude_from_weight_decay(var_list=[of for of in self._variables if len(of.shape) <= 1])
         self._optimizer.build(self._variables)
-        self._step = tf.function(self._stepped, reduce_retracing=True)
-        self._evaluate = tf.function(self._evaluated, reduce_retracing=True)
+        # Without autograph, which would translate Python code that has no loop or condition on tensors, for seconds.
+        self._step = tf.function(self._stepped, autograph=False, reduce_retracing=True)
+        self._evaluate = tf.function(self._evaluated, autograph=False, reduce_retracing=True)
         if frozen is None:
             return lambda pixels: pixels
         # An explicit signature: otherwise every new batch length would trace another graph.
         graph = tf.function(
             lambda pixels: tf.cast(frozen(pixels, training=False), tf.float32),
             input_signature=[tf.TensorSpec((None, *self._plan.architecture.pixels_shape), tf.uint8)],
+            autograph=False,
         )
         return lambda pixels: graph(tf.constant(pixels)).numpy()
 

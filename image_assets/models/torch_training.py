@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import Backbone, Implementation, download_timeout, weights_file
-from image_assets.models.embeddings import READ_BATCH_SIZE, Activations
+from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
     from torch import nn
 
+POLL_SECONDS = 0.001  # between two looks whether all ranks have called
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,11 @@ class HorovodForTorch:
         import horovod.torch as hvd
         import torch
 
-        return hvd.allreduce(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="sum").numpy()
+        handle = hvd.allreduce_async(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="sum")
+        # Horovod would keep a core busy until it is done, and a rank may wait long for the one that logs the model.
+        while not hvd.poll(handle):
+            time.sleep(POLL_SECONDS)
+        return cast("torch.Tensor", hvd.synchronize(handle)).numpy()
 
     def broadcast(self, value: Value | None) -> Value:
         """Rank 0's value, on every rank; the others' values are ignored."""
@@ -313,12 +319,11 @@ class TorchNetwork:
     def _frozen(self, layers: "nn.Sequential") -> Activations:
         import torch
 
-        example = torch.zeros(
-            (READ_BATCH_SIZE, *self._plan.architecture.pixels_shape), dtype=torch.uint8, device=self.device
-        )
+        example = torch.zeros((1, *self._plan.architecture.pixels_shape), dtype=torch.uint8, device=self.device)
         with torch.no_grad(), self._autocast():
             # Freezing folds constants, such as batch normalization into convolutions: three times as fast on a CPU.
-            network = torch.jit.freeze(torch.jit.trace(layers, example))
+            # Nothing in the layers depends on the number of images, or is random, which would be all to check.
+            network = torch.jit.freeze(torch.jit.trace(layers, example, check_trace=False))
 
         def activations(pixels: np.ndarray) -> np.ndarray:
             with torch.no_grad():

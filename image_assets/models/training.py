@@ -30,6 +30,7 @@ from image_assets.models.training_plan import (
 )
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.delta.unchanged import describe_once
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from resources.training import BackboneWeights, TrainingProcesses
@@ -222,8 +223,13 @@ def train_and_register(
     existing = resources.registry.with_tag(FINGERPRINT, task.fingerprint)
     if existing:
         why = "nothing changed since this version was trained"
-        pictures = logged_pictures(
-            resources.tracking, existing.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}, CURVES
+        run_id, files = existing.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}
+        pictures = describe_once(
+            resources.delta_tables,
+            framework.asset,
+            lambda: logged_pictures(resources.tracking, run_id, files, CURVES),
+            tables=[],
+            values=[run_id],
         )
         return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
     checkpoints = resources.caches.checkpoints(task.fingerprint)

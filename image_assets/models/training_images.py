@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,8 @@ from resources.delta.row_groups import Color, Content
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
-# The decoded column: name, type, shape, and whether it may be null. Bytes, because Petastorm moves them much
-# faster than arrays of numbers.
-DECODED_FIELDS = [("pixels", np.bytes_, (), False)]
+# What a decoded row group is to Petastorm: name, type, shape, and whether it may be null.
+DECODED_FIELDS = [("number", np.int64, (), False)]
 
 SCALE = (0.5, 1.0)  # of the image's area
 RATIO = (3 / 4, 4 / 3)  # width to height
@@ -61,22 +61,10 @@ class Decoding:
     augmentation: Augmentation | None = None
     reading: Reading = DEFAULT
 
-    def pixels(self, image_id: str, cached: bytes) -> bytes:
-        """The pixels (side, side, 3) uint8 of one row, as bytes."""
+    def pixels(self, image_id: str, cached: bytes) -> np.ndarray:
+        """The pixels (side, side, 3) uint8 of one row."""
         crop = self.augmentation.crop(image_id) if self.augmentation else None
-        return to_cached_pixels(cached, self.side_pixels, self.content, self.color, crop, self.reading).tobytes()
-
-
-def to_decoded_rows(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[str]) -> pd.DataFrame:
-    """A row group's rows with `pixels` instead of their content; empty bytes if the image is skipped.
-
-    Raises for an image that cannot be decoded: caches hold none.
-    """
-    pixels = [
-        b"" if image_id in skipped else decoding.pixels(cast("str", image_id), content)
-        for image_id, content in zip(rows["image_id"], rows["content"], strict=True)
-    ]
-    return rows.drop(columns="content").assign(pixels=pixels)
+        return to_cached_pixels(cached, self.side_pixels, self.content, self.color, crop, self.reading)
 
 
 @dataclass(frozen=True)
@@ -98,6 +86,15 @@ class DecodedImages:
         """The images of all parts, in order."""
         columns = zip(*((part.image_ids, part.label_indexes, part.pixels) for part in parts), strict=True)
         return cls(*map(np.concatenate, columns))
+
+
+def to_decoded_images(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset[str] = frozenset()) -> DecodedImages:
+    """A row group's images, except skipped ids. Raises for an image that cannot be decoded: caches hold none."""
+    rows = rows.loc[~rows["image_id"].isin([*skipped])]
+    pixels = np.empty((len(rows), decoding.side_pixels, decoding.side_pixels, 3), np.uint8)
+    for place, image_id, content in zip(pixels, rows["image_id"], rows["content"], strict=True):
+        place[:] = decoding.pixels(image_id, content)
+    return DecodedImages(rows["image_id"].to_numpy(str), rows["label_index"].to_numpy(np.int64), pixels)
 
 
 @dataclass(frozen=True)
@@ -124,18 +121,31 @@ class Shard:
 
     def images(self, *, skipped: frozenset[str] = frozenset()) -> Iterator[DecodedImages]:
         """Every image once, a row group at a time, except skipped ids, which are not decoded."""
-        for part in self._read([*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, self.decoding, skipped)):
-            yield from to_images(part, self.decoding.side_pixels)
+        return self._decoded(self.decoding, skipped)
 
     def epoch(self, number: int, seed: int) -> Iterator[DecodedImages]:
         """Augmented images for one epoch, shuffled; repeats without end."""
         decoding = replace(self.decoding, augmentation=Augmentation(seed, number))
         shuffled = np.random.default_rng((seed, number, self.rank))
         while True:
-            parts = self._read(
-                [*ID_COLUMNS, "content"], lambda rows: to_decoded_rows(rows, decoding, frozenset()), seed=seed + number
-            )
-            yield from shuffle((images for part in parts for images in to_images(part, decoding.side_pixels)), shuffled)
+            yield from shuffle(self._decoded(decoding, seed=seed + number), shuffled)
+
+    def _decoded(
+        self, decoding: Decoding, skipped: frozenset[str] = frozenset(), seed: int | None = None
+    ) -> Iterator[DecodedImages]:
+        """Decoded row groups. Petastorm's queue holds their numbers only: it would copy pixels several times."""
+        decoded: dict[int, DecodedImages] = {}
+        numbers = count()
+
+        def decode(rows: pd.DataFrame) -> pd.DataFrame:
+            number = next(numbers)
+            decoded[number] = to_decoded_images(rows, decoding, skipped)
+            return pd.DataFrame({"number": [number]})
+
+        for part in self._read([*ID_COLUMNS, "content"], decode, seed):
+            images = decoded.pop(int(part.number[0]))
+            if len(images):
+                yield images
 
     def _read(
         self,
@@ -145,11 +155,10 @@ class Shard:
     ) -> Iterator:
         from petastorm import TransformSpec, make_batch_reader
 
-        removed = ["content"]
         with make_batch_reader(
             self.converter.file_urls,
             schema_fields=columns,
-            transform_spec=TransformSpec(transform, edit_fields=DECODED_FIELDS, removed_fields=removed)
+            transform_spec=TransformSpec(transform, edit_fields=DECODED_FIELDS, removed_fields=columns)
             if transform
             else None,
             workers_count=self.threads,
@@ -161,15 +170,6 @@ class Shard:
             shard_count=self.size,
         ) as reader:
             yield from reader
-
-
-def to_images(part: object, side_pixels: int) -> Iterator[DecodedImages]:
-    """The rows that Petastorm read, without skipped ones; nothing if all were skipped."""
-    image_ids, label_indexes, pixels = (np.asarray(getattr(part, name)) for name in (*ID_COLUMNS, "pixels"))
-    decoded = np.array([len(of) > 0 for of in pixels], dtype=bool)
-    if decoded.any():
-        values = np.frombuffer(b"".join(pixels[decoded]), np.uint8).reshape(-1, side_pixels, side_pixels, 3)
-        yield DecodedImages(image_ids[decoded], label_indexes[decoded], values)
 
 
 def rebatched(parts: Iterable[DecodedImages], batch_size: int = READ_BATCH_SIZE) -> Iterator[DecodedImages]:

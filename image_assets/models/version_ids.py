@@ -22,8 +22,9 @@ from image_assets.schemas import (
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import is_of
 from resources.delta.table import Table
-from resources.mlflow.model_registry import SERVING_STAGE, SHADOW_STAGE, ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import ALIASES, ModelRegistry, ModelVersion
 
+IN_USE = {*ALIASES, *ALIASES.values()}  # stages and aliases
 MAX_CLOCK_SKEW = timedelta(minutes=1)  # between MLflow and this machine
 # When a row was written: it cannot be of a version that was registered later.
 WRITTEN_AT = {
@@ -114,7 +115,7 @@ def registry_warning(
     where = (pc.field("model_name") == registry.name) & (pc.field("version_id") != "")
     rows = delta_tables.read(table, [*NUMBER_AND_ID], where).group_by([*NUMBER_AND_ID]).aggregate([]).to_pylist()
     recorded = {row["version_id"]: row["model_version"] for row in rows}
-    used = [version for version in versions if version.stage in (SERVING_STAGE, SHADOW_STAGE)]
+    used = [version for version in versions if {version.stage, *version.aliases} & IN_USE]
     reused = {
         of.version for of in used for id_, number in recorded.items() if number == of.version and id_ != of.version_id
     }

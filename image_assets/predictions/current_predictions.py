@@ -20,11 +20,14 @@ from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.models.version_ids import key_of
-from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS
+from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTED_FIRST
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import rows_run_locally
 from resources.delta.following import is_of
+from resources.delta.merging import LISTED_KEYS, rows_with
+from resources.delta.queries import query
+from resources.delta.unchanged import describe_once
 from resources.mlflow.model_registry import ModelRegistry
 
 
@@ -34,13 +37,52 @@ def of_current_files(predictions: DataFrame, files: DataFrame, key: Mapping[str,
     return predictions.where(has_key(key)).join(current, on=["path", "image_id"], how="inner")
 
 
-def read_of_current_files(delta_tables: DeltaTables, key: Mapping[str, object] | None) -> pa.Table:
-    """The same rows, read without Spark."""
+def read_of_current_files(
+    delta_tables: DeltaTables, key: Mapping[str, object] | None, paths: pa.Array | None = None
+) -> pa.Table:
+    """The same rows, read without Spark, or those with these paths, sorted."""
     version = is_of(key) if key else pc.scalar(False)
-    predictions = delta_tables.read(IMAGE_PREDICTIONS, CURRENT_PREDICTIONS.columns.fieldNames(), version)
-    current = delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT, names=IMAGE_KEYS)
-    images = zip(*(predictions[name].to_pylist() for name in IMAGE_KEYS), strict=True)
-    return predictions.filter(pa.array([image in current for image in images], pa.bool_()))
+    is_current = pc.field("state") == CURRENT
+    if paths is not None:
+        version, is_current = version & rows_with("path", paths), is_current & rows_with("path", paths)
+    return query(
+        "SELECT predictions.* FROM predictions SEMI JOIN current USING (path, image_id) ORDER BY path",
+        predictions=delta_tables.batches(IMAGE_PREDICTIONS, CURRENT_PREDICTIONS.columns.fieldNames(), version),
+        current=delta_tables.batches(IMAGE_FILES, IMAGE_KEYS, is_current),
+    )
+
+
+def changed_paths(delta_tables: DeltaTables, key: Mapping[str, object] | None) -> pa.Array | None:
+    """The sorted paths of the files whose row is missing, outdated or superfluous; None if every row may be."""
+    version = is_of(key) if key else pc.scalar(False)
+    shown = delta_tables.read(CURRENT_PREDICTIONS, ["predicted_at"], version).num_rows
+    if not shown or shown != delta_tables.snapshot(CURRENT_PREDICTIONS).rows:
+        return None
+    columns = [*IMAGE_KEYS, "predicted_at"]
+    changed = query(
+        "WITH expected AS (SELECT *, true AS is_expected FROM predictions SEMI JOIN current USING (path, image_id)) "
+        "SELECT DISTINCT path FROM expected FULL JOIN (SELECT *, true AS is_shown FROM shown) "
+        "USING (path, image_id, predicted_at) WHERE is_expected IS NULL OR is_shown IS NULL ORDER BY path",
+        predictions=delta_tables.batches(IMAGE_PREDICTIONS, columns, version),
+        current=delta_tables.batches(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT),
+        shown=delta_tables.batches(CURRENT_PREDICTIONS, columns, version),
+    )["path"]
+    return changed.combine_chunks() if len(changed) <= LISTED_KEYS else None
+
+
+def update(delta_tables: DeltaTables, key: Mapping[str, object] | None, note: str) -> None:
+    """Bring the rows up to date, in one commit with a note: those that changed, or all if many did."""
+    paths = changed_paths(delta_tables, key)
+    if paths is not None:
+        if len(paths):
+            rows = read_of_current_files(delta_tables, key, paths)
+            delta_tables.replace_rows(rows, CURRENT_PREDICTIONS, paths, note=note)
+            delta_tables.compact(CURRENT_PREDICTIONS)
+    elif rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
+        delta_tables.overwrite_rows(read_of_current_files(delta_tables, key), CURRENT_PREDICTIONS, note=note)
+    else:
+        predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
+        delta_tables.overwrite(of_current_files(predictions, files, key), CURRENT_PREDICTIONS, note=note)
 
 
 def has_key(key: Mapping[str, object] | None) -> Column:
@@ -63,9 +105,12 @@ def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> Ma
 
 def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the predictions with the lowest probabilities, as metadata."""
-    predictions = delta_tables.read(CURRENT_PREDICTIONS, ["path", "label", "probability"]).to_pandas()
-    surest_last = predictions.sort_values(["probability", "path"], na_position="first")
-    least_certain = surest_last.head(SHEET_IMAGES).fillna({"probability": 0}).to_dict("records")
+    predictions = delta_tables.batches(CURRENT_PREDICTIONS, ["path", "label", "probability"])
+    least_certain = query(
+        "SELECT path, label, coalesce(probability, 0) AS probability FROM predictions "
+        f"ORDER BY predictions.probability NULLS FIRST, path LIMIT {SHEET_IMAGES}",
+        predictions=predictions,
+    ).to_pylist()
     captions = [f"{row['label'] or 'no prediction'} {row['probability']:.0%}" for row in least_certain]
     images = thumbnails((row["path"], None) for row in least_certain)
     tiles = list(zip(images, captions, strict=True))
@@ -76,7 +121,12 @@ def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataVa
     }
 
 
-@dg.asset(deps=["image_predictions", "image_files"], kinds={"pyspark", "deltalake"}, pool="current_predictions")
+@dg.asset(
+    deps=["image_predictions", "image_files"],
+    kinds={"pyspark", "deltalake"},
+    pool="current_predictions",
+    op_tags=PREDICTED_FIRST,
+)
 def current_predictions(
     context: dg.AssetExecutionContext, delta_tables: DeltaTables, model_registry: ModelRegistry
 ) -> dg.MaterializeResult:
@@ -88,16 +138,18 @@ def current_predictions(
     made_of = f"{model_registry.name} version {version}, image_predictions@v{sources[0]}, image_files@v{sources[1]}"
     made_of += f", {key['version_id']}" if key else ""
     if delta_tables.last_note(CURRENT_PREDICTIONS) != made_of:
-        if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
-            delta_tables.overwrite_rows(read_of_current_files(delta_tables, key), CURRENT_PREDICTIONS, note=made_of)
-        else:
-            predictions, files = delta_tables.dataframe(IMAGE_PREDICTIONS), delta_tables.dataframe(IMAGE_FILES)
-            delta_tables.overwrite(of_current_files(predictions, files, key), CURRENT_PREDICTIONS, note=made_of)
+        update(delta_tables, key, made_of)
     change = delta_tables.change_since(before, CURRENT_PREDICTIONS)
+    described = describe_once(
+        delta_tables,
+        CURRENT_PREDICTIONS.name,
+        lambda: least_certain_metadata(delta_tables),
+        tables=[CURRENT_PREDICTIONS, IMAGE_FILES],  # pictures are read from the files
+    )
     return delta_tables.materialized(
         CURRENT_PREDICTIONS,
         change,
         serving_version=str(version or "none"),
         made_of=made_of,
-        **least_certain_metadata(delta_tables),
+        **described,
     )

@@ -20,14 +20,14 @@ from image_assets.images.large_images import with_scaled_content, with_scaled_co
 from image_assets.models.isolated_scoring import VersionNotLoaded
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device, score_images, score_images_guarded
 from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions, registry_warning
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, PREDICTED_FIRST
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import runs_locally
 from resources.delta.following import follow
 from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
-from resources.delta.table import MEBIBYTE
+from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_dataframe, write_by_tasks
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import (
@@ -42,7 +42,6 @@ from resources.mlflow.model_registry import (
 SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
 SHOWN_FAULTS = 20
-TASK_BYTES = 64 * MEBIBYTE  # of images: each local task loads the version, which takes as long as predicting them
 MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
@@ -115,9 +114,11 @@ def write_predictions(
 
     doing = f"version {version.version} predicted"
     read = SCORED_COLUMNS.fieldNames()
-    return write_by_tasks(
-        delta_tables, new, read, IMAGE_PREDICTIONS, by=predicted, doing=doing, task_bytes=TASK_BYTES
-    ).files
+    # In one thread: the version itself computes on all cores, and a second process would load it again.
+    written = write_by_tasks(
+        delta_tables, new, read, IMAGE_PREDICTIONS, by=predicted, doing=doing, task_bytes=new.all_bytes + 1
+    )
+    return written.files
 
 
 def scoring_errors() -> tuple[type[Exception], ...]:
@@ -170,7 +171,12 @@ def fault_metadata(delta_tables: DeltaTables, versions: Sequence[ModelVersion]) 
     return found
 
 
-@dg.asset(deps=["featured_images", "model_evaluations"], kinds={"pyspark", "deltalake", "mlflow"}, pool="gpu")
+@dg.asset(
+    deps=["featured_images", "model_evaluations"],
+    kinds={"pyspark", "deltalake", "mlflow"},
+    pool="gpu",
+    op_tags=PREDICTED_FIRST,
+)
 def image_predictions(
     context: dg.AssetExecutionContext,
     config: PredictionConfig,
@@ -212,6 +218,13 @@ def image_predictions(
             )
     if serving is None:
         metadata["remedy"] = dg.MetadataValue.text("Promote a model version.")
+    described = describe_once(
+        delta_tables,
+        IMAGE_PREDICTIONS.name,
+        lambda: fault_metadata(delta_tables, predicting) | (answers_metadata(delta_tables, serving) if serving else {}),
+        tables=[IMAGE_PREDICTIONS],
+        values=[serving and key_of(serving), *map(key_of, shadow_versions)],
+    )
     return delta_tables.materialized(
         IMAGE_PREDICTIONS,
         delta_tables.change_since(before, IMAGE_PREDICTIONS),
@@ -222,7 +235,6 @@ def image_predictions(
         framework=serving.tags.get("framework", "unknown") if serving else "none",
         device=devices[serving.version].name if serving else "none",
         device_reason=devices[serving.version].reason if serving else "no version in production",
-        **fault_metadata(delta_tables, predicting),
-        **(answers_metadata(delta_tables, serving) if serving else {}),
+        **described,
         **metadata,
     )

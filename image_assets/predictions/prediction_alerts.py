@@ -27,7 +27,7 @@ from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS, PREDICT
 from resources.alerts import AlertSender, RulesFile
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
-from resources.mlflow.model_registry import SERVING_STAGE, ModelRegistry, RegistryUnavailable
+from resources.mlflow.model_registry import SERVING_STAGE, SHADOW_STAGE, ModelRegistry, RegistryUnavailable, shadows
 
 PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "version_id", "label", "probability"]
 PREDICTION_COLUMNS += ["predicted_at"]
@@ -45,8 +45,10 @@ def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelR
     if stage == SERVING_STAGE:
         of_model = pc.field("model_name") == model_registry.name
         return delta_tables.read(CURRENT_PREDICTIONS, PREDICTION_COLUMNS, of_model).to_pandas(timestamp_as_object=True)
-    in_stage = of_versions(version for version in model_registry.versions() if version.stage == stage)
-    predictions = delta_tables.read(IMAGE_PREDICTIONS, PREDICTION_COLUMNS, in_stage).to_pandas(timestamp_as_object=True)
+    versions = model_registry.versions()
+    in_stage = shadows(versions) if stage == SHADOW_STAGE else [one for one in versions if one.stage == stage]
+    rows = of_versions(in_stage)
+    predictions = delta_tables.read(IMAGE_PREDICTIONS, PREDICTION_COLUMNS, rows).to_pandas(timestamp_as_object=True)
     return predictions.merge(current_keys(delta_tables))
 
 

@@ -8,17 +8,18 @@ import pandas as pd
 import pyarrow.compute as pc
 from pyspark.sql import functions as F
 
-from image_assets.data.image_files import IMAGE_KEYS
-from image_assets.data.inspection import CURRENT
+from image_assets.data.image_files import IMAGE_KEYS, current_key_batches
 from image_assets.data.table_checks import DUPLICATE_KEYS_REMEDY
 from image_assets.data.table_checks import keys_unique as keys_unique_in
 from image_assets.models.scoring import SUM_TOLERANCE
 from image_assets.models.version_ids import of_versions, registry_warning
 from image_assets.predictions.alert_sending import UNCLEAR, UNSENT, read_alerts
 from image_assets.predictions.prediction_drift import MIN_DAYS, MIN_IMAGES_PER_DAY, jumps, read_days
-from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_FILES, IMAGE_PREDICTIONS, PREDICTION_ALERTS
+from image_assets.schemas import CURRENT_PREDICTIONS, IMAGE_PREDICTIONS, PREDICTION_ALERTS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import rows_run_locally
+from resources.delta.queries import count, missing_keys, repeated_keys
+from resources.delta.unchanged import table_check
 from resources.mlflow.model_registry import ModelRegistry
 
 PROBABILITIES_REMEDY = "promote another version, archive the one that returns invalid probabilities, and train again"
@@ -29,16 +30,15 @@ REGISTRY_REMEDY = "correct MLFLOW_TRACKING_URI, or restore the registry; predict
 alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 
 
-@dg.asset_check(
+@table_check(
     asset="image_predictions",
+    reads=[IMAGE_PREDICTIONS],
     description=f"Each image has one row per model version. If it fails: {DUPLICATE_KEYS_REMEDY}.",
 )
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Counts keys that more than one row has."""
     if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
-        keys = delta_tables.read(IMAGE_PREDICTIONS, IMAGE_PREDICTIONS.keys)
-        counts = keys.group_by([*IMAGE_PREDICTIONS.keys]).aggregate([([], "count_all")])["count_all"]
-        repeated = int((counts.to_numpy() > 1).sum())
+        repeated = repeated_keys(delta_tables, IMAGE_PREDICTIONS)
     else:
         keys = delta_tables.dataframe(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys)
         repeated = keys.count().where("count > 1").count()
@@ -49,16 +49,17 @@ def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
+@table_check(
     asset="image_predictions",
+    reads=[IMAGE_PREDICTIONS],
     description=f"The probabilities of each prediction sum to one. If it fails: {PROBABILITIES_REMEDY}.",
 )
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Counts predictions whose probabilities do not sum to one."""
     if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
-        answered = delta_tables.read(IMAGE_PREDICTIONS, ["probabilities"], pc.field("label").is_valid())
-        totals = [sum(each) for each in answered["probabilities"].to_pylist() if each is not None]
-        wrong = sum(not abs(total - 1) <= SUM_TOLERANCE for total in totals)  # NaN is wrong, too
+        answered = delta_tables.batches(IMAGE_PREDICTIONS, ["probabilities"], pc.field("label").is_valid())
+        is_right = f"abs(coalesce(list_sum(probabilities), 0) - 1) <= {SUM_TOLERANCE}"  # NaN is wrong, too
+        wrong = count(f"FROM answered WHERE probabilities IS NOT NULL AND NOT {is_right}", answered=answered)
     else:
         total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
         answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("label IS NOT NULL")
@@ -97,8 +98,8 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
     """Counts current files without a prediction by the production version."""
     serving = model_registry.serving()
     of_serving = of_versions([serving] if serving else [])
-    predicted = delta_tables.read_keys(CURRENT_PREDICTIONS, of_serving, names=IMAGE_KEYS)
-    missing = len(delta_tables.read_keys(IMAGE_FILES, pc.field("state") == CURRENT, names=IMAGE_KEYS) - predicted)
+    predicted = delta_tables.batches(CURRENT_PREDICTIONS, IMAGE_KEYS, of_serving)
+    missing = missing_keys(current_key_batches(delta_tables), predicted, IMAGE_KEYS)
     return dg.AssetCheckResult(
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(serving.version) if serving else "none"},

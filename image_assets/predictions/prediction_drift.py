@@ -1,9 +1,11 @@
 """Daily metrics of the production version's predictions, which show drift."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 import numpy as np
@@ -30,7 +32,12 @@ from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.queries import querying
+from resources.delta.unchanged import describe_once
 from resources.mlflow.model_registry import DamagedVersion, ModelRegistry, ModelVersion
+
+if TYPE_CHECKING:
+    import duckdb
 
 EMBEDDED_DAYS = 7  # per materialization, at most
 MIN_DAYS, MIN_IMAGES_PER_DAY = 5, 20  # days to compare with, and images in each of them
@@ -43,6 +50,34 @@ FIGURES = {
     "embedding_distance": "distance of the images from the training images",
 }
 ANSWER_COLUMNS = ["label", "probability", "probabilities"]
+# The day each image arrived: for the first image of a file the day the file was first seen, and for an image that
+# replaced another one under the same name the day of its first prediction, by any version.
+ARRIVALS = """
+    WITH images AS (
+        SELECT path, image_id, min(predicted_at) AS predicted_at,
+            row_number() OVER (PARTITION BY path ORDER BY min(predicted_at), image_id) AS number
+        FROM predicted GROUP BY path, image_id
+    )
+    SELECT path, image_id, (CASE WHEN number > 1 THEN predicted_at ELSE first_seen END)::TIMESTAMP::DATE AS day
+    FROM images JOIN files USING (path)
+"""
+ANSWERS = """
+    SELECT given.*, day, is_test IS NOT NULL AS is_test FROM given JOIN arrived USING (path, image_id)
+    LEFT JOIN (SELECT *, true AS is_test FROM tested) USING (path, image_id)
+"""
+COUNTS = """
+    SELECT day, label, count(*) AS images, count(*) FILTER (probability::DOUBLE < $threshold::DOUBLE) AS unsure,
+        sum(probability::DOUBLE) AS total
+    FROM answers GROUP BY day, label
+"""
+MEANS = """
+    WITH each AS (
+        SELECT {by} AS name, unnest(probabilities) AS probability, generate_subscripts(probabilities, 1) AS place
+        FROM answers WHERE label IS NOT NULL AND {where}
+    ),
+    means AS (SELECT name, place, avg(probability::DOUBLE) AS mean FROM each GROUP BY name, place)
+    SELECT name, list(mean ORDER BY place) FROM means GROUP BY name
+"""
 
 
 def days_to_embed(days: Iterable[date], measured: pd.DataFrame, now: datetime) -> list[date]:
@@ -111,47 +146,58 @@ def discrepancy(these: np.ndarray, others: np.ndarray) -> float | None:
     return float(np.sqrt(max(within - 2 * kernel[:first, first:].mean(), 0.0)))
 
 
-def arrival_days(images: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
-    """The day each image (path, image_id, predicted_at by any version) arrived.
-
-    For the first image of a file this is the day the file was first seen (`first_seen`). For an image that replaced
-    another one under the same name, it is the day of its first prediction.
-    """
-    first = images.groupby(IMAGE_KEYS, as_index=False)["predicted_at"].min().merge(files, on="path")
-    replaced = first.groupby("path")["predicted_at"].rank(method="first") > 1
-    arrived = first["first_seen"].where(~replaced, first["predicted_at"])
-    return first[IMAGE_KEYS].assign(day=pd.to_datetime(arrived, utc=True).dt.date)
-
-
 def figures_by_day(
-    answers: pd.DataFrame, reference: pd.DataFrame, labels: Sequence[str], threshold: float
+    connection: "duckdb.DuckDBPyConnection", labels: Sequence[str], threshold: float
 ) -> list[dict[str, Any]]:
-    """Metrics of each day's predictions (day, label, probability, probabilities), as columns of prediction_drift."""
+    """Metrics of each day's predictions, as columns of prediction_drift; None where there are no predictions.
+
+    Args:
+        connection: Has the relation `answers`: day, label, probability, probabilities, and whether the image `is_test`.
+        labels: The labels of the version.
+        threshold: Predictions with a lower probability are unsure.
+    """
+    counts: dict[date, list[LabelCount]] = defaultdict(list)
+    for day, *row in connection.execute(COUNTS, {"threshold": threshold}).fetchall():
+        counts[day].append(LabelCount(*row))
+    means = dict(connection.execute(MEANS.format(by="day", where="true")).fetchall())
+    reference = connection.execute(MEANS.format(by="NULL", where="is_test")).fetchall()
     return [
-        {"day": day, **figures(of_day, reference, labels, threshold)}
-        for day, of_day in answers.groupby("day", sort=True)
+        {
+            "day": day,
+            "threshold": threshold,
+            "answer_distance": answer_distance(means.get(day), reference[0][1] if reference else None),
+            **figures(counts[day], labels),
+        }
+        for day in sorted(counts)
     ]
 
 
-def figures(answers: pd.DataFrame, reference: pd.DataFrame, labels: Sequence[str], threshold: float) -> dict[str, Any]:
+class LabelCount(NamedTuple):
+    """How many images of a day a label was predicted for, how many of them unsurely, and their probabilities' sum."""
+
+    label: str | None  # None for images without a prediction
+    images: int
+    unsure: int
+    total: float | None
+
+
+def figures(counts: Sequence[LabelCount], labels: Sequence[str]) -> dict[str, Any]:
     """Metrics of one day's predictions; None where there are no predictions."""
-    given = answers.loc[answers["label"].notna()]
-    all_labels = [*labels, *sorted(set(given["label"]) - set(labels))]
-    probability = given["probability"].to_numpy(np.float64)
-    some = len(given) > 0
+    given = {count.label: count for count in counts if count.label is not None}
+    all_labels = [*labels, *sorted(set(given) - set(labels))]
+    answered = sum(count.images for count in given.values())
+    shares = [given[label].images / answered if label in given else 0.0 for label in all_labels]
     return {
-        "images": len(answers),
-        "answered": len(given),
+        "images": sum(count.images for count in counts),
+        "answered": answered,
         "labels": all_labels,
-        "label_shares": [float((given["label"] == label).mean()) for label in all_labels] if some else None,
-        "mean_probability": float(probability.mean()) if some else None,
-        "threshold": threshold,
-        "unsure_share": float((probability < threshold).mean()) if some else None,
-        "answer_distance": answer_distance(given, reference),
+        "label_shares": shares if answered else None,
+        "mean_probability": sum(count.total or 0.0 for count in given.values()) / answered if answered else None,
+        "unsure_share": sum(count.unsure for count in given.values()) / answered if answered else None,
     }
 
 
-def answer_distance(these: pd.DataFrame, others: pd.DataFrame) -> float | None:
+def answer_distance(these: Sequence[float] | None, others: Sequence[float] | None) -> float | None:
     """The distance between two sets of predictions by their mean probability of each label; None if one is empty.
 
     The Jensen-Shannon distance (Endres and Schindelin 2003, "A new metric for probability distributions"): 0 if they
@@ -159,10 +205,9 @@ def answer_distance(these: pd.DataFrame, others: pd.DataFrame) -> float | None:
     """
     from scipy.special import rel_entr
 
-    given = [answers["probabilities"].dropna().tolist() for answers in (these, others)]
-    if not all(given):
+    if these is None or others is None:
         return None
-    means = np.stack([np.stack(rows).mean(axis=0) for rows in given])
+    means = np.stack([these, others])
     divergence = rel_entr(means, means.mean(axis=0)).sum() / 2 / np.log(2)
     return float(np.sqrt(max(divergence, 0.0)))  # rounding can make it negative for equal sets
 
@@ -254,12 +299,18 @@ class DriftConfig(dg.Config):
     )
 
 
-def answers_by_day(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:
-    """The version's predictions, each with the day its image arrived."""
-    predicted = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, "predicted_at"]).to_pandas()
-    files = delta_tables.read(IMAGE_FILES, ["path", "first_seen"]).to_pandas()
-    answers = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, *ANSWER_COLUMNS], of_version(version)).to_pandas()
-    return answers.merge(arrival_days(predicted, files), on=IMAGE_KEYS)
+@contextmanager
+def answers_by_day(delta_tables: DeltaTables, version: ModelVersion) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A connection with `arrived`, the day of each predicted image, and `answers`, the version's predictions."""
+    with querying(
+        predicted=delta_tables.batches(IMAGE_PREDICTIONS, [*IMAGE_KEYS, "predicted_at"]),
+        files=delta_tables.batches(IMAGE_FILES, ["path", "first_seen"]),
+        given=delta_tables.batches(IMAGE_PREDICTIONS, [*IMAGE_KEYS, *ANSWER_COLUMNS], of_version(version)),
+        tested=delta_tables.batches(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "test"),
+    ) as connection:
+        connection.execute(f"CREATE TABLE arrived AS {ARRIVALS}")
+        connection.execute(f"CREATE TABLE answers AS {ANSWERS}")
+        yield connection
 
 
 def measure(
@@ -271,17 +322,24 @@ def measure(
         Why the images could not be embedded; None if they could.
     """
     identify_rows(delta_tables, [version], PREDICTION_DRIFT)
-    answers = answers_by_day(delta_tables, version)
-    if answers.empty:
-        return None
-    tested = delta_tables.read(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "test").to_pandas()
-    measured = figures_by_day(answers, answers.merge(tested, on=IMAGE_KEYS), version.labels, config.threshold)
     recorded = read_days(delta_tables, version)
+    with answers_by_day(delta_tables, version) as connection:
+        measured = figures_by_day(connection, version.labels, config.threshold)
+        all_days = [row["day"] for row in measured]
+        days = days_to_embed(all_days, recorded, now) if config.embedded_images else []
+        images = (
+            connection.execute(
+                "SELECT path, image_id, day FROM answers WHERE list_contains($days, day)", {"days": days}
+            ).df()
+            if days
+            else None
+        )
+    if not measured:
+        return None
     embedded = recorded.loc[recorded["embedding_distance"].notna()]
     distances, fault = dict(zip(embedded["day"], embedded["embedding_distance"], strict=True)), None
-    days = days_to_embed(answers["day"].unique(), recorded, now) if config.embedded_images else []
-    if days:
-        images = answers.loc[answers["day"].isin(days)]
+    if images is not None:
+        images = images.assign(day=images["day"].dt.date)
         found = embedding_distances(delta_tables, registry, version, images, config.embedded_images)
         if isinstance(found, ItemFailure):
             fault = f"{found.reason}: {found.message}"
@@ -330,12 +388,19 @@ def prediction_drift(
     serving = model_registry.serving()
     fault = measure(delta_tables, model_registry, serving, config, datetime.now(UTC)) if serving else None
     after = delta_tables.snapshot(PREDICTION_DRIFT)
+    charts = describe_once(
+        delta_tables,
+        PREDICTION_DRIFT.name,
+        lambda: drift_metadata(read_days(delta_tables, serving)) if serving else {},
+        tables=[PREDICTION_DRIFT],
+        values=[serving and key_of(serving)],
+    )
     return dg.MaterializeResult(
         metadata={
             "rows_added": after.rows - before.rows,
             **table_metadata(PREDICTION_DRIFT, delta_tables.uri(PREDICTION_DRIFT), after),
             "serving_version": str(serving.version) if serving else "none",
             **({"embedding_fault": fault} if fault else {}),
-            **(drift_metadata(read_days(delta_tables, serving)) if serving else {}),
+            **charts,
         }
     )

@@ -10,26 +10,32 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
+from pyarrow import RecordBatchReader
 from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
+from resources.dagster_databases import write_without_waiting
+from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import (
     FILES,
     REPAIR_JOB,
     add_columns,
     changes_rows,
+    commit_time,
     fault_of_newest_commit,
     keep_log,
     lacks_filled,
@@ -43,6 +49,7 @@ from resources.delta.delta_log import (
     writer_properties,
 )
 from resources.delta.executors import runs_locally
+from resources.delta.merging import first_keys, joined, rows_with, sql_with
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import WrittenFile, open_parquet
 from resources.delta.spark_session import DeltaSpark
@@ -64,7 +71,9 @@ EVERY_PART = "every part"  # a forgotten position is that of all parts
 NOTE = "userMetadata"  # Delta's name for a note in a commit
 WHOLE: Mapping[str, object] = MappingProxyType({})  # no part: the whole table
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
+MERGED = "merge"  # the writer of merges, in their transactions
 MERGE_ATTEMPTS = 10  # if other processes commit at the same time
+UPDATE_MEMORY = 8  # delta-rs holds a table that it updates in memory several times, so its bytes count that much
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
 
 Metadata = dg.MetadataValue | str | int | float
@@ -77,12 +86,28 @@ def to_part(part: Mapping[str, object]) -> str:
     return json.dumps(dict(part), sort_keys=True)
 
 
-def takes_turns(instance: dg.DagsterInstance, home: Path) -> bool:
-    """Whether the instance shares its pools with all that run on the home: it is in the home or in a database."""
+@dataclass(frozen=True)
+class Execution:
+    """The run that uses the tables, its Dagster instance, and the home for its pictures; None to embed them."""
+
+    run: dg.DagsterRun
+    instance: dg.DagsterInstance
+    picture_home: Path | None
+
+
+def is_on_postgres(instance: dg.DagsterInstance) -> bool:
+    """Whether the instance's runs are in a database that other machines use, too."""
     from dagster_postgres import PostgresRunStorage
 
-    return isinstance(instance.run_storage, PostgresRunStorage) or (
-        not instance.is_ephemeral and Path(instance.root_directory).resolve().is_relative_to(home)
+    return isinstance(instance.run_storage, PostgresRunStorage)
+
+
+def is_in_home(instance: dg.DagsterInstance, home: Path) -> bool:
+    """Whether the instance's runs are in the home."""
+    return (
+        not is_on_postgres(instance)
+        and not instance.is_ephemeral
+        and Path(instance.root_directory).resolve().is_relative_to(home)
     )
 
 
@@ -96,15 +121,28 @@ class DeltaTables(dg.ConfigurableResource):
         default=None, description="Delta versions to read, by table; nothing can be written then."
     )
     home: str = Field(default="", description="The home, which runs lock; none if empty.")
+    _execution: Execution | None = PrivateAttr(default=None)
+
+    @property
+    def execution(self) -> Execution | None:
+        """The run that uses the tables; None outside runs."""
+        return self._execution
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DeltaTables"]:
         """Locks the home during a run: pools let only the runs of one Dagster instance take turns."""
-        if not self.home or context.run is None or context.instance is None:
+        if context.run is None or context.instance is None:
             yield self
             return
         home = Path(self.home)
-        with in_use(home, alone=not takes_turns(context.instance, home)):
+        in_home = bool(self.home) and is_in_home(context.instance, home)
+        if in_home:
+            write_without_waiting(Path(context.instance.root_directory))
+        self._execution = Execution(context.run, context.instance, home if in_home else None)
+        if not self.home:
+            yield self
+            return
+        with in_use(home, alone=not in_home and not is_on_postgres(context.instance)):
             if context.run.job_name != REPAIR_JOB:
                 self.require_whole_logs()
             yield self
@@ -178,6 +216,16 @@ class DeltaTables(dg.ConfigurableResource):
         """Delta's own id of the table; a table that is deleted and created again has another."""
         return str(self._open(table).metadata().id)
 
+    def newest_commit_id(self, table: Table) -> tuple[str, int, str] | None:
+        """The table's id, version, and the time of that version's commit; None if there is no table yet.
+
+        A table that is made anew, or restored from a copy and written again, has other ones.
+        """
+        log = self._load(table, without_files=True)
+        if log is None:
+            return None
+        return str(log.metadata().id), log.version(), str(commit_time(log, log.version()))
+
     def snapshot(self, table: Table) -> Snapshot:
         """The table's number of rows and version, from its log."""
         log = self._open(table)
@@ -224,13 +272,15 @@ class DeltaTables(dg.ConfigurableResource):
 
         A column that the table was made without is null, or has its fill value.
         """
-        log = self._load(table)
-        if log is None:
-            return to_arrow_schema(table.columns).empty_table().select(columns)
-        if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
-            self.create(table)
-            log = DeltaTable(self.uri(table))
-        return _scanner(log, table, columns, where).to_table()
+        scanner = self._scan(table, columns, where)
+        return scanner.to_table() if scanner else to_arrow_schema(table.columns).empty_table().select(columns)
+
+    def batches(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> RecordBatchReader:
+        """The same rows, read while they are used: for whole tables."""
+        if scanner := self._scan(table, columns, where):
+            return scanner.to_reader()
+        none = to_arrow_schema(table.columns).empty_table().select(columns)
+        return RecordBatchReader.from_batches(none.schema, [])
 
     def dataframe(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, now or at a Delta version, through Spark."""
@@ -310,15 +360,26 @@ class DeltaTables(dg.ConfigurableResource):
             return self._open_to_write(table).version()
         return self.commit(table, files, properties)
 
-    def commit(self, table: Table, files: Sequence[WrittenFile], properties: Mapping[str, str]) -> int:
-        """Add files, perhaps none, in one commit with properties; the table's Delta version afterwards."""
+    def commit(
+        self,
+        table: Table,
+        files: Sequence[WrittenFile],
+        properties: Mapping[str, str],
+        *,
+        mode: Literal["append", "overwrite"] = "append",
+    ) -> int:
+        """Add files, perhaps none, in one commit with properties; the table's Delta version afterwards.
+
+        With the mode `overwrite`, the files take the place of all others.
+        """
         log = self._open_to_write(table)
         now = time.time_ns() // 10**6
+        added = {FILES: str(len(files))} if mode == "append" else {}  # an overwrite always changes rows
         log.create_write_transaction(
             [AddAction(file.name, file.size_bytes, {}, now, True, file.statistics) for file in files],
-            mode="append",
+            mode=mode,
             schema=log.schema(),
-            commit_properties=CommitProperties({FILES: str(len(files)), **properties}),
+            commit_properties=CommitProperties({**added, **properties}),
         )
         return self._open(table).version()
 
@@ -340,37 +401,43 @@ class DeltaTables(dg.ConfigurableResource):
             where: A condition to update rows by, instead of their keys; then nothing is inserted.
             follows: An upstream, and its version up to which the table now has all rows.
         """
-        new = rows if where else rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
-        same = where or " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
-        properties = CommitProperties(position(self.uri(follows[0]), follows[1]) if follows else None)
+        properties = position(self.uri(follows[0]), follows[1]) if follows else {}
         for attempt in range(1, MERGE_ATTEMPTS + 1):
-            merge = self._open_to_write(table).merge(
-                new,
-                same,
-                source_alias="new",
-                target_alias="old",
-                writer_properties=writer_properties(table),
-                commit_properties=properties,
-            )
+            log = self._open_to_write(table)
             try:
-                merge = merge.when_matched_update(dict(updates))
-                (merge if where else merge.when_not_matched_insert_all()).execute()
+                if where:
+                    groups = rows_per_group(table_files(self.uri(table))) if table.binary_columns else None
+                    _update_where(log, rows, updates, where, writer_properties(table, groups))
+                else:
+                    _merge(log, table, rows, updates, properties)
             except CommitFailedError:  # another process committed first: compare the keys again
                 if attempt == MERGE_ATTEMPTS:
                     raise
             else:
                 return
 
-    def update(self, rows: DataFrame, table: Table, columns: Sequence[str]) -> None:
-        """Update some columns of the rows with the same keys, in one commit; nothing is inserted."""
+    def update(self, rows: Sequence[Row], table: Table, columns: Sequence[str]) -> None:
+        """Update some columns of the rows with the same keys, in one commit; nothing is inserted.
+
+        Args:
+            rows: Rows with the table's keys and these columns.
+            table: The table.
+            columns: The columns to update.
+        """
         from delta.tables import DeltaTable
 
         self.require_writable()
+        names = [*table.keys, *columns]
+        new = pa.Table.from_pylist([*rows], to_arrow_schema(StructType([table.columns[name] for name in names])))
         same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
+        files = table_files(self.uri(table))
+        if runs_locally(self.pyspark, UPDATE_MEMORY * files.size_bytes):
+            self.merge(new, table, updates={name: f"new.{name}" for name in columns}, where=same_keys)
+            return
         merge = (
             DeltaTable.forPath(self.spark, self.uri(table))
             .alias("old")
-            .merge(rows.alias("new"), same_keys)
+            .merge(self.spark.createDataFrame(new).alias("new"), same_keys)
             .whenMatchedUpdate(set={f"old.{name}": f"new.{name}" for name in columns})
         )
         with session_settings(self.spark, parquet_settings(table)):
@@ -382,6 +449,20 @@ class DeltaTables(dg.ConfigurableResource):
             self._open_to_write(table),
             rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
             mode="overwrite",
+            writer_properties=writer_properties(table),
+            commit_properties=CommitProperties({NOTE: note}),
+        )
+
+    def replace_rows(self, rows: pa.Table, table: Table, first_keys: pa.Array, *, note: str = "") -> None:
+        """Replace the rows with these values of the first key, sorted, in one commit with a note.
+
+        Only files with such rows are rewritten. `rows` have no other values of that key.
+        """
+        write_deltalake(
+            self._open_to_write(table),
+            rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns)),
+            mode="overwrite",
+            predicate=sql_with(table.keys[0], first_keys),
             writer_properties=writer_properties(table),
             commit_properties=CommitProperties({NOTE: note}),
         )
@@ -447,6 +528,15 @@ class DeltaTables(dg.ConfigurableResource):
     def _load(self, table: Table, *, without_files: bool = False) -> DeltaTable | None:
         return open_log(self.uri(table), self.version_to_read(table), without_files=without_files)
 
+    def _scan(self, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner | None:
+        log = self._load(table)
+        if log is None:
+            return None
+        if self.pinned is None and lacks_filled(log, table):  # a filter on the column would find no row
+            self.create(table)
+            log = DeltaTable(self.uri(table))
+        return _scanner(log, table, columns, where)
+
     def _open(self, table: Table) -> DeltaTable:
         if log := self._load(table):
             return log
@@ -462,6 +552,35 @@ class DeltaTables(dg.ConfigurableResource):
     def _last_commit(self, table: Table) -> dict[str, Any]:
         # The log may not go back to the commit that changed rows.
         return self.newest_commit(table, changes_rows) or self.history(table)[-1]
+
+
+def _merge(
+    log: DeltaTable, table: Table, rows: pa.Table, updates: Mapping[str, str], properties: Mapping[str, str]
+) -> None:
+    new = rows.select(table.columns.fieldNames()).cast(to_arrow_schema(table.columns))
+    key = table.keys[0]
+    keys = first_keys(new, key)
+    settings: dict[str, Any] = {"mode": "append"}
+    if len(keys) and _scanner(log, table, [key], rows_with(key, keys)).head(1).num_rows:
+        old = _scanner(log, table, new.column_names, rows_with(key, keys)).to_table()
+        new = joined(old, new, table.keys, updates)
+        settings = {"mode": "overwrite", "predicate": sql_with(key, keys)}
+    # Of two processes that read the same version, the second one to commit a transaction of this name fails.
+    transactions = [Transaction(MERGED, log.version())]
+    write_deltalake(
+        log,
+        new,
+        writer_properties=writer_properties(table),
+        commit_properties=CommitProperties(dict(properties), app_transactions=transactions),
+        **settings,
+    )
+
+
+def _update_where(
+    log: DeltaTable, rows: pa.Table, updates: Mapping[str, str], where: str, properties: WriterProperties
+) -> None:
+    merge = log.merge(rows, where, source_alias="new", target_alias="old", writer_properties=properties)
+    merge.when_matched_update(dict(updates)).execute()
 
 
 def _scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:

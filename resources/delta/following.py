@@ -8,6 +8,7 @@ the following table already has.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -107,15 +108,20 @@ def rows_with_keys(delta_tables: DeltaTables, upstream: Table, into: Table, want
     """The rows of `upstream` with these keys that `into` lacks, in whichever files they are."""
     keys = frozenset(wanted)
     skipped = delta_tables.read_keys(into, pc.field(into.keys[0]).isin([key[0] for key in keys]))
-    files = table_files(delta_tables.uri(upstream), delta_tables.version_to_read(upstream)).files
+    return replace(stored_rows(delta_tables, upstream, keys), keys=into.keys, skipped=skipped)
+
+
+def stored_rows(delta_tables: DeltaTables, table: Table, wanted: Iterable[Key]) -> NewRows:
+    """The rows of a table with these keys, in whichever files they are."""
+    keys = frozenset(wanted)
+    files = table_files(delta_tables.uri(table), delta_tables.version_to_read(table)).files
     rows = sum(file.rows or 0 for file in files)
     size_bytes = sum(file.size_bytes for file in files) * len(keys) // max(rows, len(keys), 1)
     return NewRows(
         tuple(file.url for file in files),
         None,
-        into.keys,
-        skipped,
-        keys,
+        table.keys,
+        wanted=keys,
         size_bytes=size_bytes,
         all_bytes=size_bytes,
         count=len(keys),

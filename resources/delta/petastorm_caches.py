@@ -1,4 +1,4 @@
-"""Petastorm caches: written once with Spark, found by name, opened by URL in training workers."""
+"""Petastorm caches: written once, found by name, opened by URL in training workers."""
 
 import errno
 import json
@@ -7,21 +7,26 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import dagster as dg
 import pandas as pd
+import pyarrow as pa
 from pydantic import Field
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from resources.delta.arrow_rows import Row
+from resources.delta.executors import Executor
+from resources.delta.local_tasks import counted
 from resources.delta.row_groups import (
     ROW_GROUP,
     Color,
@@ -33,6 +38,7 @@ from resources.delta.row_groups import (
 )
 from resources.delta.spark_session import cached
 from resources.locks import locked
+from resources.progress import ProgressLine
 
 if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
@@ -100,6 +106,79 @@ def write_row_groups(rows: DataFrame, folder: Path, *, ranks: int) -> WrittenFil
                 raise full from error
             raise
     return WrittenFiles(len(sizes), {file["name"]: file["bytes"] for file in sorted(written)})
+
+
+@dataclass(frozen=True)
+class LocalRows:
+    """Rows with `image_id`, `content` and any other columns, which threads of this process read.
+
+    Attributes:
+        read: The rows of one of several parts, by its number and the number of parts.
+        count: How many rows all parts have.
+        schema: The columns.
+        executor: What reads the parts.
+        progress: The line that counts the rows; an open one.
+    """
+
+    read: Callable[[int, int], Iterable[Row]]
+    count: int
+    schema: pa.Schema
+    executor: Executor
+    progress: ProgressLine
+
+
+class Place(NamedTuple):
+    """Where a row's content is in an open temporary file, by the file's descriptor."""
+
+    file: int
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The content."""
+        return os.pread(self.file, self.length, self.offset)
+
+
+def write_local_row_groups(rows: LocalRows, folder: Path, *, ranks: int) -> WrittenFiles:
+    """The same as `write_row_groups`, without Spark.
+
+    The contents are not held in memory: threads write them to temporary files, from which they are read in the order
+    of the row groups.
+    """
+    parts = rows.executor.task_count(1)
+    free_bytes = shutil.disk_usage(folder).free
+    with ExitStack() as stack:
+        spills = [stack.enter_context(TemporaryFile(dir=folder)) for _ in range(parts)]
+
+        def spill(numbers: Iterable[int]) -> Iterator[list[Row]]:
+            for number in numbers:
+                file = spills[number]
+                yield [
+                    {**row, "content": Place(file.fileno(), file.tell(), file.write(row["content"]))}
+                    for row in counted(rows.read(number, parts))
+                ]
+                file.flush()
+
+        try:
+            done = rows.executor.run(spill, range(parts), rows.progress, rows=rows.count)
+            found = [row for part in done for row in part]
+            lengths = [row["content"].length for row in found]
+            sizes = pd.DataFrame({ROW: range(len(found)), "image_id": [row["image_id"] for row in found]})
+            plan = row_group_plan(sizes.assign(bytes=lengths), ranks)
+            per_file = math.ceil((plan[ROW_GROUP].max() + 1) / max(1, math.ceil(sum(lengths) / FILE_BYTES)))
+            writer = RowGroupWriter(str(folder), rows.schema)
+            written: dict[str, int] = {}
+            for _, in_file in plan.groupby(plan[ROW_GROUP] // per_file):
+                in_order = zip(in_file[ROW], in_file[ROW_GROUP], strict=True)
+                written |= writer.write(
+                    {**found[row], "content": found[row]["content"].read(), ROW_GROUP: group} for row, group in in_order
+                )
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            written_bytes = sum(os.fstat(file.fileno()).st_size for file in spills)
+            raise no_space(folder.parent, max(free_bytes, written_bytes), free_bytes) from error
+    return WrittenFiles(len(found), written)
 
 
 def no_space(folder: Path, needed_bytes: int, free_bytes: int) -> OSError:
@@ -197,14 +276,17 @@ class PetastormCaches(dg.ConfigurableResource):
         """The cache of that name, if it is complete."""
         return read_cache(Path(self.root) / name)
 
-    def write(self, rows: DataFrame, name: str, *, ranks: int) -> Cache:
+    def write(self, rows: DataFrame | LocalRows, name: str, *, ranks: int) -> Cache:
         """Write rows as a cache, with row groups for every rank; see `write_row_groups`.
 
         The rows' images must match `content` and `color`. The cache can be found only once it is complete.
         """
         root = Path(self.root)
         with self._unfinished() as folder:
-            written = write_row_groups(rows, folder, ranks=ranks)
+            if isinstance(rows, LocalRows):
+                written = write_local_row_groups(rows, folder, ranks=ranks)
+            else:
+                written = write_row_groups(rows, folder, ranks=ranks)
             manifest = {"rows": written.rows, "files": written.sizes, "content": self.content, "color": self.color}
             (folder / MANIFEST).write_text(json.dumps(manifest))
             with locked(root):

@@ -1,7 +1,7 @@
 """Parquet files for caches, with row groups of about 1 MB and equal length, for every rank (runs in each executor)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from resources.delta.arrow_rows import Row
 
 Content = Literal["original", "jpeg", "pixels"]
 Page = Literal["non_blank", "first"]  # of images with several pages or frames
@@ -50,8 +52,12 @@ class RowGroupWriter:
     schema: pa.Schema  # without ROW_GROUP
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Write a Spark partition; yields the file's name and size."""
+        for name, size in self.write(row for batch in batches for row in batch.to_pylist()):
+            yield pa.RecordBatch.from_pylist([{"name": name, "bytes": size}])
+
+    def write(self, rows: Iterable[Row]) -> Iterator[tuple[str, int]]:
         """Write the file; yields its name, after its first row group, and its size. No rows make no file."""
-        rows = (row for batch in batches for row in batch.to_pylist())
         groups = ((number, list(group)) for number, group in groupby(rows, key=itemgetter(ROW_GROUP)))
         for number, group in groups:
             file = Path(self.folder) / f"part-{number:06d}.parquet"
@@ -61,4 +67,4 @@ class RowGroupWriter:
                 writer.write_table(pa.Table.from_pylist(group, self.schema))
                 for _, more in groups:
                     writer.write_table(pa.Table.from_pylist(more, self.schema))
-            yield pa.RecordBatch.from_pylist([{"name": file.name, "bytes": file.stat().st_size}])
+            yield file.name, file.stat().st_size

@@ -22,6 +22,8 @@ from resources.files import s3
 from resources.progress import ProgressLine
 
 TASKS_PER_CORE = 4  # at most
+# A local session mostly works for seconds, of which Java would spend half on optimizing code that runs a few times.
+SHORT_WORK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 POLL_SECONDS = 0.5  # between two questions to Spark's status tracker
 
 ExecutorName = Literal["auto", "local", "spark"]
@@ -207,4 +209,5 @@ def spark_session(
     }
     if is_local(master):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+        settings["spark.driver.extraJavaOptions"] += f" {SHORT_WORK}"
     return DeltaSpark(spark_config=settings | dict(more or {}), executor=executor)

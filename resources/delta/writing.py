@@ -116,7 +116,7 @@ def collected(rows: DataFrame) -> pa.Table:
     context.addJobTag(tag)
     try:
         with ThreadPoolExecutor(1) as threads:
-            collecting = threads.submit(inheritable_thread_target(rows.toArrow))
+            collecting = threads.submit(inheritable_thread_target(rows.sparkSession)(rows.toArrow))
             try:
                 return collecting.result()
             except BaseException:

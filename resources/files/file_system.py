@@ -7,10 +7,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 from urllib.parse import unquote, unquote_to_bytes
 
 import pyarrow.fs as pafs
@@ -150,8 +150,44 @@ def to_datetime(microseconds: int) -> datetime:
         return LAST_TIME if microseconds > 0 else FIRST_TIME
 
 
+class OpenFolders:
+    """Keeps the folder of the last file open for the next one, which is usually beside it, and the folders above it.
+
+    Each is opened below the one before, without following links. A folder that is moved meanwhile is read where it was.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[bytes] = []
+        self._descriptors: list[int] = []  # of the root, then of each name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close(0)
+
+    def descriptor(self, names: list[bytes]) -> int:
+        """The descriptor of a local folder, by the names of the folders on the way from the root."""
+        if names != self._names or not self._descriptors:
+            same = os.path.commonprefix([(*names,), (*self._names,)])
+            self._close(1 + len(same))
+            if not self._descriptors:
+                self._descriptors.append(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
+            for name in names[len(self._names) :]:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                self._descriptors.append(os.open(name, flags, dir_fd=self._descriptors[-1]))
+                self._names.append(name)
+        return self._descriptors[-1]
+
+    def _close(self, kept: int) -> None:
+        """Closes all descriptors except the first ones."""
+        while len(self._descriptors) > kept:
+            os.close(self._descriptors.pop())
+        del self._names[max(0, kept - 1) :]
+
+
 @contextmanager
-def open_file(path: str, link_roots: Sequence[str] = ()) -> Iterator[BinaryIO]:
+def open_file(path: str, link_roots: Sequence[str] = (), open_folders: OpenFolders | None = None) -> Iterator[BinaryIO]:
     """Opens a file or object for reading.
 
     Local folders are opened one below the other, without following links. If a folder is replaced by a link, even
@@ -160,6 +196,7 @@ def open_file(path: str, link_roots: Sequence[str] = ()) -> Iterator[BinaryIO]:
     Args:
         path: The file's table path.
         link_roots: Real paths of the folders that links may lead to; without them, no link is followed.
+        open_folders: Keeps folders open from one file to the next.
 
     Raises:
         OSError: It is gone, it is not a regular file, or its path contains a link.
@@ -171,28 +208,25 @@ def open_file(path: str, link_roots: Sequence[str] = ()) -> Iterator[BinaryIO]:
         return
     target = link_target(to_name(path), link_roots) if link_roots else None
     *folders, name = (os.fsencode(target) if target else to_name(path)).split(b"/")[1:]
-    folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for relative_path in folders:
-            outer, folder = folder, os.open(relative_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            os.close(outer)
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    finally:
-        os.close(folder)
+    with nullcontext(open_folders) if open_folders else OpenFolders() as opened:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(name, flags, dir_fd=opened.descriptor(folders))
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{path} is not a regular file")
         yield file
 
 
-def read_content(path: str, *, length: int, link_roots: Sequence[str] = ()) -> bytes:
-    """The bytes of a file or object; the roots are those of `open_file`.
+def read_content(
+    path: str, *, length: int, link_roots: Sequence[str] = (), open_folders: OpenFolders | None = None
+) -> bytes:
+    """The bytes of a file or object; the roots and folders are those of `open_file`.
 
     Raises:
         FileChanged: It does not have the listed length, or changed while it was read.
         OSError: As in `open_file`.
     """
-    with open_file(path, link_roots) as file:
+    with open_file(path, link_roots, open_folders) as file:
         before = modification_stamp(file)
         content = file.read()
         if len(content) != length or modification_stamp(file) != before:

@@ -241,6 +241,11 @@ class ImageFolder(dg.ConfigurableResource):
         since = now - timedelta(seconds=self.settle_seconds)
         return [file for file in files if not since < file.modification_time <= now]
 
+    def seconds_until_old_enough(self, files: Sequence[ImageFile]) -> float:
+        """How long until the first of the files has not changed within the settle period; 0 for no files."""
+        first = min((file.modification_time for file in files), default=None)
+        return self.settle_seconds - (datetime.now(UTC) - first).total_seconds() if first else 0.0
+
     def require_files(self) -> None:
         """A FileNotFoundError if the folder contains no image files."""
         listing = self.list_names()

@@ -80,6 +80,7 @@ class MlflowTracking(dg.ConfigurableResource):
     )
     ui_url: str = Field(default="http://127.0.0.1:5000", description="The address of the MLflow UI, for links.")
     dagster_url: str = Field(default="http://127.0.0.1:3000", description="The address of the Dagster UI, for links.")
+    gallery_url: str = Field(default="http://127.0.0.1:4000", description="The address of the gallery, for links.")
 
     _parent_run_id: str | None = PrivateAttr(default=None)
     _dagster_run_id: str | None = PrivateAttr(default=None)

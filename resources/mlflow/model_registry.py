@@ -1,6 +1,8 @@
 """The MLflow model registry: versions, stages, aliases and files of the registered model."""
 
 import json
+import os
+import pwd
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +18,17 @@ import dagster as dg
 from pydantic import Field
 
 from resources.mlflow.mlflow_tracking import SQLITE, RegistryUnavailable, refusals_explained
-from resources.mlflow.stage_moves import ALIASES, ARCHIVED_STAGE, SERVING_STAGE, SHADOW_STAGE, STAGES, StageMoves
+from resources.mlflow.stage_moves import (
+    ALIASES,
+    ARCHIVED_STAGE,
+    SERVING_STAGE,
+    SHADOW_STAGE,
+    STAGES,
+    StagedVersion,
+    StageMoves,
+    holder,
+    stage_of,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,32 +69,12 @@ def is_stored_as_code(folder: Path) -> bool:
     return flavor.get(MAIN) == code_model.__name__ and MODEL_CODE_PATH in flavor
 
 
-class ModelPackages(dg.ConfigurableResource):
-    """The default folder for model packages."""
-
-    root: str = Field(description="The default folder for model packages.")
-
-    def write(self, name: str, fill: Callable[[Path], None], elsewhere: str | None = None) -> Path:
-        """Creates a folder, lets `fill` write the files, and returns it; if `fill` fails, nothing is left behind."""
-        folder = Path(elsewhere or Path(self.root, name)).expanduser().absolute()
-        if folder.exists():
-            raise FileExistsError(
-                f"{folder} already exists, so nothing was written: delete it or choose another folder"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            unfinished = Path(scratch, folder.name)
-            unfinished.mkdir()
-            fill(unfinished)
-            return unfinished.rename(folder)
-
-
 class DamagedVersion(RuntimeError):
     """The files of a version changed after they were logged, or must not be loaded."""
 
 
 class UnclearServingVersion(RuntimeError):
-    """Several versions are in stage Production, and none has its alias."""
+    """Several versions are in stage Production, and none has the alias `production`."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +90,7 @@ class ModelVersion:
     moved_at: datetime = field(default=NEVER, compare=False)  # UTC, by MLflow's clock
     name: str = MODEL_NAME  # of the registered model
     created_at: datetime | None = field(default=None, compare=False)  # UTC, by MLflow's clock
+    description: str = field(default="", compare=False)
 
     @property
     def version_id(self) -> str:
@@ -119,10 +112,10 @@ class ModelVersion:
 class ModelRegistry(dg.ConfigurableResource):
     """The versions of one registered model in the MLflow model registry.
 
-    **The stage decides which version serves.** Promoting here moves the stage and then the alias `production`. If they
-    differ, because someone moved one of them in MLflow or a promotion was killed in between, the version in stage
-    Production serves and `disagreement` reports the difference; promoting either version resolves it. If someone put
-    several versions into Production, the alias decides.
+    **The alias `production` decides which version serves**, and the stage mirrors it. Promoting here moves both. Where
+    they differ, because someone moved one of them in MLflow or a promotion was killed, `disagreement` reports it until
+    `mirror` has moved the other one. Without the alias, the version in stage Production serves. Unity Catalog has no
+    stages: there, each version has the stage of its alias.
     """
 
     tracking_uri: str = Field(description="The address of the MLflow server, or `sqlite:///` and a file.")
@@ -172,7 +165,7 @@ class ModelRegistry(dg.ConfigurableResource):
         return next((version for version in reversed(self.versions()) if version.tags.get(key) == value), None)
 
     def serving(self) -> ModelVersion | None:
-        """The version in stage Production, or None; UnclearServingVersion if several are and none has the alias."""
+        """The version with the alias `production`, else the one in stage Production; None if there is none."""
         return serving_version(self.versions())
 
     def promote(self, number: int, stage: str, tags: Mapping[str, str] | None = None) -> ModelVersion:
@@ -191,6 +184,20 @@ class ModelRegistry(dg.ConfigurableResource):
         with self._refusals(f"move version {number} to {stage}", MOVE_MODEL):
             StageMoves(self._client(), self.name, self.versions).move(number, stage, tags or {})
         return self.version(number)
+
+    def mirror(self, stage: str, number: int | None) -> None:
+        """Gives one version both a stage and its alias, where they differ; with None, no version has either.
+
+        Raises:
+            PermissionRefused: The account may not do this.
+        """
+        with self._refusals(f"bring stage {stage} and alias {ALIASES[stage]} into step for {number}", MOVE_MODEL):
+            StageMoves(self._client(), self.name, self.versions).mirror(stage, number)
+
+    def describe(self, number: int, description: str) -> None:
+        """Sets a version's description, as Markdown."""
+        with self._refusals(f"describe version {number}", "EDIT on the registered model's version"):
+            self._client().update_model_version(self.name, str(number), description)
 
     def signature(self, version: ModelVersion) -> str:
         """The version's MLflow signature (inputs and outputs), as JSON."""
@@ -264,6 +271,18 @@ class ModelRegistry(dg.ConfigurableResource):
         return cast("Callable[[Column], Column]", udf)
 
     @property
+    def account(self) -> str:
+        """The account of this process: that on the MLflow server, else the operating system's."""
+        from mlflow.utils.credentials import read_mlflow_creds
+
+        username = None if self.tracking_uri.startswith(SQLITE) else read_mlflow_creds().username
+        try:
+            # Not getpass: it believes variables of the environment.
+            return username or pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:  # as in containers
+            return f"user {os.getuid()}"
+
+    @property
     def address(self) -> str:
         """The tracking URI without a password."""
         parts = urlsplit(self.tracking_uri)
@@ -304,18 +323,23 @@ class ModelRegistry(dg.ConfigurableResource):
             token = page.token
             if not token:
                 break
+        names = {
+            version.version: tuple(sorted(alias for alias, at in aliases.items() if int(at) == int(version.version)))
+            for version in found
+        }
         return sorted(
             (
                 ModelVersion(
                     version=int(version.version),
-                    stage=version.current_stage,
-                    aliases=tuple(sorted(alias for alias, at in aliases.items() if int(at) == int(version.version))),
+                    stage=version.current_stage or stage_of(names[version.version]),
+                    aliases=names[version.version],
                     mlflow_run_id=version.tags.get("mlflow_run_id") or version.run_id or "",
                     uri=f"models:/{self.name}/{version.version}",
                     tags=dict(version.tags),
                     moved_at=datetime.fromtimestamp((version.last_updated_timestamp or 0) / 1000, UTC),
                     name=self.name,
                     created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+                    description=version.description or "",
                 )
                 for version in found
             ),
@@ -334,22 +358,26 @@ class ModelRegistry(dg.ConfigurableResource):
 
 
 def serving_version(versions: Sequence[ModelVersion]) -> ModelVersion | None:
-    """The version in stage Production, or the one with the stage's alias if there are several."""
-    serving = [version for version in versions if version.stage == SERVING_STAGE]
-    if len(serving) > 1:
-        numbers = ", ".join(str(version.version) for version in serving)
-        serving = [version for version in serving if ALIASES[SERVING_STAGE] in version.aliases]
-        if not serving:
-            raise UnclearServingVersion(
-                f"versions {numbers} are all in stage {SERVING_STAGE} and none has the alias {ALIASES[SERVING_STAGE]}: "
-                "promote the one that should serve"
-            )
-    return serving[0] if serving else None
+    """The version with the alias `production`; if no version has it, the one in stage Production."""
+    found = _in_production(versions)
+    if len(found) > 1:
+        raise UnclearServingVersion(
+            f"versions {version_numbers(found)} are all in stage {SERVING_STAGE} and none has the alias "
+            f"{ALIASES[SERVING_STAGE]}: promote the one that should serve"
+        )
+    return found[0] if found else None
+
+
+def _in_production(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    aliased = [version for version in versions if ALIASES[SERVING_STAGE] in version.aliases]
+    return aliased or [version for version in versions if version.stage == SERVING_STAGE]
 
 
 def shadows(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
-    """The versions in stage Staging: they predict too, but their predictions are only for comparison."""
-    return [version for version in versions if version.stage == SHADOW_STAGE]
+    """The versions with the alias or stage of Staging: they predict too, but only for comparison."""
+    serving = _in_production(versions)
+    staged = (SHADOW_STAGE, ALIASES[SHADOW_STAGE])
+    return [one for one in versions if one not in serving and {one.stage, *one.aliases}.intersection(staged)]
 
 
 def version_numbers(versions: Sequence[ModelVersion]) -> str:
@@ -359,17 +387,17 @@ def version_numbers(versions: Sequence[ModelVersion]) -> str:
 
 def disagreement(versions: Sequence[ModelVersion]) -> str | None:
     """A message if stage Production and its alias are on different versions, or None."""
-    alias = ALIASES[SERVING_STAGE]
-    serving = serving_version(versions)
-    aliased = next((version for version in versions if alias in version.aliases), None)
-    if serving == aliased:
+    alias, aliased = ALIASES[SERVING_STAGE], holder(SERVING_STAGE, versions)
+    staged = [version for version in versions if version.stage == SERVING_STAGE]
+    if staged == ([aliased] if aliased else []):
         return None
+    decides = "The alias decides" if aliased else "Without the alias, the stage decides"
     return (
-        f"Stage {SERVING_STAGE} has {to_text(serving)}, but alias {alias} is on {to_text(aliased)}. The stage decides; "
-        "promote the version that should serve."
+        f"Alias {alias} is on {to_text(aliased)}, but stage {SERVING_STAGE} has version {version_numbers(staged)}. "
+        f"{decides}; promote the version that should serve."
     )
 
 
-def to_text(version: ModelVersion | None) -> str:
+def to_text(version: StagedVersion | None) -> str:
     """`version 3` or `no version`."""
     return f"version {version.version}" if version else "no version"

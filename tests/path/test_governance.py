@@ -27,7 +27,7 @@ from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
 from resources.mlflow.model_registry import ModelRegistry
 from resources.settings import create_resources, read_settings
-from sensors.stage_changes import stage_changes
+from sensors.stage_changes import stage_changes_watching
 from tests.support.job_runs import create_instance
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.tables import tables_at
@@ -169,7 +169,7 @@ def test_whoever_may_not_read_is_told_so_and_no_table_is_emptied_for_it(
             "inference_device": InferenceDevice(),
         }
         with dg.build_sensor_context(instance, sensor_name="stage_changes", resources=resources) as context:
-            answer = stage_changes(context)
+            answer = stage_changes_watching(0)(context)
     assert isinstance(answer, dg.SkipReason)
     assert "needs the permission READ" in (answer.skip_message or "")
     assert tables.read(STAGE_HISTORY, ["to_stage"])["to_stage"].to_pylist() == ["Staging"]

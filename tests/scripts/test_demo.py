@@ -1,10 +1,25 @@
 """The tables that a demo prints."""
 
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+import pytest
 
 from image_assets.data.raw_images import skipped_metadata
 from resources.files.listing import Skipped
-from scripts.demo import skipped_rows
+from resources.settings import read_settings
+from scripts.demo import Gallery, available_port, chosen, skipped_rows
+from scripts.dev import is_up
+from scripts.home import prepare
+from scripts.terminal import ROOT
 
 
 def test_what_the_listing_skipped_is_printed_most_frequent_first() -> None:
@@ -16,3 +31,71 @@ def test_what_the_listing_skipped_is_printed_most_frequent_first() -> None:
         (".txt", "other files", "1"),
     ]
     assert skipped_rows({"image_files": skipped_metadata(Skipped())}) == skipped_rows({}) == [("none",)]
+
+
+def test_the_examples_take_turns_among_the_predicted_labels() -> None:
+    labels = {"d.png": "cat", "a.png": "cat", "b.png": "cat", "c.png": "dog", "e.png": "cat", "f.png": "cat"}
+    rows = [{"path": path, "label": label, "probability": 0.5} for path, label in labels.items()]
+    assert [row["path"] for row in chosen(rows)] == ["a.png", "c.png", "b.png", "d.png", "e.png"]
+    assert chosen([]) == []
+
+
+def test_the_gallery_takes_another_port_if_its_own_is_in_use() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        used = other.getsockname()[1]
+        assert available_port(used) != used
+    assert available_port(used) == used
+
+
+def materialization(asset: str, rows_added: int) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(asset, metadata={"rows_added": rows_added})
+
+
+def test_the_gallery_runs_from_the_first_new_images_to_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "GALLERY_PORT": str(available_port(0))})
+    prepare(settings)
+    with Gallery(settings) as gallery:
+        gallery.start_with_images(materialization("raw_images", 3))
+        gallery.start_with_images(materialization("featured_images", 0))
+        assert not gallery.is_running
+        gallery.start_with_images(materialization("featured_images", 3))
+        assert gallery.is_running
+        output, deadline = "", time.monotonic() + 120
+        while not (found := re.search(r"while this runs: (http://127\.0\.0\.1:\d+) ", output)):
+            assert time.monotonic() < deadline, output
+            time.sleep(0.2)
+            output += capsys.readouterr().out
+        assert found[1] == settings.gallery_url
+        assert is_up(found[1])
+    assert not is_up(found[1])
+
+
+KILLED = """
+import os, signal, sys, time
+import dagster as dg
+from resources.settings import read_settings
+from scripts.demo import Gallery
+from scripts.dev import is_up
+settings = read_settings()
+with Gallery(settings) as gallery:
+    gallery.start_with_images(dg.AssetMaterialization("featured_images", metadata={"rows_added": 1}))
+    while not is_up(settings.gallery_url):
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_gallery_ends_with_a_demo_that_is_killed(tmp_path: Path) -> None:
+    variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "GALLERY_PORT": str(available_port(0))}
+    settings = read_settings(variables)
+    prepare(settings)
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, env={**os.environ, **variables}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while is_up(settings.gallery_url):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import socket
@@ -8,14 +9,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 from mlflow import MlflowClient
 
+from resources.run_launcher import RUN_BY
 from resources.settings import read_settings
 from resources.web_protection import accepted_from_other_sites
 from scripts.dev import FORMS, HOST, Service, is_up, list_services, port, start, stop, supervise
 from tests.support.served import free_port, mlflow_server, wait_for
+from tests.support.worker_jobs import small_job
 
 SLEEP = "import time; time.sleep(600)"
 # A service with a child in its own session, like Horovod's ranks.
@@ -60,10 +64,35 @@ def test_a_service_that_exits_is_named_and_the_exit_code_is_1(capsys: pytest.Cap
     services = [Service("healthy", [sys.executable, "-c", SLEEP]), Service("broken", [sys.executable, "-c", "exit(3)"])]
     processes = [start(service, dict(os.environ)) for service in services]
     try:
-        assert supervise(services, processes, threading.Event()) == 1
+        assert supervise(services, processes, threading.Event(), dict(os.environ)) == 1
     finally:
         stop(processes)
     assert "broken exited with code 3; stopping the others" in capsys.readouterr().err
+
+
+def test_a_service_that_is_restarted_gets_another_process_and_its_runs_are_ended(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        gone = json.dumps([socket.gethostname(), 2**22 + 1, 0.0])  # more than the largest process id
+        lost = instance.create_run_for_job(small_job, tags={RUN_BY: gone}, status=dg.DagsterRunStatus.STARTED)
+    starts = tmp_path / "starts"
+    program = f"print(1, file=open({str(starts)!r}, 'a'))"
+    services = [Service("worker", [sys.executable, "-c", program], restarted=True)]
+    environment = os.environ | {"DAGSTER_HOME": str(tmp_path)}
+    processes, stopped = [start(services[0], environment)], threading.Event()
+    ending = threading.Thread(target=lambda: (wait_for(lambda: has_lines(starts, 3), "starts", starts), stopped.set()))
+    ending.start()
+    assert supervise(services, processes, stopped, environment, restart_seconds=0) == 0
+    ending.join()
+    stop(processes)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        run = instance.get_run_by_id(lost.run_id)
+        assert run
+        assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+def has_lines(file: Path, number: int) -> bool:
+    return file.exists() and len(file.read_text().splitlines()) >= number
 
 
 def test_a_page_that_accepts_requests_of_other_sites_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +101,7 @@ def test_a_page_that_accepts_requests_of_other_sites_is_not_announced(capsys: py
     services = [Service("gallery", command, url, url)]
     processes = [start(service, dict(os.environ)) for service in services]
     try:
-        assert supervise(services, processes, threading.Event()) == 1
+        assert supervise(services, processes, threading.Event(), dict(os.environ)) == 1
     finally:
         stop(processes)
     written = capsys.readouterr()
@@ -105,7 +134,7 @@ def test_mlflow_accepts_its_client_but_no_other_host_names_and_no_requests_of_ot
 def test_stopping_is_not_a_failure() -> None:
     stopped = threading.Event()
     stopped.set()
-    assert supervise([], [], stopped) == 0
+    assert supervise([], [], stopped, {}) == 0
 
 
 def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +143,10 @@ def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("GALLERY_PORT", str(free.getsockname()[1]))
     for variable in ("DAGSTER_PORT", "MLFLOW_PORT"):
         monkeypatch.setenv(variable, os.environ["GALLERY_PORT"])  # not started here
-    services = {service.name: service for service in list_services(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}))}
+    services = {
+        service.name: service
+        for service in list_services(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}), tmp_path)
+    }
     gallery = services["gallery"]
     process = start(gallery, {**os.environ, "IMAGE_ASSETS_HOME": str(tmp_path)})
     try:

@@ -19,6 +19,7 @@ from image_assets.schemas import IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from scripts import jars
 from scripts.cluster import HOST, free_port
 from scripts.doctor import last_error
+from scripts.machine_checks import is_for_gpus
 from scripts.service_checks import to_finding
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
@@ -153,6 +154,17 @@ def test_a_service_that_is_not_in_use_is_skipped(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["open files", "clock", "locks", "temporary files", "memory"])
 def test_a_healthy_machine_is_ok(name: str, tmp_path: Path) -> None:
     assert result_of(name, tmp_path)[0] == "ok"
+
+
+@pytest.mark.parametrize(("package", "expected"), [("triton==3.7.1 ; sys_platform == 'linux'", True), ("sympy", False)])
+def test_a_package_for_gpus_may_be_missing_without_a_gpu(
+    package: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"The package `torch` requires `{package}`, but it's not installed"
+    monkeypatch.setenv("CUDA", "no")
+    assert is_for_gpus(line) is expected
+    monkeypatch.setenv("CUDA", "yes")
+    assert not is_for_gpus(line)
 
 
 def test_a_low_limit_of_open_files_is_reported(tmp_path: Path) -> None:

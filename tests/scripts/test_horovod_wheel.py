@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.horovod_wheel import apply_edits, pinned
+from scripts.horovod_wheel import apply_edits, pinned, share_done, to_progress
 
 STANDARD = "set(CMAKE_CXX_STANDARD 14)\n"
 BACKEND = """\
@@ -83,3 +83,28 @@ def test_the_frameworks_versions_come_from_the_requirements() -> None:
     assert pinned("torch").split(".")[0] == "2"
     with pytest.raises(ValueError, match="does not pin nothing"):
         pinned("nothing")
+
+
+def test_progress_counts_the_time_before_the_first_file_and_for_the_last_ones() -> None:
+    outputs = [
+        "Running cmake",
+        "[  0%] Building CXX",
+        "[  0%] Building\n[ 49%] Building",
+        "[ 98%] Linking",
+        "[100%] Built",
+    ]
+    assert [share_done(output) for output in outputs] == pytest.approx([0, 0.25, 0.475, 0.7, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "text"),
+    [
+        (30, None, " 30 s, preparing"),
+        (60, 240, " 60 s, 25 %, about 180 s left"),
+        (250, 240, "250 s, 99 %, nearly done"),
+    ],
+)
+def test_the_remaining_time_is_estimated_once_files_are_compiled(
+    seconds: float, expected: float | None, text: str
+) -> None:
+    assert to_progress(seconds, expected) == text

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import quote
 
 import dagster as dg
@@ -14,8 +15,11 @@ import pytest
 from dagster_graphql import DagsterGraphQLClient
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from image_assets.images.charts import picture_markdown
+from resources.pictures import FOLDER, linked, with_picture_files
 from resources.web_protection import HANDSHAKE, accepted_from_other_sites
 from scripts.dev import FORMS, HOST, WEBSERVER, Service, is_up, start, stop
+from tests.support.images import png
 from tests.support.receivers import Quiet, serving
 from tests.support.served import free_port, wait_for
 
@@ -34,7 +38,12 @@ JOB = """
         nothing()
 
 
-    defs = dg.Definitions(jobs=[harmless])
+    @dg.asset
+    def shells():
+        pass
+
+
+    defs = dg.Definitions([shells], jobs=[harmless])
 """
 SELECTOR = '{repositoryLocationName:"jobs.py",repositoryName:"__repository__",pipelineName:"harmless"}'
 LOADED = f"{{pipelineOrError(params:{SELECTOR}){{__typename}}}}"
@@ -71,6 +80,7 @@ class Webserver:
 
     port: int
     instance: dg.DagsterInstance
+    home: Path
 
     @property
     def url(self) -> str:
@@ -111,9 +121,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
             [],
             [],
         )
-        process = start(Service("dagster", command), {**os.environ, "DAGSTER_HOME": str(folder)})
+        environment = {**os.environ, "DAGSTER_HOME": str(folder), "IMAGE_ASSETS_HOME": str(folder)}
+        process = start(Service("dagster", command), environment)
         try:
-            server = Webserver(int(port), instance)
+            server = Webserver(int(port), instance, folder)
             wait_for(lambda: is_up(f"{server.url}/server_info"), "Dagster's server", folder / "dagster.yaml")
             wait_for(lambda: '"Pipeline"' in server.post(LOADED), "the job", folder / "dagster.yaml")
             yield server
@@ -263,3 +274,31 @@ def test_its_own_page_in_a_browser_follows_a_run_by_websocket(browser: Browser, 
     page.wait_for_timeout(2000)
     assert any("connection_ack" in frame for frame in frames)
     page.close()
+
+
+def test_linked_and_embedded_pictures_show_on_the_page_of_an_asset(browser: Browser, server: Webserver) -> None:
+    """Events of earlier versions hold embedded pictures."""
+    embedded = {name: dg.MetadataValue.md(picture_markdown(png(1), name)) for name in ("old", "new")}
+    metadata = {**embedded, **with_picture_files({"new": embedded["new"]}, server.home)}
+    server.instance.report_runless_asset_event(dg.AssetMaterialization("shells", metadata=metadata))
+    page = browser.new_page(base_url=server.url)
+    for name in ("old", "new"):
+        page.goto("/assets/shells?view=overview")
+        row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
+        if name == "old":  # the UI shows long Markdown on request
+            row.get_by_text("[Show Markdown]").first.click(timeout=60_000)
+            row = page.get_by_role("dialog")
+        picture = row.locator("img[alt]").first
+        expect(picture).to_be_visible(timeout=60_000)
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 48
+    page.close()
+
+
+def test_only_pictures_of_the_home_are_served(server: Webserver) -> None:
+    (name,) = linked(with_picture_files({"": dg.MetadataValue.md(picture_markdown(png(2), ""))}, server.home))
+    assert server.send("GET", f"/pictures/{name}")[0] == 200
+    assert server.send("GET", f"/pictures/{name}", Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="image")[0] == 403
+    (server.home / FOLDER / "link.png").symlink_to(server.home / "dagster.yaml")
+    for path in ("none.png", "..%2fdagster.yaml", "../dagster.yaml", "link.png", ""):
+        status, text = server.send("GET", f"/pictures/{path}")
+        assert (status, "telemetry" in text) == (404, False), path

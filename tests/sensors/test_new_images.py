@@ -1,6 +1,8 @@
 """Files that are added, changed or deleted are ingested once; failed runs are retried."""
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -271,6 +273,39 @@ def test_a_changed_label_table_is_read_once_and_so_is_its_removal(daemon: Daemon
 def test_a_file_that_is_being_written_is_not_a_change_yet(landing: Path) -> None:
     daemon = Daemon(landing, settle_seconds=3600)
     assert reason(daemon.tick()).endswith("1 checked: 1 still being written.")
+
+
+def test_a_tick_waits_for_a_file_that_settles_soon(landing: Path) -> None:
+    daemon = Daemon(landing, settle_seconds=1)
+    os.utime(landing / "ball" / "a.png")
+    assert daemon.launched() == 1
+
+
+def test_a_tick_waits_for_no_file_while_others_have_settled(landing: Path) -> None:
+    daemon = Daemon(landing, settle_seconds=4)
+    os.utime(landing / "ball" / "a.png", (0, 0))
+    started = time.monotonic()
+    put(landing, "ball/b.png", png(2))
+    answer = daemon.tick()
+    assert isinstance(answer, dg.SensorResult)
+    assert answer.run_requests
+    assert time.monotonic() - started < 4
+
+
+def test_a_file_that_keeps_growing_does_not_hold_up_the_tick(landing: Path) -> None:
+    daemon, grown = Daemon(landing, settle_seconds=2), threading.Event()
+
+    def grow() -> None:
+        while not grown.wait(0.2):
+            os.utime(landing / "ball" / "a.png")
+
+    growing = threading.Thread(target=grow)
+    growing.start()
+    try:
+        assert "1 still being written" in reason(daemon.tick())
+    finally:
+        grown.set()
+        growing.join()
 
 
 def test_a_replaced_file_is_found_and_ingested_when_its_slice_is_checked(landing: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 import dagster as dg
@@ -11,10 +12,10 @@ from mlflow import MlflowClient
 from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
-from resources.mlflow.mlflow_tracking import create_store
+from resources.mlflow.mlflow_tracking import PermissionRefused, create_store
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry
 from sensors.attempts import ATTEMPTS
-from sensors.stage_changes import stage_changes
+from sensors.stage_changes import stage_changes_watching
 from tests.support.tables import tables_at
 
 
@@ -46,8 +47,9 @@ def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelR
 class Daemon:
     """What Dagster's daemon does with a sensor: keeps its cursor, never launches a run key twice."""
 
-    def __init__(self, tables: DeltaTables) -> None:
+    def __init__(self, tables: DeltaTables, watch_seconds: float = 0) -> None:
         self.tables = tables
+        self.stage_changes = stage_changes_watching(watch_seconds)
         self.instance = dg.DagsterInstance.ephemeral()
         self.cursor: str | None = None
         self.run_keys: list[str] = []
@@ -63,7 +65,7 @@ class Daemon:
                 "inference_device": InferenceDevice(run_tags={"launcher/gpu": "1"}),
             },
         ) as context:
-            answer = stage_changes(context)
+            answer = self.stage_changes(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
             self.cursor = answer.cursor
@@ -104,6 +106,16 @@ def test_each_change_of_the_serving_version_is_one_run_also_when_a_version_retur
         launched += [daemon.launched(registry), daemon.launched(registry)]
     assert launched == [["1"], [], ["2"], [], ["1"], [], ["2"], []]
     assert len(daemon.cursor or "") < 100
+
+
+def test_a_promotion_during_a_tick_is_noticed_by_that_tick(registry: ModelRegistry, tmp_path: Path) -> None:
+    daemon = Daemon(tables_at(tmp_path / "tables"), watch_seconds=60)
+    registry.promote(1, "Production")
+    assert daemon.launched(registry) == ["1"]
+    promotion = threading.Timer(0.5, registry.promote, [2, "Production"])
+    promotion.start()
+    assert daemon.launched(registry) == ["2"]
+    promotion.join()
 
 
 def test_several_changes_between_two_ticks_lead_to_one_run_for_the_last(
@@ -150,7 +162,7 @@ def test_a_version_that_serves_again_after_none_did_is_predicted_again(registry:
     registry.promote(1, "Production")
     assert daemon.launched(registry) == ["1"]
     registry.promote(1, "Archived")
-    assert reason(daemon.tick(registry)) == "No version of image_classifier is in stage Production."
+    assert reason(daemon.tick(registry)) == "No version of image_classifier is in production."
     registry.promote(1, "Production")
     assert daemon.launched(registry) == ["1"]
 
@@ -185,13 +197,40 @@ def test_a_registry_that_is_down_is_reported_and_the_cursor_stays(registry: Mode
     assert daemon.launched(registry) == []
 
 
-def test_an_alias_that_was_moved_alone_is_reported(registry: ModelRegistry, daemon: Daemon) -> None:
+def test_an_alias_or_stage_moved_in_mlflow_is_followed_and_predicted(registry: ModelRegistry, daemon: Daemon) -> None:
     registry.promote(1, "Production")
-    daemon.launched(registry)
-    MlflowClient(registry.tracking_uri, registry.tracking_uri).set_registered_model_alias(
-        registry.name, "production", "2"
-    )
-    assert "alias production is on version 2. The stage decides" in reason(daemon.tick(registry))
+    assert daemon.launched(registry) == ["1"]
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.set_registered_model_alias(registry.name, "production", "2")
+    assert [daemon.launched(registry), daemon.launched(registry)] == [["2"], []]
+    assert registry.state() == ((1, "Archived", ()), (2, "Production", ("production",)))
+    with pytest.warns(FutureWarning):
+        client.transition_model_version_stage(registry.name, "1", "Production")
+    assert [daemon.launched(registry), daemon.launched(registry)] == [["1"], []]
+    assert registry.state() == ((1, "Production", ("production",)), (2, "Archived", ()))
+
+
+class ReadOnly(ModelRegistry):
+    """A registry whose account may only read."""
+
+    def mirror(self, stage: str, number: int | None) -> None:
+        """Refused."""
+        raise PermissionRefused("this account may not")
+
+
+def test_an_account_that_may_only_read_follows_the_alias_and_reports_the_stage(
+    registry: ModelRegistry, daemon: Daemon
+) -> None:
+    registry.promote(1, "Production")
+    read_only = ReadOnly(tracking_uri=registry.tracking_uri)
+    assert daemon.launched(read_only) == ["1"]
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.set_registered_model_alias(registry.name, "production", "2")
+    assert [daemon.launched(read_only), daemon.launched(read_only)] == [["2"], []]
+    answer = reason(daemon.tick(read_only))
+    assert "Version 2 is serving." in answer
+    assert "Alias production is on version 2, but stage Production has version 1. The alias decides" in answer
+    assert "this account may not" in answer
 
 
 def test_a_registry_that_was_replaced_is_reported(
@@ -239,8 +278,11 @@ def test_stage_changes_made_in_mlflow_are_recorded(registry: ModelRegistry, daem
         client.transition_model_version_stage(registry.name, "2", "Staging")
     assert daemon.launched(registry) == ["none"]
     daemon.tick(registry)
-    (row,) = daemon.tables.read(STAGE_HISTORY, ["model_version", "to_stage", "source"]).to_pylist()
-    assert row == {"model_version": 2, "to_stage": "Staging", "source": "mlflow"}
+    rows = daemon.tables.read(STAGE_HISTORY, ["change", "model_version", "to_stage", "source"]).to_pylist()
+    assert sorted(map(tuple, (row.values() for row in rows))) == [
+        (1, 2, "Staging", "mlflow"),
+        (2, 2, "Staging", "stage_changes"),  # the alias
+    ]
 
 
 def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry, daemon: Daemon) -> None:
@@ -249,6 +291,7 @@ def test_the_sensor_runs_by_default_and_its_job_exists(registry: ModelRegistry, 
         "delta_tables": daemon.tables,
         "inference_device": InferenceDevice(),
     }
+    stage_changes = stage_changes_watching(0)
     definitions = dg.Definitions(jobs=[predict_images], sensors=[stage_changes], resources=resources)
     dg.Definitions.validate_loadable(definitions)
     assert stage_changes.default_status is dg.DefaultSensorStatus.RUNNING

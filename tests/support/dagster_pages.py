@@ -9,12 +9,14 @@ from pathlib import Path
 from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
 from image_assets.jobs.launchpad_examples import EXAMPLES
+from resources.pictures import ADDRESS
 from resources.settings import Settings
 from scripts.dev import is_up
 from tests.support.served import free_port, served, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SIZE: ViewportSize = {"width": 1360, "height": 850}
+PICTURE = f"img[src^='{ADDRESS}/']"
 SECONDS = 1000.0  # Playwright counts in milliseconds
 
 
@@ -58,14 +60,14 @@ def shown_in_lineage(page: Page, asset: str) -> bool:
 def open_asset(page: Page, asset: str) -> None:
     """Open an asset's page with the metadata of its latest materialization."""
     page.goto(f"/assets/{asset}?view=overview")
-    expect(page.get_by_text("[Show Markdown]").first).to_be_visible()
+    expect(page.locator(PICTURE).first).to_be_visible()
 
 
 def show_picture(page: Page, entry: str) -> Locator:
-    """Show a picture of the asset's metadata and return it once it is decoded."""
+    """Scroll to a picture of the asset's metadata and return it once it is decoded."""
     row = page.get_by_role("row").filter(has=page.get_by_text(entry, exact=True))
-    row.get_by_text("[Show Markdown]").first.click()
-    picture = page.get_by_role("dialog").locator("img")
+    picture = row.locator(PICTURE).first
+    picture.scroll_into_view_if_needed()
     expect(picture).to_be_visible()
     assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 100
     return picture

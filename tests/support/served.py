@@ -12,9 +12,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from resources.run_launcher import SENSOR_TAG
 from resources.settings import Settings
 from scripts.dev import list_services, start, stop
-from sensors.attempts import RUN_KEY_TAG, SENSOR_TAG
+from sensors.attempts import RUN_KEY_TAG
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 600
@@ -55,7 +56,7 @@ def mlflow_server(settings: Settings, port: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_PORT", port)
     monkeypatch.setenv("DAGSTER_PORT", free_port())
     monkeypatch.setenv("GALLERY_PORT", free_port())
-    (server,) = [service for service in list_services(settings) if service.name == "mlflow"]
+    (server,) = [service for service in list_services(settings, settings.home) if service.name == "mlflow"]
     process = start(server, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     try:
         yield

@@ -43,6 +43,7 @@ from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.delta.table import Table
 from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
+from resources.samples import SampleSize
 from tests.gallery.small_home import append
 from tests.support.images import png, put
 from tests.support.tables import tables_at
@@ -160,6 +161,7 @@ class Home:
             "delta_tables": self.tables,
             "image_folder": self.folder,
             "duplicate_rules": DuplicateRules(),
+            "sample_size": SampleSize(),
             "label_table": ExternalTable(source=self.source),
         }
         run = dg.materialize([*ASSETS, label_table_is_sound], resources=resources, instance=self.instance)

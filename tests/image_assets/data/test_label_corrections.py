@@ -22,6 +22,7 @@ from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.table import Table
 from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
+from resources.samples import SampleSize
 from tests.gallery.small_home import layout_of, write_photographs
 from tests.support.images import png, put
 
@@ -78,6 +79,7 @@ class Home:
             "delta_tables": self.tables,
             "image_folder": self.folder,
             "duplicate_rules": DuplicateRules(),
+            "sample_size": SampleSize(),
         }
         assert dg.materialize(ASSETS, resources=resources, instance=dg.DagsterInstance.ephemeral()).success
 

@@ -22,9 +22,11 @@ from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES,
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.row_groups import Color, Content
+from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Snapshot
 from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
+from tests.conftest import tables_in
 from tests.support.images import png, put
 
 pytestmark = pytest.mark.spark
@@ -139,6 +141,10 @@ def test_a_cache_holds_what_its_settings_say(
         difference = np.abs(to_cached_pixels(row["content"], 224, content, color).astype(int) - pixels).max()
         assert difference <= (30 if content == "jpeg" else 0)
         assert content == "original" or len(row["content"]) <= 224 * 224 * (3 if color == "rgb" else 1)
+    spark = DeltaSpark(spark_config=ingested_tables.pyspark.spark_config, executor="spark")
+    elsewhere = PetastormCaches(root=str(home / "by Spark"), content=content, color=color)
+    by_spark, _ = find_or_write_cache(tables_in(home, spark), elsewhere, "validation", ranks=1)
+    assert (by_spark.name, rows_of(by_spark)) == (cache.name, rows_of(cache)), "both ways give the same rows"
     others = PetastormCaches(root=caches.root, color="gray" if color == "rgb" else "rgb")
     with pytest.raises(FileNotFoundError, match="with content 'original' and color"):
         existing_cache(ingested_tables, others, "validation", training_labels(ingested_tables), 1)

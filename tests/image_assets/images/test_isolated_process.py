@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,6 +97,18 @@ def test_one_process_serves_all_items_and_ends_with_the_block() -> None:
         os.kill(process, 0)
 
 
+@pytest.mark.parametrize("outlives_thread", [False, True])
+def test_a_child_ends_with_the_thread_that_started_it_unless_it_shall_not(outlives_thread: bool) -> None:
+    with GuardedProcess(does, memory_bytes=MEMORY_BYTES, outlives_thread=outlives_thread) as guarded:
+        with ThreadPoolExecutor(1) as thread:
+            (_, first), (_, second) = (thread.submit(guarded.run, "x", cpu_seconds=10).result() for _ in range(2))
+        _, later = guarded.run("x", cpu_seconds=10)
+    assert first == second
+    assert (later == first) is outlives_thread
+    with pytest.raises(ProcessLookupError):
+        os.kill(later, 0)
+
+
 def test_an_item_far_larger_than_the_memory_bound_gets_through(guarded: GuardedProcess[str, object]) -> None:
     large = "x" * 2 * MEMORY_BYTES
     answer = guarded.run(large, cpu_seconds=60)
@@ -109,11 +122,13 @@ def test_an_exception_rises_in_the_caller_with_its_own_traceback(guarded: Guarde
     assert "in does" in "".join(raised.value.__notes__)
 
 
-def test_the_child_ends_with_a_caller_that_is_killed() -> None:
-    program = """
+@pytest.mark.parametrize("outlives_thread", [False, True])
+def test_the_child_ends_with_a_caller_that_is_killed(outlives_thread: bool) -> None:
+    program = f"""
 import os, time
 from image_assets.images.isolated_process import GuardedProcess
-guarded = GuardedProcess(lambda seconds: time.sleep(seconds) or os.getpid(), memory_bytes=1 << 26)
+work = lambda seconds: time.sleep(seconds) or os.getpid()
+guarded = GuardedProcess(work, memory_bytes=1 << 26, outlives_thread={outlives_thread})
 print(guarded.run(0, cpu_seconds=10), flush=True)
 guarded.run(600, cpu_seconds=600)
 """

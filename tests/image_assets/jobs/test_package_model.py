@@ -7,7 +7,8 @@ import pytest
 
 from image_assets.jobs.package_model import package_model, to_requirements
 from image_assets.models.training import FILES_DIGEST
-from resources.mlflow.model_registry import ModelPackages, ModelRegistry
+from resources.mlflow.model_packages import ModelPackages
+from resources.mlflow.model_registry import ModelRegistry
 from tests.support.registered_versions import registered, saved_model
 
 MODEL = """

@@ -3,21 +3,25 @@
 import json
 from pathlib import Path
 
+import dagster as dg
 import pyarrow.compute as pc
 import pytest
 from pyspark.sql import functions as F
 
-from image_assets.jobs.promote_model import promote_model
+from image_assets.jobs.promote_model import gate_predictions, promote_model
+from image_assets.jobs.request_promotion import request_promotion, review_promotion
 from image_assets.models.promotion_gate import LINEAGE
 from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model, stages
+from tests.support.tables import with_executor
 
 pytestmark = pytest.mark.spark
 
 LABELS = ["ball", "cube"]
+CPU = InferenceDevice(choice="cpu")
 # Predicts the label in the path, or always the same one. A careless one also predicts a label for broken files.
 CLASSIFIER = """
     from io import BytesIO
@@ -47,8 +51,19 @@ CLASSIFIER = """
 """
 
 
+class Account(ModelRegistry):
+    """The registry as an account sees it."""
+
+    who: str
+
+    @property
+    def account(self) -> str:
+        """The account."""
+        return self.who
+
+
 class Platform:
-    """The job with real tables and a real registry."""
+    """The jobs with real tables and a real registry."""
 
     def __init__(self, tables: DeltaTables, registry: ModelRegistry, folder: Path) -> None:
         self.tables, self.registry, self.folder = tables, registry, folder
@@ -66,12 +81,16 @@ class Platform:
 
     def promote(self, version: ModelVersion, **config: object) -> str:
         """Runs the job; returns why the version was not moved, or an empty text."""
-        result = promote_model.execute_in_process(
-            run_config={"ops": {"promote": {"config": {"version": version.version, **config}}}},
+        return self.run(promote_model, "promote", self.registry, version=version.version, **config)
+
+    def run(self, job: dg.JobDefinition, op: str, registry: ModelRegistry, **config: object) -> str:
+        """Runs a job of one op; returns why it failed, or an empty text."""
+        result = job.execute_in_process(
+            run_config={"ops": {op: {"config": config}}},
             resources={
                 "delta_tables": self.tables,
-                "model_registry": self.registry,
-                "inference_device": InferenceDevice(choice="cpu"),
+                "model_registry": registry,
+                "inference_device": CPU,
             },
             raise_on_error=False,
         )
@@ -123,6 +142,21 @@ def test_every_failed_check_is_reported(platform: Platform) -> None:
     assert platform.history() == []
 
 
+def test_both_executors_try_the_same_images(platform: Platform) -> None:
+    version = platform.version("tried")
+    local, spark = (
+        sorted(
+            gate_predictions(version, with_executor(platform.tables, executor), platform.registry, CPU)[
+                ["path", "broken", "label", "probability"]
+            ].itertuples(index=False, name=None),
+            key=repr,
+        )
+        for executor in ("local", "spark")
+    )
+    assert len(local) == 33
+    assert repr(local) == repr(spark)
+
+
 def test_changed_files_are_never_loaded(platform: Platform) -> None:
     version = platform.version("changed")
     (platform.folder / "changed" / "changed.py").write_text("raise SystemExit('loaded')")
@@ -150,3 +184,29 @@ def test_a_version_without_a_digest_is_only_forced_which_records_its_files(platf
     moved = platform.registry.version(version.version)
     assert moved.stage == "Production"
     platform.registry.require_files_as_logged(moved)
+
+
+def test_a_request_is_checked_and_another_account_decides(platform: Platform) -> None:
+    good, careless = platform.version("good"), platform.version("careless", careful=False)
+    uri = platform.registry.tracking_uri
+    ada, bob = Account(tracking_uri=uri, who="ada"), Account(tracking_uri=uri, who="bob")
+
+    def review(account: ModelRegistry) -> str:
+        config = {"version": good.version, "decision": "approve", "reason": "indeed"}
+        return platform.run(review_promotion, "review", account, **config)
+
+    why = platform.run(request_promotion, "request", ada, version=careless.version, reason="try it")
+    assert why.startswith("Version 2 was not requested. answers: ")
+    assert platform.run(request_promotion, "request", ada, version=good.version, reason="better") == ""
+    assert "Account ada requested this promotion" in review(ada)
+    assert stages(platform.registry) == {1: "None", 2: "None"}
+    assert review(bob) == ""
+    assert platform.registry.state()[0] == (1, "Production", ("production",))
+    assert "No request for version 1 is waiting" in review(bob)
+    columns = ["change", "request", "to_stage", "account", "reason", "source"]
+    rows = platform.tables.read(STAGE_HISTORY, columns).to_pylist()
+    assert [tuple(row.values()) for row in sorted(rows, key=lambda row: row["change"])] == [
+        (1, "requested", "None", "ada", "better", "request_promotion"),
+        (2, None, "Production", "bob", "indeed", "review_promotion"),
+        (3, "approved", "Production", "bob", "indeed", "review_promotion"),
+    ]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from image_assets.images.pixels import to_pixels
-from image_assets.models.training_images import Augmentation, Decoding, to_decoded_rows
+from image_assets.models.training_images import Augmentation, Decoding, to_decoded_images
 from tests.support.images import png
 
 CONTENTS = [png(number, (300, 200)) for number in range(3)]
@@ -16,23 +16,21 @@ ROWS = pd.DataFrame(
 )
 
 
-def pixels(decoding: Decoding, skipped: frozenset[str] = frozenset()) -> list[np.ndarray | None]:
-    rows = to_decoded_rows(ROWS, decoding, skipped)["pixels"]
-    return [np.frombuffer(of, np.uint8).reshape(224, 224, 3) if of else None for of in rows]
+def pixels(decoding: Decoding) -> np.ndarray:
+    return to_decoded_images(ROWS, decoding).pixels
 
 
 def test_rows_are_decoded_but_for_those_that_are_skipped() -> None:
-    first, second, third = pixels(Decoding(224), frozenset({ROWS["image_id"][1]}))
-    assert second is None
-    assert first is not None
-    assert third is not None
-    assert (first == to_pixels(CONTENTS[0], 224)).all()
-    assert (third == to_pixels(CONTENTS[2], 224)).all()
+    first, second, third = ROWS["image_id"]
+    images = to_decoded_images(ROWS, Decoding(224), frozenset({second}))
+    assert (images.image_ids.tolist(), images.label_indexes.tolist()) == ([first, third], [0, 0])
+    assert (images.pixels == np.stack([to_pixels(CONTENTS[0], 224), to_pixels(CONTENTS[2], 224)])).all()
+    assert len(to_decoded_images(ROWS, Decoding(224), frozenset(ROWS["image_id"]))) == 0
 
 
 def test_an_image_is_augmented_in_its_own_way_in_each_epoch_whoever_reads_it() -> None:
     plain, first, again, later = (
-        np.stack(pixels(decoding))
+        pixels(decoding)
         for decoding in (Decoding(224), *(Decoding(224, augmentation=Augmentation(0, epoch)) for epoch in (1, 1, 2)))
     )
     assert (first == again).all()
@@ -50,14 +48,14 @@ def test_crops_keep_half_of_the_image_at_least_and_half_of_them_are_mirrored() -
 
 
 def test_gray_is_the_same_in_all_channels() -> None:
-    gray = np.stack(pixels(Decoding(224, color="gray")))
+    gray = pixels(Decoding(224, color="gray"))
     assert (gray[..., :1] == gray).all()
 
 
 def test_pixels_that_were_kept_are_cropped_as_well() -> None:
     cached = ROWS.assign(content=[to_pixels(content, 224).tobytes() for content in CONTENTS])
-    whole = to_decoded_rows(cached, Decoding(224, "pixels"), frozenset())["pixels"].tolist()
-    assert whole == cached["content"].tolist()
+    whole = to_decoded_images(cached, Decoding(224, "pixels")).pixels
+    assert [image.tobytes() for image in whole] == cached["content"].tolist()
     decoding = replace(Decoding(224, "pixels"), augmentation=Augmentation(0, 1))
-    cropped = to_decoded_rows(cached, decoding, frozenset())["pixels"].tolist()
-    assert all(len(one) == 224 * 224 * 3 and one != other for one, other in zip(cropped, whole, strict=True))
+    cropped = to_decoded_images(cached, decoding).pixels
+    assert all((one != other).any() for one, other in zip(cropped, whole, strict=True))

@@ -1,5 +1,8 @@
-"""The image on which a version fails, found by halves."""
+"""The image on which a version fails, found by halves; processes that stay to predict again."""
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -7,8 +10,34 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from image_assets.images.isolated_process import ItemFailure
-from image_assets.models.isolated_scoring import LoadableVersion, load_version, predict_by_bisection
-from tests.support.registered_versions import saved_pickle
+from image_assets.models.isolated_scoring import (
+    KEPT_PROCESSES,
+    LoadableVersion,
+    guarded_predictions,
+    load_version,
+    predict_by_bisection,
+)
+from tests.support.registered_versions import saved_model, saved_pickle
+
+# Its label is the process that predicts; it raises at an image called `bad`.
+PROCESS = """
+    import os
+
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+
+    class Process(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            if "bad" in set(model_input["path"]):
+                os._exit(1)
+            columns = {"label": str(os.getpid()), "probability": 1.0, "probabilities": [[1.0]] * len(model_input)}
+            return pd.DataFrame(columns, index=model_input.index)
+
+
+    set_model(Process())
+"""
 
 
 def images(count: int) -> pd.DataFrame:
@@ -53,3 +82,62 @@ def test_a_pickle_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MlflowException, match="pickle is disallowed"):
         load_version(LoadableVersion(f"sqlite:///{tmp_path}/mlflow.db", model.as_uri(), "cpu"))
     assert not created.exists()
+
+
+@pytest.fixture(scope="module")
+def process_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of a model whose label is its process."""
+    return saved_model(PROCESS, tmp_path_factory.mktemp("models"), "process").as_uri()
+
+
+def process_of(version: LoadableVersion, path: str = "good") -> int | None:
+    """The process in which the version predicts an image; None if there is a fault."""
+    (answers,) = guarded_predictions(version, [pd.DataFrame({"content": [b""], "path": [path]})])
+    return None if answers["label"].isna()[0] else int(answers["label"][0])
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_process_of_a_version_stays_until_others_were_used_later(process_model: str) -> None:
+    versions = [LoadableVersion("", process_model, "cpu", digest) for digest in "abc"[: KEPT_PROCESSES + 1]]
+    with ThreadPoolExecutor(1) as task:  # as a step's task, whose thread ends
+        first = task.submit(process_of, versions[0]).result()
+    assert process_of(versions[0]) == first
+    others = {process_of(version) for version in versions[1:]}
+    assert len(others - {first}) == KEPT_PROCESSES
+    assert first is not None
+    assert not is_alive(first)
+    assert process_of(versions[0]) not in {first, *others}
+
+
+def test_a_version_that_crashes_is_loaded_again(process_model: str) -> None:
+    version = LoadableVersion("", process_model, "cpu", "crashes")
+    first = process_of(version)
+    assert process_of(version, "bad") is None
+    assert process_of(version) not in (None, first)
+
+
+@pytest.mark.parametrize("digest", ["interrupted", ""])
+def test_no_process_stays_after_an_interrupt_or_for_files_that_nobody_knows(process_model: str, digest: str) -> None:
+    version = LoadableVersion("", process_model, "cpu", digest)
+
+    def interrupted() -> Iterator[pd.DataFrame]:
+        yield pd.DataFrame({"content": [b""], "path": ["good"]})
+        if digest:
+            raise KeyboardInterrupt
+
+    predicting = guarded_predictions(version, interrupted())
+    process = int(next(predicting)["label"][0])
+    if digest:
+        with pytest.raises(KeyboardInterrupt):
+            next(predicting)
+    else:
+        assert not list(predicting)
+    assert not is_alive(process)

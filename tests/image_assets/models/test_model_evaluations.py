@@ -15,19 +15,21 @@ from image_assets.models.evaluation import Comparison, Slice, evaluate, mark_rig
 from image_assets.models.evaluation_report import Report, earlier_pictures
 from image_assets.models.model_evaluations import (
     accuracies,
+    answers_on_test_split,
     evaluate_new,
     first_to_serve,
     merge_evaluation,
     predict_test_split,
     to_evaluate,
 )
+from image_assets.predictions.image_predictions import score
 from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, create_store
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model, saved_pickle
-from tests.support.tables import tables_at
+from tests.support.tables import tables_at, with_executor
 
 LABELS = ["ball", "cube"]
 CPU = InferenceDevice(choice="cpu")
@@ -196,5 +198,35 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert "version 4 of image_classifier is not stored as code" in str(metadata["not_evaluated_v4"].value)
     assert not created.exists()
 
+    assert score(ingested_tables, registry, path, "cpu") is None
+    gone = replace(path, uri=(tmp_path / "nowhere").as_uri())
+    known = answers_on_test_split(gone, ingested_tables, registry, CPU)
+    assert len(known) == 16, "what is predicted already is not predicted again"
+    assert (known["label"] == known["true_label"]).all()
+
     unregistered = replace(path, version=0, uri=(tmp_path / "model_ball").as_uri())
     assert set(predict_test_split(unregistered, ingested_tables, registry, CPU)["label"]) == {"ball"}
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("knows", ["path", "nothing"])
+def test_both_executors_evaluate_alike(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path, knows: str
+) -> None:
+    ingested_tables.update(
+        [
+            {"path": path, "image_id": image_id, "split": "test"}
+            for path, image_id in ingested_tables.read_keys(IMAGE_SPLITS)
+        ],
+        IMAGE_SPLITS,
+        ["split"],
+    )
+    version = version_that_knows(knows, "torch", registry, tmp_path, (tmp_path / "artifacts").as_uri())
+    local, spark = (
+        predict_test_split(version, with_executor(ingested_tables, executor), registry, CPU)
+        .sort_values("path", ignore_index=True)
+        .astype(object)
+        for executor in ("local", "spark")
+    )
+    assert len(local) == 16
+    pd.testing.assert_frame_equal(local, spark[[*local]])

@@ -47,34 +47,54 @@ def test_a_version_that_does_not_say_its_backbone_does_not_serve() -> None:
     assert not backbone_trained(version(1)).passed
 
 
-def test_another_signature_is_shown_beside_the_expected_one() -> None:
-    assert same_signature("bytes", "bytes").passed
-    found = same_signature("text", "bytes")
-    assert not found.passed
-    assert found.detail == "found text, expected bytes"
+def signature(inputs: str | None = "bytes", outputs: str = "label", params: str | None = None) -> str:
+    return json.dumps({"inputs": inputs, "outputs": outputs, "params": params})
 
 
 @pytest.mark.parametrize(
-    ("labels", "mapping", "passed"),
+    ("found", "former", "passed"),
     [
-        (["ball", "cube"], {}, True),
-        (["cube", "ball"], {}, False),
-        (["ball", "cube", "cone"], {}, False),
-        (["ball", "box"], {"cube": "box"}, True),
-        (["ball", "box"], {"cube": "ball"}, True),
-        (["ball", "box"], {"ball": "box"}, False),
-        (["ball", "box"], {"cube": "sphere"}, False),
+        (signature(), signature(), True),
+        (signature("text"), signature("bytes"), False),
+        (signature(outputs="number"), signature(), False),
+        (signature(None, params="top_k"), signature("bytes"), True),
+        (signature("bytes"), signature(None, params="top_k"), True),  # a rollback to an earlier release's version
+        ("null", "null", True),
+        ("null", signature(), False),
     ],
 )
-def test_labels_stay_in_order_or_it_is_said_what_becomes_of_them(
-    labels: list[str], mapping: dict[str, str], passed: bool
+def test_a_version_returns_the_same_columns_for_the_same_inputs(found: str, former: str, passed: bool) -> None:
+    finding = same_signature(found, former)
+    assert finding.passed is passed
+    assert finding.detail == (found if passed else f"found {found}, expected {former}")
+
+
+@pytest.mark.parametrize(
+    ("labels", "mapping", "passed", "detail"),
+    [
+        (["ball", "cube"], {}, True, "ball, cube"),
+        (["cube", "ball"], {}, True, "cube, ball"),
+        (["ball", "cone", "cube"], {}, True, "ball, cone, cube; new: cone"),
+        (["ball"], {}, False, "ball; version 1 has cube as well: say in label_mapping"),
+        (["ball", "box"], {}, False, "ball, box; new: box; version 1 has cube as well"),
+        (["ball", "box"], {"cube": "box"}, True, "ball, box; cube is now box"),
+        (["ball", "box"], {"cube": "ball"}, True, "ball, box; new: box; cube is now ball"),
+        (["ball", "box"], {"ball": "box"}, False, "version 1 has cube as well"),
+        (["ball", "box"], {"cube": "sphere"}, False, "version 1 has cube as well"),
+        (
+            ["ball", "cube"],
+            {"cub": "ball"},
+            False,
+            "label_mapping names cub: expected labels of the production version",
+        ),
+    ],
+)
+def test_only_removed_labels_need_a_mapping(
+    labels: list[str], mapping: dict[str, str], passed: bool, detail: str
 ) -> None:
-    assert same_labels(labelled(2, *labels), labelled(1, *LABELS), mapping).passed is passed
-
-
-def test_labels_that_are_gone_are_named() -> None:
-    detail = same_labels(labelled(2, "ball"), labelled(1, *LABELS), {"ball": "ball"}).detail
-    assert "map cube to new labels in label_mapping" in detail
+    finding = same_labels(labelled(2, *labels), labelled(1, *LABELS), mapping)
+    assert finding.passed is passed
+    assert detail in finding.detail
 
 
 def test_the_first_version_needs_labels_only() -> None:
@@ -128,6 +148,6 @@ def test_a_version_may_be_worse_by_the_tolerance_unless_it_is_so_for_sure(
 
 
 def test_the_report_has_a_line_for_each_finding() -> None:
-    report = to_report([backbone_trained(version(1)), same_signature("a|b", "a|b")]).splitlines()
+    report = to_report([backbone_trained(version(1)), same_labels(labelled(1, "a|b"), None, {})]).splitlines()
     assert report[2].startswith("| ✗ | backbone")
-    assert report[3] == "| ✓ | signature | a/b |"
+    assert report[3] == "| ✓ | labels | a/b |"

@@ -15,14 +15,13 @@ from image_assets.images.isolated_process import ItemFailure
 from image_assets.models.version_ids import key_of
 from image_assets.predictions.prediction_checks import drift_is_small
 from image_assets.predictions.prediction_drift import (
+    ARRIVALS,
     MIN_DAYS,
     DriftConfig,
-    arrival_days,
     confidence,
     days_to_embed,
     discrepancy,
     embedding_distances,
-    figures,
     figures_by_day,
     jumps,
     label_shares,
@@ -30,12 +29,19 @@ from image_assets.predictions.prediction_drift import (
 )
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.queries import query, querying
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.registered_versions import registered, saved_model, saved_pickle
 
 LABELS = ["ball", "cube"]
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
+ANSWERS = pa.schema(
+    [
+        *(("day", pa.date32()), ("label", pa.string()), ("probability", pa.float32())),
+        *(("probabilities", pa.list_(pa.float32())), ("is_test", pa.bool_())),
+    ]
+)
 NOTHING = """
     from mlflow.models import set_model
     from mlflow.pyfunc import PythonModel
@@ -56,6 +62,15 @@ def answers(balls: int, cubes: int, probability: float = 0.9) -> pd.DataFrame:
     ball, cube = [probability, other], [other, probability]
     rows = [*[("ball", probability, ball)] * balls, *[("cube", probability, cube)] * cubes]
     return pd.DataFrame(rows, columns=["label", "probability", "probabilities"])
+
+
+def figures(given: pd.DataFrame, tested: pd.DataFrame, labels: list[str], threshold: float) -> dict[str, Any]:
+    """The figures of one day; the test split arrived on another one."""
+    rows = [row | {"day": MONDAY.date(), "is_test": False} for row in given.to_dict("records")]
+    rows += [row | {"day": date(2027, 1, 1), "is_test": True} for row in tested.to_dict("records")]
+    with querying(answers=pa.Table.from_pylist(rows, ANSWERS)) as connection:
+        found = figures_by_day(connection, labels, threshold)[0]
+    return {name: value for name, value in found.items() if name != "day"}
 
 
 def days(*measured: dict[str, Any]) -> pd.DataFrame:
@@ -91,10 +106,10 @@ def test_the_distance_is_zero_for_the_same_answers_and_one_for_none_in_common() 
 def test_an_image_arrives_when_its_file_does_and_what_replaces_it_when_it_is_predicted() -> None:
     later = [MONDAY + timedelta(days=number) for number in range(4)]
     predicted = [("a", "1", later[1]), ("a", "1", later[2]), ("a", "2", later[3]), ("b", "3", later[3])]
-    images = pd.DataFrame(predicted, columns=["path", "image_id", "predicted_at"])
-    files = pd.DataFrame({"path": ["a", "b"], "first_seen": [MONDAY, later[2]]})
-    found = arrival_days(images, files)
-    assert dict(zip(found["image_id"], found["day"], strict=True)) == {
+    columns = dict(zip(("path", "image_id", "predicted_at"), zip(*predicted, strict=True), strict=True))
+    files = pa.table({"path": ["a", "b"], "first_seen": [MONDAY, later[2]]})
+    found = query(ARRIVALS, predicted=pa.table(columns), files=files).to_pylist()
+    assert {row["image_id"]: row["day"] for row in found} == {
         "1": date(2026, 3, 2),
         "2": date(2026, 3, 5),
         "3": date(2026, 3, 4),
@@ -163,12 +178,8 @@ def test_days_are_embedded_once_when_they_are_over() -> None:
 @pytest.mark.parametrize("labels", [2, 30])
 def test_pictures_are_small_whatever_they_show(labels: int) -> None:
     names = [f"label ${number}$" for number in range(labels)]
-    rows = figures_by_day(
-        pd.concat([answers(3, 2).assign(day=date(2026, 1, 1) + timedelta(days=number)) for number in range(90)]),
-        answers(2, 2),
-        [*LABELS, *names],
-        0.6,
-    )
+    one = figures(answers(3, 2), answers(2, 2), [*LABELS, *names], 0.6)
+    rows = [{**one, "day": date(2026, 1, 1) + timedelta(days=number)} for number in range(90)]
     shown = pd.DataFrame(rows).assign(embedding_distance=None)
     for picture in (label_shares(shown), confidence(shown)):
         assert Image.open(BytesIO(picture)).size == (900, 360)

@@ -33,7 +33,7 @@ def test_pinned_tables_are_as_they_were_and_written_by_nobody(delta_tables: Delt
     for write in (
         lambda: pinned.append(flowers(delta_tables, "lily"), FLOWERS),
         lambda: pinned.overwrite(flowers(delta_tables, "lily"), FLOWERS),
-        lambda: pinned.update(flowers(delta_tables, "lily"), FLOWERS, ["number"]),
+        lambda: pinned.update([{"name": "rose", "number": 2}], FLOWERS, ["number"]),
         lambda: pinned.compact(FLOWERS),
         lambda: pinned.create(BOUQUETS),
         lambda: pinned.append_files(FLOWERS, []),

@@ -6,17 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from resources.delta.arrow_rows import Row
+from resources.delta.executors import Executor
 from resources.delta.parquet_files import codecs, row_groups
-from resources.delta.petastorm_caches import Cache, PetastormCaches
+from resources.delta.petastorm_caches import Cache, LocalRows, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
-
-pytestmark = pytest.mark.spark
+from resources.progress import ProgressLine
 
 
 @pytest.fixture
@@ -30,6 +33,19 @@ def images(spark: SparkSession, count: int, *, kilobytes: int = 1) -> DataFrame:
     return spark.range(0, count, 1, 3).selectExpr("sha2(string(id), 256) image_id", content, "id label_index")
 
 
+def local_images(count: int, *, kilobytes: int = 1, threads: int = 2) -> LocalRows:
+    """The same rows, read by threads of this process."""
+
+    def read(part: int, of: int) -> Iterator[Row]:
+        for number in range(part, count, of):
+            content = str(number).encode() + b"x" * kilobytes * 1024
+            yield {"image_id": sha256(str(number).encode()).hexdigest(), "content": content, "label_index": number}
+
+    progress = ProgressLine("cached", count, "images", print)
+    schema = pa.schema([("image_id", pa.string()), ("content", pa.binary()), ("label_index", pa.int64())])
+    return LocalRows(read, count, schema, Executor(None, threads), progress)
+
+
 def files_of(cache: Cache) -> list[Path]:
     return [Path(file.removeprefix("file://")) for file in cache.files]
 
@@ -38,6 +54,7 @@ def folders_in(caches: PetastormCaches) -> list[str]:
     return sorted(folder.name for folder in Path(caches.root).iterdir())
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize(("count", "ranks"), [(1, 1), (4, 4), (7, 2), (100, 3)])
 def test_every_rank_gets_as_many_rows_however_few_the_images(
     caches: PetastormCaches, spark: SparkSession, count: int, ranks: int
@@ -53,6 +70,7 @@ def test_every_rank_gets_as_many_rows_however_few_the_images(
     assert all(row["content"].startswith(str(row["label_index"]).encode()) for row in found)
 
 
+@pytest.mark.spark
 def test_row_groups_are_near_a_megabyte_and_hold_every_label(caches: PetastormCaches, spark: SparkSession) -> None:
     rows = images(spark, 400, kilobytes=100).selectExpr("image_id", "content", "label_index div 200 label_index")
     cache = caches.write(rows, "training-v1-a", ranks=2)
@@ -70,6 +88,7 @@ def test_row_groups_are_near_a_megabyte_and_hold_every_label(caches: PetastormCa
     assert labels.count({0, 1}) > 35, "of ten rows, hardly ever all have the same label"
 
 
+@pytest.mark.spark
 def test_a_cache_is_found_again_until_a_file_is_cut_or_gone(caches: PetastormCaches, spark: SparkSession) -> None:
     assert caches.find("training-v1-a") is None
     written = caches.write(images(spark, 4), "training-v1-a", ranks=2)
@@ -88,6 +107,7 @@ def test_a_cache_is_found_again_until_a_file_is_cut_or_gone(caches: PetastormCac
     assert folders_in(caches) == ["training-v1-a"]
 
 
+@pytest.mark.spark
 def test_the_same_rows_give_the_same_files_however_they_are_spread(
     caches: PetastormCaches, spark: SparkSession
 ) -> None:
@@ -96,12 +116,43 @@ def test_the_same_rows_give_the_same_files_however_they_are_spread(
     assert [file.read_bytes() for file in files_of(first)] == [file.read_bytes() for file in files_of(again)]
 
 
-def test_fewer_images_than_ranks_are_refused_with_the_remedy(caches: PetastormCaches, spark: SparkSession) -> None:
+@pytest.mark.spark
+@pytest.mark.parametrize(("count", "kilobytes", "ranks"), [(1, 1, 1), (7, 1, 2), (40, 100, 3)])
+def test_both_ways_write_the_same_row_groups(
+    caches: PetastormCaches, spark: SparkSession, count: int, kilobytes: int, ranks: int
+) -> None:
+    by_spark = caches.write(images(spark, count, kilobytes=kilobytes), "training-v1-a", ranks=ranks)
+    by_threads = caches.write(local_images(count, kilobytes=kilobytes), "training-v1-b", ranks=ranks)
+    assert by_threads.rows == by_spark.rows
+    assert groups_of(by_threads) == groups_of(by_spark)
+
+
+def groups_of(cache: Cache) -> list[list[Row]]:
+    files = [pq.ParquetFile(file) for file in files_of(cache)]
+    return [file.read_row_group(group).to_pylist() for file in files for group in range(file.num_row_groups)]
+
+
+def test_threads_fill_several_files_and_read_back_what_they_spilled(caches: PetastormCaches) -> None:
+    cache = caches.write(local_images(1500, kilobytes=100, threads=3), "training-v1-a", ranks=2)
+    assert len(cache.files) == 3
+    assert list(cache.files) == sorted(cache.files)
+    groups = row_groups(cache.files)
+    assert sum(rows for rows, _ in groups) == 1500
+    assert all(CACHE_ROW_GROUP_BYTES / 2 < size < 2 * CACHE_ROW_GROUP_BYTES for _, size in groups)
+    shards = shard_rows(groups, 2)
+    assert max(shards) - min(shards) <= 1
+    rows = [row for group in groups_of(cache) for row in group]
+    assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
+    assert all(row["content"].rstrip(b"x") == str(row["label_index"]).encode() for row in rows)
+
+
+def test_fewer_images_than_ranks_are_refused_with_the_remedy(caches: PetastormCaches) -> None:
     with pytest.raises(ValueError, match=r"2 images cannot feed 3 processes: add images .*IMAGE_ASSETS_PROCESSES"):
-        caches.write(images(spark, 2), "training-v1-a", ranks=3)
+        caches.write(local_images(2), "training-v1-a", ranks=3)
     assert folders_in(caches) == []
 
 
+@pytest.mark.spark
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_petastorm_deals_every_row_once_and_evenly(caches: PetastormCaches, spark: SparkSession) -> None:
     from petastorm import make_batch_reader
@@ -120,15 +171,31 @@ def test_petastorm_deals_every_row_once_and_evenly(caches: PetastormCaches, spar
 
 
 # In processes of their own, to be killed.
-WRITE = """
+WRITE_BY_SPARK = """
 import sys
-import dagster as dg
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.spark_session import spark_session
 session = spark_session("local[2]", scratch=sys.argv[2])
 rows = session.spark_session.range(0, 1000, 1, 2).selectExpr(
     "sha2(string(id), 256) image_id", "cast(repeat('x', 100000) AS binary) content", "id label_index"
 )
+PetastormCaches(root=sys.argv[1]).write(rows, "training-v1-a", ranks=1)
+"""
+WRITE_BY_THREADS = """
+import sys
+import pyarrow as pa
+from hashlib import sha256
+from resources.delta.executors import Executor
+from resources.delta.petastorm_caches import LocalRows, PetastormCaches
+from resources.progress import ProgressLine
+
+def read(part, of):
+    for number in range(part, 1000, of):
+        image_id = sha256(str(number).encode()).hexdigest()
+        yield {"image_id": image_id, "content": b"x" * 100000, "label_index": number}
+
+schema = pa.schema([("image_id", pa.string()), ("content", pa.binary()), ("label_index", pa.int64())])
+rows = LocalRows(read, 1000, schema, Executor(None, 2), ProgressLine("cached", 1000, "images", print))
 PetastormCaches(root=sys.argv[1]).write(rows, "training-v1-a", ranks=1)
 """
 USE = """
@@ -140,10 +207,11 @@ with PetastormCaches(root=sys.argv[1]).find(sys.argv[2]).in_use():
 """
 
 
+@pytest.mark.parametrize("program", [pytest.param(WRITE_BY_SPARK, marks=pytest.mark.spark), WRITE_BY_THREADS])
 def test_a_killed_write_leaves_nothing_that_is_found_and_the_next_one_cleans_up(
-    caches: PetastormCaches, spark: SparkSession, tmp_path: Path
+    caches: PetastormCaches, tmp_path: Path, program: str
 ) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", WRITE, caches.root, str(tmp_path / "spark")])
+    writer = subprocess.Popen([sys.executable, "-c", program, caches.root, str(tmp_path / "spark")])
     while not list(Path(caches.root).glob(".*/part-*")):
         assert writer.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
@@ -152,7 +220,7 @@ def test_a_killed_write_leaves_nothing_that_is_found_and_the_next_one_cleans_up(
     (left,) = folders_in(caches)
     assert not (Path(caches.root) / left / "_cache.json").exists()
     assert caches.find("training-v1-a") is None
-    assert caches.write(images(spark, 4), "training-v1-a", ranks=2).rows == 4
+    assert caches.write(local_images(4), "training-v1-a", ranks=2).rows == 4
     assert folders_in(caches) == ["training-v1-a"]
 
 
@@ -168,6 +236,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize(("count", "kilobytes"), [(100, 40), (102, 20)])  # the second one fits, but for its footers
 def test_a_full_disk_is_told_with_what_was_needed_and_leaves_nothing(
     small_disk: Path, spark: SparkSession, count: int, kilobytes: int
@@ -180,6 +249,18 @@ def test_a_full_disk_is_told_with_what_was_needed_and_leaves_nothing(
     assert raised.value.filename == str(small_disk)
     assert folders_in(caches) == []
     assert caches.write(images(spark, 100), "training-v1-a", ranks=2).rows == 100
+
+
+@pytest.mark.parametrize(("count", "kilobytes"), [(100, 40), (60, 20)])  # the second one fits, but not twice
+def test_threads_tell_of_a_full_disk_too(small_disk: Path, count: int, kilobytes: int) -> None:
+    caches = PetastormCaches(root=str(small_disk))
+    with pytest.raises(
+        OSError, match=r"needs more than [\d,]+ bytes, but only [\d,]+ are free. Free disk space"
+    ) as raised:
+        caches.write(local_images(count, kilobytes=kilobytes), "training-v1-a", ranks=2)
+    assert raised.value.filename == str(small_disk)
+    assert folders_in(caches) == []
+    assert caches.write(local_images(100), "training-v1-a", ranks=2).rows == 100
 
 
 @pytest.fixture
@@ -199,6 +280,7 @@ def within(caches: PetastormCaches, *, keep: int = 9, keep_bytes: float = 1e9) -
     return PetastormCaches(root=caches.root, keep=keep, keep_megabytes=keep_bytes / 1024**2)
 
 
+@pytest.mark.spark
 def test_caches_beyond_the_number_are_evicted_by_their_last_use(caches: PetastormCaches, aged: int) -> None:
     assert caches.find("training-v1-a"), "finding it counts as a use"
     assert within(caches, keep=2).evict() == ["training-v2-a", "training-v3-a"]
@@ -206,6 +288,7 @@ def test_caches_beyond_the_number_are_evicted_by_their_last_use(caches: Petastor
     assert folders_in(caches) == ["training-v1-a", "training-v4-a", "validation-v1-a"]
 
 
+@pytest.mark.spark
 def test_caches_beyond_the_bytes_are_evicted_but_for_the_last_one_of_each_split(
     caches: PetastormCaches, aged: int
 ) -> None:
@@ -215,6 +298,7 @@ def test_caches_beyond_the_bytes_are_evicted_but_for_the_last_one_of_each_split(
     assert folders_in(caches) == ["training-v4-a", "validation-v1-a"]
 
 
+@pytest.mark.spark
 def test_a_cache_in_use_is_not_evicted_until_its_process_is_gone(caches: PetastormCaches, aged: int) -> None:
     cache = caches.find("training-v1-a")
     assert cache

@@ -12,8 +12,10 @@ from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow
 from resources.delta.parquet_files import ColumnChunk, column_chunks, row_groups
+from resources.delta.spark_session import ExecutorName
 from resources.delta.table import ROW_CHECK_MIN, SMALL_FILES, TABLE_ROW_GROUP_BYTES, Table
 from resources.delta.writing import write_by_tasks
+from tests.support.tables import with_executor
 
 pytestmark = pytest.mark.spark
 
@@ -48,10 +50,17 @@ def settings(spark: SparkSession) -> dict[str, str]:
 
 
 @BOTH
-def test_appends_updates_compaction_and_overwrites_write_alike(delta_tables: DeltaTables, table: Table) -> None:
+@pytest.mark.parametrize("executor", ["local", "spark"])
+def test_appends_updates_compaction_and_overwrites_write_alike(
+    delta_tables: DeltaTables, table: Table, executor: ExecutorName
+) -> None:
+    delta_tables = with_executor(delta_tables, executor)
     delta_tables.append(rows(delta_tables.spark, table), table)
     assert chunks(delta_tables, table) == EXPECTED[table]
-    delta_tables.update(rows(delta_tables.spark, table, first=50), table, ["name"])
+    delta_tables.update([{"number": number, "name": "tulip"} for number in range(50, 150)], table, ["name"])
+    there = delta_tables.read(table, ["name", "number"]).to_pylist()
+    assert sorted(row["number"] for row in there) == [*range(100)], "nothing is inserted"
+    assert {row["number"] for row in there if row["name"] == "tulip"} == {*range(50, 100)}
     assert chunks(delta_tables, table) == EXPECTED[table]
     more = rows(delta_tables.spark, table, first=200, count=40 * SMALL_FILES, files=SMALL_FILES)
     delta_tables.append(more, table)

@@ -15,6 +15,7 @@ from image_assets.data.inspection import inspect_file
 from image_assets.images.large_images import Limits
 from resources.files.file_system import (
     FileChanged,
+    OpenFolders,
     read_content,
     stat_file,
     to_image_file,
@@ -249,6 +250,23 @@ def test_a_folder_that_was_replaced_by_a_link_is_not_followed(tmp_path: Path) ->
     file.parent.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="Not a directory|Too many levels"):
         read_content(path, length=len(png(1)))
+
+
+def test_open_folders_read_the_same_files_and_follow_no_links(tmp_path: Path) -> None:
+    names = ["a/1.png", "a/2.png", "a/b/3.png", "a/4.png", "c/5.png", "6.png", "a/b/7.png"]
+    files = [put(tmp_path, name, png(number)) for number, name in enumerate(names)]
+    put(tmp_path, "secret/8.png", png(8))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not used as paths
+    with OpenFolders() as opened:
+        for number, file in enumerate(files):
+            length = len(png(number))
+            assert read_content(to_path(os.fsencode(file)), length=length, open_folders=opened) == png(number)
+        (tmp_path / "a" / "d").symlink_to(tmp_path / "secret")
+        for name in ("a/d/8.png", "a/none/9.png", "a/1.png/x.png"):
+            with pytest.raises(OSError, match="Not a directory|Too many levels|No such file"):
+                read_content(to_path(os.fsencode(tmp_path / name)), length=len(png(8)), open_folders=opened)
+        assert read_content(to_path(os.fsencode(files[1])), length=len(png(1)), open_folders=opened) == png(1)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 URL = "memory://photos/100% mine"

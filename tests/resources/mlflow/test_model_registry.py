@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import NoReturn
 
 import mlflow
 import pytest
@@ -25,6 +26,7 @@ from resources.mlflow.model_registry import (
     disagreement,
     serving_version,
 )
+from resources.mlflow.stage_moves import StageMoves, stage_of
 from tests.support.registered_versions import registered, saved_model, saved_pickle, stages
 
 CLASSIFIER = """
@@ -147,18 +149,17 @@ def test_a_version_that_leaves_a_stage_leaves_its_alias(three_versions: ModelReg
     assert three_versions.serving() is None
 
 
-def test_a_promotion_killed_between_stage_and_alias_serves_and_is_completed_by_the_next(
-    three_versions: ModelRegistry,
-) -> None:
+def test_a_promotion_killed_between_stage_and_alias_serves_when_both_are_in_step(three_versions: ModelRegistry) -> None:
     three_versions.promote(1, "Production")
     three_versions.promote(2, "Production")
     client(three_versions).set_registered_model_alias(three_versions.name, "production", "1")
-    serving = three_versions.serving()
-    assert serving
-    assert serving.version == 2
-    assert "alias production is on version 1" in (disagreement(three_versions.versions()) or "")
-    three_versions.promote(2, "Production")
+    assert three_versions.serving() == three_versions.version(1)
+    assert "Alias production is on version 1, but stage Production has version 2. The alias decides" in (
+        disagreement(three_versions.versions()) or ""
+    )
+    three_versions.mirror("Production", 2)
     assert disagreement(three_versions.versions()) is None
+    assert three_versions.serving() == three_versions.version(2)
 
 
 def test_an_unknown_version_or_stage_is_reported_with_those_that_exist(three_versions: ModelRegistry) -> None:
@@ -220,18 +221,58 @@ def test_loading_a_version_where_it_is_stored_does_not_change_it(registry: Model
     registry.require_files_as_logged(version)
 
 
-def test_among_several_versions_in_production_the_alias_decides() -> None:
-    one, two = version(1, "Production"), version(2, "Production", "production")
+def test_the_alias_decides_and_without_it_the_only_version_in_production() -> None:
+    one, two = version(1, "Production"), version(2, "None", "production")
     assert serving_version([one, two]) == two
+    assert "Alias production is on version 2, but stage Production has version 1." in (disagreement([one, two]) or "")
+    assert serving_version([one]) == one
+    assert "no version, but stage Production has version 1. Without the alias, the stage" in (disagreement([one]) or "")
     with pytest.raises(UnclearServingVersion, match="versions 1, 3 are all in stage Production"):
         serving_version([one, version(3, "Production")])
-
-
-def test_an_alias_moved_by_hand_is_reported_and_not_followed() -> None:
-    versions = [version(1, "None", "production")]
-    assert serving_version(versions) is None
-    assert "has no version, but alias production is on version 1" in (disagreement(versions) or "")
     assert disagreement([version(1, "Production", "production"), version(2, "None")]) is None
+
+
+class Stageless(MlflowClient):
+    """A registry in Unity Catalog, or on its open-source server: both have aliases and no stages."""
+
+    error: Exception
+
+    def transition_model_version_stage(self, *args: object, **options: object) -> NoReturn:
+        """Never moves anything."""
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        mlflow.MlflowException(
+            "Method 'transition_model_version_stage' is unsupported for models in the Unity Catalog."
+        ),
+        NotImplementedError("Method not implemented"),
+    ],
+)
+def test_a_registry_without_stages_moves_aliases(three_versions: ModelRegistry, error: Exception) -> None:
+    stageless = Stageless(three_versions.tracking_uri, three_versions.tracking_uri)
+    stageless.error = error
+    moves = StageMoves(stageless, three_versions.name, three_versions.versions)
+
+    def aliases() -> list[tuple[str, ...]]:
+        return [version.aliases for version in three_versions.versions()]
+
+    moves.move(1, "Production", {})
+    moves.move(2, "Staging", {})
+    assert aliases() == [("production",), ("staging",), ()]
+    moves.move(2, "Production", {"promotion": "why"})
+    assert aliases() == [(), ("production",), ()]
+    moves.mirror("Production", 3)
+    assert aliases() == [(), (), ("production",)]
+    moves.move(3, "Archived", {})
+    assert aliases() == [(), (), ()]
+    assert (stage_of(("staging", "production")), stage_of(("staging",)), stage_of(())) == (
+        "Production",
+        "Staging",
+        "None",
+    )
 
 
 def test_a_version_is_refused_without_its_digest_with_other_files_or_as_a_pickle(

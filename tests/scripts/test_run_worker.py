@@ -1,0 +1,199 @@
+"""Runs that sensors request are executed in the run worker; without a free one, in a process of their own."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from resources.run_launcher import RUN_BY, SENSOR_TAG, SOCKET_FILE, connected, receive, send
+from scripts.home import DAGSTER_SETTINGS
+from scripts.runs import end_lost_runs
+from tests.support import worker_jobs
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+from scripts.run_worker import serve
+import worker_jobs
+print(serve(Path(sys.argv[1]), limit_bytes=int(sys.argv[2]), runs=int(sys.argv[3])), flush=True)
+"""
+BY_SENSOR = {SENSOR_TAG: "new_images"}
+NO_WORKER = "requires a workspace"  # what Dagster's own launcher says here, where no code server runs
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Home:
+    """A Dagster instance with our launcher, and a run worker."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dagster_home = folder / "dagster"
+        self.dagster_home.mkdir(parents=True)
+        shutil.copy(DAGSTER_SETTINGS, self.dagster_home / "dagster.yaml")
+        self.module = folder / "worker_jobs.py"  # a copy, which tests may change
+        shutil.copy(worker_jobs.__file__, self.module)
+        self.processes = folder / "processes"
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setenv("PROCESSES", str(self.processes))
+        monkeypatch.delitem(sys.modules, "worker_jobs", raising=False)
+        self.instance = dg.DagsterInstance.from_config(str(self.dagster_home))
+        self.worker: subprocess.Popen[str] | None = None
+
+    def start_worker(self, *, limit_bytes: int = 2**40, runs: int = 100) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "DAGSTER_HOME": str(self.dagster_home),
+            "PYTHONPATH": f"{self.module.parent}{os.pathsep}{ROOT}",
+        }
+        command = [sys.executable, "-c", PROGRAM, str(self.dagster_home), str(limit_bytes), str(runs)]
+        self.worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert self.worker.stdout
+        assert "ready" in self.worker.stdout.readline()
+        return self.worker
+
+    def reason(self) -> str:
+        """What the worker said when it ended."""
+        assert self.worker
+        output, _ = self.worker.communicate(timeout=120)
+        assert self.worker.returncode == 0
+        return output.strip().splitlines()[-1]
+
+    def launch(self, tags: dict[str, str] = BY_SENSOR, **config: object) -> str:
+        import worker_jobs  # pyright: ignore[reportMissingImports] - the copy, whose folder is on the path
+
+        job = dg.reconstructable(worker_jobs.small_job)
+        run = self.instance.create_run_for_job(
+            job.get_definition(),
+            run_config={"ops": {"work": {"config": config}}},
+            tags=tags,
+            job_code_origin=job.get_python_origin(),
+        )
+        self.instance.launch_run(run.run_id, workspace=None)  # pyright: ignore[reportArgumentType]
+        return run.run_id
+
+    def run(self, run_id: str) -> dg.DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run
+        return run
+
+    def finished(self, run_id: str) -> dg.DagsterRunStatus:
+        wait_until(lambda: self.run(run_id).is_finished)
+        return self.run(run_id).status
+
+    def executed_by(self) -> list[int]:
+        return [int(line) for line in self.processes.read_text().split()] if self.processes.exists() else []
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    home = Home(tmp_path, monkeypatch)
+    yield home
+    if home.worker and home.worker.poll() is None:
+        home.worker.kill()
+        home.worker.wait()
+    home.instance.dispose()
+
+
+def test_runs_of_sensors_are_executed_one_after_the_other_in_the_same_process(home: Home) -> None:
+    worker = home.start_worker()
+    assert stat.S_IMODE((home.dagster_home / SOCKET_FILE).stat().st_mode) == 0o600
+    for _ in range(2):
+        run_id = home.launch()
+        assert home.finished(run_id) is dg.DagsterRunStatus.SUCCESS
+        assert str(worker.pid) in home.run(run_id).tags[RUN_BY]
+        wait_until(lambda: is_free(home))
+    assert home.executed_by() == [worker.pid, worker.pid]
+    worker.send_signal(signal.SIGTERM)  # as `make dev` does when it stops
+    assert worker.wait(20) == 0
+
+
+def is_free(home: Home) -> bool:
+    """Whether the worker would take another run; it is not confirmed, so it does not start."""
+    with connected(home.dagster_home) as connection:
+        send(connection, {"run": "none"})
+        return bool(receive(connection))
+
+
+def test_other_runs_and_runs_without_a_worker_go_to_dagsters_launcher(home: Home) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
+        home.launch()
+    home.start_worker()
+    with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
+        home.launch(tags={RUN_BY: "a re-execution has the tags of its parent"})
+    assert [run.tags.get(RUN_BY) for run in home.instance.get_runs()] == ["", ""]
+    assert home.executed_by() == []
+
+
+def test_a_busy_worker_takes_no_run_and_a_terminated_run_is_canceled(home: Home) -> None:
+    home.start_worker()
+    run_id = home.launch(seconds=600.0)
+    wait_until(home.executed_by)
+    with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
+        home.launch()
+    assert end_lost_runs(home.instance) == []
+    assert home.instance.run_launcher.terminate(run_id)
+    assert home.finished(run_id) is dg.DagsterRunStatus.CANCELED
+    assert home.reason() == f"run {run_id} ended as CANCELED"
+    assert not home.instance.run_launcher.terminate(run_id)
+
+
+def test_another_process_takes_over_after_a_failed_run(home: Home) -> None:
+    home.start_worker()
+    run_id = home.launch(fails=True)
+    assert home.finished(run_id) is dg.DagsterRunStatus.FAILURE
+    assert home.reason() == f"run {run_id} ended as FAILURE"
+
+
+def test_another_process_takes_over_after_so_many_runs(home: Home) -> None:
+    home.start_worker(runs=1)
+    assert home.finished(home.launch()) is dg.DagsterRunStatus.SUCCESS
+    assert home.reason() == "1 runs are done"
+
+
+def test_a_process_above_the_memory_limit_ends_while_it_is_idle(home: Home) -> None:
+    home.start_worker(limit_bytes=1024 * 1024)
+    assert "MiB of memory are more than 1" in home.reason()
+
+
+def test_changed_code_is_never_executed_as_it_was(home: Home) -> None:
+    home.start_worker()
+    home.module.write_text(home.module.read_text() + "\n")
+    with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
+        home.launch()
+    assert home.reason() == f"{home.module} has changed"
+
+
+def test_a_run_whose_worker_was_killed_is_lost(home: Home) -> None:
+    worker = home.start_worker()
+    run_id = home.launch(seconds=600.0)
+    wait_until(home.executed_by)
+    worker.kill()
+    worker.wait()
+    assert not home.instance.run_launcher.terminate(run_id)
+    assert end_lost_runs(home.instance) == [run_id]
+    assert home.run(run_id).status is dg.DagsterRunStatus.FAILURE
+    with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):  # its socket is still there
+        home.launch()
+
+
+def test_a_home_with_a_long_path_has_a_worker_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / ("long" * 40), monkeypatch)
+    worker = home.start_worker()
+    assert home.finished(home.launch()) is dg.DagsterRunStatus.SUCCESS
+    assert home.executed_by() == [worker.pid]
+    worker.kill()
+    worker.wait()
+    home.instance.dispose()
