@@ -35,6 +35,7 @@ from resources.training import BackboneWeights, TrainingProcesses
 NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe the model
 
 History = Sequence[Mapping[str, float]]
+OF_EARLIER_RELEASES = {"head_fit": "epochs"}  # settings that they did not record
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
@@ -171,7 +172,7 @@ class RecordedTraining:
                 f"that were trained by the assets {' and '.join(of.asset for of in FRAMEWORKS.values())}"
             )
         try:
-            config = TrainingConfig(**json.loads(tags["training_settings"]))
+            config = TrainingConfig(**(OF_EARLIER_RELEASES | json.loads(tags["training_settings"])))
         except ValidationError as error:
             raise ValueError(
                 f"{version.uri} cannot be trained again by this code: its tag training_settings is invalid: {error}. "

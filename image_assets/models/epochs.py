@@ -50,6 +50,16 @@ def greatest(collective: Collective, number: int) -> int:
     return int(collective.sum(numbers).max())
 
 
+def gathered(collective: Collective, rows: np.ndarray) -> np.ndarray:
+    """The rows (n, ...) of all ranks one after another, float64, on every rank."""
+    counts = np.zeros(collective.size)
+    counts[collective.rank] = len(rows)
+    ends = np.cumsum(collective.sum(counts)).astype(int)
+    everywhere = np.zeros((ends[-1], *rows.shape[1:]))
+    everywhere[ends[collective.rank] - len(rows) : ends[collective.rank]] = rows
+    return collective.sum(everywhere)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Arrays in named parts, and values that JSON can hold."""
@@ -135,6 +145,10 @@ class Network(Protocol):
 
     def evaluate(self, batch: Batch) -> np.ndarray:
         """Summed loss, correct predictions and images, (3,), without an update."""
+        ...
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """The outputs of the head for a batch: (n, labels)."""
         ...
 
     def weights(self) -> State:

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +16,17 @@ import numpy as np
 
 from image_assets.images.pixels import DEFAULT
 from image_assets.models.backbones import name_in_digests
+from image_assets.models.calibration import fit_scale
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
     EmbeddingStore,
     PrecomputedInputs,
-    Standardisation,
     precompute_inputs,
     standardisation,
 )
 from image_assets.models.epochs import (
+    Batch,
     Checkpoints,
     Collective,
     Network,
@@ -33,9 +34,12 @@ from image_assets.models.epochs import (
     Progress,
     Source,
     State,
+    averages,
+    gathered,
     run_epochs,
     state_digest,
 )
+from image_assets.models.ridge_head import fit_ridge_head
 from image_assets.models.training_images import Decoding, Shard
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS
@@ -102,8 +106,12 @@ class Classifier(Network, Protocol):
         """Set the weight of each label's images in the loss: (labels,)."""
         ...
 
-    def fold_standardisation_into_head(self, by: Standardisation) -> None:
-        """Change the head so that it gives the same for embeddings that are not standardised."""
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """The head's kernel (features, labels) and bias (labels,), float64."""
+        ...
+
+    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Replace the head's kernel and bias."""
         ...
 
     def backbone_weights(self) -> State:
@@ -222,13 +230,45 @@ class RankTraining:
                 everywhere,
                 self._collective.size,
             )
+        weights = np.ones(self._plan.labels)
         if self._plan.class_weights:
-            self._network.set_label_weights(label_weights(training, self._plan.labels, self._collective))
+            weights = label_weights(training, self._plan.labels, self._collective)
+        self._network.set_label_weights(weights)
+        if self._plan.head_fit == "closed_form":
+            return self._fit_head(training, validation, weights)
         by = standardisation(training, self._collective)
-        training, validation = training.standardised(by), validation.standardised(by)
-        progress = self._run("head", self._plan.head, training, validation)
-        self._network.fold_standardisation_into_head(by)
+        progress = self._run("head", self._plan.head, training.standardised(by), validation.standardised(by))
+        # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
+        kernel, bias = self._network.head()
+        kernel = kernel / by.deviation[:, None]
+        self._network.set_head(kernel, bias - by.mean @ kernel)
         return progress
+
+    def _fit_head(self, training: PrecomputedInputs, validation: PrecomputedInputs, weights: np.ndarray) -> Progress:
+        """Fit the head in closed form; the result counts as one epoch."""
+        started = time.monotonic()
+        self.steps, self.first_step = training.steps, self.first_step or started
+        head = fit_ridge_head(training, weights, self._collective)
+        self._network.set_head(head.kernel, head.bias)
+        self.calibrate(validation)
+        figures = {"epoch": 1.0}
+        for prefix, images in (("", training), ("validation_", validation)):
+            sums = sum((self._network.evaluate(batch) for batch in images), np.zeros(3))
+            figures |= averages(self._collective, sums, prefix)
+        figures["seconds"] = time.monotonic() - started
+        self._report("head", 1, figures)
+        score = (figures["validation_accuracy"], -figures["validation_loss"])
+        return Progress([figures], score, best_epoch=1, best_weights=self._network.weights())
+
+    def calibrate(self, validation: Iterable[Batch]) -> None:
+        """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks."""
+        batches = list(validation)
+        logits = np.concatenate([self._network.logits(batch) for batch in batches])
+        label_indexes = np.concatenate([batch.label_indexes for batch in batches])
+        everywhere = gathered(self._collective, np.column_stack([logits, label_indexes]))
+        kernel, bias = self._network.head()
+        scale = fit_scale(everywhere[:, :-1], everywhere[:, -1].astype(int))
+        self._network.set_head(kernel * scale, bias * scale)
 
     def fine_tune(self) -> Progress:
         """Train the head and the blocks that are not frozen, starting from the trained head.
@@ -243,7 +283,10 @@ class RankTraining:
             validation = self._precompute(self._validation, activations)
         else:
             training, validation = self._precompute_both(activations)
-        return self._run("fine_tuning", self._plan.fine_tuning, training, validation)
+        progress = self._run("fine_tuning", self._plan.fine_tuning, training, validation)
+        if self._plan.calibrated:
+            self.calibrate(validation)
+        return progress
 
     def _run(self, name: str, schedule: Schedule, training: Source, validation: PrecomputedInputs) -> Progress:
         self.steps = training.steps

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import Backbone, download_timeout, weights_file
-from image_assets.models.embeddings import Activations, Standardisation
+from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value, greatest
 from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.logged_models import log_to_run
@@ -233,6 +233,12 @@ class TensorflowNetwork:
 
         return self._evaluate(tf.constant(batch.inputs), tf.constant(batch.label_indexes)).numpy()
 
+    def logits(self, batch: Batch) -> np.ndarray:
+        """The outputs of the head for a batch: (n, labels)."""
+        import tensorflow as tf
+
+        return self._logits(tf.constant(batch.inputs)).numpy()
+
     def weights(self) -> State:
         """Copies of the trainable weights by name."""
         return _arrays(self._variables)
@@ -255,12 +261,14 @@ class TensorflowNetwork:
         """Copies of the weights of the whole backbone by name."""
         return _arrays(_features(self.model).weights)
 
-    def fold_standardisation_into_head(self, by: Standardisation) -> None:
-        """Change the head so that it gives the same for embeddings that are not standardised."""
-        # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """The head's kernel (features, labels) and bias (labels,), float64."""
         kernel, bias = (of.astype(np.float64) for of in self._head.get_weights())
-        kernel = kernel / by.deviation[:, None]
-        self._head.set_weights([kernel.astype(np.float32), (bias - by.mean @ kernel).astype(np.float32)])
+        return kernel, bias
+
+    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Replace the head's kernel and bias."""
+        self._head.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
 
     def log(self, locations: OutputLocations) -> str:
         """Log the model in its own flavor, as a Keras file; the model's URI."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import Backbone, Implementation, download_timeout, weights_file
-from image_assets.models.embeddings import Activations, Standardisation
+from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
@@ -254,6 +254,13 @@ class TorchNetwork:
             logits = self._logits(batch.inputs)
             return _sums(functional.cross_entropy(logits, label_indexes, reduction="sum"), logits, label_indexes)
 
+    def logits(self, batch: Batch) -> np.ndarray:
+        """The outputs of the head for a batch: (n, labels)."""
+        import torch
+
+        with torch.no_grad():
+            return self._logits(batch.inputs).cpu().numpy()
+
     def weights(self) -> State:
         """Copies of the trainable weights by name."""
         return _arrays(self._parameters())
@@ -285,16 +292,19 @@ class TorchNetwork:
         """Copies of the weights of the whole backbone by name."""
         return _arrays(self.model.get_submodule("features").state_dict())
 
-    def fold_standardisation_into_head(self, by: Standardisation) -> None:
-        """Change the head so that it gives the same for embeddings that are not standardised."""
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """The head's kernel (features, labels) and bias (labels,), float64."""
+        head = self.model.get_submodule("head")
+        kernel, bias = (of.detach().double().cpu().numpy() for of in (head.weight, head.bias))
+        return kernel.T, bias
+
+    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Replace the head's kernel and bias."""
         import torch
 
         head = self.model.get_submodule("head")
-        # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
-        kernel = head.weight.detach().double().cpu().numpy() / by.deviation
-        bias = head.bias.detach().double().cpu().numpy() - kernel @ by.mean
         with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(kernel))
+            head.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel.T)))
             head.bias.copy_(torch.from_numpy(bias))
 
     def log(self, locations: OutputLocations) -> str:

@@ -20,6 +20,7 @@ from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.training_plan import (
     Distributor,
+    HeadFit,
     OutputLocations,
     Precision,
     Schedule,
@@ -62,15 +63,20 @@ class TrainingConfig(dg.Config):
     augmentation: bool = Field(
         default=False, description="Randomly crop and mirror images in each epoch of fine-tuning; slower."
     )
-    epochs: int = Field(default=30, gt=0, description="Maximum number of passes over the embeddings.")
+    head_fit: HeadFit = Field(
+        default="closed_form",
+        description="How the head is trained. `closed_form`: ridge regression with a strength from cross-validation, "
+        "and calibrated probabilities. `epochs`: by gradient descent, as in earlier releases, without calibration.",
+    )
+    epochs: int = Field(default=30, gt=0, description="Maximum number of passes over the embeddings, with `epochs`.")
     learning_rate: float = Field(
         default=1e-3,
         gt=0,
-        description="Learning rate of the head for one process; multiplied by the number of processes.",
+        description="Learning rate of the head for one process, with `epochs`; multiplied by the number of processes.",
     )
-    weight_decay: float = Field(default=5.0, ge=0, description="Weight decay of AdamW for the head.")
+    weight_decay: float = Field(default=5.0, ge=0, description="Weight decay of AdamW for the head, with `epochs`.")
     dropout: float = Field(
-        default=0.5, ge=0, lt=1, description="Share of an embedding's features dropped in each step."
+        default=0.5, ge=0, lt=1, description="Share of an embedding's features dropped in each step, with `epochs`."
     )
     fine_tuning_epochs: int = Field(
         default=8, gt=0, description="Maximum number of passes over the images in fine-tuning."
@@ -131,7 +137,15 @@ class TrainingConfig(dg.Config):
             self.fine_tuning_weight_decay,
             self.fine_tuning_dropout,
         )
-        names = ("trainable", "top_blocks", "augmentation", "batch_size", "label_smoothing", "class_weights")
+        names = (
+            "trainable",
+            "top_blocks",
+            "augmentation",
+            "batch_size",
+            "label_smoothing",
+            "class_weights",
+            "head_fit",
+        )
         others = {name: getattr(self, name) for name in (*names, "precision", "distributor", "seed")}
         content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
         return TrainingPlan(

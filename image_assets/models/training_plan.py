@@ -10,6 +10,7 @@ from resources.processes.rank_process import Distributor
 
 Trainable = Literal["head", "top_blocks", "all"]
 Precision = Literal["auto", "float32", "bfloat16"]
+HeadFit = Literal["closed_form", "epochs"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class TrainingPlan:
     backbone_name: str
     page: Page = "non_blank"
     pixel_limit: int = MAX_PIXELS
+    head_fit: HeadFit = "closed_form"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the head is scaled for honest probabilities; versions with a head from epochs never were."""
+        return self.head_fit == "closed_form"
 
     @property
     def reading(self) -> Reading:

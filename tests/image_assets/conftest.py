@@ -39,6 +39,7 @@ PLAN = TrainingPlan(
     distributor="horovod",
     seed=0,
     backbone_name="mobilenet_v2",
+    head_fit="epochs",
 )
 
 

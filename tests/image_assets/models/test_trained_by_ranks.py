@@ -31,8 +31,8 @@ WAYS = pytest.mark.parametrize(
     ("framework", "distributor", "changes"),
     [
         ("torch", "horovod", {"trainable": "top_blocks", "augmentation": True}),
-        ("tensorflow", "horovod", {"trainable": "top_blocks"}),
-        ("torch", "torch_distributor", {}),
+        ("tensorflow", "horovod", {"trainable": "top_blocks", "head_fit": "closed_form"}),
+        ("torch", "torch_distributor", {"head_fit": "closed_form"}),
         ("tensorflow", "tensorflow_distributor", {}),
     ],
 )
@@ -61,8 +61,7 @@ def test_two_ranks_train_one_model_that_answers_bytes(
     assert first.weights_digest == second.weights_digest
     assert first.steps == second.steps
     assert without_seconds(first) == without_seconds(second)
-    losses = [epoch["loss"] for epoch in first.history[:4]]
-    assert losses[-1] < losses[0]
+    assert first.history[-1]["loss"] < np.log(len(LABELS))  # that of equal probabilities
     assert max(differences) < 1e-5, "two ranks with half a batch each change weights as one with all of it"
     assert second.model_uri is None
     assert_logged(flowers, first)

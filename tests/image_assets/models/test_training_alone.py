@@ -14,6 +14,7 @@ import pytest
 
 from image_assets.models.training_plan import TrainingResult
 from tests.image_assets.conftest import HEAD, Work, in_a_process, red_and_blue
+from tests.support.photographs import WEIGHTS
 
 pytestmark = pytest.mark.training
 FRAMEWORKS = pytest.mark.parametrize("framework", ["tensorflow", "torch"])
@@ -27,6 +28,13 @@ def training_of(framework: str) -> Any:
     network = {"tensorflow": "TensorflowNetwork", "torch": "TorchNetwork"}[framework]
     getattr(module, network).log = lambda self, places: "models:/none"
     return module
+
+
+def backbone_of_tests() -> str:
+    """The folder of trained weights; without it, a backbone that depends on the seed."""
+    if not WEIGHTS.is_dir():
+        pytest.skip(f"no weights in {WEIGHTS}")
+    return str(WEIGHTS)
 
 
 def several(framework: str, *arguments: tuple[Any, ...]) -> list[TrainingResult]:
@@ -64,6 +72,24 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framewor
     ]
     assert len(whole.history) == 4
     assert (resumed.embedded_images, whole.embedded_images > 0) == (0, True)
+
+
+@FRAMEWORKS
+def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed(work: Work, framework: str) -> None:
+    arguments = [work.arguments(head_fit="closed_form", seed=seed, backbone=backbone_of_tests()) for seed in (0, 1)]
+    trained, again = in_a_process(several, framework, *arguments)
+    assert trained.weights_digest == again.weights_digest
+    (figures,) = trained.history
+    assert figures["accuracy"] == figures["validation_accuracy"] == 1
+    assert 0 < figures["validation_loss"] < 0.5, "calibrated: sure, but not certain, of the few images it saw"
+
+
+@FRAMEWORKS
+def test_fine_tuning_starts_with_the_head_in_closed_form_and_ends_calibrated(work: Work, framework: str) -> None:
+    arguments = work.arguments(head_fit="closed_form", trainable="top_blocks")
+    (trained,) = in_a_process(several, framework, arguments)
+    assert len(trained.history) == 1 + 2
+    assert np.isfinite(trained.history[-1]["validation_loss"])
 
 
 @FRAMEWORKS

@@ -1,0 +1,57 @@
+"""Tests of the scale of a network's outputs, and of the probabilities below which it does not answer."""
+
+import numpy as np
+import pytest
+
+from image_assets.models.calibration import choose_thresholds, fit_scale, log_loss
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 8.0])
+def test_the_scale_that_made_the_labels_is_found(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(20_000, 4)) * 2 / scale
+    label_indexes = np.array([rng.choice(4, p=of) for of in softmax(outputs * scale)])
+    assert fit_scale(outputs, label_indexes) == pytest.approx(scale, rel=0.05)
+
+
+def test_the_scale_is_finite_if_every_image_is_right() -> None:
+    outputs = np.eye(3)[[0, 1, 2, 0]]
+    scale = fit_scale(outputs, np.array([0, 1, 2, 0]))
+    assert 1 < scale < 10
+    assert softmax(outputs * scale).max() < 0.95
+
+
+def test_it_does_not_sharpen_outputs_that_say_nothing() -> None:
+    outputs = np.random.default_rng(0).normal(size=(500, 3))
+    label_indexes = np.random.default_rng(1).integers(0, 3, 500)
+    assert fit_scale(outputs, label_indexes) < 0.3
+
+
+def test_the_log_loss_is_that_of_scikit_learn() -> None:
+    from sklearn import metrics
+
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    label_indexes = np.random.default_rng(1).integers(0, 3, 50)
+    expected = metrics.log_loss(label_indexes, softmax(logits), labels=[0, 1, 2])
+    assert log_loss(logits, label_indexes) == pytest.approx(expected)
+
+
+def test_a_threshold_is_the_lowest_probability_with_the_requested_precision() -> None:
+    # Label 0 is answered at 0.9 (right), 0.8 (right), 0.7 (wrong) and 0.6 (right); label 1 at 0.9 (wrong).
+    sure = np.array([0.9, 0.8, 0.7, 0.6])
+    probabilities = np.concatenate([np.stack([sure, 1 - sure], axis=1), [[0.1, 0.9]]])
+    label_indexes = np.array([0, 0, 1, 0, 0])
+    found = choose_thresholds(probabilities, label_indexes, precision=0.75)
+    assert found.by_label == [0.6, None]
+    assert found.coverage == pytest.approx(4 / 5)
+    assert choose_thresholds(probabilities, label_indexes, precision=0.99).by_label == [0.8, None]
+
+
+def test_a_label_that_is_never_answered_has_no_threshold() -> None:
+    found = choose_thresholds(np.array([[0.9, 0.1]]), np.array([0]), precision=0.5)
+    assert found.by_label == [0.9, None]
