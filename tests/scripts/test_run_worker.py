@@ -67,8 +67,9 @@ class Home:
     def reason(self) -> str:
         """What the worker said when it ended."""
         assert self.worker
-        output, _ = self.worker.communicate(timeout=120)
-        assert self.worker.returncode == 0
+        assert self.worker.stdout
+        output = self.worker.stdout.read()  # including what was read ahead with the first line
+        assert self.worker.wait(timeout=120) == 0
         return output.strip().splitlines()[-1]
 
     def launch(self, tags: dict[str, str] = BY_SENSOR, **config: object) -> str:
