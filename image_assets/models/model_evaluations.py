@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -326,7 +327,7 @@ def model_evaluations(
         MODEL_EVALUATIONS.name,
         lambda: (earlier_pictures(serving, mlflow_tracking, metadata) if serving else {}) | metadata,
         tables=[],
-        values=[serving and key_of(serving), {name: value.value for name, value in metadata.items()}],
+        values=[serving and key_of(serving), _plain(metadata)],
     )
     return delta_tables.materialized(
         MODEL_EVALUATIONS,
@@ -335,3 +336,7 @@ def model_evaluations(
         **{f"test_accuracy_v{version}": accuracy for version, accuracy in figures.items()},
         **described,
     )
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {name: dg.serialize_value(value) for name, value in metadata.items()}

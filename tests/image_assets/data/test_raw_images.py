@@ -11,7 +11,7 @@ import pytest
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.folder_changes import FolderChanges
-from image_assets.data.image_files import read_ledger
+from image_assets.data.image_files import Ledger, read_ledger
 from image_assets.data.ingestion import append_new_files, to_limits
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
@@ -176,8 +176,9 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
     delta_tables.create(RAW_IMAGES)
     progress = delta_tables.progress_line("read", 5, "files")
     executor = executor_for(delta_tables.pyspark, 0)
-    append_new_files(delta_tables, image_folder.list_files()[:5], {}, to_limits(image_folder), executor, progress)
-    assert read_ledger(delta_tables) == {}
+    files = image_folder.list_files()[:5]
+    append_new_files(delta_tables, files, Ledger.of({}), to_limits(image_folder), executor, progress)
+    assert dict(read_ledger(delta_tables)) == {}
     take_in(delta_tables, image_folder)
     assert image_ids(delta_tables) == sorted(
         (Path(name).name, digest(content)) for name, content in eight_images.items()

@@ -17,7 +17,7 @@ from image_assets.predictions.prediction_checks import same_registry
 from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
-from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import ALIASES, FILES_DIGEST, SERVING_STAGE, ModelRegistry, ModelVersion
 from tests.support.predictions_run import CLASSIFIER, POINTS, home_instance, logged_version, run_predictions
 from tests.support.registered_versions import registered, saved_model, saved_pickle, stages
 
@@ -57,6 +57,8 @@ class Platform:
             client.transition_model_version_stage(
                 self.registry.name, str(version.version), stage, archive_existing_versions=True
             )
+        if stage == SERVING_STAGE:
+            client.set_registered_model_alias(self.registry.name, ALIASES[stage], str(version.version))
 
 
 @pytest.fixture
