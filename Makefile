@@ -17,7 +17,7 @@ install: ## install everything into .venv, for a GPU as well if there is one or 
 	@$(PYTHON) -m scripts.install
 
 tools: ## install also what checks and tests need
-	@$(PYTHON) -m scripts.install --with test
+	@$(PYTHON) -m scripts.install --with test --with docs
 
 s3: install ## download the jars that Spark needs to read and write s3://
 	@$(BIN)/image-assets s3

@@ -43,7 +43,7 @@ class LoadedCode:
     """The files of all modules that this process has imported, and whether they are still the same on disk."""
 
     def __init__(self) -> None:
-        self._started = psutil.Process().create_time()
+        self._started = psutil.Process().create_time() + 1  # Linux knows only the second in which it booted
         self._files: dict[str, tuple[int, int]] = {}
 
     def changed_file(self) -> str:

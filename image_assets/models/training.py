@@ -190,6 +190,8 @@ class Task:
         plan = {**asdict(self.plan), "backbone": self.backbone}
         for name in ("backbone_name", "page", "pixel_limit"):  # the caches' names have the last two
             del plan[name]
+        if self.plan.head_fit == "epochs":  # as in releases without the setting
+            del plan["head_fit"]
         parts += name_in_digests(self.plan.architecture)
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 

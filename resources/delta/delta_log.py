@@ -253,15 +253,17 @@ def _add_filled(log: DeltaTable, table: Table) -> None:
     values = {
         field.name: [table.fill_values[field.name]] for field in _lacking(log, table) if field.name in table.fill_values
     }
-    # A merge, because pyarrow 14 cannot read the files of an update (delta-rs writes string views there).
-    DeltaTable(log.table_uri).merge(
-        pa.table(values),
-        "true",
-        source_alias="new",
-        target_alias="old",
-        merge_schema=True,
-        writer_properties=writer_properties(table),
-    ).when_matched_update({name: f"new.{name}" for name in values}).execute()
+    newest = DeltaTable(log.table_uri)
+    if lacks_filled(newest, table):  # otherwise another process was faster, and rows may have other values since
+        # A merge, because pyarrow 14 cannot read the files of an update (delta-rs writes string views there).
+        newest.merge(
+            pa.table(values),
+            "true",
+            source_alias="new",
+            target_alias="old",
+            merge_schema=True,
+            writer_properties=writer_properties(table),
+        ).when_matched_update({name: f"new.{name}" for name in values}).execute()
     log.update_incremental()
 
 
