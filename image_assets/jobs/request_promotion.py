@@ -7,7 +7,7 @@ from pydantic import Field
 
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.promote_model import GateConfig, gate_findings, move, reasons
-from image_assets.models.promotion_gate import to_report
+from image_assets.models.promotion_gate import GateFinding, to_report
 from image_assets.models.promotion_requests import (
     APPROVED,
     REJECTED,
@@ -62,6 +62,25 @@ def reviewable(version: ModelVersion, registry: ModelRegistry, delta_tables: Del
     return request
 
 
+def require_passed(
+    version: ModelVersion,
+    config: GateConfig,
+    delta_tables: DeltaTables,
+    registry: ModelRegistry,
+    device: InferenceDevice,
+    *,
+    otherwise: str,
+) -> tuple[list[GateFinding], dict[str, dg.MetadataValue]]:
+    """The findings of the gate's checks, and the report on them; a dg.Failure says what failed and `otherwise`."""
+    findings = gate_findings(version, config, delta_tables, registry, device)
+    report: dict[str, dg.MetadataValue] = {"findings": dg.MetadataValue.md(to_report(findings))}
+    if failed := [finding for finding in findings if not finding.passed]:
+        raise dg.Failure(
+            f"Version {version.version} {otherwise}. {reasons(failed)}.", metadata=report, allow_retries=False
+        )
+    return findings, report
+
+
 @dg.op(pool="model_registry")
 def request(
     context: dg.OpExecutionContext,
@@ -72,12 +91,9 @@ def request(
 ) -> None:
     """Checks the version and records the request; it replaces an earlier one for the version."""
     version = model_registry.version(config.version)
-    findings = gate_findings(version, config, delta_tables, model_registry, inference_device)
-    report = {"findings": dg.MetadataValue.md(to_report(findings))}
-    if failed := [finding for finding in findings if not finding.passed]:
-        raise dg.Failure(
-            f"Version {version.version} was not requested. {reasons(failed)}.", metadata=report, allow_retries=False
-        )
+    findings, report = require_passed(
+        version, config, delta_tables, model_registry, inference_device, otherwise="was not requested"
+    )
     account = model_registry.account
     step = RequestStep(
         REQUESTED, config.stage, "request_promotion", account, config.person, config.reason, findings=findings
@@ -101,14 +117,10 @@ def review(
     by |= {"account": model_registry.account, "promotion_id": requested.promotion_id}
     findings = None
     if config.decision == "approve":
-        findings = gate_findings(version, config, delta_tables, model_registry, inference_device)
-        report = {"findings": dg.MetadataValue.md(to_report(findings))}
-        if failed := [finding for finding in findings if not finding.passed]:
-            raise dg.Failure(
-                f"Version {version.version} stays in stage {version.stage}, and the request waits. {reasons(failed)}.",
-                metadata=report,
-                allow_retries=False,
-            )
+        waits = f"stays in stage {version.stage}, and the request waits"
+        findings, report = require_passed(
+            version, config, delta_tables, model_registry, inference_device, otherwise=waits
+        )
         move(config.version, Promotion(requested.stage, findings=findings, **by), model_registry, delta_tables)
         context.add_output_metadata(report)
     outcome = APPROVED if config.decision == "approve" else REJECTED

@@ -45,16 +45,19 @@ class Collective(Protocol):
 
 def greatest(collective: Collective, number: int) -> int:
     """The maximum of the ranks' numbers."""
+    return int(of_each(collective, number).max())
+
+
+def of_each(collective: Collective, number: int) -> np.ndarray:
+    """The numbers of all ranks: (ranks,)."""
     numbers = np.zeros(collective.size)
     numbers[collective.rank] = number
-    return int(collective.sum(numbers).max())
+    return collective.sum(numbers)
 
 
 def gathered(collective: Collective, rows: np.ndarray) -> np.ndarray:
     """The rows (n, ...) of all ranks one after another, float64, on every rank."""
-    counts = np.zeros(collective.size)
-    counts[collective.rank] = len(rows)
-    ends = np.cumsum(collective.sum(counts)).astype(int)
+    ends = np.cumsum(of_each(collective, len(rows))).astype(int)
     everywhere = np.zeros((ends[-1], *rows.shape[1:]))
     everywhere[ends[collective.rank] - len(rows) : ends[collective.rank]] = rows
     return collective.sum(everywhere)
@@ -216,14 +219,11 @@ def run_epochs(
             rate = learning_rate(schedule, step, training.steps, collective.size)
             sums += network.step(batch, rate, to_seed(phase.seed, collective.rank, step))
         figures = {"epoch": float(epoch), **averages(collective, sums, "")}
-        figures |= averages(
-            collective, sum((network.evaluate(batch) for batch in validation), np.zeros(3)), "validation_"
-        )
+        figures |= evaluated(network, collective, validation, "validation_")
         figures["seconds"] = time.monotonic() - started
         require_finite_loss(figures, schedule.learning_rate)
         progress.history.append(figures)
-        # Accuracy first; the loss decides between epochs of equal accuracy.
-        score = (figures["validation_accuracy"], -figures["validation_loss"])
+        score = to_score(figures)
         # Every rank has the same metrics, so all of them choose the same epoch without asking each other.
         if score > progress.best:
             progress.best, progress.best_epoch, progress.best_weights = score, epoch, network.weights()
@@ -240,6 +240,16 @@ def batches_with_progress(training: Source, epoch: int, collective: Collective) 
     if collective.rank:
         return batches
     return ProgressLine(f"epoch {epoch}:", training.steps, "steps", logger.info, items=batches)
+
+
+def evaluated(network: Network, collective: Collective, images: Iterable[Batch], prefix: str) -> Figures:
+    """Mean loss and accuracy of the network as it is, over the images of all ranks, with a prefix to their names."""
+    return averages(collective, sum((network.evaluate(batch) for batch in images), np.zeros(3)), prefix)
+
+
+def to_score(figures: Figures) -> tuple[float, float]:
+    """What makes an epoch the best: accuracy first; the loss decides between epochs of equal accuracy."""
+    return figures["validation_accuracy"], -figures["validation_loss"]
 
 
 def averages(collective: Collective, sums: np.ndarray, prefix: str) -> Figures:

@@ -34,10 +34,11 @@ from image_assets.models.epochs import (
     Progress,
     Source,
     State,
-    averages,
+    evaluated,
     gathered,
     run_epochs,
     state_digest,
+    to_score,
 )
 from image_assets.models.ridge_head import fit_ridge_head
 from image_assets.models.training_images import Decoding, Shard
@@ -253,12 +254,10 @@ class RankTraining:
         self.calibrate(validation)
         figures = {"epoch": 1.0}
         for prefix, images in (("", training), ("validation_", validation)):
-            sums = sum((self._network.evaluate(batch) for batch in images), np.zeros(3))
-            figures |= averages(self._collective, sums, prefix)
+            figures |= evaluated(self._network, self._collective, images, prefix)
         figures["seconds"] = time.monotonic() - started
         self._report("head", 1, figures)
-        score = (figures["validation_accuracy"], -figures["validation_loss"])
-        return Progress([figures], score, best_epoch=1, best_weights=self._network.weights())
+        return Progress([figures], to_score(figures), best_epoch=1, best_weights=self._network.weights())
 
     def calibrate(self, validation: Iterable[Batch]) -> None:
         """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks."""

@@ -1,5 +1,6 @@
 """Model versions made of a few lines of code."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
@@ -32,6 +33,17 @@ def registered(model: Path, registry: ModelRegistry, tags: Mapping[str, str | No
     all_tags = {FILES_DIGEST: registry.files_digest(model.as_uri()), **tags}
     present = {tag: value for tag, value in all_tags.items() if value is not None}
     return registry.register(model.as_uri(), run.info.run_id, present)
+
+
+def with_three_versions(folder: Path, empty_store: Path) -> ModelRegistry:
+    """A registry with three versions without files, none of which serves, in the folder."""
+    shutil.copy(empty_store, folder / "mlflow.db")
+    registry = ModelRegistry(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    client.create_registered_model(registry.name)
+    for number in range(3):
+        client.create_model_version(registry.name, (folder / str(number)).as_uri())
+    return registry
 
 
 def stages(registry: ModelRegistry) -> dict[int, str]:

@@ -12,6 +12,7 @@ from image_assets.models.stage_history import Promotion, changes_markdown, recor
 from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry
+from tests.support.registered_versions import with_three_versions
 from tests.support.tables import tables_at
 
 WHY = Promotion(
@@ -21,14 +22,7 @@ WHY = Promotion(
 
 @pytest.fixture
 def registry(tmp_path: Path, empty_store: Path) -> ModelRegistry:
-    """A registry with three versions, none of which serves."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    registry = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client = to_client(registry)
-    client.create_registered_model(registry.name)
-    for number in range(3):
-        client.create_model_version(registry.name, (tmp_path / str(number)).as_uri())
-    return registry
+    return with_three_versions(tmp_path, empty_store)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Aliases and stages that are moved in MLflow: the other one follows, once per move."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from image_assets.models.stage_mirroring import mirror_moves
 from image_assets.schemas import STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, UnclearServingVersion, serving_version, shadows
+from tests.support.registered_versions import with_three_versions
 from tests.support.tables import tables_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -35,14 +35,7 @@ class Moves(MlflowClient):
 
 @pytest.fixture
 def registry(tmp_path: Path, empty_store: Path) -> ModelRegistry:
-    """A registry with three versions, none of which serves."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    registry = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client = moves_of(registry)
-    client.create_registered_model(registry.name)
-    for number in range(3):
-        client.create_model_version(registry.name, (tmp_path / str(number)).as_uri())
-    return registry
+    return with_three_versions(tmp_path, empty_store)
 
 
 @pytest.fixture
