@@ -22,9 +22,7 @@ from pyspark.sql.types import StructType
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import (
     FILES,
-    add_columns,
     position,
-    remember,
     rows_per_group,
     table_files,
     table_metadata,
@@ -239,7 +237,7 @@ class DeltaTables(StoredTables):
         if not compaction.pays:
             return
         if runs_locally(self.pyspark, compaction.rewritten_bytes):
-            self._open(table).optimize.compact(
+            self._open_to_write(table).optimize.compact(
                 # delta-rs joins all files below this size: none that is larger than the small ones together.
                 target_size=min(compaction.rewritten_bytes + 1, limits.maximum_bytes),
                 max_concurrent_tasks=1,
@@ -257,7 +255,7 @@ class DeltaTables(StoredTables):
         """Join all files into larger ones through delta-rs, if that pays: for tables that stay small."""
         self.require_writable()
         if self.compaction(table).pays:
-            self._open(table).optimize.compact(writer_properties=writer_properties(table))
+            self._open_to_write(table).optimize.compact(writer_properties=writer_properties(table))
 
     def materialized(self, table: Table, change: Change, **metadata: Metadata) -> dg.MaterializeResult:
         """The materialization of the table's asset: its size, version and lineage, and the asset's own metadata."""
@@ -272,9 +270,9 @@ class DeltaTables(StoredTables):
 
     def _open_to_write(self, table: Table) -> DeltaTable:
         self.require_writable()
-        log = self._open(table)
-        remember(self.uri(table))
-        return self._open(table) if add_columns(log, table) else log
+        self.create(table)
+        # Not the shared log: a commit changes the object that it is made with.
+        return DeltaTable(self.uri(table))
 
 
 def _merge(

@@ -36,6 +36,7 @@ from resources.delta.delta_log import (
 )
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import open_parquet
+from resources.delta.shared_logs import shared_log
 from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import (
     Change,
@@ -286,7 +287,10 @@ class StoredTables(dg.ConfigurableResource):
         return rows
 
     def _load(self, table: Table, *, without_files: bool = False) -> DeltaTable | None:
-        return open_log(self.uri(table), self.version_to_read(table), without_files=without_files)
+        version = self.version_to_read(table)
+        if version is None:
+            return shared_log(self.uri(table), without_files=without_files)
+        return open_log(self.uri(table), version, without_files=without_files)
 
     def _read_log(self, table: Table) -> DeltaTable | None:
         log = self._load(table)
