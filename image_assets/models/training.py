@@ -29,6 +29,7 @@ from image_assets.models.training_plan import (
     TrainingResult,
 )
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import runs_locally
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.unchanged import describe_once
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -284,8 +285,10 @@ def run_training(task: Task, resources: TrainingResources, locations: OutputLoca
     with ExitStack() as stack:
         for cache in (task.training, task.validation):
             stack.enter_context(cache.in_use())
+        # Starting Spark takes longer than fitting a head, and ranks on one machine need nothing of it.
+        alone = task.plan.distributor == "horovod" and runs_locally(resources.delta_tables.pyspark, 0)
         ranks = resources.processes.run(
-            resources.delta_tables.spark,
+            None if alone else resources.delta_tables.spark,
             task.plan.distributor,
             FRAMEWORKS[task.framework].training.train,
             task.training.converter(),
