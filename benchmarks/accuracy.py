@@ -1,4 +1,4 @@
-"""Accuracy of each kind of training on your own photographs, and how long it takes."""
+"""Accuracy of each effort of training on your own photographs, and how long it takes."""
 
 import json
 import os
@@ -20,15 +20,11 @@ from benchmarks.recipe_training import BACKBONE
 from benchmarks.task import read_task, timed
 
 FRAMEWORKS = ("tensorflow", "torch")
-KINDS: dict[str, dict[str, Any]] = {
-    "head": {},
-    "top blocks": {"trainable": "top_blocks"},
-    "top blocks, augmented": {"trainable": "top_blocks", "augmentation": True},
-}
+EFFORTS = ("quick", "good", "best")
 
 
 def accuracy(photographs: Photographs, count: int, repeats: int) -> dict:
-    """Train with default settings in both frameworks and every kind, in one home, with a different seed per repeat."""
+    """Train in both frameworks with every effort, in one home, with a different seed per repeat."""
     home, _ = home_of(photographs, count)
     work = CACHE / "accuracy"
     shutil.rmtree(work, ignore_errors=True)
@@ -37,10 +33,12 @@ def accuracy(photographs: Photographs, count: int, repeats: int) -> dict:
         copied_home(home, work)
         for seed in range(repeats):
             for framework in FRAMEWORKS:
-                for kind, settings in KINDS.items():
-                    run = one_run(work, framework, {**settings, "seed": seed})
-                    runs[framework].setdefault(kind, []).append(asdict(run))
-                    print(f"accuracy {seed + 1}/{repeats}  {framework}, {kind}: {run.error or run.answer}", flush=True)
+                for effort in EFFORTS:
+                    run = one_run(work, framework, {"effort": effort, "seed": seed})
+                    runs[framework].setdefault(effort, []).append(asdict(run))
+                    print(
+                        f"accuracy {seed + 1}/{repeats}  {framework}, {effort}: {run.error or run.answer}", flush=True
+                    )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return {"count": count, "runs": runs}

@@ -97,7 +97,7 @@ def accuracy_section(found: dict[str, Any]) -> str:
                     f"{Spread.of(soon):.1f}" if soon else "",
                 ]
             )
-    title = "## Accuracy: every kind of training, default settings"
+    title = "## Accuracy: every effort of training"
     return f"{title}\n\n{found['count']:,} photographs, split as usual.\n\n{markdown(head, rows)}"
 
 

@@ -11,24 +11,31 @@ from pyspark.sql import SparkSession
 
 from resources.processes.distributors import run_in_barrier_job
 from resources.processes.horovod import run_with_horovod
+from resources.processes.local_ranks import run_on_this_machine
 from resources.processes.rank_process import Distributor
 
 
 class TrainingProcesses(dg.ConfigurableResource):
-    """Starts the processes of a training, each in a Spark task slot."""
+    """Starts the processes of a training: each in a Spark task slot, or on this machine."""
 
     processes: int = Field(default=2, gt=0, description="Processes (ranks) per training.")
 
     # Any: the function is the caller's, and so are its arguments and results.
     def run(
-        self, spark: SparkSession, distributor: Distributor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+        self,
+        spark: SparkSession | None,
+        distributor: Distributor,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
     ) -> list[Any]:
         """Calls the function on each rank and returns the results in order of rank.
 
         Function and arguments are pickled. Ranks get this process's environment and import the function by name.
 
         Args:
-            spark: The session whose executors run the ranks.
+            spark: The session whose executors run the ranks. None starts them on this machine; only Horovod can.
             distributor: The library that starts the ranks.
             function: Connects the ranks itself: with `horovod.torch.init()` or `horovod.tensorflow.init()`, with
                 `torch.distributed.init_process_group("gloo")`, or with `tf.distribute.MultiWorkerMirroredStrategy()`.
@@ -38,6 +45,8 @@ class TrainingProcesses(dg.ConfigurableResource):
         Raises:
             RankFailure: The function failed on a rank, or a rank was killed.
         """
+        if spark is None:
+            return run_on_this_machine(self.processes, function, args, kwargs)
         if distributor == "horovod":
             return run_with_horovod(spark, self.processes, function, args, kwargs)
         return run_in_barrier_job(distributor, spark, self.processes, function, args, kwargs)

@@ -9,8 +9,7 @@ HEADS = {
     asset: f"""\
   {asset}:
     config:
-      trainable: head
-      epochs: 30
+      effort: quick # good and best also train the backbone's top blocks
 """
     for asset in (FINE_TUNED, *OTHERS)
 }
@@ -47,10 +46,7 @@ ops:
 ops:
   {FINE_TUNED}:
     config:
-      trainable: top_blocks # or head, the default; or all
-      top_blocks: 8
-      augmentation: true
-      fine_tuning_epochs: 8
+      effort: good # or quick, the default; or best
 {"".join(HEADS[asset] for asset in OTHERS)}""",
     "predict_images": """\
 execution:

@@ -35,7 +35,7 @@ from resources.training import BackboneWeights, TrainingProcesses
 NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe the model
 
 History = Sequence[Mapping[str, float]]
-OF_EARLIER_RELEASES = {"head_fit": "epochs"}  # settings that they did not record
+OF_EARLIER_RELEASES = {"head_fit": "epochs", "refit": False}  # settings that they did not record
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 

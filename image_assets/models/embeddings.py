@@ -3,9 +3,9 @@
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from image_assets.models.epochs import EVALUATION_BATCH_SIZE, Batch, Collective, greatest
-from image_assets.models.training_images import READ_BATCH_SIZE, Shard, rebatched
+from image_assets.models.training_images import READ_BATCH_SIZE, Augmentation, Shard, rebatched
 from resources.progress import ProgressLine
 
 ROW_GROUP_ROWS = 1024  # of 5 KB each
@@ -104,6 +104,22 @@ class PrecomputedInputs:
     def _batch(self, rows: np.ndarray) -> Batch:
         inputs = self.inputs[rows]
         return Batch(self.standardisation.of(inputs) if self.standardisation else inputs, self.label_indexes[rows])
+
+
+@dataclass(frozen=True)
+class JoinedInputs:
+    """The images of several splits, one after another."""
+
+    splits: Sequence[PrecomputedInputs]
+
+    @property
+    def label_indexes(self) -> np.ndarray:
+        """The label indexes of all images (n,)."""
+        return np.concatenate([images.label_indexes for images in self.splits])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every image once, in batches for evaluation."""
+        return chain.from_iterable(self.splits)
 
 
 def precompute_inputs(
@@ -224,3 +240,37 @@ class AugmentedImages:
         images = rebatched(self.shard.epoch(epoch, self.seed), self.batch_size)
         for batch in islice(images, self.steps):
             yield Batch(self.activations(batch.pixels), batch.label_indexes)
+
+
+@dataclass(frozen=True)
+class AugmentedViews:
+    """Augmented images through the frozen part of a network: some views of each, computed when first used, on disk."""
+
+    count: int
+    shard: Shard
+    activations: Activations
+    collective: Collective
+    batch_size: int
+    seed: int
+    computed: dict[int, PrecomputedInputs] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch, equal on every rank."""
+        return self._view(0).steps
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The images of the epoch's view in shuffled order, repeated if the shard has too few for the epoch's steps."""
+        return self._view((epoch - 1) % self.count).batches(epoch)
+
+    def _view(self, number: int) -> PrecomputedInputs:
+        if number not in self.computed:
+            decoding = replace(self.shard.decoding, augmentation=Augmentation(self.seed, number))
+            self.computed[number] = precompute_inputs(
+                replace(self.shard, decoding=decoding),
+                self.activations,
+                self.collective,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
+        return self.computed[number]

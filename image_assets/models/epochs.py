@@ -179,6 +179,7 @@ class Progress:
     best: tuple[float, float] = (-math.inf, -math.inf)  # validation accuracy, minus validation loss
     best_epoch: int = 0
     best_weights: State = field(default_factory=dict)
+    recent: list[State] = field(default_factory=list)  # the weights after the last `averaged_epochs`
 
     @property
     def epoch(self) -> int:
@@ -207,7 +208,10 @@ def run_epochs(
 ) -> Progress:
     """Train for the scheduled epochs, or until `patience` epochs bring no improvement.
 
-    Resumes after the last epoch of a checkpoint. The network ends with the best epoch's weights.
+    Resumes after the last epoch of a checkpoint. The network ends with the best epoch's weights. Those of an epoch are
+    the mean over the last `averaged_epochs`, which classifies better than any of them: Izmailov et al., Averaging
+    Weights Leads to Wider Optima (2018). Normalization layers keep their statistics, so the mean needs no further pass
+    over the images.
     """
     progress = resume(network, collective, checkpoints, phase.name)
     schedule = phase.schedule
@@ -219,6 +223,10 @@ def run_epochs(
             rate = learning_rate(schedule, step, training.steps, collective.size)
             sums += network.step(batch, rate, to_seed(phase.seed, collective.rank, step))
         figures = {"epoch": float(epoch), **averages(collective, sums, "")}
+        trained = network.weights()
+        progress.recent = [*progress.recent, trained][-schedule.averaged_epochs :]
+        averaged = mean_weights(progress.recent)
+        network.load_weights(averaged)
         figures |= evaluated(network, collective, validation, "validation_")
         figures["seconds"] = time.monotonic() - started
         require_finite_loss(figures, schedule.learning_rate)
@@ -226,12 +234,18 @@ def run_epochs(
         score = to_score(figures)
         # Every rank has the same metrics, so all of them choose the same epoch without asking each other.
         if score > progress.best:
-            progress.best, progress.best_epoch, progress.best_weights = score, epoch, network.weights()
+            progress.best, progress.best_epoch, progress.best_weights = score, epoch, averaged
+        network.load_weights(trained)
         if collective.rank == 0:
             phase.report(phase.name, schedule.epochs, figures)
             save_checkpoint(checkpoints, phase.name, network, progress)
     network.load_weights(progress.best_weights)
     return progress
+
+
+def mean_weights(states: Sequence[State]) -> State:
+    """The mean of each array."""
+    return {name: np.mean([state[name] for state in states], axis=0) for name in states[-1]}
 
 
 def batches_with_progress(training: Source, epoch: int, collective: Collective) -> Iterable[Batch]:
@@ -293,15 +307,29 @@ def resume(network: Network, collective: Collective, checkpoints: Checkpoints, n
     network.load_weights(found.part("weights"))
     network.load_optimizer_state(found.part("optimizer"))
     values = found.values
-    return Progress(values["history"], tuple(values["best"]), values["best_epoch"], found.part("best_weights"))
+    earlier = [found.part(f"earlier_{number}") for number in range(values.get("earlier", 0))]
+    return Progress(
+        values["history"],
+        tuple(values["best"]),
+        values["best_epoch"],
+        found.part("best_weights"),
+        [*earlier, found.part("weights")],
+    )
 
 
 def save_checkpoint(checkpoints: Checkpoints, name: str, network: Network, progress: Progress) -> None:
     """Save the state after a completed epoch."""
+    earlier = progress.recent[:-1]
     parts = {
         "weights": network.weights(),
         "optimizer": network.optimizer_state(),
         "best_weights": progress.best_weights,
+        **{f"earlier_{number}": weights for number, weights in enumerate(earlier)},
     }
-    values = {"history": progress.history, "best": progress.best, "best_epoch": progress.best_epoch}
+    values = {
+        "history": progress.history,
+        "best": progress.best,
+        "best_epoch": progress.best_epoch,
+        "earlier": len(earlier),
+    }
     checkpoints.save(name, parts, values)

@@ -156,6 +156,8 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
         ),
         "caches": json.dumps({"training": task.training.name, "validation": task.validation.name}),
         "training_images": str(task.training.rows),
+        "refit": str(task.plan.refit).lower(),
+        **({"refit_images": str(task.training.rows + task.validation.rows)} if task.plan.refit else {}),
         "processes": str(task.processes),
         "weights_digest": trained.weights_digest,
     }

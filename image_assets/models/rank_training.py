@@ -20,7 +20,9 @@ from image_assets.models.calibration import fit_scale
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
+    AugmentedViews,
     EmbeddingStore,
+    JoinedInputs,
     PrecomputedInputs,
     precompute_inputs,
     standardisation,
@@ -145,6 +147,8 @@ def train_on_rank(
     head = work.train_head()
     first_step = work.first_step - began
     tuned = work.fine_tune() if plan.trainable != "head" else None
+    if plan.refit:
+        work.refit_head()
     weights = network.weights()
     model_uri = log_weights(network, weights, locations) if collective.rank == 0 else None
     collective.sum(np.zeros(1))  # wait for rank 0: if logging fails there, every rank fails
@@ -211,6 +215,8 @@ class RankTraining:
         self._checkpoints = Checkpoints(locations.checkpoints)
         self._embeddings = locations.embeddings
         self._report = report
+        self._embeddings_of_both = JoinedInputs(())
+        self._scale = 1.0
         self.steps = 0
         self.first_step = 0.0
         self.images_per_second = 0.0
@@ -231,11 +237,10 @@ class RankTraining:
                 everywhere,
                 self._collective.size,
             )
-        weights = np.ones(self._plan.labels)
-        if self._plan.class_weights:
-            weights = label_weights(training, self._plan.labels, self._collective)
+        weights = self._label_weights(training.label_indexes)
         self._network.set_label_weights(weights)
         if self._plan.head_fit == "closed_form":
+            self._embeddings_of_both = JoinedInputs((training, validation))
             return self._fit_head(training, validation, weights)
         by = standardisation(training, self._collective)
         progress = self._run("head", self._plan.head, training.standardised(by), validation.standardised(by))
@@ -251,7 +256,7 @@ class RankTraining:
         self.steps, self.first_step = training.steps, self.first_step or started
         head = fit_ridge_head(training, weights, self._collective)
         self._network.set_head(head.kernel, head.bias)
-        self.calibrate(validation)
+        self._scale = self.calibrate(validation)
         figures = {"epoch": 1.0}
         for prefix, images in (("", training), ("validation_", validation)):
             figures |= evaluated(self._network, self._collective, images, prefix)
@@ -259,8 +264,27 @@ class RankTraining:
         self._report("head", 1, figures)
         return Progress([figures], to_score(figures), best_epoch=1, best_weights=self._network.weights())
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks."""
+    def _label_weights(self, label_indexes: np.ndarray) -> np.ndarray:
+        if not self._plan.class_weights:
+            return np.ones(self._plan.labels)
+        return label_weights(label_indexes, self._plan.labels, self._collective)
+
+    def refit_head(self) -> None:
+        """Fit the trained head again, on training and validation images.
+
+        Comes last, because from then on the validation images say nothing about the network. The scale remains that of
+        the head before, for the same reason.
+        """
+        images = self._embeddings_of_both
+        head = fit_ridge_head(images, self._label_weights(images.label_indexes), self._collective)
+        self._network.set_head(head.kernel * self._scale, head.bias * self._scale)
+
+    def calibrate(self, validation: Iterable[Batch]) -> float:
+        """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks.
+
+        Returns:
+            The scale.
+        """
         batches = list(validation)
         logits = np.concatenate([self._network.logits(batch) for batch in batches])
         label_indexes = np.concatenate([batch.label_indexes for batch in batches])
@@ -268,6 +292,7 @@ class RankTraining:
         kernel, bias = self._network.head()
         scale = fit_scale(everywhere[:, :-1], everywhere[:, -1].astype(int))
         self._network.set_head(kernel * scale, bias * scale)
+        return scale
 
     def fine_tune(self) -> Progress:
         """Train the head and the blocks that are not frozen, starting from the trained head.
@@ -277,8 +302,13 @@ class RankTraining:
         """
         activations = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
         training: Source
-        if self._plan.augmentation:
-            training = AugmentedImages(self._training, activations, self._plan.batch_size, self._plan.seed)
+        plan = self._plan
+        if plan.augmentation:
+            training = AugmentedImages(self._training, activations, plan.batch_size, plan.seed)
+            if plan.augmented_views:
+                training = AugmentedViews(
+                    plan.augmented_views, self._training, activations, self._collective, plan.batch_size, plan.seed
+                )
             validation = self._precompute(self._validation, activations)
         else:
             training, validation = self._precompute_both(activations)
@@ -337,11 +367,11 @@ def embeddings_name(network: Classifier, plan: TrainingPlan, library: str) -> st
     return f"{network.framework}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def label_weights(images: PrecomputedInputs, labels: int, collective: Collective) -> np.ndarray:
+def label_weights(label_indexes: np.ndarray, labels: int, collective: Collective) -> np.ndarray:
     """Loss weights (labels,): inversely proportional to each label's images on all ranks, with mean 1 over the images.
 
-    The same as "balanced" in scikit-learn's `compute_class_weight`.
+    The same as "balanced" in scikit-learn's `compute_class_weight`. `label_indexes` are those of this rank's images.
     """
-    counts = collective.sum(np.bincount(images.label_indexes, minlength=labels))
+    counts = collective.sum(np.bincount(label_indexes, minlength=labels))
     # At least 1: a label without training images has no images to weight either.
     return counts.sum() / (labels * np.maximum(counts, 1))

@@ -5,6 +5,7 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field, model_validator
@@ -15,6 +16,7 @@ from image_assets.data.training_cache import existing_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
 from image_assets.models.backbones import CURRENT_BACKBONE, Backbone, name_in_digests
+from image_assets.models.efforts import DEFAULTS, Effort, announcement, defaults_of, duration, expected_seconds
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
@@ -29,6 +31,7 @@ from image_assets.models.training_plan import (
     TrainingResult,
 )
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.executors import runs_locally
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.unchanged import describe_once
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -49,24 +52,46 @@ def distributors_by_framework() -> str:
 class TrainingConfig(dg.Config):
     """The settings of one training, the same for every framework."""
 
-    trainable: Trainable = Field(
-        default="head",
-        description="What to train. `head`: only the last layer, on embeddings that are computed once. `top_blocks`: "
-        "the head, then also the backbone's last blocks. `all`: the head, then the whole network.",
+    effort: Effort = Field(
+        default="quick",
+        description="How long to train for a better model. `quick`: only the last layer, in closed form. `good`: also "
+        "the backbone's last blocks, for some minutes. `best`: more of them, for longer. It decides settings that are "
+        "not set.",
     )
-    top_blocks: int = Field(
-        default=8,
+    # Dagster has no optional `Literal`, so that this one has a value for "not set".
+    trainable: Literal["auto", Trainable] = Field(
+        default="auto",
+        description="What to train. `head`: only the last layer, on embeddings that are computed once. `top_blocks`: "
+        "the head, then also the backbone's last blocks. `all`: the head, then the whole network. "
+        f"`auto`: what the effort says. {defaults_of('trainable')}",
+    )
+    top_blocks: int | None = Field(
+        default=None,
         gt=0,
         lt=CURRENT_BACKBONE.blocks,
-        description=f"How many of the backbone's {CURRENT_BACKBONE.blocks} blocks to train.",
+        description=f"How many of the backbone's {CURRENT_BACKBONE.blocks} blocks to train. "
+        f"{defaults_of('top_blocks')}",
     )
-    augmentation: bool = Field(
-        default=False, description="Randomly crop and mirror images in each epoch of fine-tuning; slower."
+    augmentation: bool | None = Field(
+        default=None,
+        description="Randomly crop and mirror images in each epoch of fine-tuning; slower. "
+        f"{defaults_of('augmentation')}",
+    )
+    augmented_views: int | None = Field(
+        default=None,
+        ge=0,
+        description="How many augmented views of each image to compute and store; later epochs use them again, which "
+        f"takes less time. 0: another one in each epoch. {defaults_of('augmented_views')}",
     )
     head_fit: HeadFit = Field(
         default="closed_form",
         description="How the head is trained. `closed_form`: ridge regression with a strength from cross-validation, "
         "and calibrated probabilities. `epochs`: by gradient descent, as in earlier releases, without calibration.",
+    )
+    refit: bool | None = Field(
+        default=None,
+        description="After its figures are known, fit the head again on training and validation images together; the "
+        "version has this head. Only for a head in closed form, where it is the default: it takes no time there.",
     )
     epochs: int = Field(default=30, gt=0, description="Maximum number of passes over the embeddings, with `epochs`.")
     learning_rate: float = Field(
@@ -78,13 +103,22 @@ class TrainingConfig(dg.Config):
     dropout: float = Field(
         default=0.5, ge=0, lt=1, description="Share of an embedding's features dropped in each step, with `epochs`."
     )
-    fine_tuning_epochs: int = Field(
-        default=8, gt=0, description="Maximum number of passes over the images in fine-tuning."
-    )
-    fine_tuning_learning_rate: float = Field(
-        default=1e-4,
+    fine_tuning_epochs: int | None = Field(
+        default=None,
         gt=0,
-        description="Learning rate of fine-tuning for one process; multiplied by the number of processes.",
+        description=f"Maximum number of passes over the images in fine-tuning. {defaults_of('fine_tuning_epochs')}",
+    )
+    fine_tuning_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Learning rate of fine-tuning for one process; multiplied by the number of processes. "
+        f"{defaults_of('fine_tuning_learning_rate')}",
+    )
+    averaged_epochs: int | None = Field(
+        default=None,
+        gt=0,
+        description="Over how many of its last epochs fine-tuning averages the weights. "
+        f"{defaults_of('averaged_epochs')}",
     )
     fine_tuning_weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW in fine-tuning.")
     fine_tuning_dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout in fine-tuning.")
@@ -108,12 +142,34 @@ class TrainingConfig(dg.Config):
 
     @model_validator(mode="after")
     def _augments_what_it_trains(self) -> "TrainingConfig":
-        if self.augmentation and self.trainable == "head":
+        if self.augmentation and self.resolved().trainable == "head":
             raise ValueError(
                 "augmentation is true and trainable is 'head', but the head is trained on embeddings that are computed "
-                "once: set trainable to 'top_blocks' or 'all', or augmentation to false"
+                "once: set effort to 'good', trainable to 'top_blocks' or 'all', or augmentation to false"
             )
         return self
+
+    @model_validator(mode="after")
+    def _refits_in_closed_form(self) -> "TrainingConfig":
+        if self.refit and not self._fits_head_only():
+            raise ValueError(
+                f"refit is true, trainable is {self.resolved().trainable!r} and head_fit is {self.head_fit!r}, but "
+                "only a head in closed form is fitted again: set trainable to 'head' and head_fit to 'closed_form', "
+                "or refit to false"
+            )
+        return self
+
+    def _fits_head_only(self) -> bool:
+        trainable = DEFAULTS[self.effort]["trainable"] if self.trainable == "auto" else self.trainable
+        return trainable == "head" and self.head_fit == "closed_form"
+
+    def resolved(self) -> "TrainingConfig":
+        """The same settings, with the defaults of `effort` for those that are not set."""
+        # A head needs no further effort: it is the same version whichever one was asked for.
+        defaults = DEFAULTS["quick" if self.trainable == "head" else self.effort]
+        defaults = {**defaults, "refit": self._fits_head_only()}
+        unset = {name: of for name, of in defaults.items() if getattr(self, name) in (None, "auto")}
+        return self.model_copy(update=unset)
 
     def plan(
         self, labels: int, weights: str, caches: PetastormCaches, backbone: Backbone = CURRENT_BACKBONE
@@ -129,24 +185,28 @@ class TrainingConfig(dg.Config):
         head = Schedule(
             self.epochs, self.learning_rate, self.warmup_epochs, self.patience, self.weight_decay, self.dropout
         )
+        own = self.resolved().model_dump()
         fine_tuning = Schedule(
-            self.fine_tuning_epochs,
-            self.fine_tuning_learning_rate,
-            min(self.warmup_epochs, self.fine_tuning_epochs - 1),
+            own["fine_tuning_epochs"],
+            own["fine_tuning_learning_rate"],
+            min(self.warmup_epochs, own["fine_tuning_epochs"] - 1),
             self.patience,
             self.fine_tuning_weight_decay,
             self.fine_tuning_dropout,
+            own["averaged_epochs"],
         )
         names = (
             "trainable",
             "top_blocks",
             "augmentation",
+            "augmented_views",
             "batch_size",
             "label_smoothing",
             "class_weights",
             "head_fit",
+            "refit",
         )
-        others = {name: getattr(self, name) for name in (*names, "precision", "distributor", "seed")}
+        others = {name: own[name] for name in (*names, "precision", "distributor", "seed")}
         content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
         return TrainingPlan(
             labels=labels,
@@ -188,10 +248,16 @@ class Task:
         """A hash of everything that determines the trained model."""
         parts = [TRAINING_CODE, self.framework, self.labels, self.training.name, self.validation.name]
         plan = {**asdict(self.plan), "backbone": self.backbone}
+        for schedule in (plan["head"], plan["fine_tuning"]):
+            if schedule["averaged_epochs"] == 1:  # as in releases without the setting
+                del schedule["averaged_epochs"]
         for name in ("backbone_name", "page", "pixel_limit"):  # the caches' names have the last two
             del plan[name]
         if self.plan.head_fit == "epochs":  # as in releases without the setting
             del plan["head_fit"]
+        for name in ("refit", "augmented_views"):
+            if not plan[name]:  # likewise
+                del plan[name]
         parts += name_in_digests(self.plan.architecture)
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 
@@ -234,6 +300,8 @@ def train_and_register(
             values=[run_id],
         )
         return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
+    seconds = expected_seconds(framework, task.plan, task.training.rows, task.validation.rows)
+    dg.get_dagster_logger().info(f"{announcement(task.plan, task.training.rows)}: {duration(seconds)}")
     checkpoints = resources.caches.checkpoints(task.fingerprint)
     with resources.tracking.run_for(framework.asset) as mlflow_run_id:
         locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, resources.caches.root, checkpoints)
@@ -243,7 +311,8 @@ def train_and_register(
             FINGERPRINT: task.fingerprint,
             FILES_DIGEST: resources.registry.files_digest(logged.classifier),
         }
-        tags = {**lineage.to_tags(task, logged.trained, origin, config.model_dump()), **marks}
+        settings = config.resolved().model_dump()  # a later release may give an effort other defaults
+        tags = {**lineage.to_tags(task, logged.trained, origin, settings), **marks}
         version = resources.registry.register(logged.classifier, mlflow_run_id, tags)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return to_materialize_result(version, resources.tracking, {"trained": True, **to_metadata(logged)})
@@ -284,8 +353,10 @@ def run_training(task: Task, resources: TrainingResources, locations: OutputLoca
     with ExitStack() as stack:
         for cache in (task.training, task.validation):
             stack.enter_context(cache.in_use())
+        # Starting Spark takes longer than fitting a head, and ranks on one machine need nothing of it.
+        alone = task.plan.distributor == "horovod" and runs_locally(resources.delta_tables.pyspark, 0)
         ranks = resources.processes.run(
-            resources.delta_tables.spark,
+            None if alone else resources.delta_tables.spark,
             task.plan.distributor,
             FRAMEWORKS[task.framework].training.train,
             task.training.converter(),

@@ -43,6 +43,7 @@ class Schedule:
     patience: int  # epochs without a better one, after which training stops
     weight_decay: float  # of AdamW, on kernels only
     dropout: float  # share of an embedding's features that a step leaves out
+    averaged_epochs: int = 1  # the last ones, whose mean weights are what an epoch is judged by
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class TrainingPlan:
     page: Page = "non_blank"
     pixel_limit: int = MAX_PIXELS
     head_fit: HeadFit = "closed_form"
+    refit: bool = False
+    augmented_views: int = 0  # of each image; 0: another one in each epoch
 
     @property
     def calibrated(self) -> bool:

@@ -60,7 +60,7 @@ def origin(version: ModelVersion) -> str:
     framework, tables = FRAMEWORKS.get(tags.get("framework", "")), json.loads(tags.get(TABLE_VERSIONS, "{}"))
     parts = [
         f"in {framework.title}" if framework else "",
-        f"on {int(tags['training_images']):,} images" if "training_images" in tags else "",
+        f"on {int(tags.get('refit_images', tags['training_images'])):,} images" if "training_images" in tags else "",
         f"of {IMAGE_SPLITS.name} at Delta version {tables[IMAGE_SPLITS.name]}" if IMAGE_SPLITS.name in tables else "",
         f"from {tags['backbone_name']} with {tags.get('backbone')} weights" if "backbone_name" in tags else "",
     ]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -24,7 +25,16 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::Deprecat
 TWO = TrainingProcesses(processes=2)
 MARK = "IMAGE_ASSETS_TEST_MARK"
 
-each_distributor = pytest.mark.parametrize("distributor", list(CONNECTED))
+each_distributor = pytest.mark.parametrize("distributor", [*CONNECTED, "this machine"])
+
+
+def library(distributor: str) -> str:
+    return "horovod" if distributor == "this machine" else distributor
+
+
+def run(spark: SparkSession, distributor: str, *call: Any) -> list[Any]:
+    """A call on two ranks, in Spark or (by Horovod) without it."""
+    return TWO.run(None if distributor == "this machine" else spark, library(distributor), *call)
 
 
 @pytest.fixture
@@ -71,12 +81,12 @@ def launchers() -> list[list[str]]:
     return left
 
 
-@pytest.mark.parametrize("distributor", ["horovod", "torch_distributor"])
+@pytest.mark.parametrize("distributor", ["horovod", "torch_distributor", "this machine"])
 def test_when_one_rank_fails_its_message_is_on_top_and_a_sleeping_one_is_stopped(
     spark: SparkSession, distributor: str, mark: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RankFailure, match=r"\AValueError: the second rank failed\n"):
-        TWO.run(spark, distributor, fail_while_the_other_sleeps, tmp_path / "gone")
+        run(spark, distributor, fail_while_the_other_sleeps, tmp_path / "gone")
     assert seconds_since(tmp_path / "gone") < 60
     assert processes_left(mark) == []
 
@@ -86,7 +96,7 @@ def test_a_killed_rank_ends_the_others_and_the_error_says_by_which_signal(
     spark: SparkSession, distributor: str, mark: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RankFailure, match=r"\ARankKilled: A rank was killed from outside \(signal 9, SIGKILL\)"):
-        TWO.run(spark, distributor, die_while_the_other_waits, distributor, tmp_path / "gone")
+        run(spark, distributor, die_while_the_other_waits, library(distributor), tmp_path / "gone")
     assert seconds_since(tmp_path / "gone") < 60
     assert processes_left(mark) == []
 
@@ -113,7 +123,7 @@ def test_a_cancelled_run_leaves_no_process(spark: SparkSession, distributor: str
 
     threading.Thread(target=terminate_once_both_sleep, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        TWO.run(spark, distributor, sleep, tmp_path)
+        run(spark, distributor, sleep, tmp_path)
     assert processes_left(mark) == []
     assert spark.range(3).count() == 3
 

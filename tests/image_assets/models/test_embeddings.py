@@ -8,7 +8,9 @@ import pytest
 
 from image_assets.models.embeddings import (
     AugmentedImages,
+    AugmentedViews,
     EmbeddingStore,
+    JoinedInputs,
     PrecomputedInputs,
     Standardisation,
     precompute_inputs,
@@ -18,7 +20,7 @@ from image_assets.models.embeddings import (
 from image_assets.models.rank_training import label_weights
 from image_assets.models.training_images import DecodedImages, Decoding, Shard, rebatched, shuffle
 from tests.image_assets.conftest import red_and_blue, write_cache
-from tests.support.images import colored_jpeg
+from tests.support.images import colored_jpeg, png
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -99,7 +101,7 @@ def test_features_are_standardised_over_all_images_and_never_divided_by_zero() -
 
 def test_rare_labels_weigh_more_and_images_one_on_average() -> None:
     labels = np.array([0] * 9 + [1], np.int64)
-    weights = label_weights(PrecomputedInputs(np.zeros((10, 1)), labels, 1, 1, (0, 0)), 3, Alone())
+    weights = label_weights(labels, 3, Alone())
     assert weights[1] == pytest.approx(9 * weights[0])
     assert weights[labels].sum() == pytest.approx(10 * 2 / 3)
 
@@ -138,3 +140,29 @@ def test_batches_have_equal_lengths_and_a_shuffle_loses_none() -> None:
     assert np.concatenate(batches).tolist() == list(range(1000))
     shuffled = np.concatenate([part.image_ids for part in shuffle(parts(), np.random.default_rng(0))])
     assert sorted(shuffled) == list(range(1000)) != shuffled.tolist()
+
+
+def test_images_of_two_splits_are_read_one_split_after_the_other_each_time() -> None:
+    first, second = (
+        PrecomputedInputs(np.full((count, 2), count, np.float32), np.full(count, count), 1, 1, (0, 0))
+        for count in (2, 3)
+    )
+    both = JoinedInputs((first, second))
+    for _ in range(2):
+        assert np.concatenate([batch.inputs[:, 0] for batch in both]).tolist() == [2, 2, 3, 3, 3]
+    assert both.label_indexes.tolist() == [2, 2, 3, 3, 3]
+
+
+def test_augmented_views_are_computed_once_and_shown_in_turn_in_another_order(tmp_path: Path) -> None:
+    images, colors = [(png(number, (80, 60)), number) for number in range(8)], MeanColors()
+    views = AugmentedViews(2, shard(tmp_path, images), colors, Alone(), batch_size=4, seed=0)
+    epochs = [list(views.batches(epoch)) for epoch in (1, 2, 3, 3)]
+    assert colors.asked == 2 * 32
+    orders = [np.concatenate([batch.label_indexes for batch in epoch]).tolist() for epoch in epochs]
+    assert orders[0] != orders[2] == orders[3]
+    first, second, third, _ = (
+        np.concatenate([batch.inputs for batch in epoch])[np.argsort(order)]
+        for epoch, order in zip(epochs, orders, strict=True)
+    )
+    np.testing.assert_array_equal(first, third)
+    assert (first != second).any(axis=1).all()

@@ -2,13 +2,27 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from image_assets.models.epochs import learning_rate, require_finite_loss, to_seed
+from image_assets.models.embeddings import PrecomputedInputs
+from image_assets.models.epochs import (
+    Batch,
+    Checkpoints,
+    Phase,
+    Progress,
+    State,
+    learning_rate,
+    require_finite_loss,
+    run_epochs,
+    to_seed,
+)
 from image_assets.models.rank_training import epoch_reporter
 from image_assets.models.training_plan import Schedule
 
@@ -36,6 +50,82 @@ def test_a_loss_that_is_no_number_is_named_with_the_remedy() -> None:
     figures = {"epoch": 3.0, "loss": float("nan"), "validation_loss": 1.0}
     with pytest.raises(FloatingPointError, match=r"epoch 3 ends with loss nan .* lower the learning rate, which is 7"):
         require_finite_loss(figures, 7)
+
+
+class Alone:
+    """The only rank."""
+
+    rank = local_rank = 0
+    size = 1
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return np.array(values, np.float64)
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+    def averaged(self, gradients: Sequence[Any]) -> list[Any]:
+        return list(gradients)
+
+
+class Counter:
+    """A network with one weight, which each step raises by 1. Its loss is the distance from 3.5; it is never right."""
+
+    def __init__(self) -> None:
+        self.weight = np.zeros(1, np.float32)
+
+    def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
+        self.weight = self.weight + 1
+        return np.array([0.0, 0.0, 1.0])
+
+    def evaluate(self, batch: Batch) -> np.ndarray:
+        return np.array([abs(float(self.weight[0]) - 3.5), 0.0, 1.0])
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        return np.zeros((1, 1))
+
+    def weights(self) -> State:
+        return {"weight": self.weight.copy()}
+
+    def load_weights(self, weights: State) -> None:
+        self.weight = weights["weight"].copy()
+
+    def optimizer_state(self) -> State:
+        return {}
+
+    def load_optimizer_state(self, state: State) -> None:
+        pass
+
+
+ONE = PrecomputedInputs(np.zeros((1, 1)), np.zeros(1, np.int64), steps=1, batch_size=1, seed=(0, 0))
+
+
+def counted_to(best_of: int, averaged_epochs: int, folder: Path) -> tuple[Counter, Progress]:
+    """A network trained for so many epochs, each of which judges the mean over the last weights."""
+    schedule = replace(SCHEDULE, epochs=best_of, averaged_epochs=averaged_epochs, patience=9)
+    network, phase = Counter(), Phase("count", schedule, 0, lambda *_: None)
+    return network, run_epochs(network, Alone(), ONE, ONE, phase=phase, checkpoints=Checkpoints(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("averaged_epochs", "losses", "best_epoch", "weight"),
+    [(1, [2.5, 1.5, 0.5, 0.5, 1.5], 3, 3), (2, [2.5, 2, 1, 0, 1], 4, 3.5), (9, [2.5, 2, 1.5, 1, 0.5], 5, 3)],
+)
+def test_an_epoch_is_judged_by_the_mean_of_the_last_weights_and_the_next_goes_on_from_its_own(
+    averaged_epochs: int, losses: list[float], best_epoch: int, weight: float, tmp_path: Path
+) -> None:
+    network, progress = counted_to(5, averaged_epochs, tmp_path)
+    assert [figures["validation_loss"] for figures in progress.history] == losses
+    assert (progress.best_epoch, network.weight) == (best_epoch, [weight])
+
+
+@pytest.mark.parametrize("averaged_epochs", [1, 3])
+def test_a_killed_training_averages_the_same_epochs(averaged_epochs: int, tmp_path: Path) -> None:
+    counted_to(3, averaged_epochs, tmp_path / "killed")
+    resumed, progress = counted_to(5, averaged_epochs, tmp_path / "killed")
+    whole, other = counted_to(5, averaged_epochs, tmp_path / "whole")
+    assert (resumed.weight, progress.best, progress.best_epoch) == (whole.weight, other.best, other.best_epoch)
+    assert [each["validation_loss"] for each in progress.history] == [each["validation_loss"] for each in other.history]
 
 
 class Words(logging.Handler):

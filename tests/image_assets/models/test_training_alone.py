@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from image_assets.models.training_plan import TrainingResult
-from tests.image_assets.conftest import HEAD, Work, in_a_process, red_and_blue
+from tests.image_assets.conftest import FINE_TUNING, HEAD, Work, in_a_process, red_and_blue
 from tests.support.photographs import WEIGHTS
 
 pytestmark = pytest.mark.training
@@ -59,9 +59,10 @@ def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, .
     module.train(*arguments)
 
 
-@FRAMEWORKS
-def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framework: str) -> None:
-    arguments = work.arguments(trainable="top_blocks", augmentation=True)
+@pytest.mark.parametrize(("framework", "views"), [("tensorflow", 0), ("torch", 0), ("torch", 1)])
+def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framework: str, views: int) -> None:
+    averaging = replace(FINE_TUNING, averaged_epochs=2)
+    arguments = work.arguments(trainable="top_blocks", augmentation=True, augmented_views=views, fine_tuning=averaging)
     with pytest.raises(BrokenProcessPool):
         in_a_process(killed_after, 1, "fine_tuning", framework, arguments)
     fresh = replace(work.places, checkpoints=str(work.folder / "others"), embeddings=str(work.folder / "none yet"))
@@ -82,6 +83,16 @@ def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed(work: Work, fram
     (figures,) = trained.history
     assert figures["accuracy"] == figures["validation_accuracy"] == 1
     assert 0 < figures["validation_loss"] < 0.5, "calibrated: sure, but not certain, of the few images it saw"
+
+
+@FRAMEWORKS
+def test_a_head_is_fitted_again_on_both_splits_after_its_figures_are_known(work: Work, framework: str) -> None:
+    settings = {"head_fit": "closed_form", "backbone": backbone_of_tests()}
+    once, again = in_a_process(
+        several, framework, *(work.arguments(**settings, refit=refit) for refit in (False, True))
+    )
+    assert again.weights_digest != once.weights_digest
+    assert [{**epoch, "seconds": 0} for epoch in again.history] == [{**epoch, "seconds": 0} for epoch in once.history]
 
 
 @FRAMEWORKS

@@ -19,6 +19,7 @@ TAGS = {
     "framework": "torch",
     "labels": json.dumps(["ball", "cube"]),
     "training_images": "1799",
+    "refit_images": "2185",
     "table_versions": json.dumps({"image_splits": 12, "raw_images": 3}),
     "backbone_name": "a_backbone",
     "backbone": "imagenet",
@@ -50,7 +51,7 @@ def test_a_version_is_described_by_its_metrics_labels_and_data_unless_a_person_d
     assert paragraphs[:4] == [
         "**90.0%** of the 547 images of the test split are classified correctly (95 % interval: 87.2% to 92.3%).",
         "2 labels: ball, cube.",
-        "Trained in PyTorch on 1,799 images of image_splits at Delta version 12 from a_backbone with imagenet weights.",
+        "Trained in PyTorch on 2,185 images of image_splits at Delta version 12 from a_backbone with imagenet weights.",
         f"[Its mistakes]({GALLERY}/?version=1&answer=mistakes&sort=sure) and "
         f"[all its predictions]({GALLERY}/?version=1) in the gallery.",
     ]

@@ -1,0 +1,89 @@
+"""How much a training is worth: what each `effort` stands for in detailed settings, and about how long it takes."""
+
+import os
+from typing import Any, Literal
+
+from image_assets.models.frameworks import Framework
+from image_assets.models.training_plan import TrainingPlan
+
+START_SECONDS = 20.0  # until the ranks run, and after they ended: imports, export, registration
+Effort = Literal["quick", "good", "best"]
+
+# The defaults of settings that a training does not set itself. Those of `quick` other than `trainable` apply if
+# somebody sets `trainable` alone, and are the defaults of releases without the setting.
+DEFAULTS: dict[Effort, dict[str, Any]] = {  # Any: settings are of several types
+    "quick": {
+        "trainable": "head",
+        "top_blocks": 8,
+        "augmentation": False,
+        "augmented_views": 0,
+        "fine_tuning_epochs": 8,
+        "fine_tuning_learning_rate": 1e-4,
+        "averaged_epochs": 1,
+    },
+    "good": {
+        "trainable": "top_blocks",
+        "top_blocks": 8,
+        "augmentation": True,
+        "augmented_views": 4,
+        "fine_tuning_epochs": 12,
+        "fine_tuning_learning_rate": 2.5e-4,
+        "averaged_epochs": 4,
+    },
+    "best": {
+        "trainable": "top_blocks",
+        "top_blocks": 12,
+        "augmentation": True,
+        "augmented_views": 8,
+        "fine_tuning_epochs": 30,
+        "fine_tuning_learning_rate": 2.5e-4,
+        "averaged_epochs": 8,
+    },
+}
+
+
+def defaults_of(name: str) -> str:
+    """The default of a setting for each effort, as a sentence."""
+    first, *others = DEFAULTS
+    values = {effort: str(DEFAULTS[effort][name]).lower() for effort in DEFAULTS}
+    rest = ", ".join(f"{values[effort]} with `{effort}`" for effort in others)
+    return f"Default: {values[first]}, {rest}."
+
+
+def expected_seconds(framework: Framework, plan: TrainingPlan, training_images: int, validation_images: int) -> float:
+    """About how long a training takes on this machine's processors, from rates that were measured on two cores.
+
+    Embeddings count as if none were stored yet.
+    """
+    cores = os.cpu_count() or 1
+    images = training_images + validation_images
+    # Of blocks that are trained, an image takes a pass forwards and one backwards; of frozen ones, only the former.
+    trained_share = 1 - plan.frozen_blocks / plan.architecture.blocks
+    frozen = (1 - trained_share) / framework.embedded_per_core_second
+    trained = trained_share / framework.trained_per_core_second
+    seconds = images / framework.embedded_per_core_second
+    if plan.trainable != "head":
+        # Frozen blocks compute every view once: the image as it is, or crops of it.
+        views = (
+            min(plan.augmented_views or plan.fine_tuning.epochs, plan.fine_tuning.epochs) if plan.augmentation else 1
+        )
+        seconds += (training_images * views + validation_images) * frozen
+        seconds += training_images * trained * plan.fine_tuning.epochs
+    return START_SECONDS + seconds / cores
+
+
+def announcement(plan: TrainingPlan, images: int) -> str:
+    """What a training does, in one line."""
+    blocks = plan.architecture.blocks - plan.frozen_blocks
+    if not blocks:
+        return f"trains the head on {images:,} images"
+    return f"trains the head and {blocks} blocks on {images:,} images, in {plan.fine_tuning.epochs} epochs at most"
+
+
+def duration(seconds: float) -> str:
+    """Some seconds as a person says them: `about 40 s`, `about 4 min`, `about 2 h`."""
+    if seconds < 55:
+        return f"about {max(10, round(seconds, -1)):.0f} s"
+    if seconds < 5400:
+        return f"about {max(1, round(seconds / 60)):.0f} min"
+    return f"about {seconds / 3600:.0f} h"

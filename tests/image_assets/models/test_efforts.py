@@ -1,0 +1,102 @@
+"""What an effort stands for, that settings which are set win, and how long a training is expected to take."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from image_assets.models.efforts import DEFAULTS, Effort, duration, expected_seconds
+from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.training import Task, TrainingConfig
+from image_assets.models.training_plan import TrainingPlan
+from resources.delta.petastorm_caches import Cache, PetastormCaches
+
+CACHES = PetastormCaches(root="/caches")
+SPLITS = [Cache(f"{split}-v1-0", "file:///caches", 10, (), "original", "rgb") for split in ("training", "validation")]
+
+
+def plan(settings: dict[str, Any]) -> TrainingPlan:
+    return TrainingConfig(**settings).plan(3, "auto", CACHES)
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    return Task("torch", ["a", "b", "c"], *SPLITS, plan(settings), "auto", 2).fingerprint
+
+
+def test_each_effort_takes_longer_than_the_one_before() -> None:
+    seconds = [expected_seconds(FRAMEWORKS["torch"], plan({"effort": effort}), 2000, 400) for effort in DEFAULTS]
+    assert seconds == sorted(set(seconds))
+    assert [plan({"effort": effort}).trainable for effort in DEFAULTS] == ["head", "top_blocks", "top_blocks"]
+
+
+@pytest.mark.parametrize("effort", DEFAULTS)
+def test_a_setting_that_is_set_wins_over_the_effort(effort: Effort) -> None:
+    chosen = plan({"effort": effort, "trainable": "all", "fine_tuning_epochs": 3, "augmentation": False})
+    assert (chosen.trainable, chosen.fine_tuning.epochs, chosen.augmentation) == ("all", 3, False)
+    defaults = DEFAULTS[effort]
+    assert chosen.fine_tuning.learning_rate == defaults["fine_tuning_learning_rate"]
+    assert chosen.fine_tuning.averaged_epochs == defaults["averaged_epochs"]
+
+
+def test_a_head_is_the_same_version_with_any_effort() -> None:
+    assert len({fingerprint({"effort": effort, "trainable": "head"}) for effort in DEFAULTS} | {fingerprint({})}) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_earlier_release"),
+    [
+        ({"refit": False}, "2d19d56cfbeb7c7e"),
+        ({"head_fit": "epochs"}, "208e292654e0483b"),
+        ({"trainable": "top_blocks"}, "6f83102f9fc9a976"),
+        ({"trainable": "all", "augmentation": True, "fine_tuning_epochs": 3, "seed": 7}, "cc3f44cc076f59f6"),
+    ],
+)
+def test_a_version_of_an_earlier_release_is_not_trained_again(
+    settings: dict[str, Any], of_earlier_release: str
+) -> None:
+    assert fingerprint(settings) == of_earlier_release
+
+
+@pytest.mark.parametrize("settings", [{"effort": "good"}, {"trainable": "top_blocks"}, {"effort": "best", "seed": 3}])
+def test_recorded_settings_give_the_same_task_whatever_efforts_mean_later(settings: dict[str, Any]) -> None:
+    recorded = TrainingConfig(**settings).resolved().model_dump()
+    assert None not in recorded.values()
+    assert fingerprint(recorded) == fingerprint({**recorded, "effort": "quick"}) == fingerprint(settings)
+
+
+def test_augmentation_of_a_head_is_refused_only_if_it_was_asked_for() -> None:
+    with pytest.raises(ValueError, match="set effort to 'good'"):
+        TrainingConfig(augmentation=True)
+    assert not plan({"effort": "good", "trainable": "head"}).augmentation
+
+
+@pytest.mark.parametrize("settings", [{"effort": "good"}, {"trainable": "all"}, {"head_fit": "epochs"}])
+def test_only_a_head_in_closed_form_is_fitted_again(settings: dict[str, Any]) -> None:
+    assert plan({}).refit
+    assert not plan(settings).refit
+    assert not plan({"refit": False}).refit
+    with pytest.raises(ValueError, match="only a head in closed form is fitted again"):
+        TrainingConfig(**settings, refit=True)
+
+
+def test_the_launchpad_may_leave_settings_out() -> None:
+    received = []
+
+    @dg.op
+    def train(config: TrainingConfig) -> None:
+        received.append(config)
+
+    @dg.job
+    def training() -> None:
+        train()
+
+    training.execute_in_process(run_config={"ops": {"train": {"config": {"effort": "good", "top_blocks": 3}}}})
+    assert received[0].resolved().model_dump().items() >= {**DEFAULTS["good"], "top_blocks": 3}.items()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "10 s"), (38, "40 s"), (58, "1 min"), (89, "1 min"), (250, "4 min"), (5399, "90 min"), (9000, "2 h")],
+)
+def test_a_duration_is_rounded_as_people_do(seconds: float, words: str) -> None:
+    assert duration(seconds) == f"about {words}"
