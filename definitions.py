@@ -22,7 +22,7 @@ from image_assets.data import (
 )
 from image_assets.jobs.asset_jobs import JOBS
 from image_assets.models import model_evaluations, stage_history, trained_models
-from image_assets.models.backbones import CURRENT_BACKBONE
+from image_assets.models.backbones import BACKBONES, CURRENT_BACKBONE, UNNAMED
 from image_assets.predictions import (
     current_predictions,
     image_predictions,
@@ -70,7 +70,9 @@ GALLERY_PAGES = {
 
 settings = read_settings()
 require_usable(settings.home)
-resources = create_resources(settings, side_pixels=CURRENT_BACKBONE.side_pixels)
+resources = create_resources(
+    settings, side_pixels=CURRENT_BACKBONE.side_pixels, unnamed_side_pixels=BACKBONES[UNNAMED].side_pixels
+)
 tables = {table.name: table for table in TABLES}
 
 

@@ -1,10 +1,13 @@
 """The frameworks that a classifier can be trained in: one row for each, with everything in which they differ.
 
-Two files belong to a row, named after it: `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
-`train`, `COLLECTIVES`), and `<name>_network.py`, which is also stored beside every version, loads, embeds with and
-exports a trained network. `tests/image_assets/models/test_frameworks.py` lists every function that they must have.
+Three files belong to a row, named after it: `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
+`train`, `COLLECTIVES`), `<name>_backbones.py` builds the backbones that it has (`build_backbone`), and
+`<name>_network.py`, which is also stored beside every version, loads, embeds with and exports a trained network.
+`tests/image_assets/models/test_frameworks.py` lists every function that they must have.
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +26,7 @@ class Framework:
     packages: tuple[str, ...]  # needed to load a network; versions pin them
     distributors: tuple[Distributor, ...]  # what can start the processes of a training
     gpu_program: str  # Python that prints how many GPUs the framework finds
+    downloads: Callable[[], Path]  # the folder to which it downloads weights
 
     @property
     def asset(self) -> str:
@@ -45,6 +49,17 @@ class Framework:
         return Path(__file__).with_name(f"{self.name}_network.py")
 
 
+def keras_downloads() -> Path:
+    """Where Keras stores what it downloads."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+
+
+def torch_downloads() -> Path:
+    """Where PyTorch stores what it downloads."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch") / "hub" / "checkpoints"
+
+
 TENSORFLOW = Framework(
     name="tensorflow",
     title="TensorFlow",
@@ -52,6 +67,7 @@ TENSORFLOW = Framework(
     packages=("tensorflow", "keras"),
     distributors=("horovod", "tensorflow_distributor"),
     gpu_program="import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
+    downloads=keras_downloads,
 )
 TORCH = Framework(
     name="torch",
@@ -60,6 +76,7 @@ TORCH = Framework(
     packages=("torch", "torchvision"),
     distributors=("horovod", "torch_distributor"),
     gpu_program="import torch; print(torch.cuda.device_count())",
+    downloads=torch_downloads,
 )
 FRAMEWORKS = {framework.name: framework for framework in (TENSORFLOW, TORCH)}
 
