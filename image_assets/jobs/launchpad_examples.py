@@ -52,6 +52,13 @@ ops:
       augmentation: true
       fine_tuning_epochs: 8
 {"".join(HEADS[asset] for asset in OTHERS)}""",
+    "compare_backbones": f"""\
+ops:
+  backbone_comparisons:
+    config:
+      backbones: [] # their names; by default those whose weights are at hand
+      frameworks: [{", ".join(FRAMEWORKS)}]
+""",
     "predict_images": """\
 execution:
   config:
