@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 TIMM_PREFIX, ONNX_PREFIX = "timm:", "onnx:"
 PIXELS = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # mean and deviation: colors from 0 to 255 as they are
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # Prints what timm knows of a network, which is built without memory for its weights. In a process of its own, because
 # timm loads a framework, which must not be in the process that schedules runs.
@@ -43,8 +42,8 @@ class ExternalNetwork:
     Attributes:
         side_pixels: Width and height of the images that it takes.
         features: The length of an embedding.
-        mean: Subtracted from colors from 0 to 1.
-        deviation: What they are then divided by.
+        mean: Subtracted from colors from 0 to 1; None: ImageNet's.
+        deviation: What they are then divided by; None: ImageNet's.
         pools: Whether its output is (n, features), not yet to be averaged over positions.
         url: Where its weights can be downloaded; empty if they need no download.
         files: Names of files with its weights.
@@ -52,8 +51,8 @@ class ExternalNetwork:
 
     side_pixels: int
     features: int
-    mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    deviation: tuple[float, float, float] | None
     pools: bool
     url: str = ""
     files: tuple[str, ...] = ()
@@ -83,8 +82,8 @@ def timm_description(name: str, side_pixels: int) -> ExternalNetwork:
     return ExternalNetwork(
         side_pixels=(found["input_size"] or (3, side_pixels))[1],
         features=found["features"],
-        mean=_color(found["mean"] or IMAGENET[0], name, "mean"),
-        deviation=_color(found["std"] or IMAGENET[1], name, "std"),
+        mean=_color(found["mean"], name, "mean"),
+        deviation=_color(found["std"], name, "std"),
         pools=True,
         url=f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else "",
         files=(f"{name}.safetensors", f"{name}.pth"),
@@ -113,7 +112,7 @@ def onnx_description(path: str, side_pixels: int) -> ExternalNetwork:
             "with a fixed number of features; export the network without its last layer"
         )
     stated = {entry.key: entry.value for entry in model.metadata_props}
-    mean, deviation = PIXELS if layout.integers else IMAGENET
+    mean, deviation = PIXELS if layout.integers else (None, None)
     mean = _color(stated.get("mean", mean), path, "mean")
     deviation = _color(stated.get("std", deviation), path, "std")
     return ExternalNetwork(layout.side_pixels or side_pixels, shape[1], mean, deviation, pools=len(shape) == 2)
@@ -148,8 +147,10 @@ def input_layout(model: "onnx.ModelProto", path: str) -> InputLayout:
     return InputLayout(height, channels_last, integers)
 
 
-def _color(stated: str | Sequence[float], network: str, name: str) -> tuple[float, float, float]:
-    """Numbers for red, green and blue, from a list or its JSON."""
+def _color(stated: str | Sequence[float] | None, network: str, name: str) -> tuple[float, float, float] | None:
+    """Numbers for red, green and blue, from a list or its JSON; None if they are not stated."""
+    if stated is None:
+        return None
     try:
         red, green, blue = map(float, json.loads(stated) if isinstance(stated, str) else stated)
     except (ValueError, TypeError) as error:
