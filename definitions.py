@@ -21,8 +21,8 @@ from image_assets.data import (
     validation_cache,
 )
 from image_assets.jobs.asset_jobs import JOBS
-from image_assets.models import model_evaluations, stage_history, trained_models
-from image_assets.models.backbones import CURRENT_BACKBONE
+from image_assets.models import backbone_comparisons, model_evaluations, stage_history, trained_models
+from image_assets.models.backbones import BACKBONES, CURRENT_BACKBONE, UNNAMED
 from image_assets.predictions import (
     current_predictions,
     image_predictions,
@@ -53,7 +53,7 @@ GROUPS = {
         training_cache,
         validation_cache,
     ],
-    "models": [trained_models, model_evaluations, stage_history],
+    "models": [trained_models, model_evaluations, stage_history, backbone_comparisons],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],
 }
 
@@ -70,7 +70,9 @@ GALLERY_PAGES = {
 
 settings = read_settings()
 require_usable(settings.home)
-resources = create_resources(settings, side_pixels=CURRENT_BACKBONE.side_pixels)
+resources = create_resources(
+    settings, side_pixels=CURRENT_BACKBONE.side_pixels, unnamed_side_pixels=BACKBONES[UNNAMED].side_pixels
+)
 tables = {table.name: table for table in TABLES}
 
 

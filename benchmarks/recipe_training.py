@@ -45,7 +45,9 @@ def labels_in(cache: Cache) -> int:
 def weights_file(framework: str) -> Path | None:
     """The weight file in the folder IMAGE_ASSETS_BACKBONE, or None if the framework downloads its own."""
     folder = os.environ.get(BACKBONE, "")
-    return Path(folder) / MOBILENET_V2.implementations[framework].weight_file if Path(folder).is_absolute() else None
+    return (
+        Path(folder) / MOBILENET_V2.implementations[framework].weight_files[0] if Path(folder).is_absolute() else None
+    )
 
 
 def transform(preprocessed: Callable[[Image.Image], np.ndarray], shape: Sequence[int]) -> "TransformSpec":

@@ -8,7 +8,7 @@
                                          └─▶ image_samples ◀┘            │
                                                          tensorflow_model · torch_model        models
                                                                          │  (registry versions, stages)
-                                                                  model_evaluations ─▶ stage_history
+                       backbone_comparisons (by its own job)      model_evaluations ─▶ stage_history
                  featured_images ──────────────────▶ image_predictions ─▶ current_predictions      predictions
                                                                         │         └─▶ prediction_alerts ─▶ mail, chat
                                                                         └─▶ version_agreements · prediction_drift

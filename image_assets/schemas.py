@@ -334,6 +334,32 @@ STAGE_HISTORY = Table(
     ),
 )
 
+BACKBONE_COMPARISONS = Table(
+    "backbone_comparisons",
+    keys=("dagster_run_id", "backbone", "framework"),
+    columns=_columns(
+        _text("dagster_run_id", "The run that compared the backbones."),
+        _text("backbone", "The name of the backbone."),
+        FRAMEWORK,
+        _text("weights", "Where its weights came from: folder, imagenet, package, file or untrained."),
+        _integer("side_pixels", "Width and height of the images that it takes."),
+        _integer("features", "Length of an embedding."),
+        _long("training_images", "Number of images that the head was trained on."),
+        _long("images", "Number of images of the test split, on which accuracy and calibration error were measured."),
+        _double("accuracy", "Share of correct predictions on the test split."),
+        _double("accuracy_low", "Lower bound of the 95 % interval of the accuracy (Wilson)."),
+        _double("accuracy_high", "Upper bound of the 95 % interval of the accuracy."),
+        _double("validation_accuracy", "Share of correct predictions on the validation split; ranks the backbones."),
+        _double("calibration_error", "Expected calibration error on the test split, in 15 bins of equal width."),
+        _double("training_seconds", "Seconds for embedding the images and training the head."),
+        _double("images_per_second", "Images that all processes together decode and embed in a second."),
+        _double("megabytes", "Size of the weights in memory, in millions of bytes."),
+        _text("error", "Why there are no figures; null if there are."),
+        _text("rows_digest", "Digest of the images of the test split; only rows with the same one are comparable."),
+        _time("compared_at", "When the backbone was tried, UTC."),
+    ),
+)
+
 PREDICTED_LABEL = _text("label", "The predicted label; null if there is none (see fault).")
 PROBABILITY = _column("probability", T.FloatType(), "The probability of the predicted label, 0 to 1.")
 PREDICTED_AT = _time("predicted_at", "When the prediction was made, UTC.")
@@ -446,6 +472,7 @@ TABLES = (
     GRAYSCALE_IMAGES,
     IMAGE_SPLITS,
     MODEL_EVALUATIONS,
+    BACKBONE_COMPARISONS,
     STAGE_HISTORY,
     IMAGE_PREDICTIONS,
     CURRENT_PREDICTIONS,

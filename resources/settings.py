@@ -63,7 +63,7 @@ import dagster as dg
 from resources.alerts import ADDRESS_PREFIX, AlertSender, RulesFile
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
-from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, PetastormCaches
+from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.row_groups import Color, Content, Page
 from resources.delta.spark_session import ExecutorName, gpu_settings, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
@@ -254,7 +254,9 @@ def image_folder(settings: Settings) -> ImageFolder:
     )
 
 
-def petastorm_caches(settings: Settings, side_pixels: int) -> PetastormCaches:
+def petastorm_caches(
+    settings: Settings, side_pixels: int | None, unnamed_side_pixels: int | None = None
+) -> PetastormCaches:
     """The training caches, with their format and maximum size."""
     return PetastormCaches(
         root=str(settings.caches),
@@ -263,6 +265,7 @@ def petastorm_caches(settings: Settings, side_pixels: int) -> PetastormCaches:
         page=settings.page,
         pixel_limit=int(settings.pixel_limit_millions * 1e6),
         side_pixels=side_pixels,
+        unnamed_side_pixels=unnamed_side_pixels,
         keep_megabytes=settings.cache_megabytes,
     )
 
@@ -280,7 +283,7 @@ def rules_file(settings: Settings) -> RulesFile:
 
 
 def create_resources(
-    settings: Settings, *, side_pixels: int = UNNAMED_SIDE_PIXELS
+    settings: Settings, *, side_pixels: int | None = None, unnamed_side_pixels: int | None = None
 ) -> dict[str, dg.ConfigurableResource]:
     """All resources; their data is in the home unless the settings say otherwise."""
     spark = spark_session(
@@ -304,7 +307,7 @@ def create_resources(
         ),
         "duplicate_rules": DuplicateRules(duplicates=settings.duplicates, group_by=settings.group_by),
         "sample_size": SampleSize(per_label=settings.samples_per_label, per_folder=settings.samples_per_folder),
-        "petastorm_caches": petastorm_caches(settings, side_pixels),
+        "petastorm_caches": petastorm_caches(settings, side_pixels, unnamed_side_pixels),
         "training_processes": TrainingProcesses(processes=settings.processes),
         "backbone": BackboneWeights(source=settings.backbone),
         "inference_device": InferenceDevice(choice=settings.device, run_tags=settings.gpu_run_tags),

@@ -1,6 +1,6 @@
 """What every training gets: its processes, for all distributors, and the weights of its backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,22 @@ class BackboneWeights(dg.ConfigurableResource):
 
     source: str = Field(default="auto", description="auto, imagenet, none, or a folder with weight files.")
 
-    def identity(self, weight_file: str) -> str:
+    def identity(self, weight_files: Sequence[str]) -> str:
         """A text that is equal for equal weights: the source's name, or the SHA-256 of a folder's weight file.
 
         Args:
-            weight_file: The name of the file in the folder, which differs by framework.
+            weight_files: The names that the file in the folder may have, which differ by backbone and framework.
 
         Raises:
-            FileNotFoundError: The folder does not hold the file.
+            FileNotFoundError: The folder does not hold such a file.
         """
         if self.source in ("auto", "imagenet", "none"):
             return self.source
-        weights = Path(self.source) / weight_file
-        if not weights.is_file():
-            found = ", ".join(sorted(file.name for file in Path(self.source).glob("*"))) or "nothing"
-            raise FileNotFoundError(
-                f"IMAGE_ASSETS_BACKBONE is the folder {self.source}, which holds {found}: expected "
-                f"{weights.name}, or one of auto, imagenet and none instead of a folder"
-            )
-        return sha256(weights.read_bytes()).hexdigest()
+        for name in weight_files:
+            if (weights := Path(self.source) / name).is_file():
+                return sha256(weights.read_bytes()).hexdigest()
+        found = ", ".join(sorted(file.name for file in Path(self.source).glob("*"))) or "nothing"
+        raise FileNotFoundError(
+            f"IMAGE_ASSETS_BACKBONE is the folder {self.source}, which holds {found}: expected "
+            f"{' or '.join(weight_files)}, or one of auto, imagenet and none instead of a folder"
+        )

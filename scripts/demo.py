@@ -55,11 +55,12 @@ def main(landing: str | None = None) -> int:
     hide_library_messages()
     from definitions import resources
     from image_assets.models.backbones import CURRENT_BACKBONE
+    from image_assets.models.training import weights_identity
 
     # Before anything runs: files to work on, and the backbone's weights.
     resources["image_folder"].require_files()
-    for implementation in CURRENT_BACKBONE.implementations.values():
-        resources["backbone"].identity(implementation.weight_file)
+    for framework in CURRENT_BACKBONE.implementations:
+        weights_identity(CURRENT_BACKBONE, framework, resources["backbone"])
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     with Gallery(settings) as gallery:
         results = run_path(gallery.start_with_images)

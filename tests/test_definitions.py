@@ -42,13 +42,14 @@ EDGES = {
     "torch_model": ["training_cache", "validation_cache"],
     "model_evaluations": ["image_splits", "tensorflow_model", "torch_model"],
     "stage_history": ["model_evaluations"],
+    "backbone_comparisons": ["training_cache", "validation_cache"],
     "image_predictions": ["featured_images", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
     "version_agreements": ["image_files", "image_predictions"],
     "prediction_drift": ["image_files", "image_predictions", "image_splits"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 12, "models": 4, "predictions": 5}
+GROUPS = {"data": 12, "models": 5, "predictions": 5}
 CHECKS = {
     "keys_unique",
     "layout",
@@ -118,6 +119,7 @@ def test_jobs_and_sensors_are_there() -> None:
     repository = defs.get_repository_def()
     expected = {"whole_path", "ingest_images", "replay_quarantine", "train_models", "predict_images", "check_assets"}
     more = {
+        "compare_backbones",
         "promote_model",
         "request_promotion",
         "review_promotion",
@@ -134,6 +136,14 @@ def test_jobs_and_sensors_are_there() -> None:
     assert expected | more <= set(repository.job_names)
     running = {sensor.name: sensor.default_status.value == "RUNNING" for sensor in repository.sensor_defs}
     assert running == {"new_images": True, "storage_events": False, "stage_changes": True, "waiting_alerts": True}
+
+
+def test_only_its_own_job_compares_backbones() -> None:
+    steps = {
+        job: {node.name for node in defs.resolve_job_def(job).graph.nodes}
+        for job in ("whole_path", "train_models", "compare_backbones")
+    }
+    assert [job for job, names in steps.items() if "backbone_comparisons" in names] == ["compare_backbones"]
 
 
 def test_splits_that_cannot_be_trained_on_stop_trainings_and_no_ingest() -> None:

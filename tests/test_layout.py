@@ -21,8 +21,13 @@ NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 FRAMEWORK_WORDS = re.compile(r"tensorflow|torch|keras", re.IGNORECASE)
 FRAMEWORK_FILES = {
     "image_assets/models/frameworks.py": "the table",
-    **{f"image_assets/models/{name}_{part}.py": "its own" for name in FRAMEWORKS for part in ("training", "network")},
+    **{
+        f"image_assets/models/{name}_{part}.py": "its own"
+        for name in FRAMEWORKS
+        for part in ("training", "backbones", "network")
+    },
     "image_assets/models/backbones.py": "a backbone has another name and other weights in each framework",
+    "image_assets/models/external_backbones.py": "asks timm, whose networks are of one framework",
     "image_assets/models/engines.py": "names a framework's file in its documentation",
     "image_assets/models/image_classifier.py": "names a framework's file in its documentation",
     "image_assets/__init__.py": "draws the assets",
@@ -40,12 +45,12 @@ FRAMEWORK_FILES = {
     "scripts/__main__.py": "says what the demo trains",
 }
 
-ARCHITECTURE_WORDS = re.compile(r"mobile_?net", re.IGNORECASE)
-# Blocks are small numbers that mean other things elsewhere.
-SIZES = {str(size) for row in BACKBONES.values() for size in (row.side_pixels, row.features)}
+ARCHITECTURE_WORDS = re.compile(r"mobile_?net|res_?net|conv_?next|efficient_?net", re.IGNORECASE)
+# Blocks are small numbers that mean other things elsewhere, and so does one of the numbers of features.
+SIZES = {str(size) for row in BACKBONES.values() for size in (row.side_pixels, row.features)} - {"2048"}
 SIZE_FILES = {
     "image_assets/models/backbones.py": "the table",
-    "resources/delta/petastorm_caches.py": "the side in caches whose names do not depend on it",
+    "image_assets/models/torch_backbones.py": "takes the network of a package apart",
     "gallery/thumbnails.py": "the side of an enlarged image",
 }
 

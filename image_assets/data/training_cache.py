@@ -24,7 +24,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for
 from resources.delta.new_rows import Key, NewRows
 from resources.delta.parquet_files import open_parquet, row_groups
-from resources.delta.petastorm_caches import UNNAMED_SIDE_PIXELS, Cache, LocalRows, PetastormCaches
+from resources.delta.petastorm_caches import Cache, LocalRows, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES
 from resources.delta.table import Table
 from resources.delta.unchanged import describe_once
@@ -44,7 +44,9 @@ def cache_name(delta_tables: DeltaTables, caches: PetastormCaches, split: str, l
     """The cache's name: the split, the Delta version of image_splits, and a hash of the rows and settings."""
     rows = read_split(delta_tables, split)
     of_labels = split_digest(rows.loc[rows["label"].isin(labels)])
-    side = [] if caches.side_pixels == UNNAMED_SIDE_PIXELS else [caches.side_pixels]
+    # Original files suit every side.
+    unnamed = caches.content == "original" or caches.side_pixels == caches.unnamed_side_pixels
+    side = [] if unnamed else [caches.side_pixels]
     reading = Reading(caches.page, caches.pixel_limit)
     read = [] if reading == DEFAULT else [reading.page, reading.max_pixels]
     settings = json.dumps(
@@ -72,6 +74,8 @@ def stored_rows(caches: PetastormCaches) -> Callable[[Iterable[Row]], Iterable[R
     """A function that gives rows their images as the caches store them."""
     if caches.content == "original":
         return iter
+    if caches.side_pixels is None:
+        raise ValueError(f"caches have the content {caches.content!r}, but no side_pixels to scale images to: set it")
     return partial(
         to_cached_rows,
         side_pixels=caches.side_pixels,

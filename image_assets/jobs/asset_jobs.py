@@ -27,6 +27,9 @@ from resources.delta.unchanged import RECOMPUTE
 # Only its own job downloads images: you name the table with their addresses.
 FETCHED = dg.AssetSelection.assets("fetched_images")
 CACHES = dg.AssetSelection.assets("training_cache", "validation_cache")
+# So are comparisons of backbones: they take longer than a training.
+COMPARED = dg.AssetSelection.assets("backbone_comparisons")
+MODELS = dg.AssetSelection.groups("models") - COMPARED.without_checks()
 PREDICTIONS = dg.AssetSelection.groups("predictions")
 BEFORE_MODELS = dg.AssetSelection.groups("data") - FETCHED
 
@@ -52,10 +55,17 @@ replay_quarantine = dg.define_asset_job(
 )
 train_models = dg.define_asset_job(
     "train_models",
-    selection=dg.AssetSelection.assets("image_splits") | CACHES | dg.AssetSelection.groups("models"),
+    selection=dg.AssetSelection.assets("image_splits") | CACHES | MODELS,
     description=with_example(
         "train_models",
         "Train a model in each framework on the current images, then register and evaluate it if anything changed.",
+    ),
+)
+compare_backbones = dg.define_asset_job(
+    "compare_backbones",
+    selection=COMPARED,
+    description=with_example(
+        "compare_backbones", "Train a head on each of several backbones, and rank them; no version is registered."
     ),
 )
 predict_images = dg.define_asset_job(
@@ -87,7 +97,7 @@ fetch_images = dg.define_asset_job(
 )
 whole_path = dg.define_asset_job(
     "whole_path",
-    selection=dg.AssetSelection.all() - FETCHED.without_checks(),
+    selection=dg.AssetSelection.all() - (FETCHED | COMPARED).without_checks(),
     description=with_example(
         "whole_path", "Run everything from the landing folder to predictions, as `make demo` does."
     ),
@@ -99,6 +109,7 @@ JOBS = (
     ingest_images,
     replay_quarantine,
     train_models,
+    compare_backbones,
     predict_images,
     send_alerts,
     promote_model,

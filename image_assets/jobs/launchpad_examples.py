@@ -48,6 +48,13 @@ ops:
     config:
       effort: good # or quick, the default; or best
 {"".join(HEADS[asset] for asset in OTHERS)}""",
+    "compare_backbones": f"""\
+ops:
+  backbone_comparisons:
+    config:
+      backbones: [] # their names; by default those whose weights are at hand
+      frameworks: [{", ".join(FRAMEWORKS)}]
+""",
     "predict_images": """\
 execution:
   config:

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from pydantic import Field
 
 from image_assets.jobs.launchpad_examples import with_example
-from image_assets.models.backbones import backbone_of
+from image_assets.models.backbones import max_onnx_bytes_of
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.logged_models import INPUT, OPSET, side_of
 from image_assets.models.promotion_gate import files_as_logged
@@ -81,8 +81,8 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     onnx.helper.set_model_props(whole, {**properties, "color": color, "side_pixels": str(side_of(model))})
     onnx.checker.check_model(whole, full_check=True)
     content = whole.SerializeToString()
-    most = backbone_of(classifier).max_onnx_bytes
-    if len(content) > most:
+    most = max_onnx_bytes_of(classifier)
+    if most and len(content) > most:
         raise ValueError(
             f"The model has {len(content):,} bytes, but devices accept at most {most:,}. Train a smaller network."
         )

@@ -17,13 +17,20 @@ from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.data.training_cache import find_or_write_cache
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models import lineage
-from image_assets.models.backbones import Backbone, backbone_of
+from image_assets.models.backbones import UNNAMED, Backbone, backbone_of
 from image_assets.models.epochs import State, state_digest
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import code_version, table_versions, unreadable_versions
 from image_assets.models.model_evaluations import predict_test_split
 from image_assets.models.rank_training import WEIGHTS_FILE
-from image_assets.models.training import Task, TrainingConfig, TrainingResources, to_task, train_and_log
+from image_assets.models.training import (
+    Task,
+    TrainingConfig,
+    TrainingResources,
+    to_task,
+    train_and_log,
+    weights_identity,
+)
 from image_assets.models.training_plan import OutputLocations
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
@@ -35,7 +42,8 @@ from resources.training import BackboneWeights, TrainingProcesses
 NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe the model
 
 History = Sequence[Mapping[str, float]]
-OF_EARLIER_RELEASES = {"head_fit": "epochs", "refit": False}  # settings that they did not record
+# Settings that they did not record.
+OF_EARLIER_RELEASES = {"head_fit": "epochs", "refit": False, "backbone": UNNAMED}
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
@@ -196,7 +204,7 @@ def resources_at_training(
     version: ModelVersion, recorded: RecordedTraining, resources: TrainingResources
 ) -> TrainingResources:
     """The resources as of the version's training; a ValueError if the backbone has changed."""
-    identity = resources.backbone.identity(recorded.backbone.implementations[recorded.framework].weight_file)
+    identity = weights_identity(recorded.backbone, recorded.framework, resources.backbone)
     if identity != recorded.backbone_identity:
         raise ValueError(
             f"{version.uri} cannot be trained again: it was trained on backbone {recorded.backbone_identity}, but the "
@@ -214,7 +222,7 @@ def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> T
     """The version's training task; caches that no longer exist are written again."""
     for split in ("training", "validation"):
         find_or_write_cache(resources.delta_tables, resources.caches, split, ranks=recorded.processes)
-    return to_task(FRAMEWORKS[recorded.framework], recorded.config, resources, recorded.backbone)
+    return to_task(FRAMEWORKS[recorded.framework], recorded.config, resources)
 
 
 @contextmanager

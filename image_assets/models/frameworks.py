@@ -1,10 +1,13 @@
 """The frameworks that a classifier can be trained in: one row for each, with everything in which they differ.
 
-Two files belong to a row, named after it: `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
-`train`, `COLLECTIVES`), and `<name>_network.py`, which is also stored beside every version, loads, embeds with and
-exports a trained network. `tests/image_assets/models/test_frameworks.py` lists every function that they must have.
+Three files belong to a row, named after it: `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
+`train`, `COLLECTIVES`), `<name>_backbones.py` builds the backbones that it has (`build_backbone`), and
+`<name>_network.py`, which is also stored beside every version, loads, embeds with and exports a trained network.
+`tests/image_assets/models/test_frameworks.py` lists every function that they must have.
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +29,7 @@ class Framework:
     # Images a second on one core of a 2.6 GHz server, through the whole network of `CURRENT_BACKBONE`.
     embedded_per_core_second: float
     trained_per_core_second: float  # forwards and backwards
+    downloads: Callable[[], Path]  # the folder to which it downloads weights
 
     @property
     def asset(self) -> str:
@@ -48,6 +52,17 @@ class Framework:
         return Path(__file__).with_name(f"{self.name}_network.py")
 
 
+def keras_downloads() -> Path:
+    """Where Keras stores what it downloads."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+
+
+def torch_downloads() -> Path:
+    """Where PyTorch stores what it downloads."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch") / "hub" / "checkpoints"
+
+
 TENSORFLOW = Framework(
     name="tensorflow",
     title="TensorFlow",
@@ -57,6 +72,7 @@ TENSORFLOW = Framework(
     gpu_program="import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
     embedded_per_core_second=33,
     trained_per_core_second=20,
+    downloads=keras_downloads,
 )
 TORCH = Framework(
     name="torch",
@@ -67,6 +83,7 @@ TORCH = Framework(
     gpu_program="import torch; print(torch.cuda.device_count())",
     embedded_per_core_second=50,
     trained_per_core_second=25,
+    downloads=torch_downloads,
 )
 FRAMEWORKS = {framework.name: framework for framework in (TENSORFLOW, TORCH)}
 

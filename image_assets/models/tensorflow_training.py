@@ -5,18 +5,18 @@ import logging
 import os
 import pickle
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from image_assets.models.backbones import Backbone, download_timeout, weights_file
+from image_assets.models.backbones import Backbone
 from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value, greatest
 from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
+from image_assets.models.tensorflow_backbones import build_backbone, cut_in_two, features_of, fold_normalization
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     import keras
 
     keras.utils.set_random_seed(seed)
-    features, origin = _backbone(backbone, weights)
+    features, origin = build_backbone(backbone, weights)
     features.trainable = False
     pixels = keras.Input(backbone.pixels_shape, dtype="uint8", name="pixels")
     own = backbone.implementations[TENSORFLOW.name]
@@ -53,7 +53,8 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     # Channels that are alike get a number, because ONNX Runtime takes 1.2 ms longer for an image with a list.
     by, plus = (float(each[0]) if np.ptp(each) == 0 else each.tolist() for each in (scale, offset))
     scaled = keras.layers.Rescaling(by, plus, name="scaled")(pixels)
-    embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
+    to_embedding = keras.layers.Flatten if own.pools else keras.layers.GlobalAveragePooling2D
+    embedding = to_embedding(name="embedding")(features(scaled, training=False))
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
@@ -190,7 +191,9 @@ class TensorflowNetwork:
         import tensorflow as tf
 
         self._schedule = schedule
-        _features(self.model).trainable = True
+        features_of(self.model).trainable = True
+        if blocks is not None and self._plan.calibrated:  # not in trainings that earlier releases recorded
+            fold_normalization(features_of(self.model))
         frozen, self._trained = cut_in_two(self.model, self._plan.architecture, blocks)
         self._head = self.model.get_layer("head")
         self._variables = [
@@ -259,7 +262,7 @@ class TensorflowNetwork:
 
     def backbone_weights(self) -> State:
         """Copies of the weights of the whole backbone by name."""
-        return _arrays(_features(self.model).weights)
+        return _arrays(features_of(self.model).weights)
 
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """The head's kernel (features, labels) and bias (labels,), float64."""
@@ -308,38 +311,17 @@ class TensorflowNetwork:
         return self._head(embeddings)
 
 
-def cut_in_two(
-    model: "keras.Model", backbone: Backbone, blocks: int | None
-) -> tuple["keras.Model | None", "keras.Model | None"]:
-    """The part from pixels to the end of so many blocks, and the part from there to the embedding; None if empty."""
-    import keras
-
-    whole = keras.Model(model.input, model.get_layer("embedding").output)
-    if blocks is None:
-        return whole, None
-    if blocks == 0:
-        return None, whole
-    features = _features(model)
-    middle = features.get_layer(backbone.last_layer([layer.name for layer in features.layers], blocks - 1)).output
-    lower, upper = keras.Model(features.input, middle), keras.Model(middle, features.output)
-    scaled = model.get_layer("scaled").output
-    frozen = keras.Model(model.input, lower(scaled))
-    between = keras.Input(middle.shape[1:])
-    return frozen, keras.Model(between, model.get_layer("embedding")(upper(between)))
-
-
-def _features(model: "keras.Model") -> "keras.Model":
-    import keras
-
-    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
-
-
 def _compute_in(model: "keras.Model", policy: str) -> None:
     """Set the precision of the backbone's layers; their weights stay float32."""
     import keras
 
-    for layer in _features(model).layers:
-        layer.dtype_policy = keras.DTypePolicy(policy)
+    waiting = [*features_of(model).layers]
+    while waiting:
+        layer = waiting.pop()
+        if isinstance(layer, keras.Model):  # a part of a backbone may be a model itself
+            waiting += layer.layers
+        else:
+            layer.dtype_policy = keras.DTypePolicy(policy)
 
 
 def _arrays(variables: "Sequence[keras.Variable]") -> State:
@@ -352,29 +334,6 @@ def _sums(losses: "tf.Tensor", logits: "tf.Tensor", label_indexes: "tf.Tensor") 
     right = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == label_indexes, tf.float64))
     loss = tf.reduce_sum(tf.cast(losses, tf.float64))
     return tf.stack([loss, right, tf.cast(tf.size(label_indexes), tf.float64)])
-
-
-def _backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
-    """The backbone, and where its weights are from."""
-    import keras
-
-    own = backbone.implementations[TENSORFLOW.name]
-    build = partial(getattr(keras.applications, own.model), input_shape=backbone.pixels_shape, include_top=False)
-    if weights in ("auto", "imagenet"):
-        keras.config.disable_interactive_logging()
-        try:
-            with download_timeout():
-                return build(weights=own.weights), "imagenet"
-        except Exception as error:  # Keras has no narrower type for a download that failed
-            if weights == "imagenet" or "URL fetch failure" not in str(error):
-                raise
-            logger.warning(
-                "tensorflow: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy", error
-            )
-            weights = "none"
-    if weights == "none":
-        return build(weights=None), "untrained"
-    return build(weights=str(weights_file(weights, own.weight_file))), "folder"
 
 
 def log_model(model: "keras.Model", labels: int, backbone: Backbone, tracking_uri: str, mlflow_run_id: str) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from image_assets.models.backbones import Backbone, Implementation, download_timeout, weights_file
+from image_assets.models.backbones import Backbone
 from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
+from image_assets.models.torch_backbones import build_backbone, fold_normalization
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
         seed: Fixes the weights of an untrained backbone.
 
     Returns:
-        A network from pixels (n, side, side, 3) uint8 to probabilities (n, labels) float32, and "folder", "imagenet" or
-        "untrained".
+        A network from pixels (n, side, side, 3) uint8 to probabilities (n, labels) float32, and "folder", "imagenet",
+        "package", "file" or "untrained".
     """
     import torch
     import torchvision
@@ -49,8 +50,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     # A batch normalization with fixed statistics: minus the mean, divided by the deviation, inside the exported graph.
     scaled = nn.BatchNorm2d(3, eps=0.0, affine=False)
     scaled.running_mean, scaled.running_var = torch.tensor(own.mean), torch.tensor(own.deviation) ** 2
-    features = torchvision.models.get_model(own.model).get_submodule("features")
-    origin = _load_backbone(features, own, weights)
+    parts, origin = build_backbone(backbone, weights)
     head = nn.Linear(backbone.features, labels)
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     nn.init.zeros_(head.weight)
@@ -59,12 +59,9 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
         channels_first=torchvision.ops.Permute([0, 3, 1, 2]),
         from_zero_to_one=torchvision.transforms.ConvertImageDtype(torch.float32),
         scaled=scaled,
-        features=features,
-        pooled=nn.AdaptiveAvgPool2d(1),
-        embedding=nn.Flatten(1),
-        head=head,
-        probabilities=nn.Softmax(1),
     )
+    layers |= parts
+    layers |= {"head": head, "probabilities": nn.Softmax(1)}
     return nn.Sequential(layers).eval().requires_grad_(False), origin
 
 
@@ -203,8 +200,10 @@ class TorchNetwork:
         from torch import nn
 
         layers = dict(self.model.named_children())
+        if blocks is not None and self._plan.calibrated:  # not in trainings that earlier releases recorded
+            fold_normalization(layers["features"])
         before = [layers[name] for name in ("channels_first", "from_zero_to_one", "scaled")]
-        pooled = [layers["pooled"], layers["embedding"]]
+        pooled = [layers[name] for name in ("pooled", "neck", "embedding") if name in layers]
         backbone = list(layers["features"].children())
         whole = [*before, *backbone, *pooled]
         cut = len(whole) if blocks is None else blocks and len(before) + blocks
@@ -290,7 +289,9 @@ class TorchNetwork:
 
     def backbone_weights(self) -> State:
         """Copies of the weights of the whole backbone by name."""
-        return _arrays(self.model.get_submodule("features").state_dict())
+        state = self.model.get_submodule("features").state_dict()
+        neck = dict(self.model.named_children()).get("neck")
+        return _arrays(state | (neck.state_dict(prefix="neck.") if neck else {}))
 
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """The head's kernel (features, labels) and bias (labels,), float64."""
@@ -369,29 +370,6 @@ def _arrays(tensors: "Mapping[str, torch.Tensor]") -> State:
 def _sums(loss: "torch.Tensor", logits: "torch.Tensor", label_indexes: "torch.Tensor") -> np.ndarray:
     right = (logits.argmax(1) == label_indexes).sum()
     return np.array([loss.item(), right.item(), len(label_indexes)], np.float64)
-
-
-def _load_backbone(features: "nn.Module", own: Implementation, weights: str) -> str:
-    """Load the weights into the backbone; where they are from."""
-    import torch
-    from torchvision.models import get_model_weights
-
-    if weights == "none":
-        return "untrained"
-    if weights in ("auto", "imagenet"):
-        try:
-            with download_timeout():
-                state = get_model_weights(own.model)[own.weights].get_state_dict(progress=False)
-        except OSError as error:
-            if weights == "imagenet":
-                raise
-            logger.warning("torch: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy", error)
-            return "untrained"
-    else:
-        state = torch.load(weights_file(weights, own.weight_file), weights_only=True)
-    prefix = "features."
-    features.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
-    return "imagenet" if weights in ("auto", "imagenet") else "folder"
 
 
 def log_model(model: "nn.Sequential", labels: int, backbone: Backbone, tracking_uri: str, mlflow_run_id: str) -> str:

@@ -5,6 +5,7 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
@@ -12,10 +13,21 @@ from pydantic import Field, model_validator
 
 from image_assets.data.image_splits import training_labels
 from image_assets.data.sound_splits import require_sound_splits
-from image_assets.data.training_cache import existing_cache
+from image_assets.data.training_cache import existing_cache, find_or_write_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
-from image_assets.models.backbones import CURRENT_BACKBONE, Backbone, name_in_digests
+from image_assets.models.backbone_weights import how_to_get_weights, require_packages
+from image_assets.models.backbones import (
+    BACKBONES,
+    CURRENT_BACKBONE,
+    Backbone,
+    can_be_fine_tuned,
+    is_external,
+    name_in_digests,
+    names_of_backbones,
+    require_supported,
+    to_backbone,
+)
 from image_assets.models.efforts import DEFAULTS, Effort, announcement, defaults_of, duration, expected_seconds
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
@@ -52,6 +64,12 @@ def distributors_by_framework() -> str:
 class TrainingConfig(dg.Config):
     """The settings of one training, the same for every framework."""
 
+    backbone: str = Field(
+        default=CURRENT_BACKBONE.name,
+        description="The pretrained network below the head: "
+        f"{', '.join(f'`{name}`' for name in BACKBONES)}; or, to train only a head on it, `timm:<name>` for a network "
+        "of the package timm, or `onnx:<file>`.",
+    )
     effort: Effort = Field(
         default="quick",
         description="How long to train for a better model. `quick`: only the last layer, in closed form. `good`: also "
@@ -68,9 +86,8 @@ class TrainingConfig(dg.Config):
     top_blocks: int | None = Field(
         default=None,
         gt=0,
-        lt=CURRENT_BACKBONE.blocks,
-        description=f"How many of the backbone's {CURRENT_BACKBONE.blocks} blocks to train. "
-        f"{defaults_of('top_blocks')}",
+        description="How many of the backbone's blocks to train, fewer than it has "
+        f"({', '.join(f'{of.name}: {of.blocks}' for of in BACKBONES.values())}). {defaults_of('top_blocks')}",
     )
     augmentation: bool | None = Field(
         default=None,
@@ -141,6 +158,26 @@ class TrainingConfig(dg.Config):
     seed: int = Field(default=0, ge=0, description="Seed for shuffling, cropping and dropout.")
 
     @model_validator(mode="after")
+    def _trains_what_the_backbone_has(self) -> "TrainingConfig":
+        if self.backbone not in BACKBONES and not is_external(self.backbone):
+            raise ValueError(f"backbone is {self.backbone!r}: expected one of {names_of_backbones()}")
+        trainable = self.resolved().trainable
+        if trainable == "head":
+            return self
+        if not can_be_fine_tuned(self.backbone):
+            raise ValueError(
+                f"effort is {self.effort!r} and trainable is {trainable!r}, but {self.backbone} can only be used as it "
+                f"is: set trainable to 'head', or choose one of {', '.join(filter(can_be_fine_tuned, BACKBONES))}"
+            )
+        blocks = BACKBONES[self.backbone].blocks
+        if trainable == "top_blocks" and self.top_blocks and self.top_blocks >= blocks:
+            raise ValueError(
+                f"top_blocks is {self.top_blocks}: expected fewer than the {blocks} blocks of {self.backbone}; to "
+                "train them all, set trainable to 'all'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _augments_what_it_trains(self) -> "TrainingConfig":
         if self.augmentation and self.resolved().trainable == "head":
             raise ValueError(
@@ -168,19 +205,18 @@ class TrainingConfig(dg.Config):
         # A head needs no further effort: it is the same version whichever one was asked for.
         defaults = DEFAULTS["quick" if self.trainable == "head" else self.effort]
         defaults = {**defaults, "refit": self._fits_head_only()}
+        if self.backbone in BACKBONES:
+            defaults["top_blocks"] = min(defaults["top_blocks"], BACKBONES[self.backbone].blocks - 1)
         unset = {name: of for name, of in defaults.items() if getattr(self, name) in (None, "auto")}
         return self.model_copy(update=unset)
 
-    def plan(
-        self, labels: int, weights: str, caches: PetastormCaches, backbone: Backbone = CURRENT_BACKBONE
-    ) -> TrainingPlan:
+    def plan(self, labels: int, weights: str, caches: PetastormCaches) -> TrainingPlan:
         """The settings as ranks receive them.
 
         Args:
             labels: The number of labels.
             weights: Where the backbone's weights come from, a source of `BackboneWeights`.
             caches: The caches that will be read.
-            backbone: The backbone to train.
         """
         head = Schedule(
             self.epochs, self.learning_rate, self.warmup_epochs, self.patience, self.weight_decay, self.dropout
@@ -213,7 +249,7 @@ class TrainingConfig(dg.Config):
             backbone=weights,
             head=head,
             fine_tuning=fine_tuning,
-            backbone_name=backbone.name,
+            backbone_name=self.backbone,
             **content,
             **others,
         )
@@ -262,25 +298,48 @@ class Task:
         return sha256(json.dumps([*parts, plan, self.processes]).encode()).hexdigest()[:16]
 
 
-def to_task(
-    framework: Framework, config: TrainingConfig, resources: TrainingResources, backbone: Backbone = CURRENT_BACKBONE
-) -> Task:
+def weights_identity(backbone: Backbone, framework: str, weights: BackboneWeights) -> str:
+    """A text that is equal for equal weights of a backbone.
+
+    Raises:
+        FileNotFoundError: They are to be in a folder and are not; the message says how to get them.
+    """
+    own = backbone.implementations[framework]
+    if own.source == "onnx":
+        return sha256(Path(own.model).read_bytes()).hexdigest()
+    try:
+        return weights.identity(own.weight_files)
+    except FileNotFoundError as error:
+        if own.packages_hold_weights:
+            return "imagenet"
+        raise FileNotFoundError(f"{error}. {how_to_get_weights(backbone, framework, weights.source)}") from error
+
+
+def cache_for(backbone: Backbone, resources: TrainingResources, split: str, labels: list[str]) -> Cache:
+    """The split's cache with images of the backbone's side, written if only other sides have one."""
+    caches, ranks = resources.caches, resources.processes.processes
+    if caches.content == "original" or caches.side_pixels in (None, backbone.side_pixels):
+        return existing_cache(resources.delta_tables, caches, split, labels, ranks)
+    of_its_side = caches.model_copy(update={"side_pixels": backbone.side_pixels})
+    return find_or_write_cache(resources.delta_tables, of_its_side, split, ranks=ranks)[0]
+
+
+def to_task(framework: Framework, config: TrainingConfig, resources: TrainingResources) -> Task:
     """The task for the current tables and settings; a ValueError if they cannot be trained on."""
+    require_supported(config.backbone, framework.name)
     if config.distributor not in framework.distributors:
         raise ValueError(
             f"distributor is {config.distributor!r}, which cannot train in {framework.title}: choose "
             f"{' or '.join(framework.distributors)}"
         )
+    backbone = to_backbone(config.backbone)
+    require_packages(backbone, framework.name)
+    identity = weights_identity(backbone, framework.name, resources.backbone)
     require_sound_splits(resources.delta_tables)
     labels = training_labels(resources.delta_tables)
-    ranks = resources.processes.processes
-    training, validation = (
-        existing_cache(resources.delta_tables, resources.caches, split, labels, ranks)
-        for split in ("training", "validation")
-    )
-    plan = config.plan(len(labels), resources.backbone.source, resources.caches, backbone)
-    identity = resources.backbone.identity(backbone.implementations[framework.name].weight_file)
-    return Task(framework.name, labels, training, validation, plan, identity, ranks)
+    training, validation = (cache_for(backbone, resources, split, labels) for split in ("training", "validation"))
+    plan = config.plan(len(labels), resources.backbone.source, resources.caches)
+    return Task(framework.name, labels, training, validation, plan, identity, resources.processes.processes)
 
 
 def train_and_register(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from image_assets.images.pixels import MAX_PIXELS, Reading
-from image_assets.models.backbones import BACKBONES, Backbone
+from image_assets.models.backbones import Backbone, to_backbone
 from resources.delta.row_groups import Color, Content, Page
 from resources.processes.rank_process import Distributor
 
@@ -20,7 +20,7 @@ class TrainingResult:
     rank: int
     size: int
     model_uri: str | None  # the MLflow model in its own flavor, which rank 0 logs; None on the other ranks
-    backbone: str  # the weights that were used: folder, imagenet or untrained
+    backbone: str  # the weights that were used: folder, imagenet, package, file or untrained
     # Per epoch, averaged over the ranks: epoch, loss, accuracy, validation_loss, validation_accuracy, seconds.
     history: tuple[dict[str, float], ...]
     best_epoch: int  # the epoch whose weights the model has, counted over the whole history
@@ -85,7 +85,7 @@ class TrainingPlan:
     @property
     def architecture(self) -> Backbone:
         """The backbone's row."""
-        return BACKBONES[self.backbone_name]
+        return to_backbone(self.backbone_name)
 
     @property
     def frozen_blocks(self) -> int:

@@ -73,4 +73,5 @@ def load_embedder(tracking_uri: str, uri: str) -> tuple[Embed, Literal["rgb", "g
         classifier = json.loads(artifacts["classifier"].read_text())
         network = FRAMEWORKS[classifier["framework"]].network
         embed = network.load_embedder(str(artifacts["model"]))
-        return embed, classifier.get("color", "rgb"), backbone_of(classifier).side_pixels
+        side_pixels = classifier.get("side_pixels") or backbone_of(classifier).side_pixels
+        return embed, classifier.get("color", "rgb"), side_pixels

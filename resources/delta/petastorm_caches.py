@@ -49,7 +49,6 @@ ROW = "_row"  # a temporary column that identifies a row
 MEGABYTE = 1024 * 1024
 MANIFEST = "_cache.json"  # a folder without it is not a cache
 UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
-UNNAMED_SIDE_PIXELS = 224  # the side of images in caches whose names do not depend on it
 
 
 @dataclass(frozen=True)
@@ -256,10 +255,13 @@ class PetastormCaches(dg.ConfigurableResource):
     root: str
     content: Content = Field(default="original", description="What new caches store of an image.")
     color: Color = Field(default="rgb", description="Whether new caches store color or grayscale images.")
-    side_pixels: int = Field(
-        default=UNNAMED_SIDE_PIXELS,
+    side_pixels: int | None = Field(
+        default=None,
         gt=0,
-        description="Width and height that images are scaled to, unless caches hold the original files.",
+        description="Width and height that images are scaled to. Caches of original files need none.",
+    )
+    unnamed_side_pixels: int | None = Field(
+        default=None, description="The side that the names of caches leave out, as when there was only one."
     )
     page: Page = Field(default="non_blank", description="Which page or frame of an image is trained on.")
     pixel_limit: int = Field(

@@ -15,7 +15,7 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_splits import SplitConfig, image_splits, read_split, split_rows, training_labels
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.data.training_cache import existing_cache, find_or_write_cache, materialize_cache
+from image_assets.data.training_cache import cache_name, existing_cache, find_or_write_cache, materialize_cache
 from image_assets.images.cached_pixels import to_cached_pixels
 from image_assets.images.pixels import to_pixels
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, Table
@@ -115,6 +115,16 @@ def test_caches_are_named_by_rows_split_and_ranks(ingested_tables: DeltaTables, 
     assert "images, as processes read them" in str(metadata["images"])
 
 
+def test_only_scaled_images_need_a_cache_for_each_side(ingested_tables: DeltaTables, caches: PetastormCaches) -> None:
+    def name(content: str, side: int | None, unnamed: int | None = 224) -> str:
+        update = {"content": content, "side_pixels": side, "unnamed_side_pixels": unnamed}
+        return cache_name(ingested_tables, caches.model_copy(update=update), "training", ["ball", "cube"], 2)
+
+    assert len({name("original", side) for side in (None, 224, 384)}) == 1
+    assert len({name("jpeg", side) for side in (224, 384)}) == 2
+    assert name("jpeg", 224) != name("jpeg", 224, unnamed=None)
+
+
 def test_a_cache_that_was_cut_is_written_again_and_refused_by_a_training(
     ingested_tables: DeltaTables, caches: PetastormCaches
 ) -> None:
@@ -132,7 +142,7 @@ def test_a_cache_that_was_cut_is_written_again_and_refused_by_a_training(
 def test_a_cache_holds_what_its_settings_say(
     ingested_tables: DeltaTables, home: Path, content: Content, color: Color
 ) -> None:
-    caches = PetastormCaches(root=str(home / "caches"), content=content, color=color)
+    caches = PetastormCaches(root=str(home / "caches"), content=content, color=color, side_pixels=224)
     cache, _ = find_or_write_cache(ingested_tables, caches, "validation", ranks=1)
     assert (cache.content, cache.color) == (content, color)
     originals = {row.image_id: row.content for row in ingested_tables.dataframe(FEATURED_IMAGES).collect()}
@@ -142,7 +152,7 @@ def test_a_cache_holds_what_its_settings_say(
         assert difference <= (30 if content == "jpeg" else 0)
         assert content == "original" or len(row["content"]) <= 224 * 224 * (3 if color == "rgb" else 1)
     spark = DeltaSpark(spark_config=ingested_tables.pyspark.spark_config, executor="spark")
-    elsewhere = PetastormCaches(root=str(home / "by Spark"), content=content, color=color)
+    elsewhere = PetastormCaches(root=str(home / "by Spark"), content=content, color=color, side_pixels=224)
     by_spark, _ = find_or_write_cache(tables_in(home, spark), elsewhere, "validation", ranks=1)
     assert (by_spark.name, rows_of(by_spark)) == (cache.name, rows_of(cache)), "both ways give the same rows"
     others = PetastormCaches(root=caches.root, color="gray" if color == "rgb" else "rgb")

@@ -1,32 +1,50 @@
 """What the code knows of a backbone, and where its weights come from."""
 
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from image_assets.models import rank_training
-from image_assets.models.backbones import (
-    BACKBONES,
+from image_assets.models.backbone_weights import (
     DOWNLOAD_TIMEOUT_SECONDS,
-    MOBILENET_V2,
-    backbone_of,
+    backbones_at_hand,
     download_timeout,
+    how_to_get_weights,
+    require_packages,
     weights_file,
 )
+from image_assets.models.backbones import (
+    BACKBONES,
+    EFFICIENTNET_LITE0,
+    MOBILENET_V2,
+    RESNET50,
+    Package,
+    backbone_of,
+    block_ends,
+    require_supported,
+    to_backbone,
+)
 from image_assets.models.rank_training import embeddings_name
-from image_assets.models.training import Task
+from image_assets.models.training import Task, TrainingConfig, weights_identity
 from image_assets.models.training_plan import TrainingPlan
 from resources.delta.petastorm_caches import Cache
+from resources.training import BackboneWeights
 from tests.image_assets.conftest import PLAN
+from tests.support.onnx_files import write_onnx
+
+TORCH_RESNET = RESNET50.implementations["torch"]
 
 
-def test_a_weights_file_is_found_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "some.weights").touch()
+@pytest.mark.parametrize("name", MOBILENET_V2.implementations["torch"].weight_files)
+def test_a_weights_file_is_found_in_its_folder_under_each_of_its_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
 
-    assert weights_file(str(tmp_path), "some.weights") == tmp_path / "some.weights"
+    assert weights_file(str(tmp_path), MOBILENET_V2.implementations["torch"]) == tmp_path / name
 
 
 @pytest.mark.parametrize(
@@ -37,8 +55,46 @@ def test_a_missing_weights_file_is_told_with_what_is_there(tmp_path: Path, folde
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.bin").touch()
 
-    with pytest.raises(FileNotFoundError, match=f"{folder} {found}: expected a folder with some.weights"):
-        weights_file(str(tmp_path / folder), "some.weights")
+    with pytest.raises(FileNotFoundError, match=rf"{folder} {found}: expected a folder with resnet50-\w+\.pth"):
+        weights_file(str(tmp_path / folder), TORCH_RESNET)
+
+
+def test_weights_that_a_package_has_need_no_folder(tmp_path: Path) -> None:
+    own = EFFICIENTNET_LITE0.implementations["torch"]
+    assert weights_file(str(tmp_path), own) is None
+    assert weights_identity(EFFICIENTNET_LITE0, "torch", BackboneWeights(source=str(tmp_path))) == "imagenet"
+
+
+def test_missing_weights_are_told_with_address_file_setting_and_what_works_now(tmp_path: Path) -> None:
+    (tmp_path / "mobilenet_v2_features.pth").write_bytes(b"weights")
+    expected = (
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth .* as resnet50-0676ba61.pth in a folder, .* "
+        "IMAGE_ASSETS_BACKBONE. Backbones whose weights are at hand: mobilenet_v2"
+    )
+    with pytest.raises(FileNotFoundError, match=expected):
+        weights_identity(RESNET50, "torch", BackboneWeights(source=str(tmp_path)))
+    assert re.search("download https://storage.googleapis.com", how_to_get_weights(RESNET50, "tensorflow", "auto"))
+
+
+def test_downloaded_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    assert "resnet50" not in backbones_at_hand("torch", "auto")
+    file = tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert "resnet50" in backbones_at_hand("torch", "auto")
+    assert backbones_at_hand("tensorflow", "auto") == []
+    assert backbones_at_hand("tensorflow", "none") == [
+        name for name, row in BACKBONES.items() if "tensorflow" in row.implementations
+    ]
+
+
+def test_a_missing_package_is_told_with_the_command_that_installs_it() -> None:
+    own = replace(TORCH_RESNET, packages=(Package("some-package", "some_package_that_nobody_has"),))
+    backbone = replace(RESNET50, implementations={"torch": own})
+    with pytest.raises(ImportError, match="resnet50 needs some-package, .* `uv pip install some-package`"):
+        require_packages(backbone, "torch")
 
 
 def test_downloads_give_up_on_silence_and_other_connections_do_not() -> None:
@@ -50,14 +106,68 @@ def test_downloads_give_up_on_silence_and_other_connections_do_not() -> None:
 
 
 def test_a_last_layer_ends_each_of_the_blocks() -> None:
-    layers = ["Conv1_relu", "expanded_conv_project_BN", "block_1_project_BN", "block_2_project_BN", "block_2_add"]
-    ends = [MOBILENET_V2.last_layer([*layers, "out_relu"], block) for block in (0, 1, 2, 3, 18)]
+    layers = ["Conv1", "Conv1_relu", "expanded_conv_project_BN", "block_1_project_BN", "block_2_expand_BN"]
+    pattern = MOBILENET_V2.implementations["tensorflow"].blocks
+    ends = block_ends(pattern, [*layers, "block_2_project_BN", "block_2_add", "out_relu"])
     assert ends == ["Conv1_relu", "expanded_conv_project_BN", "block_1_project_BN", "block_2_add", "out_relu"]
 
 
 def test_what_names_no_backbone_has_the_first_one() -> None:
     assert backbone_of({"framework": "torch"}) is MOBILENET_V2
     assert backbone_of({"backbone_name": "mobilenet_v2"}, "backbone_name") is MOBILENET_V2
+
+
+def test_a_framework_without_a_backbone_lists_those_that_it_has() -> None:
+    require_supported("efficientnet_lite0", "torch")
+    require_supported("timm:resnet18", "torch")
+    with pytest.raises(ValueError, match="'efficientnet_lite0', which tensorflow does not have: choose mobilenet_v2"):
+        require_supported("efficientnet_lite0", "tensorflow")
+    with pytest.raises(ValueError, match="which tensorflow does not have: .* or train it in torch"):
+        require_supported("onnx:/some.onnx", "tensorflow")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"backbone": "resnet"}, "backbone is 'resnet': expected one of mobilenet_v2, .* or onnx:<file>"),
+        ({"backbone": "timm:resnet18", "trainable": "all"}, "can only be used as it is: set trainable to 'head'"),
+        ({"trainable": "top_blocks", "top_blocks": 19}, "top_blocks is 19: expected fewer than the 19 blocks"),
+    ],
+)
+def test_a_backbone_that_cannot_be_trained_like_that_is_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        TrainingConfig(**settings)
+    assert TrainingConfig(backbone="resnet50", trainable="top_blocks", top_blocks=19).top_blocks == 19
+
+
+def test_an_onnx_file_says_what_it_takes(tmp_path: Path) -> None:
+    name = write_onnx(tmp_path / "a.onnx", ["n", 3, 32, 32], ["n", 8, 8, 8], mean=[0.5] * 3, std=[0.25] * 3)
+    backbone = to_backbone(name)
+    assert (backbone.side_pixels, backbone.features, backbone.blocks) == (32, 8, 0)
+    own = backbone.implementations["torch"]
+    assert (own.mean, own.deviation, own.pools) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
+    assert len(weights_identity(backbone, "torch", BackboneWeights(source="none"))) == 64
+    unstated = to_backbone(write_onnx(tmp_path / "b.onnx", ["n", 3, "h", "w"], ["n", 8, "h", "w"]))
+    assert (unstated.side_pixels, unstated.implementations["torch"].mean) == (224, (0.485, 0.456, 0.406))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (["n", 1, 32, 32], r"first of shape \(0, 1, 32, 32\): expected one of shape \(images, 3, height"),
+        (["n", 3, 32, 48], "takes images of 48 x 32: expected squares"),
+        (["n", 3, 32], r"of shape \(0, 3, 32\)"),
+    ],
+)
+def test_an_onnx_file_that_takes_no_images_is_refused(tmp_path: Path, shape: list[int | str], expected: str) -> None:
+    name = write_onnx(tmp_path / "some.onnx", shape, ["n", 8, 8, 8])
+    with pytest.raises(ValueError, match=expected):
+        to_backbone(name)
+
+
+def test_a_missing_onnx_file_is_told() -> None:
+    with pytest.raises(FileNotFoundError, match="backbone is onnx:/nowhere.onnx, which is not a file"):
+        to_backbone("onnx:/nowhere.onnx")
 
 
 class FixedNetwork:

