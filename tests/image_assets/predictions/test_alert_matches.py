@@ -54,6 +54,20 @@ def test_a_rule_is_met_by_label_and_probability_with_its_bounds(
     assert "".join(sorted(matching_predictions(rule, predictions)["path"])) == expected
 
 
+def test_abstentions_meet_the_rules_that_look_for_unsure_predictions(delta_tables: DeltaTables) -> None:
+    predict(delta_tables, ("a", "roses", 0.5), ("b", "roses", 0.5))
+    predictions = predictions_in("Production", delta_tables, ModelRegistry(tracking_uri=""))
+    predictions.loc[predictions["path"] == "b", ["label", "abstained"]] = [None, True]
+    unsure, sure, of_roses = (
+        to_rule(maximum_probability=0.6),
+        to_rule(minimum_probability=0.1),
+        to_rule(labels=["roses"], maximum_probability=0.6),
+    )
+    assert sorted(matching_predictions(unsure, predictions)["path"]) == ["a", "b"]
+    assert matching_predictions(sure, predictions)["path"].tolist() == ["a"]
+    assert matching_predictions(of_roses, predictions)["path"].tolist() == ["a"]
+
+
 def test_each_prediction_is_met_once_by_each_rule(delta_tables: DeltaTables) -> None:
     rules = to_rule(), to_rule(name="another", send_to=["oncall", "team"])
     predict(delta_tables, ("a", "roses", 1))
