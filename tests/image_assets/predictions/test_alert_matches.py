@@ -132,7 +132,7 @@ def test_a_hundred_thousand_predictions_take_about_a_second() -> None:
     count = 100_000
     paths = [f"file:/photos/{number:06}.jpg" for number in range(count)]
     predictions = pd.DataFrame({"path": paths, "image_id": paths, "label": "roses", "probability": 1.0}).assign(
-        model_name="image_classifier", model_version=1, version_id="1"
+        model_name="image_classifier", model_version=1, version_id="1", abstained=False
     )
     known = predictions.iloc[: count // 2].assign(rule="a rule", receiver="oncall")[list(PREDICTION_ALERTS.keys)]
     rules = AlertRules(rules=[to_rule(minimum_probability=0.5)])
