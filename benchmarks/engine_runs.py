@@ -81,7 +81,8 @@ def onnx_runtime(_: str, file: str) -> Network:
     """ONNX Runtime, which this project uses on a CPU."""
     from image_assets.models.engines import onnx_network
 
-    return onnx_network(file)
+    network = onnx_network(file)
+    return lambda pixels: network(pixels)["probabilities"]
 
 
 def open_vino(_: str, file: str) -> Network:

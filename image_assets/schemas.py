@@ -268,15 +268,15 @@ _SLICE = _columns(
 
 MODEL_EVALUATIONS = Table(
     "model_evaluations",
-    keys=("model_name", "model_version", "version_id", "split"),
+    keys=("model_name", "model_version", "version_id", "split", "dataset", "corruption"),
     columns=_columns(
         MODEL_NAME,
         MODEL_VERSION,
         VERSION_ID,
-        _text("split", "The split that the version was evaluated on: test."),
+        _text("split", "The split that the version was evaluated on: test; empty for another dataset."),
         FRAMEWORK,
         _long("images", "Number of images in the split."),
-        _double("accuracy", "Share of correct predictions."),
+        _double("accuracy", "Share of correct predictions; where the version abstained, of most probable labels."),
         _column("labels", T.ArrayType(T.StringType()), "The labels, in the order of the metrics per label."),
         _doubles("precision", "For each label, the share of its predictions that are correct."),
         _doubles("recall", "For each label, the share of its images that are predicted correctly."),
@@ -290,7 +290,11 @@ MODEL_EVALUATIONS = Table(
         _double("accuracy_low", "Lower bound of the 95 % interval of the accuracy (Wilson)."),
         _double("accuracy_high", "Upper bound of the 95 % interval of the accuracy."),
         _double("balanced_accuracy", "Mean recall of the labels that have images."),
-        _double("calibration_error", "Expected calibration error: the mean distance between probability and accuracy."),
+        _double(
+            "calibration_error",
+            "Expected calibration error: the mean distance between probability and accuracy, in 15 bins of equal "
+            "width; in rows without a log loss, in bins of equal size.",
+        ),
         _column("support", T.ArrayType(T.LongType()), "For each label, the number of images that have it."),
         _doubles("precision_low", "Lower bounds of the 95 % intervals; null for labels that are never predicted."),
         _doubles("precision_high", "Upper bounds of the 95 % intervals."),
@@ -301,6 +305,15 @@ MODEL_EVALUATIONS = Table(
         _long("only_this_right", "Images that only this version predicts correctly."),
         _long("only_other_right", "Images that only the other version predicts correctly."),
         _double("p_value", "Probability of such a difference between equally good versions (exact McNemar test)."),
+        _double("log_loss", "Mean negative logarithm of the true label's probability; null in old rows."),
+        _double("coverage", "Share of the images for which the version did not abstain; null in old rows."),
+        _double("answered_accuracy", "Share of correct predictions among those; null in old rows."),
+        _double("unlike_share", "Share of the images that are unlike the training images; null for old versions."),
+        _text("dataset", "The images of the job evaluate_version that the version was evaluated on.", **{FILL: ""}),
+        _text("corruption", "How these were corrupted, such as blur 2; empty for as they are.", **{FILL: ""}),
+        _long("unreadable", "Number of images of the dataset that could not be read; they are not evaluated."),
+        _long("with_unknown_label", "Number of images whose label the version does not have; not evaluated either."),
+        _doubles("thresholds", "For each label, the probability below which the version abstains; null if always."),
     ),
 )
 
@@ -360,7 +373,7 @@ BACKBONE_COMPARISONS = Table(
     ),
 )
 
-PREDICTED_LABEL = _text("label", "The predicted label; null if there is none (see fault).")
+PREDICTED_LABEL = _text("label", "The predicted label; null if there is none (see fault and abstained).")
 PROBABILITY = _column("probability", T.FloatType(), "The probability of the predicted label, 0 to 1.")
 PREDICTED_AT = _time("predicted_at", "When the prediction was made, UTC.")
 
@@ -375,6 +388,26 @@ _ANSWER = [
     FRAMEWORK,
     _text("device", "The device that computed the prediction: cpu or cuda."),
     PREDICTED_AT,
+    _column(
+        "abstained",
+        T.BooleanType(),
+        "Whether label is null because its probability is below the version's threshold; null in old rows.",
+    ),
+    _text(
+        "most_probable_label",
+        "The label that probability belongs to, also if the version abstained; null if there is a fault, and in old "
+        "rows, where it is the label.",
+    ),
+    _column(
+        "distance_from_training",
+        T.FloatType(),
+        "Cosine distance of the image's embedding to its k-th nearest among training images, 0 to 2; null in old rows.",
+    ),
+    _column(
+        "unlike_training",
+        T.BooleanType(),
+        "Whether that distance is greater than for 95 % of the validation images; null in old rows.",
+    ),
 ]
 
 IMAGE_PREDICTIONS = Table(
@@ -403,8 +436,8 @@ VERSION_AGREEMENTS = Table(
         _long("images", "Number of current images that both versions predicted."),
         _long("agreeing", "Number of images with the same predicted label."),
         _double("agreement", "Share of images with the same predicted label."),
-        _long("only_this_answered", "Number of images without a prediction by the production version."),
-        _long("only_other_answered", "Number of images without a prediction by this version."),
+        _long("only_this_answered", "Number of images for which only the production version has no label."),
+        _long("only_other_answered", "Number of images for which only this version has no label."),
         _double("mean_probability", "Mean probability of this version's predictions."),
         _double("other_mean_probability", "Mean probability of the production version's predictions."),
         _time("compared_at", "When the versions were compared, UTC."),

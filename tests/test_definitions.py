@@ -124,6 +124,7 @@ def test_jobs_and_sensors_are_there() -> None:
         "request_promotion",
         "review_promotion",
         "reproduce_model",
+        "evaluate_version",
         "package_model",
         "export_dataset",
         "unpack_parquet",

@@ -54,7 +54,12 @@ SIZE_FILES = {
     "gallery/thumbnails.py": "the side of an enlarged image",
 }
 
-STORED = ("models/image_classifier", "models/engines", *(f"models/{name}_network" for name in FRAMEWORKS))
+STORED = (
+    "models/image_classifier",
+    "models/engines",
+    "models/novelty",
+    *(f"models/{name}_network" for name in FRAMEWORKS),
+)
 STORED_FILES = [f"image_assets/{name}.py" for name in (*STORED, *(f"images/{name}" for name in DECODING))]
 
 

@@ -25,6 +25,7 @@ GIVEN, EMPTY, CONTRADICTORY, UNUSABLE, AMBIGUOUS = "given", "empty", "contradict
 UNNAMED, FOLDER = "unnamed", "folder"
 GIVEN_COLUMNS = ["path", "label", "state", "message", "matched_by", "attributes"]
 VERSION_KEY = "label_table_version"
+COLUMN_SETTINGS = ("IMAGE_ASSETS_PATH_COLUMN", "IMAGE_ASSETS_LABEL_COLUMN")
 LISTED_LABELS, LISTED_ROWS = 20, 10
 # The names that people and programs give the two columns, the first found counts; case, spaces and hyphens are ignored.
 PATH_NAMES = (
@@ -77,17 +78,19 @@ def to_column(names: Sequence[str], usual: Sequence[str], chosen: str, setting: 
     raise ValueError(f"expected {expected}, found the columns {', '.join(names)}: set {setting} to the name of yours")
 
 
-def label_rows(table: ExternalRows, label_table: ExternalTable, landing: str) -> Iterator[LabelRow]:
-    """The rows of a label table, with their other columns as attributes.
+def label_rows(
+    table: ExternalRows, label_table: ExternalTable, landing: str, settings: tuple[str, str] = COLUMN_SETTINGS
+) -> Iterator[LabelRow]:
+    """The rows of a label table, with their other columns as attributes; `settings` are named in errors.
 
     Raises:
         ValueError: It has no column of paths or of labels.
     """
     names = table.rows.column_names
-    path_column = to_column(names, PATH_NAMES, label_table.path_column, "IMAGE_ASSETS_PATH_COLUMN")
+    path_column = to_column(names, PATH_NAMES, label_table.path_column, settings[0])
     label_column = None
     if label_table.label_column != NO_COLUMN:
-        label_column = to_column(names, LABEL_NAMES, label_table.label_column, "IMAGE_ASSETS_LABEL_COLUMN")
+        label_column = to_column(names, LABEL_NAMES, label_table.label_column, settings[1])
     columns = {name: table.rows[at].to_pylist() for at, name in enumerate(names)}
     paths = columns.pop(path_column)
     labels = columns.pop(label_column) if label_column else [None] * len(paths)

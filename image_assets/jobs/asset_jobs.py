@@ -11,6 +11,7 @@ from image_assets.jobs.continuous import (
     images_to_predict,
     label_table_to_read,
 )
+from image_assets.jobs.evaluate_version import evaluate_version
 from image_assets.jobs.export_dataset import export_dataset
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import optimize_tables
@@ -116,6 +117,7 @@ JOBS = (
     request_promotion,
     review_promotion,
     reproduce_model,
+    evaluate_version,
     package_model,
     export_dataset,
     optimize_tables,

@@ -60,7 +60,7 @@ class ExportedImage:
             "split": self.split,
             "predicted_label": self.predicted_label,
             "probability": self.probability,
-            "model_version": self.model_version if self.predicted_label else None,
+            "model_version": self.model_version if self.probability is not None else None,
         }
         others = {name: value for name, value in self.attributes.items() if name not in COLUMNS}
         return {**others, **{name: value for name, value in own.items() if value is not None}}

@@ -105,6 +105,15 @@ ops:
     config:
       version: 2
 """,
+    "evaluate_version": """\
+ops:
+  evaluate_on_images:
+    config:
+      version: 2 # omit for the serving version
+      folder: /srv/my_test_set # with the images of each label in a subfolder
+      blur: [1, 2, 4] # optional, like noise, darkness and rotation
+      rotation: [15, 45]
+""",
     "package_model": """\
 ops:
   package:

@@ -18,7 +18,7 @@ from pydantic import Field
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models.backbones import max_onnx_bytes_of
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.logged_models import INPUT, OPSET, side_of
+from image_assets.models.logged_models import INPUT, OPSET, OUTPUT, side_of
 from image_assets.models.promotion_gate import files_as_logged
 from image_assets.models.training import FILES_DIGEST
 from resources.mlflow.model_packages import ModelPackages
@@ -76,7 +76,7 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     front = onnx.compose.add_prefix(  # its names could occur in the network
         _front(color, side_of(model), model.ir_version), "front/", rename_inputs=False, rename_outputs=False
     )
-    whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)])
+    whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)], outputs=[OUTPUT])
     properties = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
     onnx.helper.set_model_props(whole, {**properties, "color": color, "side_pixels": str(side_of(model))})
     onnx.checker.check_model(whole, full_check=True)

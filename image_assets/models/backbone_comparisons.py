@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pydantic import Field, field_validator
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -29,8 +30,7 @@ from image_assets.models.backbones import (
     require_supported,
     to_backbone,
 )
-from image_assets.models.calibration import expected_calibration_error
-from image_assets.models.evaluation import interval
+from image_assets.models.evaluation import calibration_error, interval
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training import TrainingConfig, weights_identity
 from image_assets.models.training_plan import OutputLocations
@@ -165,7 +165,13 @@ def scratch_folder(caches: PetastormCaches) -> Iterator[str]:
 def to_figures(trials: Sequence[Trial]) -> Row:
     """The figures of a backbone, from the trials of all ranks."""
     first = trials[0]
-    right = int((first.probabilities.argmax(axis=1) == first.label_indexes).sum())
+    answers = pd.DataFrame(
+        {
+            "probability": first.probabilities.max(axis=1),
+            "right": first.probabilities.argmax(axis=1) == first.label_indexes,
+        }
+    )
+    right = int(answers["right"].sum())
     images = len(first.label_indexes)
     low, high = interval(right, images)
     return {
@@ -175,7 +181,7 @@ def to_figures(trials: Sequence[Trial]) -> Row:
         "accuracy_low": low,
         "accuracy_high": high,
         "validation_accuracy": first.validation_accuracy,
-        "calibration_error": expected_calibration_error(first.probabilities, first.label_indexes),
+        "calibration_error": calibration_error(answers),
         "training_seconds": max(trial.training_seconds for trial in trials),
         "images_per_second": sum(trial.images_per_second for trial in trials),
         "megabytes": first.weight_bytes / MEGABYTE,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from image_assets.models.calibration import log_softmax
 from image_assets.models.embeddings import precompute_inputs
 from image_assets.models.epochs import gathered
 from image_assets.models.frameworks import FRAMEWORKS
@@ -68,15 +69,9 @@ def try_backbone(
     return Trial(
         origin,
         head.best[0],
-        softmax(everywhere[:, :-1]),
+        np.exp(log_softmax(everywhere[:, :-1])),
         everywhere[:, -1].astype(int),
         training_seconds,
         work.images_per_second,
         sum(array.nbytes for array in (*network.backbone_weights().values(), *network.weights().values())),
     )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """The probabilities (n, labels) for logits."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

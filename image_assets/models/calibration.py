@@ -1,11 +1,9 @@
 """Honest probabilities: one temperature for all labels, and thresholds below which a version does not answer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-CALIBRATION_BINS = 15
 LOWEST, HIGHEST = -4.0, 8.0  # bounds of the logarithm of a scale: outputs of a ridge head need one of about 10
 
 
@@ -32,59 +30,62 @@ def fit_scale(outputs: np.ndarray, label_indexes: np.ndarray) -> float:
 
 def log_loss(logits: np.ndarray, label_indexes: np.ndarray, smoothing: float = 0.0) -> float:
     """The mean negative log-likelihood of the labels; `smoothing` is the probability that a label is any other one."""
-    highest = logits.max(axis=1, keepdims=True)
-    logs = logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
+    logs = log_softmax(logits)
     right = logs[np.arange(len(logs)), label_indexes]
     return float(-((1 - smoothing) * right + smoothing * logs.mean(axis=1)).mean())
 
 
-def expected_calibration_error(probabilities: np.ndarray, label_indexes: np.ndarray) -> float:
-    """The mean distance between the probability of the answers and the share of them that is right.
-
-    Guo et al., section 2: over CALIBRATION_BINS bins of equal width, weighted by their images.
-
-    Args:
-        probabilities: Of every label, (n, labels).
-        label_indexes: The images' labels (n,).
-    """
-    sureness, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label_indexes
-    bins = np.minimum((sureness * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    return float(np.abs(np.bincount(bins, right - sureness)).sum() / len(sureness))
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The logarithms of the probabilities of outputs (n, labels)."""
+    lowered = logits - logits.max(axis=1, keepdims=True)  # so that the exponentials do not overflow
+    return lowered - np.log(np.exp(lowered).sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From which probability on each label is answered with the requested precision, and how often that happens."""
+    """From which probability on each label is answered, and what that means for the images it was chosen on."""
 
-    by_label: list[float | None]  # None: the precision is not reached at any probability
+    by_label: list[float | None]  # None: the requested precision is not reached at any probability
     coverage: float  # share of the images that get an answer
+    precision: float | None  # share of the answers that are right; None without answers
 
 
-def choose_thresholds(probabilities: np.ndarray, label_indexes: np.ndarray, precision: float) -> Thresholds:
-    """For each label, the lowest probability from which on the answers are right as often as requested.
+def choose_thresholds(
+    probabilities: np.ndarray,
+    label_indexes: np.ndarray,
+    *,
+    precision: float | None = None,
+    minimum_probability: float | None = None,
+) -> Thresholds:
+    """For each label, the lowest probability that is at least the given one and gives the requested precision.
+
+    Selective classification: El-Yaniv and Wiener, On the Foundations of Noise-free Selective Classification (2010).
 
     Args:
         probabilities: Of images that the network was not trained on: (n, labels).
         label_indexes: Their labels (n,).
-        precision: The share of answers that must be right, from 0 to 1.
+        precision: The share of each label's answers that must be right, from 0 to 1.
+        minimum_probability: The lowest probability of an answer, the same for all labels.
     """
     answers, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    thresholds = [
-        lowest_with(precision, sureness[answers == label], label_indexes[answers == label] == label)
-        for label in range(probabilities.shape[1])
-    ]
-    return Thresholds(thresholds, coverage(answers, sureness, thresholds))
+    right = answers == label_indexes
+    least = minimum_probability or 0.0
+    thresholds: list[float | None] = [least] * probabilities.shape[1]
+    if precision is not None:
+        for label in range(len(thresholds)):
+            of_label = (answers == label) & (sureness >= least)
+            thresholds[label] = lowest_with(precision, sureness[of_label], right[of_label])
+    needed = np.array([np.inf if of is None else of for of in thresholds])
+    answered = sureness >= needed[answers]
+    return Thresholds(thresholds, float(answered.mean()), float(right[answered].mean()) if answered.any() else None)
 
 
 def lowest_with(precision: float, sureness: np.ndarray, right: np.ndarray) -> float | None:
     """The lowest probability from which on the share of right answers is at least `precision`; None if none is."""
     order = np.argsort(-sureness, kind="stable")
+    descending = sureness[order]
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    reached = np.flatnonzero(shares >= precision)
-    return float(sureness[order][reached[-1]]) if len(reached) else None
-
-
-def coverage(answers: np.ndarray, sureness: np.ndarray, thresholds: Sequence[float | None]) -> float:
-    """The share of images whose answer is as sure as its label's threshold."""
-    needed = np.array([np.inf if of is None else of for of in thresholds])
-    return float((sureness >= needed[answers]).mean()) if len(answers) else 0.0
+    # Equal probabilities are answered together, so only the share up to the last of them counts.
+    last_of_equals = np.append(descending[:-1] > descending[1:], True)[: len(order)]
+    reached = np.flatnonzero((shares >= precision) & last_of_equals)
+    return float(descending[reached[-1]]) if len(reached) else None

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -17,7 +17,8 @@ import numpy as np
 DEVICES = ("auto", "cpu", "cuda")
 GPU_BATCH_IMAGES = 128
 
-Network = Callable[[np.ndarray], np.ndarray]  # pixels (n, side, side, 3) uint8 to probabilities (n, labels) float32
+# Pixels (n, side, side, 3) uint8 to `probabilities` (n, labels) and `embedding` (n, features), both float32.
+Network = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class NetworkCode(Protocol):
@@ -75,7 +76,7 @@ def in_fitting_batches(network: Network, images: int, out_of_memory: type[Except
     """
     largest = images
 
-    def probabilities(pixels: np.ndarray) -> np.ndarray:
+    def outputs(pixels: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal largest
         answers, done, fitting = [], 0, largest
         while done < len(pixels):
@@ -91,9 +92,14 @@ def in_fitting_batches(network: Network, images: int, out_of_memory: type[Except
                 done += len(batch)
         # Only now: if a single image does not fit, the others keep their batch size.
         largest = fitting
-        return np.concatenate(answers)
+        return joined(answers)
 
-    return probabilities
+    return outputs
+
+
+def joined(answers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The outputs of several batches, one after the other."""
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
 def thread_count() -> int:
@@ -113,9 +119,10 @@ def onnx_network(file: str) -> Network:
     options.log_severity_level = 4  # errors are raised; logging them as well would print each twice
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     threads = ThreadPoolExecutor(thread_count(), "network")
+    names = [output.name for output in session.get_outputs()]
 
-    def answer(image: np.ndarray) -> np.ndarray:
-        (answers,) = session.run(None, {"pixels": image[np.newaxis]})
-        return np.asarray(answers)
+    def answer(image: np.ndarray) -> dict[str, np.ndarray]:
+        answers = session.run(names, {"pixels": image[np.newaxis]})
+        return {name: np.asarray(of) for name, of in zip(names, answers, strict=True)}
 
-    return lambda pixels: np.concatenate([*threads.map(answer, pixels)])
+    return lambda pixels: joined([*threads.map(answer, pixels)])

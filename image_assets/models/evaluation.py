@@ -13,8 +13,8 @@ from image_assets.data.image_files import IMAGE_KEYS
 
 NO_ANSWER = "(no answer)"
 CONFIDENCE = 0.95  # of the intervals
-MAX_BINS = 15
-BIN_IMAGES = 20  # per bin, at least; the accuracy of fewer is too noisy
+BINS = 15
+LEAST_PROBABILITY = 1e-7  # float32 rounds probabilities to 0, for which the log loss would be infinite
 
 Bound = float | None  # None without images
 TRAITS = ("width", "height", "format", "folder")
@@ -32,6 +32,10 @@ class Evaluation:
     accuracy_high: float
     balanced_accuracy: float
     calibration_error: float | None
+    log_loss: float | None
+    coverage: float
+    answered_accuracy: float | None
+    unlike_share: float | None
     labels: list[str]
     support: list[int]
     precision: list[float]
@@ -54,8 +58,15 @@ class Comparison:
 
 
 def mark_right(answers: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `right`; predictions without a probability lose their label and are not right."""
-    label = answers["label"].where(answers["probability"].notna(), None)
+    """Adds the column `right`; predictions without a probability lose their label and are not right.
+
+    Where the version abstained, the most probable label counts, so that versions can be compared whatever their
+    thresholds are.
+    """
+    label = answers["label"]
+    if "most_probable_label" in answers:
+        label = label.where(label.notna(), answers["most_probable_label"])
+    label = label.where(answers["probability"].notna(), None)
     return answers.assign(label=label, right=(label == answers["true_label"]).to_numpy(bool))
 
 
@@ -87,6 +98,10 @@ def evaluate(answers: pd.DataFrame, labels: Sequence[str]) -> Evaluation:
         accuracy_high=high,
         balanced_accuracy=float(recall[support > 0].mean()),
         calibration_error=calibration_error(answers),
+        log_loss=log_loss(answers, labels),
+        coverage=float(answered(answers).mean()),
+        answered_accuracy=float(answers.loc[answered(answers), "right"].mean()) if answered(answers).any() else None,
+        unlike_share=unlike_share(answers),
         labels=names,
         support=support.tolist(),
         precision=precision.tolist(),
@@ -130,13 +145,11 @@ def intervals(right: Iterable[int], images: Iterable[int]) -> tuple[list[Bound],
 def calibration_bins(answers: pd.DataFrame) -> pd.DataFrame:
     """Bins of predictions with similar probability: their `images`, mean `probability`, and how many are `right`.
 
-    All bins hold about the same number of predictions. Most probabilities are near 1, so most bins of equal width
-    would be empty, and bins of equal size are less biased (Roelofs et al. 2022, "Mitigating bias in calibration error
-    estimation"). Predictions with equal probability share a bin.
+    The 15 bins have equal width, as is usual; those without predictions are left out.
     """
     given = answers.loc[answers["probability"].notna(), ["probability", "right"]].astype(float)
-    bins = min(max(len(given) // BIN_IMAGES, 1), MAX_BINS)
-    bin_numbers = np.ceil(given["probability"].rank(method="max") * bins / len(given))
+    # Bins include their upper bound, so that a probability of 1 is in the last one.
+    bin_numbers = np.clip(np.ceil(given["probability"] * BINS), 1, BINS)
     return given.groupby(bin_numbers).agg(
         images=("right", "size"), probability=("probability", "mean"), right=("right", "sum")
     )
@@ -145,13 +158,69 @@ def calibration_bins(answers: pd.DataFrame) -> pd.DataFrame:
 def calibration_error(answers: pd.DataFrame) -> float | None:
     """The mean distance between probability and accuracy; None without predictions.
 
-    The expected calibration error of Guo et al. 2017 ("On calibration of modern neural networks"), on bins of equal
-    size. On a few hundred images it is biased upwards, because small bins vary by chance.
+    The expected calibration error of Naeini et al. 2015 ("Obtaining well calibrated probabilities using Bayesian
+    binning") with the 15 bins of Guo et al. 2017 ("On calibration of modern neural networks"). On a few hundred images
+    it is biased upwards, because small bins vary by chance.
     """
     bins = calibration_bins(answers)
     if bins.empty:
         return None
     return float((bins["right"] - bins["images"] * bins["probability"]).abs().sum() / bins["images"].sum())
+
+
+def log_loss(answers: pd.DataFrame, labels: Sequence[str]) -> float | None:
+    """The mean negative logarithm of the true label's probability; None if no image has one.
+
+    Unlike the calibration error, it is a proper score: only the right probabilities minimize it (Gneiting and Raftery
+    2007, "Strictly proper scoring rules, prediction, and estimation"). Images without a prediction, and those with a
+    label that the version does not know, are left out.
+
+    Args:
+        answers: With the column `probabilities`, in the order of the labels.
+        labels: The labels of the version.
+    """
+    known = answers.loc[answers["probability"].notna() & answers["true_label"].isin(labels)]
+    if known.empty:
+        return None
+    numbers = known["true_label"].map({label: number for number, label in enumerate(labels)})
+    true = [float(of[number]) for of, number in zip(known["probabilities"], numbers, strict=True)]
+    return float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean())
+
+
+def answered(answers: pd.DataFrame) -> np.ndarray:
+    """Whether the version has a prediction for each image and did not abstain, (n,) bool."""
+    given = answers["probability"].notna().to_numpy(bool)
+    return given & ~answers["abstained"].eq(True).to_numpy(bool) if "abstained" in answers else given
+
+
+def unlike_share(answers: pd.DataFrame) -> float | None:
+    """The share of images that are unlike the training images; None if the version does not say."""
+    unlike = answers["unlike_training"].dropna() if "unlike_training" in answers else pd.Series(dtype=bool)
+    return float(unlike.astype(bool).mean()) if len(unlike) else None
+
+
+@dataclass(frozen=True)
+class LabelAnswers:
+    """How often a version answers with a label, and how many of these answers are right."""
+
+    label: str
+    threshold: float | None  # the probability below which the version abstains; None if it always does
+    predicted: int  # images with this most probable label
+    answered: int
+    right: int  # of those answered
+
+
+def answers_by_label(
+    answers: pd.DataFrame, labels: Sequence[str], thresholds: Sequence[float | None]
+) -> list[LabelAnswers]:
+    """The answers of each label at the version's thresholds, from marked predictions."""
+    given = answered(answers)
+    found = []
+    for label, threshold in zip(labels, thresholds, strict=True):
+        predicted = (answers["label"] == label).to_numpy(bool)
+        right = int(answers.loc[predicted & given, "right"].sum())
+        found.append(LabelAnswers(label, threshold, int(predicted.sum()), int((predicted & given).sum()), right))
+    return found
 
 
 def compare(these: pd.DataFrame, others: pd.DataFrame, compared_with: int) -> Comparison:

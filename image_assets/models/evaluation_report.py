@@ -11,13 +11,16 @@ import numpy as np
 import pandas as pd
 
 from image_assets.images.charts import DOTS_PER_INCH, picture_markdown, to_png
+from image_assets.images.corruptions import Corruption
 from image_assets.models.evaluation import (
     Comparison,
     Evaluation,
+    LabelAnswers,
     Slice,
     by_label,
     calibration_bins,
     calibration_error,
+    interval,
     intervals,
 )
 from image_assets.models.lineage import logged_pictures
@@ -105,6 +108,55 @@ def precision_and_recall(evaluation: Evaluation) -> bytes:
     return to_png(figure)
 
 
+def accuracy_by_corruption(results: Mapping[Corruption | None, Evaluation]) -> bytes:
+    """A chart of the accuracy by level of each corruption, with 95 % intervals, as PNG; level 0 is as they are."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(corruption.kind for corruption in results if corruption))
+    figure = Figure(figsize=(1 + 2.6 * len(kinds), 3.2), dpi=DOTS_PER_INCH, layout="constrained")
+    for number, (axes, kind) in enumerate(
+        zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True)
+    ):
+        levels = {
+            corruption.level if corruption else 0.0: evaluation
+            for corruption, evaluation in results.items()
+            if corruption is None or corruption.kind == kind
+        }
+        found = sorted(levels.items())
+        share, low, high = (
+            np.array([getattr(of, name) for _, of in found]) for name in ("accuracy", "accuracy_low", "accuracy_high")
+        )
+        axes.errorbar(
+            [level for level, _ in found], share, yerr=_lengths(share, low, high), fmt="o-", color=RIGHT, capsize=2
+        )
+        axes.set(title=kind, xlabel="level", ylim=(0, 1.02))
+        if number == 0:
+            axes.set_ylabel("accuracy")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    return to_png(figure)
+
+
+def results_table(results: Mapping[Corruption | None, Evaluation]) -> dg.TableMetadataValue:
+    """The metrics on images as they are and with each corruption, as metadata."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "images as": str(corruption or "they are"),
+                    "images": one.images,
+                    "accuracy": to_range(one.accuracy, one.accuracy_low, one.accuracy_high),
+                    "calibration error": "–" if one.calibration_error is None else f"{one.calibration_error:.3f}",
+                    "log loss": "–" if one.log_loss is None else f"{one.log_loss:.3f}",
+                    "coverage": f"{one.coverage:.3f}",
+                    "unlike training": "–" if one.unlike_share is None else f"{one.unlike_share:.3f}",
+                }
+            )
+            for corruption, one in results.items()
+        ]
+    )
+
+
 def _draw_bins(axes: "Axes", bins: pd.DataFrame) -> None:
     low, high = (np.array(ends, float) for ends in intervals(bins["right"], bins["images"]))
     share = (bins["right"] / bins["images"]).to_numpy()
@@ -139,6 +191,7 @@ class Report:
     slices: Sequence[Slice]
     comparison: Comparison | None
     pictures: Mapping[str, bytes]
+    abstention: Sequence[LabelAnswers] = ()  # empty for a version that never abstains
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -147,6 +200,7 @@ class Report:
             "test_accuracy": self.evaluation.accuracy,
             "test_balanced_accuracy": self.evaluation.balanced_accuracy,
             "test_calibration_error": self.evaluation.calibration_error,
+            "test_log_loss": self.evaluation.log_loss,
         }
         return {name: value for name, value in figures.items() if value is not None}
 
@@ -158,6 +212,8 @@ class Report:
             for name, picture in self.pictures.items()
         }
         shown["labels"] = labels_table(self.evaluation)
+        if self.abstention:
+            shown["abstention"] = abstention_table(self.abstention)
         if self.slices:
             shown["worst_slices"] = slices_table(self.slices)
         if self.comparison:
@@ -212,6 +268,26 @@ def slices_table(slices: Sequence[Slice]) -> dg.TableMetadataValue:
                 }
             )
             for one in slices
+        ]
+    )
+
+
+def abstention_table(labels: Sequence[LabelAnswers]) -> dg.TableMetadataValue:
+    """For each label, the threshold, how many of its predictions are answers, and their precision, as metadata."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "label": one.label,
+                    "threshold": "never answered" if one.threshold is None else f"{one.threshold:.3f}",
+                    "predicted": one.predicted,
+                    "answered": one.answered,
+                    "precision": to_range(one.right / one.answered, *interval(one.right, one.answered))
+                    if one.answered
+                    else "–",
+                }
+            )
+            for one in labels
         ]
     )
 

@@ -1,9 +1,9 @@
 """The classifier that every trained model is stored as: images in, labels and probabilities out.
 
 MLflow stores this file as the code of a model version, beside the trained model, its network as ONNX, its labels, and
-copies of the files that decode images (`pixels.py` and what it imports), of `engines.py` and of the framework's file,
-such as `torch_network.py`. A version therefore always decodes images as it was trained to, and needs nothing of this
-project.
+copies of the files that decode images (`pixels.py` and what it imports), of `engines.py`, of `novelty.py` and of the
+framework's file, such as `torch_network.py`. A version therefore always decodes images as it was trained to, and needs
+nothing of this project.
 """
 
 import base64
@@ -31,6 +31,8 @@ from PIL import Image
 DECODED_AT_ONCE = 128  # the size of Spark's batches
 MAX_WHOLE_FILE_BYTES = 512 * 1024**2  # larger files are scaled while they are decoded
 COLUMNS = ("content", "path")
+ANSWER_COLUMNS = ("label", "probability", "probabilities", "abstained", "most_probable_label")
+ANSWER_COLUMNS += ("distance_from_training", "unlike_training")
 EXPECTED = (
     "a DataFrame with the bytes of each image file in the column `content` or its path in `path`; a list of paths or "
     "bytes; a single path or the bytes of one file; or pixels, as integers from 0 to 255 of shape (height, width, 3) "
@@ -51,10 +53,18 @@ class ImageClassifier(PythonModel):
         classifier = json.loads(Path(files["classifier"]).read_text())
         device = (context.model_config or {}).get("device", "auto")
         self._labels: list[str] = classifier["labels"]
+        # For each label, the probability below which the version abstains; None if it always does.
+        self._thresholds: list[float | None] = classifier.get("thresholds") or [0.0] * len(self._labels)
         self._color: str = classifier["color"]
         self._side_pixels: int = classifier["side_pixels"]
         self._pixels = _module_in(files["decoding"], "pixels")
         self._reading = self._pixels.Reading(**classifier.get("reading", {}))
+        # What the version measures distances from; versions of earlier releases measure none.
+        self._training = (
+            _module_of(files["novelty"]).TrainingEmbeddings.load(files["training_embeddings"])
+            if "training_embeddings" in files
+            else None
+        )
         engines, framework = _module_of(files["engines"]), _module_of(files["framework"])
         self._decoders = ThreadPoolExecutor(engines.thread_count(), "decoder")
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
@@ -64,7 +74,12 @@ class ImageClassifier(PythonModel):
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row per image: `label`, `probability` and `probabilities`; nulls if the image cannot be read.
+        """One row per image, with the columns ANSWER_COLUMNS; nulls if the image cannot be read.
+
+        `label` is null if the version `abstained`, because the probability is below the label's threshold. The
+        `most_probable_label`, which `probability` belongs to, is there nevertheless. `distance_from_training` is the
+        cosine distance of the image's embedding to those of training images; `unlike_training` is whether it is greater
+        than for 95 % of the validation images.
 
         Args:
             context: Not used.
@@ -78,39 +93,50 @@ class ImageClassifier(PythonModel):
         """
         top_k, by_label = _checked_params(params or {})
         images, index = to_images(model_input)
-        columns = ["label", "probability", "probabilities"]
+        columns = [*ANSWER_COLUMNS]
         columns += ["top_labels", "top_probabilities"] if top_k else []
         columns += ["probabilities_by_label"] if by_label else []
         rows = [
-            dict.fromkeys(columns) if answer is None else self._to_row(answer, top_k)
+            dict.fromkeys(columns) if answer is None else self._to_row(*answer, top_k)
             for start in range(0, len(images), DECODED_AT_ONCE)
             for answer in self._answers(images[start : start + DECODED_AT_ONCE])
         ]
         return pd.DataFrame(rows, index=index, columns=pd.Index(columns), dtype=object).astype(
-            {"probability": np.float64}
+            {"probability": np.float64, "distance_from_training": np.float64}
         )
 
-    def _to_row(self, probabilities: np.ndarray, top_k: int) -> dict[str, Any]:
+    def _to_row(self, probabilities: np.ndarray, distance: float | None, top_k: int) -> dict[str, Any]:
         """All columns about an image."""
         best, top = int(probabilities.argmax()), np.argsort(-probabilities, kind="stable")[:top_k]
+        threshold = self._thresholds[best]
+        # Compared as float32, the type of the probabilities: 0.9 is not below a threshold of 0.9.
+        abstained = threshold is None or bool(np.float32(probabilities[best]) < np.float32(threshold))
         return {
-            "label": self._labels[best],
+            "label": None if abstained else self._labels[best],
             "probability": float(probabilities[best]),
             "probabilities": probabilities.tolist(),
+            "abstained": abstained,
+            "most_probable_label": self._labels[best],
+            "distance_from_training": distance,
+            "unlike_training": None if self._training is None else distance > self._training.threshold,
             "top_labels": [self._labels[label] for label in top],
             "top_probabilities": probabilities[top].tolist(),
             "probabilities_by_label": dict(zip(self._labels, probabilities.tolist(), strict=True)),
         }
 
-    def _answers(self, images: Sequence[ImageRow]) -> list[np.ndarray | None]:
-        """The probabilities (labels,) float64 of each image; None if it cannot be read."""
+    def _answers(self, images: Sequence[ImageRow]) -> list[tuple[np.ndarray, float | None] | None]:
+        """The probabilities (labels,) float64 and the distance of each image; None if it cannot be read."""
         pixels = [*self._decoders.map(lambda image: self._decoded(*image), images)]
         readable = [number for number, of in enumerate(pixels) if of is not None]
-        answers: list[np.ndarray | None] = [None] * len(images)
+        answers: list[tuple[np.ndarray, float | None] | None] = [None] * len(images)
         if readable:
-            batch = np.stack([of for of in pixels if of is not None])
-            for number, probabilities in zip(readable, self._network(batch).astype(np.float64), strict=True):
-                answers[number] = probabilities
+            outputs = self._network(np.stack([of for of in pixels if of is not None]))
+            distances = (
+                self._training.distances(outputs["embedding"]).tolist() if self._training else [None] * len(readable)
+            )
+            probabilities = outputs["probabilities"].astype(np.float64)
+            for number, answer, distance in zip(readable, probabilities, distances, strict=True):
+                answers[number] = answer, distance
         return answers
 
     def _decoded(self, content: Any, path: Any) -> np.ndarray | None:

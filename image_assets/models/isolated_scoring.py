@@ -26,6 +26,10 @@ NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 KEPT_PROCESSES = 2  # at most: the serving version, and one that is compared with it
 
+REQUIRED_COLUMNS = ("label", "probability", "probabilities")  # which every version returns
+# Those that versions of earlier releases do not return.
+LATER_COLUMNS = ("abstained", "most_probable_label", "distance_from_training", "unlike_training")
+
 Predict = Callable[[pd.DataFrame], pd.DataFrame | ItemFailure]
 
 
@@ -63,12 +67,13 @@ def predict_batch(task: tuple[LoadableVersion, pd.DataFrame]) -> pd.DataFrame | 
     except Exception as error:
         raise VersionNotLoaded(f"{version.uri} cannot be loaded: {type(error).__name__}: {error}") from error
     try:
-        answers = model.predict(images)[["label", "probability", "probabilities"]]
+        found = model.predict(images)
+        answers = found[[*REQUIRED_COLUMNS, *(name for name in LATER_COLUMNS if name in found)]]
     except Exception as error:  # noqa: BLE001 - any error of a model is recorded as a fault
         return ItemFailure("raised", f"{type(error).__name__}: {error}"[:500])
     if len(answers) != len(images):
         return ItemFailure("wrong_shape", f"{len(answers)} predictions for {len(images)} images")
-    return answers.set_axis(images.index).astype(object)
+    return answers.set_axis(images.index).astype(object).reindex(columns=[*REQUIRED_COLUMNS, *LATER_COLUMNS])
 
 
 def predict_by_bisection(images: pd.DataFrame, predict: Predict) -> pd.DataFrame:
@@ -77,7 +82,7 @@ def predict_by_bisection(images: pd.DataFrame, predict: Predict) -> pd.DataFrame
     if not isinstance(result, ItemFailure):
         return result.assign(fault=None)
     if len(images) == 1:
-        nothing: dict[str, Sequence[object]] = {"label": [None], "probability": [None], "probabilities": [None]}
+        nothing: dict[str, Sequence[object]] = {name: [None] for name in (*REQUIRED_COLUMNS, *LATER_COLUMNS)}
         return pd.DataFrame({**nothing, "fault": [f"{result.reason}: {result.message}"]}, index=images.index)
     half = len(images) // 2
     return pd.concat(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from image_assets.models.training import Task
 
 TABLE_VERSIONS = "table_versions"
+THRESHOLDS = "thresholds"  # the tag of a version that abstains: `Thresholds` as JSON
 
 CURVES_FILE = "learning_curves.png"
 HISTORY_FILE = "history.json"  # every epoch's metrics, an artifact of the MLflow run
@@ -48,6 +49,11 @@ def table_versions(version: ModelVersion) -> dict[str, int]:
             'such as {"image_splits": 12}'
         )
     return versions
+
+
+def thresholds_of(version: ModelVersion) -> list[float | None] | None:
+    """For each label, the probability below which the version abstains; None if it never does."""
+    return json.loads(version.tags[THRESHOLDS])["by_label"] if THRESHOLDS in version.tags else None
 
 
 def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
@@ -160,6 +166,7 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
         **({"refit_images": str(task.training.rows + task.validation.rows)} if task.plan.refit else {}),
         "processes": str(task.processes),
         "weights_digest": trained.weights_digest,
+        **({THRESHOLDS: json.dumps(asdict(trained.thresholds))} if trained.thresholds else {}),
     }
 
 

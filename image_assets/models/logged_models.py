@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,8 +22,9 @@ from PIL import Image
 
 from image_assets.images.pixels import DEFAULT, Reading
 from image_assets.models.backbones import Backbone
-from image_assets.models.engines import Network, onnx_network
+from image_assets.models.engines import onnx_network
 from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.novelty import TrainingEmbeddings
 from resources.processes.child_process import end_with_parent
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 OPSET = 18
-INPUT, OUTPUT = "pixels", "probabilities"
+INPUT, OUTPUT, EMBEDDING = "pixels", "probabilities", "embedding"
 TOLERANCE = 1e-3  # of a probability
 TRIED_IMAGES = 8
 NOISE_SQUARES = 7  # per side
@@ -45,6 +46,9 @@ PACKAGES = (
 DECODING = ("colors", "dicom", "formats", "pictures", "pixels", "reduced", "tiff", "value_range")
 
 
+Probabilities = Callable[[np.ndarray], np.ndarray]  # of pixels (n, side, side, 3) uint8: (n, labels) float32
+
+
 class DifferentAnswers(ValueError):
     """A network and its ONNX export give different probabilities."""
 
@@ -52,7 +56,8 @@ class DifferentAnswers(ValueError):
 def write_onnx(framework: str, model: Path, file: Path) -> None:
     """Export the network of an MLflow model as an ONNX file.
 
-    Its input `pixels` is (n, side, side, 3) uint8, not normalized; its output `probabilities` is (n, labels) float32.
+    Its input `pixels` is (n, side, side, 3) uint8, not normalized; its outputs are `probabilities` (n, labels) and
+    `embedding` (n, features), both float32.
 
     Args:
         framework: The framework's name.
@@ -73,7 +78,7 @@ def side_of(network: "onnx.ModelProto") -> int:
     return network.graph.input[0].type.tensor_type.shape.dim[1].dim_value
 
 
-def require_same_answers(network: Network, other: Network, side_pixels: int) -> None:
+def require_same_answers(network: Probabilities, other: Probabilities, side_pixels: int) -> None:
     """Raise DifferentAnswers unless both give the same probabilities for some noise, within TOLERANCE."""
     # Noise in large squares: that of single pixels would average out before it reaches the head.
     noise = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, NOISE_SQUARES, NOISE_SQUARES, 3), np.uint8)
@@ -93,9 +98,26 @@ def _write_in_process(framework: str, model: Path, file: Path) -> None:
     import onnx
 
     exported, network = FRAMEWORKS[framework].network.to_onnx(str(model), OPSET, INPUT, OUTPUT)
+    add_embedding(exported)
     onnx.checker.check_model(exported, full_check=True)
     onnx.save(exported, file)
-    require_same_answers(network, onnx_network(str(file)), side_of(exported))
+    written = onnx_network(str(file))
+    require_same_answers(network, lambda pixels: written(pixels)[OUTPUT], side_of(exported))
+
+
+def add_embedding(network: "onnx.ModelProto") -> None:
+    """Make the head's input, which is that of the last multiplication with weights, another output of the network."""
+    from onnx import TensorProto, helper
+
+    graph = network.graph
+    node_of = {name: node for node in graph.node for name in node.output}
+    probabilities = graph.output[0]
+    node = node_of[probabilities.name]
+    while node.op_type not in ("Gemm", "MatMul"):
+        node = next(node_of[name] for name in node.input if name in node_of)
+    graph.node.append(helper.make_node("Identity", [node.input[0]], [EMBEDDING], name=EMBEDDING))
+    images = probabilities.type.tensor_type.shape.dim[0].dim_param or None
+    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, [images, None]))
 
 
 @dataclass(frozen=True)
@@ -146,6 +168,8 @@ def log_classifier(
     backbone: Backbone,
     color: Literal["rgb", "gray"] = "rgb",
     reading: Reading = DEFAULT,
+    thresholds: Sequence[float | None] | None = None,
+    training_embeddings: TrainingEmbeddings | None = None,
 ) -> str:
     """Log the classifier for a model that is in MLflow in its own flavor; the classifier's URI.
 
@@ -160,6 +184,8 @@ def log_classifier(
         backbone: The model's backbone, which determines the size of images.
         color: What the model was trained on; a `gray` version converts every image to gray.
         reading: How the model's images are read.
+        thresholds: For each label, the probability below which the version abstains; None if it always does.
+        training_embeddings: What the version measures distances from; without them, it measures none.
     """
     import mlflow
     from mlflow import pyfunc
@@ -177,9 +203,14 @@ def log_classifier(
             "backbone": backbone.name,
             "side_pixels": backbone.side_pixels,
             "reading": asdict(reading),
+            "thresholds": None if thresholds is None else list(thresholds),
         }
         classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
         decoding = copy_decoding(Path(folder) / "decoding")
+        more = {}
+        if training_embeddings:
+            training_embeddings.save(Path(folder) / "training_embeddings.npz")
+            more["training_embeddings"] = str(Path(folder) / "training_embeddings.npz")
         return log_to_run(
             NAME,
             pyfunc,
@@ -192,7 +223,9 @@ def log_classifier(
                 "decoding": str(decoding),
                 "engines": str(here / "engines.py"),
                 "framework": str(FRAMEWORKS[framework].network_file),
+                "novelty": str(here / "novelty.py"),
                 "classifier": str(classifier_file),
+                **more,
             },
             model_config={"device": "auto"},
             signature=classifier_signature(),
@@ -234,6 +267,10 @@ def classifier_signature() -> "ModelSignature":
                 ColSpec(DataType.string, "label"),
                 ColSpec(DataType.double, "probability"),
                 ColSpec(Array(DataType.double), "probabilities"),
+                ColSpec(DataType.boolean, "abstained"),
+                ColSpec(DataType.string, "most_probable_label"),
+                ColSpec(DataType.double, "distance_from_training"),
+                ColSpec(DataType.boolean, "unlike_training"),
             ]
         ),
         params=ParamSchema(

@@ -21,6 +21,8 @@ from image_assets.images.contact_sheets import contact_sheet
 from image_assets.images.large_images import with_scaled_content, with_scaled_contents
 from image_assets.models.evaluation import (
     Comparison,
+    Evaluation,
+    answers_by_label,
     compare,
     evaluate,
     mark_right,
@@ -37,6 +39,7 @@ from image_assets.models.evaluation_report import (
     reliability_diagram,
 )
 from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.lineage import thresholds_of
 from image_assets.models.scoring import (
     ANSWER_FIELDS,
     FAULT_FIELD,
@@ -121,15 +124,15 @@ def predict_test_split(
 def answers_on_test_split(
     version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
 ) -> pd.DataFrame:
-    """The same, without probabilities of other labels. What image_predictions has is not predicted again.
+    """The same. What image_predictions has is not predicted again.
 
-    Images without a label there are: whatever the model failed on may have been a matter of that moment.
+    Images without a prediction there are: whatever the model failed on may have been a matter of that moment.
     """
     rows = labelled_test_rows(delta_tables)
-    columns = [*IMAGE_KEYS, "label", "probability"]
-    there = delta_tables.read(IMAGE_PREDICTIONS, columns, of_version(version) & pc.field("label").is_valid())
+    columns = [*IMAGE_KEYS, *(field.name for field in ANSWER_FIELDS)]
+    there = delta_tables.read(IMAGE_PREDICTIONS, columns, of_version(version) & pc.field("probability").is_valid())
     known = rows.merge(there.to_pandas(), on=IMAGE_KEYS, how="left")
-    lacking = known["label"].isna().to_numpy(bool)
+    lacking = known["probability"].isna().to_numpy(bool)
     if not lacking.any():
         return known
     more = predict_rows(version, rows.loc[lacking], delta_tables, registry, on)
@@ -200,22 +203,40 @@ def report_on(
         mistakes(answers, delta_tables),
     )
     pictures = dict(zip(PICTURES, contents, strict=True))
-    return Report(version, evaluation, worst_slices(with_traits(answers, features)), comparison, pictures)
+    slices = worst_slices(with_traits(answers, features))
+    thresholds = thresholds_of(version)
+    abstention = answers_by_label(answers, version.labels, thresholds) if thresholds else ()
+    return Report(version, evaluation, slices, comparison, pictures, abstention)
 
 
 def merge_evaluation(delta_tables: DeltaTables, report: Report, rows_digest: str) -> None:
     """Writes a version's metrics; they replace those on an earlier test split."""
     row = {
-        **key_of(report.version),
-        "split": SPLIT,
-        "framework": report.version.tags["framework"],
-        **asdict(report.evaluation),
+        **evaluation_row(report.version, report.evaluation, rows_digest),
         "slices": [asdict(one) for one in report.slices],
         **(asdict(report.comparison) if report.comparison else {}),
+    }
+    merge_evaluations(delta_tables, [row])
+
+
+def evaluation_row(version: ModelVersion, evaluation: Evaluation, rows_digest: str) -> Row:
+    """A row of model_evaluations about the test split."""
+    return {
+        **key_of(version),
+        "split": SPLIT,
+        "dataset": "",
+        "corruption": "",
+        "framework": version.tags.get("framework"),
+        **asdict(evaluation),
+        "thresholds": thresholds_of(version),
         "rows_digest": rows_digest,
         "evaluated_at": datetime.now(UTC),
     }
-    rows = pa.Table.from_pylist([row], to_arrow_schema(MODEL_EVALUATIONS.columns))
+
+
+def merge_evaluations(delta_tables: DeltaTables, evaluations: Sequence[Row]) -> None:
+    """Writes rows of model_evaluations; they replace those with the same keys."""
+    rows = pa.Table.from_pylist([*evaluations], to_arrow_schema(MODEL_EVALUATIONS.columns))
     figures = {name: f"new.{name}" for name in rows.column_names if name not in MODEL_EVALUATIONS.keys}
     delta_tables.merge(rows, MODEL_EVALUATIONS, updates=figures)
 

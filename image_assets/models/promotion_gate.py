@@ -12,6 +12,7 @@ from typing import Any  # values of several types
 import pandas as pd
 
 from image_assets.models.evaluation import Comparison
+from image_assets.models.isolated_scoring import LATER_COLUMNS
 from image_assets.models.scoring import SUM_TOLERANCE
 from resources.mlflow.model_registry import ModelVersion
 
@@ -58,13 +59,21 @@ def backbone_trained(version: ModelVersion) -> GateFinding:
 def same_signature(signature: str, expected: str) -> GateFinding:
     """Whether the version returns the columns of the production version and takes the same inputs.
 
+    Columns that versions of earlier releases do not return may be added, and be missing again after a rollback.
     A version that declares no inputs checks them itself and takes those of every version; earlier releases declared
     them. Parameters may differ: all have defaults.
     """
     found, former = (json.loads(one) or {} for one in (signature, expected))
     inputs = [one["inputs"] for one in (found, former) if one.get("inputs")]
-    passed = found.get("outputs") == former.get("outputs") and len(set(inputs)) < 2
+    outputs, former_outputs = (required_columns(one.get("outputs")) for one in (found, former))
+    passed = outputs == former_outputs and len(set(inputs)) < 2
     return GateFinding("signature", passed, signature if passed else f"found {signature}, expected {expected}")
+
+
+def required_columns(outputs: str | None) -> list[Any] | None:
+    """The columns of a signature, as JSON, that every version returns."""
+    columns = json.loads(outputs) if outputs else None
+    return columns and [column for column in columns if column.get("name") not in LATER_COLUMNS]
 
 
 def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Mapping[str, str]) -> GateFinding:
@@ -105,7 +114,7 @@ def sound_answers(answers: pd.DataFrame, labels: Sequence[str]) -> GateFinding:
     """Whether intact images get a label and valid probabilities, and broken ones get neither.
 
     Args:
-        answers: One row per image: `broken`, `label`, `probability`, `probabilities`.
+        answers: One row per image: `broken`, `label`, `probability`, `probabilities`, `most_probable_label`.
     """
     wrong = [fault for row in answers.to_dict("records") if (fault := fault_of(row, labels))]  # pyright: ignore[reportArgumentType] - keys are column names
     images, broken = int((~answers["broken"]).sum()), int(answers["broken"].sum())
@@ -116,7 +125,9 @@ def sound_answers(answers: pd.DataFrame, labels: Sequence[str]) -> GateFinding:
 # object: the predictions are not validated yet.
 def fault_of(row: Mapping[str, object], labels: Sequence[str]) -> str | None:
     """What is wrong with a prediction; None if it is valid."""
-    label, probabilities = row["label"], row["probabilities"]
+    # A version may abstain, but it must say which label is the most probable.
+    label, most_probable, probabilities = row["label"], row.get("most_probable_label"), row["probabilities"]
+    label = most_probable if label is None and isinstance(most_probable, str) else label
     if row["broken"]:
         return f"a broken file got the label {label}" if label is not None else None
     if label is None or probabilities is None:

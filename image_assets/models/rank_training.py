@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 
 from image_assets.images.pixels import DEFAULT
 from image_assets.models.backbones import name_in_digests
-from image_assets.models.calibration import fit_scale
+from image_assets.models.calibration import Thresholds, choose_thresholds, fit_scale, log_softmax
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
@@ -42,8 +42,9 @@ from image_assets.models.epochs import (
     state_digest,
     to_score,
 )
+from image_assets.models.novelty import MAX_STORED, TrainingEmbeddings
 from image_assets.models.ridge_head import fit_ridge_head
-from image_assets.models.training_images import Decoding, Shard
+from image_assets.models.training_images import Decoding, Shard, rebatched
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS
 
@@ -117,6 +118,10 @@ class Classifier(Network, Protocol):
         """Replace the head's kernel and bias."""
         ...
 
+    def embeddings(self, batch: Batch) -> np.ndarray:
+        """The inputs of the head for a batch: (n, features) float32."""
+        ...
+
     def backbone_weights(self) -> State:
         """Copies of the weights of the whole backbone by name."""
         ...
@@ -147,6 +152,8 @@ def train_on_rank(
     head = work.train_head()
     first_step = work.first_step - began
     tuned = work.fine_tune() if plan.trainable != "head" else None
+    thresholds = work.thresholds() if plan.abstains else None
+    novelty = work.training_embeddings()
     if plan.refit:
         work.refit_head()
     weights = network.weights()
@@ -167,6 +174,8 @@ def train_on_rank(
         seconds_to_first_step=first_step,
         precision=network.precision,
         weights_digest=state_digest(weights),
+        thresholds=thresholds,
+        training_embeddings=novelty if collective.rank == 0 else None,
     )
 
 
@@ -217,6 +226,9 @@ class RankTraining:
         self._report = report
         self._embeddings_of_both = JoinedInputs(())
         self._scale = 1.0
+        # Images as inputs of the part that was trained last.
+        self._trained: Iterable[Batch] = ()
+        self._evaluated: PrecomputedInputs | None = None
         self.steps = 0
         self.first_step = 0.0
         self.images_per_second = 0.0
@@ -228,6 +240,7 @@ class RankTraining:
         folder = Path(self._embeddings) / embeddings_name(self._network, self._plan, version(self._network.framework))
         started = time.monotonic()
         training, validation = self._precompute_both(activations, EmbeddingStore(str(folder)))
+        self._trained, self._evaluated = training, validation
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
         if self._collective.rank == 0:
@@ -285,14 +298,55 @@ class RankTraining:
         Returns:
             The scale.
         """
-        batches = list(validation)
+        scale = fit_scale(*self._logits(validation))
+        kernel, bias = self._network.head()
+        self._network.set_head(kernel * scale, bias * scale)
+        return scale
+
+    def thresholds(self) -> Thresholds:
+        """The probabilities below which the version abstains, chosen on the validation images of all ranks."""
+        if self._evaluated is None:
+            raise RuntimeError("train the head first")
+        logits, label_indexes = self._logits(self._evaluated)
+        return choose_thresholds(
+            np.exp(log_softmax(logits)),
+            label_indexes,
+            precision=self._plan.minimum_precision,
+            minimum_probability=self._plan.minimum_probability,
+        )
+
+    def training_embeddings(self) -> TrainingEmbeddings:
+        """Embeddings of a sample of the training images of all ranks, with a threshold from the validation images."""
+        if self._evaluated is None:
+            raise RuntimeError("train the head first")
+        rows = self._rows_to_store
+        parts: list[np.ndarray] = []
+        for batch in self._trained:  # ordered by the hash of their content, so that the first ones are a random sample
+            parts.append(self._network.embeddings(batch))
+            if sum(map(len, parts)) >= rows:
+                break
+        found = TrainingEmbeddings.of(gathered(self._collective, np.concatenate(parts)[:rows]))
+        distances = [found.distances(self._network.embeddings(batch)) for batch in self._evaluated]
+        return found.calibrated(gathered(self._collective, np.concatenate(distances)))
+
+    @property
+    def _rows_to_store(self) -> int:
+        return max(MAX_STORED // self._collective.size, 1)
+
+    def _plain(self, activations: Activations) -> Iterator[Batch]:
+        """Training images that are not augmented, as many as are stored."""
+        image_ids = self._training.labels()["image_id"]
+        skipped = frozenset(image_ids[self._rows_to_store :]) - frozenset(image_ids[: self._rows_to_store])
+        for images in rebatched(self._training.images(skipped=skipped)):
+            yield Batch(activations(images.pixels), images.label_indexes)
+
+    def _logits(self, images: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs (n, labels) for the images of all ranks, and their label indexes (n,)."""
+        batches = list(images)
         logits = np.concatenate([self._network.logits(batch) for batch in batches])
         label_indexes = np.concatenate([batch.label_indexes for batch in batches])
         everywhere = gathered(self._collective, np.column_stack([logits, label_indexes]))
-        kernel, bias = self._network.head()
-        scale = fit_scale(everywhere[:, :-1], everywhere[:, -1].astype(int))
-        self._network.set_head(kernel * scale, bias * scale)
-        return scale
+        return everywhere[:, :-1], everywhere[:, -1].astype(int)
 
     def fine_tune(self) -> Progress:
         """Train the head and the blocks that are not frozen, starting from the trained head.
@@ -313,6 +367,8 @@ class RankTraining:
         else:
             training, validation = self._precompute_both(activations)
         progress = self._run("fine_tuning", self._plan.fine_tuning, training, validation)
+        plain = training if isinstance(training, PrecomputedInputs) else self._plain(activations)
+        self._trained, self._evaluated = plain, validation
         if self._plan.calibrated:
             self.calibrate(validation)
         return progress

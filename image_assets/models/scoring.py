@@ -13,7 +13,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
 from image_assets.models.frameworks import gpu_program
-from image_assets.models.isolated_scoring import NO_PICKLES, LoadableVersion, guarded_predictions
+from image_assets.models.isolated_scoring import (
+    LATER_COLUMNS,
+    NO_PICKLES,
+    REQUIRED_COLUMNS,
+    LoadableVersion,
+    guarded_predictions,
+)
 from image_assets.schemas import IMAGE_PREDICTIONS
 from resources.delta.arrow_rows import Row, bounded
 from resources.delta.spark_session import DeltaSpark
@@ -22,7 +28,7 @@ from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVe
 
 # Without the comments of the columns, because Spark compares the metadata of types with those returned by Python.
 ANSWER_FIELDS = tuple(
-    StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in ("label", "probability", "probabilities")
+    StructField(name, IMAGE_PREDICTIONS.columns[name].dataType) for name in (*REQUIRED_COLUMNS, *LATER_COLUMNS)
 )
 FAULT_FIELD = StructField("fault", IMAGE_PREDICTIONS.columns["fault"].dataType)
 # MLflow reads these in the workers that load a version, and not all workers inherit the driver's environment.
@@ -40,15 +46,15 @@ def resolve_device(version: ModelVersion, on: InferenceDevice, pyspark: DeltaSpa
 
 
 def score_images(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> DataFrame:
-    """Replaces the content of images with the version's label, probability and probabilities, or with a fault.
+    """Replaces the content of images with the version's answers, ANSWER_FIELDS, or with a fault.
 
     `images` needs enough partitions to keep all cores busy; the few files of a table would use only one. Each
     executor loads the version and calls `predict` of `image_classifier.py`, as stored beside the version.
     """
+    returned = [*REQUIRED_COLUMNS, *(name for name in LATER_COLUMNS if name in registry.columns(version))]
+    fields = StructType([field for field in ANSWER_FIELDS if field.name in returned])
     with separate_workers(images.sparkSession, version.tags.get("framework", "")):
-        answer = registry.scoring_udf(images.sparkSession, version, StructType([*ANSWER_FIELDS]), device)(
-            F.struct("content", "path")
-        )
+        answer = registry.scoring_udf(images.sparkSession, version, fields, device)(F.struct("content", "path"))
     answered = images.withColumn("answer", answer)
     # MLflow turns null strings of a struct into "None"; numbers stay null.
     return with_valid_predictions(answered.drop("content").select("*", "answer.*").drop("answer"), version)
@@ -84,10 +90,19 @@ def to_valid_prediction(answer: Mapping[Any, Any], version: ModelVersion) -> Row
     distribution = [math.nan if each is None else float(each) for each in values]
     sound = probability is not None and probabilities is not None and not any(map(math.isnan, distribution))
     if sound and (not version.labels or len(distribution) == len(version.labels)):
-        return {"label": answer["label"], "probability": probability, "probabilities": distribution, "fault": None}
+        later = {name: None if pd.isna(answer[name]) else answer[name] for name in LATER_COLUMNS}
+        label = None if later["abstained"] else answer["label"]
+        return {
+            "label": label,
+            "probability": probability,
+            "probabilities": distribution,
+            **later,
+            "most_probable_label": later["most_probable_label"] or label,
+            "fault": None,
+        }
     given = probability is not None or probabilities is not None
     fault = answer["fault"] or (NO_DISTRIBUTION if given else UNREADABLE)
-    return {"label": None, "probability": None, "probabilities": None, "fault": fault}
+    return {**dict.fromkeys((*REQUIRED_COLUMNS, *LATER_COLUMNS)), "fault": fault}
 
 
 def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFrame:
@@ -97,9 +112,15 @@ def with_valid_predictions(answered: DataFrame, version: ModelVersion) -> DataFr
     fault = F.when(sound, None).otherwise(
         F.coalesce(known_fault, F.when(given, F.lit(NO_DISTRIBUTION)).otherwise(F.lit(UNREADABLE)))
     )
-    return answered.withColumns(
-        {field.name: F.when(sound, F.col(field.name)) for field in ANSWER_FIELDS} | {"fault": fault}
-    )
+    missing = {field.name: F.lit(None).cast(field.dataType) for field in ANSWER_FIELDS}
+    answered = answered.withColumns({name: of for name, of in missing.items() if name not in answered.columns})
+    label = F.when(~F.coalesce("abstained", F.lit(False)), F.col("label"))
+    answers = {field.name: F.col(field.name) for field in ANSWER_FIELDS}
+    answers |= {"label": label, "most_probable_label": F.coalesce("most_probable_label", label)}
+    distance = F.col("distance_from_training")
+    answers["distance_from_training"] = F.when(~F.isnan(distance), distance)
+    answers["unlike_training"] = F.when(distance.isNotNull() & ~F.isnan(distance), F.col("unlike_training"))
+    return answered.withColumns({name: F.when(sound, of) for name, of in answers.items()} | {"fault": fault})
 
 
 def is_valid_prediction(version: ModelVersion) -> Column:

@@ -19,6 +19,8 @@ PACKAGE = "tensorflow"
 
 # Pixels (n, side, side, 3) uint8 to probabilities (n, labels) or embeddings (n, features), float32.
 Network = Callable[[np.ndarray], np.ndarray]
+# Pixels to both of them, as `probabilities` and `embedding`.
+WholeNetwork = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def count_gpus() -> int:
@@ -29,7 +31,7 @@ def count_gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
-def load_network(folder: str, device: str) -> tuple[Network, type[Exception]]:
+def load_network(folder: str, device: str) -> tuple[WholeNetwork, type[Exception]]:
     """The network of an MLflow model, and the error it raises when the device's memory runs out.
 
     The backbone computes in half precision; the weights and the head are float32.
@@ -49,16 +51,19 @@ def load_network(folder: str, device: str) -> tuple[Network, type[Exception]]:
                     waiting.append(layer)
                 else:
                     layer.dtype_policy = keras.DTypePolicy("mixed_float16")
-    # An explicit signature: otherwise every new batch length would trace and compile another graph.
+        # An explicit signature: otherwise every new batch length would trace and compile another graph.
+        layers = {"probabilities": model.output, "embedding": model.get_layer("embedding").output}
+        whole = keras.Model(model.inputs, layers)
     network = tf.function(
-        lambda pixels: model(pixels, training=False), input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)]
+        lambda pixels: whole(pixels, training=False), input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)]
     )
 
-    def probabilities(pixels: np.ndarray) -> np.ndarray:
+    def outputs(pixels: np.ndarray) -> dict[str, np.ndarray]:
         with tf.device(name):
-            return network(tf.constant(pixels)).numpy()
+            found = network(tf.constant(pixels))
+        return {output: values.numpy().astype(np.float32) for output, values in found.items()}
 
-    return probabilities, tf.errors.ResourceExhaustedError
+    return outputs, tf.errors.ResourceExhaustedError
 
 
 def load_embedder(folder: str) -> Network:

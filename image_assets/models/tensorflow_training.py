@@ -236,6 +236,12 @@ class TensorflowNetwork:
 
         return self._evaluate(tf.constant(batch.inputs), tf.constant(batch.label_indexes)).numpy()
 
+    def embeddings(self, batch: Batch) -> np.ndarray:
+        """The inputs of the head for a batch: (n, features) float32."""
+        import tensorflow as tf
+
+        return self._embeddings(tf.constant(batch.inputs)).numpy()
+
     def logits(self, batch: Batch) -> np.ndarray:
         """The outputs of the head for a batch: (n, labels)."""
         import tensorflow as tf
@@ -303,12 +309,17 @@ class TensorflowNetwork:
     def _logits(self, inputs: "tf.Tensor", seed: "tf.Tensor | None" = None) -> "tf.Tensor":
         import tensorflow as tf
 
-        # training=False: batch normalization keeps ImageNet's statistics, even while its blocks are trained, because
-        # statistics of small batches would be noisy.
-        embeddings = tf.cast(self._trained(inputs, training=False) if self._trained else inputs, tf.float32)
+        embeddings = self._embeddings(inputs)
         if seed is not None and self._schedule.dropout:
             embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._schedule.dropout, seed)
         return self._head(embeddings)
+
+    def _embeddings(self, inputs: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        # training=False: batch normalization keeps ImageNet's statistics, even while its blocks are trained, because
+        # statistics of small batches would be noisy.
+        return tf.cast(self._trained(inputs, training=False) if self._trained else inputs, tf.float32)
 
 
 def _compute_in(model: "keras.Model", policy: str) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ PACKAGE = "torch"
 
 # Pixels (n, side, side, 3) uint8 to probabilities (n, labels) or embeddings (n, features), float32.
 Network = Callable[[np.ndarray], np.ndarray]
+# Pixels to both of them, as `probabilities` and `embedding`.
+WholeNetwork = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def count_gpus() -> int:
@@ -28,7 +30,7 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def load_network(folder: str, device: str) -> tuple[Network, type[Exception]]:
+def load_network(folder: str, device: str) -> tuple[WholeNetwork, type[Exception]]:
     """The network of an MLflow model, in half precision, and the error it raises when the device's memory runs out."""
     require_triton()
     import torch
@@ -36,14 +38,23 @@ def load_network(folder: str, device: str) -> tuple[Network, type[Exception]]:
 
     # Pixels arrive channels-last; laying the weights out the same way saves a copy per layer. Torch's annotations lack
     # the argument.
-    network = pytorch.load_model(folder).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = pytorch.load_model(folder)
+    # An exported graph returns one tensor: the embeddings become more columns of it.
+    head, output = _head(network), _output(network)
+    labels = network.get_parameter(head.args[1].target).shape[0]
+    with network.graph.inserting_before(output):
+        columns = network.graph.call_function(torch.ops.aten.cat.default, ([*output.args[0], head.args[0]], 1))
+    output.args = ((columns,),)
+    network.recompile()
+    network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def probabilities(pixels: np.ndarray) -> np.ndarray:
+    def outputs(pixels: np.ndarray) -> dict[str, np.ndarray]:
         # Autocast keeps the operations that need float32, such as softmax, in float32.
         with torch.inference_mode(), torch.autocast(device, torch.float16):
-            return network(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+            found = network(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+        return {"probabilities": found[:, :labels], "embedding": found[:, labels:]}
 
-    return probabilities, torch.OutOfMemoryError
+    return outputs, torch.OutOfMemoryError
 
 
 def load_embedder(folder: str) -> Network:
@@ -52,10 +63,7 @@ def load_embedder(folder: str) -> Network:
     from mlflow import pytorch
 
     network = pytorch.load_model(folder)
-    # An exported graph has no layers to cut at. The head is its last linear operation.
-    head = [node for node in network.graph.nodes if node.target == torch.ops.aten.linear.default][-1]
-    (output,) = network.graph.find_nodes(op="output")
-    output.args = ((head.args[0],),)
+    _output(network).args = ((_head(network).args[0],),)
     network.graph.eliminate_dead_code()
     network.recompile()
 
@@ -64,6 +72,19 @@ def load_embedder(folder: str) -> Network:
             return network(torch.from_numpy(pixels)).numpy()
 
     return embed
+
+
+# Any: torch's types of graphs are not complete.
+def _head(network: Any) -> Any:
+    """The head's node. An exported graph has no layers: the head is its last linear operation."""
+    import torch
+
+    return [node for node in network.graph.nodes if node.target == torch.ops.aten.linear.default][-1]
+
+
+def _output(network: Any) -> Any:
+    (output,) = network.graph.find_nodes(op="output")
+    return output
 
 
 def to_onnx(folder: str, opset: int, input_name: str, output_name: str) -> "tuple[onnx.ModelProto, Network]":

@@ -253,6 +253,13 @@ class TorchNetwork:
             logits = self._logits(batch.inputs)
             return _sums(functional.cross_entropy(logits, label_indexes, reduction="sum"), logits, label_indexes)
 
+    def embeddings(self, batch: Batch) -> np.ndarray:
+        """The inputs of the head for a batch: (n, features) float32."""
+        import torch
+
+        with torch.no_grad(), self._autocast():
+            return self._trained(torch.from_numpy(np.array(batch.inputs)).to(self.device)).float().cpu().numpy()
+
     def logits(self, batch: Batch) -> np.ndarray:
         """The outputs of the head for a batch: (n, labels)."""
         import torch

@@ -148,6 +148,20 @@ class TrainingConfig(dg.Config):
     class_weights: bool = Field(
         default=True, description="Weight images so that rare labels count as much as frequent ones."
     )
+    minimum_probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="The version abstains below this probability: `label` is null and `abstained` true. By default it "
+        "answers for every image.",
+    )
+    minimum_precision: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="For each label, abstain below the lowest probability from which on this share of the predictions "
+        "for validation images is correct, such as 0.95. The version stores the probabilities.",
+    )
     precision: Precision = Field(
         default="auto", description="`float32`, `bfloat16`, or `auto`: bfloat16 on GPUs that support it, else float32."
     )
@@ -241,6 +255,8 @@ class TrainingConfig(dg.Config):
             "class_weights",
             "head_fit",
             "refit",
+            "minimum_probability",
+            "minimum_precision",
         )
         others = {name: own[name] for name in (*names, "precision", "distributor", "seed")}
         content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
@@ -291,7 +307,7 @@ class Task:
             del plan[name]
         if self.plan.head_fit == "epochs":  # as in releases without the setting
             del plan["head_fit"]
-        for name in ("refit", "augmented_views"):
+        for name in ("refit", "augmented_views", "minimum_probability", "minimum_precision"):
             if not plan[name]:  # likewise
                 del plan[name]
         parts += name_in_digests(self.plan.architecture)
@@ -401,6 +417,8 @@ def train_and_log(
         color=task.plan.color,
         reading=task.plan.reading,
         backbone=task.plan.architecture,
+        thresholds=trained.thresholds and trained.thresholds.by_label,
+        training_embeddings=trained.training_embeddings,
         tracking_uri=locations.tracking_uri,
         mlflow_run_id=locations.mlflow_run_id,
     )
@@ -429,7 +447,12 @@ def run_training(task: Task, resources: TrainingResources, locations: OutputLoca
 def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | int | str]:
     """A training's metrics and learning curves for Dagster."""
     trained = logged.trained
+    thresholds = trained.thresholds
+    abstaining = {"validation_coverage": thresholds.coverage} if thresholds else {}
+    if thresholds and thresholds.precision is not None:
+        abstaining["validation_precision"] = thresholds.precision
     return {
+        **abstaining,
         "validation_accuracy": trained.history[trained.best_epoch - 1]["validation_accuracy"],
         "best_epoch": trained.best_epoch,
         "epochs": len(trained.history),

@@ -5,6 +5,8 @@ from typing import Literal
 
 from image_assets.images.pixels import MAX_PIXELS, Reading
 from image_assets.models.backbones import Backbone, to_backbone
+from image_assets.models.calibration import Thresholds
+from image_assets.models.novelty import TrainingEmbeddings
 from resources.delta.row_groups import Color, Content, Page
 from resources.processes.rank_process import Distributor
 
@@ -31,6 +33,8 @@ class TrainingResult:
     seconds_to_first_step: float
     precision: str
     weights_digest: str  # SHA-256 of the trained weights, equal on all ranks
+    thresholds: Thresholds | None = None  # None if the version answers for every image
+    training_embeddings: TrainingEmbeddings | None = None  # of rank 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,13 @@ class TrainingPlan:
     head_fit: HeadFit = "closed_form"
     refit: bool = False
     augmented_views: int = 0  # of each image; 0: another one in each epoch
+    minimum_probability: float | None = None
+    minimum_precision: float | None = None
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the version leaves images without a label whose probability is too low."""
+        return self.minimum_probability is not None or self.minimum_precision is not None
 
     @property
     def calibrated(self) -> bool:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow.compute as pc
+
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import TABLE_VERSIONS
 from image_assets.models.version_ids import key_of, of_versions
@@ -14,7 +16,7 @@ from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 WRITTEN = "*Written by model_evaluations, which leaves a description without this line as it is.*"
 MAX_LABELS = 40  # MLflow limits a description to 5,000 characters
 FIGURES = ["model_name", "model_version", "version_id", "split", "images"]
-FIGURES += ["accuracy", "accuracy_low", "accuracy_high", "calibration_error"]
+FIGURES += ["accuracy", "accuracy_low", "accuracy_high", "calibration_error", "coverage", "answered_accuracy"]
 
 
 def describe_versions(
@@ -26,7 +28,8 @@ def describe_versions(
         PermissionRefused: The account may not change versions.
     """
     described = [one for one in versions if not one.description or WRITTEN in one.description]
-    rows = delta_tables.read(MODEL_EVALUATIONS, FIGURES, of_versions(described)).to_pylist()
+    of_splits = of_versions(described) & (pc.field("split") != "")
+    rows = delta_tables.read(MODEL_EVALUATIONS, FIGURES, of_splits).to_pylist()
     for version in described:
         key = key_of(version).items()
         row = next((row for row in rows if key <= row.items()), None)
@@ -41,9 +44,15 @@ def description(version: ModelVersion, metrics: Mapping[str, Any], gallery_url: 
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     interval = "" if low is None or high is None else f" (95 % interval: {low:.1%} to {high:.1%})"
     error = metrics["calibration_error"]
+    coverage, answered = metrics["coverage"], metrics["answered_accuracy"]
+    abstention = "" if coverage is None or coverage == 1 else f" It answers for {coverage:.1%} of them"
+    if abstention:
+        abstention += "." if answered is None else f", and {answered:.1%} of these answers are correct."
     lines = [
         f"**{metrics['accuracy']:.1%}** of the {metrics['images']:,} images of the {metrics['split']} split are "
-        f"classified correctly{interval}." + ("" if error is None else f" Calibration error: {error:.3f}."),
+        f"classified correctly{interval}."
+        + ("" if error is None else f" Calibration error: {error:.3f}.")
+        + abstention,
         f"{len(version.labels)} labels: {', '.join(version.labels[:MAX_LABELS])}"
         + (" …" if len(version.labels) > MAX_LABELS else "."),
         origin(version),

@@ -166,7 +166,7 @@ def to_lines(alerts: pd.DataFrame) -> list[str]:
     """One line per alert: label, probability, model version and path."""
     columns = (alerts[name] for name in ("label", "probability", "model_version", "path"))
     return [
-        f"{label} {probability:.1%}, version {version}, {path}"
+        f"{'abstained,' if pd.isna(label) else label} {probability:.1%}, version {version}, {path}"
         for label, probability, version, path in zip(*columns, strict=True)
     ]
 

@@ -105,13 +105,16 @@ def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> Ma
 
 def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the predictions with the lowest probabilities, as metadata."""
-    predictions = delta_tables.batches(CURRENT_PREDICTIONS, ["path", "label", "probability"])
+    columns = ["path", "label", "probability", "abstained", "most_probable_label"]
+    predictions = delta_tables.batches(CURRENT_PREDICTIONS, columns)
     least_certain = query(
-        "SELECT path, label, coalesce(probability, 0) AS probability FROM predictions "
+        "SELECT path, coalesce(probability, 0) AS probability, CASE WHEN abstained "
+        "THEN 'abstained: perhaps ' || most_probable_label ELSE coalesce(label, 'no prediction') END AS label "
+        "FROM predictions "
         f"ORDER BY predictions.probability NULLS FIRST, path LIMIT {SHEET_IMAGES}",
         predictions=predictions,
     ).to_pylist()
-    captions = [f"{row['label'] or 'no prediction'} {row['probability']:.0%}" for row in least_certain]
+    captions = [f"{row['label']} {row['probability']:.0%}" for row in least_certain]
     images = thumbnails((row["path"], None) for row in least_certain)
     tiles = list(zip(images, captions, strict=True))
     if not tiles:

@@ -25,6 +25,8 @@ SPLITS = {"training": "training", "validation": "validation", "test": "test", "n
 RESULTS = {
     "mistakes": ("mistakes", "predicted <> label"),
     "right": ("correct predictions", "predicted = label"),
+    "abstained": ("abstained", "abstained"),
+    "unlike": ("unlike the training images", "unlike_training"),
     "fault": ("failed predictions", "fault IS NOT NULL"),
     "none": ("not predicted yet", "NOT has_prediction"),
 }
@@ -38,7 +40,8 @@ Row = dict[str, Any]
 # All images with the predictions of one version. Its label is called `predicted`: `label` is the image's own.
 IMAGES_WITH_PREDICTIONS = """
 FROM (
-    SELECT images.*, chosen.n IS NOT NULL AS has_prediction, chosen.label AS predicted, chosen.probability, chosen.fault
+    SELECT images.*, chosen.n IS NOT NULL AS has_prediction, chosen.label AS predicted, chosen.probability,
+        chosen.fault, chosen.abstained, chosen.most_probable_label, chosen.unlike_training
     FROM images LEFT JOIN (SELECT * FROM predictions WHERE version = ?) chosen ON chosen.n = images.n
 ) images_with_predictions
 """
@@ -61,7 +64,9 @@ class Filters(BaseModel):
     label_status: Annotated[Literal["", "corrected", "none"], Field(alias="labelled")] = ""
     predicted: str = ""
     version: Annotated[int | None, Field(ge=1, le=10**9)] = None
-    result: Annotated[Literal["", "mistakes", "right", "fault", "none"], Field(alias="answer")] = ""
+    result: Annotated[
+        Literal["", "mistakes", "right", "abstained", "unlike", "fault", "none"], Field(alias="answer")
+    ] = ""
     disagreement: Annotated[str, Field(alias="apart", pattern=r"^(|versions|frameworks|[1-9]\d{0,8})$")] = ""
     min_percent: Annotated[float | None, Field(alias="least", ge=0, le=100)] = None
     max_percent: Annotated[float | None, Field(alias="most", ge=0, le=100)] = None

@@ -45,6 +45,10 @@ COLUMNS = {
         "label",
         "probability",
         "fault",
+        "abstained",
+        "most_probable_label",
+        "distance_from_training",
+        "unlike_training",
         "model_name",
         "model_version",
         "version_id",
@@ -69,7 +73,9 @@ FROM ledger LEFT JOIN featured USING (path, image_id) LEFT JOIN split USING (pat
 # releases, which have no version_id, count if the version was registered before them. `registered` lacks deleted ones.
 PREDICTIONS = """
 CREATE TABLE predictions AS
-SELECT n, stored.label, stored.probability, stored.fault, stored.model_version AS version, stored.framework
+SELECT n, stored.label, stored.probability, stored.fault, coalesce(stored.abstained, false) AS abstained,
+    stored.most_probable_label, stored.distance_from_training,
+    coalesce(stored.unlike_training, false) AS unlike_training, stored.model_version AS version, stored.framework
 FROM stored_predictions stored JOIN files USING (path, image_id)
     LEFT JOIN registered ON stored.model_version = registered.version
 WHERE stored.model_name = $model_name AND (

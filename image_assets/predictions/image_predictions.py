@@ -41,6 +41,7 @@ from resources.mlflow.model_registry import (
 
 SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
+ABSTAINED = "(abstained)"
 SHOWN_FAULTS = 20
 MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
@@ -55,10 +56,11 @@ def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
 
 def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[str, dg.MetadataValue]:
     """A chart of all predictions of a version, as metadata; empty if it has none."""
-    answered = of_version(version) & pc.field("label").is_valid()
+    answered = of_version(version) & pc.field("probability").is_valid()
     answers = delta_tables.read(IMAGE_PREDICTIONS, ["label", "probability"], answered).to_pandas()
     if answers.empty:
         return {}
+    answers["label"] = answers["label"].fillna(ABSTAINED)
     picture = stacked_bars(by_sureness(answers), "predictions of each label, by probability")
     return {
         "answers": dg.MetadataValue.md(

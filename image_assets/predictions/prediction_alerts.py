@@ -30,7 +30,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import SERVING_STAGE, SHADOW_STAGE, ModelRegistry, RegistryUnavailable, shadows
 
 PREDICTION_COLUMNS = ["path", "image_id", "model_name", "model_version", "version_id", "label", "probability"]
-PREDICTION_COLUMNS += ["predicted_at"]
+PREDICTION_COLUMNS += ["predicted_at", "abstained"]
 ONCE_FOR_A_FILE = ["path", "rule", "receiver"]
 LISTED_ALERTS = 10
 SHOWN_COLUMNS = ["rule", "receiver", "label", "probability", "model_version", "path", "state", "note", "message_id"]
@@ -53,8 +53,14 @@ def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelR
 
 
 def matching_predictions(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The predictions that match the rule; images without a predicted label match no rule."""
+    """The predictions that match the rule.
+
+    Where the version abstained, they match rules for all labels with a maximum probability, which look for unsure
+    predictions; other images without a predicted label match no rule.
+    """
     meets = predictions["label"].notna()
+    if rule.labels is None and rule.maximum_probability is not None:
+        meets |= predictions["abstained"].eq(True)
     if rule.labels is not None:
         meets &= predictions["label"].isin(rule.labels)
     # Compared as float32, the type of the column: a stored 0.9 is not below a bound of 0.9.
@@ -62,7 +68,7 @@ def matching_predictions(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataF
         meets &= predictions["probability"] >= rule.minimum_probability
     if rule.maximum_probability is not None:
         meets &= predictions["probability"] <= rule.maximum_probability
-    return predictions.loc[meets]
+    return predictions.loc[meets].drop(columns="abstained")
 
 
 def without_recorded(rule: AlertRule, alerts: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:

@@ -57,12 +57,12 @@ def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
 def probabilities_sum_to_one(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Counts predictions whose probabilities do not sum to one."""
     if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
-        answered = delta_tables.batches(IMAGE_PREDICTIONS, ["probabilities"], pc.field("label").is_valid())
+        answered = delta_tables.batches(IMAGE_PREDICTIONS, ["probabilities"], pc.field("probability").is_valid())
         is_right = f"abs(coalesce(list_sum(probabilities), 0) - 1) <= {SUM_TOLERANCE}"  # NaN is wrong, too
         wrong = count(f"FROM answered WHERE probabilities IS NOT NULL AND NOT {is_right}", answered=answered)
     else:
         total = F.aggregate("probabilities", F.lit(0.0), lambda sum_, each: sum_ + each.cast("double"))
-        answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("label IS NOT NULL")
+        answered = delta_tables.dataframe(IMAGE_PREDICTIONS).where("probability IS NOT NULL")
         wrong = answered.where(F.isnan(total) | (F.abs(total - 1) > SUM_TOLERANCE)).count()
     return dg.AssetCheckResult(
         passed=wrong == 0,

@@ -49,7 +49,7 @@ FIGURES = {
     "answer_distance": "distance of the predictions from those on the test split",
     "embedding_distance": "distance of the images from the training images",
 }
-ANSWER_COLUMNS = ["label", "probability", "probabilities"]
+ANSWER_COLUMNS = ["label", "probability", "probabilities", "most_probable_label"]
 # The day each image arrived: for the first image of a file the day the file was first seen, and for an image that
 # replaced another one under the same name the day of its first prediction, by any version.
 ARRIVALS = """
@@ -61,8 +61,10 @@ ARRIVALS = """
     SELECT path, image_id, (CASE WHEN number > 1 THEN predicted_at ELSE first_seen END)::TIMESTAMP::DATE AS day
     FROM images JOIN files USING (path)
 """
+# What a version would have answered counts, too: thresholds do not change what it sees.
 ANSWERS = """
-    SELECT given.*, day, is_test IS NOT NULL AS is_test FROM given JOIN arrived USING (path, image_id)
+    SELECT given.* REPLACE (coalesce(label, most_probable_label) AS label), day, is_test IS NOT NULL AS is_test
+    FROM given JOIN arrived USING (path, image_id)
     LEFT JOIN (SELECT *, true AS is_test FROM tested) USING (path, image_id)
 """
 COUNTS = """

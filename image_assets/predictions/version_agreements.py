@@ -57,8 +57,7 @@ def disagreement_sheet(both: pd.DataFrame) -> dg.MetadataValue | None:
     """A contact sheet of the disagreements with the highest probability; None if there are none."""
     disagreements = both.loc[~both["agrees"]].sort_values("probability", ascending=False).head(SHEET_IMAGES)
     captions = [
-        f"{row.label or 'no prediction'}, production: {row.label_other or 'no prediction'}"
-        for row in disagreements.itertuples()
+        f"{row.label or 'no label'}, production: {row.label_other or 'no label'}" for row in disagreements.itertuples()
     ]
     tiles = list(zip(thumbnails((path, None) for path in disagreements["path"]), captions, strict=True))
     return dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "disagreements")) if tiles else None

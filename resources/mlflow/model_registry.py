@@ -208,6 +208,11 @@ class ModelRegistry(dg.ConfigurableResource):
             found = mlflow.models.get_model_info(version.uri).signature
         return json.dumps(found.to_dict() if found else None, sort_keys=True)
 
+    def columns(self, version: ModelVersion) -> list[str]:
+        """The columns that the version returns according to its signature; none if it has none."""
+        outputs = (json.loads(self.signature(version)) or {}).get("outputs")
+        return [column.get("name", "") for column in json.loads(outputs or "[]")]
+
     def download(self, model_uri: str, folder: Path) -> Path:
         """Downloads the files of a logged model or a version to a subfolder of the folder, and returns its path."""
         import mlflow

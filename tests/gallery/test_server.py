@@ -68,6 +68,27 @@ def test_a_form_leads_to_a_short_url(address: str) -> None:
         assert response.url == f"{address}/?label=roses"
 
 
+def test_an_abstention_and_an_unlike_image_are_shown_and_found(own_home: SmallHome) -> None:
+    first, second = own_home.images[:2]
+    abstained = predicted(first, 3, None, 0.52) | {
+        "fault": None,
+        "abstained": True,
+        "most_probable_label": "roses",
+        "distance_from_training": 0.25,
+        "unlike_training": True,
+    }
+    answered = predicted(second, 3, "tulips", 0.9) | {"abstained": False, "most_probable_label": "tulips"}
+    append(own_home.delta_tables, IMAGE_PREDICTIONS, [abstained, answered])
+    with served(own_home.home, own_home.landing) as address:
+        for query in ("answer=abstained", "answer=unlike"):
+            page = get(f"{address}/?{query}&version=3")[2]
+            assert b"<strong>1</strong> of 24 current files" in page
+            assert b"abstained: perhaps <bdi>roses</bdi> <data>0.52</data>" in page
+        assert b"<strong>0</strong> of 24" in get(f"{address}/?answer=mistakes&version=3")[2]
+        image = get(f"{address}/image?{urlencode({'path': first['path']})}")[2]
+        assert b"unlike the training images (distance 0.25)" in image
+
+
 def test_every_link_works(address: str) -> None:
     start = Parsed(get(f"{address}/?answer=mistakes")[2])
     one = start.links("/image?")[0]

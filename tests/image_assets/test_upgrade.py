@@ -46,15 +46,16 @@ pytestmark = pytest.mark.spark
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 IDS = ("version_id", "compared_with_id")
+LATER = (*IDS, "dataset", "corruption", "abstained", "most_probable_label", "distance_from_training", "unlike_training")
 WITHOUT_NAME = (MODEL_EVALUATIONS, STAGE_HISTORY, VERSION_AGREEMENTS, PREDICTION_DRIFT, PREDICTION_ALERTS)
 RULE = AlertRule(name="balls", labels=["ball"], send_to=["oncall"])
 
 
 def as_released(table: Table) -> Table:
     """The table as version 0.1.0 declared it: `model_name` in predictions only and never a key, no `version_id`."""
-    lacking = {*IDS, *(["model_name"] if table in WITHOUT_NAME else [])}
+    lacking = {*LATER, *(["model_name"] if table in WITHOUT_NAME else [])}
     fields = [field for field in table.columns if field.name not in lacking]
-    keys = tuple(key for key in table.keys if key not in {*IDS, "model_name"})
+    keys = tuple(key for key in table.keys if key not in {*LATER, "model_name"})
     return replace(table, keys=keys, columns=StructType(fields))
 
 

@@ -1,7 +1,7 @@
 """Model versions made of a few lines of code."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -9,16 +9,21 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, Schema
 
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 
 
-def saved_model(code: str, folder: Path, name: str) -> Path:
-    """A model of this code, which calls `set_model`, in a folder of the name."""
+def saved_model(code: str, folder: Path, name: str, *, columns: Sequence[str] = ()) -> Path:
+    """A model of this code, which calls `set_model`, in a folder of the name; its signature has these columns."""
     file = folder / f"{name}.py"
     file.write_text(dedent(code))
-    mlflow.pyfunc.save_model(folder / name, python_model=str(file), pip_requirements=["mlflow"])
+    signature = {}
+    if columns:
+        signature["signature"] = ModelSignature(outputs=Schema([ColSpec("string", column) for column in columns]))
+    mlflow.pyfunc.save_model(folder / name, python_model=str(file), pip_requirements=["mlflow"], **signature)
     return folder / name
 
 

@@ -48,8 +48,28 @@ def test_a_threshold_is_the_lowest_probability_with_the_requested_precision() ->
     label_indexes = np.array([0, 0, 1, 0, 0])
     found = choose_thresholds(probabilities, label_indexes, precision=0.75)
     assert found.by_label == [0.6, None]
-    assert found.coverage == pytest.approx(4 / 5)
+    assert (found.coverage, found.precision) == (pytest.approx(4 / 5), pytest.approx(3 / 4))
     assert choose_thresholds(probabilities, label_indexes, precision=0.99).by_label == [0.8, None]
+
+
+def test_equal_probabilities_are_answered_together() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.95, 0.05]])
+    found = choose_thresholds(probabilities, np.array([0, 1, 0]), precision=0.7)
+    assert found.by_label == [0.95, None], "of both images at 0.9 only one is right, whichever comes first"
+
+
+def test_a_minimum_probability_is_the_threshold_of_every_label() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    found = choose_thresholds(probabilities, np.array([0, 1, 0]), minimum_probability=0.7)
+    assert (found.by_label, found.coverage, found.precision) == ([0.7, 0.7], 2 / 3, 1 / 2)
+    nothing = choose_thresholds(probabilities, np.array([0, 1, 0]), minimum_probability=1)
+    assert (nothing.coverage, nothing.precision) == (0, None)
+
+
+def test_both_bounds_hold_together() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.55, 0.45]])
+    found = choose_thresholds(probabilities, np.array([0, 0, 0]), precision=0.9, minimum_probability=0.58)
+    assert found.by_label == [0.6, None]
 
 
 def test_a_label_that_is_never_answered_has_no_threshold() -> None:

@@ -16,21 +16,21 @@ class Network:
     def __init__(self, fits: int) -> None:
         self.fits, self.asked = fits, []
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         self.asked.append(len(pixels))
         if len(pixels) > self.fits or 255 in pixels:
             raise MemoryError
-        return pixels.astype(np.float32)
+        return {"probabilities": pixels.astype(np.float32)}
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_stays() -> None:
     network = Network(fits=3)
     ask = in_fitting_batches(network, 16, MemoryError)
     pixels = np.arange(10, dtype=np.uint8)
-    assert ask(pixels).tolist() == pixels.tolist()
+    assert ask(pixels)["probabilities"].tolist() == pixels.tolist()
     assert network.asked == [10, 5, 2, 2, 2, 2, 2]
     network.asked.clear()
-    assert ask(pixels[:5]).tolist() == pixels[:5].tolist()
+    assert ask(pixels[:5])["probabilities"].tolist() == pixels[:5].tolist()
     assert network.asked == [2, 2, 1]
 
 
@@ -60,9 +60,9 @@ def test_an_image_gets_the_same_answer_whatever_is_beside_it_and_however_many_th
     alone = onnx_network(file)
     for threads in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        answers = onnx_network(file)(images)
+        answers = onnx_network(file)(images)["probabilities"]
         np.testing.assert_allclose(answers, images.mean((1, 2)), rtol=1e-5)
-        assert (answers == [alone(image[np.newaxis])[0] for image in images]).all()
+        assert (answers == [alone(image[np.newaxis])["probabilities"][0] for image in images]).all()
 
 
 def test_another_device_is_refused() -> None:

@@ -7,14 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import log_loss as log_loss_of_scikit_learn
 
 from image_assets.models.evaluation import (
+    answers_by_label,
     by_label,
     calibration_bins,
     calibration_error,
     compare,
     evaluate,
     interval,
+    log_loss,
     mark_right,
 )
 
@@ -25,7 +28,8 @@ def answers(true: Sequence[str], predicted: Sequence[str | None], probability: A
     """Judged answers on images that are identified by their position."""
     places = [str(place) for place in range(len(true))]
     columns = {"path": places, "image_id": places, "true_label": true, "label": predicted, "probability": probability}
-    return mark_right(pd.DataFrame(columns))
+    uniform = [1 / 500] * 500  # of as many labels as any test has
+    return mark_right(pd.DataFrame(columns).assign(probabilities=[uniform] * len(true)))
 
 
 def rightness(right: str) -> pd.DataFrame:
@@ -68,6 +72,33 @@ def test_no_answer_and_no_probability_are_wrong_answers() -> None:
     assert found.accuracy == 1 / 4
     assert found.labels == ["daisy", "roses", "(no answer)"]
     assert found.confusion_matrix == [[1, 1, 2], [0, 0, 0], [0, 0, 0]]
+
+
+def test_where_the_version_abstained_its_most_probable_label_counts() -> None:
+    found = answers(["daisy"] * 4, ["daisy", None, None, "roses"])
+    found["abstained"] = [False, True, True, None]
+    found["most_probable_label"] = ["daisy", "daisy", "roses", "roses"]
+    figures = evaluate(mark_right(found), LABELS)
+    assert (figures.accuracy, figures.coverage, figures.answered_accuracy) == (2 / 4, 2 / 4, 1 / 2)
+    of_daisy, of_roses = answers_by_label(mark_right(found), LABELS[:2], [0.5, None])
+    assert (of_daisy.predicted, of_daisy.answered, of_daisy.right) == (2, 1, 1)
+    assert (of_roses.predicted, of_roses.answered, of_roses.right) == (2, 1, 0)
+
+
+def test_the_share_of_images_unlike_the_training_images_leaves_out_failures() -> None:
+    found = answers(["daisy"] * 4, ["daisy"] * 4)
+    assert evaluate(found, LABELS).unlike_share is None
+    found["unlike_training"] = [True, False, False, None]
+    assert evaluate(found, LABELS).unlike_share == 1 / 3
+    found["unlike_training"] = None
+    assert evaluate(found, LABELS).unlike_share is None
+
+
+def test_a_version_that_does_not_abstain_covers_what_it_predicts() -> None:
+    figures = evaluate(answers(["daisy"] * 4, ["daisy", "daisy", "roses", None], [0.9, 0.8, 0.7, np.nan]), LABELS)
+    assert (figures.coverage, figures.answered_accuracy) == (3 / 4, 2 / 3)
+    nothing = evaluate(answers(["daisy"], [None], np.nan), LABELS)
+    assert (nothing.coverage, nothing.answered_accuracy) == (0, None)
 
 
 def test_labels_on_one_side_only_have_figures_where_they_can() -> None:
@@ -114,21 +145,39 @@ def test_the_calibration_error_is_the_mean_gap_of_the_bins() -> None:
     assert bins["right"].tolist() == [13, 14]
 
 
-@pytest.mark.parametrize("images", [1, 39, 40, 299, 300, 1000])
-def test_bins_hold_equally_many_answers_and_enough(images: int) -> None:
-    probability = np.random.default_rng(images).random(images)
+@pytest.mark.parametrize("images", [1, 40, 1000])
+def test_bins_are_equally_wide_and_hold_all_answers(images: int) -> None:
+    probability = np.random.default_rng(images).random(images).astype(np.float32)
     bins = calibration_bins(answers(["daisy"] * images, ["daisy"] * images, probability))
-    assert len(bins) == max(1, min(15, images // 20))
-    assert bins["images"].max() - bins["images"].min() <= 1
-    assert bins["images"].sum() == images
+    edges = np.linspace(0, 1, 16)
+    counts = np.histogram(probability, edges)[0]
+    assert bins["images"].tolist() == counts[counts > 0].tolist()
+    for number, mean in bins["probability"].items():
+        assert edges[int(number) - 1] <= mean <= edges[int(number)]  # pyright: ignore[reportArgumentType] - a number
 
 
-def test_equal_probabilities_share_a_bin_so_that_order_does_not_matter() -> None:
-    probability = [1.0] * 150 + np.linspace(0.5, 0.9, 150).tolist()
-    found = answers(["daisy"] * 300, ["daisy", "daisy", "roses"] * 100, probability)
-    assert calibration_bins(found)["images"].max() == 150
-    shuffled = found.sample(frac=1, random_state=0)
-    assert calibration_error(shuffled) == pytest.approx(calibration_error(found))
+def test_probabilities_at_the_ends_have_a_bin() -> None:
+    bins = calibration_bins(answers(["daisy"] * 3, ["daisy"] * 3, [0.0, 1.0, 1.0]))
+    assert (bins.index.tolist(), bins["images"].tolist()) == ([1, 15], [1, 2])
+
+
+@pytest.mark.parametrize("labels", [["daisy", "roses"], ["roses", "daisy"]])
+def test_the_log_loss_is_that_of_scikit_learn(labels: list[str]) -> None:
+    random = np.random.default_rng(0)
+    true = random.choice(labels, 50)
+    probabilities = random.dirichlet([1, 1], 50)
+    found = answers(true.tolist(), true.tolist()).assign(probabilities=probabilities.tolist())
+    expected = log_loss_of_scikit_learn([labels.index(label) for label in true], probabilities, labels=[0, 1])
+    assert log_loss(found, labels) == pytest.approx(expected)
+
+
+def test_the_log_loss_leaves_out_what_has_no_probability_and_stays_finite() -> None:
+    found = answers(["daisy", "daisy", "orchid"], ["daisy", None, "daisy"], [0.5, np.nan, 0.5])
+    found["probabilities"] = [[0.5, 0.5], None, [0.5, 0.5]]
+    assert log_loss(found, ["daisy", "roses"]) == pytest.approx(np.log(2))
+    assert log_loss(found.iloc[1:], ["daisy", "roses"]) is None
+    found["probabilities"] = [[0.0, 1.0], None, None]
+    assert log_loss(found, ["daisy", "roses"]) == pytest.approx(-np.log(1e-7))
 
 
 def test_a_model_that_is_right_as_often_as_it_says_is_calibrated() -> None:

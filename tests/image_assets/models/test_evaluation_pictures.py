@@ -20,7 +20,8 @@ def answers(images: int, labels: int, answered: float = 1) -> tuple[pd.DataFrame
     predicted = np.where(random.random(images) < 0.5, true, random.choice(names, images))
     paths = [str(number) for number in range(images)]
     columns = {"path": paths, "image_id": paths, "true_label": true, "label": predicted, "probability": probability}
-    return mark_right(pd.DataFrame(columns)), names
+    frame = pd.DataFrame(columns).assign(probabilities=[[1 / labels] * labels] * images)
+    return mark_right(frame), names
 
 
 @pytest.mark.parametrize(("images", "labels", "answered"), [(1, 2, 1), (3, 2, 0), (3000, 500, 0.9)], ids=str)

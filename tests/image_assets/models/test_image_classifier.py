@@ -19,10 +19,12 @@ from pyspark.sql import functions as F
 from image_assets.images.grayscale import to_grayscale
 from image_assets.images.isolated_process import GuardedProcess
 from image_assets.models.backbones import MOBILENET_V2
+from image_assets.models.image_classifier import ANSWER_COLUMNS
 from image_assets.models.logged_models import log_classifier
+from image_assets.models.novelty import TrainingEmbeddings
 from image_assets.models.scoring import separate_workers
 from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
-from tests.support.images import colored_jpeg, put
+from tests.support.images import colored_jpeg, noise_jpeg, png, put
 from tests.support.photographs import WEIGHTS
 
 COLORS: dict[str, Literal["rgb", "gray"]] = {"tensorflow": "rgb", "torch": "gray"}
@@ -33,9 +35,14 @@ LOG = """
 import sys
 from importlib import import_module
 from pathlib import Path
+import mlflow
 import numpy as np
 from image_assets.models.backbones import MOBILENET_V2
-framework, tracking_uri, mlflow_run_id, file, backbone = sys.argv[1:]
+from image_assets.images.pixels import to_pixels
+from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.novelty import TrainingEmbeddings
+from tests.support.images import colored_jpeg
+framework, tracking_uri, mlflow_run_id, file, backbone, color = sys.argv[1:]
 training = import_module(f"image_assets.models.{framework}_training")
 model, origin = training.build_model(labels=2, backbone=MOBILENET_V2, weights=backbone, seed=0)
 assert origin == ("untrained" if backbone == "none" else "folder")
@@ -45,7 +52,12 @@ if framework == "tensorflow":
 else:
     head = model.get_submodule("head").weight.data
     head.copy_(head.new_tensor(kernel.T))
-Path(file).write_text(training.log_model(model, 2, MOBILENET_V2, tracking_uri, mlflow_run_id))
+uri = training.log_model(model, 2, MOBILENET_V2, tracking_uri, mlflow_run_id)
+Path(file).write_text(uri)
+embed = FRAMEWORKS[framework].network.load_embedder(mlflow.artifacts.download_artifacts(uri))
+images = np.stack([to_pixels(colored_jpeg(n % 2, n), 224, color) for n in range(30)])
+found = TrainingEmbeddings.of(embed(images[:20]))
+found.calibrated(found.distances(embed(images[20:]))).save(Path(file).with_name("embeddings.npz"))
 """
 # In a process of its own: with nothing of the project to import, and without the other framework.
 PREDICT = """
@@ -72,6 +84,12 @@ framework = json.loads((files / "classifier.json").read_text())["framework"]
 network, OutOfMemory = FRAMEWORKS[framework].network.load_network(str(model), device)
 pixels = np.stack([to_pixels(Path(file).read_bytes(), 224) for file in sys.stdin.read().split()])
 half, single = network(pixels), engines.onnx_network(str(files / "network.onnx"))(pixels)
+assert half.keys() == single.keys() == {"probabilities", "embedding"}
+assert half["embedding"].shape == single["embedding"].shape
+cosines = (half["embedding"] * single["embedding"]).sum(1)
+cosines /= np.linalg.norm(half["embedding"], axis=1) * np.linalg.norm(single["embedding"], axis=1)
+assert cosines.min() > 0.999, cosines
+half, single = half["probabilities"], single["probabilities"]
 assert abs(half - single).max() <= 0.1, (half, single)  # a head of random weights exaggerates
 assert (half.argmax(1) == single.argmax(1)).all(), (half, single)
 if framework == "torch":
@@ -87,7 +105,7 @@ def small_memory(pixels):
         raise error
     return network(pixels)
 fitting = engines.in_fitting_batches(small_memory, 128, OutOfMemory)
-assert abs(fitting(pixels) - half).max() < 1e-3
+assert abs(fitting(pixels)["probabilities"] - half).max() < 1e-3
 assert asked == [4, 2, 2], asked
 """
 
@@ -101,7 +119,7 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     run = client.create_run(client.create_experiment("classifiers", (folder / "artifacts").as_uri()))
     backbone = str(WEIGHTS) if WEIGHTS.is_dir() else "none"
     command = [sys.executable, "-c", LOG, request.param, tracking_uri, run.info.run_id, str(folder / "uri"), backbone]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, COLORS[request.param]], check=True)
     uri = log_classifier(
         model_uri=(folder / "uri").read_text(),
         labels=["red", "blue"],
@@ -110,6 +128,7 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         mlflow_run_id=run.info.run_id,
         color=COLORS[request.param],
         backbone=MOBILENET_V2,
+        training_embeddings=TrainingEmbeddings.load(str(folder / "embeddings.npz")),
     )
     return tracking_uri, uri
 
@@ -162,12 +181,12 @@ def test_bytes_and_paths_are_answered_and_a_broken_image_is_nulls_in_its_row(
     answers = predict(images)
 
     assert answers.index.tolist() == images.index.tolist()
-    assert answers.columns.tolist() == ["label", "probability", "probabilities"]
+    assert answers.columns.tolist() == [*ANSWER_COLUMNS]
     unanswered = [103, 120]
     assert answers.index[answers["label"].isna()].tolist() == unanswered
     assert answers.index[answers["probability"].isna()].tolist() == unanswered
     assert answers.index[answers["probabilities"].isna()].tolist() == unanswered
-    for label, probability, probabilities in answers.dropna().to_numpy():
+    for label, probability, probabilities in answers[["label", "probability", "probabilities"]].dropna().to_numpy():
         assert sum(probabilities) == pytest.approx(1)
         assert probability == max(probabilities)
         assert label == ["red", "blue"][probabilities.index(probability)]
@@ -210,8 +229,19 @@ def test_images_are_embedded_by_the_network_below_its_head(classifier: tuple[str
 def test_no_images_are_answered_with_no_rows(predict: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     answers = predict(pd.DataFrame({"path": pd.Series([], dtype=object)}))
 
-    assert answers.columns.tolist() == ["label", "probability", "probabilities"]
+    assert answers.columns.tolist() == [*ANSWER_COLUMNS]
     assert len(answers) == 0
+
+
+@pytest.mark.training
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=NO_WEIGHTS)
+def test_images_of_other_things_are_unlike_the_training_images(
+    predict: Callable[[pd.DataFrame], pd.DataFrame],
+) -> None:
+    contents = [colored_jpeg(number % 2, number) for number in (100, 101)] + [noise_jpeg(1), png(1)]
+    answers = predict(pd.DataFrame({"content": contents}))
+    assert answers["unlike_training"].tolist() == [False, False, True, True]
+    assert answers["distance_from_training"][:2].max() < answers["distance_from_training"][2:].min()
 
 
 def ask_in_half_precision(device: str, classifier: tuple[str, str], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Every version is evaluated once on the same images, and compared with the one that serves."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,7 @@ def test_the_most_accurate_version_is_promoted_as_long_as_none_serves(
 def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_path: Path) -> None:
     tables = tables_at(tmp_path)
     answers = pd.DataFrame({"true_label": LABELS, "label": ["ball", None], "probability": [0.75, None]})
+    answers["probabilities"] = [[0.75, 0.25, 0], None]
     evaluation = evaluate(mark_right(answers), [*LABELS, "cone"])
     slices = [Slice("format", "PNG", 12, 0.25, 0.1, 0.5), Slice("folder", "file:/landing/ball", 10, 0.5, 0.2, 0.8)]
     first = Report(version(1), evaluation, slices, None, {})
@@ -124,6 +126,10 @@ def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_
         "only_this_right",
         "only_other_right",
         "p_value",
+        "thresholds",
+        "unlike_share",
+        "unreadable",
+        "with_unknown_label",
     }
     assert rows[1]["slices"][0] == {
         "by": "format",
@@ -135,6 +141,7 @@ def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_
     }
     assert rows[1]["recall_low"][2] is None
     assert (rows[1]["support"], rows[1]["calibration_error"]) == ([1, 1, 0, 0], 0.25)
+    assert rows[1]["log_loss"] == pytest.approx(-math.log(0.75))
     assert [rows[2][name] for name in ("slices", "compared_with", "only_this_right", "p_value")] == [[], 1, 3, 0.25]
     assert accuracies(tables, [version(1), version(2), version(3)], "new") == {1: 0.5, 2: 0.5}
     assert accuracies(tables, [version(1)], "old") == {}
@@ -167,10 +174,17 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert [rows[2][name] for name in ("compared_with", "only_this_right", "only_other_right")] == [1, 8, 0]
     assert rows[2]["p_value"] == 2 / 2**8
     assert rows[2]["calibration_error"] == 0.25
+    log_loss = -(math.log(0.25) + math.log(0.75)) / 2
+    assert rows[2]["log_loss"] == pytest.approx(log_loss)
 
     client = MlflowClient(tracking.tracking_uri)
     logged = client.get_run(path.mlflow_run_id)
-    assert logged.data.metrics == {"test_accuracy": 1, "test_balanced_accuracy": 1, "test_calibration_error": 0.25}
+    assert logged.data.metrics == {
+        "test_accuracy": 1,
+        "test_balanced_accuracy": 1,
+        "test_calibration_error": 0.25,
+        "test_log_loss": pytest.approx(log_loss),
+    }
     assert logged.info.status == "FINISHED"
     files = {Path(file.path).name for file in client.list_artifacts(path.mlflow_run_id, "evaluation")}
     assert {Path(name).stem for name in files} == set(pictures)

@@ -1,6 +1,7 @@
 """What a version must be able to do before it serves."""
 
 import json
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -47,8 +48,9 @@ def test_a_version_that_does_not_say_its_backbone_does_not_serve() -> None:
     assert not backbone_trained(version(1)).passed
 
 
-def signature(inputs: str | None = "bytes", outputs: str = "label", params: str | None = None) -> str:
-    return json.dumps({"inputs": inputs, "outputs": outputs, "params": params})
+def signature(inputs: str | None = "bytes", outputs: Sequence[str] = ("label",), params: str | None = None) -> str:
+    columns = json.dumps([{"type": "string", "name": name, "required": True} for name in outputs])
+    return json.dumps({"inputs": inputs, "outputs": columns, "params": params})
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,10 @@ def signature(inputs: str | None = "bytes", outputs: str = "label", params: str 
     [
         (signature(), signature(), True),
         (signature("text"), signature("bytes"), False),
-        (signature(outputs="number"), signature(), False),
+        (signature(outputs=["number"]), signature(), False),
+        (signature(outputs=["label", "abstained"]), signature(), True),  # a column that earlier releases lack
+        (signature(), signature(outputs=["label", "abstained"]), True),  # a rollback to one of these
+        (signature(outputs=["label", "number"]), signature(), False),
         (signature(None, params="top_k"), signature("bytes"), True),
         (signature("bytes"), signature(None, params="top_k"), True),  # a rollback to an earlier release's version
         ("null", "null", True),
@@ -117,6 +122,12 @@ def test_sound_answers_pass() -> None:
     found = sound_answers(answers(), LABELS)
     assert found.passed
     assert found.detail == "1 images and 1 broken files"
+
+
+def test_a_version_may_abstain_if_it_says_what_is_most_probable() -> None:
+    assert sound_answers(answers(label=None, most_probable_label="ball"), LABELS).passed
+    broken = answers(broken=True, label=None, most_probable_label="ball")
+    assert "a broken file got the label ball" in sound_answers(broken, LABELS).detail
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,10 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framewor
     fresh = replace(work.places, checkpoints=str(work.folder / "others"), embeddings=str(work.folder / "none yet"))
     resumed, whole = in_a_process(several, framework, arguments, (*arguments[:3], fresh))
     assert resumed.weights_digest == whole.weights_digest
+    assert resumed.training_embeddings is not None
+    assert whole.training_embeddings is not None
+    assert resumed.training_embeddings.directions.shape == (19, 1280)
+    assert resumed.training_embeddings.directions == pytest.approx(whole.training_embeddings.directions, abs=1e-2)
     assert [{**epoch, "seconds": 0} for epoch in resumed.history] == [
         {**epoch, "seconds": 0} for epoch in whole.history
     ]
@@ -77,9 +81,18 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framewor
 
 @FRAMEWORKS
 def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed(work: Work, framework: str) -> None:
-    arguments = [work.arguments(head_fit="closed_form", seed=seed, backbone=backbone_of_tests()) for seed in (0, 1)]
+    abstaining = {"minimum_precision": 0.95, "minimum_probability": 0.6}
+    arguments = [
+        work.arguments(head_fit="closed_form", seed=seed, backbone=backbone_of_tests(), **abstaining) for seed in (0, 1)
+    ]
     trained, again = in_a_process(several, framework, *arguments)
     assert trained.weights_digest == again.weights_digest
+    assert trained.training_embeddings is not None
+    assert trained.training_embeddings.directions.shape[0] == 19
+    assert 0 < trained.training_embeddings.threshold < 1
+    assert trained.thresholds is not None
+    assert (trained.thresholds.coverage, trained.thresholds.precision) == (1, 1)
+    assert all(of is not None and of >= 0.6 for of in trained.thresholds.by_label)
     (figures,) = trained.history
     assert figures["accuracy"] == figures["validation_accuracy"] == 1
     assert 0 < figures["validation_loss"] < 0.5, "calibrated: sure, but not certain, of the few images it saw"
@@ -97,8 +110,10 @@ def test_a_head_is_fitted_again_on_both_splits_after_its_figures_are_known(work:
 
 @FRAMEWORKS
 def test_fine_tuning_starts_with_the_head_in_closed_form_and_ends_calibrated(work: Work, framework: str) -> None:
-    arguments = work.arguments(head_fit="closed_form", trainable="top_blocks")
+    arguments = work.arguments(head_fit="closed_form", trainable="top_blocks", minimum_probability=0.5)
     (trained,) = in_a_process(several, framework, arguments)
+    assert trained.thresholds is not None
+    assert (trained.thresholds.by_label, trained.thresholds.coverage) == ([0.5, 0.5], 1)
     assert len(trained.history) == 1 + 2
     assert np.isfinite(trained.history[-1]["validation_loss"])
 

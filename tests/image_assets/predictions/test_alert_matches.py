@@ -54,6 +54,20 @@ def test_a_rule_is_met_by_label_and_probability_with_its_bounds(
     assert "".join(sorted(matching_predictions(rule, predictions)["path"])) == expected
 
 
+def test_abstentions_meet_the_rules_that_look_for_unsure_predictions(delta_tables: DeltaTables) -> None:
+    predict(delta_tables, ("a", "roses", 0.5), ("b", "roses", 0.5))
+    predictions = predictions_in("Production", delta_tables, ModelRegistry(tracking_uri=""))
+    predictions.loc[predictions["path"] == "b", ["label", "abstained"]] = [None, True]
+    unsure, sure, of_roses = (
+        to_rule(maximum_probability=0.6),
+        to_rule(minimum_probability=0.1),
+        to_rule(labels=["roses"], maximum_probability=0.6),
+    )
+    assert sorted(matching_predictions(unsure, predictions)["path"]) == ["a", "b"]
+    assert matching_predictions(sure, predictions)["path"].tolist() == ["a"]
+    assert matching_predictions(of_roses, predictions)["path"].tolist() == ["a"]
+
+
 def test_each_prediction_is_met_once_by_each_rule(delta_tables: DeltaTables) -> None:
     rules = to_rule(), to_rule(name="another", send_to=["oncall", "team"])
     predict(delta_tables, ("a", "roses", 1))
@@ -118,7 +132,7 @@ def test_a_hundred_thousand_predictions_take_about_a_second() -> None:
     count = 100_000
     paths = [f"file:/photos/{number:06}.jpg" for number in range(count)]
     predictions = pd.DataFrame({"path": paths, "image_id": paths, "label": "roses", "probability": 1.0}).assign(
-        model_name="image_classifier", model_version=1, version_id="1"
+        model_name="image_classifier", model_version=1, version_id="1", abstained=False
     )
     known = predictions.iloc[: count // 2].assign(rule="a rule", receiver="oncall")[list(PREDICTION_ALERTS.keys)]
     rules = AlertRules(rules=[to_rule(minimum_probability=0.5)])

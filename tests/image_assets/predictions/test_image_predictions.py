@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
-from image_assets.predictions.image_predictions import fault_metadata, image_predictions, score
+from image_assets.predictions.image_predictions import answers_metadata, fault_metadata, image_predictions, score
+from image_assets.predictions.prediction_checks import probabilities_sum_to_one
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
@@ -50,6 +51,28 @@ CLASSIFIER = """
                 if way == "unread":
                     rows[number] = None, None, None
             return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
+
+
+    set_model(Classifier())
+"""
+
+
+ABSTAINING_COLUMNS = ["label", "probability", "probabilities", "abstained", "most_probable_label"]
+# Answers for balls, abstains for cubes, and cannot read one image.
+ABSTAINING = """
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+
+
+    class Classifier(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            answers = {"ball": ("ball", 0.75, [0.75, 0.25], False, "ball")}
+            answers["cube"] = (None, 0.625, [0.375, 0.625], True, "cube")
+            names = [path.split("/")[-1] for path in model_input["path"]]
+            rows = [(None,) * 5 if name == "ball 0.png" else answers[name.split()[0]] for name in names]
+            columns = ["label", "probability", "probabilities", "abstained", "most_probable_label"]
+            return pd.DataFrame(rows, columns=columns, index=model_input.index, dtype=object)
 
 
     set_model(Classifier())
@@ -99,6 +122,25 @@ def test_answers_that_are_none_are_nulls_with_a_fault(
     }
     assert set(found.values()) == {("ball", None)}
     assert fault_metadata(ingested_tables, [version])["faults"].value == 2
+
+
+def test_a_version_that_abstains_leaves_the_label_null_and_says_what_is_most_probable(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    model = saved_model(ABSTAINING, tmp_path, "abstaining", columns=ABSTAINING_COLUMNS)
+    tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
+    version = registered(model, registry, tags, (tmp_path / "artifacts").as_uri())
+    assert score(ingested_tables, registry, version, "cpu") is None
+    rows = ingested_tables.read(IMAGE_PREDICTIONS, ["path", *ABSTAINING_COLUMNS, "fault"]).to_pylist()
+    found = {row.pop("path").split("/")[-1]: tuple(row.values()) for row in rows}
+    assert found.pop("ball 0.png") == (None, None, None, None, None, "unreadable: the version could not read the image")
+    assert {name.split()[0]: row for name, row in found.items()} == {
+        "ball": ("ball", 0.75, [0.75, 0.25], False, "ball", None),
+        "cube": (None, 0.625, [0.375, 0.625], True, "cube", None),
+    }
+    assert fault_metadata(ingested_tables, [version])["faults"].value == 0
+    assert "answers" in answers_metadata(ingested_tables, version)
+    assert probabilities_sum_to_one(ingested_tables).passed  # pyright: ignore[reportAttributeAccessIssue] - a check
 
 
 @pytest.mark.slow
