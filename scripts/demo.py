@@ -56,11 +56,12 @@ def main(landing: str | None = None) -> int:
     from definitions import resources
     from image_assets.models.backbones import CURRENT_BACKBONE
     from image_assets.models.training import weights_identity
+    from resources.training import BackboneWeights
 
     # Before anything runs: files to work on, and the backbone's weights.
     resources["image_folder"].require_files()
     for framework in CURRENT_BACKBONE.implementations:
-        weights_identity(CURRENT_BACKBONE, framework, resources["backbone"])
+        weights_identity(CURRENT_BACKBONE, framework, BackboneWeights(source=settings.backbone))
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
     with Gallery(settings) as gallery:
         results = run_path(gallery.start_with_images)

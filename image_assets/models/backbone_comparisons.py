@@ -213,14 +213,14 @@ def leaderboard_picture(rows: Sequence[Row]) -> bytes:
     measured = [row for row in rows if "accuracy" in row]
     figure = Figure(figsize=(8, 4.6), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.subplots()
-    for framework in sorted({row["framework"] for row in measured}):
+    for number, framework in enumerate(sorted({row["framework"] for row in measured})):
+        color = f"C{number}"
         of = [row for row in measured if row["framework"] == framework]
         speeds, shares, sizes = (
             np.array([row[name] for row in of]) for name in ("images_per_second", "accuracy", "megabytes")
         )
         lengths = np.abs([[row[bound] - row["accuracy"] for row in of] for bound in ("accuracy_low", "accuracy_high")])
-        drawn = axes.errorbar(speeds, shares, yerr=lengths, fmt="none", capsize=3, linewidth=1)
-        color = drawn.lines[2][0].get_color()[0]
+        axes.errorbar(speeds, shares, yerr=lengths, fmt="none", capsize=3, linewidth=1, ecolor=color)
         axes.scatter(speeds, shares, s=20 + 4 * sizes, color=color, alpha=0.6, label=FRAMEWORKS[framework].title)
         for row in of:
             axes.annotate(
@@ -232,8 +232,8 @@ def leaderboard_picture(rows: Sequence[Row]) -> bytes:
                 parse_math=False,
             )
     axes.set(xlabel="images per second, decoded and embedded", ylabel="accuracy on the test split, 95 % interval")
-    axes.margins(x=0.25)
-    axes.set_xlim(left=0)
+    # Room for the names, which are to the right of their points.
+    axes.set_xlim(0, 1.4 * max(row["images_per_second"] for row in measured))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")

@@ -33,7 +33,7 @@ class Implementation:
 
     model: str  # its name in the framework's collection of models: torchvision.models, keras.applications, …
     # A pattern of names. In torchvision: the modules that run one after the other, from the input to the pooling, each
-    # of them a block. In Keras: the operations that can end a block; of those with one group `block`, the last does.
+    # of them a block. In Keras: the layers that can end a block; of those with the same group `block`, the last does.
     blocks: str
     weights: str  # the name of its ImageNet weights there
     url: str  # of the file with these weights
@@ -42,7 +42,7 @@ class Implementation:
     deviation: Color
     other_files: tuple[str, ...] = ()  # names of weight files that are accepted besides the published one
     neck: str = ""  # in torchvision: a module between pooling and head
-    pools: bool = False  # whether the network itself averages over the positions
+    pools: bool = False  # whether a network of timm or an ONNX file averages over the positions itself
     bgr: bool = False  # whether the weights expect blue, green, red; mean and deviation are for red, green, blue
     options: Mapping[str, Any] = field(default_factory=dict)  # Any: arguments of Keras's function, which differ
     packages: tuple[Package, ...] = ()  # that it needs besides the framework
@@ -77,10 +77,10 @@ class Backbone:
         return self.side_pixels, self.side_pixels, 3
 
 
-def block_ends(pattern: str, operations: Sequence[str]) -> list[str]:
-    """The last operation of each of Keras's blocks, from the names of all operations in their order."""
+def block_ends(pattern: str, layers: Sequence[str]) -> list[str]:
+    """The last layer of each of Keras's blocks, from the names of all layers in their order."""
     ends = {}
-    for name in operations:
+    for name in layers:
         if found := re.fullmatch(pattern, name):
             ends[found["block"]] = name
     return list(ends.values())
@@ -200,17 +200,7 @@ CONVNEXT_TINY = Backbone(
     blocks=22,  # the stem, 18 blocks in four stages, three convolutions between these
     max_onnx_bytes=130_000_000,
     implementations={
-        "tensorflow": Implementation(
-            model="ConvNeXtTiny",
-            # Residual blocks end with an addition that has no name of its own.
-            blocks=r"(?P<block>convnext_tiny_stem|add(_\d+)?|convnext_tiny_downsampling_block_\d)",
-            weights="imagenet",
-            url=f"{KERAS}/convnext/convnext_tiny_notop.h5",
-            mean=IMAGENET_MEAN,
-            deviation=IMAGENET_DEVIATION,
-            pools=True,  # a normalization comes after the average
-            options={"include_preprocessing": False},
-        ),
+        # Keras's cannot be exported: tf2onnx knows neither its grouped convolutions nor its activation.
         "torch": Implementation(
             model="convnext_tiny",
             blocks=r"features\.[0246]|features\.[1357]\.\d+",

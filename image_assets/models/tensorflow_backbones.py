@@ -27,8 +27,7 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str
         weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
 
     Returns:
-        A network from (n, side, side, 3) to features, averaged over positions if the row says so; and "folder",
-        "imagenet" or "untrained".
+        A network from (n, side, side, 3) to (n, height, width, features), and "folder", "imagenet" or "untrained".
     """
     import keras
 
@@ -37,7 +36,6 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str
         getattr(keras.applications, own.model),
         input_shape=backbone.pixels_shape,
         include_top=False,
-        pooling="avg" if own.pools else None,
         **own.options,
     )
     network, origin = _with_weights(backbone, build, weights)
@@ -87,10 +85,8 @@ def cut_in_two(
     if blocks == 0:
         return None, whole
     features = features_of(model)
-    # Operations, not layers: an addition may be none.
-    operations = {operation.name: operation for operation in features.operations}
-    ends = block_ends(backbone.implementations[TENSORFLOW.name].blocks, list(operations))
-    middle = operations[ends[blocks - 1]].output
+    ends = block_ends(backbone.implementations[TENSORFLOW.name].blocks, [layer.name for layer in features.layers])
+    middle = features.get_layer(ends[blocks - 1]).output
     lower, upper = keras.Model(features.input, middle), keras.Model(middle, features.output)
     scaled = model.get_layer("scaled").output
     frozen = keras.Model(model.input, lower(scaled))

@@ -44,13 +44,9 @@ def load_network(folder: str, device: str) -> tuple[WholeNetwork, type[Exception
     name = {"cpu": "/CPU:0", "cuda": "/GPU:0"}[device]
     with tf.device(name):
         model = tensorflow.load_model(folder)
-        waiting = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-        while waiting:
-            for layer in waiting.pop().layers:
-                if isinstance(layer, keras.Model):  # a part of a backbone may be a model itself
-                    waiting.append(layer)
-                else:
-                    layer.dtype_policy = keras.DTypePolicy("mixed_float16")
+        for backbone in (layer for layer in model.layers if isinstance(layer, keras.Model)):
+            for layer in backbone.layers:
+                layer.dtype_policy = keras.DTypePolicy("mixed_float16")
         # An explicit signature: otherwise every new batch length would trace and compile another graph.
         layers = {"probabilities": model.output, "embedding": model.get_layer("embedding").output}
         whole = keras.Model(model.inputs, layers)

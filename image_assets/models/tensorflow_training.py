@@ -53,8 +53,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     # Channels that are alike get a number, because ONNX Runtime takes 1.2 ms longer for an image with a list.
     by, plus = (float(each[0]) if np.ptp(each) == 0 else each.tolist() for each in (scale, offset))
     scaled = keras.layers.Rescaling(by, plus, name="scaled")(pixels)
-    to_embedding = keras.layers.Flatten if own.pools else keras.layers.GlobalAveragePooling2D
-    embedding = to_embedding(name="embedding")(features(scaled, training=False))
+    embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
@@ -326,13 +325,8 @@ def _compute_in(model: "keras.Model", policy: str) -> None:
     """Set the precision of the backbone's layers; their weights stay float32."""
     import keras
 
-    waiting = [*features_of(model).layers]
-    while waiting:
-        layer = waiting.pop()
-        if isinstance(layer, keras.Model):  # a part of a backbone may be a model itself
-            waiting += layer.layers
-        else:
-            layer.dtype_policy = keras.DTypePolicy(policy)
+    for layer in features_of(model).layers:
+        layer.dtype_policy = keras.DTypePolicy(policy)
 
 
 def _arrays(variables: "Sequence[keras.Variable]") -> State:

@@ -167,14 +167,17 @@ def fold_normalization(network: "nn.Module") -> None:
         for convolution, norm in pairwise(layers):
             if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
                 continue
-            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            mean, variance = norm.running_mean, norm.running_var
+            if mean is None or variance is None:
+                continue
+            scale = norm.weight / (variance + norm.eps).sqrt()
             convolution.weight.mul_(scale[:, None, None, None])
             if convolution.bias is not None:
                 convolution.bias.mul_(scale)
-            norm.bias.sub_(norm.running_mean * scale)
+            norm.bias.sub_(mean * scale)
             norm.weight.fill_(1)
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1 - norm.eps)
+            mean.zero_()
+            variance.fill_(1 - norm.eps)
 
 
 def _state(

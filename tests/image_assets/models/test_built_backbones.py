@@ -80,7 +80,7 @@ def cut_network(backbone: Backbone, framework: str, frozen: int) -> tuple[int, n
         if isinstance(norm, keras.layers.BatchNormalization):
             gamma, beta, mean, _ = norm.get_weights()
             norm.set_weights([gamma, beta, *statistics(len(mean))])
-    names = [operation.name for operation in features_of(model).operations]
+    names = [layer.name for layer in features_of(model).layers]
     embedder, _ = cut_in_two(model, backbone, None)
     lower, upper = cut_in_two(model, backbone, frozen)
     assert embedder
