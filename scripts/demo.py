@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import dagster as dg
 
 from resources.locks import locked
+from resources.mlflow.model_registry import ModelVersion, serving_version, shadows
 from resources.progress import ProgressLine
 from resources.settings import Settings
 from scripts import install
@@ -72,6 +73,8 @@ def main(landing: str | None = None) -> int:
         if checks := list(chain.from_iterable(map(failed_checks, results))):
             print("\n" + table("Failed asset checks", checks))
         print("\n" + table("Some predictions", example_predictions(resources)))
+        if compared := comparison(metadata_of(results[-1]), resources["model_registry"].versions()):
+            print(f"\n{compared}")
     print(styled(f"\nDone in {time.monotonic() - start:.0f} s.", "good"))
     print(f"Look at all photos and predictions: {PROGRAM} dev, then {settings.gallery_url}")
     return 0
@@ -243,6 +246,34 @@ def test_accuracy(evaluations: dict[str, object], version: object) -> str:
     """A version's accuracy on the test split, as text."""
     accuracy = evaluations.get(f"test_accuracy_v{version}")
     return f"{accuracy:.3f}" if isinstance(accuracy, float) else "no images in the test split"
+
+
+def comparison(metadata: Mapping[str, Mapping[str, object]], versions: Sequence[ModelVersion]) -> str:
+    """Which version serves and which ones run beside it, how accurate they are and how often they agree; may be empty.
+
+    Args:
+        metadata: That of the assets by name, with `model_evaluations` and `version_agreements`.
+        versions: All registered versions.
+    """
+    from image_assets.models.frameworks import FRAMEWORKS
+
+    evaluations, agreements = (metadata.get(name, {}) for name in ("model_evaluations", "version_agreements"))
+
+    def named(version: ModelVersion) -> str:
+        framework = FRAMEWORKS.get(version.tags.get("framework", ""))
+        accuracy = evaluations.get(f"test_accuracy_v{version.version}")
+        figure = f", test accuracy {accuracy:.2f}" if isinstance(accuracy, float) else ""
+        return f"{framework.title if framework else 'A model'} (version {version.version}{figure})"
+
+    serving = serving_version(versions)
+    if serving is None:
+        return ""
+    sentences = [f"{named(serving)} serves."]
+    for shadow in shadows(versions):
+        share = agreements.get(f"agreement_v{shadow.version}")
+        agree = f"; they agree on {share:.0%} of the images" if isinstance(share, float) else ""
+        sentences.append(f"{named(shadow)} runs beside it as a shadow{agree}.")
+    return " ".join(sentences)
 
 
 def quarantined_files(resources: Mapping[str, object]) -> list[tuple[str, ...]]:

@@ -63,14 +63,20 @@ from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, PermissionRefused
 from resources.mlflow.model_registry import (
     SERVING_STAGE,
+    SHADOW_STAGE,
     DamagedVersion,
     ModelRegistry,
     ModelVersion,
     serving_version,
+    shadows,
 )
 
 SPLIT = "test"
 SHOWN_MISTAKES = 32
+FIRST_REASONS = {
+    SERVING_STAGE: "best of the first versions; none was in production",
+    SHADOW_STAGE: "next best of the first versions; to be compared with the best",
+}
 SCORED_COLUMNS = [*IMAGE_KEYS, "length", "content"]
 ANSWER_COLUMNS = [*IMAGE_KEYS, *(field.name for field in (*ANSWER_FIELDS, FAULT_FIELD))]
 
@@ -90,6 +96,12 @@ def first_to_serve(accuracies: Mapping[int, float], *, serving: int | None) -> i
     if serving is not None or not accuracies:
         return None
     return max(accuracies, key=accuracies.__getitem__)
+
+
+def first_shadow(accuracies: Mapping[int, float], *, serving: int, staged: Iterable[int]) -> int | None:
+    """The version to compare with the first serving one: the next most accurate one, unless another is in Staging."""
+    others = {number: accuracy for number, accuracy in accuracies.items() if number != serving}
+    return None if set(staged) - {serving} else first_to_serve(others, serving=None)
 
 
 def damage_of(version: ModelVersion, registry: ModelRegistry) -> str | None:
@@ -311,6 +323,28 @@ def evaluate_new(
     return dict(sorted(done.items())), metadata
 
 
+def promote_first(
+    accuracies: Mapping[int, float], versions: Sequence[ModelVersion], registry: ModelRegistry
+) -> ModelVersion | None:
+    """Lets the most accurate version serve and the next one be its shadow if none serves; the serving version, if any.
+
+    Raises:
+        PermissionRefused: The account may not promote versions.
+    """
+    serving = serving_version(versions)
+    first = first_to_serve(accuracies, serving=serving.version if serving else None)
+    if first is None:
+        return serving
+    shadow = first_shadow(accuracies, serving=first, staged=[one.version for one in shadows(versions)])
+    # The shadow first: as long as none serves, the next run makes up for a kill in between.
+    stages = {SHADOW_STAGE: shadow, SERVING_STAGE: first}
+    for stage, number in stages.items():
+        if number is not None:
+            promotion = Promotion(stage, "model_evaluations", reason=FIRST_REASONS[stage], account=registry.account)
+            serving = registry.promote(number, stage, promotion.to_tags())
+    return serving
+
+
 @dg.asset(
     deps=[*(framework.asset for framework in FRAMEWORKS.values()), "image_splits"],
     kinds={"pyspark", "deltalake", "mlflow"},
@@ -322,23 +356,18 @@ def model_evaluations(
     mlflow_tracking: MlflowTracking,
     inference_device: InferenceDevice,
 ) -> dg.MaterializeResult:
-    """Metrics of each model version on the test split; the best one is promoted if none is in production."""
+    """Metrics of each model version on the test split.
+
+    If none is in production, the best one is promoted, and the next one to Staging, where it predicts for comparison.
+    """
     before = delta_tables.snapshot(MODEL_EVALUATIONS)
     figures, metadata = evaluate_new(delta_tables, model_registry, mlflow_tracking, inference_device)
     versions = model_registry.versions()
-    serving = serving_version(versions)
-    promoted = first_to_serve(figures, serving=serving.version if serving else None)
-    if promoted is not None:
-        promotion = Promotion(
-            SERVING_STAGE,
-            "model_evaluations",
-            reason="best of the first versions; none was in production",
-            account=model_registry.account,
-        )
-        try:
-            serving = model_registry.promote(promoted, SERVING_STAGE, promotion.to_tags())
-        except PermissionRefused as refused:  # training accounts may lack the permission to promote
-            metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
+    try:
+        serving = promote_first(figures, versions, model_registry)
+    except PermissionRefused as refused:  # training accounts may lack the permission to promote
+        serving = None
+        metadata["not_promoted"] = dg.MetadataValue.text(str(refused))
     try:
         describe_versions(versions, delta_tables, model_registry, mlflow_tracking.gallery_url)
     except PermissionRefused as refused:

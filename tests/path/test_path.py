@@ -142,6 +142,16 @@ def test_the_summary_says_what_came_out(settings: Settings) -> None:
     examples = re.search(r"Some predictions\n  photo .*\n((?:  \S.*\n){5})", output)
     assert examples
     assert all(re.search(r"  (daisy|roses|tulips) +[01]\.\d{3}$", line) for line in examples[1].splitlines())
+    assert re.search(r"serves\. .+ runs beside it as a shadow; they agree on \d+% of the images\.", output)
+
+
+def test_both_versions_predict_from_the_first_run_on(settings: Settings, registry: ModelRegistry) -> None:
+    files = len(rows(settings, "current_predictions", ["path"]))
+    assert predicted(settings) == {version.version: files for version in registry.versions()}
+    stages = {version.stage: version.aliases for version in registry.versions()}
+    assert stages == {"Production": ("production",), "Staging": ("staging",)}
+    (agreement,) = rows(settings, "version_agreements").to_dict("records")
+    assert agreement["images"] == files
 
 
 def test_both_versions_answer_bytes_and_paths_and_null_for_a_broken_image(

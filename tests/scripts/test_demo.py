@@ -15,8 +15,9 @@ import pytest
 
 from image_assets.data.raw_images import skipped_metadata
 from resources.files.listing import Skipped
+from resources.mlflow.model_registry import ModelVersion
 from resources.settings import read_settings
-from scripts.demo import Gallery, available_port, chosen, skipped_rows
+from scripts.demo import Gallery, available_port, chosen, comparison, skipped_rows
 from scripts.dev import is_up
 from scripts.home import prepare
 from scripts.terminal import ROOT
@@ -38,6 +39,24 @@ def test_the_examples_take_turns_among_the_predicted_labels() -> None:
     rows = [{"path": path, "label": label, "probability": 0.5} for path, label in labels.items()]
     assert [row["path"] for row in chosen(rows)] == ["a.png", "c.png", "b.png", "d.png", "e.png"]
     assert chosen([]) == []
+
+
+def version(number: int, framework: str, stage: str) -> ModelVersion:
+    return ModelVersion(number, stage, (), "", f"models:/image_classifier/{number}", {"framework": framework})
+
+
+def test_the_last_lines_compare_the_shadow_with_the_serving_version() -> None:
+    versions = [version(1, "tensorflow", "Staging"), version(2, "torch", "Production"), version(3, "torch", "None")]
+    metadata = {
+        "model_evaluations": {"test_accuracy_v1": 0.875, "test_accuracy_v2": 0.9, "test_accuracy_v3": 0.5},
+        "version_agreements": {"agreement_v1": 0.934},
+    }
+    assert comparison(metadata, versions) == (
+        "PyTorch (version 2, test accuracy 0.90) serves. TensorFlow (version 1, test accuracy 0.88) runs beside it as "
+        "a shadow; they agree on 93% of the images."
+    )
+    assert comparison({}, versions[1:]) == "PyTorch (version 2) serves."
+    assert comparison(metadata, versions[:1]) == ""
 
 
 def test_the_gallery_takes_another_port_if_its_own_is_in_use() -> None:

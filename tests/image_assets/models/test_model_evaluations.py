@@ -18,9 +18,11 @@ from image_assets.models.model_evaluations import (
     accuracies,
     answers_on_test_split,
     evaluate_new,
+    first_shadow,
     first_to_serve,
     merge_evaluation,
     predict_test_split,
+    promote_first,
     to_evaluate,
 )
 from image_assets.predictions.image_predictions import score
@@ -29,7 +31,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking, create_store
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
-from tests.support.registered_versions import registered, saved_model, saved_pickle
+from tests.support.registered_versions import registered, saved_model, saved_pickle, stages, with_three_versions
 from tests.support.tables import tables_at, with_executor
 
 LABELS = ["ball", "cube"]
@@ -106,6 +108,35 @@ def test_the_most_accurate_version_is_promoted_as_long_as_none_serves(
     accuracies: dict[int, float], serving: int | None, promoted: int | None
 ) -> None:
     assert first_to_serve(accuracies, serving=serving) == promoted
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "staged", "shadow"),
+    [
+        ({2: 0.75}, [], None),
+        ({1: 0.5, 2: 0.75, 3: 0.6}, [], 3),
+        ({1: 0.5, 2: 0.75}, [2], 1),
+        ({1: 0.5, 2: 0.75}, [7], None),
+    ],
+)
+def test_the_next_most_accurate_version_is_its_shadow_unless_a_person_chose_one(
+    accuracies: dict[int, float], staged: list[int], shadow: int | None
+) -> None:
+    assert first_shadow(accuracies, serving=2, staged=staged) == shadow
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "killed in between"])
+def test_the_first_versions_are_promoted_together(tmp_path: Path, empty_store: Path, killed: bool) -> None:
+    registry, accuracies = with_three_versions(tmp_path, empty_store), {1: 0.75, 2: 0.5, 3: 0.625}
+    if killed:
+        registry.promote(3, "Staging")
+    serving = promote_first(accuracies, registry.versions(), registry)
+    assert serving in registry.versions()
+    assert stages(registry) == {1: "Production", 2: "None", 3: "Staging"}
+    assert registry.serving() == serving
+    again = promote_first({**accuracies, 2: 1.0}, registry.versions(), registry)
+    assert again == serving, "a person has to promote a later, better version"
+    assert stages(registry) == {1: "Production", 2: "None", 3: "Staging"}
 
 
 def test_all_figures_are_kept_for_each_version_and_replaced_on_other_images(tmp_path: Path) -> None:
