@@ -21,7 +21,7 @@ from image_assets.data import (
     validation_cache,
 )
 from image_assets.jobs.asset_jobs import JOBS
-from image_assets.models import model_evaluations, stage_history, trained_models
+from image_assets.models import image_embeddings, model_evaluations, stage_history, trained_models
 from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.predictions import (
     current_predictions,
@@ -53,7 +53,7 @@ GROUPS = {
         training_cache,
         validation_cache,
     ],
-    "models": [trained_models, model_evaluations, stage_history],
+    "models": [image_embeddings, trained_models, model_evaluations, stage_history],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],
 }
 

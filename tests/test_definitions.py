@@ -38,17 +38,18 @@ EDGES = {
     "image_splits": ["featured_images", "given_labels", "label_corrections"],
     "training_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
     "validation_cache": ["featured_images", "grayscale_images", "image_files", "image_splits"],
-    "tensorflow_model": ["training_cache", "validation_cache"],
-    "torch_model": ["training_cache", "validation_cache"],
+    "image_embeddings": ["featured_images"],
+    "tensorflow_model": ["image_embeddings", "training_cache", "validation_cache"],
+    "torch_model": ["image_embeddings", "training_cache", "validation_cache"],
     "model_evaluations": ["image_splits", "tensorflow_model", "torch_model"],
     "stage_history": ["model_evaluations"],
-    "image_predictions": ["featured_images", "model_evaluations"],
+    "image_predictions": ["featured_images", "image_embeddings", "model_evaluations"],
     "current_predictions": ["image_files", "image_predictions"],
     "version_agreements": ["image_files", "image_predictions"],
-    "prediction_drift": ["image_files", "image_predictions", "image_splits"],
+    "prediction_drift": ["image_embeddings", "image_files", "image_predictions", "image_splits"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 12, "models": 4, "predictions": 5}
+GROUPS = {"data": 12, "models": 5, "predictions": 5}
 CHECKS = {
     "keys_unique",
     "layout",

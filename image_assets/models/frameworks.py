@@ -1,8 +1,9 @@
 """The frameworks that a classifier can be trained in: one row for each, with everything in which they differ.
 
-Two files belong to a row, named after it: `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
-`train`, `COLLECTIVES`), and `<name>_network.py`, which is also stored beside every version, loads, embeds with and
-exports a trained network. `tests/image_assets/models/test_frameworks.py` lists every function that they must have.
+Two files belong to a row, named after it. `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
+`train`, `COLLECTIVES`) and exports backbones (`export_backbone`). `<name>_network.py`, which is also stored beside
+every version, loads, embeds with and exports a trained network. `tests/image_assets/models/test_frameworks.py` lists
+every function that they must have.
 """
 
 from dataclasses import dataclass

@@ -37,6 +37,7 @@ TRIED_IMAGES = 8
 NOISE_SQUARES = 7  # per side
 
 NAME = "image_classifier"
+HEAD_FILE = "head.npz"  # a version's head, if its backbone is unchanged: kernel, bias and labels
 PACKAGES = (
     *("cykooz-resizer", "imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom"),
     *("pyvips", "pyvips-binary", "simplejpeg", "tifffile"),
@@ -146,6 +147,7 @@ def log_classifier(
     backbone: Backbone,
     color: Literal["rgb", "gray"] = "rgb",
     reading: Reading = DEFAULT,
+    head: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> str:
     """Log the classifier for a model that is in MLflow in its own flavor; the classifier's URI.
 
@@ -160,6 +162,8 @@ def log_classifier(
         backbone: The model's backbone, which determines the size of images.
         color: What the model was trained on; a `gray` version converts every image to gray.
         reading: How the model's images are read.
+        head: Kernel (features, labels) and bias (labels,) if the model is an unchanged backbone with this head, which
+            can then answer stored embeddings.
     """
     import mlflow
     from mlflow import pyfunc
@@ -180,6 +184,10 @@ def log_classifier(
         }
         classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
         decoding = copy_decoding(Path(folder) / "decoding")
+        artifacts = {}
+        if head:
+            np.savez(Path(folder, HEAD_FILE), kernel=head[0], bias=head[1], labels=np.array(labels))
+            artifacts["head"] = str(Path(folder, HEAD_FILE))
         return log_to_run(
             NAME,
             pyfunc,
@@ -187,6 +195,7 @@ def log_classifier(
             mlflow_run_id=mlflow_run_id,
             python_model=str(here / "image_classifier.py"),
             artifacts={
+                **artifacts,
                 "model": model,
                 "onnx": str(Path(folder, "network.onnx")),
                 "decoding": str(decoding),

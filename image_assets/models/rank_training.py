@@ -1,27 +1,24 @@
 """One rank's part of a training: embed the images, train the head, then fine-tune blocks if the plan says so."""
 
-import hashlib
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from image_assets.images.pixels import DEFAULT
-from image_assets.models.backbones import name_in_digests
 from image_assets.models.calibration import fit_scale
+from image_assets.models.embedding_networks import backbone_identity
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
-    EmbeddingStore,
     PrecomputedInputs,
+    StoredEmbeddings,
     precompute_inputs,
     standardisation,
 )
@@ -49,7 +46,6 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
 
-EMBEDDING_CODE = "3"  # raise it if the same weights and pixels would give other embeddings
 WEIGHTS_FILE = "trained_weights.safetensors"  # an artifact of the MLflow run
 logger = logging.getLogger(__name__)
 
@@ -163,6 +159,8 @@ def train_on_rank(
         seconds_to_first_step=first_step,
         precision=network.precision,
         weights_digest=state_digest(weights),
+        embedding_backbone="" if tuned else work.stored.backbone,
+        head=None if tuned else network.head(),
     )
 
 
@@ -209,7 +207,9 @@ class RankTraining:
         self._validation = validation
         self._plan = plan
         self._checkpoints = Checkpoints(locations.checkpoints)
-        self._embeddings = locations.embeddings
+        weights = state_digest(network.backbone_weights())
+        backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
+        self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report
         self.steps = 0
         self.first_step = 0.0
@@ -217,11 +217,10 @@ class RankTraining:
         self.embedded_images = 0
 
     def train_head(self) -> Progress:
-        """Train the head on embeddings, computing only those that are not stored yet."""
+        """Train the head on embeddings: those in `image_embeddings`, and what it lacks, computed in memory."""
         activations = self._counted(self._network.freeze(None, self._plan.head))
-        folder = Path(self._embeddings) / embeddings_name(self._network, self._plan, version(self._network.framework))
         started = time.monotonic()
-        training, validation = self._precompute_both(activations, EmbeddingStore(str(folder)))
+        training, validation = self._precompute_both(activations, self.stored)
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
         if self._collective.rank == 0:
@@ -306,18 +305,18 @@ class RankTraining:
         return progress
 
     def _precompute_both(
-        self, activations: Activations, store: EmbeddingStore | None = None
+        self, activations: Activations, stored: StoredEmbeddings | None = None
     ) -> tuple[PrecomputedInputs, PrecomputedInputs]:
-        return self._precompute(self._training, activations, store), self._precompute(
-            self._validation, activations, store
+        return self._precompute(self._training, activations, stored), self._precompute(
+            self._validation, activations, stored
         )
 
     def _precompute(
-        self, shard: Shard, activations: Activations, store: EmbeddingStore | None = None
+        self, shard: Shard, activations: Activations, stored: StoredEmbeddings | None = None
     ) -> PrecomputedInputs:
         plan = self._plan
         return precompute_inputs(
-            shard, activations, self._collective, batch_size=plan.batch_size, seed=plan.seed, store=store
+            shard, activations, self._collective, batch_size=plan.batch_size, seed=plan.seed, stored=stored
         )
 
     def _counted(self, activations: Activations) -> Activations:
@@ -326,15 +325,6 @@ class RankTraining:
             return activations(pixels)
 
         return counted
-
-
-def embeddings_name(network: Classifier, plan: TrainingPlan, library: str) -> str:
-    """The folder of a backbone's embeddings: `<framework>-<hash of everything that they depend on>`."""
-    parts = [EMBEDDING_CODE, state_digest(network.backbone_weights()), plan.content, plan.color, network.precision]
-    parts += [] if plan.reading == DEFAULT else [plan.page, str(plan.pixel_limit)]
-    # `library` is the framework's version: another one may compute the same layers differently.
-    identity = "/".join([*parts, library, str(plan.architecture.blocks), *name_in_digests(plan.architecture)])
-    return f"{network.framework}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def label_weights(images: PrecomputedInputs, labels: int, collective: Collective) -> np.ndarray:

@@ -18,6 +18,7 @@ from image_assets.models.backbones import CURRENT_BACKBONE, Backbone, name_in_di
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
+from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training_plan import (
     Distributor,
     HeadFit,
@@ -236,8 +237,9 @@ def train_and_register(
         return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
     checkpoints = resources.caches.checkpoints(task.fingerprint)
     with resources.tracking.run_for(framework.asset) as mlflow_run_id:
-        locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, resources.caches.root, checkpoints)
         origin = lineage.to_origin(resources.delta_tables, dagster_run_id, framework.asset)
+        embeddings = embedding_files(resources.delta_tables.as_of(origin.table_versions))
+        locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, embeddings, checkpoints)
         logged = train_and_log(task, resources, locations, origin)
         marks = {
             FINGERPRINT: task.fingerprint,
@@ -275,6 +277,7 @@ def train_and_log(
         backbone=task.plan.architecture,
         tracking_uri=locations.tracking_uri,
         mlflow_run_id=locations.mlflow_run_id,
+        head=trained.head,
     )
     return LoggedTraining(trained, curves, classifier)
 
