@@ -21,7 +21,13 @@ from image_assets.data import (
     validation_cache,
 )
 from image_assets.jobs.asset_jobs import JOBS
-from image_assets.models import backbone_comparisons, model_evaluations, stage_history, trained_models
+from image_assets.models import (
+    backbone_comparisons,
+    image_embeddings,
+    model_evaluations,
+    stage_history,
+    trained_models,
+)
 from image_assets.models.backbones import BACKBONES, CURRENT_BACKBONE, UNNAMED
 from image_assets.predictions import (
     current_predictions,
@@ -53,7 +59,7 @@ GROUPS = {
         training_cache,
         validation_cache,
     ],
-    "models": [trained_models, model_evaluations, stage_history, backbone_comparisons],
+    "models": [image_embeddings, trained_models, model_evaluations, stage_history, backbone_comparisons],
     "predictions": [image_predictions, current_predictions, version_agreements, prediction_drift, prediction_alerts],
 }
 

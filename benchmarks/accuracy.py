@@ -45,7 +45,7 @@ def accuracy(photographs: Photographs, count: int, repeats: int) -> dict:
 
 
 def one_run(home: Path, framework: str, settings: dict[str, Any]) -> Run:
-    """One training in this home, in a separate process; later trainings reuse the embeddings it stores."""
+    """One training in this home, in a separate process, after the embeddings that the home lacks."""
     variables = {BACKBONE: os.environ[BACKBONE]} if BACKBONE in os.environ else {}
     kernel = json.dumps({"framework": framework, "settings": settings})
     return measured([sys.executable, "-m", "benchmarks.accuracy", "accuracy", "", str(home), kernel], variables)
@@ -76,14 +76,14 @@ def figures_of(result: dg.ExecuteInProcessResult, model: str) -> dict[str, Any]:
 
 def main() -> None:
     """Write missing caches, train, and evaluate."""
-    from image_assets.jobs.asset_jobs import CACHES
+    from image_assets.jobs.asset_jobs import CACHES, EMBEDDINGS
 
     task = read_task()
     training, home = json.loads(task.kernel), Path(task.target)
     use_home(home, Path((home / "landing_folder").read_text().strip()))
     start_spark()
     model = f"{training['framework']}_model"
-    selection = (CACHES | dg.AssetSelection.assets(model, "model_evaluations")).without_checks()
+    selection = (CACHES | EMBEDDINGS | dg.AssetSelection.assets(model, "model_evaluations")).without_checks()
     with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance, timed() as figures:
         result = materialized(selection, instance, {"ops": {model: {"config": training["settings"]}}})
         figures |= figures_of(result, model)

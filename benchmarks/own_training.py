@@ -13,25 +13,27 @@ from benchmarks.measurement import measured
 from benchmarks.ours import copied_home, materialized, start_spark, use_home
 from benchmarks.recipe_training import BACKBONE, cache_in, labels_in
 from benchmarks.task import answer, read_task, timed
+from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
+from resources.delta.spark_session import DeltaSpark
 
 
 def caches_of(home: Path, target: Path) -> None:
-    """Copy a home, and write its training and validation caches for one process."""
+    """Copy a home, and write its training and validation caches for one process, and its embeddings."""
     copied_home(home, target)
     run = measured([sys.executable, "-m", "benchmarks.own_training", "caches", "", str(target), ""])
     if run.error:
-        raise RuntimeError(f"writing the caches of {home.name} failed: {run.error}")
+        raise RuntimeError(f"writing the caches and embeddings of {home.name} failed: {run.error}")
 
 
 def write_caches(home: Path) -> None:
-    """Write the home's caches."""
-    from image_assets.jobs.asset_jobs import CACHES
+    """Write the home's caches and embeddings."""
+    from image_assets.jobs.asset_jobs import CACHES, EMBEDDINGS
 
     use_home(home, Path((home / "landing_folder").read_text().strip()))
     start_spark()
     with timed(), dg.DagsterInstance.ephemeral() as instance:
-        materialized(CACHES.without_checks(), instance)
+        materialized((CACHES | EMBEDDINGS).without_checks(), instance)
 
 
 def mlflow_run_in(folder: Path) -> tuple[str, str]:
@@ -48,15 +50,21 @@ def mlflow_run_in(folder: Path) -> tuple[str, str]:
 
 
 def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, mlflow_run_id: str) -> None:
-    """Train once in this process with the project's default settings, and log the epochs to the MLflow run."""
+    """Train once in this process with the project's default settings, and log the epochs to the MLflow run.
+
+    With seed 0, the embeddings are computed in memory, as if the home had none.
+    """
     from image_assets.models.frameworks import FRAMEWORKS
+    from image_assets.models.stored_embeddings import embedding_files
     from image_assets.models.training import TrainingConfig
     from image_assets.models.training_plan import OutputLocations
 
     training, validation = cache_in(home, "training"), cache_in(home, "validation")
     backbone = os.environ.get(BACKBONE, "auto")
     plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
-    places = OutputLocations(tracking_uri, mlflow_run_id, f"{store}/embeddings", f"{store}/checkpoints/{mlflow_run_id}")
+    tables = DeltaTables(pyspark=DeltaSpark(spark_config={}), root=f"{home}/tables", checkpoints=f"{home}/checkpoints")
+    embeddings = embedding_files(tables) if seed else ()
+    places = OutputLocations(tracking_uri, mlflow_run_id, embeddings, f"{store}/checkpoints/{mlflow_run_id}")
     FRAMEWORKS[framework].training.train(training.converter(), validation.converter(), plan, places)
 
 

@@ -65,7 +65,7 @@ def training(photographs: Photographs, count: int, repeats: int) -> dict:
 
 
 def one_run(of: Training, home: Path, store: Path) -> Run:
-    """One training; the next one in the same framework reuses the embeddings in `store`."""
+    """One training, with its MLflow store and checkpoints in `store`."""
     store.mkdir(parents=True, exist_ok=True)
     backbone = {BACKBONE: os.environ[BACKBONE]} if BACKBONE in os.environ else {}
     own = ALLOCATOR if of.seed is not None else {}

@@ -209,7 +209,7 @@ def nearest_by_embedding(index: Index, embeddings: LiveEmbeddings, image: Row) -
     similar = stored.nearest(image["image_id"], 2 * NEIGHBOURS) if stored else []
     files = current_images(index, [image_id for image_id, _ in similar])
     rows = [{**files[image_id], "similarity": cosine} for image_id, cosine in similar if image_id in files]
-    return {"nearest_by_embedding": rows[:NEIGHBOURS] or None, "embedded_by": stored.framework if stored else None}
+    return {"nearest_by_embedding": rows[:NEIGHBOURS] or None, "embedded_by": stored.backbone if stored else None}
 
 
 def file_name(path: str) -> str:

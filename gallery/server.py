@@ -124,7 +124,7 @@ def gallery_of(settings: Settings) -> Gallery:
         image_folder=cast(ImageFolder, resources["image_folder"]),
         index=LiveIndex(delta_tables, registry),
         thumbnails=Thumbnails(delta_tables, FolderCache(settings.home / "gallery")),
-        embeddings=LiveEmbeddings(settings.caches),
+        embeddings=LiveEmbeddings(delta_tables),
         links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},
     )
 

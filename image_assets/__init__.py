@@ -2,7 +2,7 @@
 
     a table of addresses ─▶ fetched_images ─▶ landing folder
     landing folder ──▶ image_files (ledger)            data
-                 └──▶ raw_images ─▶ featured_images ─▶ grayscale_images
+                 └──▶ raw_images ─▶ featured_images ─▶ grayscale_images · image_embeddings
     a label table ─▶ given_labels ──────▶┤   │
             label_corrections ──────────▶┤   └─▶ image_splits ─▶ training_cache · validation_cache
                                          └─▶ image_samples ◀┘            │
@@ -23,7 +23,7 @@ images/         bytes in, pixels out: formats and decoding (pixels), gray copies
                 large files, hashes, near duplicates, charts; knows neither tables nor Dagster
 data/           files to tables to caches: the ledger (image_files), reading (ingestion), labels, splits,
                 checks, and the audit of all tables
-models/         caches to trained models, their registered versions, evaluations and stages
+models/         embeddings, caches to trained models, their registered versions, evaluations and stages
 predictions/    versions and images to prediction tables, drift and alerts (alert_rules: which; alert_sending: how)
 jobs/           what people and sensors launch, and how runs repeat
 """

@@ -231,6 +231,27 @@ GRAYSCALE_IMAGES = Table(
     ),
 )
 
+IMAGE_EMBEDDINGS = Table(
+    "image_embeddings",
+    keys=("path", "image_id", "backbone"),
+    made_from=(FEATURED_IMAGES,),
+    columns=_columns(
+        PATH,
+        IMAGE_ID,
+        _text(
+            "backbone",
+            "What computed the embedding: the network, its framework, and a hash of its weights and of how images are "
+            "read.",
+        ),
+        _column(
+            "embedding",
+            T.BinaryType(),
+            "The output of the frozen backbone as little-endian float16 values (`numpy.frombuffer(embedding, '<f2')`), "
+            "because Delta has no such type; null if the image cannot be read.",
+        ),
+    ),
+)
+
 IMAGE_SPLITS = Table(
     "image_splits",
     keys=("path", "image_id"),
@@ -503,6 +524,7 @@ TABLES = (
     IMAGE_SAMPLES,
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
+    IMAGE_EMBEDDINGS,
     IMAGE_SPLITS,
     MODEL_EVALUATIONS,
     BACKBONE_COMPARISONS,

@@ -7,6 +7,7 @@ import pytest
 
 from image_assets.data.given_labels import given_labels
 from image_assets.data.label_corrections import label_corrections
+from image_assets.models.image_embeddings import image_embeddings
 from image_assets.models.model_evaluations import model_evaluations
 from image_assets.models.stage_history import stage_history
 from image_assets.predictions.current_predictions import current_predictions
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.small_run]
 MODELS_AND_PREDICTIONS = [
     label_corrections,
     given_labels,
+    image_embeddings,
     model_evaluations,
     stage_history,
     image_predictions,
@@ -53,7 +55,7 @@ def test_each_table_gets_its_rows(
     ingested: Ingested, ingested_tables: DeltaTables, registry: ModelRegistry, home: Path
 ) -> None:
     variables = {"IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": str(ingested.home / "landing")}
-    settings = read_settings({**variables, "IMAGE_ASSETS_DEVICE": "cpu"})
+    settings = read_settings({**variables, "IMAGE_ASSETS_DEVICE": "cpu", "IMAGE_ASSETS_BACKBONE": "none"})
     resources = {
         **create_resources(settings),
         "pyspark": ingested_tables.pyspark,

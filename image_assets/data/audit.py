@@ -20,6 +20,7 @@ from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
+    IMAGE_EMBEDDINGS,
     IMAGE_FILES,
     IMAGE_PREDICTIONS,
     IMAGE_SPLITS,
@@ -46,6 +47,7 @@ UNREADABLE = (LostTable, BrokenTable, PySparkException, Py4JError, OSError)  # O
 UPSTREAM = (
     (FEATURED_IMAGES, RAW_IMAGES),
     (GRAYSCALE_IMAGES, FEATURED_IMAGES),
+    (IMAGE_EMBEDDINGS, FEATURED_IMAGES),
     (IMAGE_SPLITS, FEATURED_IMAGES),
     (IMAGE_PREDICTIONS, FEATURED_IMAGES),
     (PREDICTION_ALERTS, IMAGE_PREDICTIONS),
@@ -195,11 +197,15 @@ def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:
         current = current_files(delta_tables.dataframe(IMAGE_FILES))
         return rows_missing_in(current, delta_tables, table, IMAGE_KEYS)
 
+    def missing_embeddings() -> DataFrame | Sequence[str]:
+        return missing(IMAGE_EMBEDDINGS) if delta_tables.snapshot(IMAGE_EMBEDDINGS).rows else []
+
     def orphans(table: Table, upstream: Table, keys: list[str]) -> DataFrame:
         return rows_missing_in(delta_tables.dataframe(table), delta_tables, upstream, keys)
 
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES):
         yield Rule(f"{table.name}: every current file has a row", partial(missing, table))
+    yield Rule(f"{IMAGE_EMBEDDINGS.name}: if it has rows, every current file has one", missing_embeddings)
     yield Rule("raw_images: every row has a file in image_files", partial(orphans, RAW_IMAGES, IMAGE_FILES, ["path"]))
     for table, upstream in UPSTREAM:
         yield Rule(f"{table.name}: every row has one in {upstream.name}", partial(orphans, table, upstream, IMAGE_KEYS))

@@ -36,7 +36,8 @@ BEFORE_MODELS = dg.AssetSelection.groups("data") - FETCHED
 
 # These checks block training. They must not block the tables.
 BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
-FOLLOWING = ((BEFORE_MODELS - CACHES) | PREDICTIONS) - BEFORE_TRAINING
+EMBEDDINGS = dg.AssetSelection.assets("image_embeddings")
+FOLLOWING = ((BEFORE_MODELS - CACHES) | EMBEDDINGS | PREDICTIONS) - BEFORE_TRAINING
 
 ingest_images = dg.define_asset_job(
     "ingest_images",

@@ -25,6 +25,7 @@ from image_assets.schemas import (
     CURRENT_PREDICTIONS,
     FEATURED_IMAGES,
     FETCHED_IMAGES,
+    IMAGE_EMBEDDINGS,
     IMAGE_FILES,
     IMAGE_SAMPLES,
     IMAGE_SPLITS,
@@ -256,7 +257,9 @@ def forget_positions(delta_tables: DeltaTables, repaired: set[str]) -> list[Repa
         if into == PREDICTION_ALERTS or delta_tables.newest_version(into) is None:
             continue
         expected = delta_tables.read_keys(upstream, expected_rows(into), names=IMAGE_KEYS) & current
-        lacking: frozenset[Key] = expected - delta_tables.read_keys(into, names=IMAGE_KEYS)
+        there = delta_tables.read_keys(into, names=IMAGE_KEYS)
+        # Without weights, there are no embeddings at all.
+        lacking: frozenset[Key] = expected - there if there or into != IMAGE_EMBEDDINGS else frozenset()
         if lacking or {into.name, upstream.name} & repaired:
             forget_position(delta_tables, upstream, into)
         if lacking:

@@ -23,6 +23,7 @@ from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import code_version, table_versions, unreadable_versions
 from image_assets.models.model_evaluations import predict_test_split
 from image_assets.models.rank_training import WEIGHTS_FILE
+from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training import (
     Task,
     TrainingConfig,
@@ -227,12 +228,11 @@ def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> T
 
 @contextmanager
 def scratch_locations(resources: TrainingResources, mlflow_run_id: str) -> Iterator[OutputLocations]:
-    """Empty folders for embeddings and checkpoints, deleted afterwards: the training must start from scratch."""
+    """An empty folder for checkpoints, deleted afterwards, and the embeddings of that time."""
     folder = f"{resources.delta_tables.checkpoints}/reproductions/{mlflow_run_id}"
     try:
-        yield OutputLocations(
-            resources.tracking.tracking_uri, mlflow_run_id, f"{folder}/embeddings", f"{folder}/checkpoints"
-        )
+        files = embedding_files(resources.delta_tables)
+        yield OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, files, f"{folder}/checkpoints")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -5,7 +5,7 @@ Files that live model versions were trained on stay, and so do those that follow
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,27 +15,30 @@ from pydantic import Field
 
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import for_every_op, pool, records
-from image_assets.models.lineage import table_versions, unreadable_versions
+from image_assets.models.image_embeddings import BACKBONES, FAULT
+from image_assets.models.lineage import EMBEDDING_BACKBONE, table_versions, unreadable_versions
 from image_assets.models.version_ids import key_of
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
+    IMAGE_EMBEDDINGS,
     IMAGE_FILES,
     IMAGE_PREDICTIONS,
     IMAGE_SPLITS,
     RAW_IMAGES,
     TABLES,
 )
-from resources.delta.delta_log import table_files
+from resources.delta.delta_log import last_metadata, table_files
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.following import followed_version, versions_with_new_rows
+from resources.delta.following import followed_version, forget_position, versions_with_new_rows
 from resources.delta.parquet_files import file_sizes
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.pictures import FOLDER, linked
 
 MAX_RETENTION_HOURS = 168  # Delta logs record for this long when a file was removed from its table
-# The tables that follow another as a whole. In image_predictions, each model version follows by itself.
+# The tables that follow another as a whole. Each model version in image_predictions, and each backbone in
+# image_embeddings, follows by itself.
 FOLLOWERS = {RAW_IMAGES: (IMAGE_FILES, FEATURED_IMAGES), FEATURED_IMAGES: (GRAYSCALE_IMAGES, IMAGE_SPLITS)}
 # Model versions by the table's name and Delta version that they were trained on.
 ModelsByTableVersion = dict[tuple[str, int], list[int]]
@@ -119,8 +122,12 @@ def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[M
     for into in followers:
         position = followed_version(delta_tables, table, into) or delta_tables.transaction(into, table.name)
         needed.update(versions_with_new_rows(delta_tables, table, position or 0) or ())
-    for version in live if table == FEATURED_IMAGES else ():
-        position = followed_version(delta_tables, table, IMAGE_PREDICTIONS, key_of(version))
+    parts: list[tuple[Table, Mapping[str, object]]] = []
+    if table == FEATURED_IMAGES:
+        parts += [(IMAGE_PREDICTIONS, key_of(version)) for version in live]
+        parts += [(IMAGE_EMBEDDINGS, {"backbone": backbone}) for backbone in stored_backbones(delta_tables)]
+    for into, part in parts:
+        position = followed_version(delta_tables, table, into, part)
         if position is not None:
             needed.update(versions_with_new_rows(delta_tables, table, position) or ())
     return needed
@@ -154,6 +161,34 @@ def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, con
     )
 
 
+def stored_backbones(delta_tables: DeltaTables) -> list[str]:
+    """The backbones that image_embeddings has rows of."""
+    return sorted(delta_tables.read(IMAGE_EMBEDDINGS, ["backbone"])["backbone"].unique().to_pylist())
+
+
+def delete_unused_embeddings(
+    delta_tables: DeltaTables, registry: ModelRegistry, config: VacuumConfig
+) -> list[Vacuumed]:
+    """Deletes rows of backbones that neither the last run of image_embeddings nor a live model version used.
+
+    Their files are removed like others, after the retention. Nothing is deleted if the last run is not known, or could
+    not export a backbone.
+    """
+    execution = delta_tables.execution
+    last = last_metadata(execution.instance, IMAGE_EMBEDDINGS.name) if execution else {}
+    if BACKBONES not in last or any(name.endswith(FAULT) for name in last):
+        return []
+    used = {*str(last[BACKBONES]).split(", ")}
+    used |= {version.tags.get(EMBEDDING_BACKBONE, "") for version in registry.versions() if version.live}
+    unused = [backbone for backbone in stored_backbones(delta_tables) if backbone not in used]
+    for backbone in unused if not config.dry_run else ():
+        # First: a run that is killed in between compares keys once more, and loses none.
+        forget_position(delta_tables, FEATURED_IMAGES, IMAGE_EMBEDDINGS, {"backbone": backbone})
+        delta_tables.delete(IMAGE_EMBEDDINGS, "backbone", backbone)
+    done = "rows would be deleted" if config.dry_run else "rows deleted"
+    return [Vacuumed(f"{IMAGE_EMBEDDINGS.name}: {backbone}", done, 0, 0, "") for backbone in unused]
+
+
 def name_versions(models: Sequence[int]) -> str:
     """The model versions as text."""
     return f"model version{'s' if len(models) > 1 else ''} {', '.join(map(str, models))}"
@@ -174,7 +209,10 @@ def vacuum_op(table: Table) -> dg.OpDefinition:
         pool=pool(table),
     )
     def op(config: VacuumConfig, delta_tables: DeltaTables, model_registry: ModelRegistry) -> list[Vacuumed]:
-        return [vacuum(delta_tables, model_registry, table, config)] if table.name in config.tables else []
+        if table.name not in config.tables:
+            return []
+        unused = delete_unused_embeddings(delta_tables, model_registry, config) if table == IMAGE_EMBEDDINGS else []
+        return [*unused, vacuum(delta_tables, model_registry, table, config)]
 
     return op
 

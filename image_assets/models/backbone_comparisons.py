@@ -150,7 +150,7 @@ def trial_of(name: str, framework: str, resources: ComparisonResources) -> list[
         for cache in found:
             stack.enter_context(cache.in_use())
         converters = tuple(cache.converter() for cache in found)
-        locations = OutputLocations("", "", f"{folder}/embeddings", f"{folder}/checkpoints")
+        locations = OutputLocations("", "", (), f"{folder}/checkpoints")
         return processes.run(tables.spark, plan.distributor, try_backbone, framework, converters, plan, locations)
 
 

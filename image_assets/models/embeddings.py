@@ -1,63 +1,59 @@
-"""Outputs of the frozen part of a network, computed once per image and stored on disk for all epochs."""
+"""Outputs of the frozen part of a network: read from `image_embeddings`, or computed once for all epochs."""
 
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from image_assets.models.epochs import EVALUATION_BATCH_SIZE, Batch, Collective, greatest
 from image_assets.models.training_images import READ_BATCH_SIZE, Augmentation, Shard, rebatched
+from resources.delta.new_rows import NewRows
 from resources.progress import ProgressLine
 
-ROW_GROUP_ROWS = 1024  # of 5 KB each
+STORED_TYPE = np.dtype("<f2")  # of the values of an embedding in `image_embeddings`
+LARGEST = float(np.finfo(STORED_TYPE).max)
 Activations = Callable[[np.ndarray], np.ndarray]
-STORED_AT_ONCE = 64 * READ_BATCH_SIZE  # the most embeddings that a killed training loses
 logger = logging.getLogger(__name__)
 
 
+def to_stored(embedding: np.ndarray) -> bytes:
+    """An embedding (features,) as `image_embeddings` stores it; values that float16 cannot hold become its largest."""
+    return np.clip(embedding, -LARGEST, LARGEST).astype(STORED_TYPE).tobytes()
+
+
 @dataclass(frozen=True)
-class EmbeddingStore:
-    """Embeddings (features,) float32 by image id, in a folder of Parquet files that is only appended to."""
+class StoredEmbeddings:
+    """The embeddings of one backbone in `image_embeddings`, by image id.
 
-    folder: str
+    Attributes:
+        files: The addresses of the table's files.
+        backbone: The value of the table's column `backbone`.
+    """
 
-    def image_ids(self) -> frozenset[str]:
-        """The ids of images that have an embedding. Marks the folder as used, which protects it from eviction."""
-        if Path(self.folder).is_dir():
-            Path(self.folder).touch()
-        return frozenset(
-            image_id
-            for file in self._files()
-            for image_id in pq.read_table(file, columns=["image_id"], use_threads=False)["image_id"].to_pylist()
-        )
+    files: tuple[str, ...]
+    backbone: str
 
-    def embeddings(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Image ids and their embeddings (n, features), in parts that fit in memory. An image may occur twice."""
-        for file in self._files():
-            for rows in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, use_threads=False):
-                content = b"".join(rows["embedding"].to_pylist())
-                yield rows["image_id"].to_pylist(), np.frombuffer(content, np.float32).reshape(rows.num_rows, -1)
+    def read(self, image_ids: Collection[str] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Image ids and embeddings (n, features) float16, in parts that fit in memory; of all images or some.
 
-    def add(self, image_ids: list[str], embeddings: np.ndarray) -> None:
-        """Append embeddings (n, features) atomically."""
-        folder = Path(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = pa.table({"image_id": image_ids, "embedding": [row.astype(np.float32).tobytes() for row in embeddings]})
-        name = uuid4().hex
-        unfinished = folder / f".{name}"
-        pq.write_table(rows, unfinished, row_group_size=ROW_GROUP_ROWS, compression="none", use_dictionary=False)
-        unfinished.replace(folder / f"{name}.parquet")
-
-    def _files(self) -> list[Path]:
-        return sorted(Path(self.folder).glob("*.parquet"))
+        Each image comes once, however many files have its content. Images without an embedding are left out.
+        """
+        if image_ids is None:
+            rows = NewRows(self.files, None, ("backbone",), wanted=frozenset([(self.backbone,)]))
+        else:  # row groups without any of the images are not read
+            wanted = frozenset((self.backbone, image_id) for image_id in image_ids)
+            rows = NewRows(self.files, None, ("backbone", "image_id"), wanted=wanted)
+        seen: set[str] = set()
+        for part in rows.tables(["image_id", "embedding"], 0, 1):
+            found = dict(zip(part["image_id"].to_pylist(), part["embedding"].to_pylist(), strict=True))
+            new = {name: stored for name, stored in found.items() if stored is not None and name not in seen}
+            seen.update(new)
+            if new:
+                yield [*new], np.frombuffer(b"".join(new.values()), STORED_TYPE).reshape(len(new), -1)
 
 
 @dataclass(frozen=True)
@@ -129,52 +125,41 @@ def precompute_inputs(
     *,
     batch_size: int,
     seed: int,
-    store: EmbeddingStore | None = None,
+    stored: StoredEmbeddings | None = None,
 ) -> PrecomputedInputs:
-    """The output of the frozen part of a network for a shard's images, computed only if it is not in the store."""
+    """The output of the frozen part of a network for a shard's images, computed only for images that lack it."""
     rows = shard.labels()
     rows_of_image = {
         str(image_id): rows_of_image for image_id, rows_of_image in rows.groupby("image_id", sort=False).indices.items()
     }
-    stored = store.image_ids() & rows_of_image.keys() if store else frozenset()
     buffer = RowBuffer(len(rows), rows_of_image)
-    if store and stored:
-        for image_ids, embeddings in store.embeddings():
-            buffer.put(image_ids, embeddings)
-    if len(stored) < len(rows_of_image):
-        doing, lacking = "embedded" if store else "computed", len(rows_of_image) - len(stored)
+    if stored:
+        for image_ids, embeddings in stored.read(rows_of_image.keys()):
+            buffer.put(image_ids, embeddings.astype(np.float32))
+    if buffer.missing:
+        there = frozenset(rows_of_image.keys() - buffer.missing)
+        doing = "embedded" if stored else "computed"
         log = logger.info if collective.rank == 0 else logger.debug
-        with ProgressLine(doing, lacking, "images of rank 0", log) as progress:
-            at_once = STORED_AT_ONCE if store else READ_BATCH_SIZE
-            for image_ids, computed in compute_activations(shard, activations, stored, progress, at_once):
+        with ProgressLine(doing, len(buffer.missing), "images of rank 0", log) as progress:
+            for image_ids, computed in compute_activations(shard, activations, there, progress):
                 buffer.put(image_ids, computed)
-                if store:
-                    store.add(image_ids, computed)
     steps = greatest(collective, math.ceil(len(rows) / batch_size))
     label_indexes = rows["label_index"].to_numpy(np.int64)
     return PrecomputedInputs(buffer.whole(), label_indexes, steps, batch_size, (seed, collective.rank))
 
 
 def compute_activations(
-    shard: Shard, activations: Activations, stored: frozenset[str], progress: ProgressLine, at_once: int
+    shard: Shard, activations: Activations, skipped: frozenset[str], progress: ProgressLine
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and activations of the images that are not stored, at least `at_once` of them, except for the last ones."""
-    ids: list[str] = []
-    parts: list[np.ndarray] = []
-    for images in rebatched(shard.images(skipped=stored)):
+    """Ids and activations of the images, except of those that are skipped, in batches."""
+    for images in rebatched(shard.images(skipped=skipped)):
         # The last batch is padded to the full length: kernels chosen by batch size round differently, and an
         # embedding must not depend on the images beside it.
         pixels = images.pixels
         if len(images) < READ_BATCH_SIZE:
             pixels = np.resize(pixels, (READ_BATCH_SIZE, *pixels.shape[1:]))
-        ids += images.image_ids.tolist()
-        parts.append(activations(pixels)[: len(images)])
+        yield images.image_ids.tolist(), activations(pixels)[: len(images)]
         progress.update(len(images))
-        if len(ids) >= at_once:
-            yield ids, parts[0] if len(parts) == 1 else np.concatenate(parts)
-            ids, parts = [], []
-    if ids:
-        yield ids, np.concatenate(parts)
 
 
 class RowBuffer:
@@ -185,23 +170,23 @@ class RowBuffer:
         self._rows_of_image = rows_of_image
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the buffer
         self._row: np.ndarray | None = None  # one, for its shape and type
-        self._missing = set(rows_of_image)
+        self.missing = set(rows_of_image)  # the images that have no value yet
 
     def put(self, image_ids: list[str], values: np.ndarray) -> None:
         """Store the values of each image in all of its rows; ignores images that are not in the shard."""
         for image_id, value in zip(image_ids, np.ascontiguousarray(values), strict=True):
-            if image_id in self._missing:
+            if image_id in self.missing:
                 for row in self._rows_of_image[image_id].tolist():
                     # Written, not mapped: that takes half the time, and a full disk raises an error.
                     self._file.seek(row * value.nbytes)
                     self._file.write(value.data)
                 self._row = value
-                self._missing.discard(image_id)
+                self.missing.discard(image_id)
 
     def whole(self) -> np.ndarray:
         """All rows; a ValueError if any is missing."""
-        if self._row is None or self._missing:
-            raise ValueError(f"{len(self._missing)} images of the cache could not be read: materialize the cache again")
+        if self._row is None or self.missing:
+            raise ValueError(f"{len(self.missing)} images of the cache could not be read: materialize the cache again")
         return np.memmap(self._file, self._row.dtype, "r", shape=(self._count, *self._row.shape))
 
 

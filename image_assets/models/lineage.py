@@ -16,7 +16,15 @@ import dagster as dg
 from image_assets.images.charts import picture_markdown
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training_plan import TrainingResult
-from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, TABLES
+from image_assets.schemas import (
+    FEATURED_IMAGES,
+    GRAYSCALE_IMAGES,
+    IMAGE_EMBEDDINGS,
+    IMAGE_FILES,
+    IMAGE_SPLITS,
+    RAW_IMAGES,
+    TABLES,
+)
 from resources.delta.delta_log import why_unreadable
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -30,7 +38,8 @@ THRESHOLDS = "thresholds"  # the tag of a version that abstains: `Thresholds` as
 
 CURVES_FILE = "learning_curves.png"
 HISTORY_FILE = "history.json"  # every epoch's metrics, an artifact of the MLflow run
-INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES)
+INPUTS = (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_EMBEDDINGS, IMAGE_SPLITS, IMAGE_FILES)
+EMBEDDING_BACKBONE = "embedding_backbone"  # the tag of versions whose head takes embeddings of image_embeddings
 LIBRARIES = ("dagster", "pyspark", "delta-spark", "petastorm", "horovod")
 LIBRARIES += tuple(package for framework in FRAMEWORKS.values() for package in framework.packages)
 LIBRARIES += ("mlflow", "numpy", "pandas", "pyarrow", "pillow", "simplejpeg", "cykooz-resizer")
@@ -103,7 +112,7 @@ class Origin:
 
 def to_origin(delta_tables: DeltaTables, dagster_run_id: str, dagster_asset: str) -> Origin:
     """The current versions of the tables, the code, and the run that trains."""
-    versions = {table.name: delta_tables.version(table) for table in INPUTS}
+    versions = {table.name: delta_tables.version(table) for table in INPUTS if delta_tables.holds(table)}
     return Origin(versions, code_version(), dagster_run_id, dagster_asset)
 
 
@@ -123,7 +132,7 @@ def log_task(task: "Task", origin: Origin, delta_tables: DeltaTables) -> None:
     mlflow.log_dict({name: version(name) for name in LIBRARIES}, "library_versions.json")
     mlflow.log_dict(hardware(), "hardware.json")
     mlflow.set_tags({**to_origin_tags(origin), "labels": json.dumps(task.labels), "framework": task.framework})
-    for table in INPUTS:
+    for table in (table for table in INPUTS if table.name in origin.table_versions):
         delta_version = origin.table_versions[table.name]
         source = DeltaDatasetSource(path=delta_tables.uri(table), delta_table_version=delta_version)
         mlflow.log_input(MetaDataset(source, name=f"{table.name}@v{delta_version}"), context="training")
@@ -167,6 +176,7 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
         "processes": str(task.processes),
         "weights_digest": trained.weights_digest,
         **({THRESHOLDS: json.dumps(asdict(trained.thresholds))} if trained.thresholds else {}),
+        **({EMBEDDING_BACKBONE: trained.embedding_backbone} if trained.embedding_backbone else {}),
     }
 
 

@@ -38,6 +38,8 @@ TRIED_IMAGES = 8
 NOISE_SQUARES = 7  # per side
 
 NAME = "image_classifier"
+HEAD_FILE = "head.npz"  # a version's head, if its backbone is unchanged: kernel, bias and labels
+TRAINING_EMBEDDINGS_FILE = "training_embeddings.npz"
 PACKAGES = (
     *("cykooz-resizer", "imagecodecs", "mlflow", "numpy", "onnxruntime", "pandas", "pi-heif", "pillow", "pydicom"),
     *("pyvips", "pyvips-binary", "simplejpeg", "tifffile"),
@@ -170,6 +172,7 @@ def log_classifier(
     reading: Reading = DEFAULT,
     thresholds: Sequence[float | None] | None = None,
     training_embeddings: TrainingEmbeddings | None = None,
+    head: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> str:
     """Log the classifier for a model that is in MLflow in its own flavor; the classifier's URI.
 
@@ -186,6 +189,8 @@ def log_classifier(
         reading: How the model's images are read.
         thresholds: For each label, the probability below which the version abstains; None if it always does.
         training_embeddings: What the version measures distances from; without them, it measures none.
+        head: Kernel (features, labels) and bias (labels,) if the model is an unchanged backbone with this head, which
+            can then answer stored embeddings.
     """
     import mlflow
     from mlflow import pyfunc
@@ -207,10 +212,13 @@ def log_classifier(
         }
         classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
         decoding = copy_decoding(Path(folder) / "decoding")
-        more = {}
+        artifacts = {}
         if training_embeddings:
-            training_embeddings.save(Path(folder) / "training_embeddings.npz")
-            more["training_embeddings"] = str(Path(folder) / "training_embeddings.npz")
+            training_embeddings.save(Path(folder) / TRAINING_EMBEDDINGS_FILE)
+            artifacts["training_embeddings"] = str(Path(folder) / TRAINING_EMBEDDINGS_FILE)
+        if head:
+            np.savez(Path(folder, HEAD_FILE), kernel=head[0], bias=head[1], labels=np.array(labels))
+            artifacts["head"] = str(Path(folder, HEAD_FILE))
         return log_to_run(
             NAME,
             pyfunc,
@@ -218,6 +226,7 @@ def log_classifier(
             mlflow_run_id=mlflow_run_id,
             python_model=str(here / "image_classifier.py"),
             artifacts={
+                **artifacts,
                 "model": model,
                 "onnx": str(Path(folder, "network.onnx")),
                 "decoding": str(decoding),
@@ -225,7 +234,7 @@ def log_classifier(
                 "framework": str(FRAMEWORKS[framework].network_file),
                 "novelty": str(here / "novelty.py"),
                 "classifier": str(classifier_file),
-                **more,
+                **artifacts,
             },
             model_config={"device": "auto"},
             signature=classifier_signature(),

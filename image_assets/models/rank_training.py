@@ -1,29 +1,26 @@
 """One rank's part of a training: embed the images, train the head, then fine-tune blocks if the plan says so."""
 
-import hashlib
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from image_assets.images.pixels import DEFAULT
-from image_assets.models.backbones import name_in_digests
 from image_assets.models.calibration import Thresholds, choose_thresholds, fit_scale, log_softmax
+from image_assets.models.embedding_networks import backbone_identity
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
     AugmentedViews,
-    EmbeddingStore,
     JoinedInputs,
     PrecomputedInputs,
+    StoredEmbeddings,
     precompute_inputs,
     standardisation,
 )
@@ -52,7 +49,6 @@ if TYPE_CHECKING:
     from petastorm.spark import SparkDatasetConverter
 
 
-EMBEDDING_CODE = "3"  # raise it if the same weights and pixels would give other embeddings
 WEIGHTS_FILE = "trained_weights.safetensors"  # an artifact of the MLflow run
 logger = logging.getLogger(__name__)
 
@@ -176,6 +172,8 @@ def train_on_rank(
         weights_digest=state_digest(weights),
         thresholds=thresholds,
         training_embeddings=novelty if collective.rank == 0 else None,
+        embedding_backbone="" if tuned else work.stored.backbone,
+        head=None if tuned else network.head(),
     )
 
 
@@ -222,7 +220,9 @@ class RankTraining:
         self._validation = validation
         self._plan = plan
         self._checkpoints = Checkpoints(locations.checkpoints)
-        self._embeddings = locations.embeddings
+        weights = state_digest(network.backbone_weights())
+        backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
+        self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report
         self._embeddings_of_both = JoinedInputs(())
         self._scale = 1.0
@@ -235,11 +235,10 @@ class RankTraining:
         self.embedded_images = 0
 
     def train_head(self) -> Progress:
-        """Train the head on embeddings, computing only those that are not stored yet."""
+        """Train the head on embeddings: those in `image_embeddings`, and what it lacks, computed in memory."""
         activations = self._counted(self._network.freeze(None, self._plan.head))
-        folder = Path(self._embeddings) / embeddings_name(self._network, self._plan, version(self._network.framework))
         started = time.monotonic()
-        training, validation = self._precompute_both(activations, EmbeddingStore(str(folder)))
+        training, validation = self._precompute_both(activations, self.stored)
         self._trained, self._evaluated = training, validation
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
@@ -392,18 +391,18 @@ class RankTraining:
         return progress
 
     def _precompute_both(
-        self, activations: Activations, store: EmbeddingStore | None = None
+        self, activations: Activations, stored: StoredEmbeddings | None = None
     ) -> tuple[PrecomputedInputs, PrecomputedInputs]:
-        return self._precompute(self._training, activations, store), self._precompute(
-            self._validation, activations, store
+        return self._precompute(self._training, activations, stored), self._precompute(
+            self._validation, activations, stored
         )
 
     def _precompute(
-        self, shard: Shard, activations: Activations, store: EmbeddingStore | None = None
+        self, shard: Shard, activations: Activations, stored: StoredEmbeddings | None = None
     ) -> PrecomputedInputs:
         plan = self._plan
         return precompute_inputs(
-            shard, activations, self._collective, batch_size=plan.batch_size, seed=plan.seed, store=store
+            shard, activations, self._collective, batch_size=plan.batch_size, seed=plan.seed, stored=stored
         )
 
     def _counted(self, activations: Activations) -> Activations:
@@ -412,15 +411,6 @@ class RankTraining:
             return activations(pixels)
 
         return counted
-
-
-def embeddings_name(network: Classifier, plan: TrainingPlan, library: str) -> str:
-    """The folder of a backbone's embeddings: `<framework>-<hash of everything that they depend on>`."""
-    parts = [EMBEDDING_CODE, state_digest(network.backbone_weights()), plan.content, plan.color, network.precision]
-    parts += [] if plan.reading == DEFAULT else [plan.page, str(plan.pixel_limit)]
-    # `library` is the framework's version: another one may compute the same layers differently.
-    identity = "/".join([*parts, library, str(plan.architecture.blocks), *name_in_digests(plan.architecture)])
-    return f"{network.framework}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def label_weights(label_indexes: np.ndarray, labels: int, collective: Collective) -> np.ndarray:

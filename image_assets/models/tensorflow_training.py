@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import Backbone
+from image_assets.models.embedding_networks import EMBEDDING, OPSET, PIXELS, ExportedBackbone
 from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value, greatest
 from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
 from image_assets.models.tensorflow_backbones import build_backbone, cut_in_two, features_of, fold_normalization
+from image_assets.models.tensorflow_network import load_tensorflow
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
@@ -57,6 +59,24 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin
+
+
+def export_backbone(backbone: Backbone, weights: str) -> ExportedBackbone:
+    """The backbone as ONNX, from pixels to embeddings; see `build_model` for the weights."""
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+    import tf2onnx
+
+    model, origin = build_model(1, backbone, weights, seed=0)
+    embedder = keras.Model(model.input, model.get_layer("embedding").output)
+    graph = tf.function(lambda pixels: {EMBEDDING: embedder(pixels, training=False)}, autograph=False)
+    pixels = tf.TensorSpec(model.input_shape, tf.uint8, name=PIXELS)
+    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=OPSET)
+    weights_of_backbone = _arrays(features_of(model).weights)
+    return ExportedBackbone(
+        exported, lambda pixels: graph(tf.constant(pixels))[EMBEDDING].numpy(), weights_of_backbone, origin
+    )
 
 
 class HorovodForTensorflow:

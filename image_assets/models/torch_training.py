@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from image_assets.models.backbones import Backbone
+from image_assets.models.embedding_networks import EMBEDDING, OPSET, PIXELS, ExportedBackbone
 from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
@@ -63,6 +64,32 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     layers |= parts
     layers |= {"head": head, "probabilities": nn.Softmax(1)}
     return nn.Sequential(layers).eval().requires_grad_(False), origin
+
+
+def export_backbone(backbone: Backbone, weights: str) -> ExportedBackbone:
+    """The backbone as ONNX, from pixels to embeddings; see `build_model` for the weights."""
+    import torch
+    from torch import nn
+
+    model, origin = build_model(1, backbone, weights, seed=0)
+    embedder = nn.Sequential(*list(model.children())[:-2]).eval()  # without head and probabilities
+    example = torch.zeros((2, *backbone.pixels_shape), dtype=torch.uint8)
+    exported = torch.onnx.export(
+        embedder,
+        (example,),
+        input_names=[PIXELS],
+        output_names=[EMBEDDING],
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned None instead of an ONNX program")
+    state = _arrays(model.get_submodule("features").state_dict())
+    return ExportedBackbone(
+        exported.model_proto, lambda pixels: embedder(torch.from_numpy(pixels)).numpy(), state, origin
+    )
 
 
 class HorovodForTorch:

@@ -18,7 +18,7 @@ def model_asset(framework: Framework) -> dg.AssetsDefinition:
         name=framework.asset,
         description=f"The image classifier trained in {framework.title}, by default with Horovod: a version of the "
         "registered model.",
-        deps=["training_cache", "validation_cache"],
+        deps=["training_cache", "validation_cache", "image_embeddings"],
         kinds={framework.kind, "horovod", "petastorm", "mlflow"},
         pool="training",
     )

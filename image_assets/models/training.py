@@ -32,6 +32,7 @@ from image_assets.models.efforts import DEFAULTS, Effort, announcement, defaults
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
+from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training_plan import (
     Distributor,
     HeadFit,
@@ -379,8 +380,9 @@ def train_and_register(
     dg.get_dagster_logger().info(f"{announcement(task.plan, task.training.rows)}: {duration(seconds)}")
     checkpoints = resources.caches.checkpoints(task.fingerprint)
     with resources.tracking.run_for(framework.asset) as mlflow_run_id:
-        locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, resources.caches.root, checkpoints)
         origin = lineage.to_origin(resources.delta_tables, dagster_run_id, framework.asset)
+        embeddings = embedding_files(resources.delta_tables.as_of(origin.table_versions))
+        locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, embeddings, checkpoints)
         logged = train_and_log(task, resources, locations, origin)
         marks = {
             FINGERPRINT: task.fingerprint,
@@ -421,6 +423,7 @@ def train_and_log(
         training_embeddings=trained.training_embeddings,
         tracking_uri=locations.tracking_uri,
         mlflow_run_id=locations.mlflow_run_id,
+        head=trained.head,
     )
     return LoggedTraining(trained, curves, classifier)
 

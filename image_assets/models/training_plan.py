@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from image_assets.images.pixels import MAX_PIXELS, Reading
 from image_assets.models.backbones import Backbone, to_backbone
 from image_assets.models.calibration import Thresholds
@@ -28,13 +30,15 @@ class TrainingResult:
     best_epoch: int  # the epoch whose weights the model has, counted over the whole history
     steps: int  # per epoch, equal on all ranks
     images_per_second: float  # of this rank, while it embedded images
-    embedded_images: int  # by this rank, not counting embeddings that were stored before
+    embedded_images: int  # by this rank, not counting those that image_embeddings has
     seconds: float  # on this rank, from the built network to the logged model
     seconds_to_first_step: float
     precision: str
     weights_digest: str  # SHA-256 of the trained weights, equal on all ranks
     thresholds: Thresholds | None = None  # None if the version answers for every image
     training_embeddings: TrainingEmbeddings | None = None  # of rank 0
+    embedding_backbone: str = ""  # whose embeddings the head takes, as in `image_embeddings`; empty if fine-tuned
+    head: tuple[np.ndarray, np.ndarray] | None = None  # kernel (features, labels) and bias; None if fine-tuned
 
 
 @dataclass(frozen=True)
@@ -111,5 +115,5 @@ class OutputLocations:
 
     tracking_uri: str
     mlflow_run_id: str
-    embeddings: str  # the folder that holds a folder of embeddings for each backbone
+    embeddings: tuple[str, ...]  # the files of image_embeddings
     checkpoints: str  # the folder of this training's checkpoints

@@ -20,6 +20,7 @@ from image_assets.images.large_images import with_scaled_content, with_scaled_co
 from image_assets.models.isolated_scoring import VersionNotLoaded
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device, score_images, score_images_guarded
 from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions, registry_warning
+from image_assets.predictions.head_predictions import write_head_predictions
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_PREDICTIONS, PREDICTED_FIRST
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
@@ -133,9 +134,9 @@ def scoring_errors() -> tuple[type[Exception], ...]:
 def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, device: str) -> Exception | None:
     """Scores the images that the version has not scored yet.
 
-    Little work is done in guarded processes, which isolate the images that fail. In Spark, MLflow's `spark_udf` is
-    faster, but fails a whole task if the model raises or crashes on one image. The images are then scored again in
-    guarded processes.
+    Versions with an unchanged backbone answer stored embeddings. Of all other images, little work is done in guarded
+    processes, which isolate the images that fail. In Spark, MLflow's `spark_udf` is faster, but fails a whole task if
+    the model raises or crashes on one image. The images are then scored again in guarded processes.
 
     Returns:
         The error of the first attempt; None if it succeeded.
@@ -146,9 +147,13 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
         doing = f"version {version.version} predicted"
 
         def prediction_files(new: NewRows) -> list[WrittenFile]:
-            if runs_locally(delta_tables.pyspark, new.all_bytes):
-                return write_predictions(delta_tables, new, registry, version, device)
-            return write_by_dataframe(delta_tables, new, SCORED_COLUMNS, IMAGE_PREDICTIONS, by=by, doing=doing)
+            columns = {**version_columns(version, "cpu"), "predicted_at": datetime.now(UTC)}
+            files, rest = write_head_predictions(delta_tables, new, registry, version, columns)
+            if rest is None:
+                return files
+            if runs_locally(delta_tables.pyspark, rest.all_bytes):
+                return files + write_predictions(delta_tables, rest, registry, version, device)
+            return files + write_by_dataframe(delta_tables, rest, SCORED_COLUMNS, IMAGE_PREDICTIONS, by=by, doing=doing)
 
         follow(delta_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=prediction_files, part=key_of(version))
 
@@ -174,7 +179,7 @@ def fault_metadata(delta_tables: DeltaTables, versions: Sequence[ModelVersion]) 
 
 
 @dg.asset(
-    deps=["featured_images", "model_evaluations"],
+    deps=["featured_images", "image_embeddings", "model_evaluations"],
     kinds={"pyspark", "deltalake", "mlflow"},
     pool="gpu",
     op_tags=PREDICTED_FIRST,

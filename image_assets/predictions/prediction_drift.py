@@ -1,6 +1,5 @@
 """Daily metrics of the production version's predictions, which show drift."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.image_files import IMAGE_KEYS, current_keys
+from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.images.charts import (
     COLORS,
     DOTS_PER_INCH,
@@ -25,16 +24,15 @@ from image_assets.images.charts import (
     stacked_bars,
     to_png,
 )
-from image_assets.images.isolated_process import GuardedProcess, ItemFailure
-from image_assets.models.isolated_scoring import IMAGE_SECONDS, LOADING_SECONDS, MEMORY_BYTES
+from image_assets.images.isolated_process import ItemFailure
 from image_assets.models.version_ids import identify_rows, key_of, of_version
-from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
+from image_assets.predictions.embedding_distances import embedding_distances
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.queries import querying
 from resources.delta.unchanged import describe_once
-from resources.mlflow.model_registry import DamagedVersion, ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 if TYPE_CHECKING:
     import duckdb
@@ -86,66 +84,6 @@ def days_to_embed(days: Iterable[date], measured: pd.DataFrame, now: datetime) -
     """The last days that are over, so that no more images can arrive, and that were not measured since."""
     tried = {row["day"] for row in measured.to_dict("records") if row["measured_at"].date() > row["day"]}
     return [day for day in sorted(day for day in days if day < now.date())[-EMBEDDED_DAYS:] if day not in tried]
-
-
-def sample(images: pd.DataFrame, max_images: int) -> tuple[str, ...]:
-    """The paths of a reproducible sample of images: the first by hash, which is as good as random."""
-    return tuple(images.sort_values(IMAGE_KEYS[::-1])["path"].head(max_images))
-
-
-def embedding_distances(
-    delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVersion, images: pd.DataFrame, max_images: int
-) -> dict[date, float | None] | ItemFailure:
-    """The distance between each day's images and the training split, on a sample of both.
-
-    Args:
-        images: path, image_id and day of the images.
-        max_images: The sample size per day, and for the training split.
-
-    Returns:
-        The maximum mean discrepancy by day (None for fewer than two images), or why the version gave no embeddings.
-    """
-    try:
-        registry.require_files_as_logged(version)
-    except DamagedVersion as error:
-        return ItemFailure("not_loaded", str(error))
-    there = current_keys(delta_tables)
-    split = delta_tables.read(IMAGE_SPLITS, IMAGE_KEYS, pc.field("split") == "training").to_pandas()
-    samples: dict[Any, tuple[str, ...]] = {"training": sample(split.merge(there, on=IMAGE_KEYS), max_images)}
-    samples |= {day: sample(of_day, max_images) for day, of_day in images.merge(there, on=IMAGE_KEYS).groupby("day")}
-    found: dict[Any, np.ndarray] = {}
-    with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES["cpu"], name="model") as guarded:
-        for name, paths in samples.items():
-            request = EmbeddingRequest(registry.tracking_uri, version.uri, paths)
-            seconds = LOADING_SECONDS + IMAGE_SECONDS * len(paths)
-            result = guarded.run(request, cpu_seconds=math.inf, wall_seconds=seconds)
-            if isinstance(result, ItemFailure):
-                return result
-            found[name] = result
-    training = found.pop("training")
-    return {day: discrepancy(of_day, training) for day, of_day in found.items()}
-
-
-def discrepancy(these: np.ndarray, others: np.ndarray) -> float | None:
-    """The maximum mean discrepancy of two sets of embeddings (n, features); None if one has fewer than two.
-
-    The unbiased estimate, so that small sets from the same distribution differ from 0 only by chance (Gretton et al.
-    2012, "A kernel two-sample test"), with a Gaussian kernel as wide as the median distance. Rabanser et al. 2019
-    ("Failing loudly") found that it detects shifts of image data.
-    """
-    from scipy.spatial.distance import cdist
-
-    first, second = len(these), len(others)
-    if min(first, second) < 2:
-        return None
-    both = np.concatenate([these, others]).astype(np.float64)
-    squares = cdist(both, both, "sqeuclidean")
-    kernel = np.exp(-squares / (np.median(squares[np.triu_indices_from(squares, 1)]) or 1.0))
-    np.fill_diagonal(kernel, 0)
-    within = kernel[:first, :first].sum() / (first * (first - 1)) + kernel[first:, first:].sum() / (
-        second * (second - 1)
-    )
-    return float(np.sqrt(max(within - 2 * kernel[:first, first:].mean(), 0.0)))
 
 
 def figures_by_day(
@@ -381,7 +319,11 @@ def drift_metadata(days: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     }
 
 
-@dg.asset(deps=["image_predictions", "image_files", "image_splits"], kinds={"deltalake"}, pool="prediction_drift")
+@dg.asset(
+    deps=["image_predictions", "image_embeddings", "image_files", "image_splits"],
+    kinds={"deltalake"},
+    pool="prediction_drift",
+)
 def prediction_drift(
     config: DriftConfig, delta_tables: DeltaTables, model_registry: ModelRegistry
 ) -> dg.MaterializeResult:

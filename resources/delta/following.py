@@ -148,9 +148,11 @@ def followed_version(
     return None if position is None or why_void(delta_tables.uri(upstream), position) else int(position[VERSION])
 
 
-def forget_position(delta_tables: DeltaTables, upstream: Table, into: Table) -> None:
-    """Makes the table, and every part of it, compare its keys with those of the upstream when it next follows it."""
-    delta_tables.commit(into, [], {UPSTREAM: upstream.name, PART: EVERY_PART})
+def forget_position(
+    delta_tables: DeltaTables, upstream: Table, into: Table, part: Mapping[str, object] | None = None
+) -> None:
+    """Makes a part of the table, or every part, compare its keys with those of the upstream when it next follows it."""
+    delta_tables.commit(into, [], {UPSTREAM: upstream.name, PART: EVERY_PART if part is None else to_part(part)})
 
 
 def _recorded_position(

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -49,6 +50,7 @@ ROW = "_row"  # a temporary column that identifies a row
 MEGABYTE = 1024 * 1024
 MANIFEST = "_cache.json"  # a folder without it is not a cache
 UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
+FORMER_EMBEDDINGS = re.compile(r"[a-z]+-[0-9a-f]{16}")  # folders of earlier releases; now image_embeddings has them
 
 
 @dataclass(frozen=True)
@@ -302,19 +304,21 @@ class PetastormCaches(dg.ConfigurableResource):
     def evict(self) -> list[str]:
         """Delete caches beyond the limits, the least recently used first.
 
-        The last used cache of each split stays, because a training needs one of each, and so do caches in use. Stored
-        embeddings of backbones count as another split.
+        The last used cache of each split stays, because a training needs one of each, and so do caches in use. Folders
+        in which earlier releases stored embeddings are deleted, too.
 
         Returns:
-            The names of the deleted caches.
+            The names of the deleted folders.
         """
         with locked(Path(self.root)):
             folders = [folder for folder in Path(self.root).glob("[!.]*") if folder.is_dir()]
+            former = [folder for folder in folders if FORMER_EMBEDDINGS.fullmatch(folder.name)]
+            folders = [folder for folder in folders if folder not in former]
             oldest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime)
             last_used = {split_of(folder): folder for folder in oldest_first}
             numbers = Counter(map(split_of, folders))
             sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
-            evicted = []
+            evicted = [folder.name for folder in former if self._delete_unused(folder)]
             for folder in oldest_first:
                 too_many = numbers[split_of(folder)] > self.keep
                 too_large = sum(sizes.values()) > self.keep_megabytes * MEGABYTE

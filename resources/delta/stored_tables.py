@@ -146,6 +146,10 @@ class StoredTables(dg.ConfigurableResource):
             raise ValueError(f"{table.name} is not pinned at a Delta version: {', '.join(self.pinned) or 'none'} are")
         return self.pinned[table.name]
 
+    def holds(self, table: Table) -> bool:
+        """Whether the table can be read: not if the others are pinned at versions of a time when it did not exist."""
+        return self.pinned is None or table.name in self.pinned
+
     def require_writable(self) -> None:
         """Raises PermissionError if the tables are pinned at Delta versions."""
         if self.pinned is not None:

@@ -126,7 +126,7 @@ def served(home: Path, landing: Path) -> Iterator[str]:
         image_folder=ImageFolder(root=str(landing)),
         index=index,
         thumbnails=Thumbnails(delta_tables, FolderCache(home / "gallery")),
-        embeddings=LiveEmbeddings(home / "caches"),
+        embeddings=LiveEmbeddings(delta_tables),
         links={"Dagster": "http://127.0.0.1:3000"},
     )
     server = uvicorn.Server(uvicorn.Config(build_app(gallery), host="127.0.0.1", port=0, log_level="error"))

@@ -1,60 +1,76 @@
-import os
+"""The images that are most like another one."""
+
 from pathlib import Path
 
 import numpy as np
 
-from gallery.neighbours import LiveEmbeddings, nearest_by_hash
+from gallery.neighbours import LiveEmbeddings, nearest_by_hash, read_embeddings
 from gallery.queries import read_image
 from gallery.server import gallery_of
-from image_assets.models.embeddings import EmbeddingStore
+from image_assets.models.image_embeddings import follow_featured_images
 from image_assets.predictions.image_index import Index
+from resources.delta.delta_tables import DeltaTables
 from resources.settings import read_settings
 from tests.gallery.conftest import SmallHome
+from tests.support.embedded import BACKBONE, color_network, embed, feature
+from tests.support.images import png
+from tests.support.tables import tables_at
+
+FIVE = {"a": [1.0, 0.0], "b": [5.0, 0.1], "c": [0.0, 1.0], "d": [-1.0, 0.0], "e": [1.0, 1.0]}
+
+
+def follow(tables: DeltaTables, folder: Path, number: int) -> None:
+    """Embeds one more image, as the asset does."""
+    feature(tables, {f"file:/{number}": png(number)})
+    follow_featured_images(tables, color_network(folder))
 
 
 def test_the_nearest_by_embedding_have_the_smallest_angle(tmp_path: Path) -> None:
-    embeddings = np.array([[1, 0], [5, 0.1], [0, 1], [-1, 0]])
-    EmbeddingStore(str(tmp_path / "torch-1")).add(["a", "b", "c", "d"], embeddings)
-    EmbeddingStore(str(tmp_path / "torch-1")).add(["a", "e"], np.array([[1, 0], [1, 1]]))
-    found = LiveEmbeddings(tmp_path).current()
+    tables = tables_at(tmp_path)
+    embed(tables, "net-torch-1", FIVE)
+    embed(tables, "net-other-1", {"a": [0.0, 1.0], "f": [0.0, 1.0]})
+    found = read_embeddings(tables, "net-torch-1")
     assert found is not None
-    assert found.framework == "torch"
+    assert found.backbone == "net (torch)"
     assert [image for image, _ in found.nearest("a", 3)] == ["b", "e", "c"]
     assert found.nearest("a", 1)[0][1] > 0.99
     assert len(found.nearest("a", 99)) == 4
     assert found.nearest("unknown", 3) == []
 
 
-def test_embeddings_of_later_trainings_are_read(tmp_path: Path) -> None:
-    live = LiveEmbeddings(tmp_path)
+def test_embeddings_of_later_images_are_read(tmp_path: Path) -> None:
+    tables = tables_at(tmp_path / "tables")
+    live = LiveEmbeddings(tables)
     assert live.current() is None
-    store = EmbeddingStore(str(tmp_path / "tensorflow-1"))
-    store.add(["a"], np.array([[1, 0]]))
+    assert not (tmp_path / "tables").exists(), "looking creates no table"
+    follow(tables, tmp_path, 1)
     first = live.current()
+    assert first is not None
+    assert first.backbone == "colors (numpy)"
     assert live.current() is first
-    store.add(["b"], np.array([[0, 1]]))
+    follow(tables, tmp_path, 2)
     found = live.current()
     assert found is not None
-    assert found.image_ids.__len__() == 2
+    assert len(found.image_ids) == 2
 
 
-def test_the_gallery_reads_embeddings_from_the_caches_folder_of_the_settings(tmp_path: Path) -> None:
-    caches = tmp_path / "on another disk"
-    variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "IMAGE_ASSETS_CACHES": str(caches)}
-    EmbeddingStore(str(caches / "torch-1")).add(["a"], np.array([[1, 0]]))
-    found = gallery_of(read_settings(variables)).embeddings.current()
+def test_the_gallery_reads_the_tables_of_the_settings(tmp_path: Path) -> None:
+    variables = {"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "IMAGE_ASSETS_STORAGE": str(tmp_path / "another disk")}
+    follow(tables_at(tmp_path / "another disk" / "tables"), tmp_path, 1)
+    assert gallery_of(read_settings(variables)).embeddings.current() is not None
+
+
+def test_the_nearest_of_many_are_those_that_numpy_finds(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(20_000, 8)).astype(np.float16)
+    tables = tables_at(tmp_path)
+    embed(tables, BACKBONE, {str(number): vector.tolist() for number, vector in enumerate(vectors)})
+    found = read_embeddings(tables, BACKBONE)
     assert found is not None
-    assert found.image_ids == ["a"]
-
-
-def test_cache_folders_are_not_embeddings(tmp_path: Path) -> None:
-    EmbeddingStore(str(tmp_path / "torch-1")).add(["a"], np.array([[1, 0]]))
-    for name in ("training-v1-0", "test-v1-0", ".trainings", ".unfinished-0"):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (2**33, 2**33))  # later than the embeddings
-    found = LiveEmbeddings(tmp_path).current()
-    assert found is not None
-    assert found.image_ids == ["a"]
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    cosines = unit @ unit[7]
+    cosines[7] = -1
+    nearest = found.nearest("7", 12)
+    np.testing.assert_allclose([cosine for _, cosine in nearest], np.sort(cosines)[:-13:-1], atol=1e-3)
 
 
 def test_the_nearest_by_hash_are_sorted_by_bits(photographs: SmallHome, index: Index) -> None:

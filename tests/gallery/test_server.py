@@ -8,16 +8,16 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-import numpy as np
 import pytest
 
 from gallery.neighbours import LiveEmbeddings
 from gallery.pages import image_page
-from image_assets.models.embeddings import EmbeddingStore
+from image_assets.models.image_embeddings import follow_featured_images
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, REPLAYED_FILES
 from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import HOSTILE, NOON, append, featured, landed, predicted, served
+from tests.support.embedded import color_network
 from tests.support.images import png
 
 
@@ -220,13 +220,11 @@ def test_the_page_of_an_image_has_everything_in_the_tables(own_home: SmallHome) 
     copy = landed(own_home.landing, "roses/copy.png", image["content"], 2)
     append(delta_tables, IMAGE_FILES, [copy])
     append(delta_tables, FEATURED_IMAGES, [featured(copy, image["content"], own_home.landing)])
-    ids = [one["image_id"] for one in own_home.images[:8]]
-    store = EmbeddingStore(str(own_home.home / "caches" / "torch-1"))
-    store.add(ids, np.random.default_rng(0).random((8, 4)))
+    follow_featured_images(delta_tables, color_network(own_home.home))
     tags = {"labels": '["roses", "tulips"]', "table_versions": '{"image_splits": 7}', "framework": "torch"}
     models = [ModelVersion(1, "Production", (), "", "models:/m/1", tags), ModelVersion(2, "None", (), "", "", {})]
     index = own_home.index(models)
-    embeddings = LiveEmbeddings(own_home.home / "caches")
+    embeddings = LiveEmbeddings(delta_tables)
     found = image_page(index, delta_tables, embeddings, {"path": image["path"]})
     assert found is not None
     assert [(prediction["version"], prediction["label"]) for prediction in found["predictions"]] == [
@@ -237,9 +235,13 @@ def test_the_page_of_an_image_has_everything_in_the_tables(own_home: SmallHome) 
     assert found["trained_on"] == {1: "image_splits v7", 2: "unknown"}
     assert [content["image_id"] for content in found["former_contents"]] == ["f" * 64]
     assert [other["path"] for other in found["exact_copies"]] == [copy["path"]]
-    assert len(found["nearest_by_embedding"]) == 7
+    assert len(found["nearest_by_embedding"]) == 12
+    assert found["embedded_by"] == "colors (numpy)"
     assert all(other["similarity"] <= 1 for other in found["nearest_by_embedding"])
-    other = image_page(index, delta_tables, embeddings, {"path": own_home.images[20]["path"]})
+    late = landed(own_home.landing, "roses/late.png", png(90), 3)
+    append(delta_tables, IMAGE_FILES, [late])
+    append(delta_tables, FEATURED_IMAGES, [featured(late, png(90), own_home.landing)])
+    other = image_page(own_home.index(models), delta_tables, embeddings, {"path": late["path"]})
     assert other is not None
     assert other["nearest_by_embedding"] is None
     assert other["nearest_by_hash"]

@@ -63,7 +63,7 @@ def red_and_blue(count: int) -> list[tuple[bytes, int]]:
 
 @dataclass(frozen=True)
 class Work:
-    """Caches and places for trainings that share embeddings and an MLflow run."""
+    """Caches and places for trainings that share an MLflow run."""
 
     folder: Path
     training: "SparkDatasetConverter"
@@ -87,9 +87,7 @@ def to_work(tmp_path: Path) -> Callable[..., Work]:
         client = mlflow.MlflowClient(tracking_uri)
         experiment = client.create_experiment("training", (tmp_path / "artifacts").as_uri())
         mlflow_run_id = client.create_run(experiment).info.run_id
-        places = OutputLocations(
-            tracking_uri, mlflow_run_id, str(tmp_path / "embeddings"), str(tmp_path / "checkpoints")
-        )
+        places = OutputLocations(tracking_uri, mlflow_run_id, (), str(tmp_path / "checkpoints"))
         caches = write_cache(tmp_path / "training", training), write_cache(tmp_path / "validation", validation)
         return Work(tmp_path, *caches, places)
 

@@ -8,7 +8,8 @@ import pytest
 from deltalake import DeltaTable
 
 from image_assets.data.raw_images import IngestConfig
-from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, RAW_IMAGES
+from image_assets.models.image_embeddings import follow_featured_images
+from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_EMBEDDINGS, IMAGE_FILES, RAW_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import column_chunks
 from resources.delta.spark_session import DeltaSpark, ExecutorName
@@ -16,10 +17,11 @@ from resources.delta.table import Table
 from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
 from tests.support.data_run import run_data
+from tests.support.embedded import color_network
 from tests.support.images import jpeg, png, put
 
 pytestmark = pytest.mark.spark
-TABLES = (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
+TABLES = (IMAGE_FILES, RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_EMBEDDINGS)
 TIMES = {"first_seen", "last_seen"}  # of the run
 
 
@@ -53,11 +55,13 @@ def homes(delta_spark: DeltaSpark, tmp_path_factory: pytest.TempPathFactory) -> 
         name: tables_in(folder / name, DeltaSpark(spark_config=delta_spark.spark_config, executor=name))
         for name in names
     }
+    network = color_network(folder)
     changes: tuple[Callable[[Path], None], ...] = (fill, change)
     for changed in changes:
         changed(landing)
         for tables in homes.values():
             run_data(tables, image_folder)
+            follow_featured_images(tables, network)
     for tables in homes.values():
         run_data(tables, image_folder, IngestConfig(paths=[]))
     return homes

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from image_assets.models import rank_training
+from image_assets.images.pixels import Reading
 from image_assets.models.backbone_weights import (
     DOWNLOAD_TIMEOUT_SECONDS,
     backbones_at_hand,
@@ -29,7 +28,7 @@ from image_assets.models.backbones import (
     require_supported,
     to_backbone,
 )
-from image_assets.models.rank_training import embeddings_name
+from image_assets.models.embedding_networks import backbone_identity
 from image_assets.models.training import Task, TrainingConfig, weights_identity
 from image_assets.models.training_plan import TrainingPlan
 from resources.delta.petastorm_caches import Cache
@@ -170,15 +169,6 @@ def test_a_missing_onnx_file_is_told() -> None:
         to_backbone("onnx:/nowhere.onnx")
 
 
-class FixedNetwork:
-    """A network whose backbone has known weights."""
-
-    framework, precision = "torch", "float32"
-
-    def backbone_weights(self) -> dict[str, np.ndarray]:
-        return {"w": np.arange(3, dtype=np.float32)}
-
-
 def cache(name: str) -> Cache:
     """A cache of that name."""
     return Cache(name, f"file:///{name}", 3, (), "original", "rgb")
@@ -189,15 +179,29 @@ def task(plan: TrainingPlan) -> Task:
     return Task("torch", ["a", "b"], cache("training-v1-x"), cache("validation-v1-y"), plan, "none", 2)
 
 
-def test_fingerprints_and_folders_from_before_backbones_had_names_are_found_and_another_backbone_has_others(
+def test_fingerprints_from_before_backbones_had_names_are_found_and_another_backbone_has_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rank_training, "EMBEDDING_CODE", "1")
     assert task(PLAN).fingerprint == "4fc42e31bfdfe66d"
-    assert embeddings_name(FixedNetwork(), PLAN, "2.13.0") == "torch-4fbbd8f2a6d9da8d"
 
     other = replace(MOBILENET_V2, name="other")
     monkeypatch.setitem(BACKBONES, "other", other)
     plan = replace(PLAN, backbone_name="other")
     assert task(plan).fingerprint != task(PLAN).fingerprint
-    assert embeddings_name(FixedNetwork(), plan, "2.13.0") != "torch-4fbbd8f2a6d9da8d"
+
+
+def test_embeddings_are_identified_by_everything_that_they_depend_on() -> None:
+    def identity(**changes: Any) -> str:
+        given = {"framework": "torch", "architecture": MOBILENET_V2, "weights_digest": "1", "color": "rgb"}
+        return backbone_identity(**{**given, **changes})
+
+    others = [
+        identity(framework="tensorflow"),
+        identity(architecture=replace(MOBILENET_V2, name="other")),
+        identity(weights_digest="2"),
+        identity(color="gray"),
+        identity(reading=Reading("first")),
+    ]
+    assert identity() == identity(reading=Reading())
+    assert identity().startswith("mobilenet_v2-torch-")
+    assert len({identity(), *others}) == 6

@@ -1,6 +1,7 @@
 """What the frozen part of a network makes of images, stored; read through Petastorm, without a framework."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,22 @@ import pytest
 from image_assets.models.embeddings import (
     AugmentedImages,
     AugmentedViews,
-    EmbeddingStore,
     JoinedInputs,
     PrecomputedInputs,
     Standardisation,
+    StoredEmbeddings,
     precompute_inputs,
     standardisation,
+    to_stored,
     usable_deviation,
 )
 from image_assets.models.rank_training import label_weights
+from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training_images import DecodedImages, Decoding, Shard, rebatched, shuffle
 from tests.image_assets.conftest import red_and_blue, write_cache
-from tests.support.images import colored_jpeg, png
+from tests.support.embedded import embed
+from tests.support.images import png
+from tests.support.tables import tables_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -50,22 +55,27 @@ class MeanColors:
         return pixels.mean(axis=(1, 2)).astype(np.float32)
 
 
-def test_each_image_is_computed_once_and_more_images_only_themselves(tmp_path: Path) -> None:
-    store, colors = EmbeddingStore(str(tmp_path / "embeddings")), MeanColors()
-    images = red_and_blue(20)
-    first = precompute_inputs(shard(tmp_path, images), colors, Alone(), batch_size=4, seed=0, store=store)
-    assert colors.asked == 32  # one batch, filled up
-    assert first.steps == 5
-    more = [*images, (colored_jpeg(1, 99), 1)]
-    (tmp_path / "more").mkdir()
-    colors = MeanColors()
-    second = precompute_inputs(shard(tmp_path / "more", more), colors, Alone(), batch_size=4, seed=0, store=store)
-    assert colors.asked == 32
-    assert len(second) == 21
-    for precomputed in (first, second):
-        red = precomputed.inputs[precomputed.label_indexes == 0]
-        assert (red[:, 0] > red[:, 2] + 50).all()
-    assert len(store.image_ids()) == 21
+def test_only_images_without_a_stored_embedding_are_computed(tmp_path: Path) -> None:
+    images, stored = red_and_blue(21), {}
+    for number, (content, _) in enumerate(images[:20]):
+        stored[sha256(content).hexdigest()] = [float(number), 0.5, 1000.0]
+    tables = tables_at(tmp_path / "tables")
+    embed(tables, "colors", stored)
+    embed(tables, "other", {sha256(images[20][0]).hexdigest(): [1.0, 2.0, 3.0]})
+    colors, of_backbone = MeanColors(), StoredEmbeddings(embedding_files(tables), "colors")
+    found = precompute_inputs(shard(tmp_path, images), colors, Alone(), batch_size=4, seed=0, stored=of_backbone)
+    assert colors.asked == 32  # one image, its batch filled up
+    assert found.steps == 6
+    ids = sorted(sha256(content).hexdigest() for content, _ in images)
+    assert [row.tolist() for image_id, row in zip(ids, found.inputs, strict=True) if image_id in stored] == [
+        stored[image_id] for image_id in ids if image_id in stored
+    ]
+    assert found.inputs.dtype == np.float32
+
+
+def test_what_float16_cannot_hold_becomes_its_largest_value() -> None:
+    stored = np.frombuffer(to_stored(np.array([1e9, -1e9, 0.5])), "<f2")
+    assert stored.tolist() == [65504.0, -65504.0, 0.5]
 
 
 def test_the_same_image_under_two_rows_counts_twice(tmp_path: Path) -> None:

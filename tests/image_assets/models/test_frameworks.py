@@ -24,6 +24,7 @@ def parameters(function: object) -> list[str]:
 def test_a_row_has_its_two_files_and_its_packages(framework: Framework) -> None:
     assert parameters(framework.training.train) == ["training", "validation", "plan", "locations"]
     assert parameters(framework.training.build_network) == ["plan", "collective"]
+    assert parameters(framework.training.export_backbone) == ["backbone", "weights"]
     assert set(framework.training.COLLECTIVES) == set(framework.distributors)
     for name in ("count_gpus", "load_network"):
         expected = parameters(getattr(engines.NetworkCode, name))

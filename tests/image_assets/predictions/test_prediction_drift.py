@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.models.version_ids import key_of
+from image_assets.predictions.embedding_distances import discrepancy, embedding_distances
 from image_assets.predictions.prediction_checks import drift_is_small
 from image_assets.predictions.prediction_drift import (
     ARRIVALS,
@@ -20,8 +21,6 @@ from image_assets.predictions.prediction_drift import (
     DriftConfig,
     confidence,
     days_to_embed,
-    discrepancy,
-    embedding_distances,
     figures_by_day,
     jumps,
     label_shares,

@@ -20,6 +20,7 @@ from resources.delta.parquet_files import codecs, row_groups
 from resources.delta.petastorm_caches import Cache, LocalRows, PetastormCaches
 from resources.delta.row_groups import CACHE_ROW_GROUP_BYTES, ROW_GROUPS_PER_RANK, shard_rows
 from resources.progress import ProgressLine
+from tests.support.images import put
 
 
 @pytest.fixture
@@ -188,6 +189,7 @@ from hashlib import sha256
 from resources.delta.executors import Executor
 from resources.delta.petastorm_caches import LocalRows, PetastormCaches
 from resources.progress import ProgressLine
+from tests.support.images import put
 
 def read(part, of):
     for number in range(part, 1000, of):
@@ -286,6 +288,18 @@ def test_caches_beyond_the_number_are_evicted_by_their_last_use(caches: Petastor
     assert within(caches, keep=2).evict() == ["training-v2-a", "training-v3-a"]
     assert within(caches, keep=2).evict() == []
     assert folders_in(caches) == ["training-v1-a", "training-v4-a", "validation-v1-a"]
+
+
+def test_embeddings_of_earlier_releases_are_deleted_and_unknown_folders_stay(tmp_path: Path) -> None:
+    former = "torch-0123456789abcdef"
+    for name in (former, "training-v1-0123456789ab", "torch-notes", ".backbones"):
+        put(tmp_path, f"{name}/file", b"")
+    assert PetastormCaches(root=str(tmp_path)).evict() == [former]
+    assert sorted(folder.name for folder in tmp_path.iterdir() if folder.is_dir()) == [
+        ".backbones",
+        "torch-notes",
+        "training-v1-0123456789ab",
+    ]
 
 
 @pytest.mark.spark

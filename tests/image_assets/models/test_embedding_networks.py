@@ -1,0 +1,109 @@
+"""Exported backbones give the embeddings that trainings would compute, under the same name."""
+
+import os
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from image_assets.images.pixels import DEFAULT
+from image_assets.models.backbones import MOBILENET_V2
+from image_assets.models.embedding_networks import (
+    RETRY_SECONDS,
+    BackboneNotExported,
+    EmbeddingNetwork,
+    Export,
+    backbone_identity,
+    embedding_networks,
+    file_of,
+    is_recorded,
+    loaded_network,
+    write_export,
+)
+from image_assets.models.epochs import state_digest
+from image_assets.models.frameworks import FRAMEWORKS
+from tests.image_assets.conftest import PLAN, in_a_process
+from tests.support.images import noise_jpeg, opened
+from tests.support.photographs import WEIGHTS
+from tests.support.rank_programs import Alone
+
+SIDE = MOBILENET_V2.side_pixels
+
+
+class OneRank(Alone):
+    """The only rank, which broadcasts to itself."""
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+
+def networks_of(folder: Path, export: Export) -> list[EmbeddingNetwork]:
+    networks, faults = embedding_networks(str(folder), [export], "rgb", DEFAULT)
+    assert faults == {}
+    return networks
+
+
+def on_rank(framework: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    """What a training calls its embeddings, and the embeddings of some images."""
+    module = import_module(f"image_assets.models.{framework}_training")
+    network, origin = module.build_network(replace(PLAN, backbone=str(WEIGHTS)), OneRank())
+    assert origin == "folder"
+    digest = state_digest(network.backbone_weights())
+    return backbone_identity(framework, MOBILENET_V2, digest, "rgb"), network.freeze(None, PLAN.head)(pixels)
+
+
+@pytest.mark.training
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_exported_backbone_is_the_one_that_ranks_freeze(framework: str, tmp_path: Path) -> None:
+    if not WEIGHTS.is_dir():
+        pytest.skip(f"no weights in {WEIGHTS}")
+    export = Export(framework, MOBILENET_V2.name, str(WEIGHTS), "some weights")
+    (network,) = networks_of(tmp_path, export)
+    pixels = np.stack([np.asarray(opened(noise_jpeg(seed)).resize((SIDE, SIDE))) for seed in range(3)])
+    backbone, expected = in_a_process(on_rank, framework, pixels)
+    assert network.backbone == backbone
+    np.testing.assert_allclose(loaded_network(network.file)(pixels), expected, atol=1e-4)
+    written = Path(network.file).stat().st_mtime_ns
+    assert networks_of(tmp_path, export) == [network]
+    assert Path(network.file).stat().st_mtime_ns == written, "it is exported once"
+
+
+def test_untrained_weights_are_not_exported(tmp_path: Path) -> None:
+    assert networks_of(tmp_path, Export("torch", MOBILENET_V2.name, "none", "none")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.training
+def test_a_framework_that_cannot_export_says_why_and_leaves_no_file(tmp_path: Path) -> None:
+    export = Export("torch", MOBILENET_V2.name, str(tmp_path / "nowhere"), "lost weights")
+    with pytest.raises(BackboneNotExported, match="nowhere is not a folder: expected a folder with"):
+        write_export(str(tmp_path), export)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+
+
+def test_a_record_without_its_file_is_no_export(tmp_path: Path) -> None:
+    export = Export("torch", MOBILENET_V2.name, "auto", "auto")
+    file = file_of(str(tmp_path), export, "json")
+    file.parent.mkdir()
+    file.write_text('{"weights_digest": "1", "origin": "imagenet"}')
+    assert not is_recorded(str(tmp_path), export)
+    file_of(str(tmp_path), export, "onnx").touch()
+    assert is_recorded(str(tmp_path), export)
+    (network,) = networks_of(tmp_path, export)
+    assert network.backbone == backbone_identity("torch", MOBILENET_V2, "1", "rgb")
+
+
+def test_weights_that_could_not_be_downloaded_are_tried_again_after_some_time(tmp_path: Path) -> None:
+    export = Export("torch", MOBILENET_V2.name, "auto", "auto")
+    file = file_of(str(tmp_path), export, "json")
+    file.parent.mkdir()
+    file.write_text('{"weights_digest": "1", "origin": "untrained"}')
+    assert networks_of(tmp_path, export) == []
+    before = file.stat().st_mtime - RETRY_SECONDS
+    os.utime(file, (before, before))
+    assert not is_recorded(str(tmp_path), export)
