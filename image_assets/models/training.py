@@ -195,18 +195,9 @@ class TrainingConfig(dg.Config):
             self.fine_tuning_dropout,
             own["averaged_epochs"],
         )
-        names = (
-            "trainable",
-            "top_blocks",
-            "augmentation",
-            "augmented_views",
-            "batch_size",
-            "label_smoothing",
-            "class_weights",
-            "head_fit",
-            "refit",
-        )
-        others = {name: own[name] for name in (*names, "precision", "distributor", "seed")}
+        names = ("trainable", "top_blocks", "augmentation", "augmented_views", "batch_size", "label_smoothing")
+        names += ("class_weights", "head_fit", "refit", "precision", "distributor", "seed")
+        others = {name: own[name] for name in names}
         content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
         return TrainingPlan(
             labels=labels,
