@@ -246,19 +246,8 @@ class TrainingConfig(dg.Config):
             self.fine_tuning_dropout,
             own["averaged_epochs"],
         )
-        names = (
-            "trainable",
-            "top_blocks",
-            "augmentation",
-            "augmented_views",
-            "batch_size",
-            "label_smoothing",
-            "class_weights",
-            "head_fit",
-            "refit",
-            "minimum_probability",
-            "minimum_precision",
-        )
+        names = ("trainable", "top_blocks", "augmentation", "augmented_views", "batch_size", "label_smoothing")
+        names += ("class_weights", "head_fit", "refit", "minimum_probability", "minimum_precision")
         others = {name: own[name] for name in (*names, "precision", "distributor", "seed")}
         content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
         return TrainingPlan(

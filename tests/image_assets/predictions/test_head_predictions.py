@@ -113,8 +113,18 @@ def test_a_head_that_was_changed_after_it_was_logged_is_not_used(
 def test_probabilities_are_the_softmax_of_the_heads_outputs() -> None:
     rng = np.random.default_rng(0)
     kernel, bias, embeddings = rng.normal(size=(5, 3)), rng.normal(size=3), rng.normal(size=(4, 5))
-    found = Head("", ("a", "b", "c"), kernel, bias).probabilities(embeddings)
+    training = TrainingEmbeddings.of(embeddings)
+    found = Head("", ("a", "b", "c"), kernel, bias, [0.0] * 3, training).probabilities(embeddings)
     outputs = np.exp(embeddings @ kernel + bias)
     np.testing.assert_allclose(found, outputs / outputs.sum(axis=1, keepdims=True))
-    large = Head("", ("a", "b"), np.array([[1e4, -1e4]]), np.zeros(2)).probabilities(np.array([[1.0]]))
-    assert large.tolist() == [[1.0, 0.0]]
+    large = Head("", ("a", "b"), np.array([[1e4, -1e4]]), np.zeros(2), [0.0] * 2, training)
+    assert large.probabilities(np.array([[1.0]])).tolist() == [[1.0, 0.0]]
+
+
+def test_a_head_abstains_below_the_thresholds_of_its_version() -> None:
+    training = TrainingEmbeddings(np.array([[1, 0]], np.float16), threshold=0.5)
+    head = Head("", ("a", "b"), np.eye(2), np.zeros(2), [0.9, 0.6], training)
+    kept, abstained = (head.answers(np.array([[0.0, 1.0], [1.0, 0.0]])))
+    assert (kept["label"], kept["abstained"], kept["unlike_training"]) == ("b", False, True)
+    assert (abstained["label"], abstained["abstained"], abstained["unlike_training"]) == (None, True, False)
+    assert (abstained["most_probable_label"], kept["distance_from_training"]) == ("a", 1)
