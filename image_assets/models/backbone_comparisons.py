@@ -56,7 +56,7 @@ SHOWN = {  # columns of the leaderboard: their titles, and how their values are 
     "weights": ("weights", "{}"),
     "error": ("error", "{}"),
 }
-MAX_ERROR_LENGTH = 500
+MAX_ERROR_LENGTH = 1000
 
 Row = dict[str, Any]  # of backbone_comparisons: its columns are of many types
 
