@@ -17,6 +17,7 @@ from image_assets.jobs.launchpad_examples import with_example
 from image_assets.jobs.optimize_tables import for_every_op, pool, records
 from image_assets.models.image_embeddings import BACKBONES, FAULT
 from image_assets.models.lineage import EMBEDDING_BACKBONE, table_versions, unreadable_versions
+from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.version_ids import key_of
 from image_assets.schemas import (
     FEATURED_IMAGES,
@@ -31,8 +32,9 @@ from image_assets.schemas import (
 from resources.delta.delta_log import last_metadata, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import followed_version, forget_position, versions_with_new_rows
-from resources.delta.parquet_files import file_sizes
-from resources.delta.table import Table
+from resources.delta.new_rows import NewRows
+from resources.delta.parquet_files import file_sizes, write_files
+from resources.delta.table import Table, file_layout
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from resources.pictures import FOLDER, linked
 
@@ -180,13 +182,23 @@ def delete_unused_embeddings(
         return []
     used = {*str(last[BACKBONES]).split(", ")}
     used |= {version.tags.get(EMBEDDING_BACKBONE, "") for version in registry.versions() if version.live}
-    unused = [backbone for backbone in stored_backbones(delta_tables) if backbone not in used]
-    for backbone in unused if not config.dry_run else ():
-        # First: a run that is killed in between compares keys once more, and loses none.
-        forget_position(delta_tables, FEATURED_IMAGES, IMAGE_EMBEDDINGS, {"backbone": backbone})
-        delta_tables.delete(IMAGE_EMBEDDINGS, "backbone", backbone)
+    stored = stored_backbones(delta_tables)
+    unused = [backbone for backbone in stored if backbone not in used]
+    if unused and not config.dry_run:
+        for backbone in unused:  # first: a run that is killed in between compares keys once more, and loses none
+            forget_position(delta_tables, FEATURED_IMAGES, IMAGE_EMBEDDINGS, {"backbone": backbone})
+        keep_embeddings(delta_tables, set(stored) - set(unused))
     done = "rows would be deleted" if config.dry_run else "rows deleted"
     return [Vacuumed(f"{IMAGE_EMBEDDINGS.name}: {backbone}", done, 0, 0, "") for backbone in unused]
+
+
+def keep_embeddings(delta_tables: DeltaTables, backbones: set[str]) -> None:
+    """Replaces the rows of image_embeddings with those of some backbones, in one commit."""
+    wanted = frozenset((backbone,) for backbone in backbones)
+    stored = NewRows(embedding_files(delta_tables), None, ("backbone",), wanted=wanted)
+    rows = stored.rows(IMAGE_EMBEDDINGS.columns.fieldNames(), 0, 1)
+    files = list(write_files(rows, delta_tables.uri(IMAGE_EMBEDDINGS), file_layout(IMAGE_EMBEDDINGS)))
+    delta_tables.commit(IMAGE_EMBEDDINGS, files, {}, mode="overwrite")
 
 
 def name_versions(models: Sequence[int]) -> str:

@@ -61,8 +61,10 @@ def stored_samples(
 ) -> dict[Any, np.ndarray] | None:
     """The stored embeddings of each sample; None if the version's backbone has none of any of the images."""
     backbone = version.tags.get(EMBEDDING_BACKBONE)
+    if not backbone:
+        return None
     wanted = {image_id for images in samples.values() for image_id in images["image_id"]}
-    ids, embeddings = stored_embeddings(delta_tables, backbone, wanted) if backbone else ([], np.empty((0, 0)))
+    ids, embeddings = stored_embeddings(delta_tables, backbone, wanted)
     rows = {image_id: number for number, image_id in enumerate(ids)}
     if not rows.keys() >= wanted:
         return None

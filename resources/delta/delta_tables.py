@@ -186,12 +186,6 @@ class DeltaTables(StoredTables):
         with session_settings(self.spark, parquet_settings(table)):
             merge.execute()
 
-    def delete(self, table: Table, column: str, value: str) -> None:
-        """Delete the rows with a value in a column, in one commit."""
-        self._open_to_write(table).delete(
-            sql_with(column, pa.array([value])), writer_properties=writer_properties(table)
-        )
-
     def overwrite_rows(self, rows: pa.Table, table: Table, *, note: str = "") -> None:
         """Like `overwrite`, without Spark: for rows without images that fit into memory."""
         write_deltalake(

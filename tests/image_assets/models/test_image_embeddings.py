@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pytest
 
@@ -156,6 +157,7 @@ def test_an_image_without_content_is_read_from_its_file_and_an_unreadable_one_is
 def test_untrained_backbones_have_no_embeddings(tables: DeltaTables, tmp_path: Path) -> None:
     feature(tables, {"file:/a": png(1)})
     made = image_embeddings(
+        dg.build_asset_context(),
         delta_tables=tables,
         petastorm_caches=PetastormCaches(root=str(tmp_path / "caches")),
         backbone=BackboneWeights(source="none"),
