@@ -152,7 +152,9 @@ def test_checks_find_repeated_keys_and_sums_without_spark(
 def test_rows_without_spark_keep_their_types(home: Path) -> None:
     tables = fill(tables_in(home, DeltaSpark(spark_config={})), PREDICTIONS)
     tables.overwrite_rows(read_of_current_files(tables, KEY), CURRENT_PREDICTIONS)
-    assert shown(tables) == [row | {"fault": row.get("fault")} for row in map(PREDICTIONS.__getitem__, (0, 3, 6))]
+    assert shown(tables) == [
+        dict.fromkeys(CURRENT_PREDICTIONS.columns.fieldNames()) | PREDICTIONS[number] for number in (0, 3, 6)
+    ]
     tables.overwrite_rows(read_of_current_files(tables, None), CURRENT_PREDICTIONS)
     assert shown(tables) == []
     assert isinstance(tables.read(CURRENT_PREDICTIONS, ["path"]), pa.Table)

@@ -49,7 +49,12 @@ def version_with_head(registry: ModelRegistry, folder: Path, tags: dict[str, str
     training = folder / TRAINING_EMBEDDINGS_FILE
     TrainingEmbeddings.of(np.eye(3)).save(training)
     model = folder / "model"
-    mlflow.pyfunc.save_model(model, python_model=str(code), artifacts={"head": str(head), "training": str(training)}, pip_requirements=["mlflow"])
+    mlflow.pyfunc.save_model(
+        model,
+        python_model=str(code),
+        artifacts={"head": str(head), "training": str(training)},
+        pip_requirements=["mlflow"],
+    )
     return registered(model, registry, {"labels": json.dumps(LABELS), **tags}, (folder / "artifacts").as_uri())
 
 
@@ -124,7 +129,7 @@ def test_probabilities_are_the_softmax_of_the_heads_outputs() -> None:
 def test_a_head_abstains_below_the_thresholds_of_its_version() -> None:
     training = TrainingEmbeddings(np.array([[1, 0]], np.float16), threshold=0.5)
     head = Head("", ("a", "b"), np.eye(2), np.zeros(2), [0.9, 0.6], training)
-    kept, abstained = (head.answers(np.array([[0.0, 1.0], [1.0, 0.0]])))
+    kept, abstained = head.answers(np.array([[0.0, 1.0], [1.0, 0.0]]))
     assert (kept["label"], kept["abstained"], kept["unlike_training"]) == ("b", False, True)
     assert (abstained["label"], abstained["abstained"], abstained["unlike_training"]) == (None, True, False)
     assert (abstained["most_probable_label"], kept["distance_from_training"]) == ("a", 1)
