@@ -295,7 +295,7 @@ def example_predictions(resources: Mapping[str, object]) -> list[tuple[str, ...]
     from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES
 
     with dg.build_resources(resources) as opened:
-        columns, where = ["path", "label", "probability"], pc.field("label").is_valid()
+        columns, where = ["path", "image_id", "label", "probability"], pc.field("label").is_valid()
         predictions = chosen(opened.delta_tables.read(CURRENT_PREDICTIONS, columns, where).to_pylist())
         where = pc.field("path").isin([row["path"] for row in predictions])
         images = opened.delta_tables.read(FEATURED_IMAGES, ["path", "label"], where).to_pylist()
@@ -313,8 +313,10 @@ def example_predictions(resources: Mapping[str, object]) -> list[tuple[str, ...]
 
 
 def chosen(predictions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A few predictions: the first path of each predicted label, then the second of each."""
-    by_label = groupby(sorted(predictions, key=lambda row: (row["label"], row["path"])), key=lambda row: row["label"])
+    """A few predictions: one of each predicted label, then a second one of each."""
+    # In the order of their hashes: photos whose paths are similar often show the same.
+    in_order = sorted(predictions, key=lambda row: (row["label"], row["image_id"], row["path"]))
+    by_label = groupby(in_order, key=lambda row: row["label"])
     turns = zip_longest(*(list(rows) for _, rows in by_label))
     return list(islice((row for turn in turns for row in turn if row is not None), EXAMPLES))
 

@@ -36,7 +36,7 @@ def test_what_the_listing_skipped_is_printed_most_frequent_first() -> None:
 
 def test_the_examples_take_turns_among_the_predicted_labels() -> None:
     labels = {"d.png": "cat", "a.png": "cat", "b.png": "cat", "c.png": "dog", "e.png": "cat", "f.png": "cat"}
-    rows = [{"path": path, "label": label, "probability": 0.5} for path, label in labels.items()]
+    rows = [{"path": path, "image_id": path, "label": label, "probability": 0.5} for path, label in labels.items()]
     assert [row["path"] for row in chosen(rows)] == ["a.png", "c.png", "b.png", "d.png", "e.png"]
     assert chosen([]) == []
 
