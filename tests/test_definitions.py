@@ -50,7 +50,7 @@ EDGES = {
     "prediction_drift": ["image_embeddings", "image_files", "image_predictions", "image_splits"],
     "prediction_alerts": ["current_predictions", "image_files", "image_predictions"],
 }
-GROUPS = {"data": 12, "models": 5, "predictions": 5}
+GROUPS = {"data": 12, "models": 6, "predictions": 5}
 CHECKS = {
     "keys_unique",
     "layout",
