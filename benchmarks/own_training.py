@@ -56,7 +56,7 @@ def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, m
     """
     from image_assets.models.frameworks import FRAMEWORKS
     from image_assets.models.stored_embeddings import embedding_files
-    from image_assets.models.training import TrainingConfig
+    from image_assets.models.training_config import TrainingConfig
     from image_assets.models.training_plan import OutputLocations
 
     training, validation = cache_in(home, "training"), cache_in(home, "validation")

@@ -26,12 +26,12 @@ from image_assets.models.rank_training import WEIGHTS_FILE
 from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training import (
     Task,
-    TrainingConfig,
     TrainingResources,
     to_task,
     train_and_log,
     weights_identity,
 )
+from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import OutputLocations
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches

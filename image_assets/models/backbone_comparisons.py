@@ -32,7 +32,8 @@ from image_assets.models.backbones import (
 )
 from image_assets.models.evaluation import calibration_error, interval
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.training import TrainingConfig, weights_identity
+from image_assets.models.training import weights_identity
+from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import OutputLocations
 from image_assets.schemas import BACKBONE_COMPARISONS
 from resources.delta.delta_tables import DeltaTables

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from image_assets.models.frameworks import FRAMEWORKS, Framework
-from image_assets.models.training import TrainingConfig, TrainingResources, train_and_register
+from image_assets.models.training import TrainingResources, train_and_register
+from image_assets.models.training_config import TrainingConfig
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.mlflow.mlflow_tracking import MlflowTracking

@@ -1,4 +1,4 @@
-"""From caches to a registered version: the settings of a training and its steps, the same for every framework."""
+"""From caches to a registered version: the steps of a training, the same for every framework."""
 
 import json
 import shutil
@@ -6,10 +6,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import dagster as dg
-from pydantic import Field, model_validator
 
 from image_assets.data.image_splits import training_labels
 from image_assets.data.sound_splits import require_sound_splits
@@ -18,28 +16,19 @@ from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
 from image_assets.models.backbone_weights import how_to_get_weights, require_packages
 from image_assets.models.backbones import (
-    BACKBONES,
-    CURRENT_BACKBONE,
     Backbone,
-    can_be_fine_tuned,
-    is_external,
     name_in_digests,
-    names_of_backbones,
     require_supported,
     to_backbone,
 )
-from image_assets.models.efforts import DEFAULTS, Effort, announcement, defaults_of, duration, expected_seconds
+from image_assets.models.efforts import announcement, duration, expected_seconds
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
 from image_assets.models.stored_embeddings import embedding_files
+from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import (
-    Distributor,
-    HeadFit,
     OutputLocations,
-    Precision,
-    Schedule,
-    Trainable,
     TrainingPlan,
     TrainingResult,
 )
@@ -54,211 +43,6 @@ from resources.training import BackboneWeights, TrainingProcesses
 TRAINING_CODE = "2"  # raise it if the same settings would give another model
 CURVES = "loss and accuracy by epoch"
 FINGERPRINT = "training_fingerprint"
-
-
-def distributors_by_framework() -> str:
-    """The distributors that each framework can use, as a sentence."""
-    choices = (f"{of.title}: {' or '.join(f'`{name}`' for name in of.distributors)}" for of in FRAMEWORKS.values())
-    return f"{'; '.join(choices)}."
-
-
-class TrainingConfig(dg.Config):
-    """The settings of one training, the same for every framework."""
-
-    backbone: str = Field(
-        default=CURRENT_BACKBONE.name,
-        description="The pretrained network below the head: "
-        f"{', '.join(f'`{name}`' for name in BACKBONES)}; or, to train only a head on it, `timm:<name>` for a network "
-        "of the package timm, or `onnx:<file>`.",
-    )
-    effort: Effort = Field(
-        default="quick",
-        description="How long to train for a better model. `quick`: only the last layer, in closed form. `good`: also "
-        "the backbone's last blocks, for some minutes. `best`: more of them, for longer. It decides settings that are "
-        "not set.",
-    )
-    # Dagster has no optional `Literal`, so that this one has a value for "not set".
-    trainable: Literal["auto", Trainable] = Field(
-        default="auto",
-        description="What to train. `head`: only the last layer, on embeddings that are computed once. `top_blocks`: "
-        "the head, then also the backbone's last blocks. `all`: the head, then the whole network. "
-        f"`auto`: what the effort says. {defaults_of('trainable')}",
-    )
-    top_blocks: int | None = Field(
-        default=None,
-        gt=0,
-        description="How many of the backbone's blocks to train, fewer than it has "
-        f"({', '.join(f'{of.name}: {of.blocks}' for of in BACKBONES.values())}). {defaults_of('top_blocks')}",
-    )
-    augmentation: bool | None = Field(
-        default=None,
-        description="Randomly crop and mirror images in each epoch of fine-tuning; slower. "
-        f"{defaults_of('augmentation')}",
-    )
-    augmented_views: int | None = Field(
-        default=None,
-        ge=0,
-        description="How many augmented views of each image to compute and store; later epochs use them again, which "
-        f"takes less time. 0: another one in each epoch. {defaults_of('augmented_views')}",
-    )
-    head_fit: HeadFit = Field(
-        default="closed_form",
-        description="How the head is trained. `closed_form`: ridge regression with a strength from cross-validation, "
-        "and calibrated probabilities. `epochs`: by gradient descent, as in earlier releases, without calibration.",
-    )
-    refit: bool | None = Field(
-        default=None,
-        description="After its figures are known, fit the head again on training and validation images together; the "
-        "version has this head. Only for a head in closed form, where it is the default: it takes no time there.",
-    )
-    epochs: int = Field(default=30, gt=0, description="Maximum number of passes over the embeddings, with `epochs`.")
-    learning_rate: float = Field(
-        default=1e-3,
-        gt=0,
-        description="Learning rate of the head for one process, with `epochs`; multiplied by the number of processes.",
-    )
-    weight_decay: float = Field(default=5.0, ge=0, description="Weight decay of AdamW for the head, with `epochs`.")
-    dropout: float = Field(
-        default=0.5, ge=0, lt=1, description="Share of an embedding's features dropped in each step, with `epochs`."
-    )
-    fine_tuning_epochs: int | None = Field(
-        default=None,
-        gt=0,
-        description=f"Maximum number of passes over the images in fine-tuning. {defaults_of('fine_tuning_epochs')}",
-    )
-    fine_tuning_learning_rate: float | None = Field(
-        default=None,
-        gt=0,
-        description="Learning rate of fine-tuning for one process; multiplied by the number of processes. "
-        f"{defaults_of('fine_tuning_learning_rate')}",
-    )
-    averaged_epochs: int | None = Field(
-        default=None,
-        gt=0,
-        description="Over how many of its last epochs fine-tuning averages the weights. "
-        f"{defaults_of('averaged_epochs')}",
-    )
-    fine_tuning_weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW in fine-tuning.")
-    fine_tuning_dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout in fine-tuning.")
-    warmup_epochs: int = Field(
-        default=1, ge=0, description="Epochs in which the learning rate grows from that of one process to that of all."
-    )
-    patience: int = Field(default=10, gt=0, description="Stop after this many epochs without improvement.")
-    batch_size: int = Field(default=32, gt=0, description="Images per step and process.")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability spread evenly over all labels.")
-    class_weights: bool = Field(
-        default=True, description="Weight images so that rare labels count as much as frequent ones."
-    )
-    minimum_probability: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="The version abstains below this probability: `label` is null and `abstained` true. By default it "
-        "answers for every image.",
-    )
-    minimum_precision: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="For each label, abstain below the lowest probability from which on this share of the predictions "
-        "for validation images is correct, such as 0.95. The version stores the probabilities.",
-    )
-    precision: Precision = Field(
-        default="auto", description="`float32`, `bfloat16`, or `auto`: bfloat16 on GPUs that support it, else float32."
-    )
-    distributor: Distributor = Field(
-        default="horovod",
-        description=f"What starts the processes. {distributors_by_framework()}",
-    )
-    seed: int = Field(default=0, ge=0, description="Seed for shuffling, cropping and dropout.")
-
-    @model_validator(mode="after")
-    def _trains_what_the_backbone_has(self) -> "TrainingConfig":
-        if self.backbone not in BACKBONES and not is_external(self.backbone):
-            raise ValueError(f"backbone is {self.backbone!r}: expected one of {names_of_backbones()}")
-        trainable = self.resolved().trainable
-        if trainable == "head":
-            return self
-        if not can_be_fine_tuned(self.backbone):
-            raise ValueError(
-                f"effort is {self.effort!r} and trainable is {trainable!r}, but {self.backbone} can only be used as it "
-                f"is: set trainable to 'head', or choose one of {', '.join(filter(can_be_fine_tuned, BACKBONES))}"
-            )
-        blocks = BACKBONES[self.backbone].blocks
-        if trainable == "top_blocks" and self.top_blocks and self.top_blocks >= blocks:
-            raise ValueError(
-                f"top_blocks is {self.top_blocks}: expected fewer than the {blocks} blocks of {self.backbone}; to "
-                "train them all, set trainable to 'all'"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _augments_what_it_trains(self) -> "TrainingConfig":
-        if self.augmentation and self.resolved().trainable == "head":
-            raise ValueError(
-                "augmentation is true and trainable is 'head', but the head is trained on embeddings that are computed "
-                "once: set effort to 'good', trainable to 'top_blocks' or 'all', or augmentation to false"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _refits_in_closed_form(self) -> "TrainingConfig":
-        if self.refit and not self._fits_head_only():
-            raise ValueError(
-                f"refit is true, trainable is {self.resolved().trainable!r} and head_fit is {self.head_fit!r}, but "
-                "only a head in closed form is fitted again: set trainable to 'head' and head_fit to 'closed_form', "
-                "or refit to false"
-            )
-        return self
-
-    def _fits_head_only(self) -> bool:
-        trainable = DEFAULTS[self.effort]["trainable"] if self.trainable == "auto" else self.trainable
-        return trainable == "head" and self.head_fit == "closed_form"
-
-    def resolved(self) -> "TrainingConfig":
-        """The same settings, with the defaults of `effort` for those that are not set."""
-        # A head needs no further effort: it is the same version whichever one was asked for.
-        defaults = DEFAULTS["quick" if self.trainable == "head" else self.effort]
-        defaults = {**defaults, "refit": self._fits_head_only()}
-        if self.backbone in BACKBONES:
-            defaults["top_blocks"] = min(defaults["top_blocks"], BACKBONES[self.backbone].blocks - 1)
-        unset = {name: of for name, of in defaults.items() if getattr(self, name) in (None, "auto")}
-        return self.model_copy(update=unset)
-
-    def plan(self, labels: int, weights: str, caches: PetastormCaches) -> TrainingPlan:
-        """The settings as ranks receive them.
-
-        Args:
-            labels: The number of labels.
-            weights: Where the backbone's weights come from, a source of `BackboneWeights`.
-            caches: The caches that will be read.
-        """
-        head = Schedule(
-            self.epochs, self.learning_rate, self.warmup_epochs, self.patience, self.weight_decay, self.dropout
-        )
-        own = self.resolved().model_dump()
-        fine_tuning = Schedule(
-            own["fine_tuning_epochs"],
-            own["fine_tuning_learning_rate"],
-            min(self.warmup_epochs, own["fine_tuning_epochs"] - 1),
-            self.patience,
-            self.fine_tuning_weight_decay,
-            self.fine_tuning_dropout,
-            own["averaged_epochs"],
-        )
-        names = ("trainable", "top_blocks", "augmentation", "augmented_views", "batch_size", "label_smoothing")
-        names += ("class_weights", "head_fit", "refit", "minimum_probability", "minimum_precision")
-        others = {name: own[name] for name in (*names, "precision", "distributor", "seed")}
-        content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
-        return TrainingPlan(
-            labels=labels,
-            backbone=weights,
-            head=head,
-            fine_tuning=fine_tuning,
-            backbone_name=self.backbone,
-            **content,
-            **others,
-        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from image_assets.jobs.reproduce_model import RecordedTraining, tables_at_training
-from image_assets.models.training import TrainingConfig
+from image_assets.models.training_config import TrainingConfig
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelVersion

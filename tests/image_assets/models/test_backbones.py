@@ -29,7 +29,8 @@ from image_assets.models.backbones import (
     to_backbone,
 )
 from image_assets.models.embedding_networks import backbone_identity
-from image_assets.models.training import Task, TrainingConfig, weights_identity
+from image_assets.models.training import Task, weights_identity
+from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import TrainingPlan
 from resources.delta.petastorm_caches import Cache
 from resources.training import BackboneWeights

@@ -7,7 +7,8 @@ import pytest
 
 from image_assets.models.efforts import DEFAULTS, Effort, duration, expected_seconds
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.training import Task, TrainingConfig
+from image_assets.models.training import Task
+from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import TrainingPlan
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 
