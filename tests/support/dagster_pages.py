@@ -16,6 +16,7 @@ from tests.support.served import free_port, served, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SIZE: ViewportSize = {"width": 1360, "height": 850}
+LINEAGE_SIZE: ViewportSize = {"width": 1700, "height": 1500}  # the graph is scaled to fit, but not without limit
 PICTURE = f"img[src^='{ADDRESS}/']"
 SECONDS = 1000.0  # Playwright counts in milliseconds
 
@@ -44,6 +45,7 @@ def window(address: str) -> Iterator[Page]:
 
 def open_lineage(page: Page) -> None:
     """Open the graph of all assets with its groups expanded."""
+    page.set_viewport_size(LINEAGE_SIZE)
     page.goto("/asset-groups")
     expect(page.get_by_role("button", name="Materialize all")).to_be_visible()
     page.keyboard.press("Alt+e")

@@ -36,7 +36,6 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "pictures"
 QUALITY = 85  # of 100: text stays sharp, and a page of photographs has 140 KB
 GALLERY_SIZE: ViewportSize = {"width": 1200, "height": 720}
-LINEAGE_SIZE: ViewportSize = {"width": 1700, "height": 1100}  # the graph is scaled to fit
 SENSORS_SECONDS = 45  # until every sensor has looked once
 FADING = 3000  # milliseconds, in which the page moves things to their places
 
@@ -75,7 +74,6 @@ def draw_gallery(home: Path) -> None:
 
 def draw(page: Page) -> None:
     """Take a screenshot of each page."""
-    page.set_viewport_size(LINEAGE_SIZE)
     open_lineage(page)
     panel = page.get_by_placeholder("Jump to").bounding_box()
     assert panel is not None
