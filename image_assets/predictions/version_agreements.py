@@ -1,5 +1,6 @@
 """How often versions in stage Staging agree with the production version on current images."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,9 @@ from image_assets.data.new_images_sheet import SHEET_IMAGES
 from image_assets.images.charts import picture_markdown
 from image_assets.images.contact_sheets import contact_sheet, thumbnails
 from image_assets.models.version_ids import identify_rows, key_of, of_version
-from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
+from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.unchanged import describe_once
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
 
 
@@ -63,30 +65,46 @@ def disagreement_sheet(both: pd.DataFrame) -> dg.MetadataValue | None:
     return dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "disagreements")) if tiles else None
 
 
-@dg.asset(deps=["image_predictions", "image_files"], kinds={"deltalake"}, pool="version_agreements")
-def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
-    """For each version in stage Staging, how often it agrees with the production version on current images."""
-    before = delta_tables.snapshot(VERSION_AGREEMENTS)
-    versions = model_registry.versions()
-    serving = serving_version(versions)
-    identify_rows(delta_tables, versions, VERSION_AGREEMENTS)
+def compare(
+    delta_tables: DeltaTables, serving: ModelVersion, others: Sequence[ModelVersion]
+) -> dict[str, dg.MetadataValue]:
+    """Writes how often the other versions agree with the serving one; the figures and pictures as metadata."""
     metadata: dict[str, dg.MetadataValue] = {}
     rows = []
-    for version, other in [(version, serving) for version in shadows(versions)] if serving else []:
-        both = side_by_side(*(current_answers(delta_tables, each) for each in (version, other)))
-        key = {**key_of(version), "compared_with": other.version, "compared_with_id": other.version_id}
-        key["compared_at"] = datetime.now(UTC)
-        rows.append({**key, **agreement(both)})
+    for version in others:
+        both = side_by_side(*(current_answers(delta_tables, each) for each in (version, serving)))
+        key = {**key_of(version), "compared_with": serving.version, "compared_with_id": serving.version_id}
+        rows.append({**key, "compared_at": datetime.now(UTC), **agreement(both)})
+        if rows[-1]["agreement"] is not None:
+            metadata[f"agreement_v{version.version}"] = dg.MetadataValue.float(rows[-1]["agreement"])
         if picture := disagreement_sheet(both):
             metadata[f"disagreements_v{version.version}"] = picture
     if rows:
         figures = {name: f"new.{name}" for name in VERSION_AGREEMENTS.columns.fieldNames()}
         compared = pa.Table.from_pylist(rows, to_arrow_schema(VERSION_AGREEMENTS.columns))
         delta_tables.merge(compared, VERSION_AGREEMENTS, updates=figures)
+    return metadata
+
+
+@dg.asset(deps=["image_predictions", "image_files"], kinds={"deltalake"}, pool="version_agreements")
+def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
+    """For each version in stage Staging, how often it agrees with the production version on current images."""
+    before = delta_tables.snapshot(VERSION_AGREEMENTS)
+    versions = model_registry.versions()
+    serving = serving_version(versions)
+    others = shadows(versions) if serving else []
+    identify_rows(delta_tables, versions, VERSION_AGREEMENTS)
+    described = describe_once(
+        delta_tables,
+        VERSION_AGREEMENTS.name,
+        lambda: compare(delta_tables, serving, others) if serving else {},
+        tables=[IMAGE_PREDICTIONS, IMAGE_FILES],
+        # A table that was made anew needs its rows again.
+        values=[*map(key_of, [serving, *others] if serving else []), delta_tables.table_id(VERSION_AGREEMENTS)],
+    )
     return delta_tables.materialized(
         VERSION_AGREEMENTS,
         delta_tables.change_since(before, VERSION_AGREEMENTS),
         serving_version=str(serving.version) if serving else "none",
-        **{f"agreement_v{row['model_version']}": row["agreement"] for row in rows if row["agreement"] is not None},
-        **metadata,
+        **described,
     )
