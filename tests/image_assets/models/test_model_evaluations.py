@@ -276,7 +276,6 @@ def test_both_executors_evaluate_alike(
 
 
 def plain_rows(answers: pd.DataFrame) -> list[dict]:
-    """The rows with lists where Spark gives arrays."""
-    return answers.assign(probabilities=[None if of is None else [*of] for of in answers["probabilities"]]).to_dict(
-        "records"
-    )
+    """The rows with lists where Spark gives arrays, and None where pandas may have NaN."""
+    rows = answers.assign(probabilities=[None if of is None else [*of] for of in answers["probabilities"]])
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
