@@ -1,5 +1,6 @@
 """Where the weights of backbones come from: a folder, an installed package, or a download."""
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from image_assets.models.external_backbones import missing_package
 from image_assets.models.frameworks import FRAMEWORKS
 
 DOWNLOAD_TIMEOUT_SECONDS = 10
+logger = logging.getLogger(__name__)
 SOURCES = ("auto", "imagenet", "none")  # of weights; anything else is a folder
 
 
@@ -68,6 +70,20 @@ def how_to_get_weights(backbone: Backbone, framework: str, source: str) -> str:
         f"To get the weights of {backbone.name} for {FRAMEWORKS[framework].title}, download {own.url or 'them'} on a "
         f"machine with access to it, store the file as {own.weight_files[0]} in a folder, and name the folder in "
         f"IMAGE_ASSETS_BACKBONE. Backbones whose weights are at hand: {', '.join(usable) or 'none'}."
+    )
+
+
+def go_on_untrained(backbone: Backbone, framework: str, source: str, error: Exception) -> None:
+    """Warn that a backbone stays untrained, because its download failed with this error.
+
+    Raises:
+        FileNotFoundError: The source is "imagenet", which asks for trained weights.
+    """
+    advice = how_to_get_weights(backbone, framework, source)
+    if source == "imagenet":
+        raise FileNotFoundError(f"no ImageNet weights for {backbone.name}: {error}. {advice}") from error
+    logger.warning(
+        "%s: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy. %s", framework, error, advice
     )
 
 

@@ -1,13 +1,12 @@
 """Backbones as Keras has them."""
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
 from image_assets.models.backbone_weights import (
     SOURCES,
     download_timeout,
-    how_to_get_weights,
+    go_on_untrained,
     weights_file,
 )
 from image_assets.models.backbones import Backbone, block_ends
@@ -15,8 +14,6 @@ from image_assets.models.frameworks import TENSORFLOW
 
 if TYPE_CHECKING:
     import keras
-
-logger = logging.getLogger(__name__)
 
 
 def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
@@ -59,14 +56,7 @@ def _with_weights(backbone: Backbone, build: "partial[keras.Model]", weights: st
         except Exception as error:  # Keras has no narrower type for a download that failed
             if "URL fetch failure" not in str(error):
                 raise
-            advice = how_to_get_weights(backbone, TENSORFLOW.name, weights)
-            if weights == "imagenet":
-                raise FileNotFoundError(f"no ImageNet weights for {backbone.name}: {error}. {advice}") from error
-            logger.warning(
-                "tensorflow: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy. %s",
-                error,
-                advice,
-            )
+            go_on_untrained(backbone, TENSORFLOW.name, weights, error)
             weights = "none"
     if weights in SOURCES:
         return build(weights=None), "untrained"

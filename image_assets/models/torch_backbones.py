@@ -1,6 +1,5 @@
 """Backbones as PyTorch has them: of torchvision, of optional packages, of timm, or from an ONNX file."""
 
-import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from image_assets.models.backbone_weights import (
     SOURCES,
     download_timeout,
-    how_to_get_weights,
+    go_on_untrained,
     require_packages,
     weights_file,
 )
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 TRIED_IMAGES = 2  # more than one shows whether a network takes batches
 TOLERANCE = 1e-3  # of an output, relative to the largest one
-logger = logging.getLogger(__name__)
 
 
 def build_backbone(backbone: Backbone, weights: str) -> tuple["OrderedDict[str, nn.Module]", str]:
@@ -198,10 +196,5 @@ def _state(
         with download_timeout():
             return download(), "imagenet"
     except (OSError, RuntimeError) as error:
-        advice = how_to_get_weights(backbone, TORCH.name, weights)
-        if weights == "imagenet":
-            raise FileNotFoundError(f"no ImageNet weights for {backbone.name}: {error}. {advice}") from error
-        logger.warning(
-            "torch: no ImageNet weights (%s): the backbone is untrained, expect poor accuracy. %s", error, advice
-        )
+        go_on_untrained(backbone, TORCH.name, weights, error)
         return None, "untrained"

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from image_assets.data.image_files import IMAGE_KEYS
+from image_assets.models.calibration import log_softmax
 from image_assets.models.embeddings import StoredEmbeddings
 from image_assets.models.lineage import EMBEDDING_BACKBONE, thresholds_of
 from image_assets.models.logged_models import HEAD_FILE, TRAINING_EMBEDDINGS_FILE
@@ -45,9 +46,7 @@ class Head:
 
     def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """The probabilities (n, labels) float64 for embeddings (n, features)."""
-        logits = embeddings.astype(np.float64) @ self.kernel + self.bias
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shares / shares.sum(axis=1, keepdims=True)
+        return np.exp(log_softmax(embeddings.astype(np.float64) @ self.kernel + self.bias))
 
     def answers(self, embeddings: np.ndarray) -> Iterator[Row]:
         """The answer for each embedding, as `ImageClassifier` gives it."""
