@@ -10,7 +10,7 @@ from benchmarks.photographs import CACHE
 
 KERNEL = (
     *("pillow==13.0.0", "simplejpeg==1.9.0", "cykooz-resizer==4.0.1", "isal==1.9.1", "numpy==2.3.4"),
-    "deltalake==1.6.6",
+    *("pandas==2.3.3", "psutil==7.2.2", "deltalake==1.6.6"),
 )
 # Torch takes gigabytes, so all environments link to the same installation; these are its dependencies.
 ENGINES = (

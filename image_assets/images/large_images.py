@@ -4,17 +4,18 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from image_assets.images.formats import SIGNATURE_BYTES, UnreadableImage, format_of
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.pixels import DEFAULT, SMALLER_SIDE_PIXELS, Reading, read_header, to_smaller
 from resources.delta.arrow_rows import Row
 from resources.files.file_system import open_file
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 SCALING_MEMORY_BYTES = 1024**3
 FORMATS_OF_LIBVIPS = ("PNG", "WEBP", "GIF", "TIFF")  # large JPEGs have a decoder of their own
@@ -72,11 +73,13 @@ def is_reduced(content: bytes, reading: Reading = DEFAULT) -> bool:
     return header.width * header.height > reading.max_pixels
 
 
-def with_scaled_content(images: DataFrame) -> DataFrame:
+def with_scaled_content(images: "DataFrame") -> "DataFrame":
     """The images without `length`; images without content get a downscaled copy of their file.
 
     Every model version, old ones included, can then score them like other images, wherever the files are.
     """
+    from pyspark.sql import functions as F
+
     path_only = [F.when(F.col("content").isNull(), F.col(name)) for name in ("path", "length")]
     pandas_udf: Any = F.pandas_udf  # Any: its stubs lack functions on iterators of tuples
     small = pandas_udf(scaled_contents, "binary")

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
 
 BATCH_BYTES = 32 * 1024**2
 BATCH_ROWS = 1024
@@ -22,13 +23,17 @@ class SetAside:
     row: Row
 
 
-def map_rows(rows: DataFrame, by: Callable[[Row], Iterable[Row]], columns: StructType) -> DataFrame:
+def map_rows(rows: "DataFrame", by: Callable[[Row], Iterable[Row]], columns: "StructType") -> "DataFrame":
     """The rows that `by` returns for each row: none, one or several."""
     return map_partitions(rows, lambda partition: (new for row in partition for new in by(row)), columns)
 
 
-def map_partitions(rows: DataFrame, by: Callable[[Iterable[Row]], Iterable[Row]], columns: StructType) -> DataFrame:
+def map_partitions(
+    rows: "DataFrame", by: Callable[[Iterable[Row]], Iterable[Row]], columns: "StructType"
+) -> "DataFrame":
     """The rows that `by` returns for each task's rows; batches stay far below Arrow's limit of 2 GiB."""
+
+    from pyspark.sql.pandas.types import to_arrow_schema
 
     def apply(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         schema = to_arrow_schema(columns)
