@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from image_assets.data.given_labels import given_attributes
 from image_assets.data.image_files import IMAGE_KEYS
@@ -24,6 +24,7 @@ from resources.duplicates import DuplicateRules
 
 HASHES_AT_ONCE = 100_000  # images whose hashes are Python objects at the same time
 COMPARED_AT_ONCE = 4096  # pairs whose thumbnails are decoded at the same time: 100 MB
+VARIANT_MATRICES = np.stack([variant.matrix for variant in VARIANTS])
 BURST = timedelta(seconds=5)  # longest time between two photographs of a burst
 
 Column = Any  # of a DataFrame: the types of pandas cannot tell it from a DataFrame
@@ -93,25 +94,49 @@ def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.
 
 
 def verified(delta_tables: DeltaTables, candidates: Candidates, images: pa.Table) -> np.ndarray:
-    """Which candidates (p,) show the same photograph; `images` has path and image_id of the images by number."""
+    """Which candidates (p,) show the same photograph; `images` has path and image_id of the images by number.
+
+    Pairs whose images are linked by other pairs are left out: a hundred copies of a photograph take 99 comparisons.
+    """
     same = np.zeros(len(candidates), dtype=bool)
     numbers = np.unique(np.concatenate([candidates.first, candidates.second]))
     some = zip(*(images[name].take(pa.array(numbers)).to_pylist() for name in IMAGE_KEYS), strict=True)
     keys = dict(zip(numbers.tolist(), some, strict=True))
     thumbnails = read_thumbnails(delta_tables, [*keys.values()])
-    matrices = np.stack([variant.matrix for variant in VARIANTS])
+    left, groups = np.arange(len(candidates)), np.arange(len(images))
+    with delta_tables.progress_line("compared", len(candidates), "pairs of similar images") as progress:
+        while len(left):
+            linking = spanning(groups[candidates.first[left]], groups[candidates.second[left]])
+            for start in range(0, len(linking), COMPARED_AT_ONCE):
+                some = left[linking[start : start + COMPARED_AT_ONCE]]
+                same[some] = are_same(candidates.of(some), keys, thumbnails)
+                progress.reach(len(candidates) - len(left) + start + len(some))
+            linked = candidates.of(same)
+            groups = to_groups(len(images), np.stack([linked.first, linked.second]))
+            left = np.delete(left, linking)
+            left = left[groups[candidates.first[left]] != groups[candidates.second[left]]]
+        progress.reach(len(candidates))
+    return same
+
+
+def spanning(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Positions of pairs (p,) that link all that they can without a cycle; earlier pairs are preferred."""
+    count = 1 + int(max(first.max(), second.max()))
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    positions = np.unique(low * count + high, return_index=True)[1]
+    pairs = coo_array((positions + 1.0, (low[positions], high[positions])), shape=(count, count))
+    return np.sort(minimum_spanning_tree(pairs).data).astype(np.int64) - 1
+
+
+def are_same(pairs: Candidates, keys: dict[int, tuple[str, str]], thumbnails: dict[str, bytes]) -> np.ndarray:
+    """Which pairs (p,) show the same photograph, by their images' keys and thumbnails."""
 
     def pixels(some: np.ndarray) -> np.ndarray:
         return np.stack([read_thumbnail(thumbnails[keys[number][1]]) for number in some])
 
-    with delta_tables.progress_line("compared", len(candidates), "pairs of similar images") as progress:
-        for start in range(0, len(candidates), COMPARED_AT_ONCE):
-            some = candidates.of(np.arange(start, min(start + COMPARED_AT_ONCE, len(candidates))))
-            second = pixels(some.second)
-            second[some.mirrored] = second[some.mirrored, :, ::-1]
-            same[start : start + len(some)] = same_photographs(pixels(some.first), second, matrices[some.variant])
-            progress.reach(start + len(some))
-    return same
+    second = pixels(pairs.second)
+    second[pairs.mirrored] = second[pairs.mirrored, :, ::-1]
+    return same_photographs(pixels(pairs.first), second, VARIANT_MATRICES[pairs.variant])
 
 
 def read_thumbnails(delta_tables: DeltaTables, keys: Sequence[tuple[str, str]]) -> dict[str, bytes]:

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.photographs import to_noise
-from image_assets.data.duplicate_groups import given_groups, to_bursts, to_groups, to_pairs, with_equal
+from image_assets.data.duplicate_groups import given_groups, spanning, to_bursts, to_groups, to_pairs, with_equal
 from image_assets.images.fingerprints import to_fingerprint, to_thumbnail
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table import file_layout
 from resources.duplicates import DuplicateRules, Duplicates
-from tests.support.shots import EDITS
+from tests.support.shots import EDITS, compressed, part_under_a_camera
 from tests.support.tables import tables_at
 
 
@@ -72,6 +72,21 @@ def test_a_new_edit_joins_the_group_of_an_existing_photograph(photographs: tuple
     in_order = images.iloc[[1, 2, 4, 0]].reset_index(drop=True)  # of these, only the original of the crop is new
     assert groups(tables, in_order, DuplicateRules(), new=1) == [0, 1, 0, 1]
     assert groups(tables, in_order, DuplicateRules(), new=0) == [0, 1, 0, 2], "existing ones were compared before"
+
+
+def test_of_many_copies_and_lookalikes_only_the_copies_are_grouped(tmp_path: Path) -> None:
+    tables = tables_at(tmp_path)
+    photograph = to_noise(0)
+    others = [part_under_a_camera(number, scratched=False, ground="gradient") for number in range(4)]
+    images = {f"copy {number}": compressed(photograph, 80 + number) for number in range(12)}
+    images |= {f"other {number}": other for number, other in enumerate(others)}
+    found = groups(tables, write(tables, images), DuplicateRules())
+    assert found == [0] * 12 + [1, 2, 3, 4]
+
+
+def test_pairs_that_span_groups_have_no_cycle_and_come_first() -> None:
+    assert spanning(np.array([0, 1, 2, 0, 5]), np.array([1, 2, 0, 1, 4])).tolist() == [0, 1, 4]
+    assert spanning(np.array([3, 3, 2, 3]), np.array([1, 2, 1, 1])).tolist() == [0, 1]
 
 
 def test_images_with_the_same_value_in_a_column_are_grouped(photographs: tuple[DeltaTables, pd.DataFrame]) -> None:
