@@ -12,7 +12,7 @@ from typing import TypeVar
 from pyspark.sql import SparkSession
 
 from resources.delta.local_tasks import run_in_threads
-from resources.delta.spark_session import DeltaSpark, counting_tasks, task_count
+from resources.delta.spark_session import DeltaSpark, counting_tasks, task_count, whole_rounds
 from resources.delta.table import MEBIBYTE
 from resources.progress import ProgressLine
 
@@ -32,8 +32,8 @@ class Executor:
     threads: int = 1
 
     def task_count(self, wanted: int) -> int:
-        """`wanted`, but at least one task for each core that the work can use, and no more than are of use."""
-        return task_count(self.spark, wanted) if self.spark else max(self.threads, wanted)
+        """About `wanted` tasks, the same number for each core that the work can use, and no more than are of use."""
+        return task_count(self.spark, wanted) if self.spark else whole_rounds(wanted, self.threads)
 
     def run(
         self,

@@ -44,12 +44,17 @@ def cached(rows: DataFrame) -> Iterator[DataFrame]:
 
 
 def task_count(spark: SparkSession, wanted: int) -> int:
-    """`wanted`, but at least one task for each core and at most TASKS_PER_CORE.
+    """About `wanted` tasks, the same number for each core: at least one and at most TASKS_PER_CORE.
 
     Spark reports a task when it has finished, so a progress line needs more tasks than cores.
     """
     cores = spark.sparkContext.defaultParallelism
-    return max(cores, min(wanted, TASKS_PER_CORE * cores))
+    return whole_rounds(min(wanted, TASKS_PER_CORE * cores), cores)
+
+
+def whole_rounds(wanted: int, cores: int) -> int:
+    """About `wanted` tasks, the same number for each core, so that none is idle while the last tasks run."""
+    return max(cores, wanted - wanted % cores)
 
 
 @contextmanager
