@@ -30,8 +30,8 @@ def test_answers_may_differ_a_little() -> None:
 @pytest.mark.parametrize(
     ("answered", "message"),
     [
-        ([("tulips", [0.25, 0.75])] * 2, "99.20% of the labels"),
-        ([("roses", [0.252, 0.748])], "a probability differs by 0.0020"),
+        ([("tulips", [0.25, 0.75])] * 6, "97.60% of the labels"),
+        ([("roses", [0.75, 0.25])] * 6, "a probability differs by 0.0120"),
         ([("roses", [float("nan"), 0.75])], "a probability differs by nan"),
         ([("roses", [0.25])], "1 probabilities of photograph 0"),
     ],
