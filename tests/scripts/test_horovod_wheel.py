@@ -2,9 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.horovod_wheel import apply_edits, pinned, share_done, to_progress
+from scripts.horovod_wheel import COMPILED, CONFIGURED, apply_edits, pinned, share_done, to_progress
 
 STANDARD = "set(CMAKE_CXX_STANDARD 14)\n"
+OPTIMIZED = """\
+string(REPLACE "-O2" "-O3" CMAKE_C_FLAGS_RELWITHDEBINFO "${CMAKE_C_FLAGS_RELWITHDEBINFO}")
+string(REPLACE "-O2" "-O3" CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_RELWITHDEBINFO}")
+"""
 BACKEND = """\
 import keras
 if is_version_greater_equal_than(tf.__version__, "2.6.0"):
@@ -24,7 +28,7 @@ def create_distributed_optimizer(keras, optimizer):
         pass
 """
 SOURCE = {
-    "CMakeLists.txt": STANDARD,
+    "CMakeLists.txt": STANDARD + OPTIMIZED,
     "horovod/torch/CMakeLists.txt": STANDARD,
     "horovod/tensorflow/xla_mpi_ops.cc": OPERATIONS,
     "horovod/tensorflow/keras/__init__.py": BACKEND,
@@ -45,7 +49,10 @@ def source(tmp_path: Path) -> Path:
 def test_each_file_is_edited_once(source: Path) -> None:
     apply_edits(source)
     texts = {name: (source / name).read_text() for name in SOURCE}
-    assert texts["CMakeLists.txt"] == texts["horovod/torch/CMakeLists.txt"] == "set(CMAKE_CXX_STANDARD 17)\n"
+    assert texts["horovod/torch/CMakeLists.txt"] == "set(CMAKE_CXX_STANDARD 17)\n"
+    lines = texts["CMakeLists.txt"].splitlines()
+    assert lines[0] == "set(CMAKE_CXX_STANDARD 17)"
+    assert lines[-1] == 'set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -DNDEBUG")'
     assert texts["horovod/tensorflow/xla_mpi_ops.cc"] == OPERATIONS.replace("000\n", "000 && HAVE_GPU\n", 1)
     assert texts["horovod/tensorflow/keras/callbacks.py"] == "import keras\nK = keras.backend\nafter = 1\n"
     guarded = texts["horovod/_keras/__init__.py"]
@@ -68,7 +75,7 @@ def test_a_file_without_a_match_is_rejected(source: Path, name: str) -> None:
 
 
 def test_a_file_with_two_matches_is_rejected(source: Path) -> None:
-    (source / "CMakeLists.txt").write_text(STANDARD * 2)
+    (source / "CMakeLists.txt").write_text(STANDARD * 2 + OPTIMIZED)
     with pytest.raises(ValueError, match="found 2"):
         apply_edits(source)
 
@@ -93,7 +100,9 @@ def test_progress_counts_the_time_before_the_first_file_and_for_the_last_ones() 
         "[ 98%] Linking",
         "[100%] Built",
     ]
-    assert [share_done(output) for output in outputs] == pytest.approx([0, 0.25, 0.475, 0.7, 0.7])
+    assert [share_done(output) for output in outputs] == pytest.approx(
+        [0, CONFIGURED, (CONFIGURED + COMPILED) / 2, COMPILED, COMPILED]
+    )
 
 
 @pytest.mark.parametrize(
