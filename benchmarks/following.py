@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from benchmarks.former import former_root
 from benchmarks.homes import data_assets, home_of
-from benchmarks.measurement import ROOT, Run, measured
+from benchmarks.measurement import ALL_CORES, ROOT, Run, measured
 from benchmarks.ours import copied_home, materialized, use_home
 from benchmarks.parts import timed_parts
 from benchmarks.photographs import CACHE, Photographs, landing_of, write
@@ -85,7 +85,7 @@ def promote(registry: ModelRegistry) -> None:
 def program(landing: Path, home: Path, versions: Path, root: Path) -> Run:
     """Update a home's tables in a new process."""
     command = [sys.executable, "-m", MODULE, "following", str(landing), str(home), ""]
-    return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)}, root)
+    return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)} | ALL_CORES, root)
 
 
 def with_all_rows(run: Run, home: Path, rows: int) -> Run:

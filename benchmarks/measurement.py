@@ -17,6 +17,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = 2
+ALL_CORES = {"OMP_NUM_THREADS": str(CORES)}  # for a program that computes in one process
 SAMPLE_SECONDS = 0.2
 TIMEOUT_SECONDS = 6 * 3600
 GIBIBYTE = 1024**3
@@ -72,7 +73,7 @@ class Watch(threading.Thread):
 
 
 def environment(answer: str, more: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
-    """The environment of a run: the modules of a checkout, and one thread per computing process."""
+    """The environment of a run: the modules of a checkout, one thread per computing process, and `more`."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     dropped = ("IMAGE_ASSETS_", "PYTHONDONTWRITEBYTECODE")  # the latter would add compiling modules to every start
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}

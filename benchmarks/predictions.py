@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from benchmarks.contest import RECIPE, Contestant, ours
 from benchmarks.homes import home_of
-from benchmarks.measurement import ROOT, Run, measured
+from benchmarks.measurement import ALL_CORES, ROOT, Run, measured
 from benchmarks.ours import copied_home
 from benchmarks.outputs import WrongOutput, require_same_numbers
 from benchmarks.peers.environments import PeerMissing
@@ -84,7 +84,8 @@ def one_run(of: Contestant, ground: Ground, taught: Answers | None) -> tuple[Run
             copied_home(home, work / name)
         (work / "network").symlink_to(ground.versions / OTHERS / "network")
         command = [*of.command, "predictions", str(work), str(work / "predictions"), of.kernel]
-        run = measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(ground.versions)}, of.root or ROOT)
+        threads = ALL_CORES if of.module == OWN else {}  # it predicts in one process
+        run = measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(ground.versions)} | threads, of.root or ROOT)
         if run.error:
             return run, {}
         answers = answers_in(work / ALL / of.table if of.module == OWN else work / "predictions" / ALL)

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.homes import home_of
-from benchmarks.measurement import Run, measured
+from benchmarks.measurement import ALL_CORES, Run, measured
 from benchmarks.ours import copied_home, use_home
 from benchmarks.photographs import CACHE, Photographs
 from benchmarks.predicting import landing_in
@@ -58,7 +58,7 @@ def summary(run: Run) -> str:
 def program(task: str, home: Path, versions: Path, kernel: str = "") -> Run:
     """Run one of this file's programs in a separate process."""
     command = [sys.executable, "-m", "benchmarks.promotion", task, str(versions), str(home), kernel]
-    return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)})
+    return measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(versions)} | ALL_CORES)
 
 
 def watched(versions: Path, home: Path, *, prepare: bool) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from benchmarks.contest import OURS, RECIPE
 from benchmarks.homes import home_of
 from benchmarks.loader import ALLOCATOR
-from benchmarks.measurement import CORES, Run, measured
+from benchmarks.measurement import ALL_CORES, Run, measured
 from benchmarks.own_training import caches_of
 from benchmarks.photographs import CACHE, Photographs
 from benchmarks.recipe_training import BACKBONE
 
 FIRST, AGAIN = f"{OURS}, the first time", f"{OURS}, embeddings exist"
-THREADS = {"OMP_NUM_THREADS": str(CORES)}  # one process on all cores
 
 
 @dataclass(frozen=True)
@@ -70,5 +69,5 @@ def one_run(of: Training, home: Path, store: Path) -> Run:
     backbone = {BACKBONE: os.environ[BACKBONE]} if BACKBONE in os.environ else {}
     own = ALLOCATOR if of.seed is not None else {}
     return measured(
-        [sys.executable, "-m", of.module, "training", str(home), str(store), of.kernel], backbone | own | THREADS
+        [sys.executable, "-m", of.module, "training", str(home), str(store), of.kernel], backbone | own | ALL_CORES
     )
