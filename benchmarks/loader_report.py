@@ -29,7 +29,7 @@ def loader_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     own = [of.name for of in LOADERS if of.module == OWN]
     others = [of.name for of in LOADERS if of.module != OWN]
-    for epoch, ordinal, aim in ((FIRST, "first", "1.2"), (SECOND, "second", "1")):
+    for epoch, ordinal, aim in ((FIRST, "first", "1.2"), (SECOND, "second", "5")):
         rate = {name: spread.median for name, spread in epoch_rates(found, epoch).items()}
         peers = {name: rate[name] for name in others if name in rate}
         if peers:
