@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 import pyarrow.compute as pc
 
+from gallery.explanations import labels_to_explain
 from gallery.neighbours import NEIGHBOURS, LiveEmbeddings, nearest_by_hash
 from gallery.queries import (
     PAGE_IMAGES,
@@ -122,6 +123,7 @@ def image_page(
         "labels": all_labels(index),
         "predictions": predictions,
         "probabilities": probabilities(delta_tables, image, index.models) if predictions else None,
+        "explanations": [explanation(index, image, prediction) for prediction in predictions],
         "trained_on": {version: trained_on(model) for version, model in index.models.items()},
         "former_contents": former_contents(index, image),
         "exact_copies": exact_copies(index, image),
@@ -186,6 +188,27 @@ def probabilities(delta_tables: DeltaTables, image: Row, models: Mapping[int, Mo
         greatest |= {label: max(value, greatest.get(label, 0)) for label, value in column.items()}
     labels = sorted(greatest, key=lambda label: -greatest[label])
     return {"columns": by_version, "labels": labels[:MAX_LABELS], "more": max(0, len(labels) - MAX_LABELS)}
+
+
+def explanation(index: Index, image: Row, prediction: Row) -> dict[str, Any]:
+    """Where the picture is that explains a prediction, or the `reason` why there is none.
+
+    The picture shows the predicted label and, if it is another one that the version knows, the label of the image.
+    """
+    version = prediction["version"]
+    model, wrong = index.models.get(version), image["label"] not in (None, prediction["label"])
+    values = {"version": version, "labels": [], "open": wrong and version == index.serving, "reason": None}
+    if prediction["fault"]:
+        return values | {"reason": f"The version failed on this image: {prediction['fault']}."}
+    if prediction["label"] is None:
+        return values | {"reason": "The version predicts no label: none is probable enough."}
+    if model is None or prediction["label"] not in model.labels:
+        return values | {"reason": "The registry does not have this version and its labels, so it cannot be loaded."}
+    labels = labels_to_explain(prediction["label"], image["label"], model)
+    return values | {
+        "labels": labels,
+        "url": f"/explanations/{image['image_id']}/{version}?{urlencode({'label': labels}, doseq=True)}",
+    }
 
 
 def trained_on(model: ModelVersion) -> str:

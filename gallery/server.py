@@ -1,5 +1,6 @@
 """The gallery's web server: routes and request handlers."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +17,23 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from gallery.explanations import Explanations, Question
 from gallery.neighbours import LiveEmbeddings
 from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
 from gallery.queries import read_image
-from gallery.thumbnails import SIDE_PIXELS, Content, FolderCache, PictureUnavailable, Size, Thumbnails, placeholder
+from gallery.thumbnails import (
+    SIDE_PIXELS,
+    Content,
+    FolderCache,
+    PictureUnavailable,
+    Size,
+    Thumbnails,
+    message_picture,
+    placeholder,
+)
 from image_assets.data.folder_layout import FolderLayout, read_layout
 from image_assets.data.label_corrections import Correction, append_corrections, label_problem
+from image_assets.models.explanations import NotExplained
 from image_assets.predictions.image_filters import Filters, InvalidInput, Row
 from image_assets.predictions.image_index import Index, LiveIndex
 from resources.delta.delta_tables import DeltaTables
@@ -33,6 +45,7 @@ from resources.web_protection import protection
 MAX_LENGTHS = {"corrected_by": 100, "comment": 1000}
 NO_LABEL = "none"  # the field `kind` of an image that belongs to none of the labels
 UNDO = "folder"  # the field `kind` of an image whose folder's label applies again
+CONTENT = "SELECT image_id, path, length FROM featured WHERE image_id = ? LIMIT 1"
 FOLDER = Path(__file__).parent
 NAME_COOKIE = "corrected_by"  # remembers a person's name for the next correction
 YEAR_SECONDS = 365 * 24 * 3600
@@ -111,6 +124,7 @@ class Gallery:
     index: LiveIndex
     thumbnails: Thumbnails
     embeddings: LiveEmbeddings
+    explanations: Explanations
     links: Mapping[str, str]  # the URLs of other UIs, by name
 
 
@@ -119,12 +133,14 @@ def gallery_of(settings: Settings) -> Gallery:
     resources = create_resources(settings)
     delta_tables = cast(DeltaTables, resources["delta_tables"])
     registry = cast(ModelRegistry, resources["model_registry"])
+    pictures = FolderCache(settings.home / "gallery")
     return Gallery(
         delta_tables=delta_tables,
         image_folder=cast(ImageFolder, resources["image_folder"]),
         index=LiveIndex(delta_tables, registry),
-        thumbnails=Thumbnails(delta_tables, FolderCache(settings.home / "gallery")),
+        thumbnails=Thumbnails(delta_tables, pictures),
         embeddings=LiveEmbeddings(delta_tables),
+        explanations=Explanations(delta_tables, registry, pictures),
         links={"Dagster": settings.dagster_url, "MLflow": settings.mlflow_url},
     )
 
@@ -138,6 +154,7 @@ def build_app(gallery: Gallery) -> Starlette:
             Route("/image", handlers.image),
             Route("/corrections", handlers.correct, methods=["POST"]),
             Route("/images/{image_id}/{size}", handlers.picture),
+            Route("/explanations/{image_id}/{version:int}", handlers.explanation),
             Route("/health", lambda _: PlainTextResponse("ok")),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ],
@@ -205,8 +222,7 @@ class Handlers:
         """A thumbnail, by image_id. Files that could not be decoded on import are never decoded here."""
         image_id, size = request.path_params["image_id"], request.path_params["size"]
         tag = f'"{image_id}-{size}"'
-        query = "SELECT image_id, path, length FROM featured WHERE image_id = ? LIMIT 1"
-        rows = self._gallery.index.current().rows(query, [image_id])
+        rows = self._gallery.index.current().rows(CONTENT, [image_id])
         if size not in SIDE_PIXELS or not rows:
             raise HTTPException(404, "There is no such picture.")
         if request.headers.get("if-none-match") == tag:
@@ -216,6 +232,26 @@ class Handlers:
         except PictureUnavailable:
             return Response(placeholder(), 404, {"Cache-Control": "no-store"}, "image/png")
         return Response(picture, 200, {"Cache-Control": IMMUTABLE, "ETag": tag}, "image/jpeg")
+
+    async def explanation(self, request: Request) -> Response:
+        """A picture of what a version's prediction depends on, or one of the reason why there is none.
+
+        It takes a fraction of a second, or seconds if the version is not loaded yet, and no thread of the server waits.
+        """
+        question = await run_in_threadpool(self._question, request)
+        try:
+            picture = await asyncio.wrap_future(self._gallery.explanations.picture(question))
+        except NotExplained as error:
+            return Response(message_picture(str(error)), 404, {"Cache-Control": "no-store"}, "image/png")
+        return Response(picture, 200, {"Cache-Control": "private, max-age=600"}, "image/jpeg")
+
+    def _question(self, request: Request) -> Question:
+        index, labels = self._gallery.index.current(), tuple(request.query_params.getlist("label"))
+        version = index.models.get(request.path_params["version"])
+        rows = index.rows(CONTENT, [request.path_params["image_id"]])
+        if not rows or version is None or not labels or not set(labels) <= set(version.labels):
+            raise HTTPException(404, "There is no such image, or the registry has no such version with these labels.")
+        return Question(Content(**rows[0]), version, labels)
 
     def error(self, _: Request, error: Exception) -> Response:
         """The page that explains why a request was rejected."""

@@ -9,6 +9,7 @@ from functools import cache
 from hashlib import file_digest
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from textwrap import wrap
 from typing import Literal, cast
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ Size = Literal["thumbnail", "view"]
 SIDE_PIXELS: dict[Size, int] = {"thumbnail": 256, "view": 1280}
 LARGE_BYTES = 64 * 1024**2  # larger files are scaled while they are decoded, which needs less memory
 CACHE_BYTES = 512 * 1024**2
+LINE_CHARACTERS, LINE_PIXELS = 38, 32  # of a message in a picture
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,16 @@ class Thumbnails:
 @cache
 def placeholder() -> bytes:
     """The PNG that is shown for an image whose bytes are gone."""
-    image = Image.new("L", (256, 256), 128)
-    ImageDraw.Draw(image).text((128, 128), "no preview", 255, anchor="mm", font_size=24)
+    return message_picture("no preview")
+
+
+def message_picture(message: str) -> bytes:
+    """A PNG that shows a message in place of a picture."""
+    text = "\n".join(wrap(message, LINE_CHARACTERS))
+    height = max(256, LINE_PIXELS * (text.count("\n") + 3))
+    image = Image.new("L", (2 * 256 if len(message) > LINE_CHARACTERS // 2 else 256, height), 128)
+    draw = ImageDraw.Draw(image)
+    draw.text((image.width / 2, height / 2), text, 255, anchor="mm", align="center", font_size=LINE_PIXELS - 8)
     content = BytesIO()
     image.save(content, "PNG", optimize=True)
     return content.getvalue()

@@ -58,6 +58,7 @@ STORED = (
     "models/image_classifier",
     "models/engines",
     "models/novelty",
+    "models/occlusion",
     *(f"models/{name}_network" for name in FRAMEWORKS),
 )
 STORED_FILES = [f"image_assets/{name}.py" for name in (*STORED, *(f"images/{name}" for name in DECODING))]

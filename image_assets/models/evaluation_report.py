@@ -39,6 +39,7 @@ PICTURES: tuple[str, ...] = (
     "precision_and_recall.png",
     "reliability_diagram.png",
     "mistakes.jpg",
+    "explanations.jpg",
 )
 Metadata = dict[str, dg.MetadataValue]
 

@@ -1,9 +1,9 @@
 """The classifier that every trained model is stored as: images in, labels and probabilities out.
 
 MLflow stores this file as the code of a model version, beside the trained model, its network as ONNX, its labels, and
-copies of the files that decode images (`pixels.py` and what it imports), of `engines.py`, of `novelty.py` and of the
-framework's file, such as `torch_network.py`. A version therefore always decodes images as it was trained to, and needs
-nothing of this project.
+copies of the files that decode images (`pixels.py` and what it imports), of `engines.py`, `novelty.py`, `occlusion.py`
+and of the framework's file, such as `torch_network.py`. A version therefore always decodes images as it was trained to,
+and needs nothing of this project.
 """
 
 import base64
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import mlflow
@@ -44,6 +44,14 @@ CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 ImageRow = tuple[Any, Any]
 
 
+class _Answer(NamedTuple):
+    """What a version says of an image."""
+
+    probabilities: np.ndarray  # (labels,) float64
+    distance: float | None
+    heat: list[list[float]] | None
+
+
 class ImageClassifier(PythonModel):
     """Classifies images: files by their bytes or path, or pixels."""
 
@@ -66,6 +74,7 @@ class ImageClassifier(PythonModel):
             else None
         )
         engines, framework = _module_of(files["engines"]), _module_of(files["framework"])
+        self._occlusion = _module_of(files["occlusion"])
         self._decoders = ThreadPoolExecutor(engines.thread_count(), "decoder")
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
@@ -86,27 +95,31 @@ class ImageClassifier(PythonModel):
             model_input: The images, as EXPECTED describes them. The result has the index of a DataFrame or Series.
             params: `top_k` adds the columns `top_labels` and `top_probabilities` with that many labels, the most
                 probable first. `probabilities_by_label` adds a column of that name with a dictionary for each image.
+                `explain` adds the column `heat`: rows of numbers, from the upper left corner of the upright image, that
+                are the greater, the more the label's probability depends on that part of the image.
 
         Raises:
             ValueError: The input has no column `content` or `path`, or is an array of another shape.
             TypeError: The input, or an item of a list, is of a type that is not an image.
         """
-        top_k, by_label = _checked_params(params or {})
+        top_k, by_label, explain = _checked_params(params or {})
         images, index = to_images(model_input)
         columns = [*ANSWER_COLUMNS]
         columns += ["top_labels", "top_probabilities"] if top_k else []
         columns += ["probabilities_by_label"] if by_label else []
+        columns += ["heat"] if explain else []
         rows = [
-            dict.fromkeys(columns) if answer is None else self._to_row(*answer, top_k)
+            dict.fromkeys(columns) if answer is None else self._to_row(answer, top_k)
             for start in range(0, len(images), DECODED_AT_ONCE)
-            for answer in self._answers(images[start : start + DECODED_AT_ONCE])
+            for answer in self._answers(images[start : start + DECODED_AT_ONCE], explain)
         ]
         return pd.DataFrame(rows, index=index, columns=pd.Index(columns), dtype=object).astype(
             {"probability": np.float64, "distance_from_training": np.float64}
         )
 
-    def _to_row(self, probabilities: np.ndarray, distance: float | None, top_k: int) -> dict[str, Any]:
+    def _to_row(self, answer: _Answer, top_k: int) -> dict[str, Any]:
         """All columns about an image."""
+        probabilities, distance, heat = answer
         best, top = int(probabilities.argmax()), np.argsort(-probabilities, kind="stable")[:top_k]
         threshold = self._thresholds[best]
         # Compared as float32, the type of the probabilities: 0.9 is not below a threshold of 0.9.
@@ -122,22 +135,27 @@ class ImageClassifier(PythonModel):
             "top_labels": [self._labels[label] for label in top],
             "top_probabilities": probabilities[top].tolist(),
             "probabilities_by_label": dict(zip(self._labels, probabilities.tolist(), strict=True)),
+            "heat": heat,
         }
 
-    def _answers(self, images: Sequence[ImageRow]) -> list[tuple[np.ndarray, float | None] | None]:
-        """The probabilities (labels,) float64 and the distance of each image; None if it cannot be read."""
+    def _answers(self, images: Sequence[ImageRow], explain: bool) -> list[_Answer | None]:
+        """What the network says of each image; None if it cannot be read."""
         pixels = [*self._decoders.map(lambda image: self._decoded(*image), images)]
         readable = [number for number, of in enumerate(pixels) if of is not None]
-        answers: list[tuple[np.ndarray, float | None] | None] = [None] * len(images)
+        answers: list[_Answer | None] = [None] * len(images)
         if readable:
-            outputs = self._network(np.stack([of for of in pixels if of is not None]))
+            batch = np.stack([of for of in pixels if of is not None])
+            outputs = self._network(batch)
             distances = (
                 self._training.distances(outputs["embedding"]).tolist() if self._training else [None] * len(readable)
             )
             probabilities = outputs["probabilities"].astype(np.float64)
-            for number, answer, distance in zip(readable, probabilities, distances, strict=True):
-                answers[number] = answer, distance
+            for number, image, of, distance in zip(readable, batch, probabilities, distances, strict=True):
+                answers[number] = _Answer(of, distance, self._heat(image) if explain else None)
         return answers
+
+    def _heat(self, image: np.ndarray) -> list[list[float]]:
+        return self._occlusion.heat_map(lambda pixels: self._network(pixels)["probabilities"], image).tolist()
 
     def _decoded(self, content: Any, path: Any) -> np.ndarray | None:
         """The pixels (side, side, 3) uint8 of one image; None if it cannot be read."""
@@ -241,11 +259,11 @@ def _require_pixels(pixels: np.ndarray) -> None:
         raise ValueError(f"pixels are from {pixels.min()} to {pixels.max()}: expected integers from 0 to 255")
 
 
-def _checked_params(params: Mapping[str, Any]) -> tuple[int, bool]:
+def _checked_params(params: Mapping[str, Any]) -> tuple[int, bool, bool]:
     top_k = params.get("top_k") or 0
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}: expected the number of labels to return, or 0 for none")
-    return top_k, bool(params.get("probabilities_by_label"))
+    return top_k, bool(params.get("probabilities_by_label")), bool(params.get("explain"))
 
 
 def _is_null(value: Any) -> bool:

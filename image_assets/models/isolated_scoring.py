@@ -127,8 +127,18 @@ def model_process(version: LoadableVersion) -> Iterator[ModelProcess]:
         process.stop()
 
 
-def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Replaces the content of each batch with label, probability, probabilities and fault."""
+def stop_kept_processes() -> None:
+    """Ends the processes that are kept, and nobody uses now; their versions are loaded again when needed."""
+    with _keeping:
+        stopped = [*_kept.values()]
+        _kept.clear()
+    for process in stopped:
+        process.stop()
+
+
+@contextmanager
+def predicting(version: LoadableVersion) -> Iterator[Predict]:
+    """Predictions for batches of images (content, path) by the version in a guarded process."""
     with model_process(version) as guarded:
 
         def predict(images: pd.DataFrame) -> pd.DataFrame | ItemFailure:
@@ -136,6 +146,12 @@ def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame
             seconds = LOADING_SECONDS + IMAGE_SECONDS * len(images)
             return guarded.run((version, images), cpu_seconds=math.inf, wall_seconds=seconds)
 
+        yield predict
+
+
+def guarded_predictions(version: LoadableVersion, batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Replaces the content of each batch with label, probability, probabilities and fault."""
+    with predicting(version) as predict:
         for batch in batches:
             for start in range(0, len(batch), ROWS_AT_ONCE):
                 rows = batch.iloc[start : start + ROWS_AT_ONCE]

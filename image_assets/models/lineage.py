@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -87,16 +88,17 @@ def code_version() -> str:
 def logged_pictures(
     tracking: MlflowTracking, mlflow_run_id: str, files: Mapping[str, str], title: str
 ) -> dict[str, dg.MetadataValue]:
-    """Metadata with pictures that were logged to an MLflow run, by name; empty if any of them is missing.
+    """Metadata with pictures that were logged to an MLflow run, by name.
 
-    A missing picture is not an error: someone may have deleted it, and a version works without.
+    A missing picture is not an error: earlier releases drew fewer, someone may have deleted it, and a version works
+    without.
     """
     from mlflow.exceptions import MlflowException
 
-    try:
-        pictures = {name: tracking.read(mlflow_run_id, file) for name, file in files.items()}
-    except (MlflowException, OSError):
-        return {}
+    pictures = {}
+    for name, file in files.items():
+        with suppress(MlflowException, OSError):
+            pictures[name] = tracking.read(mlflow_run_id, file)
     return {name: dg.MetadataValue.md(picture_markdown(picture, title)) for name, picture in pictures.items()}
 
 

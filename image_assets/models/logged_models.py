@@ -231,6 +231,7 @@ def log_classifier(
                 "onnx": str(Path(folder, "network.onnx")),
                 "decoding": str(decoding),
                 "engines": str(here / "engines.py"),
+                "occlusion": str(here / "occlusion.py"),
                 "framework": str(FRAMEWORKS[framework].network_file),
                 "novelty": str(here / "novelty.py"),
                 "classifier": str(classifier_file),
@@ -286,6 +287,7 @@ def classifier_signature() -> "ModelSignature":
             [
                 ParamSpec("top_k", DataType.long, 0),
                 ParamSpec("probabilities_by_label", DataType.boolean, False),
+                ParamSpec("explain", DataType.boolean, False),
             ]
         ),
     )

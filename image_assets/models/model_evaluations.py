@@ -38,6 +38,7 @@ from image_assets.models.evaluation_report import (
     precision_and_recall,
     reliability_diagram,
 )
+from image_assets.models.explanations import explanations_sheet
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import thresholds_of
 from image_assets.models.scoring import (
@@ -187,32 +188,42 @@ def predict_rows(
         return scored.toPandas()
 
 
-def mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> bytes:
-    """A contact sheet of the wrong predictions with the highest probability: predicted and true label."""
+def surest_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> pd.DataFrame:
+    """The wrong predictions with the highest probability, surest first, with the `content` of their images."""
     surest_first = answers.sort_values(by="probability", ascending=False)
     wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
     images = stored_rows(delta_tables, FEATURED_IMAGES, zip(wrong["path"], wrong["image_id"], strict=True))
     contents = {row["path"]: row["content"] for row in with_scaled_contents(images.rows(SCORED_COLUMNS, 0, 1))}
+    return wrong.assign(content=[contents[path] or b"" for path in wrong["path"]])
+
+
+def mistakes_sheet(mistakes: pd.DataFrame) -> bytes:
+    """A contact sheet of `surest_mistakes`: predicted and true label."""
+    columns = (mistakes[name] for name in ("content", "true_label", "label", "probability"))
     tiles = [
-        (contents[path] or b"", f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
-        for path, true_label, label, probability in zip(
-            wrong["path"], wrong["true_label"], wrong["label"], wrong["probability"], strict=True
-        )
+        (content, f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
+        for content, true_label, label, probability in zip(*columns, strict=True)
     ]
     return contact_sheet(tiles, side_pixels=140, columns=6)
 
 
 def report_on(
-    version: ModelVersion, answers: pd.DataFrame, comparison: Comparison | None, delta_tables: DeltaTables
+    version: ModelVersion,
+    answers: pd.DataFrame,
+    comparison: Comparison | None,
+    delta_tables: DeltaTables,
+    registry: ModelRegistry,
 ) -> Report:
     """The report on a version, from its predictions as marked by `mark_right`."""
     evaluation = evaluate(answers, json.loads(version.tags["labels"]))
     features = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "width", "height", "format"]).to_pandas()
+    mistakes = surest_mistakes(answers, delta_tables)
     contents = (
         confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
         precision_and_recall(evaluation),
         reliability_diagram(answers),
-        mistakes(answers, delta_tables),
+        mistakes_sheet(mistakes),
+        explanations_sheet(version, mistakes, registry),
     )
     pictures = dict(zip(PICTURES, contents, strict=True))
     slices = worst_slices(with_traits(answers, features))
@@ -316,7 +327,7 @@ def evaluate_new(
         comparison = (
             compare(predictions_of(number), predictions_of(other), other) if other not in (None, number) else None
         )
-        report = report_on(versions[number], predictions_of(number), comparison, delta_tables)
+        report = report_on(versions[number], predictions_of(number), comparison, delta_tables, registry)
         merge_evaluation(delta_tables, report, rows_digest)
         done[number] = report.evaluation.accuracy
         metadata |= report.metadata | log_report(report, tracking)

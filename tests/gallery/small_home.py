@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from gallery.explanations import Explanations
 from gallery.neighbours import LiveEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import FolderCache, Thumbnails
@@ -120,13 +121,15 @@ def write_photographs(delta_tables: DeltaTables, landing: Path, count: int = 24)
 def served(home: Path, landing: Path) -> Iterator[str]:
     """Serves the gallery of a home on a free port; yields its URL."""
     delta_tables = tables_at(home / "tables")
-    index = LiveIndex(delta_tables, ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}"))
+    registry = ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    index, pictures = LiveIndex(delta_tables, registry), FolderCache(home / "gallery")
     gallery = Gallery(
         delta_tables=delta_tables,
         image_folder=ImageFolder(root=str(landing)),
         index=index,
-        thumbnails=Thumbnails(delta_tables, FolderCache(home / "gallery")),
+        thumbnails=Thumbnails(delta_tables, pictures),
         embeddings=LiveEmbeddings(delta_tables),
+        explanations=Explanations(delta_tables, registry, pictures),
         links={"Dagster": "http://127.0.0.1:3000"},
     )
     server = uvicorn.Server(uvicorn.Config(build_app(gallery), host="127.0.0.1", port=0, log_level="error"))

@@ -64,6 +64,7 @@ def saved_brightness(folder: Path, training: TrainingEmbeddings | None = None, *
             "framework": str(framework.network_file),
             "classifier": str(folder / "classifier.json"),
             "novelty": str(MODELS / "novelty.py"),
+            "occlusion": str(MODELS / "occlusion.py"),
             **more,
         },
         model_config={"device": "cpu"},

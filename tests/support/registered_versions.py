@@ -15,6 +15,33 @@ from mlflow.types import ColSpec, Schema
 
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 
+# The probability of its first label is the share of red pixels. As in earlier releases, it takes DataFrames of file
+# contents only. It fails on white images.
+REDNESS = """
+    from io import BytesIO
+
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel
+    from PIL import Image
+
+
+    class Redness(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None):
+            rows = []
+            for content in model_input["content"]:
+                pixels = np.asarray(Image.open(BytesIO(content)).convert("RGB")).astype(int)
+                if (pixels == 255).all():
+                    raise ValueError("white")
+                red = float((pixels[:, :, 0] > pixels[:, :, 1:].max(axis=2) + 100).mean())
+                rows.append(({labels}[red < 0.5], max(red, 1 - red), [red, 1 - red]))
+            return pd.DataFrame(rows, columns=["label", "probability", "probabilities"], index=model_input.index)
+
+
+    set_model(Redness())
+"""
+
 
 def saved_model(code: str, folder: Path, name: str, *, columns: Sequence[str] = ()) -> Path:
     """A model of this code, which calls `set_model`, in a folder of the name; its signature has these columns."""

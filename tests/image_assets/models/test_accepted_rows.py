@@ -11,6 +11,7 @@ import pytest
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from PIL import Image
 
+from image_assets.models.image_classifier import ANSWER_COLUMNS
 from scripts.accepted import PREDICTIONS
 from tests.support.brightness_version import saved_brightness
 from tests.support.image_files import heif, saved, tiff
@@ -167,6 +168,24 @@ def test_params_add_the_best_labels_and_probabilities_by_label(version: PyFuncMo
     assert answers["probabilities_by_label"].tolist() == [dict(zip(names, of, strict=True)), None]
     with pytest.raises(ValueError, match="top_k is -1: expected the number of labels"):
         version.predict(images, params={"top_k": -1})
+
+
+def test_a_prediction_can_be_explained(version: PyFuncModel) -> None:
+    half = np.zeros((*LEVELS.shape, 3), np.uint8)
+    half[:, : half.shape[1] // 2] = 255
+    half[-20:, -20:] = 255  # 52 % of the image
+    content = saved(Image.fromarray(half), "PNG")
+    answers = version.predict([content, b"no image"], params={"explain": True})
+    assert list(answers) == [*ANSWER_COLUMNS, "heat"]
+    heat, nothing = answers["heat"]
+    assert nothing is None
+    assert answers["label"][0] == "bright"
+    heat = np.array(heat)
+    assert heat.shape == (8, 8)
+    assert heat[:, :3].min() > 0.02
+    assert heat[:6, 5:].max() < 0.01, "dark parts say nothing for `bright`"
+    request_body = {"dataframe_records": [{"content": TEXT}], "params": {"explain": True}}
+    assert np.shape(json.loads(served(version, request_body))["predictions"][0]["heat"]) == (8, 8)
 
 
 def test_each_kind_of_row_is_answered_or_null(version: PyFuncModel, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     path = version_that_knows("path", "torch", registry, tmp_path, artifacts)
     figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
     assert figures == {ball.version: 0.5, path.version: 1.0}
-    pictures = ("confusion_matrix", "precision_and_recall", "reliability_diagram", "mistakes")
+    pictures = ("confusion_matrix", "precision_and_recall", "reliability_diagram", "mistakes", "explanations")
     assert set(metadata) == {f"{name}_v{number}" for number in (1, 2) for name in (*pictures, "labels")} | {
         "comparison_v2"
     }
