@@ -15,7 +15,8 @@ from benchmarks.peers.environments import PeerMissing
 from benchmarks.photographs import CACHE, Photographs, files_in, number_of
 
 OWN = "benchmarks.own_loader"
-TOLERANCE = 2.0  # mean absolute difference from Pillow's pixels; TensorFlow's decoder is less exact
+# Mean absolute difference from Pillow's pixels: TensorFlow decodes less exactly, and some JPEGs are compressed twice.
+TOLERANCE = 2.5
 # As in the training processes of this project.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE), "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE)}
 
