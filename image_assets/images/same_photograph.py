@@ -57,6 +57,13 @@ def same_photographs(first: np.ndarray, second: np.ndarray, matrices: np.ndarray
     return same
 
 
+def is_textured(thumbnails: np.ndarray) -> np.ndarray:
+    """Which thumbnails (n, SIDE, SIDE, 3) uint8 show enough to tell an edit from another shot, unlike a disc on a plain
+    ground. Of the others, only identical files count as the same photograph.
+    """
+    return _is_textured(thumbnails.astype(np.float32) @ GRAY)
+
+
 def _same(first: np.ndarray, second: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     gray_first, gray_second = first @ GRAY, second @ GRAY
     matrices, error = _aligned(_halved(gray_first), _halved(gray_second), matrices, COARSE_STEPS)
