@@ -1,7 +1,6 @@
 """Explanations of predictions: pictures made on demand, one after the other, and cached in a folder."""
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,8 +93,3 @@ class Explanations:
             self._idle = threading.Timer(IDLE_SECONDS, self._pool.submit, [stop_kept_processes])
             self._idle.daemon = True
             self._idle.start()
-
-
-def labels_to_explain(predicted: str | None, label: str | None, version: ModelVersion) -> Sequence[str]:
-    """The predicted label and, if it is another one, the image's own, as far as the version knows them."""
-    return [one for one in dict.fromkeys([predicted, label]) if one is not None and one in version.labels]

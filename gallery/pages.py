@@ -8,7 +8,6 @@ from urllib.parse import unquote, urlencode
 
 import pyarrow.compute as pc
 
-from gallery.explanations import labels_to_explain
 from gallery.neighbours import NEIGHBOURS, LiveEmbeddings, nearest_by_hash
 from gallery.queries import (
     PAGE_IMAGES,
@@ -24,6 +23,7 @@ from gallery.queries import (
     read_image,
     read_page,
 )
+from image_assets.models.explanations import labels_to_explain
 from image_assets.models.lineage import table_versions
 from image_assets.predictions.image_filters import (
     DISAGREEMENTS,
@@ -191,7 +191,7 @@ def probabilities(delta_tables: DeltaTables, image: Row, models: Mapping[int, Mo
 
 
 def explanation(index: Index, image: Row, prediction: Row) -> dict[str, Any]:
-    """Where the picture is that explains a prediction, or the `reason` why there is none.
+    """The URL of the picture that explains a prediction, or the `reason` why there is none.
 
     The picture shows the predicted label and, if it is another one that the version knows, the label of the image.
     """

@@ -15,7 +15,7 @@ from image_assets.data.given_labels import given_attributes
 from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.images.fingerprints import HASHES, VARIANTS, read_thumbnail
 from image_assets.images.near_duplicates import Candidates, to_candidates
-from image_assets.images.same_photograph import is_textured, same_photographs
+from image_assets.images.same_photograph import same_photographs
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
@@ -130,17 +130,13 @@ def spanning(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def are_same(pairs: Candidates, keys: dict[int, tuple[str, str]], thumbnails: dict[str, bytes]) -> np.ndarray:
     """Which pairs (p,) show the same photograph, by their images' keys and thumbnails."""
-    first = [thumbnails[keys[number][1]] for number in pairs.first]
-    second = [thumbnails[keys[number][1]] for number in pairs.second]
-    pixels = np.stack([read_thumbnail(thumbnail) for thumbnail in first])
-    same = is_textured(pixels)
-    others = np.flatnonzero([one != other for one, other in zip(first, second, strict=True)])  # equal ones need no more
-    if len(others):
-        compared = np.stack([read_thumbnail(second[number]) for number in others])
-        mirrored = pairs.mirrored[others]
-        compared[mirrored] = compared[mirrored, :, ::-1]
-        same[others] = same_photographs(pixels[others], compared, VARIANT_MATRICES[pairs.variant[others]])
-    return same
+
+    def pixels(some: np.ndarray) -> np.ndarray:
+        return np.stack([read_thumbnail(thumbnails[keys[number][1]]) for number in some])
+
+    second = pixels(pairs.second)
+    second[pairs.mirrored] = second[pairs.mirrored, :, ::-1]
+    return same_photographs(pixels(pairs.first), second, VARIANT_MATRICES[pairs.variant])
 
 
 def read_thumbnails(delta_tables: DeltaTables, keys: Sequence[tuple[str, str]]) -> dict[str, bytes]:

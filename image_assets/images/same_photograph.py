@@ -50,18 +50,13 @@ def same_photographs(first: np.ndarray, second: np.ndarray, matrices: np.ndarray
         second: The thumbnails that they are compared with, mirrored where necessary.
         matrices: A guess for each pair (n, 2, 3) of where positions in the second image are in the first one.
     """
-    same = np.zeros(len(first), dtype=bool)
-    for start in range(0, len(first), PAIRS):
-        part = slice(start, start + PAIRS)
+    same = (first == second).all(axis=(1, 2, 3))
+    unequal = np.flatnonzero(~same)
+    same[same] = _is_textured(first[same].astype(np.float32) @ GRAY)  # nothing to align
+    for start in range(0, len(unequal), PAIRS):
+        part = unequal[start : start + PAIRS]
         same[part] = _same(first[part].astype(np.float32), second[part].astype(np.float32), matrices[part])
     return same
-
-
-def is_textured(thumbnails: np.ndarray) -> np.ndarray:
-    """Which thumbnails (n, SIDE, SIDE, 3) uint8 show enough to tell an edit from another shot, unlike a disc on a plain
-    ground. Of the others, only identical files count as the same photograph.
-    """
-    return _is_textured(thumbnails.astype(np.float32) @ GRAY)
 
 
 def _same(first: np.ndarray, second: np.ndarray, matrices: np.ndarray) -> np.ndarray:

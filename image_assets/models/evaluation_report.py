@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from image_assets.images.charts import DOTS_PER_INCH, picture_markdown, to_png
+from image_assets.images.contact_sheets import contact_sheet
 from image_assets.images.corruptions import Corruption
 from image_assets.models.evaluation import (
     Comparison,
@@ -42,6 +43,16 @@ PICTURES: tuple[str, ...] = (
     "explanations.jpg",
 )
 Metadata = dict[str, dg.MetadataValue]
+
+
+def mistakes_sheet(mistakes: pd.DataFrame) -> bytes:
+    """A contact sheet of wrong predictions with the `content` of their images: predicted and true label."""
+    columns = (mistakes[name] for name in ("content", "true_label", "label", "probability"))
+    tiles = [
+        (content, f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
+        for content, true_label, label, probability in zip(*columns, strict=True)
+    ]
+    return contact_sheet(tiles, side_pixels=140, columns=6)
 
 
 def reliability_diagram(answers: pd.DataFrame) -> bytes:

@@ -103,6 +103,11 @@ def with_heat(photograph: bytes, heat: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def labels_to_explain(predicted: str | None, label: str | None, version: ModelVersion) -> list[str]:
+    """The predicted label and, if it is another one, the image's own, as far as the version knows them."""
+    return [one for one in dict.fromkeys([predicted, label]) if one is not None and one in version.labels]
+
+
 def explained_tiles(content: bytes, explanations: Sequence[Explanation]) -> list[tuple[bytes, str]]:
     """A tile of a contact sheet for each explanation of an image."""
     photograph = to_thumbnail(content, THUMBNAIL_PIXELS)
@@ -121,7 +126,7 @@ def explanations_sheet(version: ModelVersion, mistakes: pd.DataFrame, registry: 
     with explaining(version, registry) as explain:
         for mistake in mistakes.head(EXPLAINED_MISTAKES).to_dict("records"):
             content, label, true_label = (mistake[name] for name in ("content", "label", "true_label"))
-            labels = [one for one in (label, true_label) if one in version.labels]
+            labels = labels_to_explain(label, true_label, version)
             tiles.append(
                 (content, f"predicted {label}, is {true_label}" if label else f"no prediction, is {true_label}")
             )

@@ -17,7 +17,6 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.data.image_splits import labels_in_all_splits, read_split, split_digest
 from image_assets.images.charts import confusion_matrix
-from image_assets.images.contact_sheets import contact_sheet
 from image_assets.images.large_images import with_scaled_content, with_scaled_contents
 from image_assets.models.evaluation import (
     Comparison,
@@ -35,6 +34,7 @@ from image_assets.models.evaluation_report import (
     Metadata,
     Report,
     earlier_pictures,
+    mistakes_sheet,
     precision_and_recall,
     reliability_diagram,
 )
@@ -195,16 +195,6 @@ def surest_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> pd.Data
     images = stored_rows(delta_tables, FEATURED_IMAGES, zip(wrong["path"], wrong["image_id"], strict=True))
     contents = {row["path"]: row["content"] for row in with_scaled_contents(images.rows(SCORED_COLUMNS, 0, 1))}
     return wrong.assign(content=[contents[path] or b"" for path in wrong["path"]])
-
-
-def mistakes_sheet(mistakes: pd.DataFrame) -> bytes:
-    """A contact sheet of `surest_mistakes`: predicted and true label."""
-    columns = (mistakes[name] for name in ("content", "true_label", "label", "probability"))
-    tiles = [
-        (content, f"{f'{label} {probability:.0%}' if label else 'no prediction'}, is {true_label}")
-        for content, true_label, label, probability in zip(*columns, strict=True)
-    ]
-    return contact_sheet(tiles, side_pixels=140, columns=6)
 
 
 def report_on(
