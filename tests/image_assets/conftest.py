@@ -1,6 +1,7 @@
 """What the tests of both frameworks train on."""
 
 import multiprocessing
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -79,10 +80,11 @@ class Work:
 
 
 @pytest.fixture
-def to_work(tmp_path: Path) -> Callable[..., Work]:
+def to_work(tmp_path: Path, empty_store: Path) -> Callable[..., Work]:
     """Caches of the images and an MLflow run that is open."""
 
     def to_work(training: Sequence[tuple[bytes, int]], validation: Sequence[tuple[bytes, int]]) -> Work:
+        shutil.copy(empty_store, tmp_path / "mlflow.db")
         tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
         client = mlflow.MlflowClient(tracking_uri)
         experiment = client.create_experiment("training", (tmp_path / "artifacts").as_uri())
