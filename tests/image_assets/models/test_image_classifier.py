@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
@@ -59,14 +59,18 @@ images = np.stack([to_pixels(colored_jpeg(n % 2, n), 224, color) for n in range(
 found = TrainingEmbeddings.of(embed(images[:20]))
 found.calibrated(found.distances(embed(images[20:]))).save(Path(file).with_name("embeddings.npz"))
 """
-# In a process of its own: with nothing of the project to import, and without the other framework.
+# In a process of its own: with nothing of the project to import, and without the other framework. It answers a file of
+# images for each line of its input.
 PREDICT = """
 import sys
 import mlflow, pandas as pd
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2], model_config={"device": "cpu"})
-model.predict(pd.read_pickle(sys.argv[3])).to_pickle(sys.argv[3])
-assert not [module for module in sys.modules if module.startswith(("image_assets", "resources"))]
+for line in sys.stdin:
+    file = line.rstrip()
+    model.predict(pd.read_pickle(file)).to_pickle(file)
+    assert not [module for module in sys.modules if module.startswith(("image_assets", "resources"))]
+    print("answered", flush=True)
 """
 # In a process of its own: the framework's network in half precision, as on a GPU, beside the ONNX of the same version.
 HALF = """
@@ -133,20 +137,27 @@ def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return tracking_uri, uri
 
 
-@pytest.fixture
-def predict(classifier: tuple[str, str], tmp_path: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
+@pytest.fixture(scope="module")
+def predict(
+    classifier: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[pd.DataFrame], pd.DataFrame]]:
     """Ask the classifier, in a process that holds nothing of the project."""
+    folder = tmp_path_factory.mktemp("predict")
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    variables |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    command = [sys.executable, "-P", "-c", PREDICT, *classifier]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, env=variables, text=True, **pipes) as process:
 
-    def predictions(images: pd.DataFrame) -> pd.DataFrame:
-        file = tmp_path / "images.pickle"
-        images.to_pickle(file)
-        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        variables |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-        command = [sys.executable, "-P", "-c", PREDICT, *classifier, str(file)]
-        subprocess.run(command, check=True, cwd=tmp_path, env=variables)
-        return cast("pd.DataFrame", pd.read_pickle(file))
+        def predictions(images: pd.DataFrame) -> pd.DataFrame:
+            file = folder / "images.pickle"
+            images.to_pickle(file)
+            print(file, file=process.stdin, flush=True)
+            assert process.stdout
+            assert process.stdout.readline() == "answered\n"
+            return cast("pd.DataFrame", pd.read_pickle(file))
 
-    return predictions
+        yield predictions
 
 
 @pytest.mark.training
