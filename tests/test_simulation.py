@@ -8,7 +8,7 @@ import pytest
 from resources.delta.spark_session import DeltaSpark
 from tests.support.simulation import Simulation
 
-SCHEDULES, FIRST_SEED = int(os.environ.get("SCHEDULES") or 200), int(os.environ.get("SEED") or 0)
+SCHEDULES, FIRST_SEED = int(os.environ.get("SCHEDULES") or 80), int(os.environ.get("SEED") or 0)
 PER_TEST = 10
 SPARK_STARTS_AT = 1_000_000
 
