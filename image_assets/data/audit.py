@@ -144,7 +144,9 @@ def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterat
 def check_keys(delta_tables: DeltaTables) -> Iterator[Rule]:
     """No two rows of a table have the same keys."""
 
-    def repeated(table: Table) -> DataFrame:
+    def repeated(table: Table) -> DataFrame | Sequence[str]:
+        if not delta_tables.snapshot(table).rows:
+            return []
         return delta_tables.dataframe(table).groupBy(*table.keys).count().where("count > 1")
 
     for table in TABLES:
@@ -200,7 +202,9 @@ def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:
     def missing_embeddings() -> DataFrame | Sequence[str]:
         return missing(IMAGE_EMBEDDINGS) if delta_tables.snapshot(IMAGE_EMBEDDINGS).rows else []
 
-    def orphans(table: Table, upstream: Table, keys: list[str]) -> DataFrame:
+    def orphans(table: Table, upstream: Table, keys: list[str]) -> DataFrame | Sequence[str]:
+        if not delta_tables.snapshot(table).rows:
+            return []
         return rows_missing_in(delta_tables.dataframe(table), delta_tables, upstream, keys)
 
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES):
