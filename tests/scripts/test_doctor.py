@@ -1,4 +1,4 @@
-"""The doctor reports what works and how to fix what does not; every test runs the real command."""
+"""The doctor reports what works and how to fix what does not: the command with a few checks, and each check."""
 
 import os
 import resource
@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -18,8 +20,8 @@ from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.schemas import IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from scripts import jars
 from scripts.cluster import HOST, free_port
-from scripts.doctor import last_error
-from scripts.machine_checks import is_for_gpus
+from scripts.doctor import CHECKS, last_error, to_line
+from scripts.machine_checks import Finding, is_for_gpus
 from scripts.service_checks import to_finding
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
@@ -27,7 +29,7 @@ from tests.support.receivers import Quiet, serving
 from tests.support.s3_server import BUCKET, SECRET, s3_server
 from tests.support.tables import tables_at
 
-pytestmark = pytest.mark.slow  # each test starts the command
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 needs_s3_jars = pytest.mark.skipif(
     bool(jars.list_missing(jars.spark_home() / "jars", jars.S3)), reason="no jars for S3: make s3"
@@ -35,11 +37,15 @@ needs_s3_jars = pytest.mark.skipif(
 needs_postgres = pytest.mark.skipif(programs() is None, reason="no PostgreSQL: apt install postgresql")
 
 
-def doctor(*names: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def doctor(
+    *names: str, before: Callable[[], object] | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """The command, with checks in processes of their own."""
     return subprocess.run(
         [sys.executable, "-m", "scripts", "doctor", *names],
         cwd=ROOT,
         env={**os.environ, **variables},
+        preexec_fn=before,
         capture_output=True,
         text=True,
         check=False,
@@ -51,6 +57,7 @@ def test_a_part_that_works_is_ok_and_the_exit_code_is_0() -> None:
     rows = answer.stdout.splitlines()
     assert rows[1].split()[:2] == ["python", "ok"]
     assert rows[2].split()[:3] == ["delta", "jars", "ok"]
+    assert "->" not in answer.stdout.partition("\n")[2]
     assert answer.returncode == 0
 
 
@@ -73,9 +80,8 @@ def test_an_exception_in_a_check_fails_that_check_only() -> None:
 
 
 def test_a_landing_folder_that_was_set_must_exist(tmp_path: Path) -> None:
-    home = str(tmp_path / "home")
-    assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING="").returncode == 0
-    assert doctor("landing", IMAGE_ASSETS_HOME=home, IMAGE_ASSETS_LANDING=str(tmp_path / "none")).returncode == 1
+    assert result_of("landing", tmp_path / "home")[0] == "skipped"
+    assert result_of("landing", tmp_path / "home", IMAGE_ASSETS_LANDING=str(tmp_path / "none"))[0] == "failed"
 
 
 @pytest.mark.parametrize("name", [f"horovod {name}" for name in FRAMEWORKS])
@@ -95,14 +101,11 @@ def test_a_step_must_leave_all_processes_with_the_same_new_weights() -> None:
 def test_alert_rules_need_the_addresses_of_their_receivers(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("rules: [{name: sure roses, send_to: [oncall]}]")
-    settings = {"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_ALERT_RULES": str(rules)}
-    answer = doctor("alerts", **settings)
-    assert "ValueError: IMAGE_ASSETS_ALERT_ONCALL is not set" in answer.stdout
-    assert answer.returncode == 1
-    answer = doctor("alerts", **settings, IMAGE_ASSETS_ALERT_ONCALL="json://tOps3cret")
-    assert answer.stdout.splitlines()[1].endswith("sent to oncall")
-    assert "tOps3cret" not in answer.stdout
-    assert answer.returncode == 0
+    state, row = result_of("alerts", tmp_path, IMAGE_ASSETS_ALERT_RULES=str(rules))
+    assert (state, "ValueError: IMAGE_ASSETS_ALERT_ONCALL is not set" in row) == ("failed", True)
+    address = {"IMAGE_ASSETS_ALERT_ONCALL": "json://tOps3cret"}
+    state, row = result_of("alerts", tmp_path, IMAGE_ASSETS_ALERT_RULES=str(rules), **address)
+    assert (state, row.endswith("sent to oncall"), "tOps3cret" in row) == ("ok", True, False)
 
 
 def test_an_unknown_check_is_rejected_with_the_existing_ones() -> None:
@@ -128,22 +131,17 @@ def test_the_line_that_explains_most_is_shown(output: str, line: str) -> None:
     assert last_error(output) == line
 
 
-def result_of(name: str, home: Path, before: Callable[[], object] | None = None, **variables: str) -> tuple[str, str]:
-    """The state of one check, and its row with the details and, if it failed, the remedy."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "scripts", "doctor", name],
-        cwd=ROOT,
-        env={**os.environ, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": "", **variables},
-        preexec_fn=before,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    row = answer.stdout.splitlines()[1].removeprefix(name)
-    state = row.split()[0]
-    assert answer.returncode == (1 if state == "failed" else 0)
-    assert ("  ->  " in row) == (state == "failed")
-    return state, row
+def result_of(name: str, home: Path, **variables: str) -> tuple[str, str]:
+    """The state of one check in this process, and its row with the details and, if it failed, the remedy."""
+    settings = {"IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": "", **variables}
+    with patch.dict(os.environ, settings):  # and without the variables that checks set
+        try:
+            finding = CHECKS[name].run()
+        except Exception:  # noqa: BLE001 - whatever it is, the check's process would end with it
+            finding = Finding("failed", last_error(traceback.format_exc()))
+    row = to_line(name, finding).removeprefix(name)
+    assert ("  ->  " in row) == (finding.state == "failed")
+    return finding.state, row
 
 
 @pytest.mark.parametrize("name", ["dagster database", "s3", "spark master"])
@@ -167,9 +165,10 @@ def test_a_package_for_gpus_may_be_missing_without_a_gpu(
     assert not is_for_gpus(line)
 
 
-def test_a_low_limit_of_open_files_is_reported(tmp_path: Path) -> None:
-    state, row = result_of("open files", tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
-    assert (state, "256 open files" in row, "ulimit -n" in row) == ("failed", True, True)
+def test_a_low_limit_of_open_files_is_reported() -> None:
+    answer = doctor("open files", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
+    row = answer.stdout.splitlines()[1]
+    assert ("failed" in row, "256 open files" in row, "ulimit -n" in row) == (True, True, True)
 
 
 @contextmanager
