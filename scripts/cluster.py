@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 # The cluster's processes and a driver that uses it need the same address, Python and source.
 CLUSTER_ENVIRONMENT = {"SPARK_LOCAL_IP": HOST, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-INHERITED = ("PATH", "JAVA_HOME", "HOME", "TMPDIR")  # everything else must come from a driver, as on other machines
+# Everything else must come from a driver, as on other machines.
+INHERITED = ("PATH", "JAVA_HOME", "HOME", "TMPDIR", "SPARK_DAEMON_JAVA_OPTS")
 START_SECONDS = 60
 STOP_SECONDS = 10
 

@@ -24,6 +24,7 @@ from resources.mlflow.mlflow_tracking import create_store
 from resources.mlflow.model_registry import ModelRegistry
 from resources.samples import SampleSize
 from tests.support.images import png, put
+from tests.support.java_classes import class_archive
 from tests.support.mlflow_server import MlflowServer, mlflow_server
 from tests.support.receivers import Inbox, webhook
 from tests.support.small_spark import small_spark
@@ -31,13 +32,19 @@ from tests.support.small_spark import small_spark
 # Every JVM of a test lives for seconds or minutes, so it gets one compiler and one collector. Hadoop starts `chmod` for
 # each file that it writes, and without VFORK Java starts a helper each time as well.
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djdk.lang.Process.launchMechanism=VFORK"
-for variable in ("SPARK_SUBMIT_OPTS", "SPARK_DAEMON_JAVA_OPTS"):  # drivers; the masters and workers of clusters
-    os.environ[variable] = f"{os.environ.get(variable, '')} {JVM}".strip()
 
 # A shell ignores SIGINT in what it starts in the background. Dagster would let SIGTERM do as SIGINT does, so that the
 # servers that tests start afterwards could not be stopped.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    """Set the options of every JVM: of drivers and their executors, and of the masters and workers of clusters."""
+    options = f"{JVM} -XX:SharedArchiveFile={class_archive(JVM)} -Xlog:disable"
+    drivers = f'{options} -Dspark.executor.extraJavaOptions="{options}"'
+    for variable, value in {"SPARK_SUBMIT_OPTS": drivers, "SPARK_DAEMON_JAVA_OPTS": options}.items():
+        os.environ[variable] = f"{os.environ.get(variable, '')} {value}".strip()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
