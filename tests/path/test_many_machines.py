@@ -56,7 +56,7 @@ def test_the_graph_runs_on_a_cluster_with_its_tables_on_s3(tmp_path: Path) -> No
         (first, second, trained), output = graph_run(tmp_path / "home", *runs, **settings)
     assert {first[name]["rows_added"] for name in ("raw_images", "featured_images", "grayscale_images")} == {IMAGES}
     assert {made.get("rows_added", 0) for made in second.values()} == {0}
-    assert trained["torch_model"]["processes"] == 2
+    assert (trained["torch_model"]["processes"], trained["torch_model"]["validation_accuracy"]) == (2, 1)
     assert trained["current_predictions"]["dagster/row_count"] == IMAGES
     assert not (tmp_path / "home" / "tables").exists()
     tables = f"{PLACES['IMAGE_ASSETS_STORAGE']}/tables"

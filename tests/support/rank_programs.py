@@ -37,21 +37,24 @@ def train_and_average(
     module.COLLECTIVES = {plan.distributor: connect_once}
     trained = module.train(training, validation, plan, places)
     rank = made[0].rank
+    model, _ = module.build_model(plan.labels, plan.architecture, "none", plan.seed)
     inputs = np.random.default_rng(0).normal(size=(8, 1280)).astype(np.float32)
     batch = Batch(inputs, np.arange(8) % plan.labels)
     mine = Batch(batch.inputs[rank::2], batch.label_indexes[rank::2])
-    together = weights_after_steps(module, framework, plan, made[0], mine)
-    alone = weights_after_steps(module, framework, plan, Alone(), batch)
+    together = weights_after_steps(module, framework, model, plan, made[0], mine)
+    alone = weights_after_steps(module, framework, model, plan, Alone(), batch)
     return trained, max(float(np.abs(together[name] - alone[name]).max()) for name in alone)
 
 
-def weights_after_steps(module: Any, framework: str, plan: TrainingPlan, collective: Any, batch: Batch) -> Any:
-    """The head's weights after three steps on one batch, without chance in them."""
+def weights_after_steps(
+    module: Any, framework: str, model: Any, plan: TrainingPlan, collective: Any, batch: Batch
+) -> Any:
+    """The head's weights after three steps from zero on one batch, without chance in them."""
     plan = replace(plan, head=replace(plan.head, dropout=0.0))
-    model, _ = module.build_model(plan.labels, plan.architecture, "none", plan.seed)
     network = {"torch": "TorchNetwork", "tensorflow": "TensorflowNetwork"}[framework]
     network = getattr(module, network)(model, plan, collective)
     network.freeze(None, plan.head)
+    network.set_head(*map(np.zeros_like, network.head()))
     for _ in range(3):
         network.step(batch, 0.01, 0)
     return {name.rpartition("/")[2].rpartition(".")[2]: of for name, of in network.weights().items()}
