@@ -140,6 +140,7 @@ class Simulation:
         self.landing = place / "landing"
         self.landing.mkdir(parents=True)
         self.home = place / f"home {next(self.homes)}"
+        self.tables = tables_in(self.home, session)
         self.folder = ImageFolder(root=str(self.landing), settle_seconds=0)
         self.files: dict[str, bytes] = {}  # in the landing folder, mounted or not
         self.unmounted = False
@@ -162,11 +163,6 @@ class Simulation:
             raise
 
     # The world: files
-
-    @property
-    def tables(self) -> DeltaTables:
-        """The tables, wherever the home is."""
-        return tables_in(self.home, self.session)
 
     def write(self, name: str, content: bytes) -> None:
         """Puts a file, with a time that goes up and down."""
@@ -251,7 +247,7 @@ class Simulation:
         moved = self.place / f"home {next(self.homes)}"
         if self.home.exists():
             self.home.rename(moved)
-        self.home = moved
+        self.home, self.tables = moved, tables_in(moved, self.session)
 
     def swap_registry(self) -> None:
         """Another registry, which counts its versions from 1 as well."""
