@@ -1,5 +1,6 @@
 """Fixtures that many tests share: Spark with Delta, an empty home, a landing folder."""
 
+import gc
 import os
 import shutil
 import signal
@@ -45,6 +46,14 @@ def pytest_configure() -> None:
     drivers = f'{options} -Dspark.executor.extraJavaOptions="{options}"'
     for variable, value in {"SPARK_SUBMIT_OPTS": drivers, "SPARK_DAEMON_JAVA_OPTS": options}.items():
         os.environ[variable] = f"{os.environ.get(variable, '')} {value}".strip()
+    gc.disable()  # half of the time to import the tests would go into looking for garbage
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect garbage again, but never look through the million objects that were imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
