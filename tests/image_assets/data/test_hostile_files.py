@@ -31,7 +31,7 @@ from tests.support.images import jpeg, picture, png, put
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "flowers_original"
 MEMORY_BYTES = 160 * 1024**2
-SECONDS = 6
+SECONDS = 3
 
 
 def saved(image: Image.Image, name: str, **options: object) -> bytes:
