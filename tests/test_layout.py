@@ -26,6 +26,7 @@ FRAMEWORK_FILES = {
         for name in FRAMEWORKS
         for part in ("training", "backbones", "network")
     },
+    "image_assets/models/torch_levels.py": "a layer of a backbone",
     "image_assets/models/backbones.py": "a backbone has another name and other weights in each framework",
     "image_assets/models/external_backbones.py": "asks timm, whose networks are of one framework",
     "image_assets/models/engines.py": "names a framework's file in its documentation",

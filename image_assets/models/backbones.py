@@ -6,7 +6,7 @@ Besides the rows, any network of the package timm (`timm:<name>`) and any ONNX f
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from image_assets.models.external_backbones import ONNX_PREFIX, TIMM_PREFIX, onnx_description, timm_description
@@ -70,6 +70,9 @@ class Backbone:
     blocks: int  # that can be frozen or trained, from the input on; 0: the backbone is always frozen
     max_onnx_bytes: int | None  # of a packaged edge model; None: no limit
     implementations: Mapping[str, Implementation]  # by framework
+    # The last blocks that contribute to an embedding: each the means of its channels, scaled to length 1. With 1, an
+    # embedding has the means of the last block's channels as they are.
+    levels: int = 1
 
     @property
     def pixels_shape(self) -> tuple[int, int, int]:
@@ -117,6 +120,9 @@ MOBILENET_V2 = Backbone(
         ),
     },
 )
+# A linear head does better with several levels than with the last one, which knows ImageNet's labels best (Evci et al.,
+# Head2Toe: Utilizing Intermediate Representations for Better Transfer Learning, 2022).
+MOBILENET_V2_LEVELS = replace(MOBILENET_V2, name="mobilenet_v2_levels", features=3 * 160 + 320 + 1280, levels=5)
 MOBILENET_V3_LARGE = Backbone(
     name="mobilenet_v3_large",
     side_pixels=224,
@@ -242,6 +248,7 @@ BACKBONES = {
     backbone.name: backbone
     for backbone in (
         MOBILENET_V2,
+        MOBILENET_V2_LEVELS,
         EFFICIENTNET_LITE0,
         MOBILENET_V3_LARGE,
         RESNET50,
@@ -249,7 +256,7 @@ BACKBONES = {
         EFFICIENTNET_V2_S,
     )
 }
-CURRENT_BACKBONE = MOBILENET_V2  # what versions are trained with unless the run config names another one
+CURRENT_BACKBONE = MOBILENET_V2_LEVELS  # what versions are trained with unless the run config names another one
 
 
 def to_backbone(name: str) -> Backbone:

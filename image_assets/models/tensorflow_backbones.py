@@ -24,7 +24,7 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str
         weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
 
     Returns:
-        A network from (n, side, side, 3) to (n, height, width, features), and "folder", "imagenet" or "untrained".
+        A network from (n, side, side, 3) to what `to_embedding` takes, and "folder", "imagenet" or "untrained".
     """
     import keras
 
@@ -41,7 +41,20 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str
         first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
         kernel, *others = first.get_weights()
         first.set_weights([kernel[:, :, ::-1], *others])
+    if backbone.levels > 1:
+        ends = block_ends(own.blocks, [layer.name for layer in network.layers])[-backbone.levels :]
+        network = keras.Model(network.input, [network.get_layer(end).output for end in ends])
     return network, origin
+
+
+def to_embedding(maps: "keras.KerasTensor | list[keras.KerasTensor]") -> "keras.KerasTensor":
+    """The embedding (n, features) of a backbone's output (n, height, width, features), or of a list of levels."""
+    from keras import layers
+
+    if not isinstance(maps, list):
+        return layers.GlobalAveragePooling2D(name="embedding")(maps)
+    means = [layers.GlobalAveragePooling2D()(level) for level in maps]
+    return layers.Concatenate(name="embedding")([layers.UnitNormalization()(mean) for mean in means])
 
 
 def _with_weights(backbone: Backbone, build: "partial[keras.Model]", weights: str) -> tuple["keras.Model", str]:
@@ -81,7 +94,7 @@ def cut_in_two(
     scaled = model.get_layer("scaled").output
     frozen = keras.Model(model.input, lower(scaled))
     between = keras.Input(middle.shape[1:])
-    return frozen, keras.Model(between, model.get_layer("embedding")(upper(between)))
+    return frozen, keras.Model(between, to_embedding(upper(between)))
 
 
 def fold_normalization(network: "keras.Model") -> None:

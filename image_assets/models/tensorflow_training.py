@@ -17,7 +17,13 @@ from image_assets.models.epochs import Batch, Collective, State, Value, greatest
 from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
-from image_assets.models.tensorflow_backbones import build_backbone, cut_in_two, features_of, fold_normalization
+from image_assets.models.tensorflow_backbones import (
+    build_backbone,
+    cut_in_two,
+    features_of,
+    fold_normalization,
+    to_embedding,
+)
 from image_assets.models.tensorflow_network import load_tensorflow
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
@@ -55,7 +61,7 @@ def build_model(labels: int, backbone: Backbone, weights: str, seed: int) -> tup
     # Channels that are alike get a number, because ONNX Runtime takes 1.2 ms longer for an image with a list.
     by, plus = (float(each[0]) if np.ptp(each) == 0 else each.tolist() for each in (scale, offset))
     scaled = keras.layers.Rescaling(by, plus, name="scaled")(pixels)
-    embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features(scaled, training=False))
+    embedding = to_embedding(features(scaled, training=False))
     # Zeros: training starts from equal probabilities for all labels, whatever the seed.
     logits = keras.layers.Dense(labels, kernel_initializer="zeros", name="head")(embedding)
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="image_classifier"), origin

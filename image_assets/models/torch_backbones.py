@@ -35,7 +35,7 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["OrderedDict[str, 
 
     Returns:
         `features`, a sequence of blocks from colors (n, 3, side, side) on, and what makes embeddings (n, features) of
-        their output; and "folder", "imagenet", "package", "file" or "untrained".
+        its output; and "folder", "imagenet", "package", "file" or "untrained".
     """
     from torch import nn
 
@@ -43,13 +43,39 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["OrderedDict[str, 
     own = backbone.implementations[TORCH.name]
     build = {"collection": _of_torchvision, "lite": _of_lite_package, "timm": _of_timm, "onnx": _of_onnx}[own.source]
     features, neck, origin = build(backbone, own, weights)
+    if backbone.levels > 1:
+        from image_assets.models.torch_levels import Levels
+
+        features = Levels(OrderedDict(features.named_children()), backbone.levels)
     layers = OrderedDict[str, nn.Module](features=features)
-    if not own.pools:
+    if not own.pools and backbone.levels == 1:
         layers["pooled"] = nn.AdaptiveAvgPool2d(1)
     if neck:
         layers["neck"] = neck
     layers["embedding"] = nn.Flatten(1)
     return layers, origin
+
+
+def cut_in_two(model: "nn.Sequential", blocks: int | None) -> tuple["nn.Sequential", "nn.Sequential"]:
+    """The part from pixels to the end of so many blocks, and the part from there to the embedding.
+
+    With None, the first part is everything, and the second one returns its input; with 0, it is the other way round.
+    """
+    from torch import nn
+
+    from image_assets.models.torch_levels import Levels
+
+    layers = dict(model.named_children())
+    before = [layers[name] for name in ("channels_first", "from_zero_to_one", "scaled")]
+    after = [layers[name] for name in ("pooled", "neck", "embedding") if name in layers]
+    features = layers["features"]
+    if not blocks:
+        whole, nothing = nn.Sequential(*before, features, *after), nn.Sequential()
+        return (whole, nothing) if blocks is None else (nothing, whole)
+    children = list(features.named_children())
+    upper = OrderedDict(children[blocks:])
+    rest = [Levels(upper, features.count)] if isinstance(features, Levels) else upper.values()
+    return nn.Sequential(*before, *dict(children[:blocks]).values()), nn.Sequential(*rest, *after)
 
 
 def _of_torchvision(

@@ -17,7 +17,7 @@ from image_assets.models.epochs import Batch, Collective, State, Value
 from image_assets.models.frameworks import TORCH
 from image_assets.models.logged_models import log_to_run
 from image_assets.models.rank_training import train_on_rank
-from image_assets.models.torch_backbones import build_backbone, fold_normalization
+from image_assets.models.torch_backbones import build_backbone, cut_in_two, fold_normalization
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
@@ -224,22 +224,16 @@ class TorchNetwork:
 
     def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
         """Freeze the first blocks, or (None) everything but the head; the frozen part, whose output is trained on."""
-        from torch import nn
-
-        layers = dict(self.model.named_children())
+        self._schedule = schedule
         if blocks is not None and self._plan.calibrated:  # not in trainings that earlier releases recorded
-            fold_normalization(layers["features"])
-        before = [layers[name] for name in ("channels_first", "from_zero_to_one", "scaled")]
-        pooled = [layers[name] for name in ("pooled", "neck", "embedding") if name in layers]
-        backbone = list(layers["features"].children())
-        whole = [*before, *backbone, *pooled]
-        cut = len(whole) if blocks is None else blocks and len(before) + blocks
-        self._trained, self._schedule = nn.Sequential(*whole[cut:]).eval(), schedule
+            fold_normalization(self.model.get_submodule("features"))
+        frozen, trained = cut_in_two(self.model, blocks)
+        self._trained = trained.eval()
         self.model.requires_grad_(False)
         self._trained.requires_grad_(True)
-        layers["head"].requires_grad_(True)
+        self.model.get_submodule("head").requires_grad_(True)
         self._build_optimizer()
-        return self._frozen(nn.Sequential(*whole[:cut]).eval()) if cut else lambda pixels: pixels
+        return self._frozen(frozen.eval()) if len(frozen) else lambda pixels: pixels
 
     def set_label_weights(self, weights: np.ndarray) -> None:
         """Set the weight of each label's images in the loss: (labels,)."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from image_assets.models.backbones import (
     BACKBONES,
     CURRENT_BACKBONE,
+    UNNAMED,
     can_be_fine_tuned,
     is_external,
     names_of_backbones,
@@ -158,6 +159,12 @@ class TrainingConfig(dg.Config):
             raise ValueError(
                 f"top_blocks is {self.top_blocks}: expected fewer than the {blocks} blocks of {self.backbone}; to "
                 "train them all, set trainable to 'all'"
+            )
+        levels = BACKBONES[self.backbone].levels
+        if trainable == "top_blocks" and self.top_blocks and self.top_blocks < levels:
+            raise ValueError(
+                f"top_blocks is {self.top_blocks}, but {self.backbone} makes embeddings of its last {levels} blocks: "
+                f"expected at least {levels}, or another backbone, such as {UNNAMED}"
             )
         return self
 

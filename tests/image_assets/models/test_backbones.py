@@ -132,6 +132,7 @@ def test_a_framework_without_a_backbone_lists_those_that_it_has() -> None:
         ({"backbone": "resnet"}, "backbone is 'resnet': expected one of mobilenet_v2, .* or onnx:<file>"),
         ({"backbone": "timm:resnet18", "trainable": "all"}, "can only be used as it is: set trainable to 'head'"),
         ({"trainable": "top_blocks", "top_blocks": 19}, "top_blocks is 19: expected fewer than the 19 blocks"),
+        ({"trainable": "top_blocks", "top_blocks": 4}, "top_blocks is 4, .* of its last 5 blocks: expected at least 5"),
     ],
 )
 def test_a_backbone_that_cannot_be_trained_like_that_is_refused(settings: dict[str, Any], expected: str) -> None:

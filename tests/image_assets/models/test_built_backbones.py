@@ -60,22 +60,19 @@ def cut_network(backbone: Backbone, framework: str, frozen: int) -> tuple[int, n
         import torch
         from torch import nn
 
-        from image_assets.models.torch_backbones import fold_normalization
+        from image_assets.models.torch_backbones import cut_in_two, fold_normalization
 
         layers = dict(model.named_children())
         for norm in (module for module in layers["features"].modules() if isinstance(module, nn.BatchNorm2d)):
             norm.running_mean, norm.running_var = map(torch.from_numpy, statistics(norm.num_features))
-        before = nn.Sequential(*list(layers.values())[:3])
-        blocks = list(layers["features"].children())
-        after = [layer for name, layer in layers.items() if name in ("pooled", "neck", "embedding")]
+        embedder, _ = cut_in_two(model, None)
+        lower, upper = cut_in_two(model, frozen)
         with torch.no_grad():
-            whole = nn.Sequential(before, *blocks, *after)(torch.from_numpy(pixels)).numpy()
-            middle = nn.Sequential(before, *blocks[:frozen])(torch.from_numpy(pixels))
-            parts = nn.Sequential(*blocks[frozen:], *after)(middle).numpy()
+            whole, parts = (layers(torch.from_numpy(pixels)).numpy() for layers in (embedder, lower.append(upper)))
             fold_normalization(layers["features"])
-            folded = nn.Sequential(before, *blocks, *after)(torch.from_numpy(pixels)).numpy()
+            folded = embedder(torch.from_numpy(pixels)).numpy()
         assert np.abs(whole - folded).max() <= TOLERANCE * np.abs(whole).max()
-        return len(blocks), whole, parts
+        return len(layers["features"]), whole, parts
     import keras
 
     from image_assets.models.backbones import block_ends

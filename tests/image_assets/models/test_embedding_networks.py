@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from image_assets.images.pixels import DEFAULT
-from image_assets.models.backbones import MOBILENET_V2
+from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.models.embedding_networks import (
     RETRY_SECONDS,
     BackboneNotExported,
@@ -30,7 +30,7 @@ from tests.support.images import noise_jpeg, opened
 from tests.support.photographs import WEIGHTS
 from tests.support.rank_programs import Alone
 
-SIDE = MOBILENET_V2.side_pixels
+SIDE = CURRENT_BACKBONE.side_pixels
 
 
 class OneRank(Alone):
@@ -52,7 +52,7 @@ def on_rank(framework: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
     network, origin = module.build_network(replace(PLAN, backbone=str(WEIGHTS)), OneRank())
     assert origin == "folder"
     digest = state_digest(network.backbone_weights())
-    return backbone_identity(framework, MOBILENET_V2, digest, "rgb"), network.freeze(None, PLAN.head)(pixels)
+    return backbone_identity(framework, CURRENT_BACKBONE, digest, "rgb"), network.freeze(None, PLAN.head)(pixels)
 
 
 @pytest.mark.training
@@ -62,7 +62,7 @@ def on_rank(framework: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
 def test_an_exported_backbone_is_the_one_that_ranks_freeze(framework: str, tmp_path: Path) -> None:
     if not WEIGHTS.is_dir():
         pytest.skip(f"no weights in {WEIGHTS}")
-    export = Export(framework, MOBILENET_V2.name, str(WEIGHTS), "some weights")
+    export = Export(framework, CURRENT_BACKBONE.name, str(WEIGHTS), "some weights")
     (network,) = networks_of(tmp_path, export)
     pixels = np.stack([np.asarray(opened(noise_jpeg(seed)).resize((SIDE, SIDE))) for seed in range(3)])
     backbone, expected = in_a_process(on_rank, framework, pixels)
@@ -74,20 +74,20 @@ def test_an_exported_backbone_is_the_one_that_ranks_freeze(framework: str, tmp_p
 
 
 def test_untrained_weights_are_not_exported(tmp_path: Path) -> None:
-    assert networks_of(tmp_path, Export("torch", MOBILENET_V2.name, "none", "none")) == []
+    assert networks_of(tmp_path, Export("torch", CURRENT_BACKBONE.name, "none", "none")) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.training
 def test_a_framework_that_cannot_export_says_why_and_leaves_no_file(tmp_path: Path) -> None:
-    export = Export("torch", MOBILENET_V2.name, str(tmp_path / "nowhere"), "lost weights")
+    export = Export("torch", CURRENT_BACKBONE.name, str(tmp_path / "nowhere"), "lost weights")
     with pytest.raises(BackboneNotExported, match="nowhere is not a folder: expected a folder with"):
         write_export(str(tmp_path), export)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
 def test_a_record_without_its_file_is_no_export(tmp_path: Path) -> None:
-    export = Export("torch", MOBILENET_V2.name, "auto", "auto")
+    export = Export("torch", CURRENT_BACKBONE.name, "auto", "auto")
     file = file_of(str(tmp_path), export, "json")
     file.parent.mkdir()
     file.write_text('{"weights_digest": "1", "origin": "imagenet"}')
@@ -95,11 +95,11 @@ def test_a_record_without_its_file_is_no_export(tmp_path: Path) -> None:
     file_of(str(tmp_path), export, "onnx").touch()
     assert is_recorded(str(tmp_path), export)
     (network,) = networks_of(tmp_path, export)
-    assert network.backbone == backbone_identity("torch", MOBILENET_V2, "1", "rgb")
+    assert network.backbone == backbone_identity("torch", CURRENT_BACKBONE, "1", "rgb")
 
 
 def test_weights_that_could_not_be_downloaded_are_tried_again_after_some_time(tmp_path: Path) -> None:
-    export = Export("torch", MOBILENET_V2.name, "auto", "auto")
+    export = Export("torch", CURRENT_BACKBONE.name, "auto", "auto")
     file = file_of(str(tmp_path), export, "json")
     file.parent.mkdir()
     file.write_text('{"weights_digest": "1", "origin": "untrained"}')

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.models.training_plan import TrainingResult
 from tests.image_assets.conftest import FINE_TUNING, HEAD, Work, in_a_process, red_and_blue
 from tests.support.photographs import WEIGHTS
@@ -128,7 +129,8 @@ def test_a_head_is_fitted_again_on_both_splits_after_its_figures_are_known(
 def test_fine_tuning_starts_with_the_head_in_closed_form_and_ends_calibrated(
     work: Work, trainings: Trainings, framework: str
 ) -> None:
-    arguments = work.arguments(head_fit="closed_form", trainable="top_blocks", minimum_probability=0.5)
+    levels = {"backbone_name": CURRENT_BACKBONE.name, "top_blocks": CURRENT_BACKBONE.levels}
+    arguments = work.arguments(head_fit="closed_form", trainable="top_blocks", minimum_probability=0.5, **levels)
     (trained,) = trainings(framework, arguments)
     assert trained.thresholds is not None
     assert (trained.thresholds.by_label, trained.thresholds.coverage) == ([0.5, 0.5], 1)
