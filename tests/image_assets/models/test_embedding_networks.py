@@ -49,7 +49,8 @@ def networks_of(folder: Path, export: Export) -> list[EmbeddingNetwork]:
 def on_rank(framework: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
     """What a training calls its embeddings, and the embeddings of some images."""
     module = import_module(f"image_assets.models.{framework}_training")
-    network, origin = module.build_network(replace(PLAN, backbone=str(WEIGHTS)), OneRank())
+    plan = replace(PLAN, backbone=str(WEIGHTS), backbone_name=CURRENT_BACKBONE.name)
+    network, origin = module.build_network(plan, OneRank())
     assert origin == "folder"
     digest = state_digest(network.backbone_weights())
     return backbone_identity(framework, CURRENT_BACKBONE, digest, "rgb"), network.freeze(None, PLAN.head)(pixels)
