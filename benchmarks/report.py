@@ -121,7 +121,8 @@ def following_tables(found: dict[str, Any]) -> str:
             [f"`{name}`", *(f"{shown[name][size]:.1f}" for size in sizes), f"{slope(shown[name]):+.1f}"]
             for name in by_cost
         ]
-        tables.append(markdown([title, *head[1:]], cells))
+        if cells:
+            tables.append(markdown([title, *head[1:]], cells))
     memory = [
         [name, *(f"{peak_megabytes(runs[size], role):,.0f}" for size in sizes)]
         for role, name in {"driver": "driver", "java": "java", "workers": "workers", "together": "total"}.items()
