@@ -39,16 +39,16 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["OrderedDict[str, 
     """
     from torch import nn
 
+    from image_assets.models.torch_levels import Levels
+
     require_packages(backbone, TORCH.name)
     own = backbone.implementations[TORCH.name]
     build = {"collection": _of_torchvision, "lite": _of_lite_package, "timm": _of_timm, "onnx": _of_onnx}[own.source]
     features, neck, origin = build(backbone, own, weights)
-    if backbone.levels > 1:
-        from image_assets.models.torch_levels import Levels
-
-        features = Levels(OrderedDict(features.named_children()), backbone.levels)
     layers = OrderedDict[str, nn.Module](features=features)
-    if not own.pools and backbone.levels == 1:
+    if backbone.levels > 1:
+        layers["features"] = Levels(OrderedDict(features.named_children()), backbone.levels)
+    elif not own.pools:
         layers["pooled"] = nn.AdaptiveAvgPool2d(1)
     if neck:
         layers["neck"] = neck
@@ -75,7 +75,7 @@ def cut_in_two(model: "nn.Sequential", blocks: int | None) -> tuple["nn.Sequenti
     children = list(features.named_children())
     upper = OrderedDict(children[blocks:])
     rest = [Levels(upper, features.count)] if isinstance(features, Levels) else upper.values()
-    return nn.Sequential(*before, *dict(children[:blocks]).values()), nn.Sequential(*rest, *after)
+    return nn.Sequential(*before, *(block for _, block in children[:blocks])), nn.Sequential(*rest, *after)
 
 
 def _of_torchvision(

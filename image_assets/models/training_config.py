@@ -154,17 +154,18 @@ class TrainingConfig(dg.Config):
                 f"effort is {self.effort!r} and trainable is {trainable!r}, but {self.backbone} can only be used as it "
                 f"is: set trainable to 'head', or choose one of {', '.join(filter(can_be_fine_tuned, BACKBONES))}"
             )
-        blocks = BACKBONES[self.backbone].blocks
-        if trainable == "top_blocks" and self.top_blocks and self.top_blocks >= blocks:
+        if trainable != "top_blocks" or self.top_blocks is None:
+            return self
+        row = BACKBONES[self.backbone]
+        if self.top_blocks >= row.blocks:
             raise ValueError(
-                f"top_blocks is {self.top_blocks}: expected fewer than the {blocks} blocks of {self.backbone}; to "
+                f"top_blocks is {self.top_blocks}: expected fewer than the {row.blocks} blocks of {self.backbone}; to "
                 "train them all, set trainable to 'all'"
             )
-        levels = BACKBONES[self.backbone].levels
-        if trainable == "top_blocks" and self.top_blocks and self.top_blocks < levels:
+        if self.top_blocks < row.levels:
             raise ValueError(
-                f"top_blocks is {self.top_blocks}, but {self.backbone} makes embeddings of its last {levels} blocks: "
-                f"expected at least {levels}, or another backbone, such as {UNNAMED}"
+                f"top_blocks is {self.top_blocks}, but {self.backbone} makes embeddings of its last {row.levels} "
+                f"blocks: expected at least {row.levels}, or another backbone, such as {UNNAMED}"
             )
         return self
 
