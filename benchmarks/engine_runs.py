@@ -26,7 +26,7 @@ def prepare(framework: str, target: Path) -> None:
     import mlflow
 
     from image_assets.models.backbones import CURRENT_BACKBONE
-    from image_assets.models.logged_models import write_onnx
+    from image_assets.models.logged_models import verified_onnx
 
     training = import_module(f"image_assets.models.{framework}_training")
     model, _ = training.build_model(LABELS, CURRENT_BACKBONE, os.environ[BACKBONE], seed=0)
@@ -43,7 +43,8 @@ def prepare(framework: str, target: Path) -> None:
     logged = training.log_model(model, LABELS, CURRENT_BACKBONE, uri, run.info.run_id)
     folder = mlflow.artifacts.download_artifacts(logged, dst_path=str(target / "logged"))
     (target / "model").write_text(folder)
-    write_onnx(framework, Path(folder), target / "network.onnx")
+    exported, network = training.export_network(model, CURRENT_BACKBONE)
+    (target / "network.onnx").write_bytes(verified_onnx(exported, network, CURRENT_BACKBONE.side_pixels))
 
 
 def tensorflow_function(folder: str, _: str) -> Network:

@@ -62,7 +62,7 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     metadata contain `labels` (JSON, in the order of the probabilities), `color` (`rgb` or `gray`) and `framework`.
 
     Args:
-        network: The file that `write_onnx` has written.
+        network: The `network.onnx` of a version.
         classifier: The version's settings, with `labels`, `framework` and `color`.
         file: The file to write.
 

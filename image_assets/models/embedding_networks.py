@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from image_assets.models.embeddings import to_stored
 from image_assets.models.engines import Network, onnx_network, thread_count
 from image_assets.models.epochs import State, state_digest
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.logged_models import INPUT, OPSET, require_same_answers
+from image_assets.models.logged_models import EMBEDDING, OPSET, require_same_answers
 from resources.delta.arrow_rows import Row
 from resources.delta.row_groups import Color
 from resources.processes.child_process import end_with_parent
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 EMBEDDING_CODE = "4"  # raise it if the same weights and images would give other embeddings
-PIXELS, EMBEDDING = INPUT, "embedding"  # input and output of an exported backbone
 FOLDER = ".backbones"  # in the caches folder
 UNTRAINED = "untrained"  # the origin of random weights, which depend on the seed of a training
 RETRY_SECONDS = 3600.0  # until a download of weights is tried again
@@ -194,14 +192,19 @@ def embedding_networks(
                 done.result()
             except BackboneNotExported as error:
                 faults[export.framework] = str(error)
-    found = []
-    for export in exports:
-        record = read_record(caches, export)
-        if record and record.origin != UNTRAINED:
-            identity = backbone_identity(export.framework, export.architecture, record.weights_digest, color, reading)
-            file = str(file_of(caches, export, "onnx"))
-            found.append(EmbeddingNetwork(identity, file, export.architecture.side_pixels, color, reading))
-    return found, faults
+    found = (recorded_network(caches, export, color, reading) for export in exports)
+    return [network for network in found if network], faults
+
+
+def recorded_network(caches: str, export: Export, color: Color, reading: Reading) -> EmbeddingNetwork | None:
+    """The network of a backbone that was exported before; None if it was not, or if it is untrained."""
+    record = read_record(caches, export)
+    if record is None or record.origin == UNTRAINED:
+        return None
+    identity = backbone_identity(export.framework, export.architecture, record.weights_digest, color, reading)
+    return EmbeddingNetwork(
+        identity, str(file_of(caches, export, "onnx")), export.architecture.side_pixels, color, reading
+    )
 
 
 def is_recorded(caches: str, export: Export) -> bool:
@@ -256,7 +259,6 @@ def installed_version(package: str) -> str:
 
 def _export_in_process(export: Export, file: Path) -> ExportRecord:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    warnings.simplefilter("ignore", FutureWarning)  # which an exporter raises about itself
     import onnx
 
     made: ExportedBackbone = FRAMEWORKS[export.framework].training.export_backbone(export.architecture, export.weights)

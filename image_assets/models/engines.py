@@ -107,8 +107,8 @@ def thread_count() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
 
 
-def onnx_network(file: str) -> Network:
-    """The network of an ONNX file on the CPU, one image per thread.
+def onnx_network(file: str | bytes) -> Network:
+    """The network of an ONNX file, or of its content, on the CPU, one image per thread.
 
     ONNX Runtime's own threads share one image, and wait for each other in busy loops: that takes twice the CPU time.
     """

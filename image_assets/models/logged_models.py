@@ -2,13 +2,9 @@
 
 import json
 import math
-import multiprocessing
-import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -25,7 +21,6 @@ from image_assets.models.backbones import Backbone
 from image_assets.models.engines import onnx_network
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.novelty import TrainingEmbeddings
-from resources.processes.child_process import end_with_parent
 
 if TYPE_CHECKING:
     import onnx
@@ -55,24 +50,55 @@ class DifferentAnswers(ValueError):
     """A network and its ONNX export give different probabilities."""
 
 
-def write_onnx(framework: str, model: Path, file: Path) -> None:
-    """Export the network of an MLflow model as an ONNX file.
+def verified_onnx(exported: "onnx.ModelProto", network: Probabilities, side_pixels: int) -> bytes:
+    """The content of a version's ONNX file.
 
     Its input `pixels` is (n, side, side, 3) uint8, not normalized; its outputs are `probabilities` (n, labels) and
     `embedding` (n, features), both float32.
 
     Args:
-        framework: The framework's name.
-        model: The local folder of the model, in the framework's own flavor.
-        file: The file to write.
+        exported: A network from pixels to probabilities.
+        network: The same as its framework computes it, on the CPU.
+        side_pixels: The width and height of its images.
 
     Raises:
         DifferentAnswers: The file gives other probabilities than the network.
     """
-    # In another process: two frameworks in one crash it. If this process is killed, the export ends too.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=end_with_parent, initargs=(os.getpid(),)) as executor:
-        executor.submit(_write_in_process, framework, model, file).result()
+    add_embedding(exported)
+    content = checked(exported)
+    answers = onnx_network(content)
+    require_same_answers(network, lambda pixels: answers(pixels)[OUTPUT], side_pixels)
+    return content
+
+
+def onnx_with_head(backbone: Path, kernel: np.ndarray, bias: np.ndarray) -> bytes:
+    """The content of a version's ONNX file, from that of its backbone and its head: nothing is exported again.
+
+    Args:
+        backbone: The ONNX file of a backbone, from pixels to `embedding`.
+        kernel: The head's, (features, labels).
+        bias: The head's, (labels,).
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    network = onnx.load(backbone)
+    graph = network.graph
+    for name, array in (("head_kernel", kernel), ("head_bias", bias)):
+        graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    graph.node.append(helper.make_node("Gemm", [EMBEDDING, "head_kernel", "head_bias"], ["head_logits"]))
+    graph.node.append(helper.make_node("Softmax", ["head_logits"], [OUTPUT], axis=1))
+    images = graph.output[0].type.tensor_type.shape.dim[0].dim_param or None
+    graph.output.insert(0, helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [images, len(bias)]))
+    return checked(network)
+
+
+def checked(network: "onnx.ModelProto") -> bytes:
+    """The network as bytes; raises unless it keeps the rules of ONNX."""
+    import onnx
+
+    onnx.checker.check_model(network, full_check=True)
+    return network.SerializeToString()
 
 
 def side_of(network: "onnx.ModelProto") -> int:
@@ -92,19 +118,6 @@ def require_same_answers(network: Probabilities, other: Probabilities, side_pixe
             f"probabilities differ by {difference:.2g} between a network and its ONNX: expected {TOLERANCE:g} at most; "
             "do the versions of the exporting packages differ from those in pyproject.toml?"
         )
-
-
-def _write_in_process(framework: str, model: Path, file: Path) -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    warnings.simplefilter("ignore", FutureWarning)  # which an exporter raises about itself
-    import onnx
-
-    exported, network = FRAMEWORKS[framework].network.to_onnx(str(model), OPSET, INPUT, OUTPUT)
-    add_embedding(exported)
-    onnx.checker.check_model(exported, full_check=True)
-    onnx.save(exported, file)
-    written = onnx_network(str(file))
-    require_same_answers(network, lambda pixels: written(pixels)[OUTPUT], side_of(exported))
 
 
 def add_embedding(network: "onnx.ModelProto") -> None:
@@ -163,6 +176,7 @@ def log_to_run(name: str, flavor: ModuleType, *, tracking_uri: str, mlflow_run_i
 def log_classifier(
     *,
     model_uri: str,
+    network: bytes,
     labels: Sequence[str],
     framework: str,
     tracking_uri: str,
@@ -180,6 +194,7 @@ def log_classifier(
 
     Args:
         model_uri: The model in its own flavor.
+        network: The same as the content of an ONNX file; see `verified_onnx`.
         labels: In the order of the model's probabilities.
         framework: The name of the framework that the model was trained in.
         tracking_uri: Where the run is.
@@ -199,7 +214,7 @@ def log_classifier(
     mlflow.set_tracking_uri(tracking_uri)  # otherwise download_artifacts looks for the URI elsewhere
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
-        write_onnx(framework, Path(model), Path(folder, "network.onnx"))
+        Path(folder, "network.onnx").write_bytes(network)
         classifier_file = Path(folder) / "classifier.json"
         classifier = {
             "framework": framework,

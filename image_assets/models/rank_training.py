@@ -39,6 +39,7 @@ from image_assets.models.epochs import (
     state_digest,
     to_score,
 )
+from image_assets.models.logged_models import onnx_with_head, verified_onnx
 from image_assets.models.novelty import MAX_STORED, TrainingEmbeddings
 from image_assets.models.ridge_head import fit_ridge_head
 from image_assets.models.training_images import Decoding, Shard, rebatched
@@ -46,6 +47,7 @@ from image_assets.models.training_plan import OutputLocations, Schedule, Trainin
 from resources.progress import LINE_SECONDS
 
 if TYPE_CHECKING:
+    import onnx
     from petastorm.spark import SparkDatasetConverter
 
 
@@ -126,6 +128,10 @@ class Classifier(Network, Protocol):
         """Log the model in its own flavor; its URI."""
         ...
 
+    def export(self) -> "tuple[onnx.ModelProto, Callable[[np.ndarray], np.ndarray]]":
+        """The whole network as ONNX, from pixels to probabilities, and the network itself on the CPU."""
+        ...
+
 
 def train_on_rank(
     network: Classifier,
@@ -153,7 +159,10 @@ def train_on_rank(
     if plan.refit:
         work.refit_head()
     weights = network.weights()
-    model_uri = log_weights(network, weights, locations) if collective.rank == 0 else None
+    model_uri = content = None
+    if collective.rank == 0:
+        model_uri = log_weights(network, weights, locations)
+        content = to_onnx(network, "" if tuned else work.stored.backbone, plan.architecture.side_pixels, locations)
     collective.sum(np.zeros(1))  # wait for rank 0: if logging fails there, every rank fails
     phases = [progress for progress in (head, tuned) if progress]
     return TrainingResult(
@@ -170,6 +179,7 @@ def train_on_rank(
         seconds_to_first_step=first_step,
         precision=network.precision,
         weights_digest=state_digest(weights),
+        network=content,
         thresholds=thresholds,
         training_embeddings=novelty if collective.rank == 0 else None,
         embedding_backbone="" if tuned else work.stored.backbone,
@@ -187,6 +197,14 @@ def log_weights(network: Classifier, weights: State, locations: OutputLocations)
         save_file(weights, file)
         MlflowClient(locations.tracking_uri).log_artifact(locations.mlflow_run_id, str(file))
     return network.log(locations)
+
+
+def to_onnx(network: Classifier, embedding_backbone: str, side_pixels: int, locations: OutputLocations) -> bytes:
+    """The content of the version's ONNX file; a backbone that is unchanged and was exported before gets a head."""
+    exported = locations.exported
+    if exported and exported.backbone == embedding_backbone:
+        return onnx_with_head(Path(exported.file), *network.head())
+    return verified_onnx(*network.export(), side_pixels)
 
 
 def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective: Collective) -> Shard:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 PACKAGE = "tensorflow"
 
@@ -70,20 +70,6 @@ def load_embedder(folder: str) -> Network:
     model = tensorflow.load_model(folder)
     network = keras.Model(model.inputs, model.get_layer("embedding").output)
     return lambda pixels: np.asarray(network(pixels, training=False))
-
-
-def to_onnx(folder: str, opset: int, input_name: str, output_name: str) -> "tuple[onnx.ModelProto, Network]":
-    """The network of an MLflow model as ONNX, and the network itself on the CPU."""
-    load_tensorflow()
-    import tensorflow as tf
-    import tf2onnx
-    from mlflow import tensorflow
-
-    network = tensorflow.load_model(folder)
-    graph = tf.function(lambda pixels: {output_name: network(pixels, training=False)}, autograph=False)
-    pixels = tf.TensorSpec(network.input_shape, tf.uint8, name=input_name)
-    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=opset)
-    return exported, lambda pixels: graph(tf.constant(pixels))[output_name].numpy()
 
 
 def load_tensorflow() -> None:

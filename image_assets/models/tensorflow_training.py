@@ -4,18 +4,18 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from image_assets.models.backbones import Backbone
-from image_assets.models.embedding_networks import EMBEDDING, OPSET, PIXELS, ExportedBackbone
+from image_assets.models.embedding_networks import EMBEDDING, ExportedBackbone
 from image_assets.models.embeddings import Activations
 from image_assets.models.epochs import Batch, Collective, State, Value, greatest
 from image_assets.models.frameworks import TENSORFLOW
-from image_assets.models.logged_models import log_to_run
+from image_assets.models.logged_models import INPUT, OPSET, OUTPUT, log_to_run
 from image_assets.models.rank_training import train_on_rank
 from image_assets.models.tensorflow_backbones import (
     build_backbone,
@@ -29,6 +29,7 @@ from image_assets.models.training_plan import OutputLocations, Schedule, Trainin
 
 if TYPE_CHECKING:
     import keras
+    import onnx
     import tensorflow as tf
     from petastorm.spark import SparkDatasetConverter
 
@@ -71,18 +72,24 @@ def export_backbone(backbone: Backbone, weights: str) -> ExportedBackbone:
     """The backbone as ONNX, from pixels to embeddings; see `build_model` for the weights."""
     load_tensorflow()
     import keras
-    import tensorflow as tf
-    import tf2onnx
 
     model, origin = build_model(1, backbone, weights, seed=0)
     embedder = keras.Model(model.input, model.get_layer("embedding").output)
-    graph = tf.function(lambda pixels: {EMBEDDING: embedder(pixels, training=False)}, autograph=False)
-    pixels = tf.TensorSpec(model.input_shape, tf.uint8, name=PIXELS)
-    exported, _ = tf2onnx.convert.from_function(graph, [pixels], opset=OPSET)
-    weights_of_backbone = _arrays(features_of(model).weights)
-    return ExportedBackbone(
-        exported, lambda pixels: graph(tf.constant(pixels))[EMBEDDING].numpy(), weights_of_backbone, origin
+    return ExportedBackbone(*export_network(embedder, backbone, EMBEDDING), _arrays(features_of(model).weights), origin)
+
+
+def export_network(
+    network: "keras.Model", backbone: Backbone, output: str = OUTPUT
+) -> "tuple[onnx.ModelProto, Callable[[np.ndarray], np.ndarray]]":
+    """A network as ONNX, from `pixels` to an output of this name, and the network itself."""
+    import tensorflow as tf
+    import tf2onnx
+
+    graph = tf.function(lambda pixels: {output: network(pixels, training=False)}, autograph=False)
+    exported, _ = tf2onnx.convert.from_function(
+        graph, [tf.TensorSpec((None, *backbone.pixels_shape), tf.uint8, name=INPUT)], opset=OPSET
     )
+    return exported, lambda pixels: graph(tf.constant(pixels))[output].numpy()
 
 
 class HorovodForTensorflow:
@@ -310,6 +317,11 @@ class TensorflowNetwork:
         return log_model(
             self.model, self._plan.labels, self._plan.architecture, locations.tracking_uri, locations.mlflow_run_id
         )
+
+    def export(self) -> "tuple[onnx.ModelProto, Callable[[np.ndarray], np.ndarray]]":
+        """The whole network as ONNX, from pixels to probabilities, and the network itself."""
+        _compute_in(self.model, "float32")
+        return export_network(self.model, self._plan.architecture)
 
     def _stepped(self, inputs: "tf.Tensor", label_indexes: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf

@@ -6,13 +6,12 @@ This file stands alone: it is also stored beside every model version trained in 
 import importlib.util
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 PACKAGE = "torch"
 
@@ -85,21 +84,6 @@ def _head(network: Any) -> Any:
 def _output(network: Any) -> Any:
     (output,) = network.graph.find_nodes(op="output")
     return output
-
-
-def to_onnx(folder: str, opset: int, input_name: str, output_name: str) -> "tuple[onnx.ModelProto, Network]":
-    """The network of an MLflow model as ONNX, and the network itself on the CPU."""
-    import torch
-
-    (file,) = Path(folder).rglob("*.pt2")
-    program = torch.export.load(file)
-    exported = torch.onnx.export(
-        program, input_names=[input_name], output_names=[output_name], opset_version=opset, dynamo=True, verbose=False
-    )
-    if exported is None:
-        raise RuntimeError("torch.onnx.export returned None instead of an ONNX program")
-    network = program.module()
-    return exported.model_proto, lambda pixels: network(torch.from_numpy(pixels)).detach().numpy()
 
 
 def require_triton() -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from image_assets.models import lineage
 from image_assets.models.backbone_weights import how_to_get_weights, require_packages
 from image_assets.models.backbones import (
     Backbone,
+    is_external,
     name_in_digests,
     require_supported,
     to_backbone,
 )
 from image_assets.models.efforts import announcement, duration, expected_seconds
+from image_assets.models.embedding_networks import EmbeddingNetwork, Export, recorded_network
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import log_classifier
@@ -182,11 +184,14 @@ def train_and_log(
 ) -> LoggedTraining:
     """Train, and log the task, its inputs, the outcome and the classifier to the open MLflow run."""
     lineage.log_task(task, origin, resources.delta_tables)
-    trained = run_training(task, resources, locations)
+    trained = run_training(task, resources, replace(locations, exported=exported_backbone(task, resources.caches)))
+    if trained.network is None:
+        raise RuntimeError("rank 0 returned no network")
     curves = learning_curves(trained.history)
     lineage.log_outcome(trained, curves)
     classifier = log_classifier(
         model_uri=str(trained.model_uri),
+        network=trained.network,
         labels=task.labels,
         framework=task.framework,
         color=task.plan.color,
@@ -199,6 +204,15 @@ def train_and_log(
         head=trained.head,
     )
     return LoggedTraining(trained, curves, classifier)
+
+
+def exported_backbone(task: Task, caches: PetastormCaches) -> EmbeddingNetwork | None:
+    """The task's backbone as ONNX, if `image_embeddings` exported it."""
+    plan = task.plan
+    if is_external(plan.backbone_name):
+        return None
+    export = Export(task.framework, plan.backbone_name, plan.backbone, task.backbone)
+    return recorded_network(caches.root, export, plan.color, plan.reading)
 
 
 def run_training(task: Task, resources: TrainingResources, locations: OutputLocations) -> TrainingResult:

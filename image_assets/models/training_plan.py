@@ -1,7 +1,7 @@
 """The input and output of a training on its ranks: plain values, the same for every framework."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from image_assets.models.calibration import Thresholds
 from image_assets.models.novelty import TrainingEmbeddings
 from resources.delta.row_groups import Color, Content, Page
 from resources.processes.rank_process import Distributor
+
+if TYPE_CHECKING:
+    from image_assets.models.embedding_networks import EmbeddingNetwork
 
 Trainable = Literal["head", "top_blocks", "all"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -35,6 +38,7 @@ class TrainingResult:
     seconds_to_first_step: float
     precision: str
     weights_digest: str  # SHA-256 of the trained weights, equal on all ranks
+    network: bytes | None  # the content of its ONNX file; None on the other ranks
     thresholds: Thresholds | None = None  # None if the version answers for every image
     training_embeddings: TrainingEmbeddings | None = None  # of rank 0
     embedding_backbone: str = ""  # whose embeddings the head takes, as in `image_embeddings`; empty if fine-tuned
@@ -117,3 +121,4 @@ class OutputLocations:
     mlflow_run_id: str
     embeddings: tuple[str, ...]  # the files of image_embeddings
     checkpoints: str  # the folder of this training's checkpoints
+    exported: "EmbeddingNetwork | None" = None  # the plan's backbone as an ONNX file, if there is one

@@ -316,7 +316,8 @@ def test_promotions_are_written_down(settings: Settings, registry: ModelRegistry
     assert serving is not None
     assert "production" in serving.aliases
     history = rows(settings, "stage_history").query("person == 'Ada'").sort_values("changed_at")
-    to_production = history[history["to_stage"] == "Production"]
+    # A sensor that looks between two calls of a promotion records the stage and the alias one after the other.
+    to_production = history.query("to_stage == 'Production' and from_stage != 'Production'")
     frameworks = {version.version: version.tags["framework"] for version in registry.versions()}
     assert to_production["model_version"].map(frameworks).tolist() == ["torch", "tensorflow"]
     assert {len(findings) for findings in to_production["findings"]} == {8}

@@ -34,7 +34,7 @@ SIDEWAYS[0x0112] = 6
 
 
 def network(folder: Path, weights: int = 0) -> Path:
-    """The network as `write_onnx` writes it, with so many unused weights."""
+    """The ONNX file of a version, with so many unused weights."""
     model = onnx.parser.parse_model(NETWORK)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(weights, np.float32), "unused"))
     onnx.save(model, folder / "network.onnx")

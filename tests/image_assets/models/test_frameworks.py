@@ -29,7 +29,7 @@ def test_a_row_has_its_two_files_and_its_packages(framework: Framework) -> None:
     for name in ("count_gpus", "load_network"):
         expected = parameters(getattr(engines.NetworkCode, name))
         assert parameters(getattr(framework.network, name)) == expected, name
-    assert parameters(framework.network.to_onnx) == ["folder", "opset", "input_name", "output_name"]
+    assert parameters(framework.training.export_network) == ["network", "backbone", "output"]
     assert parameters(framework.network.load_embedder) == ["folder"]
     assert all(version(package) for package in framework.packages)
 

@@ -41,6 +41,7 @@ import numpy as np
 from image_assets.models.backbones import MOBILENET_V2
 from image_assets.images.pixels import to_pixels
 from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.logged_models import verified_onnx
 from image_assets.models.novelty import TrainingEmbeddings
 from tests.support.images import colored_jpeg
 framework, tracking_uri, mlflow_run_id, file, backbone, color = sys.argv[1:]
@@ -55,6 +56,8 @@ else:
     head.copy_(head.new_tensor(kernel.T))
 uri = training.log_model(model, 2, MOBILENET_V2, tracking_uri, mlflow_run_id)
 Path(file).write_text(uri)
+exported, network = training.export_network(model, MOBILENET_V2)
+Path(file).with_name("network.onnx").write_bytes(verified_onnx(exported, network, 224))
 embed = FRAMEWORKS[framework].network.load_embedder(mlflow.artifacts.download_artifacts(uri))
 images = np.stack([to_pixels(colored_jpeg(n % 2, n), 224, color) for n in range(30)])
 found = TrainingEmbeddings.of(embed(images[:20]))
@@ -130,6 +133,7 @@ def classifier(
     subprocess.run([*command, COLORS[request.param]], check=True)
     uri = log_classifier(
         model_uri=(folder / "uri").read_text(),
+        network=(folder / "network.onnx").read_bytes(),
         labels=["red", "blue"],
         framework=request.param,
         tracking_uri=tracking_uri,

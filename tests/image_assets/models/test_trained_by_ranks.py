@@ -63,7 +63,7 @@ def test_two_ranks_train_one_model_that_answers_bytes(
     assert second.model_uri is None
     assert_logged(flowers, first)
     if distributor == "horovod":  # what connects the ranks changes nothing in the model that rank 0 logs
-        answers = registered_answers(flowers, framework, str(first.model_uri))
+        answers = registered_answers(flowers, framework, first)
         assert (answers["label"] == [LABELS[0], LABELS[1]]).all()
         assert np.allclose([sum(each) for each in answers["probabilities"]], 1, atol=1e-5)
 
@@ -86,11 +86,17 @@ def assert_logged(work: Work, trained: TrainingResult) -> None:
     assert "trained_weights.safetensors" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
-def registered_answers(work: Work, framework: str, model_uri: str) -> pd.DataFrame:
+def registered_answers(work: Work, framework: str, trained: TrainingResult) -> pd.DataFrame:
     """What the registered version says of the bytes of a photograph of each label, in a process of its own."""
     places = {"tracking_uri": work.places.tracking_uri, "mlflow_run_id": work.places.mlflow_run_id}
+    assert trained.network
     classifier = log_classifier(
-        model_uri=model_uri, labels=LABELS, framework=framework, backbone=MOBILENET_V2, **places
+        model_uri=str(trained.model_uri),
+        network=trained.network,
+        labels=LABELS,
+        framework=framework,
+        backbone=MOBILENET_V2,
+        **places,
     )
     version = ModelRegistry(tracking_uri=work.places.tracking_uri).register(classifier, places["mlflow_run_id"], {})
     program = (
