@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from resources.processes.child_process import collect_rarely
 from scripts.terminal import ROOT, explain_errors, table
 
 DESCRIPTION = "Turns a folder of images into Delta tables, trained models and predictions that stay current."
@@ -221,6 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Runs the command that the command line names, and returns its exit code."""
+    collect_rarely()
     explain_errors()
     arguments = build_parser().parse_args()
     return arguments.run(arguments) or 0

@@ -26,7 +26,7 @@ import psutil
 from resources.delta.table import MEBIBYTE
 from resources.locks import locked
 from resources.mlflow.model_registry import RegistryUnavailable
-from resources.processes.child_process import end_with_parent
+from resources.processes.child_process import collect_rarely, end_with_parent
 from resources.run_launcher import SOCKET_FILE, receive, send, socket_address
 from resources.settings import read_settings
 from scripts.runs import process_identity
@@ -239,6 +239,7 @@ def load_everything() -> None:
 def main() -> None:
     """The run worker of the instance in DAGSTER_HOME."""
     end_with_parent(os.getppid())
+    collect_rarely()
     dagster_home = Path(os.environ["DAGSTER_HOME"])
     limit_bytes = read_settings().worker_megabytes * MEBIBYTE
     with locked(dagster_home / LOCK_FILE):  # one that another `make dev` left behind has to end first

@@ -32,7 +32,7 @@ from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.logged_models import EMBEDDING, OPSET, require_same_answers
 from resources.delta.arrow_rows import Row
 from resources.delta.row_groups import Color
-from resources.processes.child_process import end_with_parent
+from resources.processes.child_process import collect_rarely, end_with_parent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -259,6 +259,7 @@ def installed_version(package: str) -> str:
 
 def _export_in_process(export: Export, file: Path) -> ExportRecord:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    collect_rarely()
     import onnx
 
     made: ExportedBackbone = FRAMEWORKS[export.framework].training.export_backbone(export.architecture, export.weights)

@@ -59,14 +59,14 @@ def epoch_reporter(
     framework: str, *, tracking_uri: str, mlflow_run_id: str
 ) -> Callable[[str, int, dict[str, float]], None]:
     """A function that logs an epoch's metrics to the terminal and to MLflow; see `Phase.report`."""
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
-    client = MlflowClient(tracking_uri)
     phases: dict[str, str] = {}
     reported_at = -math.inf
 
     def report(phase: str, epochs: int, figures: dict[str, float]) -> None:
+        # Importing MLflow takes a second, which would delay the first epoch.
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
         nonlocal reported_at
         epoch, now = int(figures["epoch"]), int(time.time() * 1000)
         if epoch in (1, epochs) or time.monotonic() - reported_at >= LINE_SECONDS:
@@ -74,7 +74,7 @@ def epoch_reporter(
             reported_at = time.monotonic()
         # Metrics of later phases get a prefix: MLflow would join them with the head's into one curve.
         prefix = phases.setdefault(phase, f"{phase}_" if phases else "")
-        client.log_batch(
+        MlflowClient(tracking_uri).log_batch(
             mlflow_run_id,
             [Metric(f"{prefix}{key}", value, now, epoch) for key, value in figures.items() if key != "epoch"],
         )
@@ -243,7 +243,7 @@ class RankTraining:
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report
         self._embeddings_of_both = JoinedInputs(())
-        self._scale = 1.0
+        self._strength, self._scale = 0.0, 1.0  # of the head in closed form
         # Images as inputs of the part that was trained last.
         self._trained: Iterable[Batch] = ()
         self._evaluated: PrecomputedInputs | None = None
@@ -286,7 +286,7 @@ class RankTraining:
         self.steps, self.first_step = training.steps, self.first_step or started
         head = fit_ridge_head(training, weights, self._collective)
         self._network.set_head(head.kernel, head.bias)
-        self._scale = self.calibrate(validation)
+        self._strength, self._scale = head.strength, self.calibrate(validation)
         figures = {"epoch": 1.0}
         for prefix, images in (("", training), ("validation_", validation)):
             figures |= evaluated(self._network, self._collective, images, prefix)
@@ -302,11 +302,12 @@ class RankTraining:
     def refit_head(self) -> None:
         """Fit the trained head again, on training and validation images.
 
-        Comes last, because from then on the validation images say nothing about the network. The scale remains that of
-        the head before, for the same reason.
+        Comes last, because from then on the validation images say nothing about the network. The strength of its
+        penalty and the scale remain those of the head before, for the same reason.
         """
         images = self._embeddings_of_both
-        head = fit_ridge_head(images, self._label_weights(images.label_indexes), self._collective)
+        weights = self._label_weights(images.label_indexes)
+        head = fit_ridge_head(images, weights, self._collective, self._strength)
         self._network.set_head(head.kernel * self._scale, head.bias * self._scale)
 
     def calibrate(self, validation: Iterable[Batch]) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Literal
 
-from resources.processes.child_process import end_with_parent
+from resources.processes.child_process import collect_rarely, end_with_parent
 
 Distributor = Literal["horovod", "torch_distributor", "tensorflow_distributor"]  # the library that starts the ranks
 
@@ -68,6 +68,7 @@ def failure_in(line: str) -> FailureReport | None:
 # Any: the function is the caller's, and so are its arguments and results.
 def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Calls the function and returns its result; an exception is reported on stderr and ends the process."""
+    collect_rarely()
     logger = logging.getLogger("image_assets")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -99,6 +99,13 @@ def test_any_number_of_ranks_gives_the_same_head() -> None:
         np.testing.assert_allclose(head.bias, alone.bias, atol=1e-9)
 
 
+def test_a_strength_that_is_known_gives_the_head_that_was_chosen() -> None:
+    chosen = fit_ridge_head(batched(*images(60)), np.ones(LABELS), Alone())
+    known = fit_ridge_head(batched(*images(60)), np.ones(LABELS), Alone(), chosen.strength)
+    np.testing.assert_allclose(known.kernel, chosen.kernel, atol=1e-9)
+    np.testing.assert_allclose(known.bias, chosen.bias, atol=1e-9)
+
+
 def test_the_scale_of_the_embeddings_does_not_matter() -> None:
     embeddings, label_indexes = images(60)
     head, scaled = (
@@ -116,5 +123,7 @@ def test_it_classifies_new_images() -> None:
 
 def test_equal_embeddings_give_each_label_its_share() -> None:
     label_indexes = np.array([0, 0, 1, 2])
-    head = fit_ridge_head(batched(np.full((4, FEATURES), 3, np.float32), label_indexes), np.ones(LABELS), Alone())
-    np.testing.assert_allclose(head.outputs(np.full((1, FEATURES), 3.0)), [[0.5, 0.25, 0.25]], atol=1e-9)
+    for strength in (None, STRENGTHS[0]):
+        equal = batched(np.full((4, FEATURES), 3, np.float32), label_indexes)
+        head = fit_ridge_head(equal, np.ones(LABELS), Alone(), strength)
+        np.testing.assert_allclose(head.outputs(np.full((1, FEATURES), 3.0)), [[0.5, 0.25, 0.25]], atol=1e-9)
