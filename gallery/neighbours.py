@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from image_assets.models.backbones import BACKBONES
 from image_assets.models.embeddings import StoredEmbeddings
 from image_assets.models.stored_embeddings import embedding_files, newest_backbone
 from image_assets.predictions.image_filters import Row
@@ -34,7 +35,7 @@ class Embeddings:
     backbone: str  # its name and framework
     image_ids: list[str]
     row_numbers: dict[str, int]  # by image_id
-    vectors: np.ndarray  # (images, features) int16, of length LENGTH, memory-mapped from an unnamed file
+    vectors: np.ndarray  # (images, compared features) int16, of length LENGTH, memory-mapped from an unnamed file
 
     def nearest(self, image_id: str, count: int) -> list[tuple[str, float]]:
         """The images with the greatest cosine similarity, most similar first; empty if the image has no embedding."""
@@ -75,21 +76,23 @@ class LiveEmbeddings:
 
 def read_embeddings(delta_tables: DeltaTables, backbone: str) -> Embeddings | None:
     """All embeddings of a backbone, one per image; None if there are none."""
+    name, framework, _ = backbone.rsplit("-", 2)
+    first = BACKBONES[name].compared_from if name in BACKBONES else 0
     image_ids: list[str] = []
     features = 0
     with tempfile.TemporaryFile() as file:
         for batch_ids, batch in StoredEmbeddings(embedding_files(delta_tables), backbone).read():
-            lengths = np.linalg.norm(batch.astype(np.float32), axis=1, keepdims=True)
+            compared = batch[:, first:]
+            lengths = np.linalg.norm(compared.astype(np.float32), axis=1, keepdims=True)
             # The floor keeps an all-zero embedding from becoming NaN.
-            file.write((batch / np.maximum(lengths, 1e-12) * LENGTH).round().astype(np.int16).tobytes())
+            file.write((compared / np.maximum(lengths, 1e-12) * LENGTH).round().astype(np.int16).tobytes())
             image_ids += batch_ids
-            features = batch.shape[1]
+            features = compared.shape[1]
         file.flush()
         if not image_ids:
             return None
         # The mapping keeps the file's content after the file is closed.
         vectors = np.memmap(file, np.int16, "r", shape=(len(image_ids), features))
-    name, framework, _ = backbone.rsplit("-", 2)
     row_numbers = {image_id: number for number, image_id in enumerate(image_ids)}
     return Embeddings(f"{name} ({framework})", image_ids, row_numbers, vectors)
 

@@ -73,6 +73,7 @@ class Backbone:
     # The last blocks that contribute to an embedding: each the means of its channels, scaled to length 1. With 1, an
     # embedding has the means of the last block's channels as they are.
     levels: int = 1
+    compared_from: int = 0  # the first feature of an embedding that says how alike two images are
 
     @property
     def pixels_shape(self) -> tuple[int, int, int]:
@@ -121,8 +122,11 @@ MOBILENET_V2 = Backbone(
     },
 )
 # A linear head does better with several levels than with the last one, which knows ImageNet's labels best (Evci et al.,
-# Head2Toe: Utilizing Intermediate Representations for Better Transfer Learning, 2022).
-MOBILENET_V2_LEVELS = replace(MOBILENET_V2, name="mobilenet_v2_levels", features=3 * 160 + 320 + 1280, levels=5)
+# Head2Toe: Utilizing Intermediate Representations for Better Transfer Learning, 2022). But it learns what to make of
+# each feature: compared as they are, images of other things resemble flowers in the first three of these levels.
+MOBILENET_V2_LEVELS = replace(
+    MOBILENET_V2, name="mobilenet_v2_levels", features=3 * 160 + 320 + 1280, levels=5, compared_from=3 * 160
+)
 MOBILENET_V3_LARGE = Backbone(
     name="mobilenet_v3_large",
     side_pixels=224,

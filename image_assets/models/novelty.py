@@ -23,23 +23,26 @@ ROUNDING = 1e-4  # of a distance, in half precision
 class TrainingEmbeddings:
     """Embeddings of training images, and the distance from which on an image is unlike them."""
 
-    directions: np.ndarray  # (n, features) float16: embeddings of length 1
+    directions: np.ndarray  # (n, compared features) float16: embeddings of length 1
     threshold: float = np.inf
+    compared_from: int = 0  # the first feature of an embedding that is compared
 
     @classmethod
-    def of(cls, embeddings: np.ndarray) -> "TrainingEmbeddings":
+    def of(cls, embeddings: np.ndarray, compared_from: int = 0) -> "TrainingEmbeddings":
         """Those of training images (n, features), without a threshold yet."""
-        return cls(to_directions(embeddings).astype(np.float16))
+        return cls(to_directions(embeddings[:, compared_from:]).astype(np.float16), compared_from=compared_from)
 
     @classmethod
     def load(cls, file: str) -> "TrainingEmbeddings":
         """The inverse of `save`."""
         with np.load(file, allow_pickle=False) as stored:
-            return cls(stored["directions"], float(stored["threshold"]))
+            # Earlier releases compared all features.
+            compared_from = int(stored["compared_from"]) if "compared_from" in stored else 0
+            return cls(stored["directions"], float(stored["threshold"]), compared_from)
 
     def save(self, file: Path) -> None:
         """Write an `.npz` file."""
-        np.savez(file, directions=self.directions, threshold=self.threshold)
+        np.savez(file, directions=self.directions, threshold=self.threshold, compared_from=self.compared_from)
 
     def calibrated(self, distances: np.ndarray) -> "TrainingEmbeddings":
         """With the threshold that FALSE_ALARMS of these distances, those of validation images, exceed."""
@@ -49,13 +52,13 @@ class TrainingEmbeddings:
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
         """The cosine distance, from 0 to 2, of embeddings (n, features) to their k-th nearest training image: (n,)."""
         neighbor = min(max(len(self.directions) // 20, 1), MAX_NEIGHBORS)
-        similarities = to_directions(embeddings) @ self._columns
+        similarities = to_directions(embeddings[:, self.compared_from :]) @ self._columns
         nearest = np.partition(similarities, -neighbor, axis=1)[:, -neighbor]
         return np.maximum(1 - nearest, 0)
 
     @cached_property
     def _columns(self) -> np.ndarray:
-        """The directions (features, n) float32."""
+        """The directions (compared features, n) float32."""
         return self.directions.astype(np.float32).T
 
 

@@ -343,7 +343,8 @@ class RankTraining:
             parts.append(self._network.embeddings(batch))
             if sum(map(len, parts)) >= rows:
                 break
-        found = TrainingEmbeddings.of(gathered(self._collective, np.concatenate(parts)[:rows]))
+        embeddings = gathered(self._collective, np.concatenate(parts)[:rows])
+        found = TrainingEmbeddings.of(embeddings, self._plan.architecture.compared_from)
         distances = [found.distances(self._network.embeddings(batch)) for batch in self._evaluated]
         return found.calibrated(gathered(self._collective, np.concatenate(distances)))
 

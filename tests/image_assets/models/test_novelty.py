@@ -34,11 +34,25 @@ def test_few_images_like_the_training_images_and_all_others_are_beyond_the_thres
 
 
 def test_it_is_the_same_after_saving(tmp_path: Path) -> None:
-    found = TrainingEmbeddings.of(embeddings(100, 1)).calibrated(np.array([0.25, 0.5]))
+    found = TrainingEmbeddings.of(embeddings(100, 1), compared_from=48).calibrated(np.array([0.25, 0.5]))
     found.save(tmp_path / "saved.npz")
     loaded = TrainingEmbeddings.load(str(tmp_path / "saved.npz"))
     assert (loaded.directions == found.directions).all()
+    assert loaded.compared_from == 48
     assert loaded.threshold == found.threshold == pytest.approx(0.5, abs=1e-3)
+
+
+def test_features_that_are_not_compared_change_nothing() -> None:
+    training, others = embeddings(100, 1), embeddings(10, 2)
+    found = TrainingEmbeddings.of(training, compared_from=48)
+    assert found.distances(others) == pytest.approx(TrainingEmbeddings.of(training[:, 48:]).distances(others[:, 48:]))
+
+
+def test_a_file_of_an_earlier_release_compares_all_features(tmp_path: Path) -> None:
+    found = TrainingEmbeddings.of(embeddings(100, 1))
+    np.savez(tmp_path / "saved.npz", directions=found.directions, threshold=0.5)
+    loaded = TrainingEmbeddings.load(str(tmp_path / "saved.npz"))
+    assert (loaded.distances(embeddings(10, 2)) == found.distances(embeddings(10, 2))).all()
 
 
 def test_embeddings_without_a_direction_have_a_distance() -> None:
