@@ -41,7 +41,7 @@ from image_assets.models.epochs import (
 )
 from image_assets.models.logged_models import onnx_with_head, verified_onnx
 from image_assets.models.novelty import MAX_STORED, TrainingEmbeddings
-from image_assets.models.ridge_head import fit_ridge_head
+from image_assets.models.ridge_head import fit_ridge_head, refit_ridge_head
 from image_assets.models.training_images import Decoding, Shard, rebatched
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 from resources.progress import LINE_SECONDS
@@ -284,7 +284,7 @@ class RankTraining:
         """Fit the head in closed form; the result counts as one epoch."""
         started = time.monotonic()
         self.steps, self.first_step = training.steps, self.first_step or started
-        head = fit_ridge_head(training, weights, self._collective)
+        head = fit_ridge_head(training, validation, weights, self._collective)
         self._network.set_head(head.kernel, head.bias)
         self._strength, self._scale = head.strength, self.calibrate(validation)
         figures = {"epoch": 1.0}
@@ -307,7 +307,7 @@ class RankTraining:
         """
         images = self._embeddings_of_both
         weights = self._label_weights(images.label_indexes)
-        head = fit_ridge_head(images, weights, self._collective, self._strength)
+        head = refit_ridge_head(images, self._strength, weights, self._collective)
         self._network.set_head(head.kernel * self._scale, head.bias * self._scale)
 
     def calibrate(self, validation: Iterable[Batch]) -> float:

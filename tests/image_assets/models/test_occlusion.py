@@ -23,7 +23,7 @@ from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.models.calibration import fit_scale, log_softmax
 from image_assets.models.epochs import Batch
 from image_assets.models.occlusion import heat_map
-from image_assets.models.ridge_head import fit_ridge_head
+from image_assets.models.ridge_head import refit_ridge_head
 from image_assets.models.torch_training import build_model
 from tests.support.rank_programs import Alone
 
@@ -53,7 +53,7 @@ flowers = [photographs[number] for number in trained]
 pixels = np.stack([*flowers, *(planted(flower)[0] for flower in flowers)])
 labels = np.array([*(number >= half for number in trained), *[2] * len(trained)], np.int64)
 embeddings = embed(pixels)
-head = fit_ridge_head([Batch(inputs=embeddings, label_indexes=labels)], np.ones(3), Alone())
+head = refit_ridge_head([Batch(inputs=embeddings, label_indexes=labels)], 0.01, np.ones(3), Alone())
 scale = fit_scale(head.outputs(embeddings), labels)
 
 def network(pixels):

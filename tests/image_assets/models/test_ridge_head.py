@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from image_assets.models.epochs import Batch
-from image_assets.models.ridge_head import STRENGTHS, RidgeHead, fit_ridge_head
+from image_assets.models.ridge_head import STRENGTHS, RidgeHead, fit_ridge_head, refit_ridge_head
 from tests.support.rank_programs import Alone
 
 LABELS, FEATURES = 3, 12
@@ -54,12 +54,15 @@ def batched(embeddings: np.ndarray, label_indexes: np.ndarray, size: int = 7) ->
     ]
 
 
+VALIDATION = batched(*images(40, seed=1))
+
+
 def fitted_by_ranks(parts: Sequence[list[Batch]], weights: np.ndarray) -> list[RidgeHead]:
     exchange = Exchange(len(parts))
     heads: dict[int, RidgeHead] = {}
 
     def fit(rank: int) -> None:
-        heads[rank] = fit_ridge_head(parts[rank], weights, Rank(rank, exchange))
+        heads[rank] = fit_ridge_head(parts[rank], VALIDATION[rank :: len(parts)], weights, Rank(rank, exchange))
 
     threads = [threading.Thread(target=fit, args=(rank,)) for rank in range(len(parts))]
     for thread in threads:
@@ -74,7 +77,7 @@ def test_the_left_out_errors_are_those_of_explicit_fits(weights: np.ndarray) -> 
     from sklearn.linear_model import Ridge
 
     embeddings, label_indexes = images(40)
-    head = fit_ridge_head(batched(embeddings, label_indexes), weights, Alone())
+    head = fit_ridge_head(batched(embeddings, label_indexes), VALIDATION, weights, Alone())
     targets, of_image = np.eye(LABELS)[label_indexes], weights[label_indexes]
     center = np.average(embeddings, axis=0, weights=of_image)
     variance = (of_image[:, None] * (embeddings - center) ** 2).sum() / FEATURES
@@ -86,12 +89,29 @@ def test_the_left_out_errors_are_those_of_explicit_fits(weights: np.ndarray) -> 
             explicit.fit(embeddings[kept].astype(np.float64), targets[kept], sample_weight=of_image[kept])
             errors.append(((targets[left_out] - explicit.predict(embeddings[[left_out]])) ** 2).sum())
         assert head.errors[number] == pytest.approx(np.average(errors, weights=of_image), rel=1e-4)
-    assert head.strength == STRENGTHS[head.errors.argmin()]
+    assert head.strength >= STRENGTHS[head.errors.argmin()]
+
+
+def test_copies_of_images_do_not_make_the_penalty_too_weak() -> None:
+    embeddings, label_indexes = (np.repeat(of, 4, axis=0) for of in images(20))
+    head = fit_ridge_head(batched(embeddings, label_indexes), VALIDATION, np.ones(LABELS), Alone())
+    by_strength = {
+        strength: squared_error(
+            refit_ridge_head(batched(embeddings, label_indexes), strength, np.ones(LABELS), Alone())
+        )
+        for strength in STRENGTHS
+    }
+    assert STRENGTHS[head.errors.argmin()] < head.strength == min(by_strength, key=by_strength.__getitem__)
+
+
+def squared_error(head: RidgeHead) -> float:
+    """The sum of squared errors for the validation images."""
+    return sum(float(((head.outputs(of.inputs) - np.eye(LABELS)[of.label_indexes]) ** 2).sum()) for of in VALIDATION)
 
 
 def test_any_number_of_ranks_gives_the_same_head() -> None:
     embeddings, label_indexes = images(60)
-    alone = fit_ridge_head(batched(embeddings, label_indexes), np.ones(LABELS), Alone())
+    alone = fit_ridge_head(batched(embeddings, label_indexes), VALIDATION, np.ones(LABELS), Alone())
     parts = [batched(embeddings[first::3], label_indexes[first::3]) for first in range(3)]
     for head in fitted_by_ranks(parts, np.ones(LABELS)):
         assert head.strength == alone.strength
@@ -100,8 +120,8 @@ def test_any_number_of_ranks_gives_the_same_head() -> None:
 
 
 def test_a_strength_that_is_known_gives_the_head_that_was_chosen() -> None:
-    chosen = fit_ridge_head(batched(*images(60)), np.ones(LABELS), Alone())
-    known = fit_ridge_head(batched(*images(60)), np.ones(LABELS), Alone(), chosen.strength)
+    chosen = fit_ridge_head(batched(*images(60)), VALIDATION, np.ones(LABELS), Alone())
+    known = refit_ridge_head(batched(*images(60)), chosen.strength, np.ones(LABELS), Alone())
     np.testing.assert_allclose(known.kernel, chosen.kernel, atol=1e-9)
     np.testing.assert_allclose(known.bias, chosen.bias, atol=1e-9)
 
@@ -109,21 +129,29 @@ def test_a_strength_that_is_known_gives_the_head_that_was_chosen() -> None:
 def test_the_scale_of_the_embeddings_does_not_matter() -> None:
     embeddings, label_indexes = images(60)
     head, scaled = (
-        fit_ridge_head(batched(embeddings * factor, label_indexes), np.ones(LABELS), Alone()) for factor in (1, 64)
+        fit_ridge_head(
+            batched(embeddings * factor, label_indexes),
+            [Batch(of.inputs * factor, of.label_indexes) for of in VALIDATION],
+            np.ones(LABELS),
+            Alone(),
+        )
+        for factor in (1, 64)
     )
     assert head.strength == scaled.strength
     np.testing.assert_allclose(head.outputs(embeddings), scaled.outputs(embeddings * 64), atol=1e-6)
 
 
 def test_it_classifies_new_images() -> None:
-    head = fit_ridge_head(batched(*images(300)), np.ones(LABELS), Alone())
-    embeddings, label_indexes = images(300, seed=1)
+    head = fit_ridge_head(batched(*images(300)), VALIDATION, np.ones(LABELS), Alone())
+    embeddings, label_indexes = images(300, seed=2)
     assert (head.outputs(embeddings).argmax(axis=1) == label_indexes).mean() > 0.9
 
 
 def test_equal_embeddings_give_each_label_its_share() -> None:
     label_indexes = np.array([0, 0, 1, 2])
-    for strength in (None, STRENGTHS[0]):
-        equal = batched(np.full((4, FEATURES), 3, np.float32), label_indexes)
-        head = fit_ridge_head(equal, np.ones(LABELS), Alone(), strength)
+    equal = batched(np.full((4, FEATURES), 3, np.float32), label_indexes)
+    for head in (
+        fit_ridge_head(equal, equal, np.ones(LABELS), Alone()),
+        refit_ridge_head(equal, STRENGTHS[0], np.ones(LABELS), Alone()),
+    ):
         np.testing.assert_allclose(head.outputs(np.full((1, FEATURES), 3.0)), [[0.5, 0.25, 0.25]], atol=1e-9)
