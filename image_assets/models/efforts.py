@@ -6,7 +6,7 @@ from typing import Any, Literal
 from image_assets.models.frameworks import Framework
 from image_assets.models.training_plan import TrainingPlan
 
-START_SECONDS = 20.0  # until the ranks run, and after they ended: imports, export, registration
+START_SECONDS = 18.0  # a head whose embeddings are stored: imports, the fit, logging
 Effort = Literal["quick", "good", "best"]
 
 # The defaults of settings that a training does not set itself. Those of `quick` other than `trainable` apply if
@@ -50,10 +50,17 @@ def defaults_of(name: str) -> str:
     return f"Default: {values[first]}, {rest}."
 
 
-def expected_seconds(framework: Framework, plan: TrainingPlan, training_images: int, validation_images: int) -> float:
+def expected_seconds(
+    framework: Framework, plan: TrainingPlan, training_images: int, validation_images: int, *, embedded: bool = False
+) -> float:
     """About how long a training takes on this machine's processors, from rates that were measured on two cores.
 
-    Embeddings count as if none were stored yet.
+    Args:
+        framework: What it trains in.
+        plan: Its settings.
+        training_images: The number of images that it trains on.
+        validation_images: The number of those that it is judged by.
+        embedded: Whether `image_embeddings` has embeddings by its backbone.
     """
     cores = os.cpu_count() or 1
     images = training_images + validation_images
@@ -61,7 +68,7 @@ def expected_seconds(framework: Framework, plan: TrainingPlan, training_images: 
     trained_share = 1 - plan.frozen_blocks / plan.architecture.blocks
     frozen = (1 - trained_share) / framework.embedded_per_core_second
     trained = trained_share / framework.trained_per_core_second
-    seconds = images / framework.embedded_per_core_second
+    seconds = 0.0 if embedded else images / framework.embedded_per_core_second
     if plan.trainable != "head":
         # Frozen blocks compute every view once: the image as it is, or crops of it.
         views = (

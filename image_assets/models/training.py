@@ -151,7 +151,8 @@ def train_and_register(
             values=[run_id],
         )
         return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
-    seconds = expected_seconds(framework, task.plan, task.training.rows, task.validation.rows)
+    embedded = exported_backbone(task, resources.caches) is not None
+    seconds = expected_seconds(framework, task.plan, task.training.rows, task.validation.rows, embedded=embedded)
     dg.get_dagster_logger().info(f"{announcement(task.plan, task.training.rows)}: {duration(seconds)}")
     checkpoints = resources.caches.checkpoints(task.fingerprint)
     with resources.tracking.run_for(framework.asset) as mlflow_run_id:

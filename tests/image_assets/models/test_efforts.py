@@ -28,6 +28,7 @@ def fingerprint(settings: dict[str, Any]) -> str:
 def test_each_effort_takes_longer_than_the_one_before() -> None:
     seconds = [expected_seconds(FRAMEWORKS["torch"], plan({"effort": effort}), 2000, 400) for effort in DEFAULTS]
     assert seconds == sorted(set(seconds))
+    assert expected_seconds(FRAMEWORKS["torch"], plan({}), 2000, 400, embedded=True) < seconds[0] / 2
     assert [plan({"effort": effort}).trainable for effort in DEFAULTS] == ["head", "top_blocks", "top_blocks"]
 
 
