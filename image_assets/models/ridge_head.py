@@ -77,30 +77,26 @@ class RidgeFit:
         self._products = self._directions.T @ moments.centered_products
         self._shrinkage = 1 / (variances + penalties(STRENGTHS, variances)[:, None])  # (strengths, features)
 
-    def left_out_errors(self, batch: Batch, label_weights: np.ndarray) -> np.ndarray:
-        """The weighted sum of squared errors of the batch's images, (strengths,), had each been left out of the fit."""
+    def errors(self, batch: Batch, label_weights: np.ndarray, *, fitted: bool) -> np.ndarray:
+        """The weighted sum of squared errors of the images, (strengths,); of fitted ones, as if each were left out.
+
+        Args:
+            batch: Embeddings (n, features) with their labels.
+            label_weights: The weight of each label's images, (labels,).
+            fitted: Whether the images are part of the fit.
+        """
         weights = label_weights[batch.label_indexes]
         rotated = (batch.inputs - self._mean) @ self._directions
         residuals = np.eye(len(label_weights))[batch.label_indexes] - self._target
         errors = np.empty(len(STRENGTHS))
         for number, shrinkage in enumerate(self._shrinkage):
             shrunk = rotated * shrinkage
-            leverages = weights * (1 / self._weight + (shrunk * rotated).sum(axis=1))
-            left_out = (residuals - shrunk @ self._products) / np.maximum(1 - leverages, 1e-6)[:, None]
-            errors[number] = weights @ (left_out**2).sum(axis=1)
+            unfitted = residuals - shrunk @ self._products
+            if fitted:
+                leverages = weights * (1 / self._weight + (shrunk * rotated).sum(axis=1))
+                unfitted /= np.maximum(1 - leverages, 1e-6)[:, None]
+            errors[number] = weights @ (unfitted**2).sum(axis=1)
         return errors
-
-    def unseen_errors(self, batch: Batch, label_weights: np.ndarray) -> np.ndarray:
-        """The weighted sum of squared errors of a batch that is no part of the fit, (strengths,)."""
-        weights = label_weights[batch.label_indexes]
-        rotated = (batch.inputs - self._mean) @ self._directions
-        residuals = np.eye(len(label_weights))[batch.label_indexes] - self._target
-        return np.array(
-            [
-                weights @ ((residuals - (rotated * shrinkage) @ self._products) ** 2).sum(axis=1)
-                for shrinkage in self._shrinkage
-            ]
-        )
 
     def head(self, number: int, errors: np.ndarray) -> RidgeHead:
         """The head with the strength of this number."""
@@ -129,9 +125,11 @@ def fit_ridge_head(
         label_weights: The weight of each label's images, (labels,), such as those of `label_weights`.
         collective: The other ranks.
     """
-    fit, none = RidgeFit(sum_moments(images, label_weights, collective)), np.zeros(len(STRENGTHS))
-    left_out = collective.sum(sum((fit.left_out_errors(batch, label_weights) for batch in images), none))
-    unseen = collective.sum(sum((fit.unseen_errors(batch, label_weights) for batch in validation), none))
+    fit = RidgeFit(sum_moments(images, label_weights, collective))
+    left_out, unseen = (
+        collective.sum(sum((fit.errors(batch, label_weights, fitted=fitted) for batch in of), np.zeros(len(STRENGTHS))))
+        for of, fitted in ((images, True), (validation, False))
+    )
     return fit.head(max(strongest_best(left_out), strongest_best(unseen)), left_out)
 
 

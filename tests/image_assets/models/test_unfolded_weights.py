@@ -123,7 +123,9 @@ def test_unfolded_weights_give_the_same_embeddings_and_the_same_head(tmp_path: P
     assert np.abs(folded - real).max() <= TOLERANCE * np.abs(folded).max()
     label_indexes = np.repeat(np.arange(len(LABELS)), IMAGES)
     heads = [
-        fit_ridge_head(*([Batch(of[start::2], label_indexes[start::2])] for start in (0, 1)), np.ones(2), OneRank())
+        fit_ridge_head(
+            *([Batch(of[start::2], label_indexes[start::2])] for start in (0, 1)), np.ones(len(LABELS)), OneRank()
+        )
         for of in (folded, real)
     ]
     assert heads[0].strength == heads[1].strength
