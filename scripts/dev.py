@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
+import urllib3
 import yaml
 from dagster import DagsterInstance
 
@@ -198,17 +199,29 @@ def supervise(
             if time.monotonic() - started[service.name] > restart_seconds:
                 started[service.name] = time.monotonic()
                 processes[index] = restart(service, environment)
-        if starting and time.monotonic() - start_time > START_SECONDS:
+        if not starting:
+            continue
+        if time.monotonic() - start_time > START_SECONDS:
             return report_failure(f"{starting[0].name} does not respond after {START_SECONDS} s.")
-        if starting and all(is_up(service.health) for service in starting):
-            for service in starting:
-                if accepted := accepted_from_other_sites(service.url, FORMS[service.name]):
-                    return report_failure(f"{service.name} accepts {' and '.join(accepted)}; stopping all services.")
-            lines = [f"  {service.name:<8} {styled(service.url, 'strong')}" for service in starting]
+        accepted = {service.name: accepted_by(service) for service in starting}
+        for name, what in accepted.items():
+            if what:
+                return report_failure(f"{name} accepts {what}; stopping all services.")
+        starting = [service for service in starting if accepted[service.name] is None]
+        if not starting:
+            lines = [f"  {service.name:<8} {styled(service.url, 'strong')}" for service in services if service.url]
             title = styled("Open in a browser (Ctrl-C here stops everything):", "strong")
             print("\n".join(["", title, *lines, ""]), flush=True)
-            starting = []
     return 0
+
+
+def accepted_by(service: Service) -> str | None:
+    """What a service accepts from other sites, in words; None while it is starting or too busy to respond."""
+    if not is_up(service.health):
+        return None
+    with contextlib.suppress(urllib3.exceptions.HTTPError):  # the first pages of a busy machine take longer
+        return " and ".join(accepted_from_other_sites(service.url, FORMS[service.name]))
+    return None
 
 
 def report_failure(message: str) -> int:

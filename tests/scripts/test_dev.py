@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +19,7 @@ from resources.run_launcher import RUN_BY
 from resources.settings import read_settings
 from resources.web_protection import accepted_from_other_sites
 from scripts.dev import FORMS, HOST, Service, is_up, list_services, port, start, stop, supervise
+from tests.support.receivers import Quiet, serving
 from tests.support.served import free_port, mlflow_server, wait_for
 from tests.support.worker_jobs import small_job
 
@@ -107,6 +109,37 @@ def test_a_page_that_accepts_requests_of_other_sites_is_not_announced(capsys: py
     written = capsys.readouterr()
     assert "gallery accepts requests under any host name and forms of other sites; stopping all" in written.err
     assert "Open in a browser" not in written.out
+
+
+def test_a_service_that_is_too_busy_for_its_first_pages_is_asked_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.web_protection.PROBE_SECONDS", 0.5)
+    asked: list[str] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/health":
+                asked.append(self.path)
+                time.sleep(2 if len(asked) == 1 else 0)
+            if len(asked) == 4:  # all three probes after the one that got no answer
+                stopped.set()
+            self.send_response(200 if self.path == "/health" else 403)
+            self.end_headers()
+
+        do_POST = do_GET
+
+    stopped = threading.Event()
+    with Quiet((HOST, 0), Busy) as server, serving(server):
+        url = f"http://{HOST}:{server.server_port}"
+        services = [Service("gallery", [sys.executable, "-c", SLEEP], url, f"{url}/health")]
+        processes = [start(service, dict(os.environ)) for service in services]
+        try:
+            assert supervise(services, processes, stopped, dict(os.environ)) == 0
+        finally:
+            stop(processes)
+    assert len(asked) == 4
+    assert "Open in a browser" in capsys.readouterr().out
 
 
 def test_mlflow_accepts_its_client_but_no_other_host_names_and_no_requests_of_other_sites(

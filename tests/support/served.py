@@ -1,6 +1,8 @@
 """Runs the services of `make dev` on a home, and finds the runs that its sensors request."""
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -22,10 +24,12 @@ PATIENCE_SECONDS = 600
 
 
 def free_port() -> str:
-    """Return an unused port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    """Return an unused port that the system gives to no other program, unlike those of `bind` to port 0."""
+    for number in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            return str(number)
+    pytest.fail("no port from 20000 to 32000 is free")
 
 
 @contextmanager
@@ -46,8 +50,11 @@ def served(settings: Settings, log: Path, variables: Mapping[str, str] | None = 
         try:
             yield
         finally:
+            ended = process.poll()
             process.terminate()
             process.wait(60)
+    if ended is not None:
+        pytest.fail(f"the services ended with code {ended}\n{log.read_text()[-3000:]}")
 
 
 @contextmanager
