@@ -20,6 +20,7 @@ import urllib3
 import yaml
 from dagster import DagsterInstance
 
+from resources.mlflow.mlflow_tracking import create_store
 from resources.settings import Settings
 from resources.web_protection import accepted_from_other_sites
 from scripts.home import open_home
@@ -241,7 +242,7 @@ def main() -> int:
     with TemporaryDirectory(prefix="image-assets-") as name:  # only this user can connect to what is in it
         folder = Path(name)
         code, others = code_server(folder), list_services(settings, folder)
-        return run_services(code, others, folder, stopped, to_environment(settings))
+        return run_services(code, others, folder, stopped, settings)
 
 
 def to_environment(settings: Settings) -> dict[str, str]:
@@ -260,12 +261,14 @@ def to_environment(settings: Settings) -> dict[str, str]:
 
 
 def run_services(
-    code: Service, others: Sequence[Service], folder: Path, stopped: threading.Event, environment: dict[str, str]
+    code: Service, others: Sequence[Service], folder: Path, stopped: threading.Event, settings: Settings
 ) -> int:
     """Runs the code server and then the other services until Ctrl-C or a failure; returns the exit code."""
-    processes: list[subprocess.Popen[str]] = []
+    environment, processes = to_environment(settings), list[subprocess.Popen[str]]()
     try:
         processes.append(start(code, environment))
+        # MLflow's server and the sensors would both create it, each in the other's way.
+        create_store(settings.tracking_uri)
         wait_for_code(folder, processes[0], stopped)
         processes.extend(start(service, environment) for service in others)
         return supervise([code, *others], processes, stopped, environment)

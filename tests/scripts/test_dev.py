@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from mlflow import MlflowClient
 from resources.run_launcher import RUN_BY
 from resources.settings import read_settings
 from resources.web_protection import accepted_from_other_sites
-from scripts.dev import FORMS, HOST, Service, is_up, list_services, port, start, stop, supervise
+from scripts.dev import CODE_SOCKET, FORMS, HOST, Service, is_up, list_services, port, run_services, start, stop, supervise
 from tests.support.receivers import Quiet, serving
 from tests.support.served import free_port, mlflow_server, wait_for
 from tests.support.worker_jobs import small_job
@@ -162,6 +164,23 @@ def test_mlflow_accepts_its_client_but_no_other_host_names_and_no_requests_of_ot
                 with pytest.raises(urllib.error.HTTPError, match="403"):
                     urllib.request.urlopen(request, timeout=20)
         assert MlflowClient(url).create_experiment("of a program")
+
+
+def test_the_store_of_a_new_home_is_complete_before_anything_opens_it(tmp_path: Path, empty_store: Path) -> None:
+    settings = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path / "home")})
+    found = tmp_path / "copy.db"
+    program = f"import shutil; shutil.copy({settings.tracking_uri.removeprefix('sqlite:///')!r}, {str(found)!r})"
+    code, mlflow = (Service(name, [sys.executable, "-c", of]) for name, of in (("code", SLEEP), ("mlflow", program)))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / CODE_SOCKET))
+        listening.listen()
+        assert run_services(code, [mlflow], tmp_path, threading.Event(), settings) == 1  # MLflow has ended
+    assert migrations_of(found) == migrations_of(empty_store)
+
+
+def migrations_of(store: Path) -> list[tuple[str]]:
+    with contextlib.closing(sqlite3.connect(store)) as opened:
+        return opened.execute("SELECT version_num FROM alembic_version").fetchall()
 
 
 def test_stopping_is_not_a_failure() -> None:
