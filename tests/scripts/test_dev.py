@@ -20,7 +20,19 @@ from mlflow import MlflowClient
 from resources.run_launcher import RUN_BY
 from resources.settings import read_settings
 from resources.web_protection import accepted_from_other_sites
-from scripts.dev import CODE_SOCKET, FORMS, HOST, Service, is_up, list_services, port, run_services, start, stop, supervise
+from scripts.dev import (
+    CODE_SOCKET,
+    FORMS,
+    HOST,
+    Service,
+    is_up,
+    list_services,
+    port,
+    run_services,
+    start,
+    stop,
+    supervise,
+)
 from tests.support.receivers import Quiet, serving
 from tests.support.served import free_port, mlflow_server, wait_for
 from tests.support.worker_jobs import small_job
