@@ -21,7 +21,7 @@ from image_assets.images.cached_pixels import to_cached_rows
 from image_assets.images.pixels import to_pixels
 from image_assets.models.embeddings import PrecomputedInputs, precompute_inputs
 from image_assets.models.epochs import Collective
-from image_assets.models.torch_training import HorovodForTorch
+from image_assets.models.torch_collectives import HorovodForTorch
 from image_assets.models.training_images import Decoding, Shard
 from resources.delta.arrow_rows import map_partitions
 from resources.delta.petastorm_caches import Cache, PetastormCaches

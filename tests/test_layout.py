@@ -24,7 +24,7 @@ FRAMEWORK_FILES = {
     **{
         f"image_assets/models/{name}_{part}.py": "its own"
         for name in FRAMEWORKS
-        for part in ("training", "backbones", "network")
+        for part in ("training", "collectives", "backbones", "network")
     },
     "image_assets/models/torch_levels.py": "a layer of a backbone",
     "image_assets/models/backbones.py": "a backbone has another name and other weights in each framework",

@@ -22,7 +22,6 @@ from image_assets.models.epochs import State, state_digest
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import code_version, table_versions, unreadable_versions
 from image_assets.models.model_evaluations import predict_test_split
-from image_assets.models.rank_training import WEIGHTS_FILE
 from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training import (
     Task,
@@ -32,6 +31,7 @@ from image_assets.models.training import (
     weights_identity,
 )
 from image_assets.models.training_config import TrainingConfig
+from image_assets.models.training_output import WEIGHTS_FILE
 from image_assets.models.training_plan import OutputLocations
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches

@@ -10,7 +10,8 @@ from image_assets.models.calibration import log_softmax
 from image_assets.models.embeddings import precompute_inputs
 from image_assets.models.epochs import gathered
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.rank_training import RankTraining, no_report, to_shard
+from image_assets.models.rank_training import RankTraining, to_shard
+from image_assets.models.training_output import no_report
 from image_assets.models.training_plan import OutputLocations, TrainingPlan
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Networks trained in PyTorch: loaded on a GPU, cut before the head, and exported as ONNX.
+"""Networks trained in PyTorch: loaded on a GPU, and cut before the head.
 
 This file stands alone: it is also stored beside every model version trained in PyTorch and loaded from there.
 """

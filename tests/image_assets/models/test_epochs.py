@@ -23,7 +23,7 @@ from image_assets.models.epochs import (
     run_epochs,
     to_seed,
 )
-from image_assets.models.rank_training import epoch_reporter
+from image_assets.models.training_output import epoch_reporter
 from image_assets.models.training_plan import Schedule
 
 SCHEDULE = Schedule(epochs=5, learning_rate=0.1, warmup_epochs=1, patience=3, weight_decay=0, dropout=0)
@@ -158,7 +158,7 @@ def test_epochs_are_told_seconds_apart_and_mlflow_gets_all_of_them(
     client = MlflowClient(uri)
     mlflow_run_id = client.create_run("0").info.run_id
     report = epoch_reporter("torch", tracking_uri=uri, mlflow_run_id=mlflow_run_id)
-    monkeypatch.setattr("image_assets.models.rank_training.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("image_assets.models.training_output.time.monotonic", lambda: now[0])
     for epoch in range(1, 13):
         now[0] += 4
         figures = {"epoch": epoch, "loss": 0.5, "accuracy": 0.75, "validation_accuracy": 0.7, "seconds": 4.0}

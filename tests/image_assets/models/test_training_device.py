@@ -58,7 +58,8 @@ def trained(device: str, folder: Path) -> tuple[set[str], set[str], str, list[di
 
     from image_assets.models.embeddings import PrecomputedInputs
     from image_assets.models.epochs import Checkpoints, Phase, run_epochs, state_digest
-    from image_assets.models.torch_training import HorovodForTorch, TorchNetwork, build_model
+    from image_assets.models.torch_collectives import HorovodForTorch
+    from image_assets.models.torch_training import TorchNetwork, build_model
     from tests.support.stand_in_device import StandInDevice
 
     torch.set_num_threads(1)
