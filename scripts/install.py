@@ -111,7 +111,8 @@ def is_reusable() -> bool:
 
 def list_missing() -> list[Missing]:
     """What the machine lacks for the remaining steps."""
-    if system := missing_system():
+    system = missing_system()
+    if system:
         return [system]
     missing = [missing_python(), missing_java()]
     if missing[0] or not is_installed():
@@ -203,8 +204,8 @@ def take(steps: Mapping[str, Callable[[], object]], before: int = 0) -> None:
 def install_rest() -> None:
     """Installs what training needs, after everything else."""
     take(LATER_STEPS, before=len(STEPS))
-    STAMP.write_text(digest())
     PENDING.unlink(missing_ok=True)
+    STAMP.write_text(digest())
     install_groups([])
     say(f"installed in {VENV}")
 

@@ -35,6 +35,7 @@ from resources.home import (
     write_landing,
     write_record,
 )
+from resources.run_launcher import SOCKET_FILE
 from resources.settings import create_resources, read_settings
 from scripts.home import hide_library_messages
 
@@ -117,7 +118,7 @@ def copy(home: Path, new: Path) -> None:
     part = unfinished(new)
     shutil.rmtree(part, ignore_errors=True)  # of a move that was interrupted
     print(f"Copying {home} to another file system…", flush=True)
-    shutil.copytree(home, part, symlinks=True)
+    shutil.copytree(home, part, symlinks=True, ignore=shutil.ignore_patterns(SOCKET_FILE))
     if different := next(different_files(home, part), None):
         raise OSError(f"The copy of {different} differs from the original: check the disk of {new}, then try again")
     os.sync()  # the original must not go before the copy is on the disk
@@ -164,7 +165,7 @@ def adopt(home: Path, variables: Mapping[str, str] = os.environ) -> None:
         return
     former = Path(record.path)
     require_known_format(home)
-    print(f"Making {home} name its files here instead of in {former}…", flush=True)
+    print(f"Updating paths in {home} that still point to {former}…", flush=True)
     with in_use(home, alone=True):
         landing = read_landing(home) or str(home / "landing")
         settings = read_settings({**variables, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": landing})

@@ -98,7 +98,7 @@ class RunWorker:
 
     def work(self) -> str:
         """Executes runs until another process has to take over, and returns the reason."""
-        for _ in range(self._runs):
+        for number in range(self._runs):
             run_id, waiting_since = None, time.monotonic()
             while run_id is None:
                 if reason := self._reason_to_end(idle_seconds=time.monotonic() - waiting_since):
@@ -108,8 +108,8 @@ class RunWorker:
             status = execute(run_id)
             with self._lock:
                 self._run_id = None
-                self._ending = status is not dg.DagsterRunStatus.SUCCESS
-            if self._ending:  # whatever was interrupted may have left something half done
+                self._ending = status is not dg.DagsterRunStatus.SUCCESS or number + 1 == self._runs
+            if status is not dg.DagsterRunStatus.SUCCESS:  # what was interrupted may have left something half done
                 return f"run {run_id} ended as {status.value}"
         return f"{self._runs} runs are done"
 
@@ -145,9 +145,9 @@ class RunWorker:
         if file := self._code.changed_file():
             reason = f"{file} has changed"
         elif used > self._limit_bytes:
-            reason = f"{used // MEBIBYTE:,} MiB of memory are more than {self._limit_bytes / MEBIBYTE:,.0f}"
+            reason = f"{used // MEBIBYTE:,} MiB of memory in use, the limit is {self._limit_bytes / MEBIBYTE:,.0f} MiB"
         elif idle_seconds > IDLE_SECONDS and used > 2 * self._first_bytes:
-            reason = f"{used // MEBIBYTE:,} MiB of memory are used for nothing"
+            reason = f"{used // MEBIBYTE:,} MiB of memory in use while idle"
         with self._lock:
             self._ending = bool(reason) and self._run_id is None
             return reason if self._ending else ""

@@ -1,5 +1,6 @@
 """Explanations of predictions: photographs with the parts in red on which a model version's prediction depends."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from PIL import Image
 from image_assets.images.contact_sheets import THUMBNAIL_PIXELS, contact_sheet, to_thumbnail
 from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import ItemFailure
-from image_assets.images.pixels import to_pixels
+from image_assets.images.pixels import Reading, to_pixels
 from image_assets.models.backbones import backbone_of
 from image_assets.models.isolated_scoring import LoadableVersion, VersionNotLoaded, predicting
 from image_assets.models.occlusion import to_heat, with_covers
@@ -55,11 +56,13 @@ def explaining(version: ModelVersion, registry: ModelRegistry) -> Iterator[Expla
     """
     digest = version.tags.get(FILES_DIGEST, "")
     side_pixels = backbone_of(version.tags, "backbone_name").side_pixels
+    settings = json.loads(version.tags.get("cache_settings", "{}"))
+    reading = Reading(**{name: settings[name] for name in ("page", "pixel_limit") if name in settings})
     with predicting(LoadableVersion(registry.tracking_uri, version.uri, DEVICE, digest)) as predict:
 
         def explain(content: bytes, labels: Sequence[str]) -> list[Explanation]:
             try:
-                images = with_covers(to_pixels(content, side_pixels))
+                images = with_covers(to_pixels(content, side_pixels, reading=reading))
                 answers = predict(pd.DataFrame({"content": [_to_png(one) for one in images], "path": None}))
             except (UnreadableImage, VersionNotLoaded) as error:
                 raise NotExplained(str(error)) from error

@@ -241,7 +241,6 @@ def log_classifier(
             mlflow_run_id=mlflow_run_id,
             python_model=str(here / "image_classifier.py"),
             artifacts={
-                **artifacts,
                 "model": model,
                 "onnx": str(Path(folder, "network.onnx")),
                 "decoding": str(decoding),

@@ -6,12 +6,9 @@ This file stands alone: it is also stored beside every model version trained in 
 import importlib.util
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGE = "torch"
 

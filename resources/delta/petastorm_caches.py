@@ -50,6 +50,7 @@ ROW = "_row"  # a temporary column that identifies a row
 MEGABYTE = 1024 * 1024
 MANIFEST = "_cache.json"  # a folder without it is not a cache
 UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
+CHECKPOINT_SECONDS = 30 * 24 * 3600  # after which nobody resumes a training
 FORMER_EMBEDDINGS = re.compile(r"[a-z]+-[0-9a-f]{16}")  # folders of earlier releases; now image_embeddings has them
 
 
@@ -305,7 +306,8 @@ class PetastormCaches(dg.ConfigurableResource):
         """Delete caches beyond the limits, the least recently used first.
 
         The last used cache of each split stays, because a training needs one of each, and so do caches in use. Folders
-        in which earlier releases stored embeddings are deleted, too.
+        in which earlier releases stored embeddings are deleted, too, and old checkpoints of trainings that nobody
+        resumed.
 
         Returns:
             The names of the deleted folders.
@@ -319,6 +321,9 @@ class PetastormCaches(dg.ConfigurableResource):
             numbers = Counter(map(split_of, folders))
             sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
             evicted = [folder.name for folder in former if self._delete_unused(folder)]
+            for checkpoints in Path(self.checkpoints("")).glob("*"):
+                if time.time() - checkpoints.stat().st_mtime > CHECKPOINT_SECONDS:
+                    shutil.rmtree(checkpoints, ignore_errors=True)
             for folder in oldest_first:
                 too_many = numbers[split_of(folder)] > self.keep
                 too_large = sum(sizes.values()) > self.keep_megabytes * MEGABYTE

@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import signal
@@ -34,6 +35,11 @@ def install(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("name", ["install", "horovod_wheel", "prerequisites"])
+def test_an_old_python_can_read_what_says_that_it_is_too_old(name: str) -> None:
+    ast.parse((ROOT / "scripts" / f"{name}.py").read_text(), feature_version=(3, 7))
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """A moved home names its files at the new place, whatever interrupted the move, and nothing is predicted again."""
 
+import contextlib
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ from resources.home import (
     write_record,
 )
 from resources.mlflow.model_registry import ModelRegistry
+from resources.run_launcher import SOCKET_FILE
 from resources.settings import read_settings
 from scripts.home import prepare
 from scripts.move_home import copy, main, unfinished
@@ -78,7 +80,7 @@ def test_a_home_is_moved_with_its_registry_and_its_versions_answer(
     mlflow.set_tracking_uri(moved.tracking_uri)
     answer = mlflow.pyfunc.load_model(version.uri).predict(pd.DataFrame({"path": ["/x.png"]}))
     assert answer["label"].tolist() == ["ball"]
-    with closing(sqlite3.connect(new / "mlflow.db")) as database:
+    with contextlib.closing(sqlite3.connect(new / "mlflow.db")) as database:
         texts = "\n".join(line for line in database.iterdump() if line.startswith("INSERT"))
     assert home.as_uri() not in texts
     assert new.as_uri() in texts
@@ -153,6 +155,8 @@ def test_a_move_to_another_disk_that_was_killed_while_it_copied_starts_again(
 ) -> None:
     unfinished(other_disk / "new").mkdir()
     (unfinished(other_disk / "new") / "part").touch()
+    with contextlib.chdir(home), socket.socket(socket.AF_UNIX) as left:
+        left.bind(SOCKET_FILE)  # it stays when a run worker is killed
     require_usable(home)
     main(other_disk / "new", variables)
     assert not (other_disk / "new" / "part").exists()

@@ -166,7 +166,7 @@ def test_another_process_takes_over_after_so_many_runs(home: Home) -> None:
 
 def test_a_process_above_the_memory_limit_ends_while_it_is_idle(home: Home) -> None:
     home.start_worker(limit_bytes=1024 * 1024)
-    assert "MiB of memory are more than 1" in home.reason()
+    assert "MiB of memory in use, the limit is 1 MiB" in home.reason()
 
 
 def test_changed_code_is_never_executed_as_it_was(home: Home) -> None:

@@ -1,6 +1,7 @@
 """What a version's prediction depends on is found by covering parts of the image, whatever the version computes."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_the_parts_that_raise_the_probability_are_red_and_no_others(
     assert shown[20, 20, 0] - shown[20, 20, 1] > 80
     assert abs(shown[90, 200, 0] - shown[90, 200, 1]) < 20, "gray where nothing depends on it"
     assert caption.startswith("red 12%\n")
+
+
+@pytest.mark.parametrize(("page", "red_share"), [("first", 0), ("non_blank", 1 / 8)])
+def test_the_page_is_explained_that_the_version_reads(
+    redness: ModelVersion, registry: ModelRegistry, page: str, red_share: float
+) -> None:
+    blank, second = Image.new("RGB", (800, 400)), Image.open(BytesIO(green_with_red(800, 400, (0, 0, 200, 200))))
+    second.paste("black", (700, 300, 800, 400))  # the red is as bright as the green
+    content = saved(blank, "TIFF", save_all=True, append_images=[second])
+    version = replace(redness, tags={**redness.tags, "cache_settings": json.dumps({"page": page})})
+    with explaining(version, registry) as explain:
+        (red,) = explain(content, ["red"])
+    assert red.probability == pytest.approx(red_share, abs=0.01)
 
 
 @pytest.mark.parametrize(

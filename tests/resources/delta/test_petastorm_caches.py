@@ -290,6 +290,15 @@ def test_caches_beyond_the_number_are_evicted_by_their_last_use(caches: Petastor
     assert folders_in(caches) == ["training-v1-a", "training-v4-a", "validation-v1-a"]
 
 
+def test_old_checkpoints_are_deleted_and_those_of_trainings_that_may_be_resumed_stay(tmp_path: Path) -> None:
+    caches = PetastormCaches(root=str(tmp_path))
+    for name in ("forgotten", "killed"):
+        put(Path(caches.checkpoints(name)), "head.safetensors", b"")
+    os.utime(caches.checkpoints("forgotten"), times=(0, 0))
+    assert caches.evict() == []
+    assert [folder.name for folder in Path(caches.checkpoints("")).iterdir()] == ["killed"]
+
+
 def test_embeddings_of_earlier_releases_are_deleted_and_unknown_folders_stay(tmp_path: Path) -> None:
     former = "torch-0123456789abcdef"
     for name in (former, "training-v1-0123456789ab", "torch-notes", ".backbones"):
