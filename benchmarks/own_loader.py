@@ -53,7 +53,7 @@ class OwnEpochs:
     """A cache's images as in full fine-tuning: decoded in the first epoch, stored as pixels for the others."""
 
     def __init__(self, cache: Cache, collective: Collective) -> None:
-        self._shard = Shard(cache.converter(), Decoding(SIDE_PIXELS, cache.content, cache.color), 0, 1, WORKERS)
+        self._shard = Shard((cache.converter(),), Decoding(SIDE_PIXELS, cache.content, cache.color), 0, 1, WORKERS)
         self._collective = collective
         self._kept: PrecomputedInputs | None = None
         self._rng = np.random.default_rng(0)

@@ -247,7 +247,7 @@ def comparison(
     """Compares the backbones and writes their rows; the ranked rows, and metadata with table and picture.
 
     Raises:
-        ValueError: Every backbone failed; the rows with the reasons are written all the same.
+        ValueError: Every backbone failed; the rows with the reasons are written anyway.
     """
     tables = resources.delta_tables
     require_sound_splits(tables)

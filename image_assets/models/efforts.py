@@ -1,4 +1,4 @@
-"""How much a training is worth: what each `effort` stands for in detailed settings, and about how long it takes."""
+"""What each `effort` of training means in detailed settings, and about how long it takes."""
 
 import os
 from typing import Any, Literal
@@ -76,15 +76,19 @@ def expected_seconds(
         )
         seconds += (training_images * views + validation_images) * frozen
         seconds += training_images * trained * plan.fine_tuning.epochs
+        if plan.refit:
+            seconds += images * (views * frozen + plan.fine_tuning.epochs * trained)
     return START_SECONDS + seconds / cores
 
 
-def announcement(plan: TrainingPlan, images: int) -> str:
+def announcement(plan: TrainingPlan, training_images: int, validation_images: int) -> str:
     """What a training does, in one line."""
     blocks = plan.architecture.blocks - plan.frozen_blocks
     if not blocks:
-        return f"trains the head on {images:,} images"
-    return f"trains the head and {blocks} blocks on {images:,} images, in {plan.fine_tuning.epochs} epochs at most"
+        return f"trains the head on {training_images:,} images"
+    epochs = plan.fine_tuning.epochs
+    again = f", then again on {training_images + validation_images:,}" if plan.refit else ""
+    return f"trains the head and {blocks} blocks on {training_images:,} images, in {epochs} epochs at most{again}"
 
 
 def duration(seconds: float) -> str:

@@ -176,7 +176,7 @@ class Progress:
     """Training progress. Identical on every rank, because metrics are averaged across ranks."""
 
     history: list[Figures] = field(default_factory=list)
-    best: tuple[float, float] = (-math.inf, -math.inf)  # validation accuracy, minus validation loss
+    best: tuple[float, float] = (-math.inf, -math.inf)  # see `to_score`
     best_epoch: int = 0
     best_weights: State = field(default_factory=dict)
     recent: list[State] = field(default_factory=list)  # the weights after the last `averaged_epochs`
@@ -201,20 +201,23 @@ def run_epochs(
     network: Network,
     collective: Collective,
     training: Source,
-    validation: Iterable[Batch],
+    validation: Iterable[Batch] | None,
     *,
     phase: Phase,
     checkpoints: Checkpoints,
 ) -> Progress:
     """Train for the scheduled epochs, or until `patience` epochs bring no improvement.
 
-    Resumes after the last epoch of a checkpoint. The network ends with the best epoch's weights. Those of an epoch are
-    the mean over the last `averaged_epochs`, which classifies better than any of them: Izmailov et al., Averaging
-    Weights Leads to Wider Optima (2018). Normalization layers keep their statistics, so the mean needs no further pass
-    over the images.
+    Resumes after the last epoch of a checkpoint. The network ends with the best epoch's weights, or with the last one's
+    if there are no validation images. An epoch's weights are the mean of those after the last `averaged_epochs`, which
+    classifies better than any of them: Izmailov et al., Averaging Weights Leads to Wider Optima (2018). Normalization
+    layers keep their statistics, so the mean needs no further pass over the images.
     """
     progress = resume(network, collective, checkpoints, phase.name)
     schedule = phase.schedule
+    if collective.rank == 0:  # of before an interruption: each attempt has its own MLflow run
+        for figures in progress.history:
+            phase.report(phase.name, schedule.epochs, figures)
     while progress.epoch < schedule.epochs and progress.epoch - progress.best_epoch < schedule.patience:
         epoch, started = progress.epoch + 1, time.monotonic()
         sums = np.zeros(3)
@@ -227,7 +230,8 @@ def run_epochs(
         progress.recent = [*progress.recent, trained][-schedule.averaged_epochs :]
         averaged = mean_weights(progress.recent)
         network.load_weights(averaged)
-        figures |= evaluated(network, collective, validation, "validation_")
+        if validation is not None:
+            figures |= evaluated(network, collective, validation, "validation_")
         figures["seconds"] = time.monotonic() - started
         require_finite_loss(figures, schedule.learning_rate)
         progress.history.append(figures)
@@ -262,7 +266,9 @@ def evaluated(network: Network, collective: Collective, images: Iterable[Batch],
 
 
 def to_score(figures: Figures) -> tuple[float, float]:
-    """What makes an epoch the best: accuracy first; the loss decides between epochs of equal accuracy."""
+    """What makes an epoch the best: accuracy on validation images, then their loss; without them, the last is best."""
+    if "validation_loss" not in figures:
+        return figures["epoch"], 0.0
     return figures["validation_accuracy"], -figures["validation_loss"]
 
 
@@ -291,10 +297,12 @@ def to_seed(*parts: int) -> int:
 
 def require_finite_loss(figures: Figures, rate: float) -> None:
     """Raise a FloatingPointError if the loss is infinite or NaN."""
-    if not math.isfinite(figures["loss"] + figures["validation_loss"]):
+    losses = {name.replace("_", " "): figures[name] for name in ("loss", "validation_loss") if name in figures}
+    if not all(map(math.isfinite, losses.values())):
+        found = " and ".join(f"{name} {loss}" for name, loss in losses.items())
         raise FloatingPointError(
-            f"epoch {figures['epoch']:.0f} ends with loss {figures['loss']} and validation loss "
-            f"{figures['validation_loss']}: expected finite numbers; lower the learning rate, which is {rate}"
+            f"epoch {figures['epoch']:.0f} ends with {found}: expected finite numbers; lower the learning rate, which "
+            f"is {rate}"
         )
 
 

@@ -1,9 +1,10 @@
-"""The frameworks that a classifier can be trained in: one row for each, with everything in which they differ.
+"""The frameworks that a classifier can be trained in: one row each, with everything that differs between them.
 
-Three files belong to a row, named after it. `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
-`train`, `COLLECTIVES`) and exports backbones (`export_backbone`). `<name>_backbones.py` builds the backbones that it
-has (`build_backbone`). `<name>_network.py`, which is also stored beside every version, loads, embeds with and exports a
-trained network. `tests/image_assets/models/test_frameworks.py` lists every function that they must have.
+Four files belong to a row, named after it. `<name>_training.py` trains on the ranks (`build_model`, `build_network`,
+`train`) and exports networks (`export_backbone`, `export_network`). `<name>_collectives.py` exchanges values between
+ranks (`COLLECTIVES`). `<name>_backbones.py` builds the backbones that it has (`build_backbone`). `<name>_network.py`,
+which is also stored beside every version, loads a trained network and embeds with it.
+`tests/image_assets/models/test_frameworks.py` lists every function that they must have.
 """
 
 import os

@@ -137,9 +137,9 @@ def predict_test_split(
 def answers_on_test_split(
     version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
 ) -> pd.DataFrame:
-    """The same. What image_predictions has is not predicted again.
+    """The same, from the predictions in image_predictions.
 
-    Images without a prediction there are: whatever the model failed on may have been a matter of that moment.
+    Images without one there are predicted again, because the failure may have been temporary.
     """
     rows = labelled_test_rows(delta_tables)
     columns = [*IMAGE_KEYS, *(field.name for field in ANSWER_FIELDS)]

@@ -51,8 +51,24 @@ class TrainingEmbeddings:
 
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
         """The cosine distance, from 0 to 2, of embeddings (n, features) to their k-th nearest training image: (n,)."""
+        return self._distances(to_directions(embeddings[:, self.compared_from :]))
+
+    def rescaled(self, before: "TrainingEmbeddings") -> "TrainingEmbeddings":
+        """With the threshold of the same images' embeddings by another network, in proportion to the distances.
+
+        For a network that was also trained on the validation images, which therefore cannot give it a threshold.
+        """
+        ratio = self._spread / before._spread if before._spread > 0 else 1.0
+        return replace(self, threshold=before.threshold * ratio)
+
+    @property
+    def _spread(self) -> float:
+        """The median distance of the training images themselves."""
+        return float(np.median(self._distances(self.directions.astype(np.float32))))
+
+    def _distances(self, directions: np.ndarray) -> np.ndarray:
         neighbor = min(max(len(self.directions) // 20, 1), MAX_NEIGHBORS)
-        similarities = to_directions(embeddings[:, self.compared_from :]) @ self._columns
+        similarities = directions @ self._columns
         nearest = np.partition(similarities, -neighbor, axis=1)[:, -neighbor]
         return np.maximum(1 - nearest, 0)
 

@@ -1,9 +1,10 @@
-"""One rank's part of a training: embed the images, train the head, then fine-tune blocks if the plan says so."""
+"""One rank's part of a training: embed the images, train the head, fine-tune blocks, and refit on both splits."""
 
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -110,8 +111,11 @@ def train_on_rank(
     first_step = work.first_step - began
     tuned = work.fine_tune() if plan.trainable != "head" else None
     thresholds = work.thresholds() if plan.abstains else None
-    novelty = work.training_embeddings()
-    if plan.refit:
+    novelty = work.with_threshold(work.training_embeddings())
+    if plan.refit and tuned:
+        work.refit_blocks(tuned.best_epoch)
+        novelty = work.training_embeddings().rescaled(novelty)
+    elif plan.refit:
         work.refit_head()
     weights = network.weights()
     model_uri = content = None
@@ -146,7 +150,7 @@ def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective:
     """This rank's shard of a cache."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     return Shard(
-        converter,
+        (converter,),
         Decoding(plan.architecture.side_pixels, plan.content, plan.color, reading=plan.reading),
         collective.rank,
         collective.size,
@@ -155,7 +159,7 @@ def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective:
 
 
 class RankTraining:
-    """The phases of a training on one network, in order: `train_head`, then `fine_tune`."""
+    """The phases of a training on one network: `train_head`, `fine_tune`, and `refit_head` or `refit_blocks`."""
 
     def __init__(
         self,
@@ -178,9 +182,11 @@ class RankTraining:
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report
         self._embeddings_of_both = JoinedInputs(())
-        self._strength, self._scale = 0.0, 1.0  # of the head in closed form
+        self._frozen: Activations = lambda pixels: pixels
+        self._start: tuple[State, State] = {}, {}  # weights and optimizer state before fine-tuning
+        self._strength, self._scale = 0.0, 1.0  # of the head
         # Images as inputs of the part that was trained last.
-        self._trained: Iterable[Batch] = ()
+        self._trained: Callable[[], Iterable[Batch]] = tuple
         self._evaluated: PrecomputedInputs | None = None
         self.steps = 0
         self.first_step = 0.0
@@ -191,8 +197,10 @@ class RankTraining:
         """Train the head on embeddings: those in `image_embeddings`, and what it lacks, computed in memory."""
         activations = self._counted(self._network.freeze(None, self._plan.head))
         started = time.monotonic()
-        training, validation = self._precompute_both(activations, self.stored)
-        self._trained, self._evaluated = training, validation
+        training, validation = (
+            self._precompute(shard, activations, self.stored) for shard in (self._training, self._validation)
+        )
+        self._trained, self._evaluated = lambda: training, validation
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
         if self._collective.rank == 0:
@@ -221,7 +229,8 @@ class RankTraining:
         self.steps, self.first_step = training.steps, self.first_step or started
         head = fit_ridge_head(training, validation, weights, self._collective)
         self._network.set_head(head.kernel, head.bias)
-        self._strength, self._scale = head.strength, self.calibrate(validation)
+        self._strength = head.strength
+        self.calibrate(validation)
         figures = {"epoch": 1.0}
         for prefix, images in (("", training), ("validation_", validation)):
             figures |= evaluated(self._network, self._collective, images, prefix)
@@ -241,20 +250,33 @@ class RankTraining:
         penalty and the scale remain those of the head before, for the same reason.
         """
         images = self._embeddings_of_both
-        weights = self._label_weights(images.label_indexes)
-        head = refit_ridge_head(images, self._strength, weights, self._collective)
+        head = refit_ridge_head(images, self._strength, self._weights_of_both(), self._collective)
         self._network.set_head(head.kernel * self._scale, head.bias * self._scale)
 
-    def calibrate(self, validation: Iterable[Batch]) -> float:
-        """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks.
+    def refit_blocks(self, best_epoch: int) -> None:
+        """Fine-tune again from the start, on training and validation images, for as many epochs as were best.
 
-        Returns:
-            The scale.
+        Comes last as well, and the scale remains that of the network before.
         """
-        scale = fit_scale(*self._logits(validation))
+        weights, optimizer_state = self._start
+        self._network.load_weights(weights)
+        self._network.load_optimizer_state(optimizer_state)
+        self._network.set_label_weights(self._weights_of_both())
+        both = replace(self._training, caches=self._training.caches + self._validation.caches)
+        self._run("refit", self._plan.refit_schedule(best_epoch), self._source(both))
+        self._scale_head(self._scale)
+
+    def _weights_of_both(self) -> np.ndarray:
+        return self._label_weights(self._embeddings_of_both.label_indexes)
+
+    def _scale_head(self, scale: float) -> None:
         kernel, bias = self._network.head()
         self._network.set_head(kernel * scale, bias * scale)
-        return scale
+
+    def calibrate(self, validation: Iterable[Batch]) -> None:
+        """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks."""
+        self._scale = fit_scale(*self._logits(validation))
+        self._scale_head(self._scale)
 
     def thresholds(self) -> Thresholds:
         """The probabilities below which the version abstains, chosen on the validation images of all ranks."""
@@ -269,30 +291,33 @@ class RankTraining:
         )
 
     def training_embeddings(self) -> TrainingEmbeddings:
-        """Embeddings of a sample of the training images of all ranks, with a threshold from the validation images."""
-        if self._evaluated is None:
-            raise RuntimeError("train the head first")
+        """Embeddings of a sample of the training images of all ranks, without a threshold."""
         rows = self._rows_to_store
         parts: list[np.ndarray] = []
-        for batch in self._trained:  # ordered by the hash of their content, so that the first ones are a random sample
+        for batch in self._trained():  # ordered by the hash of their content, so the first ones are a random sample
             parts.append(self._network.embeddings(batch))
             if sum(map(len, parts)) >= rows:
                 break
         embeddings = gathered(self._collective, np.concatenate(parts)[:rows])
-        found = TrainingEmbeddings.of(embeddings, self._plan.architecture.compared_from)
-        distances = [found.distances(self._network.embeddings(batch)) for batch in self._evaluated]
-        return found.calibrated(gathered(self._collective, np.concatenate(distances)))
+        return TrainingEmbeddings.of(embeddings, self._plan.architecture.compared_from)
+
+    def with_threshold(self, embeddings: TrainingEmbeddings) -> TrainingEmbeddings:
+        """The same, with a threshold from the validation images of all ranks."""
+        if self._evaluated is None:
+            raise RuntimeError("train the head first")
+        distances = [embeddings.distances(self._network.embeddings(batch)) for batch in self._evaluated]
+        return embeddings.calibrated(gathered(self._collective, np.concatenate(distances)))
 
     @property
     def _rows_to_store(self) -> int:
         return max(MAX_STORED // self._collective.size, 1)
 
-    def _plain(self, activations: Activations) -> Iterator[Batch]:
+    def _plain(self) -> Iterator[Batch]:
         """Training images that are not augmented, as many as are stored."""
         image_ids = self._training.labels()["image_id"]
         skipped = frozenset(image_ids[self._rows_to_store :]) - frozenset(image_ids[: self._rows_to_store])
         for images in rebatched(self._training.images(skipped=skipped)):
-            yield Batch(activations(images.pixels), images.label_indexes)
+            yield Batch(self._frozen(images.pixels), images.label_indexes)
 
     def _logits(self, images: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
         """The outputs (n, labels) for the images of all ranks, and their label indexes (n,)."""
@@ -308,33 +333,36 @@ class RankTraining:
         With an untrained head, the first gradients would distort the pretrained blocks: Kumar et al., Fine-Tuning can
         Distort Pretrained Features (2022).
         """
-        activations = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
-        training: Source
-        plan = self._plan
-        if plan.augmentation:
-            training = AugmentedImages(self._training, activations, plan.batch_size, plan.seed)
-            if plan.augmented_views:
-                training = AugmentedViews(
-                    plan.augmented_views, self._training, activations, self._collective, plan.batch_size, plan.seed
-                )
-            validation = self._precompute(self._validation, activations)
-        else:
-            training, validation = self._precompute_both(activations)
+        self._frozen = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
+        self._start = self._network.weights(), self._network.optimizer_state()
+        training = self._source(self._training)
+        validation = self._precompute(self._validation, self._frozen)
         progress = self._run("fine_tuning", self._plan.fine_tuning, training, validation)
-        plain = training if isinstance(training, PrecomputedInputs) else self._plain(activations)
-        self._trained, self._evaluated = plain, validation
+        self._trained = (lambda: training) if isinstance(training, PrecomputedInputs) else self._plain
+        self._evaluated = validation
         if self._plan.calibrated:
             self.calibrate(validation)
         return progress
 
-    def _run(self, name: str, schedule: Schedule, training: Source, validation: PrecomputedInputs) -> Progress:
-        self.steps = training.steps
-        self.first_step = self.first_step or time.monotonic()
+    def _source(self, shard: Shard) -> Source:
+        """The images of a shard for fine-tuning."""
+        plan = self._plan
+        if not plan.augmentation:
+            return self._precompute(shard, self._frozen)
+        if not plan.augmented_views:
+            return AugmentedImages(shard, self._frozen, plan.batch_size, plan.seed)
+        return AugmentedViews(plan.augmented_views, shard, self._frozen, self._collective, plan.batch_size, plan.seed)
+
+    def _run(
+        self, name: str, schedule: Schedule, training: Source, validation: PrecomputedInputs | None = None
+    ) -> Progress:
         phase = Phase(name, schedule, self._plan.seed, self._report)
+        if validation is not None:
+            self.steps, self.first_step = training.steps, self.first_step or time.monotonic()
         progress = run_epochs(
             self._network, self._collective, training, validation, phase=phase, checkpoints=self._checkpoints
         )
-        if self._collective.rank == 0:
+        if self._collective.rank == 0 and validation is not None:
             logger.info(
                 "%s %s best of %s epochs: %s, validation %.3f",
                 self._network.framework,
@@ -344,13 +372,6 @@ class RankTraining:
                 progress.best[0],
             )
         return progress
-
-    def _precompute_both(
-        self, activations: Activations, stored: StoredEmbeddings | None = None
-    ) -> tuple[PrecomputedInputs, PrecomputedInputs]:
-        return self._precompute(self._training, activations, stored), self._precompute(
-            self._validation, activations, stored
-        )
 
     def _precompute(
         self, shard: Shard, activations: Activations, stored: StoredEmbeddings | None = None

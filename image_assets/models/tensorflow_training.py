@@ -126,7 +126,7 @@ class TensorflowNetwork:
         self.model = model
         self._plan = plan
         self._collective = collective
-        self._label_weights = tf.ones(plan.labels)
+        self._label_weights = tf.Variable(tf.ones(plan.labels), trainable=False)
         if half:
             _compute_in(model, "mixed_bfloat16")
 
@@ -164,9 +164,7 @@ class TensorflowNetwork:
 
     def set_label_weights(self, weights: np.ndarray) -> None:
         """Set the weight of each label's images in the loss: (labels,)."""
-        import tensorflow as tf
-
-        self._label_weights = tf.constant(weights, tf.float32)
+        self._label_weights.assign(weights)
 
     def step(self, batch: Batch, learning_rate: float, seed: int) -> np.ndarray:
         """Update the weights with gradients averaged over all ranks; summed loss, correct predictions, images: (3,)."""

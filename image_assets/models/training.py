@@ -140,7 +140,9 @@ def train_and_register(
     """Train and register a version, unless one exists for the same task."""
     task = to_task(framework, config, resources)
     existing = resources.registry.with_tag(FINGERPRINT, task.fingerprint)
+    checkpoints = resources.caches.checkpoints(task.fingerprint)
     if existing:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # of a run that was killed after it had registered the version
         why = "nothing changed since this version was trained"
         run_id, files = existing.mlflow_run_id, {"learning_curves": lineage.CURVES_FILE}
         pictures = describe_once(
@@ -153,8 +155,8 @@ def train_and_register(
         return to_materialize_result(existing, resources.tracking, {"trained": False, "why": why, **pictures})
     embedded = exported_backbone(task, resources.caches) is not None
     seconds = expected_seconds(framework, task.plan, task.training.rows, task.validation.rows, embedded=embedded)
-    dg.get_dagster_logger().info(f"{announcement(task.plan, task.training.rows)}: {duration(seconds)}")
-    checkpoints = resources.caches.checkpoints(task.fingerprint)
+    what = announcement(task.plan, task.training.rows, task.validation.rows)
+    dg.get_dagster_logger().info(f"{what}: {duration(seconds)}")
     with resources.tracking.run_for(framework.asset) as mlflow_run_id:
         origin = lineage.to_origin(resources.delta_tables, dagster_run_id, framework.asset)
         embeddings = embedding_files(resources.delta_tables.as_of(origin.table_versions))

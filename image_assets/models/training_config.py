@@ -44,8 +44,8 @@ class TrainingConfig(dg.Config):
     effort: Effort = Field(
         default="quick",
         description="How long to train for a better model. `quick`: only the last layer, in closed form. `good`: also "
-        "the backbone's last blocks, for some minutes. `best`: more of them, for longer. It decides settings that are "
-        "not set.",
+        "the backbone's last blocks, for some minutes. `best`: more of them, for longer. Sets the defaults of the "
+        "settings that you leave unset.",
     )
     # Dagster has no optional `Literal`, so that this one has a value for "not set".
     trainable: Literal["auto", Trainable] = Field(
@@ -78,18 +78,27 @@ class TrainingConfig(dg.Config):
     )
     refit: bool | None = Field(
         default=None,
-        description="After its figures are known, fit the head again on training and validation images together; the "
-        "version has this head. Only for a head in closed form, where it is the default: it takes no time there.",
+        description="After validation, train once more, on training and validation images together: fit a head in "
+        "closed form again, or fine-tune again for as many epochs as were best. Default: true for heads in closed "
+        "form, and with `best`.",
     )
-    epochs: int = Field(default=30, gt=0, description="Maximum number of passes over the embeddings, with `epochs`.")
+    epochs: int = Field(
+        default=30, gt=0, description="Maximum number of passes over the embeddings, if `head_fit` is `epochs`."
+    )
     learning_rate: float = Field(
         default=1e-3,
         gt=0,
-        description="Learning rate of the head for one process, with `epochs`; multiplied by the number of processes.",
+        description="Learning rate of the head for one process, if `head_fit` is `epochs`; multiplied by the number of "
+        "processes.",
     )
-    weight_decay: float = Field(default=5.0, ge=0, description="Weight decay of AdamW for the head, with `epochs`.")
+    weight_decay: float = Field(
+        default=5.0, ge=0, description="Weight decay of AdamW for the head, if `head_fit` is `epochs`."
+    )
     dropout: float = Field(
-        default=0.5, ge=0, lt=1, description="Share of an embedding's features dropped in each step, with `epochs`."
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="Share of an embedding's features dropped in each step, if `head_fit` is `epochs`.",
     )
     fine_tuning_epochs: int | None = Field(
         default=None,
@@ -115,7 +124,12 @@ class TrainingConfig(dg.Config):
     )
     patience: int = Field(default=10, gt=0, description="Stop after this many epochs without improvement.")
     batch_size: int = Field(default=32, gt=0, description="Images per step and process.")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Probability spread evenly over all labels.")
+    label_smoothing: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Probability spread evenly over all labels. No effect on a head in closed form.",
+    )
     class_weights: bool = Field(
         default=True, description="Weight images so that rare labels count as much as frequent ones."
     )
@@ -130,8 +144,8 @@ class TrainingConfig(dg.Config):
         default=None,
         gt=0,
         le=1,
-        description="For each label, abstain below the lowest probability from which on this share of the predictions "
-        "for validation images is correct, such as 0.95. The version stores the probabilities.",
+        description="For each label, abstain below the lowest probability at or above which this share of its "
+        "predictions for validation images is correct, such as 0.95. The version stores the probabilities.",
     )
     precision: Precision = Field(
         default="auto", description="`float32`, `bfloat16`, or `auto`: bfloat16 on GPUs that support it, else float32."
@@ -180,23 +194,20 @@ class TrainingConfig(dg.Config):
 
     @model_validator(mode="after")
     def _refits_in_closed_form(self) -> "TrainingConfig":
-        if self.refit and not self._fits_head_only():
+        if self.refit and self.head_fit != "closed_form":
             raise ValueError(
-                f"refit is true, trainable is {self.resolved().trainable!r} and head_fit is {self.head_fit!r}, but "
-                "only a head in closed form is fitted again: set trainable to 'head' and head_fit to 'closed_form', "
-                "or refit to false"
+                f"refit is true and head_fit is {self.head_fit!r}, but refit needs a head in closed form: set head_fit "
+                "to 'closed_form', or refit to false"
             )
         return self
-
-    def _fits_head_only(self) -> bool:
-        trainable = DEFAULTS[self.effort]["trainable"] if self.trainable == "auto" else self.trainable
-        return trainable == "head" and self.head_fit == "closed_form"
 
     def resolved(self) -> "TrainingConfig":
         """The same settings, with the defaults of `effort` for those that are not set."""
         # A head needs no further effort: it is the same version whichever one was asked for.
         defaults = DEFAULTS["quick" if self.trainable == "head" else self.effort]
-        defaults = {**defaults, "refit": self._fits_head_only()}
+        trainable = defaults["trainable"] if self.trainable == "auto" else self.trainable
+        refit = self.head_fit == "closed_form" and (trainable == "head" or self.effort == "best")
+        defaults = {**defaults, "refit": refit}
         if self.backbone in BACKBONES:
             defaults["top_blocks"] = min(defaults["top_blocks"], BACKBONES[self.backbone].blocks - 1)
         unset = {name: of for name, of in defaults.items() if getattr(self, name) in (None, "auto")}

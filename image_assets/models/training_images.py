@@ -99,9 +99,9 @@ def to_decoded_images(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of a cache that one rank reads."""
+    """The part of one or more caches that one rank reads."""
 
-    converter: "SparkDatasetConverter"
+    caches: "tuple[SparkDatasetConverter, ...]"
     decoding: Decoding
     rank: int
     size: int
@@ -110,7 +110,7 @@ class Shard:
     @property
     def rows_of_all(self) -> int:
         """The number of images in all shards together."""
-        return len(self.converter)
+        return sum(map(len, self.caches))
 
     def labels(self) -> pd.DataFrame:
         """`image_id` and `label_index` of every row of the shard, sorted: the order of reading varies."""
@@ -156,7 +156,7 @@ class Shard:
         from petastorm import TransformSpec, make_batch_reader
 
         with make_batch_reader(
-            self.converter.file_urls,
+            [url for cache in self.caches for url in cache.file_urls],
             schema_fields=columns,
             transform_spec=TransformSpec(transform, edit_fields=DECODED_FIELDS, removed_fields=columns)
             if transform

@@ -49,9 +49,12 @@ def epoch_reporter(
 
 
 def epoch_line(epochs: int, figures: dict[str, float]) -> str:
-    """An epoch's metrics in one line, with the longest time left: early stopping may end the training sooner."""
+    """An epoch's metrics in one line, with the longest time left for its phase: early stopping may end it sooner."""
     names = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
-    parts = [f"epoch {figures['epoch']:.0f}/{epochs}", *(f"{name} {figures[key]:.3f}" for name, key in names.items())]
+    parts = [
+        f"epoch {figures['epoch']:.0f}/{epochs}",
+        *(f"{name} {figures[key]:.3f}" for name, key in names.items() if key in figures),
+    ]
     left = round((epochs - figures["epoch"]) * figures["seconds"])
     return "  ".join([*parts, f"at most {timedelta(seconds=left)} left"] if left else parts)
 

@@ -1,6 +1,6 @@
 """The input and output of a training on its ranks: plain values, the same for every framework."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ class TrainingResult:
     backbone: str  # the weights that were used: folder, imagenet, package, file or untrained
     # Per epoch, averaged over the ranks: epoch, loss, accuracy, validation_loss, validation_accuracy, seconds.
     history: tuple[dict[str, float], ...]
-    best_epoch: int  # the epoch whose weights the model has, counted over the whole history
+    best_epoch: int  # by the validation images, counted over the whole history
     steps: int  # per epoch, equal on all ranks
     images_per_second: float  # of this rank, while it embedded images
     embedded_images: int  # by this rank, not counting those that image_embeddings has
@@ -105,6 +105,11 @@ class TrainingPlan:
     def architecture(self) -> Backbone:
         """The backbone's row."""
         return to_backbone(self.backbone_name)
+
+    def refit_schedule(self, best_epoch: int) -> Schedule:
+        """That of fine-tuning on training and validation images: as long as was best on the training images."""
+        warmup_epochs = min(self.fine_tuning.warmup_epochs, best_epoch - 1)
+        return replace(self.fine_tuning, epochs=best_epoch, warmup_epochs=warmup_epochs)
 
     @property
     def frozen_blocks(self) -> int:

@@ -122,15 +122,16 @@ def registry_warning(
     unknown = not any(version.version_id in recorded for version in versions)
     if recorded and unknown:
         numbers = ", ".join(map(str, sorted(set(recorded.values()))))
-        found = f"has none of the versions of {registry.name} that {table.name} has rows of (version {numbers})"
+        found = f"has none of the versions of {registry.name} that rows of {table.name} belong to (version {numbers})"
     elif reused:
         numbers = ", ".join(map(str, sorted(reused)))
         found = (
-            f"has another version {numbers} of {registry.name} than the one that earlier rows of {table.name} are of"
+            f"has a different version {numbers} of {registry.name} from the one that earlier rows of {table.name} "
+            "belong to"
         )
     else:
         return None
     return (
         f"The registry {registry.address} {found}: is MLFLOW_TRACKING_URI right, or was the registry replaced? "
-        "Rows of the former version stay as they are, and the new version gets its own."
+        "Rows of the former version are kept, and the new version gets its own."
     )

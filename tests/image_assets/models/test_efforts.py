@@ -1,12 +1,13 @@
 """What an effort stands for, that settings which are set win, and how long a training is expected to take."""
 
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from image_assets.models.backbones import UNNAMED
-from image_assets.models.efforts import DEFAULTS, Effort, duration, expected_seconds
+from image_assets.models.efforts import DEFAULTS, Effort, announcement, duration, expected_seconds
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training import Task
 from image_assets.models.training_config import TrainingConfig
@@ -74,13 +75,34 @@ def test_augmentation_of_a_head_is_refused_only_if_it_was_asked_for() -> None:
     assert not plan({"effort": "good", "trainable": "head"}).augmentation
 
 
-@pytest.mark.parametrize("settings", [{"effort": "good"}, {"trainable": "all"}, {"head_fit": "epochs"}])
-def test_only_a_head_in_closed_form_is_fitted_again(settings: dict[str, Any]) -> None:
-    assert plan({}).refit
-    assert not plan(settings).refit
-    assert not plan({"refit": False}).refit
-    with pytest.raises(ValueError, match="only a head in closed form is fitted again"):
-        TrainingConfig(**settings, refit=True)
+@pytest.mark.parametrize(
+    ("settings", "refit"),
+    [
+        ({}, True),
+        ({"refit": False}, False),
+        ({"effort": "good"}, False),  # it would take twice the time
+        ({"effort": "good", "refit": True}, True),
+        ({"effort": "best", "trainable": "all"}, True),
+        ({"effort": "best", "refit": False}, False),
+        ({"trainable": "all"}, False),  # as in releases without efforts
+        ({"trainable": "all", "refit": True}, True),
+        ({"head_fit": "epochs"}, False),
+        ({"effort": "best", "head_fit": "epochs"}, False),
+    ],
+)
+def test_versions_are_trained_on_both_splits_in_the_end(settings: dict[str, Any], refit: bool) -> None:
+    assert plan(settings).refit is refit
+
+
+def test_a_refit_without_a_head_in_closed_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="set head_fit to 'closed_form', or refit to false"):
+        TrainingConfig(head_fit="epochs", refit=True)
+
+
+def test_a_refit_takes_as_many_epochs_as_were_best() -> None:
+    best = plan({"effort": "best"})
+    assert best.refit_schedule(7) == replace(best.fine_tuning, epochs=7)
+    assert best.refit_schedule(1) == replace(best.fine_tuning, epochs=1, warmup_epochs=0)
 
 
 def test_the_launchpad_may_leave_settings_out() -> None:
@@ -96,6 +118,18 @@ def test_the_launchpad_may_leave_settings_out() -> None:
 
     training.execute_in_process(run_config={"ops": {"train": {"config": {"effort": "good", "top_blocks": 6}}}})
     assert received[0].resolved().model_dump().items() >= {**DEFAULTS["good"], "top_blocks": 6}.items()
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({}, "the head on 1,799 images"),
+        ({"effort": "good"}, "the head and 8 blocks on 1,799 images, in 8 epochs at most"),
+        ({"effort": "best"}, "the head and 12 blocks on 1,799 images, in 20 epochs at most, then again on 2,185"),
+    ],
+)
+def test_a_training_announces_what_it_trains(settings: dict[str, Any], what: str) -> None:
+    assert announcement(plan(settings), 1799, 386) == f"trains {what}"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Alone:
 
 def shard(folder: Path, images: list[tuple[bytes, int]], rank: int = 0, size: int = 1) -> Shard:
     cache = folder / "cache"
-    return Shard(write_cache(cache, images), Decoding(224), rank, size, threads=2)
+    return Shard((write_cache(cache, images),), Decoding(224), rank, size, threads=2)
 
 
 class MeanColors:
@@ -132,7 +132,7 @@ def test_two_shards_share_the_images_of_an_epoch(tmp_path: Path) -> None:
     ids = [
         image_id
         for rank in (0, 1)
-        for image_id in Shard(converter, Decoding(224), rank, 2, 1).labels()["image_id"].tolist()
+        for image_id in Shard((converter,), Decoding(224), rank, 2, 1).labels()["image_id"].tolist()
     ]
     assert len(ids) == len(set(ids)) == 19
 

@@ -100,11 +100,18 @@ class Counter:
 ONE = PrecomputedInputs(np.zeros((1, 1)), np.zeros(1, np.int64), steps=1, batch_size=1, seed=(0, 0))
 
 
-def counted_to(best_of: int, averaged_epochs: int, folder: Path) -> tuple[Counter, Progress]:
+def counted_to(
+    best_of: int,
+    averaged_epochs: int,
+    folder: Path,
+    validation: PrecomputedInputs | None = ONE,
+    reported: list[float] | None = None,
+) -> tuple[Counter, Progress]:
     """A network trained for so many epochs, each of which judges the mean over the last weights."""
     schedule = replace(SCHEDULE, epochs=best_of, averaged_epochs=averaged_epochs, patience=9)
-    network, phase = Counter(), Phase("count", schedule, 0, lambda *_: None)
-    return network, run_epochs(network, Alone(), ONE, ONE, phase=phase, checkpoints=Checkpoints(str(folder)))
+    epochs = [] if reported is None else reported
+    network, phase = Counter(), Phase("count", schedule, 0, lambda _, __, figures: epochs.append(figures["epoch"]))
+    return network, run_epochs(network, Alone(), ONE, validation, phase=phase, checkpoints=Checkpoints(str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -119,10 +126,18 @@ def test_an_epoch_is_judged_by_the_mean_of_the_last_weights_and_the_next_goes_on
     assert (progress.best_epoch, network.weight) == (best_epoch, [weight])
 
 
+def test_without_validation_images_the_last_epoch_counts(tmp_path: Path) -> None:
+    network, progress = counted_to(5, 2, tmp_path, validation=None)
+    assert [[*figures] for figures in progress.history] == [["epoch", "loss", "accuracy", "seconds"]] * 5
+    assert (progress.best_epoch, network.weight) == (5, [4.5])
+
+
 @pytest.mark.parametrize("averaged_epochs", [1, 3])
 def test_a_killed_training_averages_the_same_epochs(averaged_epochs: int, tmp_path: Path) -> None:
     counted_to(3, averaged_epochs, tmp_path / "killed")
-    resumed, progress = counted_to(5, averaged_epochs, tmp_path / "killed")
+    reported: list[float] = []
+    resumed, progress = counted_to(5, averaged_epochs, tmp_path / "killed", reported=reported)
+    assert reported == [1, 2, 3, 4, 5], "an attempt has its own MLflow run, which gets the epochs before it, too"
     whole, other = counted_to(5, averaged_epochs, tmp_path / "whole")
     assert (resumed.weight, progress.best, progress.best_epoch) == (whole.weight, other.best, other.best_epoch)
     assert [each["validation_loss"] for each in progress.history] == [each["validation_loss"] for each in other.history]

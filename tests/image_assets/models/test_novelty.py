@@ -33,6 +33,16 @@ def test_few_images_like_the_training_images_and_all_others_are_beyond_the_thres
     assert (found.distances(embeddings(100, 4, around=5)) > found.threshold).all()
 
 
+def test_a_threshold_grows_with_the_distances_of_another_network() -> None:
+    before, others = TrainingEmbeddings.of(embeddings(1000, 1)), embeddings(1000, 2)
+    before = before.calibrated(before.distances(others))
+    wider = TrainingEmbeddings.of(embeddings(1000, 1) - 1).rescaled(before)  # nearer to 0, so angles are wider
+    assert wider.threshold > 1.5 * before.threshold
+    assert (wider.distances(others - 1) > wider.threshold).mean() == pytest.approx(FALSE_ALARMS, abs=0.02)
+    equal = TrainingEmbeddings.of(np.ones((3, 4)))
+    assert equal.rescaled(equal.calibrated(np.array([0.25]))).threshold == pytest.approx(0.25, abs=1e-3)
+
+
 def test_it_is_the_same_after_saving(tmp_path: Path) -> None:
     found = TrainingEmbeddings.of(embeddings(100, 1), compared_from=48).calibrated(np.array([0.25, 0.5]))
     found.save(tmp_path / "saved.npz")

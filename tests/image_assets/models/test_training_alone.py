@@ -73,13 +73,18 @@ def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, .
     module.train(*arguments)
 
 
-@pytest.mark.parametrize(("framework", "views"), [("tensorflow", 0), ("torch", 1)])
-def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framework: str, views: int) -> None:
+@pytest.mark.parametrize(
+    ("framework", "views", "killed_in", "changes", "epochs"),
+    [("tensorflow", 0, "fine_tuning", {}, 4), ("torch", 1, "refit", {"head_fit": "closed_form", "refit": True}, 3)],
+)
+def test_a_killed_training_goes_on_to_the_very_same_weights(
+    work: Work, framework: str, views: int, killed_in: str, changes: dict[str, Any], epochs: int
+) -> None:
     averaging = replace(FINE_TUNING, averaged_epochs=2)
-    changes = {"augmentation": True, "augmented_views": views, "fine_tuning": averaging}
+    changes |= {"augmentation": True, "augmented_views": views, "fine_tuning": averaging}
     arguments = work.arguments(trainable="top_blocks", top_blocks=1, **changes)
     with pytest.raises(BrokenProcessPool):
-        in_a_process(killed_after, 1, "fine_tuning", framework, arguments)
+        in_a_process(killed_after, 1, killed_in, framework, arguments)
     fresh = replace(work.places, checkpoints=str(work.folder / "others"))
     resumed, whole = in_a_process(several, framework, arguments, (*arguments[:3], fresh))
     assert resumed.weights_digest == whole.weights_digest
@@ -90,7 +95,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(work: Work, framewor
     assert [{**epoch, "seconds": 0} for epoch in resumed.history] == [
         {**epoch, "seconds": 0} for epoch in whole.history
     ]
-    assert len(whole.history) == 4
+    assert len(whole.history) == epochs
     assert resumed.embedded_images == whole.embedded_images > 0, "the table has none of these images"
 
 
@@ -126,16 +131,24 @@ def test_a_head_is_fitted_again_on_both_splits_after_its_figures_are_known(
 
 
 @FRAMEWORKS
-def test_fine_tuning_starts_with_the_head_in_closed_form_and_ends_calibrated(
+def test_fine_tuning_starts_with_the_head_in_closed_form_and_goes_on_with_both_splits(
     work: Work, trainings: Trainings, framework: str
 ) -> None:
     levels = {"backbone_name": CURRENT_BACKBONE.name, "top_blocks": CURRENT_BACKBONE.levels}
-    arguments = work.arguments(head_fit="closed_form", trainable="top_blocks", minimum_probability=0.5, **levels)
-    (trained,) = trainings(framework, arguments)
-    assert trained.thresholds is not None
-    assert (trained.thresholds.by_label, trained.thresholds.coverage) == ([0.5, 0.5], 1)
-    assert len(trained.history) == 1 + 2
-    assert np.isfinite(trained.history[-1]["validation_loss"])
+    settings = {"head_fit": "closed_form", "trainable": "top_blocks", "minimum_probability": 0.5, **levels}
+    arguments = [work.arguments(**settings, refit=refit) for refit in (False, True)]
+    places = [replace(of[3], checkpoints=f"{of[3].checkpoints} {number}") for number, of in enumerate(arguments)]
+    once, again = trainings(framework, *((*of[:3], place) for of, place in zip(arguments, places, strict=True)))
+    for trained in (once, again):
+        assert trained.thresholds is not None
+        assert (trained.thresholds.by_label, trained.thresholds.coverage) == ([0.5, 0.5], 1)
+        assert len(trained.history) == 1 + 2
+        assert np.isfinite(trained.history[-1]["validation_loss"])
+    assert again.weights_digest != once.weights_digest
+    assert once.training_embeddings is not None
+    assert again.training_embeddings is not None
+    assert (again.training_embeddings.directions != once.training_embeddings.directions).any()
+    assert again.training_embeddings.threshold == again.training_embeddings.rescaled(once.training_embeddings).threshold
 
 
 @FRAMEWORKS
