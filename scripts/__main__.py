@@ -38,7 +38,7 @@ def demo(arguments: Arguments) -> int:
 
     Ingests the images, builds the tables and training caches, trains one model in TensorFlow and one in PyTorch,
     promotes the more accurate one if none is in production yet, and predicts every image. Run it again to process only
-    what changed. With your own images, use one sub-folder per label and at least seven images in each.
+    what changed. With your own images, use one sub-folder per label and at least three different images in each.
     """
     from scripts.demo import main
 
@@ -111,9 +111,8 @@ def home(arguments: Arguments) -> None:
 def move_home(arguments: Arguments) -> int:
     """Move the home to another folder, or complete the move of one that was moved or copied by hand.
 
-    Stop everything that uses the home first. Without FOLDER, the home stays where it is and its tables and models name
-    its files there, which a home that was moved or copied by hand needs once. After an interruption, run the same
-    command again.
+    Stop everything that uses the home first. Without FOLDER, the home stays where it is and the paths stored in it are
+    updated; a home that was moved or copied by hand needs this once. After an interruption, run the same command again.
     """
     from scripts.move_home import main
 

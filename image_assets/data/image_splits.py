@@ -116,7 +116,7 @@ class SplitConfig(dg.Config):
     """The shares of the splits, used for new images; existing assignments never change."""
 
     training: float = Field(default=0.7, gt=0, lt=1, description="Share of images for training.")
-    validation: float = Field(default=0.15, gt=0, lt=1, description="Share of images that decide the best epoch.")
+    validation: float = Field(default=0.15, gt=0, lt=1, description="Share of images that models are chosen by.")
     test: float = Field(default=0.15, gt=0, lt=1, description="Share of images for evaluation, never trained on.")
     seed: int = Field(default=0, description="Seed of the assignment.")
 

@@ -124,7 +124,7 @@ def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
     none = platform.run()
     (found,) = none.asset_materializations_for_node("image_predictions")
     warning = str(found.metadata["registry_warning"].value)
-    assert "has none of the versions of image_classifier that image_predictions has rows of (version 1)" in warning
+    assert "none of the versions of image_classifier that rows of image_predictions belong to (version 1)" in warning
     assert "is MLFLOW_TRACKING_URI right" in warning
     assert platform.rows() == {1: IMAGES}
 
