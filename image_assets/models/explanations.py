@@ -14,7 +14,7 @@ from PIL import Image
 from image_assets.images.contact_sheets import THUMBNAIL_PIXELS, contact_sheet, to_thumbnail
 from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import ItemFailure
-from image_assets.images.pixels import Reading, to_pixels
+from image_assets.images.pixels import DEFAULT, Reading, to_pixels
 from image_assets.models.backbones import backbone_of
 from image_assets.models.isolated_scoring import LoadableVersion, VersionNotLoaded, predicting
 from image_assets.models.occlusion import to_heat, with_covers
@@ -57,7 +57,7 @@ def explaining(version: ModelVersion, registry: ModelRegistry) -> Iterator[Expla
     digest = version.tags.get(FILES_DIGEST, "")
     side_pixels = backbone_of(version.tags, "backbone_name").side_pixels
     settings = json.loads(version.tags.get("cache_settings", "{}"))
-    reading = Reading(**{name: settings[name] for name in ("page", "pixel_limit") if name in settings})
+    reading = Reading(settings.get("page", DEFAULT.page), settings.get("pixel_limit", DEFAULT.max_pixels))
     with predicting(LoadableVersion(registry.tracking_uri, version.uri, DEVICE, digest)) as predict:
 
         def explain(content: bytes, labels: Sequence[str]) -> list[Explanation]:

@@ -65,7 +65,9 @@ def test_the_page_is_explained_that_the_version_reads(
     blank, second = Image.new("RGB", (800, 400)), Image.open(BytesIO(green_with_red(800, 400, (0, 0, 200, 200))))
     second.paste("black", (700, 300, 800, 400))  # the red is as bright as the green
     content = saved(blank, "TIFF", save_all=True, append_images=[second])
-    version = replace(redness, tags={**redness.tags, "cache_settings": json.dumps({"page": page})})
+    version = replace(
+        redness, tags={**redness.tags, "cache_settings": json.dumps({"page": page, "pixel_limit": 10_000})}
+    )
     with explaining(version, registry) as explain:
         (red,) = explain(content, ["red"])
     assert red.probability == pytest.approx(red_share, abs=0.01)
