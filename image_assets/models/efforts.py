@@ -77,7 +77,8 @@ def expected_seconds(
         seconds += (training_images * views + validation_images) * frozen
         seconds += training_images * trained * plan.fine_tuning.epochs
         if plan.refit:
-            seconds += images * (views * frozen + plan.fine_tuning.epochs * trained)
+            again = training_images if plan.augmentation and not plan.augmented_views else 0  # views are kept
+            seconds += (validation_images + again) * views * frozen + images * plan.fine_tuning.epochs * trained
     return START_SECONDS + seconds / cores
 
 

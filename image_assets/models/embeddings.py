@@ -57,14 +57,14 @@ class StoredEmbeddings:
 
 
 @dataclass(frozen=True)
-class Standardisation:
+class Standardization:
     """The mean and standard deviation of each feature, both (features,) float64."""
 
     mean: np.ndarray
     deviation: np.ndarray
 
     def of(self, features: np.ndarray) -> np.ndarray:
-        """The standardised features (n, features) float32."""
+        """The standardized features (n, features) float32."""
         return ((features - self.mean) / self.deviation).astype(np.float32)
 
 
@@ -77,7 +77,7 @@ class PrecomputedInputs:
     steps: int  # of an epoch, equal on all ranks
     batch_size: int
     seed: tuple[int, int]  # of the training, and of the rank
-    standardisation: Standardisation | None = None
+    standardization: Standardization | None = None
 
     def __len__(self) -> int:
         return len(self.label_indexes)
@@ -93,13 +93,13 @@ class PrecomputedInputs:
         for start in range(0, len(self), EVALUATION_BATCH_SIZE):
             yield self._batch(np.arange(start, min(start + EVALUATION_BATCH_SIZE, len(self))))
 
-    def standardised(self, by: Standardisation) -> "PrecomputedInputs":
-        """The same images, standardised batch by batch."""
-        return replace(self, standardisation=by)
+    def standardized(self, by: Standardization) -> "PrecomputedInputs":
+        """The same images, standardized batch by batch."""
+        return replace(self, standardization=by)
 
     def _batch(self, rows: np.ndarray) -> Batch:
         inputs = self.inputs[rows]
-        return Batch(self.standardisation.of(inputs) if self.standardisation else inputs, self.label_indexes[rows])
+        return Batch(self.standardization.of(inputs) if self.standardization else inputs, self.label_indexes[rows])
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,24 @@ class JoinedInputs:
     def label_indexes(self) -> np.ndarray:
         """The label indexes of all images (n,)."""
         return np.concatenate([images.label_indexes for images in self.splits])
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch, equal on all ranks."""
+        return sum(images.steps for images in self.splits)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The images of all splits in shuffled order, repeated if they are too few for the epoch's steps."""
+        first, label_indexes = self.splits[0], self.label_indexes
+        ends = np.cumsum([len(images) for images in self.splits])
+        order = np.random.default_rng((*first.seed, epoch)).permutation(len(label_indexes))
+        for rows in np.sort(np.resize(order, (self.steps, first.batch_size))):
+            parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+            starts = ends - [len(images) for images in self.splits]
+            inputs = [
+                images.inputs[part - start] for images, part, start in zip(self.splits, parts, starts, strict=True)
+            ]
+            yield Batch(np.concatenate(inputs), label_indexes[rows])
 
     def __iter__(self) -> Iterator[Batch]:
         """Every image once, in batches for evaluation."""
@@ -190,13 +208,13 @@ class RowBuffer:
         return np.memmap(self._file, self._row.dtype, "r", shape=(self._count, *self._row.shape))
 
 
-def standardisation(images: PrecomputedInputs, collective: Collective) -> Standardisation:
+def standardization(images: PrecomputedInputs, collective: Collective) -> Standardization:
     """Mean and standard deviation of each feature over the images of all ranks."""
     count = collective.sum(np.array([len(images)]))
     mean = collective.sum(np.sum([batch.inputs.sum(axis=0, dtype=np.float64) for batch in images], axis=0)) / count
     # Two passes, in float64: the mean of squares minus the squared mean would cancel for features far from 0.
     squares = np.sum([((batch.inputs - mean) ** 2).sum(axis=0) for batch in images], axis=0)
-    return Standardisation(mean, usable_deviation(collective.sum(squares) / count, mean))
+    return Standardization(mean, usable_deviation(collective.sum(squares) / count, mean))
 
 
 def usable_deviation(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -242,13 +260,15 @@ class AugmentedViews:
     @property
     def steps(self) -> int:
         """Steps per epoch, equal on every rank."""
-        return self._view(0).steps
+        return self.inputs(1).steps
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The images of the epoch's view in shuffled order, repeated if the shard has too few for the epoch's steps."""
-        return self._view((epoch - 1) % self.count).batches(epoch)
+        return self.inputs(epoch).batches(epoch)
 
-    def _view(self, number: int) -> PrecomputedInputs:
+    def inputs(self, epoch: int) -> PrecomputedInputs:
+        """The images of the epoch's view."""
+        number = (epoch - 1) % self.count
         if number not in self.computed:
             decoding = replace(self.shard.decoding, augmentation=Augmentation(self.seed, number))
             self.computed[number] = precompute_inputs(
@@ -259,3 +279,22 @@ class AugmentedViews:
                 seed=self.seed,
             )
         return self.computed[number]
+
+
+@dataclass(frozen=True)
+class JoinedViews:
+    """The augmented images of several splits; views that one of them has already are not computed again."""
+
+    splits: Sequence[AugmentedViews]
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch, equal on every rank."""
+        return self._inputs(1).steps
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The images of the epoch's views in shuffled order, repeated if they are too few for the epoch's steps."""
+        return self._inputs(epoch).batches(epoch)
+
+    def _inputs(self, epoch: int) -> JoinedInputs:
+        return JoinedInputs([views.inputs(epoch) for views in self.splits])

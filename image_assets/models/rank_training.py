@@ -16,10 +16,11 @@ from image_assets.models.embeddings import (
     AugmentedImages,
     AugmentedViews,
     JoinedInputs,
+    JoinedViews,
     PrecomputedInputs,
     StoredEmbeddings,
     precompute_inputs,
-    standardisation,
+    standardization,
 )
 from image_assets.models.epochs import (
     Batch,
@@ -184,6 +185,7 @@ class RankTraining:
         self._embeddings_of_both = JoinedInputs(())
         self._frozen: Activations = lambda pixels: pixels
         self._start: tuple[State, State] = {}, {}  # weights and optimizer state before fine-tuning
+        self._images: Source | None = None  # of fine-tuning
         self._strength, self._scale = 0.0, 1.0  # of the head
         # Images as inputs of the part that was trained last.
         self._trained: Callable[[], Iterable[Batch]] = tuple
@@ -215,8 +217,8 @@ class RankTraining:
         if self._plan.head_fit == "closed_form":
             self._embeddings_of_both = JoinedInputs((training, validation))
             return self._fit_head(training, validation, weights)
-        by = standardisation(training, self._collective)
-        progress = self._run("head", self._plan.head, training.standardised(by), validation.standardised(by))
+        by = standardization(training, self._collective)
+        progress = self._run("head", self._plan.head, training.standardized(by), validation.standardized(by))
         # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
         kernel, bias = self._network.head()
         kernel = kernel / by.deviation[:, None]
@@ -262,9 +264,19 @@ class RankTraining:
         self._network.load_weights(weights)
         self._network.load_optimizer_state(optimizer_state)
         self._network.set_label_weights(self._weights_of_both())
-        both = replace(self._training, caches=self._training.caches + self._validation.caches)
-        self._run("refit", self._plan.refit_schedule(best_epoch), self._source(both))
+        self._run("refit", self._plan.refit_schedule(best_epoch), self._of_both(self._images))
         self._scale_head(self._scale)
+
+    def _of_both(self, images: Source | None) -> Source:
+        """The images of fine-tuning, together with those of the validation split."""
+        if isinstance(images, PrecomputedInputs) and self._evaluated is not None:
+            return JoinedInputs((images, self._evaluated))
+        if isinstance(images, AugmentedViews):
+            return JoinedViews((images, replace(images, shard=self._validation, computed={})))
+        if isinstance(images, AugmentedImages):
+            both = self._training.caches + self._validation.caches
+            return replace(images, shard=replace(self._training, caches=both))
+        raise RuntimeError("fine-tune first")
 
     def _weights_of_both(self) -> np.ndarray:
         return self._label_weights(self._embeddings_of_both.label_indexes)
@@ -335,7 +347,7 @@ class RankTraining:
         """
         self._frozen = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
         self._start = self._network.weights(), self._network.optimizer_state()
-        training = self._source(self._training)
+        self._images = training = self._source(self._training)
         validation = self._precompute(self._validation, self._frozen)
         progress = self._run("fine_tuning", self._plan.fine_tuning, training, validation)
         self._trained = (lambda: training) if isinstance(training, PrecomputedInputs) else self._plain

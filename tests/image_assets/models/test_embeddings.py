@@ -11,11 +11,12 @@ from image_assets.models.embeddings import (
     AugmentedImages,
     AugmentedViews,
     JoinedInputs,
+    JoinedViews,
     PrecomputedInputs,
-    Standardisation,
+    Standardization,
     StoredEmbeddings,
     precompute_inputs,
-    standardisation,
+    standardization,
     to_stored,
     usable_deviation,
 )
@@ -96,17 +97,17 @@ def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None
     assert [label for batch in precomputed for label in batch.label_indexes] == list(range(5))
 
 
-def test_features_are_standardised_over_all_images_and_never_divided_by_zero() -> None:
+def test_features_are_standardized_over_all_images_and_never_divided_by_zero() -> None:
     inputs = np.random.default_rng(0).normal(3, 2, (1000, 2)).astype(np.float32)
     inputs[:, 1] = 7
     precomputed = PrecomputedInputs(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
-    by = standardisation(precomputed, Alone())
+    by = standardization(precomputed, Alone())
     np.testing.assert_allclose(by.mean, inputs.mean(axis=0), rtol=1e-5)
-    (batch, *_) = precomputed.standardised(by)
+    (batch, *_) = precomputed.standardized(by)
     assert abs(batch.inputs.mean()) < 0.2
     assert (batch.inputs[:, 1] == 0).all()
     assert usable_deviation(np.array([4.0, 0.0, 1e-20]), np.array([1.0, 0.0, 5.0])).tolist() == [2.0, 1.0, 1.0]
-    assert Standardisation(np.array([1.0]), np.array([2.0])).of(np.array([[5.0]])).tolist() == [[2.0]]
+    assert Standardization(np.array([1.0]), np.array([2.0])).of(np.array([[5.0]])).tolist() == [[2.0]]
 
 
 def test_rare_labels_weigh_more_and_images_one_on_average() -> None:
@@ -161,6 +162,36 @@ def test_images_of_two_splits_are_read_one_split_after_the_other_each_time() -> 
     for _ in range(2):
         assert np.concatenate([batch.inputs[:, 0] for batch in both]).tolist() == [2, 2, 3, 3, 3]
     assert both.label_indexes.tolist() == [2, 2, 3, 3, 3]
+
+
+def test_images_of_two_splits_come_mixed_in_another_order_each_epoch() -> None:
+    first, second = (
+        PrecomputedInputs(np.arange(start, end)[:, None], np.arange(start, end), steps, 4, (0, 0))
+        for start, end, steps in ((0, 13, 4), (13, 16, 1))
+    )
+    both = JoinedInputs((first, second))
+    epochs = [list(both.batches(epoch)) for epoch in (1, 2, 2)]
+    for epoch in epochs:
+        assert [len(batch.label_indexes) for batch in epoch] == [4] * both.steps == [4] * 5
+        assert all((batch.inputs[:, 0] == batch.label_indexes).all() for batch in epoch)
+    orders = [np.concatenate([batch.label_indexes for batch in epoch]).tolist() for epoch in epochs]
+    assert orders[0] != orders[1] == orders[2]
+    assert np.bincount(orders[0], minlength=16).tolist().count(1) == 12, "16 images in 20 places"
+    assert len({number // 4 for number, row in enumerate(orders[0]) if row >= 13}) > 1
+
+
+def test_only_views_of_the_other_split_are_computed(tmp_path: Path) -> None:
+    images, colors = [(png(number, (80, 60)), number) for number in range(24)], MeanColors()
+    for split in ("training", "validation"):
+        (tmp_path / split).mkdir()
+    views = AugmentedViews(2, shard(tmp_path / "training", images[:16]), colors, Alone(), batch_size=4, seed=0)
+    list(views.batches(1))
+    asked = colors.asked
+    other = replace(views, shard=shard(tmp_path / "validation", images[16:]), computed={})
+    both = JoinedViews((views, other))
+    batches = list(both.batches(1))
+    assert colors.asked == asked + 32  # one padded batch
+    assert {*np.concatenate([batch.label_indexes for batch in batches])} == {*range(24)}
 
 
 def test_augmented_views_are_computed_once_and_shown_in_turn_in_another_order(tmp_path: Path) -> None:
