@@ -156,7 +156,7 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
     change = follow_raw_images(delta_tables, image_folder)
     backfilled = backfill(delta_tables, image_folder)
     layout = read_layout(delta_tables, image_folder)
-    relabelled = relabel(delta_tables, FEATURED_IMAGES, layout)
+    relabeled = relabel(delta_tables, FEATURED_IMAGES, layout)
     described = describe_once(
         delta_tables,
         FEATURED_IMAGES.name,
@@ -168,4 +168,4 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
         tables=[FEATURED_IMAGES, IMAGE_FILES, GIVEN_LABELS, LABEL_CORRECTIONS],
         values=[str(layout)],
     )
-    return delta_tables.materialized(FEATURED_IMAGES, change, relabelled=relabelled, backfilled=backfilled, **described)
+    return delta_tables.materialized(FEATURED_IMAGES, change, relabeled=relabeled, backfilled=backfilled, **described)

@@ -47,8 +47,8 @@ def folders_give_labels(delta_tables: DeltaTables, image_folder: ImageFolder) ->
 def labels_spelled_alike(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Labels of current images that look the same."""
     found_labels = query(
-        "SELECT label, count(*) AS images FROM labelled JOIN current USING (path, image_id) GROUP BY label",
-        labelled=delta_tables.batches(FEATURED_IMAGES, [*IMAGE_KEYS, "label"], pc.field("label").is_valid()),
+        "SELECT label, count(*) AS images FROM labeled JOIN current USING (path, image_id) GROUP BY label",
+        labeled=delta_tables.batches(FEATURED_IMAGES, [*IMAGE_KEYS, "label"], pc.field("label").is_valid()),
         current=current_key_batches(delta_tables),
     )
     counts = dict(zip(found_labels["label"].to_pylist(), found_labels["images"].to_pylist(), strict=True))

@@ -45,11 +45,11 @@ def follow_featured_images(delta_tables: DeltaTables, limits: Limits = DEFAULT_L
 def grayscale_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.MaterializeResult:
     """Grayscale copies of the images as lossless PNG, with their labels."""
     change = follow_featured_images(delta_tables, to_limits(image_folder))
-    relabelled = relabel(delta_tables, GRAYSCALE_IMAGES, read_layout(delta_tables, image_folder))
+    relabeled = relabel(delta_tables, GRAYSCALE_IMAGES, read_layout(delta_tables, image_folder))
     sheet = describe_once(
         delta_tables,
         GRAYSCALE_IMAGES.name,
         lambda: new_images_metadata(delta_tables, GRAYSCALE_IMAGES, change),
         tables=[GRAYSCALE_IMAGES],
     )
-    return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabelled=relabelled, **sheet)
+    return delta_tables.materialized(GRAYSCALE_IMAGES, change, relabeled=relabeled, **sheet)

@@ -1,4 +1,4 @@
-"""Training, validation or test for each labelled image; near duplicates share a split."""
+"""Training, validation or test for each labeled image; near duplicates share a split."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ CONFLICT = "belongs together with images in different splits"
 
 
 def split_rows(delta_tables: DeltaTables, split: str) -> DataFrame:
-    """Path, image_id, label and label_index of the split's labelled images whose files are current."""
+    """Path, image_id, label and label_index of the split's labeled images whose files are current."""
     current = current_files(delta_tables.dataframe(IMAGE_FILES))
     assigned = delta_tables.dataframe(IMAGE_SPLITS).where((F.col("split") == split) & F.col("label").isNotNull())
     return assigned.join(current, on=IMAGE_KEYS, how="left_semi").select("path", "image_id", "label", "label_index")
@@ -108,7 +108,7 @@ def splits_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     counts = by_label(images, "split", (*SPLITS, SET_ASIDE))
     if len(counts):
         picture = stacked_bars(counts, "images per label, by split")
-        metadata["splits"] = dg.MetadataValue.md(picture_markdown(picture, f"{len(images):,} labelled images"))
+        metadata["splits"] = dg.MetadataValue.md(picture_markdown(picture, f"{len(images):,} labeled images"))
     return metadata
 
 
@@ -294,7 +294,7 @@ def write_assignments(
     return list(write_files(rows, delta_tables.uri(IMAGE_SPLITS), file_layout(IMAGE_SPLITS)))
 
 
-def append_newly_labelled(
+def append_newly_labeled(
     delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayout, rules: DuplicateRules
 ) -> None:
     """Appends images that had no label when they were followed, and have one now."""
@@ -302,9 +302,9 @@ def append_newly_labelled(
     if not current.are_overridden and is_recorded(delta_tables, IMAGE_SPLITS, layout):
         return
     unassigned = delta_tables.read_keys(FEATURED_IMAGES) - delta_tables.read_keys(IMAGE_SPLITS)
-    labelled = [(path, image_id) for path, image_id in unassigned if current.of((str(path), str(image_id)))]
-    if labelled:
-        new = rows_with_keys(delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, labelled)
+    labeled = [(path, image_id) for path, image_id in unassigned if current.of((str(path), str(image_id)))]
+    if labeled:
+        new = rows_with_keys(delta_tables, FEATURED_IMAGES, IMAGE_SPLITS, labeled)
         delta_tables.append_files(IMAGE_SPLITS, write_assignments(delta_tables, new, config, layout, rules))
 
 
@@ -332,7 +332,7 @@ def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayou
 def image_splits(
     config: SplitConfig, delta_tables: DeltaTables, image_folder: ImageFolder, duplicate_rules: DuplicateRules
 ) -> dg.MaterializeResult:
-    """Training, validation or test for each labelled image, by its folder if that names a split; near duplicates share
+    """Training, validation or test for each labeled image, by its folder if that names a split; near duplicates share
     a split.
     """
     layout, rules = read_layout(delta_tables, image_folder), duplicate_rules
@@ -342,12 +342,12 @@ def image_splits(
         IMAGE_SPLITS,
         by=lambda new: write_assignments(delta_tables, new, config, layout, rules),
     )
-    append_newly_labelled(delta_tables, config, layout, rules)
+    append_newly_labeled(delta_tables, config, layout, rules)
     moved = reassign(delta_tables, config, layout, rules)
-    relabelled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
+    relabeled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
     more = {"moved_to_given_splits": moved} if moved else {}
     described = describe_once(
         delta_tables, IMAGE_SPLITS.name, lambda: splits_metadata(delta_tables), tables=[IMAGE_SPLITS]
     )
-    return delta_tables.materialized(IMAGE_SPLITS, change, relabelled=relabelled, **described, **more)
+    return delta_tables.materialized(IMAGE_SPLITS, change, relabeled=relabeled, **described, **more)

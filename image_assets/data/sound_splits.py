@@ -67,7 +67,7 @@ class MissingLabel:
 
 
 def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
-    """The labelled rows of image_splits whose files are current; only these are trained on."""
+    """The labeled rows of image_splits whose files are current; only these are trained on."""
     assigned = delta_tables.read(IMAGE_SPLITS, ASSIGNED_COLUMNS, pc.field("label").is_valid()).to_pandas()
     return assigned.merge(current_keys(delta_tables), on=IMAGE_KEYS)
 

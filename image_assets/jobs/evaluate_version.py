@@ -104,18 +104,18 @@ class EvaluateConfig(dg.Config):
 
 
 @dataclass
-class LabelledImages:
+class LabeledImages:
     """The labels of image files by table path, and the files that have none, with the reason."""
 
     labels: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def labelled_images(config: EvaluateConfig, landing: ImageFolder) -> LabelledImages:
+def labeled_images(config: EvaluateConfig, landing: ImageFolder) -> LabeledImages:
     """The images to evaluate on; the landing folder's settings say which files count, and which folder is the label.
 
     Raises:
-        ValueError: There are no labelled images.
+        ValueError: There are no labeled images.
     """
     folder = landing.model_copy(update={"root": config.root})
     try:
@@ -133,19 +133,19 @@ def labelled_images(config: EvaluateConfig, landing: ImageFolder) -> LabelledIma
             {*paths},
             found.problems,
         )
-        images = LabelledImages(
+        images = LabeledImages(
             {path: layout.merge(of.label) for path, of in given.items() if of.state == GIVEN and of.label},
             {path or config.table: of.message or of.state for path, of in given.items() if of.state != GIVEN},
         )
     else:
         labels = {path: layout.label(path) for path in paths}
-        images = LabelledImages(
+        images = LabeledImages(
             {path: label for path, label in labels.items() if label},
             {path: NO_LABEL for path, label in labels.items() if not label},
         )
     if not images.labels:
         why = "; ".join(advice(paths, layout)) if paths and not config.table else f"{len(paths):,} image files found"
-        raise ValueError(f"{config.table or config.root} has no labelled images: {why}")
+        raise ValueError(f"{config.table or config.root} has no labeled images: {why}")
     return images
 
 
@@ -193,7 +193,7 @@ class ExternalEvaluation:
 
 def evaluate_on(
     version: ModelVersion,
-    images: LabelledImages,
+    images: LabeledImages,
     corruptions: Iterable[Corruption],
     landing: ImageFolder,
     predict: Predict,
@@ -260,7 +260,7 @@ def files_table(reasons: Mapping[str, str]) -> dg.TableMetadataValue:
     )
 
 
-def to_metadata(found: ExternalEvaluation, images: LabelledImages, title: str) -> dict[str, dg.MetadataValue]:
+def to_metadata(found: ExternalEvaluation, images: LabeledImages, title: str) -> dict[str, dg.MetadataValue]:
     """What the run reports."""
     result = found.results[None]
     metadata = {
@@ -308,7 +308,7 @@ def evaluate_on_images(
     from mlflow.exceptions import MlflowException
 
     version = chosen_version(config.version, model_registry)
-    images = labelled_images(config, image_folder)
+    images = labeled_images(config, image_folder)
     device = resolve_device(version, inference_device, delta_tables.pyspark).name
     predict = partial(predicted_rows, registry=model_registry, version=version, device=device)
     found = evaluate_on(version, images, config.corruptions, image_folder, predict)

@@ -115,7 +115,7 @@ def image_embeddings(
     petastorm_caches: PetastormCaches,
     backbone: BackboneWeights,
 ) -> dg.MaterializeResult:
-    """Embeddings of all images, labelled or not: the output of each framework's pretrained backbone.
+    """Embeddings of all images, labeled or not: the output of each framework's pretrained backbone.
 
     Trainings, predictions, drift and the gallery read them. An untrained backbone has none.
     """

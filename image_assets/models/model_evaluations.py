@@ -131,7 +131,7 @@ def predict_test_split(
 
     Only the URI and the tags of the version are used, so the version need not be registered.
     """
-    return predict_rows(version, labelled_test_rows(delta_tables), delta_tables, registry, on)
+    return predict_rows(version, labeled_test_rows(delta_tables), delta_tables, registry, on)
 
 
 def answers_on_test_split(
@@ -141,7 +141,7 @@ def answers_on_test_split(
 
     Images without one there are predicted again, because the failure may have been temporary.
     """
-    rows = labelled_test_rows(delta_tables)
+    rows = labeled_test_rows(delta_tables)
     columns = [*IMAGE_KEYS, *(field.name for field in ANSWER_FIELDS)]
     there = delta_tables.read(IMAGE_PREDICTIONS, columns, of_version(version) & pc.field("probability").is_valid())
     known = rows.merge(there.to_pandas(), on=IMAGE_KEYS, how="left")
@@ -152,7 +152,7 @@ def answers_on_test_split(
     return pd.concat([known.loc[~lacking], more], join="inner", ignore_index=True)
 
 
-def labelled_test_rows(delta_tables: DeltaTables) -> pd.DataFrame:
+def labeled_test_rows(delta_tables: DeltaTables) -> pd.DataFrame:
     """The images of the test split that are evaluated, with their `true_label`."""
     rows, _ = rows_to_evaluate(delta_tables)
     return rows.rename(columns={"label": "true_label"})

@@ -197,10 +197,10 @@ def test_predictions_cover_every_current_file_also_those_without_a_label(setting
     predictions = rows(settings, "current_predictions").set_index("path")
     current = rows(settings, "image_files").query("state == 'current'")
     assert set(predictions.index) == set(current["path"])
-    unlabelled = {f"file:{file}" for file in landing.glob("*.jpg")}
-    assert len(unlabelled) == 2
-    assert unlabelled <= set(predictions.index)
-    assert not unlabelled & set(rows(settings, "image_splits", ["path"])["path"])
+    unlabeled = {f"file:{file}" for file in landing.glob("*.jpg")}
+    assert len(unlabeled) == 2
+    assert unlabeled <= set(predictions.index)
+    assert not unlabeled & set(rows(settings, "image_splits", ["path"])["path"])
 
 
 def test_the_python_of_the_documentation_runs(settings: Settings, landing: Path, tmp_path: Path) -> None:

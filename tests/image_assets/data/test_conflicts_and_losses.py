@@ -43,8 +43,8 @@ def test_conflicts_are_between_current_images_with_two_labels(delta_tables: Delt
     groups = {row["image_id"]: f"group {int(row['image_id'][-2:]) // 2}" for row in rows}
     current = {row["path"] for row in rows if random.random() < 0.7}
     add(delta_tables, FEATURED_IMAGES, rows)
-    labelled = [row for row in rows if row["label"]]
-    add(delta_tables, IMAGE_SPLITS, [{**row, "duplicate_group": groups[row["image_id"]]} for row in labelled])
+    labeled = [row for row in rows if row["label"]]
+    add(delta_tables, IMAGE_SPLITS, [{**row, "duplicate_group": groups[row["image_id"]]} for row in labeled])
     states = [(row, CURRENT if row["path"] in current else MISSING) for row in rows]
     merge_decisions(delta_tables, [Decision(row["path"], state, image_id=row["image_id"]) for row, state in states])
     same, near = conflicting_labels(delta_tables)

@@ -122,7 +122,7 @@ def test_an_image_under_two_labels_is_a_warning_until_one_of_its_files_is_gone(i
 def test_the_same_image_twice_under_one_label_or_none_is_no_conflict(ingested_tables: DeltaTables) -> None:
     image = ingested_tables.dataframe(FEATURED_IMAGES).orderBy("path").limit(1)
     add_current(ingested_tables, image, path="file:/again.png", label=image.collect()[0].label)
-    add_current(ingested_tables, image, path="file:/unlabelled.png", label=None)
+    add_current(ingested_tables, image, path="file:/unlabeled.png", label=None)
     assert answer(label_conflicts, delta_tables=ingested_tables).passed
 
 

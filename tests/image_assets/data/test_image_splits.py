@@ -236,4 +236,4 @@ def test_splits_are_counted_and_drawn(delta_tables: DeltaTables, landing: Path) 
         "images_training": 10,
         "images_test": 2,
     }
-    assert str(found["splits"].value).startswith("12 labelled images")
+    assert str(found["splits"].value).startswith("12 labeled images")

@@ -1,4 +1,4 @@
-"""A version is evaluated on whatever folder or table of labelled images people have."""
+"""A version is evaluated on whatever folder or table of labeled images people have."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from image_assets.jobs.evaluate_version import EvaluateConfig, evaluate_version, labelled_images
+from image_assets.jobs.evaluate_version import EvaluateConfig, evaluate_version, labeled_images
 from image_assets.schemas import MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
@@ -148,7 +148,7 @@ def test_a_folder_of_splits_has_the_labels_below_them(tmp_path: Path, landing: I
         file.parent.mkdir(parents=True)
         file.write_bytes(gray(1))
     (tmp_path / "link").symlink_to(tmp_path / "photographs")
-    found = labelled_images(EvaluateConfig(folder=str(tmp_path / "link")), landing)
+    found = labeled_images(EvaluateConfig(folder=str(tmp_path / "link")), landing)
     assert sorted(found.labels.values()) == ["bright", "dark"]
 
 
@@ -158,7 +158,7 @@ def test_a_folder_of_splits_has_the_labels_below_them(tmp_path: Path, landing: I
         ({"version": 7}, "no version 7"),
         ({}, "no version is in production"),
         ({"version": 1, "folder": "nowhere"}, "nowhere cannot be listed"),
-        ({"version": 1, "folder": "dusk"}, "has no labelled images: no file has a label"),
+        ({"version": 1, "folder": "dusk"}, "has no labeled images: no file has a label"),
         (
             {"version": 1, "folder": "other labels"},
             "has none of the labels dusk: its labels are bright, dark",

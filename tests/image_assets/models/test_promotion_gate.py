@@ -27,7 +27,7 @@ def version(number: int, **tags: str) -> ModelVersion:
     return ModelVersion(number, "None", (), "", f"models:/image_classifier/{number}", tags)
 
 
-def labelled(number: int, *labels: str) -> ModelVersion:
+def labeled(number: int, *labels: str) -> ModelVersion:
     return version(number, labels=json.dumps(labels))
 
 
@@ -97,14 +97,14 @@ def test_a_version_returns_the_same_columns_for_the_same_inputs(found: str, form
 def test_only_removed_labels_need_a_mapping(
     labels: list[str], mapping: dict[str, str], passed: bool, detail: str
 ) -> None:
-    finding = same_labels(labelled(2, *labels), labelled(1, *LABELS), mapping)
+    finding = same_labels(labeled(2, *labels), labeled(1, *LABELS), mapping)
     assert finding.passed is passed
     assert detail in finding.detail
 
 
 def test_the_first_version_needs_labels_only() -> None:
-    assert same_labels(labelled(1, *LABELS), None, {}).passed
-    assert not same_labels(labelled(1), None, {}).passed
+    assert same_labels(labeled(1, *LABELS), None, {}).passed
+    assert not same_labels(labeled(1), None, {}).passed
 
 
 @pytest.mark.parametrize(("logged", "passed"), [("a", True), ("b", False), (None, False)])
@@ -159,6 +159,6 @@ def test_a_version_may_be_worse_by_the_tolerance_unless_it_is_so_for_sure(
 
 
 def test_the_report_has_a_line_for_each_finding() -> None:
-    report = to_report([backbone_trained(version(1)), same_labels(labelled(1, "a|b"), None, {})]).splitlines()
+    report = to_report([backbone_trained(version(1)), same_labels(labeled(1, "a|b"), None, {})]).splitlines()
     assert report[2].startswith("| ✗ | backbone")
     assert report[3] == "| ✓ | labels | a/b |"
