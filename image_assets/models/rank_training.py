@@ -311,7 +311,9 @@ class RankTraining:
             if sum(map(len, parts)) >= rows:
                 break
         embeddings = gathered(self._collective, np.concatenate(parts)[:rows])
-        return TrainingEmbeddings.of(embeddings, self._plan.architecture.compared_from)
+        # Fine-tuning makes features near the head forget whatever does not tell labels apart, so all are compared.
+        compared_from = self._plan.architecture.compared_from if self._plan.trainable == "head" else 0
+        return TrainingEmbeddings.of(embeddings, compared_from)
 
     def with_threshold(self, embeddings: TrainingEmbeddings) -> TrainingEmbeddings:
         """The same, with a threshold from the validation images of all ranks."""

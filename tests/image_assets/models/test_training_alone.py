@@ -147,6 +147,7 @@ def test_fine_tuning_starts_with_the_head_in_closed_form_and_goes_on_with_both_s
     assert again.weights_digest != once.weights_digest
     assert once.training_embeddings is not None
     assert again.training_embeddings is not None
+    assert again.training_embeddings.directions.shape == (19, CURRENT_BACKBONE.features), "all features are compared"
     assert (again.training_embeddings.directions != once.training_embeddings.directions).any()
     assert again.training_embeddings.threshold == again.training_embeddings.rescaled(once.training_embeddings).threshold
 
