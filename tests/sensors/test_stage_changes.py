@@ -248,7 +248,7 @@ def test_a_registry_that_was_replaced_is_reported(
     answer = reason(daemon.tick(registry))
     assert "Version 1 is serving." in answer
     assert "Warning: The registry" in answer
-    assert "has another version 1 of image_classifier than the one that earlier rows of stage_history are of" in answer
+    assert "a different version 1 of image_classifier from the one that earlier rows of stage_history belong" in answer
     assert "is MLFLOW_TRACKING_URI right" in answer
 
 

@@ -90,7 +90,7 @@ def test_rows_are_selected_by_what_the_version_is(tables: DeltaTables) -> None:
     [
         ([], "has none of the versions of image_classifier .* (version 1, 2)"),
         ([version(7)], "has none of the versions"),
-        ([version(1, "another"), version(2)], "has another version 1 of image_classifier than the one"),
+        ([version(1, "another"), version(2)], "has a different version 1 of image_classifier from the one"),
         ([version(1, "another", stage="Archived"), version(2)], None),
         ([version(1)], None),
         ([version(1), version(2), version(3)], None),

@@ -146,7 +146,10 @@ def test_a_version_of_another_registry_with_the_same_number_predicts_for_itself(
     )
     second = another.promote(1, "Production")
     assert (second.version, second.version_id == first.version_id) == (1, False)
-    before, after = "has none of the versions of image_classifier", "has another version 1 of image_classifier than the"
+    before, after = (
+        "has none of the versions of image_classifier",
+        "has a different version 1 of image_classifier from the",
+    )
     for added, message in ((IMAGES, before), (0, after)):
         (found,) = platform.run(another).asset_materializations_for_node("image_predictions")
         assert found.metadata["rows_added"].value == added
