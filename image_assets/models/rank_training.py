@@ -5,11 +5,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from image_assets.models.calibration import Thresholds, choose_thresholds, fit_scale, log_softmax
+from image_assets.models.classifier import Classifier
 from image_assets.models.embedding_networks import backbone_identity
 from image_assets.models.embeddings import (
     Activations,
@@ -26,7 +27,6 @@ from image_assets.models.epochs import (
     Batch,
     Checkpoints,
     Collective,
-    Network,
     Phase,
     Progress,
     Source,
@@ -44,50 +44,10 @@ from image_assets.models.training_output import epoch_reporter, log_weights, no_
 from image_assets.models.training_plan import OutputLocations, Schedule, TrainingPlan, TrainingResult
 
 if TYPE_CHECKING:
-    import onnx
     from petastorm.spark import SparkDatasetConverter
 
 
 logger = logging.getLogger(__name__)
-
-
-class Classifier(Network, Protocol):
-    """A network that can be frozen up to a block and logged to MLflow."""
-
-    framework: str
-    precision: str
-
-    def freeze(self, blocks: int | None, schedule: Schedule) -> Activations:
-        """Freeze the first blocks, or (None) everything but the head; the frozen part, whose output is trained on."""
-        ...
-
-    def set_label_weights(self, weights: np.ndarray) -> None:
-        """Set the weight of each label's images in the loss: (labels,)."""
-        ...
-
-    def head(self) -> tuple[np.ndarray, np.ndarray]:
-        """The head's kernel (features, labels) and bias (labels,), float64."""
-        ...
-
-    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
-        """Replace the head's kernel and bias."""
-        ...
-
-    def embeddings(self, batch: Batch) -> np.ndarray:
-        """The inputs of the head for a batch: (n, features) float32."""
-        ...
-
-    def backbone_weights(self) -> State:
-        """Copies of the weights of the whole backbone by name."""
-        ...
-
-    def log(self, locations: OutputLocations) -> str:
-        """Log the model in its own flavor; its URI."""
-        ...
-
-    def export(self) -> "tuple[onnx.ModelProto, Callable[[np.ndarray], np.ndarray]]":
-        """The whole network as ONNX, from pixels to probabilities, and the network itself on the CPU."""
-        ...
 
 
 def train_on_rank(
@@ -264,11 +224,12 @@ class RankTraining:
         self._network.load_weights(weights)
         self._network.load_optimizer_state(optimizer_state)
         self._network.set_label_weights(self._weights_of_both())
-        self._run("refit", self._plan.refit_schedule(best_epoch), self._of_both(self._images))
+        self._run("refit", self._plan.refit_schedule(best_epoch), self._of_both())
         self._scale_head(self._scale)
 
-    def _of_both(self, images: Source | None) -> Source:
+    def _of_both(self) -> Source:
         """The images of fine-tuning, together with those of the validation split."""
+        images = self._images
         if isinstance(images, PrecomputedInputs) and self._evaluated is not None:
             return JoinedInputs((images, self._evaluated))
         if isinstance(images, AugmentedViews):
@@ -349,7 +310,7 @@ class RankTraining:
         """
         self._frozen = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
         self._start = self._network.weights(), self._network.optimizer_state()
-        self._images = training = self._source(self._training)
+        self._images = training = self._source()
         validation = self._precompute(self._validation, self._frozen)
         progress = self._run("fine_tuning", self._plan.fine_tuning, training, validation)
         self._trained = (lambda: training) if isinstance(training, PrecomputedInputs) else self._plain
@@ -358,9 +319,9 @@ class RankTraining:
             self.calibrate(validation)
         return progress
 
-    def _source(self, shard: Shard) -> Source:
-        """The images of a shard for fine-tuning."""
-        plan = self._plan
+    def _source(self) -> Source:
+        """The training images for fine-tuning."""
+        plan, shard = self._plan, self._training
         if not plan.augmentation:
             return self._precompute(shard, self._frozen)
         if not plan.augmented_views:

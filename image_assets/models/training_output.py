@@ -7,15 +7,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
+from image_assets.models.classifier import Classifier
 from image_assets.models.epochs import State
 from image_assets.models.logged_models import onnx_with_head, verified_onnx
 from image_assets.models.training_plan import OutputLocations
 from resources.progress import LINE_SECONDS
-
-if TYPE_CHECKING:
-    from image_assets.models.rank_training import Classifier
 
 WEIGHTS_FILE = "trained_weights.safetensors"  # an artifact of the MLflow run
 logger = logging.getLogger(__name__)
@@ -63,7 +60,7 @@ def no_report(phase: str, epochs: int, figures: dict[str, float]) -> None:
     """Log nothing; only rank 0 reports."""
 
 
-def log_weights(network: "Classifier", weights: State, locations: OutputLocations) -> str:
+def log_weights(network: Classifier, weights: State, locations: OutputLocations) -> str:
     """Log the trained weights, for reproductions to compare, and the model; the model's URI."""
     from mlflow import MlflowClient
     from safetensors.numpy import save_file
@@ -75,7 +72,7 @@ def log_weights(network: "Classifier", weights: State, locations: OutputLocation
     return network.log(locations)
 
 
-def to_onnx(network: "Classifier", embedding_backbone: str, side_pixels: int, locations: OutputLocations) -> bytes:
+def to_onnx(network: Classifier, embedding_backbone: str, side_pixels: int, locations: OutputLocations) -> bytes:
     """The content of the version's ONNX file; a backbone that is unchanged and was exported before gets a head."""
     exported = locations.exported
     if exported and exported.backbone == embedding_backbone:

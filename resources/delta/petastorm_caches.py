@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -322,8 +322,9 @@ class PetastormCaches(dg.ConfigurableResource):
             sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
             evicted = [folder.name for folder in former if self._delete_unused(folder)]
             for checkpoints in Path(self.checkpoints("")).glob("*"):
-                if time.time() - checkpoints.stat().st_mtime > CHECKPOINT_SECONDS:
-                    shutil.rmtree(checkpoints, ignore_errors=True)
+                with suppress(FileNotFoundError):  # its training has just ended
+                    if time.time() - checkpoints.stat().st_mtime > CHECKPOINT_SECONDS:
+                        shutil.rmtree(checkpoints, ignore_errors=True)
             for folder in oldest_first:
                 too_many = numbers[split_of(folder)] > self.keep
                 too_large = sum(sizes.values()) > self.keep_megabytes * MEGABYTE
