@@ -31,7 +31,8 @@ from resources.delta.delta_log import (
 from resources.delta.executors import runs_locally
 from resources.delta.merging import first_keys, joined, rows_with, sql_with
 from resources.delta.parquet_files import WrittenFile
-from resources.delta.stored_tables import NOTE, StoredTables, scanner
+from resources.delta.scans import scan
+from resources.delta.stored_tables import NOTE, StoredTables, files_of
 from resources.delta.table import (
     Change,
     Compaction,
@@ -282,8 +283,9 @@ def _merge(
     key = table.keys[0]
     keys = first_keys(new, key)
     settings: dict[str, Any] = {"mode": "append"}
-    if len(keys) and scanner(log, table, [key], rows_with(key, keys)).head(1).num_rows:
-        old = scanner(log, table, new.column_names, rows_with(key, keys)).to_table()
+    files = files_of(log, table)
+    if len(keys) and scan(files, [key], rows_with(key, keys)).head(1).num_rows:
+        old = scan(files, new.column_names, rows_with(key, keys)).to_table()
         new = joined(old, new, table.keys, updates)
         settings = {"mode": "overwrite", "predicate": sql_with(key, keys)}
     # Of two processes that read the same version, the second one to commit a transaction of this name fails.

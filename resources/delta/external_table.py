@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from pyarrow.dataset import ParquetFragmentScanOptions
 from pydantic import Field
 
 from resources.delta.annotation_files import read_cvat, read_json, read_json_lines
 from resources.delta.delimited_text import FileRows, read_delimited
+from resources.delta.scans import dataset, scan
 from resources.files.file_system import to_time, uncached_file_system
 
 PARQUET = ".parquet"
@@ -183,11 +183,9 @@ def parquet_rows(file: BinaryIO) -> tuple[pa.Table, list[str]]:
 
 def delta_rows(log: DeltaTable) -> tuple[pa.Table, list[str]]:
     """The rows of a Delta table without its bytes."""
-    # As in DeltaTables: threads that read through delta-rs may abort Python when it exits (pyarrow 14).
-    unthreaded = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
-    dataset = log.to_pyarrow_dataset()
-    columns = [field.name for field in dataset.schema if not is_binary(field.type)]
-    return to_texts(dataset.scanner(columns, **unthreaded).to_table())
+    files = dataset(log)
+    columns = [field.name for field in files.schema if not is_binary(field.type)]
+    return to_texts(scan(files, columns).to_table())
 
 
 def is_binary(of: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from pyarrow import RecordBatchReader
-from pyarrow.dataset import ParquetFragmentScanOptions, Scanner
+from pyarrow.dataset import FileSystemDataset
 from pydantic import Field, PrivateAttr
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -36,6 +36,7 @@ from resources.delta.delta_log import (
 )
 from resources.delta.new_rows import Key
 from resources.delta.parquet_files import open_parquet
+from resources.delta.scans import dataset, scan, scan_in_batches
 from resources.delta.shared_logs import shared_log
 from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import (
@@ -48,9 +49,6 @@ from resources.home import in_use
 NOTE = "userMetadata"  # Delta's name for a note in a commit
 FILE_NAME = "__filename"  # pyarrow's name for the path of a row's file, relative to the table's folder
 RECENT_COMMITS = 32  # read first, because the commit in question is most often one of them
-
-# Threads that read through delta-rs may still run when Python exits, and abort it (pyarrow 14).
-UNTHREADED = {"use_threads": False, "fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
 
 
 @dataclass(frozen=True)
@@ -237,14 +235,16 @@ class StoredTables(dg.ConfigurableResource):
         A column that the table was made without is null, or has its fill value.
         """
         if log := self._read_log(table):
-            return scanner(log, table, columns, where).to_table()
+            return scan(files_of(log, table), columns, where).to_table()
         return to_arrow_schema(table.columns).empty_table().select(columns)
 
     def batches(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> RecordBatchReader:
         """The same rows, read while they are used: for whole tables."""
         log = self._read_log(table)
         schema = to_arrow_schema(StructType([table.columns[name] for name in columns]))
-        return RecordBatchReader.from_batches(schema, _batches(log, table, columns, where) if log else [])
+        return RecordBatchReader.from_batches(
+            schema, scan_in_batches(files_of(log, table), columns, where) if log else []
+        )
 
     def dataframe(self, table: Table, version: int | None = None) -> DataFrame:
         """The table's rows, now or at a Delta version, through Spark."""
@@ -268,7 +268,7 @@ class StoredTables(dg.ConfigurableResource):
     def file_with(self, table: Table, where: pc.Expression) -> str | None:
         """The address of a file with a row that matches; None if no row does."""
         log = self._open(table)
-        found = scanner(log, table, [FILE_NAME], where).head(1)[FILE_NAME].to_pylist()
+        found = scan(files_of(log, table), [FILE_NAME], where).head(1)[FILE_NAME].to_pylist()
         return f"{log.table_uri.rstrip('/')}/{found[0]}" if found else None
 
     def newest_files(self, table: Table, before: Snapshot) -> list[str]:
@@ -314,19 +314,6 @@ class StoredTables(dg.ConfigurableResource):
         return self.newest_commit(table, changes_rows) or self.history(table)[-1]
 
 
-def scanner(log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None) -> Scanner:
-    promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
-    return promised.scanner(columns=list(columns), filter=where, **UNTHREADED)
-
-
-def _batches(
-    log: DeltaTable, table: Table, columns: Sequence[str], where: pc.Expression | None
-) -> Iterator[pa.RecordBatch]:
-    # One row group after the other: a reader of the whole table reads ahead in threads.
-    promised = log.to_pyarrow_dataset(schema=to_arrow_schema(table.columns))
-    for file in promised.get_fragments(where):
-        for group in file.split_by_row_group(where, promised.schema):
-            scanner = Scanner.from_fragment(
-                group, schema=promised.schema, columns=list(columns), filter=where, **UNTHREADED
-            )
-            yield from scanner.to_table().to_batches()
+def files_of(log: DeltaTable, table: Table) -> FileSystemDataset:
+    """The table's files, with the columns that it has now."""
+    return dataset(log, to_arrow_schema(table.columns))

@@ -1,6 +1,8 @@
 """A table that somebody else keeps is read as it is written, or refused with what was found and expected."""
 
 import json
+from datetime import date
+from operator import itemgetter
 from pathlib import Path
 
 import fsspec
@@ -108,6 +110,27 @@ def test_a_delta_table_that_delta_rs_cannot_read_is_refused(tmp_path: Path) -> N
     log.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
     with pytest.raises(ValueError, match=r"labels cannot be read: .*eletion"):
         table.read(["path", "label"])
+
+
+def test_a_partitioned_delta_table_is_read_whatever_its_values(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a.png", "b.png", "c.png"],
+        "label": ["oxeye daisies", "50% rosé/tulips", None],
+        "day": [date(2026, 5, 4), date(2026, 5, 4), None],
+        "person": [1, 2, None],
+    }
+    source = str(tmp_path / "labels of Zoë")
+    write_deltalake(source, pa.table(columns), partition_by=["label", "day", "person"])
+    found = ExternalTable(source=source).read(list(columns)).rows
+    assert sorted(found.to_pylist(), key=itemgetter("path")) == [
+        {"path": "a.png", "label": "oxeye daisies", "day": "2026-05-04", "person": "1"},
+        {"path": "b.png", "label": "50% rosé/tulips", "day": "2026-05-04", "person": "2"},
+        {"path": "c.png", "label": None, "day": None, "person": None},
+    ]
+    log = DeltaTable(source)
+    log.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
+    with pytest.raises(ValueError, match="deletionVectors"):
+        ExternalTable(source=source).read(["path"])
 
 
 WRITTEN = "path,label\ncafé 1.png,rosé\n"
