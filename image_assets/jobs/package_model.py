@@ -20,8 +20,9 @@ from image_assets.models.backbones import max_onnx_bytes_of
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.logged_models import INPUT, OPSET, OUTPUT, side_of
 from image_assets.models.promotion_gate import files_as_logged
+from resources.mlflow.model_files import files_digest
 from resources.mlflow.model_packages import ModelPackages
-from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion, files_digest
+from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 
 if TYPE_CHECKING:
     import onnx

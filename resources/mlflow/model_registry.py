@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import file_digest, sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
@@ -18,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from resources.mlflow.mlflow_tracking import SQLITE, RegistryUnavailable, refusals_explained
+from resources.mlflow.model_files import files_digest, is_stored_as_code
 from resources.mlflow.stage_moves import (
     ALIASES,
     ARCHIVED_STAGE,
@@ -37,36 +37,12 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "image_classifier"
 FILES_DIGEST = "files_digest"  # the version tag with the hash of the logged files
-BYTECODE = "__pycache__"  # Python writes it beside the code of a version that is loaded from a local store
-ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow adds it to downloaded versions
 CONNECT_SECONDS = 5
 VERSIONS_PER_PAGE = 100
 NEVER = datetime.min.replace(tzinfo=UTC)
 READ_MODEL, EDIT_MODEL = "READ on the registered model", "EDIT on the registered model"
 MOVE_MODEL = "MANAGE on the registered model (EDIT is enough if no alias must be removed)"
 READ_FILES = "READ on the registered model and on the experiment"
-
-
-def files_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below the folder, except what registering and loading add."""
-    total = sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = file.relative_to(folder).as_posix()
-        if name not in ADDED_BY_THE_REGISTRY and file.parent.name != BYTECODE:
-            with file.open("rb") as opened:
-                total.update(f"{name}\0{file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def is_stored_as_code(folder: Path) -> bool:
-    """Whether a model is a Python file; any other may contain a pickle, which can run anything when it is loaded."""
-    from mlflow.models import Model
-    from mlflow.pyfunc import FLAVOR_NAME, MAIN
-    from mlflow.pyfunc.loaders import code_model
-    from mlflow.pyfunc.model import MODEL_CODE_PATH
-
-    flavor = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
-    return flavor.get(MAIN) == code_model.__name__ and MODEL_CODE_PATH in flavor
 
 
 class DamagedVersion(RuntimeError):
