@@ -197,15 +197,15 @@ def _chosen_page(picture: Picture, reading: Reading) -> Page:
         return picture.decode(0)
     for number in pages:
         page = picture.decode(number)
-        if not _is_blank(in_mode(page.image, "L")):
+        if not _is_blank(in_mode(page.image, "RGB")):
             return page
     return picture.decode(0)
 
 
 def _is_blank(image: Image.Image) -> bool:
-    squares = image.convert("L").resize((BLANK_SIDE_PIXELS, BLANK_SIDE_PIXELS), Image.Resampling.BOX)
-    low, high = squares.getextrema()
-    return high - low < BLANK_LEVELS  # pyright: ignore[reportOperatorIssue] - gray has one pair
+    # In color: red on an equally bright green would vanish in gray.
+    squares = image.resize((BLANK_SIDE_PIXELS, BLANK_SIDE_PIXELS), Image.Resampling.BOX)
+    return bool(np.ptp(np.asarray(squares), axis=(0, 1)).max() < BLANK_LEVELS)
 
 
 def _decoded_jpeg(

@@ -37,6 +37,8 @@ RGB = np.asarray(COLOR)
 GRAY = np.asarray(COLOR.convert("L"))
 LEVELS = np.round((GRAY.astype(float) - GRAY.min()) * (255 / np.ptp(GRAY))).astype(np.uint8)  # from 0 to 255
 WHITE = np.full_like(GRAY, 255)
+RED_AND_GREEN = np.where(np.arange(SIZE[0])[:, None] < SIZE[0] // 2, np.uint8([255, 0, 0]), np.uint8([0, 130, 0]))
+RED_AND_GREEN = np.broadcast_to(RED_AND_GREEN, RGB.shape)  # equally bright
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +185,7 @@ READ: dict[str, list[Read]] = {
         Read(lambda: tiff_pages(WHITE, LEVELS, GRAY), pages=3),
         Read(lambda: tiff_pages(LEVELS, GRAY), pages=2),
         Read(lambda: tiff_pages(WHITE, WHITE), WHITE, pages=2),
+        Read(lambda: tiff_pages(np.full_like(RGB, 255), RED_AND_GREEN, RGB), np.full_like(GRAY, 76), pages=3),
         Read(
             lambda: saved(
                 Image.new("1", SIZE, 1), "TIFF", save_all=True, append_images=[COLOR.convert("1")], compression="group4"
