@@ -47,11 +47,14 @@ def dataset(log: DeltaTable, schema: pa.Schema | None = None) -> FileSystemDatas
     Raises:
         DeltaError: The files alone do not say which rows the table has, or how its columns are called.
     """
+    partitions = log.metadata().partition_columns
+    if not partitions and not log.table_uri.startswith("file://"):
+        return log.to_pyarrow_dataset(schema=schema)
     system, path = located(log.table_uri)
     below = pafs.SubTreeFileSystem(path, system)
-    if partitions := log.metadata().partition_columns:
+    if partitions:
         return _partitioned(log, partitions, below)
-    return log.to_pyarrow_dataset(filesystem=below if isinstance(system, pafs.LocalFileSystem) else None, schema=schema)
+    return log.to_pyarrow_dataset(filesystem=below, schema=schema)
 
 
 def _partitioned(log: DeltaTable, partitions: Sequence[str], system: pafs.FileSystem) -> FileSystemDataset:
