@@ -103,7 +103,7 @@ def request_ingest(
     try:
         changes = settled_changes(image_folder, delta_tables, part)
         labels = label_table_change(context.instance, label_table)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         return dg.SkipReason(str(error))
     summary = f"{image_folder.root}: {changes}." + (f" Label table: {labels}." if labels else "")
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=cursor)

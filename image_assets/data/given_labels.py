@@ -1,5 +1,6 @@
 """Labels from a label table, which replace those from folder names."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -33,6 +34,8 @@ PATH_NAMES = (
     *("image_file", "img", "img_path", "image_id"),
 )
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "label_name", "choice", "choices")
+# A list or an object, as JSON or as pandas writes it; not [other].
+STRUCTURED = re.compile(r"\[([\s\d'\"\[{-].*)?\]|\{(\s*['\"].*)?\}", re.DOTALL)
 NO_LABELS = {"nan", "NaN", "NAN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "NaT"}  # programs write for none
 
 
@@ -91,6 +94,8 @@ def label_rows(
     label_column = None
     if label_table.label_column != NO_COLUMN:
         label_column = to_column(names, LABEL_NAMES, label_table.label_column, settings[1])
+    if path_column == label_column:
+        raise ValueError(f"{' and '.join(settings)} both name the column {path_column}: set one of them to another one")
     columns = {name: table.rows[at].to_pylist() for at, name in enumerate(names)}
     paths = columns.pop(path_column)
     labels = columns.pop(label_column) if label_column else [None] * len(paths)
@@ -126,7 +131,8 @@ def to_given(rows: Sequence[LabelRow]) -> GivenLabel:
     (label,) = labels
     if not label:
         return UNLABELLED
-    if why := label_problem(label):
+    why = "it is a list or an object: write the name of one label" if STRUCTURED.fullmatch(label) else None
+    if why := why or label_problem(label):
         return GivenLabel(None, UNUSABLE, f"{label[:80]!r} in {numbered(rows)} is not a valid label: {why}")
     return GivenLabel(label, GIVEN)
 

@@ -2,11 +2,12 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
@@ -16,12 +17,14 @@ from resources.files.file_system import SCHEME, escaped, is_url, to_path, to_url
 # How a path may differ from the file's, from slight to severe: of several files, the most similar one is meant.
 BACKSLASHES, TABLE_FOLDER, UNICODE, CASE, NO_SUFFIX = "backslashes", "table_folder", "unicode_form", "case", "no_suffix"
 LEADING_FOLDERS, LABEL_STUDIO, NO_FOLDER = "leading_folders", "label_studio", "no_folder"
+PERCENT = "percent_encoding"
 SEVERITY = {
     kind: 1 << power
     for power, kind in enumerate(
-        (BACKSLASHES, TABLE_FOLDER, UNICODE, CASE, NO_SUFFIX, LABEL_STUDIO, LEADING_FOLDERS, NO_FOLDER)
+        (BACKSLASHES, PERCENT, TABLE_FOLDER, UNICODE, CASE, NO_SUFFIX, LABEL_STUDIO, LEADING_FOLDERS, NO_FOLDER)
     )
 }
+MANY = 20  # files of one name
 DRIVE = re.compile(r"[A-Za-z]:/")
 LOCAL_FILES = "/data/local-files/"  # of Label Studio: the path is in the query
 UPLOADS = re.compile(r"/data/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?(?P<name>[^/]+)$")
@@ -64,6 +67,11 @@ def stem(name: str) -> str:
     return name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name
 
 
+def last_two(path: str) -> str:
+    """The name of a file and of its folder."""
+    return "/".join(path.split("/")[-2:])
+
+
 def difference(name: str, file: str, *, below_any_folder: bool) -> tuple[str, ...] | None:
     """How a relative path differs from that of a file; None if they are not similar.
 
@@ -90,7 +98,7 @@ class Variant(NamedTuple):
 
 
 def variants(name: str, landing: str, folder: str) -> Iterator[Variant]:
-    """What a path may mean.
+    """What a path may mean, as it is written and, if it is percent-encoded as in an address, decoded.
 
     Args:
         name: The path as the label table writes it.
@@ -100,13 +108,19 @@ def variants(name: str, landing: str, folder: str) -> Iterator[Variant]:
     kinds: tuple[str, ...] = ()
     if "\\" in name:
         name, kinds = name.replace("\\", "/"), (BACKSLASHES,)
+    yield from _variants(name, landing, folder, kinds)
+    if (plain := unquote(name)) != name:
+        yield from _variants(plain, landing, folder, (*kinds, PERCENT))
+
+
+def _variants(name: str, landing: str, folder: str, kinds: tuple[str, ...]) -> Iterator[Variant]:
     path, is_full = to_table_path(name, landing), is_url(name) or name.startswith(("/", SCHEME))
     if path.startswith(f"{landing}/") and not DRIVE.match(name):
         relative_path = path.removeprefix(f"{landing}/")
         yield Variant(relative_path, kinds, below_any_folder=not is_full)
         if not is_full:
             if folder:
-                yield Variant(f"{folder}/{relative_path}", (*kinds, TABLE_FOLDER))
+                yield Variant(normpath(f"{folder}/{relative_path}"), (*kinds, TABLE_FOLDER))
             yield from shortened(relative_path, landing, kinds)
         return
     address, query = parts_of(name)
@@ -157,11 +171,35 @@ class Files:
                     found[key].append(relative_path)
         return found
 
+    @cached_property
+    def by_ending(self) -> dict[str, Mapping[str, list[str]]]:
+        """The files of each name that many files have, by their last two names and by their whole path."""
+        return {}
+
+    def similar(self, variant: Variant) -> Sequence[str]:
+        """The files that a path may mean: those with its name or, of many, those with its folder as well."""
+        path = folded(variant.relative_path)
+        name = path.rpartition("/")[2]
+        named = self.by_name.get(name, ())
+        if len(named) <= MANY:
+            return named
+        if name not in self.by_ending:
+            found: dict[str, list[str]] = defaultdict(list)
+            for file in named:
+                whole = folded(file)
+                for key in {of(part) for part in (whole, stem(whole)) for of in (str, last_two)}:
+                    found[key].append(file)
+            self.by_ending[name] = found
+        if not variant.below_any_folder:
+            return self.by_ending[name].get(path, ())
+        return self.by_ending[name].get(last_two(path), ()) if "/" in path else named
+
     def match(self, name: str, folder: str, taken: Collection[str]) -> Match:
         """The file that a path means, without those that other rows name exactly."""
         least, matches = 0, dict[str, tuple[str, ...]]()
-        for relative_path, kinds, below_any_folder in variants(name, self.landing, folder):
-            for file in self.by_name.get(folded(relative_path.rpartition("/")[2]), ()):
+        for variant in variants(name, self.landing, folder):
+            relative_path, kinds, below_any_folder = variant
+            for file in self.similar(variant):
                 more = difference(relative_path, file, below_any_folder=below_any_folder)
                 path = f"{self.landing}/{file}"
                 if more is None or path in taken:

@@ -74,7 +74,7 @@ def label_table_to_read(instance: dg.DagsterInstance, resources: RunResources) -
     """The label table's version, if it has changed since it was last read."""
     try:
         change = label_table_change(instance, resources.label_table)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise CheckFailed(str(error)) from error
     return f"the label table: {change}" if change else ""
 

@@ -204,8 +204,9 @@ class CocoFormat:
             self._names.unique(split_folder(image), image.path, image.image_id),
         )
         self._folder.copy(path, source)
-        size = {"width": image.width, "height": image.height}
-        self._images[split].append(to_json({"id": image.number, "file_name": path, **size, **image.values}))
+        own = {"id": image.number, "file_name": path, "width": image.width, "height": image.height}
+        others = {f"given_{name}" if name in own else name: value for name, value in image.values.items()}
+        self._images[split].append(to_json({**own, **others}))
         box = {"bbox": [0, 0, image.width, image.height]}
         if image.label:
             category = {"image_id": image.number, "category_id": self._category_ids[image.label]}

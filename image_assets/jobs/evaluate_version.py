@@ -94,7 +94,7 @@ class EvaluateConfig(dg.Config):
     @property
     def root(self) -> str:
         """The folder of the images: an absolute path without links, or a URL."""
-        folder = self.folder or str(self.table).rpartition("/")[0] or "."
+        folder = self.folder or str(self.table).rstrip("/").removeprefix("file://").rpartition("/")[0] or "."
         return folder if is_url(folder) else os.path.realpath(Path(folder).expanduser())
 
     @property
@@ -157,8 +157,8 @@ def read_images(labels: Mapping[str, str], landing: ImageFolder, unreadable: dic
                 length = file.seek(0, os.SEEK_END)
                 file.seek(0)
                 content = file.read() if length <= landing.content_limit_bytes else None
-        except OSError as error:
-            unreadable[path] = f"{type(error).__name__}: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001 - each file system has errors of its own, such as for credentials
+            unreadable[path] = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
             continue
         # A file above the limit is identified by its path: reading all of it would take longer than predicting.
         image_id = sha256(path.encode() if content is None else content).hexdigest()

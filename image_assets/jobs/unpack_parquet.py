@@ -1,6 +1,5 @@
 """Images from Hugging Face's Parquet files as files in the landing folder."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from image_assets.data.given_labels import LABEL_NAMES
 from image_assets.data.label_corrections import label_problem
 from image_assets.images.formats import SIGNATURE_BYTES, format_of
 from image_assets.jobs.dataset_formats import SPLIT_FOLDERS, FileNames, safe_name
 from image_assets.jobs.launchpad_examples import with_example
-from resources.delta.external_table import HUGGING_FACE
+from resources.delta.external_table import class_name, class_names, is_binary
 from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, open_file, to_path, uncached_file_system
 from resources.files.image_folder import ImageFolder
@@ -49,45 +49,68 @@ class PackedImage:
     label: str | None
 
 
-def split_of(name: str) -> str | None:
-    """The split in a file's name, such as that of `train-00000-of-00001.parquet`."""
-    words = re.split(r"[^a-z]+", name.lower())
+def split_of(path: str) -> str | None:
+    """The split in the name of a file, such as `train-00000-of-00001.parquet`, or that its folder is called."""
+    file = PurePosixPath(path)
+    words = [*re.split(r"[^a-z]+", file.name.lower()), file.parent.name.lower()]
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+
+
+def label_column(schema: pa.Schema) -> str | None:
+    """The column with the labels: one with a usual name, else the only one with names of classes."""
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type) and not is_binary(field.type)]
+    usual = next((name for name in LABEL_NAMES if name in plain), None)
+    classes = [name for name in class_names(schema.metadata) if name in plain]
+    return usual or (classes[0] if len(classes) == 1 else None)
 
 
 def packed_images(file: BinaryIO) -> Iterator[PackedImage | None]:
     """The images of a Parquet file; None for rows without bytes.
 
     Raises:
-        ValueError: It has no column of images.
+        ValueError: It cannot be read, or has no column of images.
     """
     try:
         parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"it is no Parquet file ({error})") from error
-    schema = parquet.schema_arrow
-    image = next((field for field in schema if pa.types.is_struct(field.type) and field.name == "image"), None)
-    if image is None or "bytes" not in {field.name for field in image.type}:
+        schema = parquet.schema_arrow
+        require_images(schema)
+        label = label_column(schema)
+        names = class_names(schema.metadata).get(label or "", [])
+        columns = ["image", label] if label else ["image"]
+        for number, batch in enumerate(parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)):
+            for at, row in enumerate(batch.to_pylist()):
+                found, value = row["image"] or {}, row.get(label)
+                if found.get("bytes") is None:
+                    yield None
+                    continue
+                path = found.get("path") or f"image-{number * BATCH_ROWS + at:07}"
+                yield PackedImage(path, found["bytes"], class_name(value, names) if names else to_label(value))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"it is no Parquet file, or damaged ({error})") from error
+
+
+def to_label(value: object) -> str | None:
+    """A label that is not the number of a class."""
+    return None if value is None else str(value)
+
+
+def require_images(schema: pa.Schema) -> None:
+    """Raises a ValueError unless `image` is a column of bytes and paths."""
+    image = next((field.type for field in schema if field.name == "image" and pa.types.is_struct(field.type)), None)
+    fields = {field.name: field.type for field in image or ()}
+    if "bytes" not in fields:
         raise ValueError(f"expected a column image with bytes and path, found the columns {', '.join(schema.names)}")
-    features = json.loads((schema.metadata or {}).get(HUGGING_FACE, b"{}")).get("info", {}).get("features", {})
-    classes = dict(enumerate(features.get("label", {}).get("names") or []))
-    columns = [name for name in ("image", "label") if name in schema.names]
-    for number, batch in enumerate(parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)):
-        for at, row in enumerate(batch.to_pylist()):
-            found, label = row["image"] or {}, row.get("label")
-            if found.get("bytes") is None:
-                yield None
-                continue
-            path = found.get("path") or f"image-{number * BATCH_ROWS + at:07}"
-            text = classes.get(label) if classes else None if label is None else str(label)
-            yield PackedImage(path, found["bytes"], text)
+    path = fields.get("path", pa.string())
+    if not is_binary(fields["bytes"]) or not (pa.types.is_string(path) or pa.types.is_large_string(path)):
+        found = ", ".join(f"{name}: {of}" for name, of in fields.items())
+        raise ValueError(f"expected a column image of bytes (binary) and path (string), found {found}")
 
 
 def unpack(source: str, root: str) -> Counter[str]:
     """Writes the images below a folder, by split and label; files that are there already stay.
 
     Returns:
-        How many images were written, were there already, or were left out by reason.
+        How many images were written, were there already, or were left out by reason; and how many have no label.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -98,7 +121,7 @@ def unpack(source: str, root: str) -> Counter[str]:
     if not paths or not all(map(system.isfile, paths)):
         raise FileNotFoundError(f"{source} does not exist: expected a Parquet file, or several by a pattern with *")
     landed_files.prepare(root)
-    splits = {path: split_of(path.rpartition("/")[2]) for path in paths}
+    splits = {path: split_of(path) for path in paths}
     are_split, names, counts = any(splits.values()), FileNames(), Counter[str]()
     for path, split in splits.items():
         with system.open(path, "rb") as file:
@@ -108,9 +131,10 @@ def unpack(source: str, root: str) -> Counter[str]:
                         split or not are_split
                     )  # else the label's folder would count as a split beside the others
                     counts[place(image, SPLIT_FOLDERS.get(split or "", ""), bool(in_label), root, names)] += 1
+                    counts["without_label"] += image is not None and not image.label
             except ValueError as error:
                 raise ValueError(f"{path} cannot be unpacked: {error}") from error
-    return counts
+    return +counts
 
 
 def place(image: PackedImage | None, split_folder: str, in_label: bool, root: str, names: FileNames) -> str:

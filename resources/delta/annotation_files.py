@@ -14,6 +14,7 @@ from resources.delta.delimited_text import FileRows, decoded
 
 COCO_FIELDS = {"id", "file_name", "width", "height", "license", "coco_url", "flickr_url"}  # no columns of their own
 IMAGE_KEYS = ("image", "img", "path", "file_name", "url")  # of a Label Studio task
+LISTED_PROBLEMS = 3
 EXPECTED_JSON = "expected COCO, tasks of Label Studio, or a list of objects"
 Record = dict[str, Any]
 
@@ -33,7 +34,7 @@ def to_rows(
     numbered = list(records)
     names = list(dict.fromkeys([*columns, *(key for _, record in numbered for key in record)]))
     if not names:
-        raise ValueError("it lists no image")
+        raise ValueError("; ".join(["it lists no image", *problems[:LISTED_PROBLEMS]]))
     rows = ([to_text(record.get(name)) for name in names] for _, record in numbered)
     return FileRows([str(to_text(name)) for name in names], [*rows], [number for number, _ in numbered], problems)
 
@@ -194,13 +195,17 @@ def combined(choices: Mapping[str, list[str]]) -> list[dict[str, str]]:
 
 
 def choice_rows(entry: Record) -> list[Record]:
-    """An object as rows: a value {"choices": […]}, as in Label Studio's JSON-MIN, gives one row per choice."""
-    several = {
-        key: [str(choice) for choice in value["choices"]]
-        for key, value in entry.items()
-        if isinstance(value, dict) and isinstance(value.get("choices"), list)
-    }
+    """An object as rows: one per choice in a value of Label Studio's JSON-MIN, or per label of its boxes."""
+    several = {key: chosen for key, value in entry.items() if (chosen := [*choices_in(value)])}
     return [{**entry, **choices} for choices in combined(several)] or [entry]
+
+
+def choices_in(value: object) -> Iterator[str]:
+    """The choices in {"choices": […]}, and the labels in a list of shapes, such as [{"rectanglelabels": […]}]."""
+    for part in value if isinstance(value, list) else [value]:
+        for key, chosen in part.items() if isinstance(part, dict) else ():
+            if key.endswith(("choices", "labels")) and isinstance(chosen, list):
+                yield from dict.fromkeys(map(str, chosen))
 
 
 def read_cvat(content: bytes) -> FileRows:
@@ -237,7 +242,7 @@ def read_cvat(content: bytes) -> FileRows:
     parser.CharacterDataHandler = characters.append
     try:
         parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # LookupError: of an encoding that Python does not know
         raise ValueError(f"it is not valid XML: {error}") from error
     if not images:
         raise ValueError("it has no <image> in <annotations>: export the task as `CVAT for images`")

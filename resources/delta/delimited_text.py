@@ -3,13 +3,21 @@
 import codecs
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_ROWS = 20
 SNIFFED_BYTES = 4096
+MAX_LINES_PER_ROW = 10  # in a file with stray quotation marks, where they could go on to its end
+QUOTATION_MARKS = "every quotation mark that begins a value must also end it, and those within it are doubled"
+UTF_16_SHARE = 0.2  # of the even or the odd bytes that are zero: more than in any other encoding
+COMPRESSED = {
+    b"\x1f\x8b": "is compressed with gzip: unpack it",
+    b"PK\x03\x04": "is a ZIP file, as Excel's: save it as CSV",
+}
+csv.field_size_limit(2**31 - 1)  # Python's limit of 131,072 characters is less than an image in Base64
 BYTE_ORDER_MARKS = (  # in this order: the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -43,9 +51,13 @@ def decoded(content: bytes) -> tuple[str, str]:
     for mark, encoding in BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content.decode(encoding), ""
+    for signature, what in COMPRESSED.items():
+        if content.startswith(signature):
+            raise ValueError(f"it {what}")
     start = content[:SNIFFED_BYTES]
-    if b"\0" in start:  # every other byte of Western text in UTF-16
-        encoding = "utf-16-le" if start[1::2].count(0) >= start[::2].count(0) else "utf-16-be"
+    zeros = {"utf-16-le": start[1::2].count(0), "utf-16-be": start[::2].count(0)}  # of Western text: every other byte
+    encoding = max(zeros, key=zeros.__getitem__)
+    if zeros[encoding] > UTF_16_SHARE * len(start) / 2:
         return content.decode(encoding), f"it has no byte order mark: read as {encoding.upper()}"
     try:
         return content.decode(), ""
@@ -96,37 +108,62 @@ def read_delimited(content: bytes) -> FileRows:
         text, skipped_lines, delimiter = rest, 1, first[len("sep=")]
     delimiter = delimiter or delimiter_of(text)
     try:
-        table = parsed(text, delimiter, skipped_lines)
-    except csv.Error as error:
-        table = parsed(text, delimiter, skipped_lines, quoted=False)
-        table.problems.insert(0, f"{error}: every quotation mark that begins a value must also end it")
+        table = to_table(csv_rows(text, delimiter), delimiter, skipped_lines)
+    except csv.Error:
+        table = to_table(rows_of_lines(text, delimiter), delimiter, skipped_lines)
     if note:
         table.notes.append(note)
     return table
 
 
-def parsed(text: str, delimiter: str, skipped_lines: int, *, quoted: bool = True) -> FileRows:
-    """The rows of a text; a csv.Error names the row whose quotation marks make no sense."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    file = io.StringIO(text, newline="")
-    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True)
-    table, number = None, skipped_lines
-    try:
-        for number, row in enumerate(reader, skipped_lines + 1):
-            if not any(cell.strip() for cell in row):
-                continue
+def csv_rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The rows of a text; raises csv.Error where its quotation marks make no sense."""
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+
+
+def rows_of_lines(text: str, delimiter: str) -> Iterator[list[str] | csv.Error]:
+    """The same for each row alone; where that is impossible, the error of one line."""
+    lines = list(io.StringIO(text, newline=""))
+    at = 0
+    while at < len(lines):
+        rows, used = first_rows(lines[at : at + MAX_LINES_PER_ROW], delimiter)
+        yield from rows
+        at += used
+
+
+def first_rows(lines: Sequence[str], delimiter: str) -> tuple[Sequence[list[str] | csv.Error], int]:
+    """What as few lines as possible hold, and how many these are."""
+    errors: list[csv.Error] = []
+    for used in range(1, len(lines) + 1):
+        try:
+            return [*csv_rows("".join(lines[:used]), delimiter)], used
+        except csv.Error as error:
+            errors.append(error)
+            if "unexpected end" not in str(error):  # else the quotation mark may end in the next line
+                break
+    return errors[:1], 1
+
+
+def to_table(rows: Iterable[list[str] | csv.Error], delimiter: str, skipped_lines: int) -> FileRows:
+    """The rows below the header, which is the first one; a ValueError if there is none."""
+    table = None
+    for number, row in enumerate(rows, skipped_lines + 1):
+        if isinstance(row, csv.Error):
             if table is None:
-                table = FileRows([name.strip() for name in row])
-            elif (width := len(table.names)) > len(row):
-                table.problems.append(f"row {number} has {len(row)} of {width} columns: add the others")
-            elif any(cell.strip() for cell in row[width:]):
-                remedy = f"quote values that contain {delimiter!r}"
-                table.problems.append(f"row {number} has {len(row)} columns, the header has {width}: {remedy}")
-            else:
-                table.rows.append(row[:width])
-                table.numbers.append(number)
-    except csv.Error as error:
-        raise csv.Error(f"row {number + 1} cannot be read ({error})") from error
+                raise ValueError(f"its header cannot be read ({row}): {QUOTATION_MARKS}")
+            table.problems.append(f"row {number} cannot be read ({row}): {QUOTATION_MARKS}")
+        elif not any(cell.strip() for cell in row):
+            continue
+        elif table is None:
+            table = FileRows([name.strip() for name in row])
+        elif (width := len(table.names)) > len(row):
+            table.problems.append(f"row {number} has {len(row)} of {width} columns: add the others")
+        elif any(cell.strip() for cell in row[width:]):
+            remedy = f"quote values that contain {delimiter!r}"
+            table.problems.append(f"row {number} has {len(row)} columns, the header has {width}: {remedy}")
+        else:
+            table.rows.append(row[:width])
+            table.numbers.append(number)
     if table is None:
         raise ValueError("it is empty: expected a header and rows")
     return table

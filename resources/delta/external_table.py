@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from hashlib import file_digest, sha256
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import dagster as dg
@@ -15,6 +17,7 @@ from pydantic import Field
 
 from resources.delta.annotation_files import read_cvat, read_json, read_json_lines
 from resources.delta.delimited_text import FileRows, read_delimited
+from resources.delta.delta_log import first_line
 from resources.delta.scans import dataset, scan
 from resources.files.file_system import to_time, uncached_file_system
 
@@ -27,6 +30,7 @@ READERS: dict[str, Callable[[bytes], FileRows]] = {
 }
 SUFFIXES = (*READERS, PARQUET)
 EXPECTED = f"a file ending in {', '.join(SUFFIXES[:-1])} or {PARQUET}, or the folder of a Delta table"
+DELTA_LOG = "_delta_log"
 NO_COLUMN = "none"  # as the label column: the table gives no labels
 HUGGING_FACE = b"huggingface"  # in a Parquet schema's metadata: the names of its ClassLabel columns
 
@@ -66,6 +70,7 @@ class ExternalTable(dg.ConfigurableResource):
 
         Raises:
             FileNotFoundError: The table does not exist.
+            ValueError: The log of the Delta table cannot be read.
         """
         if not self.source:
             return ""
@@ -111,25 +116,34 @@ class ExternalTable(dg.ConfigurableResource):
                 content = f"Delta version {log.version()}"
                 return ExternalRows(rows, version, content, range(1, len(rows) + 1), (), (), notes)
             return self._file_rows(version)
-        except (pa.ArrowException, DeltaError, ValueError) as error:
-            raise self._unreadable(error) from error
+        except (pa.ArrowException, DeltaError, ValueError, OSError) as error:  # OSError also for damaged Parquet files
+            raise self._unreadable(first_line(error)) from error
 
     def _unreadable(self, why: object) -> ValueError:
         return ValueError(f"{self.source} cannot be read: {why}; expected {EXPECTED}")
 
     def _is_file(self) -> bool:
-        return self.source.lower().endswith(SUFFIXES)
+        if not self.source.lower().endswith(SUFFIXES):
+            return False
+        system, path = uncached_file_system(self.source)
+        return not system.exists(f"{path}/{DELTA_LOG}")
 
     def _files(self) -> tuple[Any, list[str]]:  # Any: fsspec's types depend on the arguments
         system, path = uncached_file_system(self.source)
-        if "*" not in path:
+        if "*" not in path and not system.isdir(path):
             return system, [path]
-        paths = sorted(str(found) for found in system.glob(path))
+        # A folder that is called like a file, as Spark writes it, has the table's parts in it.
+        pattern = path if "*" in path else f"{path}/*{PurePosixPath(path).suffix}"
+        paths = sorted(str(found) for found in system.glob("*".join(map(escape, pattern.split("*")))))
         if not paths:
             raise self._missing()
         return system, paths
 
     def _missing(self) -> FileNotFoundError:
+        system, path = uncached_file_system(self.source)
+        if system.isdir(path):
+            what = f"is a folder without a Delta table: expected {EXPECTED}; {self.source}/*{PARQUET} means its files"
+            return FileNotFoundError(f"{self.source} {what}")
         return FileNotFoundError(f"{self.source} does not exist: expected {EXPECTED}")
 
     def _log(self) -> DeltaTable:
@@ -139,7 +153,8 @@ class ExternalTable(dg.ConfigurableResource):
             system, path = uncached_file_system(self.source)
             if system.isfile(path):
                 raise ValueError(f"{self.source} is of no known format: expected {EXPECTED}") from error
-            raise (self._missing() if isinstance(error, TableNotFoundError) else error) from error
+            missing = isinstance(error, TableNotFoundError)
+            raise (self._missing() if missing else self._unreadable(first_line(error))) from error
 
     def _file_rows(self, version: str) -> ExternalRows:
         system, paths = self._files()
@@ -149,7 +164,7 @@ class ExternalTable(dg.ConfigurableResource):
             with system.open(path, "rb") as file:
                 try:
                     rows, found = file_rows(file, path)
-                except (pa.ArrowException, ValueError) as error:
+                except (pa.ArrowException, ValueError, OSError) as error:
                     raise ValueError(f"{prefix}{error}") from error
                 file.seek(0)
                 digests.append(file_digest(file, "sha256").hexdigest())
@@ -178,7 +193,9 @@ def parquet_rows(file: BinaryIO) -> tuple[pa.Table, list[str]]:
     """The rows of a Parquet file without its bytes, such as those of images in Hugging Face's datasets."""
     parquet = pq.ParquetFile(file)
     rows = parquet.read(columns=texts_in(parquet.schema_arrow), use_threads=False)
-    return to_texts(with_class_names(rows, parquet.schema_arrow.metadata or {}))
+    named, notes = with_class_names(rows, parquet.schema_arrow.metadata)
+    texts, more = to_texts(named)
+    return texts, [*notes, *more]
 
 
 def delta_rows(log: DeltaTable) -> tuple[pa.Table, list[str]]:
@@ -204,15 +221,45 @@ def texts_in(schema: pa.Schema) -> list[str]:
     return names
 
 
-def with_class_names(rows: pa.Table, metadata: Mapping[bytes, bytes]) -> pa.Table:
-    """The rows with the names of Hugging Face's classes in place of their numbers."""
-    features = json.loads(metadata.get(HUGGING_FACE, b"{}")).get("info", {}).get("features", {})
-    for name, feature in features.items():
-        if feature.get("_type") == "ClassLabel" and name in rows.column_names:
-            classes = dict(enumerate(feature.get("names") or []))
-            labels = [classes.get(number) for number in rows[name].to_pylist()]
-            rows = rows.set_column(rows.column_names.index(name), name, pa.array(labels, pa.string()))
-    return rows
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of Hugging Face's classes, by column, in a Parquet schema's metadata."""
+    try:
+        info = json.loads((metadata or {}).get(HUGGING_FACE, b"{}"))
+    except ValueError:
+        return {}
+    features = info
+    for key in ("info", "features"):
+        features = features.get(key) if isinstance(features, dict) else None
+    if not isinstance(features, dict):
+        return {}
+    classes = {
+        name: feature.get("names")
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+    return {name: [*map(str, names)] for name, names in classes.items() if isinstance(names, list)}
+
+
+def class_name(value: object, names: Sequence[str]) -> str | None:
+    """The name of a class by its number, and None for -1, which means none; any other value as a text."""
+    if value is None or value == -1:
+        return None
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
+
+
+def with_class_names(rows: pa.Table, metadata: Mapping[bytes, bytes] | None) -> tuple[pa.Table, list[str]]:
+    """The rows with the names of Hugging Face's classes in place of their numbers; and notes about other numbers."""
+    notes = []
+    for name, names in class_names(metadata).items():
+        if name not in rows.column_names or not pa.types.is_integer(rows[name].type):
+            continue
+        numbers = rows[name].to_pylist()
+        labels = pa.array([class_name(number, names) for number in numbers], pa.string())
+        outside = sum(number is not None and not -1 <= number < len(names) for number in numbers)
+        if outside:
+            notes.append(f"the column {name} has {outside:,} numbers of no class: they stay numbers")
+        rows = rows.set_column(rows.column_names.index(name), name, labels)
+    return rows, notes
 
 
 def to_texts(rows: pa.Table) -> tuple[pa.Table, list[str]]:

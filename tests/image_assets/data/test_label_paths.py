@@ -104,6 +104,35 @@ def test_several_files_are_all_named_unless_one_is_more_similar(name: str, files
     assert [*match.paths] == [f"{LANDING}/{path}" for path in paths]
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (f"file://{LANDING.removeprefix('file:')}/day%201/b.png", "day 1/b.png"),
+        ("day%201/b.png", "day 1/b.png"),
+        ("dbfs:/photos/day%201/b.png", "day 1/b.png"),
+    ],
+)
+def test_a_path_of_an_address_is_decoded(name: str, file: str) -> None:
+    match = match_names([(name, "")], {f"{LANDING}/{file}"}, LANDING)[name, ""]
+    assert match.paths == (f"{LANDING}/{file}",)
+    assert match.kinds[0] == "percent_encoding"
+
+
+def test_a_path_relative_to_the_tables_folder_may_leave_it() -> None:
+    assert match_names([("../a.jpg", "train")], {f"{LANDING}/a.jpg"}, LANDING)["../a.jpg", "train"].paths == (
+        f"{LANDING}/a.jpg",
+    )
+
+
+@pytest.mark.parametrize("written", ["d{}\\image.jpg", "X:/old/d{}/image.jpg", "d{}/image", "D{}/image.jpg"])
+def test_many_files_of_the_same_name_are_told_apart_by_their_folders(written: str) -> None:
+    numbers = range(5000)
+    files = {f"{LANDING}/{'s/' if 'X:' not in written else ''}d{number}/image.jpg" for number in numbers}
+    matches = match_names(((written.format(number), "") for number in numbers), files, LANDING)
+    found = {path for match in matches.values() for path in match.paths if len(match.paths) == 1}
+    assert found == files
+
+
 def test_a_file_that_a_row_names_exactly_is_not_that_of_another_row() -> None:
     matches = match_names([("a.jpg", ""), ("A.jpg", "")], {f"{LANDING}/a.jpg"}, LANDING)
     assert matches["a.jpg", ""].paths == (f"{LANDING}/a.jpg",)

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from image_assets.jobs.evaluate_version import EvaluateConfig, evaluate_version, labeled_images
+from image_assets.jobs.evaluate_version import EvaluateConfig, evaluate_version, labeled_images, read_images
 from image_assets.schemas import MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
@@ -140,6 +140,19 @@ def test_a_table_gives_the_labels(
     assert run(tmp_path, registry, landing, table=str(test_set / "labels.csv")).success
     (row,) = evaluations(tmp_path).values()
     assert (row["dataset"], row["images"], row["accuracy"], row["unreadable"]) == ("labels.csv", 3, 1, 1)
+
+
+def test_a_path_that_no_file_system_can_open_costs_that_image_only(landing: ImageFolder, test_set: Path) -> None:
+    paths = {"foo://bucket/a.png": "dark", "file:/a\0.png": "dark", f"file:{test_set}/dark/1.png": "dark"}
+    unreadable: dict[str, str] = {}
+    assert [row["path"] for row in read_images(paths, landing, unreadable)] == [[*paths][2]]
+    assert [*unreadable] == [*paths][:2]
+    assert unreadable["foo://bucket/a.png"].startswith("ValueError: Protocol not known")
+
+
+@pytest.mark.parametrize("table", ["{}/labels/", "{}/labels", "file://{}/labels.csv"])
+def test_the_images_of_a_table_are_beside_it(tmp_path: Path, table: str) -> None:
+    assert EvaluateConfig(table=table.format(tmp_path)).root == str(tmp_path)
 
 
 def test_a_folder_of_splits_has_the_labels_below_them(tmp_path: Path, landing: ImageFolder) -> None:

@@ -69,7 +69,12 @@ class Home:
         append(self.tables, IMAGE_SPLITS, splits)
         append(self.tables, IMAGE_PREDICTIONS, [predicted(image, 1, "roses", 0.75) for image in images])
         given = [
-            {"path": image["path"], "label": image["label"], "state": "given", "attributes": [("part", "7, 8")]}
+            {
+                "path": image["path"],
+                "label": image["label"],
+                "state": "given",
+                "attributes": [("part", "7, 8"), ("id", "k")],
+            }
             for image in images[:1]
         ]
         append(
@@ -160,6 +165,7 @@ def test_an_image_folder_has_a_folder_for_each_label_of_each_split(home: Home) -
         "probability": "0.75",
         "model_version": "1",
         "part": "7, 8",
+        "id": "k",
     }
     mark = home.read_json("export.json")
     assert (mark["complete"], mark["images"], mark["left_out"]) == (
@@ -174,6 +180,8 @@ def test_coco_has_a_category_for_each_image_and_results_for_predictions(home: Ho
     found = home.read_json("annotations/instances_test.json")
     assert found["categories"] == [{"id": 1, "name": "roses"}, {"id": 2, "name": "tulips"}]
     names = {image["id"]: image["file_name"] for image in found["images"]}
+    (named,) = (image for image in home.read_json("annotations/instances_train.json")["images"] if "given_id" in image)
+    assert (named["id"] > 0, named["given_id"], named["part"]) == (True, "k", "7, 8")
     assert {names[of["image_id"]]: of["category_id"] for of in found["annotations"]} == {
         "test/d.png": 1,
         "test/100%.png": 2,
@@ -226,7 +234,10 @@ def test_hugging_faces_parquet_has_bytes_paths_and_class_names(home: Home) -> No
 
 def test_hugging_faces_parquet_is_unpacked_to_the_same_images(home: Home, tmp_path: Path) -> None:
     home.export("hugging_face")
-    assert unpack(f"{home.out}/data/*.parquet", str(tmp_path / "landing")) == {"written": len(FILES)}
+    assert unpack(f"{home.out}/data/*.parquet", str(tmp_path / "landing")) == {
+        "written": len(FILES),
+        "without_label": 1,
+    }
     home.export("image_folder", folder=str(tmp_path / "image_folder"))
     folders = [
         {str(file.relative_to(tmp_path / name)): file.read_bytes() for file in (tmp_path / name).rglob("*.png")}

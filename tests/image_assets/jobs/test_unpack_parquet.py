@@ -35,7 +35,8 @@ def test_images_are_written_by_split_and_label_and_only_once(tmp_path: Path) -> 
     write(data / "validation-00000-of-00001.parquet", ("a.png", png(3), None), ("b.png", None, 0), ("c", b"text", 0))
     write(data / "unsplit-00000-of-00001.parquet", ("d", png(4), 1))
     counts = unpack(f"{data}/*.parquet", str(landing))
-    assert counts == {"written": 5, "without_bytes": 1, "no_image": 1}
+    left_out = {"without_bytes": 1, "no_image": 1}
+    assert counts == {"written": 5, "without_label": 1, **left_out}
     found = files(landing)
     (again,) = (name for name in found if name.startswith("train/roses/a-"))
     assert found == {
@@ -45,7 +46,7 @@ def test_images_are_written_by_split_and_label_and_only_once(tmp_path: Path) -> 
         "val/a.png": png(3),
         "d.png": png(4),
     }
-    assert unpack(f"{data}/*.parquet", str(landing)) == {"unchanged": 5, "without_bytes": 1, "no_image": 1}
+    assert unpack(f"{data}/*.parquet", str(landing)) == {"unchanged": 5, "without_label": 1, **left_out}
     (landing / "train" / "roses" / "a.png").write_bytes(b"somebody's own")
     assert unpack(f"{data}/*.parquet", str(landing))["written"] == 1
     assert files(landing)["train/roses/a.png"] == b"somebody's own"
@@ -64,6 +65,8 @@ def test_without_splits_there_is_a_folder_for_each_label(tmp_path: Path) -> None
         ("0001.Validation.parquet", "validation"),
         ("my_test.parquet", "test"),
         ("constraint.parquet", None),
+        ("default/test/0000.parquet", "test"),
+        ("test_data/0000.parquet", None),
     ],
 )
 def test_the_files_name_tells_the_split(name: str, split: str | None) -> None:
@@ -80,6 +83,49 @@ def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"text")
     with pytest.raises(ValueError, match="b.parquet cannot be unpacked: it is no Parquet file"):
         unpack(f"{tmp_path}/b.parquet", landing)
+
+
+def classes(features: object) -> dict[str, str]:
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+@pytest.mark.parametrize(
+    ("columns", "features", "folders"),
+    [
+        ({"labels": [0, 1]}, {"labels": {"names": ["a", "b"], "_type": "ClassLabel"}}, {"a", "b"}),
+        ({"fine": [0, 1]}, {"fine": {"names": ["a", "b"], "_type": "ClassLabel"}}, {"a", "b"}),
+        ({"label": ["a", "b"]}, {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}, {"a", "b"}),
+        ({"label": [-1, 7]}, {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}, {".", "7"}),
+        ({"label": [["a"], ["b"]], "objects": [[{"x": 1}], []]}, {"objects": [{"x": {}}]}, {"."}),
+        ({"score": [1.5, 2.5]}, None, {"."}),
+    ],
+)
+def test_the_label_is_found_whatever_its_column_is_called(
+    tmp_path: Path, columns: dict, features: object, folders: set[str]
+) -> None:
+    images = pa.array([{"bytes": png(number), "path": f"{number}.png"} for number in range(2)])
+    table = pa.table({"image": images, **columns}).replace_schema_metadata(classes(features))
+    pq.write_table(table, tmp_path / "a.parquet")
+    counts = unpack(str(tmp_path / "a.parquet"), str(tmp_path / "landing"))
+    assert counts["without_label"] == (2 if folders == {"."} else folders.issuperset({"."}))
+    assert {str(Path(name).parent) for name in files(tmp_path / "landing")} == folders
+
+
+@pytest.mark.parametrize(
+    "image", [{"bytes": "text", "path": "a"}, {"bytes": [1, 2], "path": "a"}, {"bytes": b"a", "path": 1}]
+)
+def test_images_of_other_types_are_refused(tmp_path: Path, image: dict) -> None:
+    pq.write_table(pa.table({"image": [image]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="expected a column image of bytes .binary. and path .string., found bytes: "):
+        unpack(str(tmp_path / "a.parquet"), str(tmp_path / "landing"))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.parquet", ("a.png", png(0), 0))
+    file = tmp_path / "data" / "a.parquet"
+    file.write_bytes(b"PAR1" + b"\xff" * 60 + file.read_bytes()[64:])
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be unpacked: it is no Parquet file, or damaged"):
+        unpack(str(file), str(tmp_path / "landing"))
 
 
 def test_the_job_unpacks(tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_label_studios_short_form_and_lists_of_objects_are_read() -> None:
     assert table.problems == ["entry 3 is not an object"]
 
 
+def test_shapes_in_label_studios_short_form_have_their_labels() -> None:
+    shapes = [{"x": 1, "rectanglelabels": ["cat"]}, {"x": 2, "rectanglelabels": ["cat", "dog"]}]
+    found = read_json(json.dumps([{"id": 1, "image": "a.jpg", "label": shapes}]).encode())
+    assert [row[found.names.index("label")] for row in found.rows] == ["cat", "cat", "dog"]
+
+
+@pytest.mark.parametrize("content", [b'["a.jpg"]', b'[\n{\n"path": "a.jpg"\n}\n]'])
+def test_why_nothing_could_be_read_is_said(content: bytes) -> None:
+    with pytest.raises(ValueError, match="it lists no image; line 1 is not"):
+        read_json_lines(content)
+
+
 def test_lines_of_json_are_read_and_bad_ones_named() -> None:
     lines = ['{"file_name": "a.jpg", "label": "roses", "size": [1, 2]}', "", "{", "[1]", '{"file_name": "b.jpg"}']
     table = read_json_lines("\n".join(lines).encode("utf-8-sig"))

@@ -1,6 +1,7 @@
 """A table that somebody else keeps is read as it is written, or refused with what was found and expected."""
 
 import json
+import shutil
 from datetime import date
 from operator import itemgetter
 from pathlib import Path
@@ -81,7 +82,11 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
         ("a.csv", b"", "cannot be read: it is empty"),
         ("a.csv", b"path,label\na.png\n", "row 2 has 1 of 2 columns"),
         ("a.csv", b"path,label\na\x81.png,roses\n", "line 2 has the byte 0x81, which is neither UTF-8 nor Windows"),
+        ("a.csv", b'"path,label\na.png,roses\n', "its header cannot be read"),
+        ("a.csv", b"\x1f\x8b\x08\0", "it is compressed with gzip: unpack it"),
+        ("a.csv", b"PK\x03\x04\x14\0", "it is a ZIP file, as Excel's: save it as CSV"),
         ("a.parquet", b"path,label\n", "cannot be read"),
+        ("a.xml", b'<?xml version="1.0" encoding="foo"?><annotations/>', "it is not valid XML: unknown encoding"),
         ("a.json", b'{"a": [', "cannot be read: Expecting value"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
         ("a.json", b'{"shapes": []}', "expected COCO, tasks of Label Studio, or a list of objects, found dict"),
@@ -110,6 +115,76 @@ def test_a_delta_table_that_delta_rs_cannot_read_is_refused(tmp_path: Path) -> N
     log.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
     with pytest.raises(ValueError, match=r"labels cannot be read: .*eletion"):
         table.read(["path", "label"])
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_a_folder_that_is_called_like_a_file_holds_its_parts(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "all[1]" / f"labels{kind}"
+    folder.mkdir(parents=True)
+    (folder / "_SUCCESS").touch()
+    made(tmp_path, kind)
+    for number in range(2):
+        shutil.copy(tmp_path / f"labels{kind}", folder / f"part-{number}{kind}")
+    assert ExternalTable(source=str(folder)).read(["path"]).rows["path"].to_pylist() == ["a.png", "b.png"] * 2
+    assert ExternalTable(source=f"{folder}/part-*{kind}").version().startswith("2 files")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"other is a folder without a Delta table: .*/other/\*\.parquet means"):
+        ExternalTable(source=str(tmp_path / "other")).read_all()
+
+
+def test_a_delta_table_may_be_called_like_a_file(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path / "labels.parquet"), pa.table(ROWS))
+    table = ExternalTable(source=str(tmp_path / "labels.parquet"))
+    assert table.read(["path"]).rows["path"].to_pylist() == ["a.png", "b.png"]
+    assert table.version() == "Delta version 0"
+
+
+@pytest.mark.parametrize("what", ["an empty log", "a broken log", "no data", "broken data"])
+def test_a_damaged_delta_table_is_named(tmp_path: Path, what: str) -> None:
+    table = made(tmp_path, "")
+    (data,) = Path(table.source).glob("*.parquet")
+    (log,) = Path(table.source, "_delta_log").glob("*.json")
+    if what == "no data":
+        data.unlink()
+    else:
+        damaged = log if "log" in what else data
+        damaged.write_bytes(b"" if what == "an empty log" else b"{" + damaged.read_bytes()[100:])
+    with pytest.raises(ValueError, match="labels cannot be read: ") as refused:
+        table.read_all()
+    assert "\n" not in str(refused.value)
+    if "log" in what:
+        with pytest.raises(ValueError, match="labels cannot be read: "):
+            table.version()
+
+
+@pytest.mark.parametrize(
+    ("labels", "features", "found", "notes"),
+    [
+        ([0, 1], {"label": {"names": ["roses", "tulips"], "_type": "ClassLabel"}}, ["roses", "tulips"], 0),
+        ([-1, 7], {"label": {"names": ["roses", "tulips"], "_type": "ClassLabel"}}, [None, "7"], 1),
+        (["roses", "x"], {"label": {"names": ["roses", "tulips"], "_type": "ClassLabel"}}, ["roses", "x"], 0),
+        ([0, 1], {"label": {"names": None, "_type": "ClassLabel"}, "objects": [{"x": {}}]}, ["0", "1"], 0),
+        ([0, 1], None, ["0", "1"], 0),
+    ],
+)
+def test_class_names_replace_numbers_of_classes_only(
+    tmp_path: Path, labels: list, features: object, found: list, notes: int
+) -> None:
+    table = pa.table({"path": ["a", "b"], "label": labels})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    rows = ExternalTable(source=str(tmp_path / "a.parquet")).read_all()
+    assert rows.rows["label"].to_pylist() == found
+    assert len(rows.notes) == notes
+
+
+def test_large_values_and_stray_zero_bytes_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f"path,label,data\na.jpg,roses,{'A' * 200_000}\nb.jpg,tu\0lips,\n")
+    assert ExternalTable(source=str(file)).read(["label"]).rows["label"].to_pylist() == ["roses", "tu\0lips"]
+    file.write_text('path,label\n"a.jpg,roses\n' + "b.jpg,roses\n" * 12_000)
+    found = ExternalTable(source=str(file)).read_all()
+    assert (len(found.rows), len(found.problems)) == (12_000, 1)
 
 
 def test_a_partitioned_delta_table_is_read_whatever_its_values(tmp_path: Path) -> None:
@@ -171,8 +246,9 @@ def test_what_spreadsheets_make_of_a_table_is_read(tmp_path: Path, text: str, ro
     [
         ("path,label\na.png\nb.png,roses\n", 1, "row 2 has 1 of 2 columns: add the others"),
         ("path,label\na,b.png,roses\nb.png,roses\n", 1, "row 2 has 3 columns, the header has 2: quote values that con"),
-        ('path,label\na.png,"roses\nb.png,roses\nc.png,roses\n', 3, "row 2 cannot be read (unexpected end of data)"),
-        ('path,label\n"a".png,roses\n', 1, "row 2 cannot be read"),
+        ('path,label\na.png,"roses\nb.png,roses\nc.png,roses\n', 2, "row 2 cannot be read (unexpected end of data)"),
+        ('path,label\n"a".png,roses\n"b,1.png","roses"\n', 1, "row 2 cannot be read"),
+        ('"path","label"\n"a.png","ro"ses"\n"b\n.png","roses"\n', 1, "row 2 cannot be read"),
     ],
 )
 def test_a_bad_row_is_named_and_the_others_are_read(tmp_path: Path, text: str, rows: int, problem: str) -> None:
