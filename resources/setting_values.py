@@ -78,15 +78,21 @@ def local_url(port: str, default: int, variables: Mapping[str, str]) -> str:
 
 def to_url(variables: Mapping[str, str], name: str) -> str:
     """The variable's URL; a ValueError if it contains a password, because Dagster and MLflow show and log URLs."""
-    value = variables.get(name) or ""
+    value = (variables.get(name) or "").strip()
+    try:
+        parts = urlsplit(value)
+        _, valid = parts.port, True
+    except ValueError:  # of the port, or of brackets
+        parts, valid = urlsplit(""), False
     if value.startswith(HTTP):
         found, remedy = "@" in value, "use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for an MLflow account"
     else:
-        parts = urlsplit(value)
         found = parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
         remedy = "store it where the database client finds it, such as ~/.pgpass, or use an MLflow server"
     if found:
         raise ValueError(f"{name} contains a password or an account, which would become visible: remove it; {remedy}")
+    if not valid:  # the value may contain a password, so it is not repeated
+        raise ValueError(f"{name} is no valid address: expected one such as http://127.0.0.1:5000")
     return value
 
 
@@ -186,6 +192,29 @@ def is_on_postgres(address: str | None) -> bool:
 def to_location(name: str | Path) -> Path | str:
     """A URL unchanged, or a local folder's absolute path."""
     return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
+
+
+def to_home(name: str) -> Path:
+    """The home's absolute path; a ValueError if it cannot be a folder on this machine."""
+    if is_url(name):
+        raise ValueError(
+            f"IMAGE_ASSETS_HOME is {name!r}: expected a folder on this machine. Tables may be elsewhere, in "
+            "IMAGE_ASSETS_STORAGE"
+        )
+    home = to_folder(name)
+    if home.exists() and not home.is_dir():
+        raise ValueError(f"IMAGE_ASSETS_HOME is {name!r}, which is a file: expected a folder")
+    return home
+
+
+def to_landing(name: str | Path) -> Path | str:
+    """The landing folder; a ValueError if its files cannot be listed."""
+    if str(name).startswith(HTTP):
+        raise ValueError(
+            f"IMAGE_ASSETS_LANDING is {str(name)!r}, whose files cannot be listed: expected a folder, or a URL such as "
+            f"{s3.SCHEME}bucket/photographs; the job fetch_images downloads images from addresses in a table"
+        )
+    return to_location(name)
 
 
 def to_table_location(variables: Mapping[str, str], name: str) -> str:

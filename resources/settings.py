@@ -89,6 +89,8 @@ from resources.setting_values import (
     to_fetch_allow,
     to_folder,
     to_freshness,
+    to_home,
+    to_landing,
     to_level,
     to_limit,
     to_link_roots,
@@ -177,7 +179,7 @@ class Settings:
 
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     """Reads and validates all settings; a ValueError names the invalid variable and what it should be."""
-    home = to_folder(variables.get("IMAGE_ASSETS_HOME") or ".image_assets")
+    home = to_home(variables.get("IMAGE_ASSETS_HOME") or ".image_assets")
     landing = variables.get("IMAGE_ASSETS_LANDING") or read_landing(home) or home / "landing"
     storage = variables.get("IMAGE_ASSETS_STORAGE") or home
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
@@ -187,7 +189,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         home=home,
         storage=to_location(storage),
         caches=to_folder(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
-        landing=to_location(landing),
+        landing=to_landing(landing),
         tracking_uri=to_url(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER,
         executor=to_choice(variables, "IMAGE_ASSETS_EXECUTOR", get_args(ExecutorName)),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dagster as dg
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from pydantic import Field
 
 from image_assets.data.image_splits import read_split
@@ -22,6 +23,7 @@ from image_assets.models.promotion_gate import (
     same_signature,
     sound_answers,
     to_report,
+    unreadable_files,
 )
 from image_assets.models.scoring import predicted_rows, resolve_device, score_images
 from image_assets.models.stage_history import Promotion, record_changes
@@ -75,15 +77,18 @@ def gate_findings(
     serving = registry.serving()
     other = serving if serving and serving.version != version.version else None
     damage = damage_of(other, registry) if other else None  # which must not block its replacement
-    expected = registry.signature(other if other and not damage else version)
-    files = files_as_logged(registry.files_digest(version.uri), version.tags.get(FILES_DIGEST))
     findings = [
         lineage_known(version),
         backbone_trained(version),
-        same_signature(registry.signature(version), expected),
         same_labels(version, other, config.label_mapping),
-        files,
     ]
+    try:
+        signature, found = registry.signature(version), registry.files_digest(version.uri)
+    except (MlflowException, OSError) as error:
+        return [*findings, unreadable_files(error), same_serving(serving, registry.serving())]
+    files = files_as_logged(found, version.tags.get(FILES_DIGEST))
+    expected = registry.signature(other) if other and not damage else signature
+    findings += [same_signature(signature, expected), files]
     if files.passed:  # never load files that somebody has replaced
         findings.append(sound_answers(gate_predictions(version, delta_tables, registry, device), version.labels))
         if damage:
@@ -173,8 +178,15 @@ def promote(
         account=model_registry.account,
     )
     # Whoever forces a version without the digest vouches for its files, from now on for exactly these.
-    unrecorded = failed and FILES_DIGEST not in version.tags
-    tags = {FILES_DIGEST: model_registry.files_digest(version.uri)} if unrecorded else {}
+    tags = {}
+    if failed and FILES_DIGEST not in version.tags:
+        try:
+            model_registry.signature(version)  # raises if the files are gone, of which the next line makes a digest
+            tags = {FILES_DIGEST: model_registry.files_digest(version.uri)}
+        except (MlflowException, OSError) as error:
+            stays = f"Version {version.version} stays in stage {version.stage}, also with `force: true`"
+            why = f"{stays}: its files cannot be read ({error})"
+            raise dg.Failure(why, metadata=report, allow_retries=False) from error
     moved = move(config.version, promotion, model_registry, delta_tables, tags)
     context.add_output_metadata(
         {"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri, **report}

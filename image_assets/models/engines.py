@@ -8,9 +8,9 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -107,6 +107,19 @@ def thread_count() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
 
 
+class Threads:
+    """As many threads as `thread_count`, also in processes that are forked later: threads are not forked."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._process, self._pool = name, 0, None
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """The function's results, in order."""
+        if self._pool is None or self._process != os.getpid():
+            self._process, self._pool = os.getpid(), ThreadPoolExecutor(thread_count(), self._name)
+        return self._pool.map(function, items)
+
+
 def onnx_network(file: str | bytes) -> Network:
     """The network of an ONNX file, or of its content, on the CPU, one image per thread.
 
@@ -118,7 +131,7 @@ def onnx_network(file: str | bytes) -> Network:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised; logging them as well would print each twice
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    threads = ThreadPoolExecutor(thread_count(), "network")
+    threads = Threads("network")
     names = [output.name for output in session.get_outputs()]
 
     def answer(image: np.ndarray) -> dict[str, np.ndarray]:

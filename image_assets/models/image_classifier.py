@@ -15,7 +15,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -75,7 +74,7 @@ class ImageClassifier(PythonModel):
         )
         engines, framework = _module_of(files["engines"]), _module_of(files["framework"])
         self._occlusion = _module_of(files["occlusion"])
-        self._decoders = ThreadPoolExecutor(engines.thread_count(), "decoder")
+        self._decoders = engines.Threads("decoder")
         self._network = engines.network_on(device, framework, files["model"], files["onnx"])
 
     # The return type differs because MLflow's own `predict` has no body, so that type checkers infer None. MLflow
@@ -200,7 +199,7 @@ def _rows_of_frame(images: pd.DataFrame) -> list[ImageRow]:
         raise ValueError(f"the input has several columns of one name, {names}: expected one `content` and one `path`")
     if any(name in names for name in COLUMNS):
         contents, paths = (images[name] if name in names else [None] * len(images) for name in COLUMNS)
-        return list(zip(contents, paths, strict=True))
+        return list(zip(map(_pixels_checked, contents), paths, strict=True))
     # Columns that the caller passed without names, as in Spark: udf("content", "path").
     if 1 <= len(names) <= len(COLUMNS) and list(map(str, names)) == [str(number) for number in range(len(names))]:
         return [_first_of_each(map(_to_image, cells)) for cells in zip(*(images[name] for name in names), strict=True)]
@@ -225,7 +224,7 @@ def _to_items(given: Any) -> list[Any]:
         return list(given)
     if isinstance(given, np.ndarray) and given.ndim == 0:
         return [given.item()]
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) or hasattr(given, "read"):  # a file would be iterated line by line
         raise TypeError(f"the input is a {type(given).__name__}; expected {EXPECTED}")
     return list(given)
 
@@ -235,7 +234,7 @@ def _to_image(item: Any) -> ImageRow:
     if _is_null(item):
         return None, None
     if isinstance(item, Mapping) and any(name in item for name in COLUMNS):
-        return item.get("content"), item.get("path")
+        return _pixels_checked(item.get("content")), item.get("path")
     if isinstance(item, str) and not item.startswith("data:") or isinstance(item, os.PathLike):
         return None, item
     if isinstance(item, np.ndarray):
@@ -243,6 +242,13 @@ def _to_image(item: Any) -> ImageRow:
     elif not isinstance(item, str | bytes | bytearray | memoryview):
         raise TypeError(f"an image is a {type(item).__name__}; expected {EXPECTED}")
     return item, None
+
+
+def _pixels_checked(content: Any) -> Any:
+    """The content of a row: pixels that are no image raise, as in a list; whatever else is no image has no answer."""
+    if isinstance(content, np.ndarray):
+        _require_pixels(content)
+    return content
 
 
 def _require_pixels(pixels: np.ndarray) -> None:

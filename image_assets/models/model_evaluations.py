@@ -1,6 +1,5 @@
 """Metrics of every model version on the test split, which no version is trained on."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -205,7 +204,7 @@ def report_on(
     registry: ModelRegistry,
 ) -> Report:
     """The report on a version, from its predictions as marked by `mark_right`."""
-    evaluation = evaluate(answers, json.loads(version.tags["labels"]))
+    evaluation = evaluate(answers, version.labels)
     features = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "width", "height", "format"]).to_pandas()
     mistakes = surest_mistakes(answers, delta_tables)
     contents = (

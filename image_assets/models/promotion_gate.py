@@ -83,7 +83,9 @@ def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Ma
     """
     labels, former = version.labels, serving.labels if serving else []
     if not labels:
-        return GateFinding("labels", False, "none")
+        tag = version.tags.get("labels")
+        found = "tag missing: labels" if tag is None else f"the tag labels is {tag!r}"
+        return GateFinding("labels", False, f"{found}; expected a JSON list of texts")
     unknown = [label for label in mapping if serving and label not in former]
     targets = {label: mapping.get(label, label) for label in former}
     missing = [label for label, target in targets.items() if target not in labels]
@@ -100,6 +102,11 @@ def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Ma
     if unknown:
         found.append(f"label_mapping names {', '.join(unknown)}: expected labels of the production version")
     return GateFinding("labels", not missing and not unknown, "; ".join(found))
+
+
+def unreadable_files(error: Exception) -> GateFinding:
+    """That the version's files cannot be read at all."""
+    return GateFinding("files", False, f"cannot be read ({error}): restore them, or promote another version")
 
 
 def files_as_logged(found: str, logged: str | None) -> GateFinding:

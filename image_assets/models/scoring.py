@@ -1,12 +1,14 @@
 """Scores images with a model version; evaluation and prediction share this code."""
 
 import math
+import numbers
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -82,16 +84,27 @@ def predicted_rows(images: Iterable[Row], registry: ModelRegistry, version: Mode
             yield {str(name): value for name, value in answer.items()} | to_valid_prediction(answer, version)
 
 
+def to_number(value: object) -> float:
+    """A version's number; not a number if it is anything else."""
+    return float(value) if isinstance(value, numbers.Real) else math.nan
+
+
+def plain(value: object) -> Any:
+    """A version's text, number or truth value; None if it is null or anything else."""
+    return value if isinstance(value, str | numbers.Real | np.bool_) and value == value else None  # noqa: PLR0124 - nan
+
+
 def to_valid_prediction(answer: Mapping[Any, Any], version: ModelVersion) -> Row:
     """The same as `with_valid_predictions`, for one answer of `guarded_predictions`."""
-    probability, probabilities = answer["probability"], answer["probabilities"]
-    probability = None if probability is None or math.isnan(probability) else float(probability)
-    values = [] if probabilities is None else probabilities
-    distribution = [math.nan if each is None else float(each) for each in values]
-    sound = probability is not None and probabilities is not None and not any(map(math.isnan, distribution))
+    probabilities = answer["probabilities"]
+    probability = to_number(answer["probability"])
+    listed = isinstance(probabilities, Sequence | np.ndarray) and not isinstance(probabilities, str)
+    distribution = [to_number(each) for each in probabilities] if listed else [math.nan]
+    label = plain(answer["label"])
+    sound = not any(map(math.isnan, [probability, *distribution])) and isinstance(label, str | None)
     if sound and (not version.labels or len(distribution) == len(version.labels)):
-        later = {name: None if pd.isna(answer[name]) else answer[name] for name in LATER_COLUMNS}
-        label = None if later["abstained"] else answer["label"]
+        later = {name: plain(answer[name]) for name in LATER_COLUMNS}
+        label = None if later["abstained"] else label
         return {
             "label": label,
             "probability": probability,
@@ -100,7 +113,7 @@ def to_valid_prediction(answer: Mapping[Any, Any], version: ModelVersion) -> Row
             "most_probable_label": later["most_probable_label"] or label,
             "fault": None,
         }
-    given = probability is not None or probabilities is not None
+    given = plain(answer["probability"]) is not None or probabilities is not None
     fault = answer["fault"] or (NO_DISTRIBUTION if given else UNREADABLE)
     return {**dict.fromkeys((*REQUIRED_COLUMNS, *LATER_COLUMNS)), "fault": fault}
 

@@ -47,6 +47,9 @@ FROM (
 """
 
 
+TEXTS = ("text", "label", "predicted", "attribute")  # a folder, and so a label, may be called like a space
+
+
 class InvalidInput(ValueError):
     """A URL parameter or form field whose value is not allowed."""
 
@@ -87,7 +90,8 @@ class Filters(BaseModel):
             InvalidInput: A value is not allowed; the message names the parameter.
         """
         try:
-            return cls.model_validate({name: value for name, value in parameters.items() if value.strip()})
+            given = {name: value for name, value in parameters.items() if value.strip() or (value and name in TEXTS)}
+            return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"

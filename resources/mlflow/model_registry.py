@@ -76,8 +76,12 @@ class ModelVersion:
 
     @property
     def labels(self) -> list[str]:
-        """Its labels, in the order of its probabilities; empty if its tags have none."""
-        return json.loads(self.tags.get("labels", "[]"))
+        """Its labels, in the order of its probabilities; empty if its tags have none, or anything else."""
+        try:
+            labels = json.loads(self.tags.get("labels", "[]"))
+        except ValueError:
+            return []
+        return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else []
 
     @property
     def live(self) -> bool:

@@ -51,6 +51,10 @@ def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
     assert image["path"].endswith(f"{first:03}.png")
 
 
+def test_a_label_may_be_a_space_and_other_filters_are_none_then() -> None:
+    assert Filters.read({"label": " ", "least": " "}) == Filters(label=" ")
+
+
 def test_positions_start_at_one(index: Index) -> None:
     assert read_page(index, Filters.read({})).first == 1
     assert read_page(index, Filters.read({"state": "missing"})).first == 0

@@ -204,17 +204,18 @@ def test_predictions_cover_every_current_file_also_those_without_a_label(setting
 
 
 def test_the_python_of_the_documentation_runs(settings: Settings, landing: Path, tmp_path: Path) -> None:
-    (tmp_path / ".image_assets").mkdir()
+    folder = tmp_path / "my photographs, ½ of them"
+    (folder / ".image_assets").mkdir(parents=True)
     for entry in settings.home.iterdir():
-        (tmp_path / ".image_assets" / entry.name).symlink_to(entry)
-    (tmp_path / ".image_assets" / "landing").symlink_to(landing)
+        (folder / ".image_assets" / entry.name).symlink_to(entry)
+    (folder / ".image_assets" / "landing").symlink_to(landing)
     pages = [page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))]
     found = [program for page in pages for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
     programs = [program for program in found if ".image_assets" in program]  # others are of a server
     assert len(programs) >= 5
     for program in programs:
         command = [sys.executable, "-c", program]
-        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr[-2000:]
         assert re.search("path|label|accuracy", answer.stdout)
 

@@ -212,6 +212,28 @@ def test_an_address_with_a_password_is_rejected_without_repeating_it(
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:99999999", "no valid address: expected one such as http://127"),
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:port", "no valid address"),
+        ("MLFLOW_TRACKING_URI", "http://[x", "no valid address"),
+        ("IMAGE_ASSETS_HOME", "s3://bucket/home", "expected a folder on this machine"),
+        ("IMAGE_ASSETS_HOME", __file__, "which is a file: expected a folder"),
+        ("IMAGE_ASSETS_LANDING", "https://example.com/photos", "files cannot be listed: expected a folder, or a URL"),
+    ],
+)
+def test_a_place_that_can_never_work_is_named_with_what_is_expected(
+    tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*{message}"):
+        settings_of(tmp_path, **{name: value})
+
+
+def test_spaces_around_an_address_do_not_count(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, MLFLOW_TRACKING_URI=" http://mlflow:5000 ").tracking_uri == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize(
     "value", ["postgresql://ann@db/mlflow", "sqlite:////home/ann@work/mlflow.db", "http://mlflow:5000"]
 )
 def test_an_address_without_a_password_is_accepted(tmp_path: Path, value: str) -> None:

@@ -1,6 +1,7 @@
 """promote_model checks a version before it moves it, and records the change."""
 
 import json
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -184,6 +185,19 @@ def test_a_version_without_a_digest_is_only_forced_which_records_its_files(platf
     moved = platform.registry.version(version.version)
     assert moved.stage == "Production"
     platform.registry.require_files_as_logged(moved)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_version_whose_files_are_gone_says_so(platform: Platform, *, recorded: bool) -> None:
+    version = platform.version("gone", **({} if recorded else {FILES_DIGEST: None}))
+    assert platform.promote(platform.version("sound")) == ""
+    shutil.rmtree(platform.folder / "gone")
+    why = platform.promote(version)
+    assert why.startswith("Version 1 stays in stage None. files: cannot be read (")
+    assert "restore them, or promote another version" in why
+    if not recorded:
+        assert "also with `force: true`: its files cannot be read" in platform.promote(version, force=True)
+    assert stages(platform.registry) == {1: "None", 2: "Production"}
 
 
 def test_a_request_is_checked_and_another_account_decides(platform: Platform) -> None:

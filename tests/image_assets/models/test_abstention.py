@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from image_assets.models.isolated_scoring import LATER_COLUMNS, REQUIRED_COLUMNS
-from image_assets.models.scoring import to_valid_prediction
+from image_assets.models.scoring import NO_DISTRIBUTION, to_valid_prediction
 from resources.mlflow.model_registry import ModelVersion
 from tests.support.brightness_version import SIDE, saved_brightness
 
@@ -63,6 +63,26 @@ def test_an_abstention_is_a_valid_prediction(answer: dict, expected: dict) -> No
     found = to_valid_prediction({**NOTHING, "probability": 0.6, "probabilities": [0.4, 0.6], **answer}, VERSION)
     assert found | expected == found
     assert (found["probability"], found["most_probable_label"], found["fault"]) == (0.6, "dark", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"probabilities": 0.5},
+        {"probabilities": "0.4, 0.6"},
+        {"probabilities": [0.4, "0.6"]},
+        {"probabilities": [0.4, None]},
+        {"probability": "high"},
+        {"probability": [0.6]},
+        {"label": 1},
+    ],
+    ids=str,
+)
+def test_an_answer_of_other_types_is_a_fault_of_its_row(answer: dict) -> None:
+    found = to_valid_prediction(
+        {**NOTHING, "label": "dark", "probability": 0.6, "probabilities": [0.4, 0.6], **answer}, VERSION
+    )
+    assert {name: value for name, value in found.items() if value is not None} == {"fault": NO_DISTRIBUTION}
 
 
 def test_a_failed_prediction_has_not_abstained() -> None:

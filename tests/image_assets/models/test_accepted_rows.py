@@ -2,6 +2,7 @@
 
 import base64
 import json
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
@@ -99,6 +100,10 @@ def test_a_large_photograph_has_one_answer(version: PyFuncModel, tmp_path: Path)
         ([PHOTOGRAPH, 5], "an image is a int; expected a DataFrame"),
         (5, "the input is a int; expected a DataFrame"),
         (None, "the input is a NoneType; expected a DataFrame"),
+        (BytesIO(PHOTOGRAPH), "the input is a BytesIO; expected a DataFrame"),
+        ({"content": [PIXELS / 255]}, "pixels are float64: expected integers from 0 to 255"),
+        ([{"content": PIXELS / 255}], "pixels are float64: expected integers from 0 to 255"),
+        (pd.Series([PIXELS / 255], name="content"), "pixels are float64: expected integers from 0 to 255"),
         (PIXELS / 255, "pixels are float64: expected integers from 0 to 255"),
         (PIXELS.astype(np.uint16) * 257, r"pixels are from \d+ to \d{5}: expected"),
         (PIXELS.transpose(2, 0, 1), r"an array of shape \(3, 200, 320\)"),

@@ -1,5 +1,7 @@
 """Batches that fit memory, where it runs out for certain, and images that are computed one by one."""
 
+import multiprocessing
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from image_assets.models import torch_network
-from image_assets.models.engines import in_fitting_batches, network_on, onnx_network
+from image_assets.models.engines import Threads, in_fitting_batches, network_on, onnx_network
 
 
 class Network:
@@ -63,6 +65,16 @@ def test_an_image_gets_the_same_answer_whatever_is_beside_it_and_however_many_th
         answers = onnx_network(file)(images)["probabilities"]
         np.testing.assert_allclose(answers, images.mean((1, 2)), rtol=1e-5)
         assert (answers == [alone(image[np.newaxis])["probabilities"][0] for image in images]).all()
+
+
+def test_threads_run_in_a_process_that_is_forked_later() -> None:
+    threads = Threads("test")
+    assert [*threads.map(abs, [-1, 2])] == [1, 2]
+    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit([*threads.map(abs, [-1])][0]))
+    process.start()
+    process.join(30)
+    process.kill()
+    assert process.exitcode == 1
 
 
 def test_another_device_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -105,6 +106,13 @@ def test_only_removed_labels_need_a_mapping(
 def test_the_first_version_needs_labels_only() -> None:
     assert same_labels(labeled(1, *LABELS), None, {}).passed
     assert not same_labels(labeled(1), None, {}).passed
+
+
+@pytest.mark.parametrize("tag", ["daisy, roses", '"daisy"', "[1, 2]", "{}", "null", "["])
+def test_labels_that_are_no_list_are_unknown(tag: str) -> None:
+    version = replace(labeled(1), tags={"labels": tag})
+    assert version.labels == []
+    assert same_labels(version, None, {}).detail == f"the tag labels is {tag!r}; expected a JSON list of texts"
 
 
 @pytest.mark.parametrize(("logged", "passed"), [("a", True), ("b", False), (None, False)])
