@@ -15,7 +15,7 @@ QUOTATION_MARKS = "every quotation mark that begins a value must also end it, an
 UTF_16_SHARE = 0.2  # of the even or the odd bytes that are zero: more than in any other encoding
 COMPRESSED = {
     b"\x1f\x8b": "is compressed with gzip: unpack it",
-    b"PK\x03\x04": "is a ZIP file, as Excel's: save it as CSV",
+    b"PK\x03\x04": "is a ZIP file, such as an Excel workbook: save it as CSV",
 }
 csv.field_size_limit(2**31 - 1)  # Python's limit of 131,072 characters is less than an image in Base64
 BYTE_ORDER_MARKS = (  # in this order: the mark of UTF-32 begins with that of UTF-16

@@ -130,7 +130,7 @@ class ExternalTable(dg.ConfigurableResource):
 
     def _files(self) -> tuple[Any, list[str]]:  # Any: fsspec's types depend on the arguments
         system, path = uncached_file_system(self.source)
-        if "*" not in path and not system.isdir(path):
+        if "*" not in path and (system.isfile(path) or not system.isdir(path)):
             return system, [path]
         # A folder that is called like a file, as Spark writes it, has the table's parts in it.
         pattern = path if "*" in path else f"{path}/*{PurePosixPath(path).suffix}"

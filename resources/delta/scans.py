@@ -45,7 +45,7 @@ def dataset(log: DeltaTable, schema: pa.Schema | None = None) -> FileSystemDatas
     """The table's files; `schema` is that of the table by default.
 
     Raises:
-        DeltaError: The files alone do not say which rows the table has, or how its columns are called.
+        DeltaError: The files alone do not say which rows the table has, or what its columns are called.
     """
     partitions = log.metadata().partition_columns
     if not partitions and not log.table_uri.startswith("file://"):

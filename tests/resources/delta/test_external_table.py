@@ -84,7 +84,7 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
         ("a.csv", b"path,label\na\x81.png,roses\n", "line 2 has the byte 0x81, which is neither UTF-8 nor Windows"),
         ("a.csv", b'"path,label\na.png,roses\n', "its header cannot be read"),
         ("a.csv", b"\x1f\x8b\x08\0", "it is compressed with gzip: unpack it"),
-        ("a.csv", b"PK\x03\x04\x14\0", "it is a ZIP file, as Excel's: save it as CSV"),
+        ("a.csv", b"PK\x03\x04\x14\0", "it is a ZIP file, such as an Excel workbook: save it as CSV"),
         ("a.parquet", b"path,label\n", "cannot be read"),
         ("a.xml", b'<?xml version="1.0" encoding="foo"?><annotations/>', "it is not valid XML: unknown encoding"),
         ("a.json", b'{"a": [', "cannot be read: Expecting value"),
