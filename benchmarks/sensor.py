@@ -45,10 +45,10 @@ class Daemon:
 
         needed = {name: resources[name] for name in self.sensor.required_resource_keys}
         started = time.perf_counter()
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, sensor_name=self.sensor.name, resources=needed
-        )
-        answer = self.sensor(context)
+        ) as context:
+            answer = self.sensor(context)
         milliseconds = 1000 * (time.perf_counter() - started)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
