@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import dagster as dg
 
@@ -76,22 +76,33 @@ def local_url(port: str, default: int, variables: Mapping[str, str]) -> str:
     return f"http://127.0.0.1:{variables.get(port) or default}"
 
 
+def to_parts(address: str) -> SplitResult | None:
+    """The parts of an address; None if its host or port is invalid."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # which is checked when it is read
+    except ValueError:
+        return None
+    return parts
+
+
+def holds_password(parts: SplitResult) -> bool:
+    """Whether a password is in the address, or among its parameters."""
+    return parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
+
+
 def to_url(variables: Mapping[str, str], name: str) -> str:
     """The variable's URL; a ValueError if it contains a password, because Dagster and MLflow show and log URLs."""
     value = (variables.get(name) or "").strip()
-    try:
-        parts = urlsplit(value)
-        _, valid = parts.port, True
-    except ValueError:  # of the port, or of brackets
-        parts, valid = urlsplit(""), False
+    parts = to_parts(value)
     if value.startswith(HTTP):
         found, remedy = "@" in value, "use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for an MLflow account"
     else:
-        found = parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
+        found = parts is not None and holds_password(parts)
         remedy = "store it where the database client finds it, such as ~/.pgpass, or use an MLflow server"
     if found:
         raise ValueError(f"{name} contains a password or an account, which would become visible: remove it; {remedy}")
-    if not valid:  # the value may contain a password, so it is not repeated
+    if parts is None:  # the value may contain a password, so it is not repeated
         raise ValueError(f"{name} is no valid address: expected one such as http://127.0.0.1:5000")
     return value
 

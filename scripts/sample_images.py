@@ -15,7 +15,7 @@ from image_assets.images.features import to_features
 
 MIN_DISTANCE_BITS = 8  # between the perceptual hashes of two different images
 SIZES = ((240, 180), (270, 200), (300, 225), (320, 240), (360, 270), (225, 300))
-UNLABELLED = ("checkers", "circles", "triangles")
+UNLABELED = ("checkers", "circles", "triangles")
 DUPLICATED = "circles"
 
 
@@ -98,7 +98,7 @@ def _distinct_images(per_label: int, seed: int) -> dict[str, bytes]:
         label = PATTERNS[index].__name__
         kind = {3: "png", 7: "webp"}.get(number % 10, "jpg")
         files[f"{label}/{label}_{number:03}.{kind}"] = _distinct_image((seed, index, number), kind, hashes)
-    for number, label in enumerate(UNLABELLED):
+    for number, label in enumerate(UNLABELED):
         index = [pattern.__name__ for pattern in PATTERNS].index(label)
         files[f"unlabelled_{number}.jpg"] = _distinct_image((seed, index, per_label + number), "jpg", hashes)
     return files

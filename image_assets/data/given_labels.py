@@ -59,7 +59,7 @@ class LabelRow(NamedTuple):
     folder: str = ""
 
 
-UNLABELLED = GivenLabel(None, EMPTY, "the label table lists the file without a label")
+UNLABELED = GivenLabel(None, EMPTY, "the label table lists the file without a label")
 NOT_NAMED = GivenLabel(None, UNNAMED, "the label table does not list the file")
 
 
@@ -130,7 +130,7 @@ def to_given(rows: Sequence[LabelRow]) -> GivenLabel:
         return GivenLabel(None, CONTRADICTORY, f"different labels in {numbered(rows)} ({listed}): keep one")
     (label,) = labels
     if not label:
-        return UNLABELLED
+        return UNLABELED
     why = "it is a list or an object: write the name of one label" if STRUCTURED.fullmatch(label) else None
     if why := why or label_problem(label):
         return GivenLabel(None, UNUSABLE, f"{label[:80]!r} in {numbered(rows)} is not a valid label: {why}")

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import normpath
@@ -158,6 +158,8 @@ class Files:
 
     paths: Collection[str]
     landing: str
+    # The files of each name that many files have, by their last two names and by their whole path; filled when asked.
+    by_ending: dict[str, Mapping[str, list[str]]] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, list[str]]:
@@ -170,11 +172,6 @@ class Files:
                 for key in dict.fromkeys((name, stem(name))):
                     found[key].append(relative_path)
         return found
-
-    @cached_property
-    def by_ending(self) -> dict[str, Mapping[str, list[str]]]:
-        """The files of each name that many files have, by their last two names and by their whole path."""
-        return {}
 
     def similar(self, variant: Variant) -> Sequence[str]:
         """The files that a path may mean: those with its name or, of many, those with its folder as well."""

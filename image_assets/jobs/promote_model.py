@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dagster as dg
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from pydantic import Field
 
 from image_assets.data.image_splits import read_split
@@ -66,6 +65,24 @@ class PromotionConfig(GateConfig):
     force: bool = Field(default=False, description="Move it even if checks fail; recorded in stage_history.")
 
 
+class UnreadableFiles(RuntimeError):
+    """The files of a version are missing, or cannot be read."""
+
+
+def signature_and_digest(version: ModelVersion, registry: ModelRegistry) -> tuple[str, str]:
+    """The version's signature and the hash of its files.
+
+    Raises:
+        UnreadableFiles: There are none; a hash alone would be that of no files.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return registry.signature(version), registry.files_digest(version.uri)
+    except (MlflowException, OSError) as error:
+        raise UnreadableFiles(str(error)) from error
+
+
 def gate_findings(
     version: ModelVersion,
     config: GateConfig,
@@ -83,8 +100,8 @@ def gate_findings(
         same_labels(version, other, config.label_mapping),
     ]
     try:
-        signature, found = registry.signature(version), registry.files_digest(version.uri)
-    except (MlflowException, OSError) as error:
+        signature, found = signature_and_digest(version, registry)
+    except UnreadableFiles as error:
         return [*findings, unreadable_files(error), same_serving(serving, registry.serving())]
     files = files_as_logged(found, version.tags.get(FILES_DIGEST))
     expected = registry.signature(other) if other and not damage else signature
@@ -178,12 +195,11 @@ def promote(
         account=model_registry.account,
     )
     # Whoever forces a version without the digest vouches for its files, from now on for exactly these.
-    tags = {}
+    tags: dict[str, str] = {}
     if failed and FILES_DIGEST not in version.tags:
         try:
-            model_registry.signature(version)  # raises if the files are gone, of which the next line makes a digest
-            tags = {FILES_DIGEST: model_registry.files_digest(version.uri)}
-        except (MlflowException, OSError) as error:
+            _, tags[FILES_DIGEST] = signature_and_digest(version, model_registry)
+        except UnreadableFiles as error:
             stays = f"Version {version.version} stays in stage {version.stage}, also with `force: true`"
             why = f"{stays}: its files cannot be read ({error})"
             raise dg.Failure(why, metadata=report, allow_retries=False) from error
