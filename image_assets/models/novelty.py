@@ -7,14 +7,14 @@ of other things than Mahalanobis distances did.
 This file stands alone: it is also stored beside every model version and loaded from there.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 MAX_STORED = 2048  # training images, a random sample; more find hardly anything else
-MAX_NEIGHBORS = 50
+MAX_NEIGHBORS = 20
 FALSE_ALARMS = 0.05  # share of validation images beyond the threshold
 ROUNDING = 1e-4  # of a distance, in half precision
 
@@ -26,6 +26,7 @@ class TrainingEmbeddings:
     directions: np.ndarray  # (n, compared features) float16: embeddings of length 1
     threshold: float = np.inf
     compared_from: int = 0  # the first feature of an embedding that is compared
+    max_neighbors: int = MAX_NEIGHBORS  # k is 5 % of the images, or this if it is less
 
     @classmethod
     def of(cls, embeddings: np.ndarray, compared_from: int = 0) -> "TrainingEmbeddings":
@@ -36,13 +37,14 @@ class TrainingEmbeddings:
     def load(cls, file: str) -> "TrainingEmbeddings":
         """The inverse of `save`."""
         with np.load(file, allow_pickle=False) as stored:
-            # Earlier releases compared all features.
+            # Earlier releases compared all features, and did not record the number of neighbors.
             compared_from = int(stored["compared_from"]) if "compared_from" in stored else 0
-            return cls(stored["directions"], float(stored["threshold"]), compared_from)
+            max_neighbors = int(stored["max_neighbors"]) if "max_neighbors" in stored else 50
+            return cls(stored["directions"], float(stored["threshold"]), compared_from, max_neighbors)
 
     def save(self, file: Path) -> None:
         """Write an `.npz` file."""
-        np.savez(file, directions=self.directions, threshold=self.threshold, compared_from=self.compared_from)
+        np.savez(file, **asdict(self))
 
     def calibrated(self, distances: np.ndarray) -> "TrainingEmbeddings":
         """With the threshold that FALSE_ALARMS of these distances, those of validation images, exceed."""
@@ -67,7 +69,7 @@ class TrainingEmbeddings:
         return float(np.median(self._distances(self.directions.astype(np.float32))))
 
     def _distances(self, directions: np.ndarray) -> np.ndarray:
-        neighbor = min(max(len(self.directions) // 20, 1), MAX_NEIGHBORS)
+        neighbor = min(max(len(self.directions) // 20, 1), self.max_neighbors)
         similarities = directions @ self._columns
         nearest = np.partition(similarities, -neighbor, axis=1)[:, -neighbor]
         return np.maximum(1 - nearest, 0)

@@ -1,5 +1,6 @@
 """Images that are unlike the training images are flagged, and 5 % of those that are like them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -48,7 +49,7 @@ def test_it_is_the_same_after_saving(tmp_path: Path) -> None:
     found.save(tmp_path / "saved.npz")
     loaded = TrainingEmbeddings.load(str(tmp_path / "saved.npz"))
     assert (loaded.directions == found.directions).all()
-    assert loaded.compared_from == 48
+    assert (loaded.compared_from, loaded.max_neighbors) == (48, MAX_NEIGHBORS)
     assert loaded.threshold == found.threshold == pytest.approx(0.5, abs=1e-3)
 
 
@@ -58,8 +59,8 @@ def test_features_that_are_not_compared_change_nothing() -> None:
     assert found.distances(others) == pytest.approx(TrainingEmbeddings.of(training[:, 48:]).distances(others[:, 48:]))
 
 
-def test_a_file_of_an_earlier_release_compares_all_features(tmp_path: Path) -> None:
-    found = TrainingEmbeddings.of(embeddings(100, 1))
+def test_a_file_of_an_earlier_release_compares_all_features_with_the_50th_nearest(tmp_path: Path) -> None:
+    found = replace(TrainingEmbeddings.of(embeddings(2000, 1)), max_neighbors=50)
     np.savez(tmp_path / "saved.npz", directions=found.directions, threshold=0.5)
     loaded = TrainingEmbeddings.load(str(tmp_path / "saved.npz"))
     assert (loaded.distances(embeddings(10, 2)) == found.distances(embeddings(10, 2))).all()
