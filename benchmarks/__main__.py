@@ -16,6 +16,7 @@ from benchmarks.photographs import Photographs
 from benchmarks.predictions import predictions
 from benchmarks.processes import processes
 from benchmarks.promotion import promotion
+from benchmarks.report import conditions
 from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
 from benchmarks.training import training
@@ -78,7 +79,7 @@ def main() -> None:
                 found = ON_PHOTOGRAPHS[benchmark](photographs, count, chosen.repeats)
             else:
                 found = ON_SMALL[benchmark](count, chosen.repeats)
-            save(benchmark, found)
+            save(benchmark, {**found, "conditions": conditions()})
             print(f"{benchmark}: finished in {time.monotonic() - started:.0f} s\n", flush=True)
     print(write_page())
     print(f"\nResults: {RESULTS}\nPage: {PAGE}\nChart: {PICTURE}")

@@ -14,8 +14,8 @@ import psutil
 from benchmarks.homes import home_of
 from benchmarks.measurement import Run, measured
 from benchmarks.ours import copied_home, materialized, start_spark, use_home
-from benchmarks.own_training import epochs_of
 from benchmarks.photographs import CACHE, Photographs
+from benchmarks.project_training import epochs_of
 from benchmarks.recipe_training import BACKBONE
 from benchmarks.task import read_task, timed
 

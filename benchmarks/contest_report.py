@@ -34,7 +34,7 @@ def contest_table(found: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
-def own_parts(found: dict[str, Any]) -> str:
+def project_parts(found: dict[str, Any]) -> str:
     """Seconds per part of our own run, longest first."""
     parts = median_parts(found["runs"][OURS], "parts")
     by_cost = sorted(parts, key=lambda name: -parts[name])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.markdown import markdown, to_cell
-from benchmarks.measurement import GIBIBYTE, measured
+from benchmarks.measurement import ALLOCATOR, measured
 from benchmarks.photographs import CACHE, Photographs, landing_of
 from benchmarks.recipe_training import BACKBONE
 from benchmarks.results import Spread, good, peak_megabytes
@@ -18,8 +18,6 @@ from benchmarks.results import Spread, good, peak_megabytes
 FIRST = {"tensorflow": "tensorflow, tf.function", "torch": "torch, frozen TorchScript"}  # the baselines
 OTHERS = ("onnxruntime", "openvino")
 BATCHES = {"onnxruntime": 8}  # images per batch; 32 in the other engines
-# Without this, torch spends half of its time returning memory to the system.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE), "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE)}
 
 
 def engines(photographs: Photographs, count: int, repeats: int) -> dict:

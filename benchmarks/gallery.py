@@ -24,6 +24,7 @@ from benchmarks.measurement import measured
 from benchmarks.photographs import LABELS, SMALL_SIZE, crop, numbered, to_jpeg, to_noise
 from benchmarks.results import Spread, good
 from benchmarks.task import read_task, timed
+from gallery.queries import PAGE_IMAGES
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
@@ -33,7 +34,6 @@ from resources.files.file_system import to_path
 from resources.mlflow.model_registry import MODEL_NAME
 
 PICTURES = 60  # different pictures; all others are copies with different bytes
-PAGE_IMAGES = 60
 CONNECTIONS = 6  # as in a browser
 REPEATS = 5
 AT_ONCE = 5_000  # rows per commit

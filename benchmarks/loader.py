@@ -9,16 +9,14 @@ import numpy as np
 from benchmarks.contest import Contestant
 from benchmarks.feeding import SEEN_EVERY, to_pillow_pixels
 from benchmarks.homes import home_of
-from benchmarks.measurement import GIBIBYTE, Run, measured
+from benchmarks.measurement import ALLOCATOR, Run, measured
 from benchmarks.outputs import WrongOutput, require_same_numbers
 from benchmarks.peers.environments import PeerMissing
 from benchmarks.photographs import CACHE, Photographs, files_in, number_of
 
-OWN = "benchmarks.own_loader"
+PROJECT = "benchmarks.project_loader"
 # Mean absolute difference from Pillow's pixels: TensorFlow decodes less exactly, and some JPEGs are compressed twice.
 TOLERANCE = 2.5
-# As in the training processes of this project.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE), "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE)}
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,17 @@ class Loader(Contestant):
 
 
 LOADERS = (
-    Loader("image-assets, cache of original bytes", OWN, "original", prepares=True),
-    Loader("image-assets, cache of resized JPEG", OWN, "jpeg", prepares=True),
-    Loader("image-assets, cache of raw pixels", OWN, "pixels", prepares=True),
+    Loader("image-assets, cache of original bytes", PROJECT, "original", prepares=True),
+    Loader("image-assets, cache of resized JPEG", PROJECT, "jpeg", prepares=True),
+    Loader("image-assets, cache of raw pixels", PROJECT, "pixels", prepares=True),
     Loader("torch DataLoader, Pillow", "benchmarks.peers.dataloader_peer"),
     Loader("tf.data, cached in memory", "benchmarks.peers.tfdata_peer"),
     Loader("WebDataset, Pillow", "benchmarks.peers.webdataset_peer", prepares=True),
     Loader("Mosaic Streaming, Pillow", "benchmarks.peers.streaming_peer", prepares=True),
 )
 LIMITS = (
-    Loader("Petastorm alone: bytes, nothing decoded", OWN, "undecoded", prepares=True),
-    Loader("decoding alone: no Petastorm, two threads", OWN, "decoding", prepares=True),
+    Loader("Petastorm alone: bytes, nothing decoded", PROJECT, "undecoded", prepares=True),
+    Loader("decoding alone: no Petastorm, two threads", PROJECT, "decoding", prepares=True),
 )
 
 
@@ -70,12 +68,12 @@ def one_run(contestant: Loader, home: Path, landing: Path) -> tuple[Run | None, 
     try:
         if contestant.prepares:
             source = prepared
-            taken = home if contestant.module == OWN else landing
+            taken = home if contestant.module == PROJECT else landing
             preparation = measured([*contestant.command, "prepare", str(taken), str(prepared), contestant.kernel])
             if preparation.error:
                 return preparation, Run(0.0, error=preparation.error)
         command = [*contestant.command, "feed", str(source), str(output), contestant.kernel]
-        run = measured(command, ALLOCATOR if contestant.module == OWN else {})
+        run = measured(command, ALLOCATOR if contestant.module == PROJECT else {})
         if not run.error:
             require_fed(output, landing, decoded=contestant.kernel != "undecoded")
         return preparation, run

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.feeding import BATCH_IMAGES, SIDE_PIXELS
-from benchmarks.loader import LIMITS, LOADERS, OWN
+from benchmarks.loader import LIMITS, LOADERS, PROJECT
 from benchmarks.markdown import markdown, to_cell
 from benchmarks.results import Spread, good, peak_megabytes, work_seconds
 
@@ -27,8 +27,8 @@ def epoch_milliseconds(runs: list[dict], epoch: int) -> float:
 def loader_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Each of our caches relative to the best other loader, for each epoch."""
     rows = []
-    own = [of.name for of in LOADERS if of.module == OWN]
-    others = [of.name for of in LOADERS if of.module != OWN]
+    own = [of.name for of in LOADERS if of.module == PROJECT]
+    others = [of.name for of in LOADERS if of.module != PROJECT]
     for epoch, ordinal, aim in ((FIRST, "first", "1.2"), (SECOND, "second", "5")):
         rate = {name: spread.median for name, spread in epoch_rates(found, epoch).items()}
         peers = {name: rate[name] for name in others if name in rate}

@@ -21,6 +21,8 @@ ALL_CORES = {"OMP_NUM_THREADS": str(CORES)}  # for a program that computes in on
 SAMPLE_SECONDS = 0.2
 TIMEOUT_SECONDS = 6 * 3600
 GIBIBYTE = 1024**3
+# As in this project's training processes: otherwise glibc returns each batch's memory and requests it again.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(GIBIBYTE), "MALLOC_TRIM_THRESHOLD_": str(GIBIBYTE)}
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class Watch(threading.Thread):
         while not self.ended.wait(SAMPLE_SECONDS):
             with suppress(psutil.NoSuchProcess):
                 program = psutil.Process(self.root)
-                self.look([program, *program.children(recursive=True)])
+                self.sample([program, *program.children(recursive=True)])
 
-    def look(self, processes: Sequence[psutil.Process]) -> None:
+    def sample(self, processes: Sequence[psutil.Process]) -> None:
         """Record the current memory, by role and in total, and the CPU time so far."""
         held: Counter[str] = Counter()
         for process in processes:

@@ -12,7 +12,7 @@ from benchmarks.results import read_results
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = PAGE.with_suffix(".png")
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
-RATIOS, CONDITIONS = "Ratios", "Measured on"  # the first section and the last one
+RATIOS = "Ratios"  # the first section
 RULE = "| --- | --- | --- |"
 
 
@@ -23,7 +23,6 @@ def with_figures(page: str, figures: str, benchmarks: Collection[str]) -> str:
     if not (found and ended):
         raise ValueError(f"the page lacks the lines {BEGIN} and {END}: put them where the figures belong")
     current, new = sections(old), sections(figures)
-    current.pop(CONDITIONS, None)
     if RATIOS in current and RATIOS in new:
         new[RATIOS] = with_kept_rows(new[RATIOS], current[RATIOS], benchmarks)
     together = "\n\n".join({**current, **new}.values())

@@ -61,7 +61,7 @@ def public_methods(of: type) -> list[str]:
 def timed_parts() -> Iterator[dict[str, float]]:
     """Time the resources' methods within the block; the original methods are restored afterwards."""
     clock = Clock()
-    methods = [(of, name) for of in (DeltaTables, DeltaTables, ImageFolder) for name in public_methods(of)]
+    methods = [(of, name) for of in (DeltaTables, ImageFolder) for name in public_methods(of)]
     methods += [(DataFrame, name) for name in BROUGHT]
     before = {(of, name): vars(of)[name] for of, name in methods}
     try:

@@ -34,7 +34,7 @@ class Photographs:
     @property
     def folder(self) -> Path:
         """The folder where files of this kind are stored."""
-        origin = f"photographs-{sha256(self.source.encode()).hexdigest()[:8]}" if self.source else "generated"
+        origin = f"photographs-{source_digest(self.source)}" if self.source else "generated"
         return CACHE / f"{origin}-{'small' if self.small else 'large'}"
 
 
@@ -89,6 +89,13 @@ def source_files(source: str) -> tuple[Path, ...]:
         raise FileNotFoundError(f"PHOTOGRAPHS is {source}, which contains no JPEG files")
     Random(0).shuffle(files)
     return tuple(files)
+
+
+@lru_cache
+def source_digest(source: str) -> str:
+    """A short hash of the folder and of the names, sizes and times of its photographs."""
+    files = [(str(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in source_files(source)]
+    return sha256(repr(files).encode()).hexdigest()[:8]
 
 
 @lru_cache(maxsize=BASES)

@@ -19,11 +19,11 @@ from benchmarks.photographs import CACHE, Photographs, files_in, number_of
 from benchmarks.predicting import ALL, FIRST, FIRST_IMAGES
 from benchmarks.versions import OTHERS, tracking_uri_of, versions_of
 
-OWN, TAUGHT = "benchmarks.own_predictions", "benchmarks.recipe_predictions"
+PROJECT, TAUGHT = "benchmarks.project_predictions", "benchmarks.recipe_predictions"
 LOADER = "benchmarks.peers.dataloader_predictions_peer"
 PREDICTING = {
     "torch": (
-        *ours(OWN, "torch", table="tables/image_predictions"),
+        *ours(PROJECT, "torch", table="tables/image_predictions"),
         Contestant(RECIPE, TAUGHT, "torch"),
         Contestant("Daft", "benchmarks.peers.daft_predictions_peer"),
         Contestant("Ray Data", "benchmarks.peers.ray_predictions_peer"),
@@ -31,7 +31,7 @@ PREDICTING = {
         Contestant("torch DataLoader, 2 workers, 2 threads", LOADER, "2,2"),
     ),
     "tensorflow": (
-        *ours(OWN, "tensorflow", table="tables/image_predictions"),
+        *ours(PROJECT, "tensorflow", table="tables/image_predictions"),
         Contestant(RECIPE, TAUGHT, "tensorflow"),
     ),
 }
@@ -94,11 +94,11 @@ def one_run(of: Contestant, ground: Ground, own: Answers | None) -> tuple[Run, A
             copied_home(home, work / name)
         (work / "network").symlink_to(ground.versions / OTHERS / "network")
         command = [*of.command, "predictions", str(work), str(work / "predictions"), of.kernel]
-        threads = ALL_CORES if of.module == OWN else {}  # it predicts in one process
+        threads = ALL_CORES if of.module == PROJECT else {}  # it predicts in one process
         run = measured(command, {"MLFLOW_TRACKING_URI": tracking_uri_of(ground.versions)} | threads, of.root or ROOT)
         if run.error:
             return run, {}
-        answers = answers_in(work / ALL / of.table if of.module == OWN else work / "predictions" / ALL)
+        answers = answers_in(work / ALL / of.table if of.module == PROJECT else work / "predictions" / ALL)
         require_same_numbers([number for number, _ in answers], ground.landing)
         if own is not None:
             require_agreement(dict(answers), own, OTHER_PIXELS if of.name in (RECIPE, FORMER) else SAME_PIXELS)

@@ -4,11 +4,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.contest import FORMER, OURS, RECIPE
-from benchmarks.contest_report import own_parts, total_ratio
+from benchmarks.contest_report import project_parts, total_ratio
 from benchmarks.markdown import markdown, to_cell
 from benchmarks.results import Spread, good, peak_megabytes, rates, total_seconds
+from image_assets.models.frameworks import FRAMEWORKS
 
-FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
 # The part that ends at each moment, in chronological order.
 PARTS = {
     "registry": "the registry changes the stage",
@@ -26,7 +26,7 @@ def predictions_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for framework, runs in found["runs"].items():
         rate = {name: spread.median for name, spread in rates({"count": found["count"], "runs": runs}).items()}
-        compared = f"predictions, {FRAMEWORKS[framework]}: images/s, relative to"
+        compared = f"predictions, {FRAMEWORKS[framework].title}: images/s, relative to"
         if OURS not in rate:
             continue
         ours = rate.pop(OURS)
@@ -37,7 +37,7 @@ def predictions_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         if rate:
             best = max(rate, key=lambda name: rate[name])
             rows.append((f"{compared} the best peer ({best})", f"{ours / rate[best]:.2f}", "1.1"))
-            rows.append(total_ratio(f"predictions, {FRAMEWORKS[framework]}", runs, list(rate), "1.1"))
+            rows.append(total_ratio(f"predictions, {FRAMEWORKS[framework].title}", runs, list(rate), "1.1"))
     return rows
 
 
@@ -47,7 +47,7 @@ def predictions_section(found: dict[str, Any]) -> str:
     repeats = max(len(runs) for by_name in found["runs"].values() for runs in by_name.values())
     title = "## Predictions: from images to a table of labels and probabilities"
     scope = f"{found['count']:,} photographs of {size:.0f} KB on average; runs of each contestant: {repeats}."
-    parts = [own_parts({"runs": found["runs"]["torch"]})] if good(found["runs"]["torch"].get(OURS, [])) else []
+    parts = [project_parts({"runs": found["runs"]["torch"]})] if good(found["runs"]["torch"].get(OURS, [])) else []
     return "\n\n".join(part for part in [title, scope, predictions_table(found), *parts] if part)
 
 
@@ -59,7 +59,7 @@ def predictions_table(found: dict[str, Any]) -> str:
     for framework, by_name in found["runs"].items():
         rate = rates({"count": found["count"], "runs": by_name})
         for name, runs in by_name.items():
-            title = f"{name}, {FRAMEWORKS[framework]}"
+            title = f"{name}, {FRAMEWORKS[framework].title}"
             if name not in rate:
                 rows.append([title, to_cell(runs[0]["error"]), *[""] * 5])
                 continue
@@ -103,14 +103,14 @@ def promotion_section(found: dict[str, Any]) -> str:
     """The page's section on promotions."""
     title = "## Promotion: switch to another version, then roll back"
     loaded = [run["answer"]["load"]["seconds"] for run in good(found["loaded"])]
-    by_itself = f"A process that only loads the new version takes {Spread.of(loaded):.1f} s." if loaded else ""
+    loading = f"A process that only loads the new version takes {Spread.of(loaded):.1f} s." if loaded else ""
     failed = [
         f"{int(size):,} images: {to_cell(run['error'])}"
         for size, runs in found["runs"].items()
         for run in runs
         if run["error"]
     ]
-    tables = [parts_table(found, "promotion"), by_itself, parts_table(found, "rollback"), *failed]
+    tables = [parts_table(found, "promotion"), loading, parts_table(found, "rollback"), *failed]
     return "\n\n".join(part for part in [title, *tables] if part)
 
 

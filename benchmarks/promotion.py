@@ -64,10 +64,10 @@ def program(task: str, home: Path, versions: Path, kernel: str = "") -> Run:
 def watched(versions: Path, home: Path, *, prepare: bool) -> None:
     """Promote, let a sensor that has ticked before tick again, and report the figures of each move."""
     from resources.settings import read_settings
-    from scripts.home import prepare as made_ready
+    from scripts.home import prepare as prepare_home
     from sensors.stage_changes import stage_changes_watching
 
-    made_ready(read_settings())
+    prepare_home(read_settings())
     registry = ModelRegistry(tracking_uri=tracking_uri_of(versions))
     for framework in FRAMEWORKS:
         registry.promote(version_of(framework, registry).version, "None")
@@ -77,10 +77,10 @@ def watched(versions: Path, home: Path, *, prepare: bool) -> None:
         daemon = Daemon(instance, stage_changes_watching(0))
         daemon.tick()
         moves = {"promotion": FORMER} if prepare else {"promotion": NEW, "rollback": FORMER}
-        answer({name: moved(framework, registry, daemon, (versions, home)) for name, framework in moves.items()})
+        answer({name: moved(framework, registry, daemon, versions, home) for name, framework in moves.items()})
 
 
-def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple[Path, Path]) -> dict[str, object]:
+def moved(framework: str, registry: ModelRegistry, daemon: Daemon, versions: Path, home: Path) -> dict[str, object]:
     """Promote the framework's version, execute the run that the sensor requests, and return the moments in seconds."""
     from definitions import resources
     from image_assets.schemas import CURRENT_PREDICTIONS, FEATURED_IMAGES, IMAGE_PREDICTIONS
@@ -96,7 +96,7 @@ def moved(framework: str, registry: ModelRegistry, daemon: Daemon, places: tuple
     moments["sensor"] = time.time()
     assert isinstance(result, dg.SensorResult), result
     (request,) = result.run_requests or []
-    run = program("run", places[1], places[0], json.dumps(dict(request.tags)))
+    run = program("run", home, versions, json.dumps(dict(request.tags)))
     if run.error:
         raise RuntimeError(run.error)
     moments |= run.answer

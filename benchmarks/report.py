@@ -1,6 +1,8 @@
 """All results as Markdown tables: the ratios first, then the figures behind them."""
 
 import platform
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -8,7 +10,7 @@ import psutil
 
 from benchmarks.caches import rows_of
 from benchmarks.contest import FORMER, OURS, RECIPE
-from benchmarks.contest_report import WORTH_SHOWING, contest_table, own_parts, total_ratio
+from benchmarks.contest_report import WORTH_SHOWING, contest_table, project_parts, total_ratio
 from benchmarks.engines import engine_ratios, engines_section
 from benchmarks.gallery import gallery_section
 from benchmarks.growth import growth_section
@@ -110,7 +112,8 @@ def following_tables(found: dict[str, Any]) -> str:
     total = {size: total_seconds(runs[size]) for size in sizes}
     by_total = {size: spread.median for size, spread in total.items()}
     rows.append(["total with start and stop, s", *(f"{total[size]:.1f}" for size in sizes), f"{slope(by_total):+.1f}"])
-    if former := {size: good(found.get("former", {}).get(str(size), [])) for size in sizes}:
+    former = {size: good(found.get("former", {}).get(str(size), [])) for size in sizes}
+    if any(former.values()):
         times = [f"{work_seconds(former[size]):.1f}" if former[size] else "" for size in sizes]
         rows.append([f"{FORMER}, s", *times, ""])
     tables = [markdown(head, rows)]
@@ -165,7 +168,7 @@ def cache_table(found: dict[str, Any]) -> str:
 
 
 def conditions() -> str:
-    """The hardware and software of the measurement."""
+    """The hardware and software of a measurement, to be saved with its results."""
     names = (
         "pyspark",
         "delta-spark",
@@ -180,44 +183,43 @@ def conditions() -> str:
         "tensorflow",
     )
     ours = ", ".join(f"{name} {version(name)}" for name in names)
-    peers = ", ".join(dict.fromkeys(pins[0] for pins in PEERS.values()))
+    peers = ", ".join(dict.fromkeys(pins[0].replace("==", " ") for pins in PEERS.values()))
     memory = psutil.virtual_memory().total / 1024**3
     return (
-        f"{CORES} cores ({platform.machine()}), {memory:.0f} GiB of memory, Python {platform.python_version()}; "
-        f"{ours}; {peers}."
+        f"Measured on {CORES} cores ({platform.machine()}) with {memory:.0f} GiB of memory; "
+        f"Python {platform.python_version()}, {ours}, {peers}."
     )
 
 
+def contest_section(benchmark: str, found: dict[str, Any]) -> str:
+    """The section on a benchmark in which all contestants do the same work."""
+    size, repeats = found["bytes"] / found["count"] / 1000, max(len(runs) for runs in found["runs"].values())
+    scope = f"{found['count']:,} photographs of {size:.0f} KB on average; runs of each contestant: {repeats}."
+    parts = [f"## {TITLES[benchmark]}", scope, contest_table(found), project_parts(found)]
+    return "\n\n".join(part for part in parts if part)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    **{benchmark: partial(contest_section, benchmark) for benchmark in TITLES},
+    "following": lambda found: f"## Following: {found['new']} new files\n\n{following_tables(found)}",
+    "growth": growth_section,
+    "sensor": lambda found: f"## The sensor `new_images`\n\n{sensor_table(found)}",
+    "caches": lambda found: f"## Training caches: {found['count']:,} photographs\n\n{cache_table(found)}",
+    "loader": loader_section,
+    "engines": engines_section,
+    "training": training_section,
+    "accuracy": accuracy_section,
+    "processes": processes_section,
+    "gallery": gallery_section,
+    "predictions": predictions_section,
+    "promotion": promotion_section,
+}
+
+
 def report(results: dict[str, dict[str, Any]]) -> str:
-    """Everything between the page's markers."""
+    """Everything between the page's markers. Each section ends with what it was measured on."""
     parts = ["## Ratios", markdown(["", "measured", "target"], ratios(results)), "![the figures](benchmarks.png)"]
-    for benchmark, title in TITLES.items():
-        if found := results.get(benchmark):
-            size = found["bytes"] / found["count"] / 1000
-            repeats = max(len(runs) for runs in found["runs"].values())
-            parts += [
-                f"## {title}",
-                f"{found['count']:,} photographs of {size:.0f} KB on average; runs of each contestant: {repeats}.",
-            ]
-            parts += [contest_table(found), own_parts(found)]
-    if found := results.get("following"):
-        parts += [f"## Following: {found['new']} new files", following_tables(found)]
-    if found := results.get("growth"):
-        parts.append(growth_section(found))
-    if found := results.get("sensor"):
-        parts += ["## The sensor `new_images`", sensor_table(found)]
-    if found := results.get("caches"):
-        parts += [f"## Training caches: {found['count']:,} photographs", cache_table(found)]
-    for benchmark, section in {
-        "loader": loader_section,
-        "engines": engines_section,
-        "training": training_section,
-        "accuracy": accuracy_section,
-        "processes": processes_section,
-        "gallery": gallery_section,
-        "predictions": predictions_section,
-        "promotion": promotion_section,
-    }.items():
-        if found := results.get(benchmark):
-            parts.append(section(found))
-    return "\n\n".join(part for part in [*parts, "## Measured on", conditions()] if part)
+    for benchmark, section in SECTIONS.items():
+        if (found := results.get(benchmark)) and (text := section(found)):
+            parts += [text, found.get("conditions", "")]
+    return "\n\n".join(part for part in parts if part)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from benchmarks.contest import OURS, RECIPE
 from benchmarks.homes import home_of
-from benchmarks.loader import ALLOCATOR
-from benchmarks.measurement import ALL_CORES, Run, measured
-from benchmarks.own_training import caches_of
+from benchmarks.measurement import ALL_CORES, ALLOCATOR, Run, measured
 from benchmarks.photographs import CACHE, Photographs
+from benchmarks.project_training import caches_of
 from benchmarks.recipe_training import BACKBONE
 
 FIRST, AGAIN = f"{OURS}, the first time", f"{OURS}, embeddings exist"
@@ -37,8 +36,8 @@ TRAININGS = tuple(
     for framework in ("tensorflow", "torch")
     for training in (
         Training(RECIPE, framework, f"benchmarks.recipe_{framework}"),
-        Training(FIRST, framework, "benchmarks.own_training", seed=0),
-        Training(AGAIN, framework, "benchmarks.own_training", seed=1),
+        Training(FIRST, framework, "benchmarks.project_training", seed=0),
+        Training(AGAIN, framework, "benchmarks.project_training", seed=1),
     )
 )
 

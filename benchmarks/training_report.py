@@ -7,8 +7,7 @@ from benchmarks.contest import RECIPE
 from benchmarks.markdown import markdown, to_cell
 from benchmarks.results import MEBIBYTE, Spread, good, peak_megabytes, start_seconds, total_seconds, work_seconds
 from benchmarks.training import AGAIN, FIRST
-
-FRAMEWORKS = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
+from image_assets.models.frameworks import FRAMEWORKS
 
 
 def training_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -19,7 +18,7 @@ def training_ratios(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         for name, case, aim in ((FIRST, "first training", "4"), (AGAIN, "embeddings exist", "25")):
             if name in seconds and RECIPE in seconds:
                 compared = (
-                    f"training, {FRAMEWORKS[framework]}: the recipe's time from caches, relative to ours ({case})"
+                    f"training, {FRAMEWORKS[framework].title}: the recipe's time from caches, relative to ours ({case})"
                 )
                 rows.append((compared, f"{seconds[RECIPE] / seconds[name]:.1f}", aim))
     return rows
@@ -50,7 +49,7 @@ def training_table(found: dict[str, Any]) -> str:
     rows = []
     for framework, by_name in found["runs"].items():
         for name, runs in by_name.items():
-            title = f"{name}, {FRAMEWORKS[framework]}"
+            title = f"{name}, {FRAMEWORKS[framework].title}"
             if not good(runs):
                 rows.append([title, to_cell(runs[0]["error"]), *[""] * 8])
                 continue
@@ -81,7 +80,7 @@ def accuracy_section(found: dict[str, Any]) -> str:
     for framework, by_kind in found["runs"].items():
         for kind, runs in by_kind.items():
             if not good(runs):
-                rows.append([kind, FRAMEWORKS[framework], to_cell(runs[0]["error"]), *[""] * 4])
+                rows.append([kind, FRAMEWORKS[framework].title, to_cell(runs[0]["error"]), *[""] * 4])
                 continue
             answers = [run["answer"] for run in good(runs)]
             soon = [one["epoch_ends"][0] for one in answers if not (one["caches_written"] or one["embedded_images"])]
@@ -90,7 +89,7 @@ def accuracy_section(found: dict[str, Any]) -> str:
             rows.append(
                 [
                     kind,
-                    FRAMEWORKS[framework],
+                    FRAMEWORKS[framework].title,
                     *(f"{spread:.3f}" for spread in spreads),
                     f"{median(tuning):.1f}" if tuning else "",
                     f"{Spread.of([one['seconds'] for one in answers]):.0f}",

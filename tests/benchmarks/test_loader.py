@@ -13,8 +13,8 @@ import pytest
 from benchmarks.feeding import SEEN_EVERY, Batch, feed, to_pillow_pixels
 from benchmarks.loader import require_fed
 from benchmarks.outputs import WrongOutput
-from benchmarks.own_loader import NAME, OwnEpochs, undecoded_epoch
 from benchmarks.photographs import SMALL, files_in, number_of, write
+from benchmarks.project_loader import NAME, ProjectEpochs, undecoded_epoch
 from image_assets.images.cached_pixels import to_cached
 from resources.delta.petastorm_caches import MANIFEST, Cache, PetastormCaches
 from resources.delta.row_groups import Content
@@ -96,7 +96,7 @@ def test_our_second_epoch_is_fed_without_its_cache(
     content: Content, landing: Path, answered: Path, tmp_path: Path
 ) -> None:
     cache = cache_of(landing, tmp_path / "caches", content)
-    own = OwnEpochs(cache, Alone())
+    own = ProjectEpochs(cache, Alone())
     first = {
         number: image for pixels, numbers in own.epoch() for number, image in zip(numbers.tolist(), pixels, strict=True)
     }

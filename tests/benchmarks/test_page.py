@@ -7,12 +7,12 @@ from benchmarks.page import BEGIN, END, with_figures
 HEAD = "|  | measured | target |\n| --- | --- | --- |"
 
 
-def figures(*ratios: str, conditions: str = "here", **more: str) -> str:
-    """Figures as in a report: ratios and their chart, sections, conditions."""
+def figures(*ratios: str, **more: str) -> str:
+    """Figures as in a report: ratios and their chart, sections."""
     rows = "\n".join(f"| {ratio} | 1.0 | 3 |" for ratio in ratios)
     texts = [f"## {title.replace('_', ' ')}{text}" for title, text in more.items()]
     parts = [f"## Ratios\n\n{HEAD}\n{rows}\n\n![the figures](benchmarks.png)", *texts]
-    return "\n\n".join([*parts, f"## Measured on\n\n{conditions}"])
+    return "\n\n".join(parts)
 
 
 def page(figures: str) -> str:
@@ -21,11 +21,10 @@ def page(figures: str) -> str:
 
 def test_sections_take_the_place_of_their_like_and_others_stay() -> None:
     old = figures("ingest: a", Ingest=": files\n\n### old", Training_caches=": 10\n\nkept", Training=": x\n\nkept too")
-    new = figures("ingest: b", conditions="there", Ingest=": more files\n\nnew", Predictions=": y\n\nnew too")
+    new = figures("ingest: b", Ingest=": more files\n\nnew", Predictions=": y\n\nnew too")
     found = with_figures(page(old), new, ["ingest", "predictions"])
     expected = figures(
         "ingest: b",
-        conditions="there",
         Ingest=": more files\n\nnew",
         Training_caches=": 10\n\nkept",
         Training=": x\n\nkept too",

@@ -1,5 +1,6 @@
 """Tests of the photographs for benchmarks: the requested number, no two alike, reproducible."""
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from benchmarks.photographs import (
     numbered,
     photograph,
     remove_beyond,
+    source_digest,
+    source_files,
     write,
 )
 from tests.support.images import jpeg, put
@@ -64,6 +67,25 @@ def test_a_folder_of_photographs_gives_its_own_pictures_and_labels(tmp_path: Pat
     assert sorted(labels[:2]) == ["ball", "cube"]
     assert labels[2:] == labels[:2]
     assert np.array_equal(pixels(made[2 + labels.index("ball")][1]), pixels(jpeg(1)))
+
+
+def test_copies_are_made_anew_when_the_photographs_change(tmp_path: Path) -> None:
+    source = Photographs(source=str(tmp_path))
+    put(tmp_path, "ball/a.jpg", jpeg(1))
+    folders = [folder_of_the_next_run(source)]
+    assert folder_of_the_next_run(source) == folders[0]
+    put(tmp_path, "ball/b.jpg", jpeg(2))
+    folders.append(folder_of_the_next_run(source))
+    os.utime(tmp_path / "ball" / "b.jpg", (1, 1))
+    folders.append(folder_of_the_next_run(source))
+    assert len(set(folders)) == 3
+
+
+def folder_of_the_next_run(photographs: Photographs) -> Path:
+    """Where the next `make bench` stores the copies; a process lists the photographs once."""
+    source_files.cache_clear()
+    source_digest.cache_clear()
+    return photographs.folder
 
 
 def test_a_folder_without_photographs_is_said(tmp_path: Path) -> None:

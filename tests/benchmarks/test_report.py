@@ -77,6 +77,17 @@ def test_the_page_says_where_our_time_goes(ingested: dict) -> None:
     assert "| `append raw_images` | 1.0 |" in report({"ingest": ingested})
 
 
+def test_an_earlier_commit_that_never_ran_has_no_row(followed: dict) -> None:
+    assert FORMER not in report({"following": followed})
+
+
+def test_each_section_ends_with_what_it_was_measured_on(ingested: dict, followed: dict) -> None:
+    page = report({"ingest": {**ingested, "conditions": "Measured on A."}, "following": followed})
+    ingest, following = page.split("## Following")
+    assert ingest.endswith("\n\nMeasured on A.\n\n")
+    assert "Measured on" not in following, "its results were saved without"
+
+
 def test_the_picture_is_drawn(ingested: dict, followed: dict, tmp_path: Path) -> None:
     draw({"ingest": ingested, "following": followed}, tmp_path / "figures.png")
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")

@@ -21,7 +21,7 @@ from resources.delta.spark_session import DeltaSpark
 def caches_of(home: Path, target: Path) -> None:
     """Copy a home, and write its training and validation caches for one process, and its embeddings."""
     copied_home(home, target)
-    run = measured([sys.executable, "-m", "benchmarks.own_training", "caches", "", str(target), ""])
+    run = measured([sys.executable, "-m", "benchmarks.project_training", "caches", "", str(target), ""])
     if run.error:
         raise RuntimeError(f"writing the caches and embeddings of {home.name} failed: {run.error}")
 

@@ -49,7 +49,7 @@ def prepare(task: Task) -> None:
         PetastormCaches(root=task.target, content=content).write(held, NAME, ranks=1)
 
 
-class OwnEpochs:
+class ProjectEpochs:
     """A cache's images as in full fine-tuning: decoded in the first epoch, stored as pixels for the others."""
 
     def __init__(self, cache: Cache, collective: Collective) -> None:
@@ -110,7 +110,7 @@ def main() -> None:
     cache = PetastormCaches(root=task.source).find(NAME)
     assert cache, f"no cache {NAME} in {task.source}"
     if task.kernel in get_args(Content):
-        feed(OwnEpochs(cache, HorovodForTorch()).epoch, task.target)
+        feed(ProjectEpochs(cache, HorovodForTorch()).epoch, task.target)
     elif task.kernel == "undecoded":
         feed(partial(undecoded_epoch, cache), task.target)
     else:
