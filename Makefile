@@ -59,7 +59,7 @@ doctor: install ## test each part of the setup, and print how to fix what fails
 
 bench: install ## run the benchmarks: ONLY=<benchmark> SIZE=<images> REPEATS=<runs> PHOTOGRAPHS=<folder> BEFORE=<commit>
 	@$(BIN)/image-assets bench $(if $(ONLY),--only $(ONLY)) $(if $(SIZE),--size $(SIZE)) \
-		$(if $(REPEATS),--repeats $(REPEATS)) $(if $(PHOTOGRAPHS),--photographs $(abspath $(PHOTOGRAPHS)))
+		$(if $(REPEATS),--repeats $(REPEATS)) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
 
 docs: ## build the documentation as a site in build/site
 	@$(PYTHON) -m scripts.install --with docs

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
@@ -121,13 +122,14 @@ def require_usable(home: Path) -> None:
         return
     if record.moved_to:
         raise ValueError(
-            f"The home {home} was moved to {record.moved_to}. Set IMAGE_ASSETS_HOME={record.moved_to}, or run "
-            f"`{MOVE_HOME} {record.moved_to}` again to remove what is left here."
+            f"The home {home} was moved to {record.moved_to}. Set IMAGE_ASSETS_HOME={quote(record.moved_to)}, or run "
+            f"`{MOVE_HOME} {quote(record.moved_to)}` again to remove what is left here."
         )
     if Path(record.path) != home:
         raise ValueError(
             f"The home {home} was moved or copied from {record.path}, and its tables and models still name files "
-            f"there. Run `{MOVE_HOME}` with IMAGE_ASSETS_HOME={home} once: it makes them name the files here."
+            f"there. Run `{MOVE_HOME}` with IMAGE_ASSETS_HOME={quote(str(home))} once: it makes them name the files "
+            "here."
         )
 
 

@@ -152,8 +152,8 @@ def bench(arguments: Arguments) -> None:
     """Run the benchmarks (needs a checkout of the repository); without options all of them, which takes hours."""
     options = [("--only", arguments.only), ("--size", arguments.size), ("--repeats", arguments.repeats)]
     if arguments.photographs:
-        options.append(("--photographs", arguments.photographs.resolve()))
-    run_in_checkout("-m", "benchmarks", *(str(word) for option in options if option[1] for word in option))
+        options.append(("--photographs", arguments.photographs.expanduser().resolve()))
+    run_in_checkout("-m", "benchmarks", *(str(word) for option in options if option[1] is not None for word in option))
 
 
 def docs(arguments: Arguments) -> None:
@@ -178,6 +178,13 @@ def run_in_checkout(*arguments: str) -> None:
     require_checkout()
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def number_from_1(text: str) -> int:
+    """The number that an argument is. Raises ArgumentTypeError if it is none, or less than 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -206,14 +213,14 @@ def build_parser() -> argparse.ArgumentParser:
     add(move_home).add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a new or empty folder")
     samples = add(sample_images)
     samples.add_argument("folder", type=Path, metavar="FOLDER")
-    samples.add_argument("--per-label", type=int, default=60, help="images per label (default: 60)")
+    samples.add_argument("--per-label", type=number_from_1, default=60, help="images per label (default: 60)")
     samples.add_argument("--seed", type=int, default=7, help="the same seed gives the same bytes (default: 7)")
     add(setup)
     add(s3)
     benchmarks = add(bench)
     benchmarks.add_argument("--only", metavar="NAME", help="one benchmark, e.g. ingest or training")
-    benchmarks.add_argument("--size", type=int, metavar="IMAGES")
-    benchmarks.add_argument("--repeats", type=int, metavar="RUNS")
+    benchmarks.add_argument("--size", type=number_from_1, metavar="IMAGES")
+    benchmarks.add_argument("--repeats", type=number_from_1, metavar="RUNS")
     benchmarks.add_argument("--photographs", type=Path, metavar="FOLDER", help="your own images, not generated ones")
     add(docs)
     return parser

@@ -7,9 +7,9 @@ import dagster as dg
 from resources.delta.unchanged import INPUTS
 from scripts.home import hide_library_messages, open_home
 from scripts.runs import print_failures, run_job
-from scripts.terminal import PROGRAM, Style, styled, table
+from scripts.terminal import PROGRAM, Style, printable, styled, table
 
-STYLES: dict[dg.AssetCheckSeverity, Style] = {dg.AssetCheckSeverity.ERROR: "bad", dg.AssetCheckSeverity.WARN: "warning"}
+STYLES: dict[str, Style] = {"ERROR": "bad", "WARN": "warning"}
 REMEDY = (
     f"Run `{PROGRAM} demo` or the job ingest_images to process changes in the landing folder. If tables, rows or files "
     "are missing or broken, launch the job repair_tables first: it restores them as far as anything has a copy, and "
@@ -25,14 +25,14 @@ def check_data() -> int:
     checks = result.get_asset_check_evaluations()
     rows = [
         (
-            "passed" if check.passed else styled(check.severity.value, STYLES[check.severity]),
+            "passed" if check.passed else check.severity.value,
             f"{check.asset_key.to_user_string()}.{check.check_name}",
             figures(check.metadata),
             check.description or "",
         )
         for check in checks
     ]
-    print("\n" + table("Asset checks", rows))
+    print("\n" + table("Asset checks", rows, STYLES))
     if not result.success:
         print_failures(result)
     errors = [check for check in checks if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR]
@@ -67,7 +67,7 @@ def audit() -> int:
             state = styled(f"{'broken':<8}", "bad") if finding.broken else f"{'ok':<8}"
             count = f"{finding.broken:>8,}  " if finding.broken else " " * 10
             print(state, count, finding.rule, sep="")
-            print(*(f"{'':<18}{example}\n" for example in finding.examples), sep="", end="", flush=True)
+            print(*(f"{'':<18}{printable(example)}\n" for example in finding.examples), sep="", end="", flush=True)
     if broken:
         print(f"\n{broken} of {total} rules are broken. {REMEDY}")
     else:

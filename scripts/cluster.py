@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 import pyspark
 
 from scripts.prerequisites import missing_java, to_message
-from scripts.terminal import PROGRAM, explain_errors, styled
+from scripts.terminal import PROGRAM, ROOT, explain_errors, styled
 
-ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 # The cluster's processes and a driver that uses it need the same address, Python and source.
 CLUSTER_ENVIRONMENT = {"SPARK_LOCAL_IP": HOST, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}

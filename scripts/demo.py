@@ -64,7 +64,7 @@ def main(landing: str | None = None) -> int:
     for framework in CURRENT_BACKBONE.implementations:
         weights_identity(CURRENT_BACKBONE, framework, BackboneWeights(source=settings.backbone))
     print(f"Landing folder {settings.landing}, home {settings.home}\n", flush=True)
-    with Gallery(settings) as gallery:
+    with GalleryServer(settings) as gallery:
         results = run_path(gallery.start_with_images)
         if not results[-1].success:
             print_failures(results[-1])
@@ -76,7 +76,7 @@ def main(landing: str | None = None) -> int:
         if compared := comparison(metadata_of(results[-1]), resources["model_registry"].versions()):
             print(f"\n{compared}")
     print(styled(f"\nDone in {time.monotonic() - start:.0f} s.", "good"))
-    print(f"Look at all photos and predictions: {PROGRAM} dev, then {settings.gallery_url}")
+    print(f"To browse all photos and predictions, run `{PROGRAM} dev` and open {settings.gallery_url}")
     return 0
 
 
@@ -106,14 +106,14 @@ def run_path(on_materialization: Callable[[dg.AssetMaterialization], object]) ->
     return [first, run_job("whole_path", graph.get_all_asset_keys() - before - {fetched})]
 
 
-class Gallery:
+class GalleryServer:
     """The gallery's server, from the first new images to the end of the demo."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "Gallery":
+    def __enter__(self) -> "GalleryServer":
         self._messages = tempfile.TemporaryFile()
         return self
 
@@ -148,7 +148,7 @@ class Gallery:
     def _announce(self, process: subprocess.Popen[bytes], url: str) -> None:
         while process.poll() is None:
             if is_up(f"{url}/health"):
-                line = f"Look at your images while this runs: {url} (until it ends, then `{PROGRAM} dev`)"
+                line = f"Browse your images while the demo runs: {url} (afterwards, use `{PROGRAM} dev`)"
                 ProgressLine.write(styled(line, "strong"), file=sys.stdout)
                 sys.stdout.flush()
                 return
@@ -178,7 +178,7 @@ def wait_for_turn(settings: Settings) -> None:
     file = settings.home / DEMO_LOCK
     if not _turn.enter_context(locked(file, wait=False)):
         _turn.close()
-        print(f"Another `{PROGRAM} demo` runs on the home {settings.home}; this one starts when it ends.", flush=True)
+        print(f"Another `{PROGRAM} demo` is using {settings.home}; waiting for it to finish", flush=True)
         _turn.enter_context(locked(file))
 
 
@@ -194,28 +194,46 @@ def summary(results: Sequence[dg.ExecuteInProcessResult], resources: Mapping[str
     """Quarantined and skipped files, test accuracies, rows and seconds per asset, and where everything is stored."""
     metadata = dict(chain.from_iterable(metadata_of(result).items() for result in results))
     seconds = dict(chain.from_iterable(seconds_by_step(result).items() for result in results))
-    evaluations = metadata.get("model_evaluations", {})
-    models = {name.removesuffix("_model"): model for name, model in metadata.items() if name.endswith("_model")}
-    accuracies = [
-        (f"version {model['model_version']}", framework, test_accuracy(evaluations, model["model_version"]))
-        for framework, model in models.items()
-    ]
-    places = [
-        ("tables", f"{settings.storage}/tables/<asset>   (Delta)"),
-        ("models", f"{settings.home}/mlflow.db, {settings.storage}/mlartifacts"),
-        ("caches", str(settings.caches)),
-        ("UI", f"{PROGRAM} dev, then http://127.0.0.1:3000 (Dagster), :4000 (gallery) and :5000 (MLflow)"),
-    ]
     return "\n\n".join(
         [
             table("Quarantined files", quarantined_files(resources) or [("none",)]),
             table("Skipped", skipped_rows(metadata)),
             table("Folders", [(str(metadata.get("image_files", {}).get("folder_layout", "")),)]),
-            table("Test accuracy", [*accuracies, ("production", f"version {evaluations.get('serving_version')}", "")]),
+            table("Test accuracy", accuracy_rows(metadata)),
             table("Tables, caches and models", asset_rows(metadata, seconds)),
-            table("Where to find everything", places),
+            table("Where to find everything", locations(settings)),
         ]
     )
+
+
+def accuracy_rows(metadata: Mapping[str, Mapping[str, object]]) -> list[tuple[str, ...]]:
+    """The version that each framework trained, with its accuracy on the test split, and the one in production."""
+    from image_assets.models.frameworks import FRAMEWORKS
+
+    evaluations = metadata.get("model_evaluations", {})
+    trained = {
+        str(metadata[framework.asset]["model_version"]): framework.title
+        for framework in FRAMEWORKS.values()
+        if framework.asset in metadata
+    }
+    serving = str(evaluations.get("serving_version", "none"))
+    production = "none yet: promote one with promote_model" if serving == "none" else f"version {serving}"
+    return [
+        *((f"version {number}", title, test_accuracy(evaluations, number)) for number, title in trained.items()),
+        ("production", production, ""),
+    ]
+
+
+def locations(settings: Settings) -> list[tuple[str, ...]]:
+    """Where tables, models and caches are stored, and the web pages."""
+    has_server = settings.tracking_uri.startswith(("http:", "https:"))  # which also stores the files of models
+    pages = f"{settings.dagster_url} (Dagster), {settings.gallery_url} (gallery), {settings.mlflow_url} (MLflow)"
+    return [
+        ("tables", f"{settings.storage}/tables/<asset>   (Delta)"),
+        ("models", settings.tracking_uri if has_server else f"{settings.tracking_uri}, {settings.storage}/mlartifacts"),
+        ("caches", str(settings.caches)),
+        ("UI", f"{PROGRAM} dev, then {pages}"),
+    ]
 
 
 def asset_rows(metadata: dict[str, dict[str, object]], seconds: dict[str, float]) -> list[tuple[str, ...]]:
@@ -242,7 +260,7 @@ def remark(metadata: dict[str, object]) -> str:
     return "untrained backbone: expect poor accuracy" if metadata.get("backbone") == "untrained" else ""
 
 
-def test_accuracy(evaluations: dict[str, object], version: object) -> str:
+def test_accuracy(evaluations: Mapping[str, object], version: object) -> str:
     """A version's accuracy on the test split, as text."""
     accuracy = evaluations.get(f"test_accuracy_v{version}")
     return f"{accuracy:.3f}" if isinstance(accuracy, float) else "no images in the test split"

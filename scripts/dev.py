@@ -23,16 +23,15 @@ from dagster import DagsterInstance
 from resources.mlflow.mlflow_tracking import create_store
 from resources.settings import Settings
 from resources.web_protection import accepted_from_other_sites
+from scripts.cluster import HOST
 from scripts.home import open_home
 from scripts.runs import end_lost_runs
-from scripts.terminal import PROGRAM, styled
+from scripts.terminal import PROGRAM, ROOT, styled
 
-ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 GALLERY = [sys.executable, "-m", "gallery"]
 WEBSERVER = [sys.executable, "-m", "scripts.webserver"]
 RUN_WORKER = [sys.executable, "-m", "scripts.run_worker"]
-HOST = "127.0.0.1"
 START_SECONDS = 180
 STOP_SECONDS = 20
 RESTART_SECONDS = 60  # between two starts of a service that is restarted
@@ -41,7 +40,7 @@ CODE_LOCATION, CODE_SOCKET, WORKSPACE = "definitions", "code.sock", "workspace.y
 PORTS = {"DAGSTER_PORT": (3000, "/server_info"), "GALLERY_PORT": (4000, "/health"), "MLFLOW_PORT": (5000, "/health")}
 # By service: a path that its pages post to, where an empty form changes nothing.
 FORMS = {"dagster": "/graphql", "gallery": "/corrections", "mlflow": "/ajax-api/2.0/mlflow/experiments/search"}
-AFTER_FAILURE = f"What to do: its last lines above say why. `{PROGRAM} doctor` tests each part of the setup."
+AFTER_FAILURE = f"What to do: see its last log lines above. `{PROGRAM} doctor` tests each part of the setup."
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,30 @@
 """Tests each part of the setup for real, each in its own process, and prints what was found and how to fix it."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from image_assets.models.frameworks import FRAMEWORKS
-from scripts import machine_checks, service_checks
+from scripts import jars, machine_checks, service_checks
 from scripts.machine_checks import Check, Finding
-from scripts.terminal import PROGRAM, Style, styled
+from scripts.terminal import PROGRAM, ROOT, Style, printable, styled
 
-ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 240  # for one check; a training step takes 30 s, and several times as long on a busy machine
 STYLES: dict[str, Style] = {"ok": "good", "warning": "warning", "failed": "bad"}
-REINSTALL = "rm .venv/installed, then make install" if PROGRAM == "make" else "image-assets setup"
+REINSTALL = "rm -r .venv, then make install" if PROGRAM == "make" else "reinstall image-assets"
+WHEEL = f"{shlex.quote(str(jars.cache_folder()))}/horovod-*"
+REBUILD = f"rm -r .venv {WHEEL}, then make install" if PROGRAM == "make" else f"rm -r {WHEEL}, then image-assets setup"
 CHECKS = {
     "python": Check(machine_checks.python, "make install" if PROGRAM == "make" else "reinstall image-assets"),
     "java": Check(machine_checks.java, "install OpenJDK 17 or 21, or point JAVA_HOME at one"),
     "compiler": Check(machine_checks.compiler, "install g++, make and python3.11-dev"),
     "delta jars": Check(machine_checks.delta_jars, f"{sys.prefix}/bin/image-assets setup"),
-    **{f"horovod {name}": Check(partial(service_checks.training_step, name), REINSTALL) for name in FRAMEWORKS},
+    **{f"horovod {name}": Check(partial(service_checks.training_step, name), REBUILD) for name in FRAMEWORKS},
     "spark and delta": Check(
         service_checks.spark, "check java and delta jars above; unset SPARK_HOME and SPARK_CONF_DIR"
     ),
@@ -106,7 +107,7 @@ def to_line(name: str, finding: Finding) -> str:
     if finding.state in STYLES:
         state = styled(state, STYLES[finding.state])
     remedy = f"  ->  {styled(CHECKS[name].remedy, 'strong')}" if finding.state == "failed" else ""
-    return f"{name:<20}{state}{finding.detail}{remedy}"
+    return f"{name:<20}{state}{printable(finding.detail)}{remedy}"
 
 
 if __name__ == "__main__":

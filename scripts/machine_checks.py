@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import resource
+import shlex
 import shutil
 import stat
 import subprocess
@@ -131,7 +132,9 @@ def home() -> Finding:
     if free < FREE_GIGABYTES:
         return Finding("failed", detail)
     if existing == folder and folder.stat().st_mode & OF_OTHERS:
-        return Finding("warning", f"{detail}; other accounts of this machine can read it: chmod 700 {folder}")
+        return Finding(
+            "warning", f"{detail}; other accounts of this machine can read it: chmod 700 {shlex.quote(str(folder))}"
+        )
     return Finding("ok", detail)
 
 
@@ -203,7 +206,7 @@ def locks() -> Finding:
 def ports() -> Finding:
     """The ports of the command `dev`: free, or already used by it."""
     from resources.settings import read_settings
-    from scripts.dev import PORTS, is_up, port
+    from scripts.dev import HOST, PORTS, is_up, port
 
     elsewhere = {"MLFLOW_PORT"} if read_settings().tracking_uri.startswith("http") else set()
     in_use = []
@@ -212,7 +215,7 @@ def ports() -> Finding:
         try:
             port(variable)
         except SystemExit as taken:
-            if not is_up(f"http://127.0.0.1:{os.environ.get(variable) or default}{health}"):
+            if not is_up(f"http://{HOST}:{os.environ.get(variable) or default}{health}"):
                 return Finding("failed", str(taken))
             in_use.append(variable)
     return Finding("ok", f"dev is running: {', '.join(in_use)} in use" if in_use else "free")

@@ -9,6 +9,7 @@ import errno
 import filecmp
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ from resources.home import (
     write_record,
 )
 from resources.run_launcher import SOCKET_FILE
+from resources.setting_values import to_folder, to_patterns
 from resources.settings import create_resources, read_settings
 from scripts.home import hide_library_messages
 
@@ -48,7 +50,17 @@ LOCATIONS = {
 }
 SOURCES = {"model_versions": "source"}  # URIs of models or, in versions that older releases of MLflow registered, files
 DATASETS = {"datasets": "dataset_source"}  # JSON
-VARIABLES = ("IMAGE_ASSETS_STORAGE", "IMAGE_ASSETS_CACHES", "IMAGE_ASSETS_LANDING", "MLFLOW_TRACKING_URI")
+# The settings that name places, some of them several, separated by commas.
+VARIABLES = (
+    "IMAGE_ASSETS_STORAGE",
+    "IMAGE_ASSETS_CACHES",
+    "IMAGE_ASSETS_LANDING",
+    "IMAGE_ASSETS_LINK_ROOTS",
+    "IMAGE_ASSETS_LABELS",
+    "IMAGE_ASSETS_BACKBONE",
+    "IMAGE_ASSETS_ALERT_RULES",
+    "MLFLOW_TRACKING_URI",
+)
 
 
 def main(new: Path | None, variables: Mapping[str, str] = os.environ) -> int:
@@ -67,16 +79,17 @@ def main(new: Path | None, variables: Mapping[str, str] = os.environ) -> int:
     adopt(new, variables)
     if new != home:
         remove_original(home, new)
-    print(f"The home is {new}. Set IMAGE_ASSETS_HOME={new} from now on.", flush=True)
+    print(f"The home is {new}. Set IMAGE_ASSETS_HOME={shlex.quote(str(new))} from now on.", flush=True)
     return 0
 
 
 def require_unnamed(home: Path, variables: Mapping[str, str]) -> None:
     """Raises ValueError if a variable names a place in the home: it would lead there even after the move."""
     for name in VARIABLES:
-        value = variables.get(name, "").removeprefix("sqlite:///")
-        if value and "://" not in value and Path(value).expanduser().resolve().is_relative_to(home):
-            raise ValueError(f"{name} is {value!r}, which is in the home {home}: unset it, then move the home")
+        for value in to_patterns(variables.get(name)):
+            place = value.removeprefix("sqlite:///")
+            if "://" not in place and to_folder(place).is_relative_to(home):
+                raise ValueError(f"{name} names {place}, which is in the home {home}: unset it, then move the home")
 
 
 def relocate(home: Path, new: Path) -> None:
@@ -206,10 +219,10 @@ def rewrite_registry(database: Path, former: Path, home: Path) -> None:
     """Replaces the former place of the home in MLflow's database, in one transaction."""
     if not database.is_file():
         return
-    places = {as_text(former): as_text(home) for as_text in (str, Path.as_uri, "file://{}".format)}
+    moved = {as_text(former): as_text(home) for as_text in (str, Path.as_uri, "file://{}".format)}
     with closing(sqlite3.connect(database)) as connection, connection:
         existing = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        for before, after in places.items():
+        for before, after in moved.items():
             for table, column in [*LOCATIONS.items(), *SOURCES.items()]:
                 if table in existing:
                     connection.execute(

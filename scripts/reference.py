@@ -13,8 +13,8 @@ from image_assets.schemas import TABLES
 from resources import settings
 from resources.delta.table import Table
 from scripts.accepted import SECTIONS
+from scripts.terminal import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 IF_IT_FAILS = " If it fails: "
 CODE = ("image_assets", "resources", "sensors", "gallery", "scripts", "benchmarks")

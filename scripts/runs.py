@@ -18,7 +18,7 @@ import psutil
 
 from resources.progress import ProgressLine, is_terminal
 from resources.run_launcher import RUN_BY
-from scripts.terminal import remedy, styled
+from scripts.terminal import printable, remedy, styled
 
 SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
 LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
@@ -98,7 +98,10 @@ def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
         def format(self, record: logging.LogRecord) -> str:
             meta = getattr(record, "dagster_meta", {})
             event = meta.get("dagster_event")
-            step, text = meta.get("step_key") or "", (meta.get("orig_message") or record.getMessage()).splitlines()[0]
+            step, text = (
+                meta.get("step_key") or "",
+                printable((meta.get("orig_message") or record.getMessage()).splitlines()[0]),
+            )
             if starts_asset(event):
                 step, text = styled(f"{step:<20}", "strong"), "…"
             elif record.levelno >= logging.WARNING:
@@ -153,7 +156,7 @@ def root_cause(error: ErrorRecord | None) -> ErrorRecord | None:
 def to_text(error: ErrorRecord | None) -> str:
     """An exception's message, shortened."""
     lines = re.sub(r"\x1b\[\d*m", "", error.message if error else "failed").strip().splitlines()
-    return "\n    ".join([*lines[:SHOWN_LINES], *(["…"] if len(lines) > SHOWN_LINES else [])])
+    return "\n    ".join([*map(printable, lines[:SHOWN_LINES]), *(["…"] if len(lines) > SHOWN_LINES else [])])
 
 
 def remedy_for(error: ErrorRecord | None) -> str:

@@ -4,10 +4,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from linecache import getline
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Literal, TextIO
 
 Style = Literal["strong", "good", "warning", "bad"]
@@ -77,11 +77,21 @@ def styled(text: str, style: Style, stream: TextIO | None = None) -> str:
     return f"\033[{CODES[style]}m{text}\033[0m"
 
 
-def table(title: str, rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns of text under a title."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))] if rows else []
-    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([styled(title, "strong"), *(line.rstrip() for line in lines)])
+def printable(text: str) -> str:
+    """The text in one line, without characters that control a terminal: names of files and labels may contain any."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def table(title: str, rows: Sequence[tuple[str, ...]], styles: Mapping[str, Style] = MappingProxyType({})) -> str:
+    """Columns of text under a title; cells with one of the given texts are styled."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = []
+    for row in shown:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells = [styled(text, styles[cell]) if cell in styles else text for cell, text in zip(row, padded, strict=True)]
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return "\n".join([styled(title, "strong"), *lines])
 
 
 def remedy(message: str) -> str | None:
@@ -102,7 +112,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def first_line(error: BaseException) -> str:
     """The exception's type and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {printable(lines[0])}" if lines else type(error).__name__
 
 
 def explanation(error: BaseException) -> str | None:

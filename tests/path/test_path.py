@@ -142,7 +142,7 @@ def test_the_summary_says_what_came_out(settings: Settings) -> None:
     output = (settings.home.parent / "output.txt").read_text()
     for expected in ("not_an_image", "undecodable", "tensorflow", "torch", "production", "make dev", "raw_images"):
         assert expected in output
-    assert output.index("Look at your images while this runs: http://127.0.0.1:") < output.index("Test accuracy")
+    assert output.index("Browse your images while the demo runs: http://127.0.0.1:") < output.index("Test accuracy")
     examples = re.search(r"Some predictions\n  photo .*\n((?:  \S.*\n){5})", output)
     assert examples
     assert all(re.search(r"  (daisy|roses|tulips) +[01]\.\d{3}$", line) for line in examples[1].splitlines())

@@ -17,7 +17,7 @@ from image_assets.data.raw_images import skipped_metadata
 from resources.files.listing import Skipped
 from resources.mlflow.model_registry import ModelVersion
 from resources.settings import read_settings
-from scripts.demo import Gallery, available_port, chosen, comparison, skipped_rows
+from scripts.demo import GalleryServer, accuracy_rows, available_port, chosen, comparison, locations, skipped_rows
 from scripts.dev import is_up
 from scripts.home import prepare
 from scripts.terminal import ROOT
@@ -59,6 +59,34 @@ def test_the_last_lines_compare_the_shadow_with_the_serving_version() -> None:
     assert comparison(metadata, versions[:1]) == ""
 
 
+def test_each_version_is_shown_with_its_framework_and_the_one_in_production() -> None:
+    metadata = {
+        "tensorflow_model": {"model_version": "2"},
+        "torch_model": {"model_version": "1"},
+        "model_evaluations": {"test_accuracy_v1": 0.9, "test_accuracy_v2": 0.875, "serving_version": "1"},
+    }
+    assert accuracy_rows(metadata) == [
+        ("version 2", "TensorFlow", "0.875"),
+        ("version 1", "PyTorch", "0.900"),
+        ("production", "version 1", ""),
+    ]
+    without = {**metadata, "model_evaluations": {"serving_version": "none"}}
+    assert accuracy_rows(without)[-1] == ("production", "none yet: promote one with promote_model", "")
+    assert accuracy_rows({})[-1] == accuracy_rows(without)[-1]
+
+
+def test_the_summary_names_the_configured_servers_and_ports(tmp_path: Path) -> None:
+    home = {"IMAGE_ASSETS_HOME": str(tmp_path)}
+    ports = {"DAGSTER_PORT": "3001", "GALLERY_PORT": "4001", "MLFLOW_PORT": "5001"}
+    rows = dict(locations(read_settings({**home, **ports})))
+    assert rows["models"] == f"sqlite:///{tmp_path}/mlflow.db, {tmp_path}/mlartifacts"
+    for url in ("http://127.0.0.1:3001", "http://127.0.0.1:4001", "http://127.0.0.1:5001"):
+        assert url in rows["UI"]
+    rows = dict(locations(read_settings({**home, "MLFLOW_TRACKING_URI": "https://mlflow.example"})))
+    assert rows["models"] == "https://mlflow.example"
+    assert "https://mlflow.example (MLflow)" in rows["UI"]
+
+
 def test_the_gallery_takes_another_port_if_its_own_is_in_use() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -77,14 +105,14 @@ def test_the_gallery_runs_from_the_first_new_images_to_the_end(
 ) -> None:
     settings = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path / "home"), "GALLERY_PORT": str(available_port(0))})
     prepare(settings)
-    with Gallery(settings) as gallery:
+    with GalleryServer(settings) as gallery:
         gallery.start_with_images(materialization("raw_images", 3))
         gallery.start_with_images(materialization("featured_images", 0))
         assert not gallery.is_running
         gallery.start_with_images(materialization("featured_images", 3))
         assert gallery.is_running
         output, deadline = "", time.monotonic() + 120
-        while not (found := re.search(r"while this runs: (http://127\.0\.0\.1:\d+) ", output)):
+        while not (found := re.search(r"while the demo runs: (http://127\.0\.0\.1:\d+) ", output)):
             assert time.monotonic() < deadline, output
             time.sleep(0.2)
             output += capsys.readouterr().out
@@ -97,10 +125,10 @@ KILLED = """
 import os, signal, sys, time
 import dagster as dg
 from resources.settings import read_settings
-from scripts.demo import Gallery
+from scripts.demo import GalleryServer
 from scripts.dev import is_up
 settings = read_settings()
-with Gallery(settings) as gallery:
+with GalleryServer(settings) as gallery:
     gallery.start_with_images(dg.AssetMaterialization("featured_images", metadata={"rows_added": 1}))
     while not is_up(settings.gallery_url):
         time.sleep(0.2)

@@ -155,9 +155,7 @@ def test_the_second_of_two_demos_says_that_it_waits_for_the_first(tmp_path: Path
         assert first.stdout.readline() == "my turn\n"
         with demo() as second:
             assert second.stdout is not None
-            assert second.stdout.readline() == (
-                f"Another `make demo` runs on the home {tmp_path}; this one starts when it ends.\n"
-            )
+            assert second.stdout.readline() == (f"Another `make demo` is using {tmp_path}; waiting for it to finish\n")
             first.communicate("\n")
             assert second.stdout.readline() == "my turn\n"
             second.communicate("\n")

@@ -44,6 +44,22 @@ def test_sample_images_are_written_into_the_folder(tmp_path: Path) -> None:
     assert len(list((tmp_path / "images").rglob("*.*"))) == 11
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("sample-images", "/dev/null/x", "--per-label", "0"), ("bench", "--repeats", "0"), ("bench", "--size", "-1")],
+)
+def test_a_number_below_1_is_rejected(command: tuple[str, ...]) -> None:
+    process = image_assets(*command)
+    assert process.returncode == 2
+    assert "is no number from 1" in process.stderr
+
+
+def test_make_passes_on_a_folder_whose_name_has_spaces() -> None:
+    make = ["make", "-n", "bench", "PHOTOGRAPHS=/my photos"]
+    answer = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert '--photographs "/my photos"' in answer.stdout
+
+
 def test_benchmarks_get_their_options_and_an_exit_code(tmp_path: Path) -> None:
     process = image_assets("bench", "--only", "weather", "--size", "3")
     assert process.returncode == 2

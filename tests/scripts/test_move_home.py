@@ -116,11 +116,40 @@ def test_a_new_place_must_be_empty_and_apart(variables: dict[str, str], home: Pa
     for overlapping in (home / "inside", tmp_path):
         with pytest.raises(ValueError, match="one contains the other"):
             main(overlapping, variables)
-    with pytest.raises(ValueError, match=r"IMAGE_ASSETS_CACHES is .*unset it, then move the home"):
+    with pytest.raises(ValueError, match=r"IMAGE_ASSETS_CACHES names .*unset it, then move the home"):
         main(tmp_path / "new", {**variables, "IMAGE_ASSETS_CACHES": str(home / "caches")})
     with pytest.raises(ValueError, match="There is no home in"):
         main(tmp_path / "new", {"IMAGE_ASSETS_HOME": str(tmp_path / "nothing")})
     require_usable(home)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("IMAGE_ASSETS_LINK_ROOTS", "{home}/.., {home}/landing/pool"),
+        ("IMAGE_ASSETS_LABELS", "{home}/*.csv"),
+        ("IMAGE_ASSETS_BACKBONE", "{home}/weights"),
+        ("IMAGE_ASSETS_ALERT_RULES", "{home}/rules.yaml"),
+        ("MLFLOW_TRACKING_URI", "sqlite:///{home}/mlflow.db"),
+    ],
+)
+def test_a_home_that_a_setting_leads_into_is_not_moved(
+    variables: dict[str, str], home: Path, tmp_path: Path, name: str, value: str
+) -> None:
+    (home / "landing" / "pool").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{name} names .*, which is in the home .*: unset it, then move the home"):
+        main(tmp_path / "new", {**variables, name: value.format(home=home)})
+    require_usable(home)
+
+
+def test_the_command_to_run_next_can_be_pasted(
+    variables: dict[str, str], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(tmp_path / "a new place", variables)
+    assert f"Set IMAGE_ASSETS_HOME='{tmp_path}/a new place' from now on." in capsys.readouterr().out
+    shutil.copytree(tmp_path / "a new place", home)
+    with pytest.raises(ValueError, match=f"with IMAGE_ASSETS_HOME='{home}' once"):
+        require_usable(home)
 
 
 def test_a_home_in_use_is_not_moved(variables: dict[str, str], home: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.terminal import DISK, MLFLOW, explanation, first_line, remedy, styled
+from scripts.terminal import DISK, MLFLOW, explanation, first_line, remedy, styled, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,6 +115,16 @@ def test_an_unknown_error_has_no_remedy() -> None:
     assert remedy("KeyError: 'x'") is None
 
 
+HOSTILE = "\x1b]0;owned\x07a\nb\u202e.jpg"  # sets a terminal's title, breaks the line, reverses what follows
+
+
+def test_names_cannot_control_the_terminal() -> None:
+    _, row, other = table("Quarantined files", [(HOSTILE, "empty"), ("c.jpg", "empty")]).splitlines()
+    assert row == "  �]0;owned�a b�.jpg  empty"
+    assert other.index("empty") == row.index("empty")
+    assert first_line(ValueError(HOSTILE)) == "ValueError: �]0;owned�a"
+
+
 class Terminal(io.StringIO):
     """A stream that claims to be a terminal."""
 
@@ -131,6 +141,14 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("plain_environment")
 def test_a_terminal_gets_bold_and_color() -> None:
     assert styled("failed", "bad", Terminal()) == "\033[1;31mfailed\033[0m"
+
+
+@pytest.mark.usefixtures("plain_environment")
+def test_styled_cells_keep_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    _, first, second = table("Checks", [("ERROR", "a"), ("passed", "b")], {"ERROR": "bad"}).splitlines()
+    assert first == "  \033[1;31mERROR \033[0m  a"
+    assert second == "  passed  b"
 
 
 @pytest.mark.usefixtures("plain_environment")
