@@ -18,25 +18,26 @@ class Page:
     images: list[Row]
     count: int  # of all matching images
     number: int
+    size: int = PAGE_IMAGES  # of a full page
 
     @property
     def pages(self) -> int:
         """The number of pages, at least one."""
-        return max(1, -(-self.count // PAGE_IMAGES))
+        return max(1, -(-self.count // self.size))
 
     @property
     def first(self) -> int:
         """The position of the page's first image among all matching images, counted from 1; 0 if there are none."""
-        return (self.number - 1) * PAGE_IMAGES + 1 if self.images else 0
+        return (self.number - 1) * self.size + 1 if self.images else 0
 
 
-def read_page(index: Index, filters: Filters) -> Page:
+def read_page(index: Index, filters: Filters, size: int = PAGE_IMAGES) -> Page:
     """The page of the filters, or the last page if there are fewer."""
     where, values = filters.to_sql()
     version = shown_version(index, filters)
     count = index.value(f"SELECT count(*) {IMAGES_WITH_PREDICTIONS} WHERE {where}", [version, *values])
-    number = min(filters.page, max(1, -(-count // PAGE_IMAGES)))
-    return Page(read_images(index, filters, (number - 1) * PAGE_IMAGES, PAGE_IMAGES), count, number)
+    number = min(filters.page, max(1, -(-count // size)))
+    return Page(read_images(index, filters, (number - 1) * size, size), count, number, size)
 
 
 def read_image(index: Index, path: str) -> Row | None:

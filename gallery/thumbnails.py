@@ -94,7 +94,7 @@ class Thumbnails:
         """A JPEG of the image, upright, that fits in a square of `SIDE_PIXELS`.
 
         Raises:
-            NoPicture: The bytes of the image are gone.
+            PictureUnavailable: The bytes of the image are gone.
         """
         name = f"{content.image_id}-{SIDE_PIXELS[size]}.jpg"
         return self._stored.get(name) or self._pool.submit(self._make, content, SIDE_PIXELS[size], name).result()

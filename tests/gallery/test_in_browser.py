@@ -13,13 +13,13 @@ from tests.gallery.small_home import layout_of, served
 
 FOCUSED = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt install chromium")
-
 in_both = pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH: apt install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser

@@ -2,8 +2,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from gallery.queries import predictions_of, read_choices, read_image, read_page
 from image_assets.predictions.image_filters import Filters
 from image_assets.predictions.image_index import Index, LiveIndex, read_index
@@ -45,13 +43,12 @@ def test_few_training_images_make_no_outliers(tmp_path: Path) -> None:
     assert read_page(read_index(delta_tables), Filters(outliers=True)).count == 0
 
 
-def test_pages_never_overlap_and_omit_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gallery.queries.PAGE_IMAGES", 7)
+def test_pages_never_overlap_and_omit_nothing(index: Index) -> None:
     for sort in ("name", "label", "sure"):
-        pages = [read_page(index, Filters(sort=sort, page=number)) for number in (1, 2, 3, 4)]
+        pages = [read_page(index, Filters(sort=sort, page=number), size=7) for number in (1, 2, 3, 4)]
         assert [len(page.images) for page in pages] == [7, 7, 7, 3]
         assert len({image["path"] for page in pages for image in page.images}) == 24
-    beyond = read_page(index, Filters(page=99))
+    beyond = read_page(index, Filters(page=99), size=7)
     assert (beyond.number, beyond.pages, beyond.first) == (4, 4, 22)
 
 

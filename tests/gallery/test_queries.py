@@ -1,13 +1,15 @@
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 import pytest
 
 from gallery.queries import read_choices, read_image, read_page
-from image_assets.predictions.image_filters import Filters, InvalidInput
+from image_assets.predictions.image_filters import SORTS, Filters, InvalidInput, Sort
 from image_assets.predictions.image_index import Index
-from image_assets.schemas import GIVEN_LABELS
-from tests.gallery.conftest import SmallHome
-from tests.gallery.small_home import append
+from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, IMAGE_PREDICTIONS
+from tests.gallery.conftest import SmallHome, small_home
+from tests.gallery.small_home import Row, append, featured, landed, predicted
+from tests.support.images import png
 
 
 @pytest.mark.parametrize(
@@ -43,12 +45,43 @@ def test_filters_select_images(index: Index, parameters: dict[str, str], numbers
     assert page.count == len(numbers)
 
 
-@pytest.mark.parametrize(
-    ("sort", "first"), [("name", 0), ("newest", 23), ("unsure", 0), ("sure", 23), ("large", 0), ("label", 0)]
-)
-def test_images_are_sorted(index: Index, sort: str, first: int) -> None:
-    image = read_page(index, Filters.read({"sort": sort})).images[0]
-    assert image["path"].endswith(f"{first:03}.png")
+ORDERS: dict[Sort, Callable[[Row], tuple]] = {
+    "name": lambda row: (row["path"],),
+    "newest": lambda row: (-row["modification_time"].timestamp(), row["path"]),
+    "unsure": lambda row: (row["probability"], row["path"]),
+    "sure": lambda row: (-row["probability"], row["path"]),
+    "large": lambda row: (-row["width"] * row["height"], row["path"]),
+    "small": lambda row: (row["width"] * row["height"], row["path"]),
+    "label": lambda row: (row["label"], row["predicted"], row["path"]),
+}
+
+
+@pytest.fixture(scope="module")
+def images_of_two_sizes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, list[Row]]:
+    """The gallery's index of photographs and of two smaller ones, whose names are between theirs, and their rows."""
+    home = small_home(tmp_path_factory.mktemp("sorted"))
+    numbers = {"roses/photograph 003.png": 50, "tulips/photograph 002.png": 51}
+    contents = {name: png(number, size=(20, 10)) for name, number in numbers.items()}
+    files = [landed(home.landing, name, content, numbers[name]) for name, content in contents.items()]
+    images = [featured(file, content, home.landing) for file, content in zip(files, contents.values(), strict=True)]
+    append(home.delta_tables, IMAGE_FILES, files)
+    append(home.delta_tables, FEATURED_IMAGES, images)
+    new = [predicted(image, 2, "roses", share) for image, share in zip(images, (0.55, 0.65), strict=True)]
+    append(home.delta_tables, IMAGE_PREDICTIONS, new)
+    stored = home.delta_tables.read(IMAGE_PREDICTIONS, ["path", "model_version", "label", "probability"]).to_pylist()
+    of_version_2 = {row["path"]: row for row in stored if row["model_version"] == 2}
+    predictions = {
+        path: {"predicted": row["label"], "probability": row["probability"]} for path, row in of_version_2.items()
+    }
+    return home.index(), [{**image, **predictions[image["path"]]} for image in [*home.images, *images]]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_images_are_sorted(images_of_two_sizes: tuple[Index, list[Row]], sort: Sort) -> None:
+    index, images = images_of_two_sizes
+    expected, by_name = ([image["path"] for image in sorted(images, key=ORDERS[order])] for order in (sort, "name"))
+    assert [image["path"] for image in read_page(index, Filters(sort=sort)).images] == expected
+    assert sort == "name" or expected != by_name
 
 
 def test_a_label_may_be_a_space_and_other_filters_are_none_then() -> None:

@@ -136,11 +136,13 @@ def test_files_outside_the_tables_are_not_found(address: str, path: str) -> None
     assert b"root:" not in response.read()
 
 
-def test_an_invalid_parameter_is_explained(address: str) -> None:
+def test_an_invalid_parameter_is_explained(address: str, photographs: SmallHome) -> None:
     status, _, page = get(f"{address}/?least=x")
     assert status == 400
     assert b"least is &#39;x&#39;" in page
-    assert get(f"{address}/image?path=x&at=-1")[0] == 404
+    status, _, page = get(f"{address}/image?{urlencode({'path': photographs.images[0]['path'], 'at': -1})}")
+    assert status == 400
+    assert b"at is &#39;-1&#39;" in page
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80"])

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from image_assets.schemas import IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES
 from scripts import jars
 from scripts.cluster import HOST, free_port
 from scripts.doctor import CHECKS, last_error, to_line
+from scripts.horovod_wheel import wheel_folder
 from scripts.machine_checks import Finding, is_for_gpus
 from scripts.service_checks import to_finding
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
@@ -225,8 +227,18 @@ def test_an_mlflow_server_is_tested_with_the_account(
 
 
 def test_an_mlflow_server_that_is_down_is_reported_quickly(tmp_path: Path) -> None:
+    start = time.monotonic()
     state, row = result_of("mlflow store", tmp_path, MLFLOW_TRACKING_URI=f"http://{HOST}:{free_port()}")
-    assert (state, "timed out" in row, "check MLFLOW_TRACKING_URI" in row) == ("failed", False, True)
+    assert time.monotonic() - start < 60, "by default, MLflow retries for minutes"
+    assert (state, "check MLFLOW_TRACKING_URI" in row) == ("failed", True)
+
+
+def test_a_broken_environment_is_installed_from_scratch() -> None:
+    row = to_line("petastorm", Finding("failed", "ImportError: \x1b[2Jcannot import"))
+    assert row.endswith("ImportError: �[2Jcannot import  ->  rm -r .venv, then make install")
+    for framework in FRAMEWORKS:
+        remedy = CHECKS[f"horovod {framework}"].remedy
+        assert remedy == f"rm -r .venv {wheel_folder().parent}/horovod-*, then make install"
 
 
 def test_a_home_that_others_can_read_is_a_warning(tmp_path: Path) -> None:

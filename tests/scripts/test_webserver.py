@@ -132,12 +132,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
             stop([process])
 
 
+@pytest.fixture
+def launching() -> None:
+    """Used by a test that launches runs."""
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_launched(server: Webserver, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that left a run, except for one that launches its own."""
+    """Fails a test that left a run, except for one that launches runs."""
     before = server.instance.get_runs_count()
     yield
-    if "own" not in request.node.name:
+    if "launching" not in request.fixturenames:
         assert server.instance.get_runs_count() == before
 
 
@@ -204,6 +209,7 @@ def test_the_probe_finds_nothing_here_and_everything_on_an_open_server(server: W
     assert len(found) == 3
 
 
+@pytest.mark.usefixtures("launching")
 def test_its_own_pages_launch_runs_and_open_sockets(server: Webserver) -> None:
     assert json.loads(server.post(LAUNCH)) == {"data": {"launchRun": {"__typename": "LaunchRunSuccess"}}}
     assert server.socket(Origin=server.url, Sec_Fetch_Site="same-origin") == 101
@@ -263,6 +269,7 @@ def test_a_name_of_another_site_that_leads_here_is_rejected(browser: Browser, se
     page.close()
 
 
+@pytest.mark.usefixtures("launching")
 def test_its_own_page_in_a_browser_follows_a_run_by_websocket(browser: Browser, server: Webserver) -> None:
     client = DagsterGraphQLClient(HOST, port_number=server.port, headers={"Origin": server.url})
     run_id = client.submit_job_execution("harmless")
