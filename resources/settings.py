@@ -10,7 +10,7 @@
 | `MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD` | none | the account on the MLflow server |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark master |
 | `IMAGE_ASSETS_EXECUTOR` | `auto` | where tasks run: `local`, `spark`, or `auto`, by the amount of work |
-| `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) per training |
+| `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) per training run |
 | `IMAGE_ASSETS_BACKBONE` | `auto` | the backbone's weights: `auto`, `imagenet`, `none`, or a folder with weight files |
 | `IMAGE_ASSETS_CACHE_CONTENT` | `original` | how training caches store images: `original`, `jpeg` or `pixels` |
 | `IMAGE_ASSETS_CACHE_COLOR` | `rgb` | `rgb` or `gray`; `gray` also converts images to gray for predictions |

@@ -16,7 +16,7 @@ from resources.processes.rank_process import Distributor
 
 
 class TrainingProcesses(dg.ConfigurableResource):
-    """Starts the processes of a training: each in a Spark task slot, or on this machine."""
+    """Starts the processes of a training run: each in a Spark task slot, or on this machine."""
 
     processes: int = Field(default=2, gt=0, description="Processes (ranks) per training.")
 

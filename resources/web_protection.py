@@ -47,7 +47,7 @@ def protection(headers: Mapping[str, str] | None = None, *, programs: bool = Fal
 
 
 class Protection:
-    """Middleware that rejects requests and WebSockets of other sites, and adds headers to every response."""
+    """Middleware that rejects requests from other sites, WebSockets included, and adds headers to every response."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str], *, programs: bool) -> None:
         self._app, self._headers, self._programs = app, headers, programs
@@ -113,8 +113,8 @@ def accepted_from_other_sites(url: str, path: str) -> Sequence[str]:
         what
         for what, accepted in (
             ("requests under any host name", status("GET", "/", {"Host": FOREIGN}) < 400),
-            ("forms of other sites", status("POST", path, foreign) not in (401, 403)),
-            ("WebSockets of other sites", status("GET", path, foreign | HANDSHAKE) == 101),
+            ("forms submitted by other sites", status("POST", path, foreign) not in (401, 403)),
+            ("WebSockets opened by other sites", status("GET", path, foreign | HANDSHAKE) == 101),
         )
         if accepted
     ]

@@ -21,7 +21,7 @@ RANKS = 2
 
 
 def training_step(framework: str) -> Finding:
-    """A training step of two Horovod processes, on the device that trainings use."""
+    """A training step of two Horovod processes, on the device that training uses."""
     from horovod import run
 
     return to_finding(cast("list[tuple[str, str, str]]", run(step_on_rank, (framework,), np=RANKS, use_gloo=True)))
@@ -194,7 +194,7 @@ def mlflow_store() -> Finding:
 
 
 def web_pages() -> Finding:
-    """The web pages that respond now: whether they reject the requests of other sites."""
+    """The web pages that respond now: whether they reject requests from other websites."""
     from urllib3.exceptions import HTTPError
 
     from resources.settings import read_settings
@@ -211,7 +211,7 @@ def web_pages() -> Finding:
         return Finding("skipped", f"none responds; `{PROGRAM} dev` tests its pages whenever it starts")
     if unprotected := [f"{name} at {urls[name]} accepts {what}" for name, what in accepted.items() if what]:
         return Finding("failed", "; ".join(unprotected))
-    return Finding("ok", f"{' and '.join(accepted)} reject the requests of other sites")
+    return Finding("ok", f"{' and '.join(accepted)} reject requests from other websites")
 
 
 def dagster_database() -> Finding:

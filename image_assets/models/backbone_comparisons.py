@@ -67,7 +67,7 @@ class ComparisonConfig(dg.Config):
 
     backbones: list[str] = Field(
         default=[],
-        description="Their names, as in the setting `backbone` of a training; by default those whose weights are at "
+        description="Their names, as in the training setting `backbone`; by default those whose weights are at "
         "hand: in the folder that IMAGE_ASSETS_BACKBONE names, in an installed package, or downloaded before.",
     )
     frameworks: list[str] = Field(default=[*FRAMEWORKS], description="The frameworks to train heads in.")

@@ -117,13 +117,13 @@ def image_embeddings(
 ) -> dg.MaterializeResult:
     """Embeddings of all images, labeled or not: the output of each framework's pretrained backbone.
 
-    Trainings, predictions, drift and the gallery read them. An untrained backbone has none.
+    Training, predictions, drift and the gallery read them. An untrained backbone has none.
     """
     before = delta_tables.snapshot(IMAGE_EMBEDDINGS)
     networks, faults = current_networks(petastorm_caches, backbone)
     for framework, fault in faults.items():
         context.log.warning(
-            f"{framework} computed no embeddings, because its backbone could not be exported: {fault}. Trainings and "
+            f"{framework} computed no embeddings, because its backbone could not be exported: {fault}. Training and "
             "predictions compute them in memory; the next run tries again"
         )
     for network in networks:

@@ -1,4 +1,4 @@
-"""The settings of one training, the same for every framework."""
+"""The settings of a training run, the same for every framework."""
 
 from typing import Literal
 
@@ -33,7 +33,7 @@ def distributors_by_framework() -> str:
 
 
 class TrainingConfig(dg.Config):
-    """The settings of one training, the same for every framework."""
+    """The settings of a training run, the same for every framework."""
 
     backbone: str = Field(
         default=CURRENT_BACKBONE.name,

@@ -209,10 +209,10 @@ def test_the_python_of_the_documentation_runs(settings: Settings, landing: Path,
     for entry in settings.home.iterdir():
         (folder / ".image_assets" / entry.name).symlink_to(entry)
     (folder / ".image_assets" / "landing").symlink_to(landing)
-    pages = [page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))]
+    pages = [page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]]
     found = [program for page in pages for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
     programs = [program for program in found if ".image_assets" in program]  # others are of a server
-    assert len(programs) >= 5
+    assert len(programs) >= 6
     for program in programs:
         command = [sys.executable, "-c", program]
         answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

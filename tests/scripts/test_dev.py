@@ -121,7 +121,9 @@ def test_a_page_that_accepts_requests_of_other_sites_is_not_announced(capsys: py
     finally:
         stop(processes)
     written = capsys.readouterr()
-    assert "gallery accepts requests under any host name and forms of other sites; stopping all" in written.err
+    assert (
+        "gallery accepts requests under any host name and forms submitted by other sites; stopping all" in written.err
+    )
     assert "Open in a browser" not in written.out
 
 

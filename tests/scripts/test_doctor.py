@@ -305,7 +305,7 @@ def test_pages_that_accept_requests_of_other_sites_are_reported(accounts_server:
     nowhere = {f"{name}_PORT": str(free_port()) for name in ("DAGSTER", "GALLERY", "MLFLOW")}
     assert result_of("web pages", tmp_path, **nowhere)[0] == "skipped"
     state, row = result_of("web pages", tmp_path, **nowhere, MLFLOW_TRACKING_URI=accounts_server.url)
-    assert (state, "mlflow reject the requests of other sites" in row) == ("ok", True)
+    assert (state, "mlflow reject requests from other websites" in row) == ("ok", True)
 
     class Unprotected(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -317,4 +317,4 @@ def test_pages_that_accept_requests_of_other_sites_are_reported(accounts_server:
     with Quiet((HOST, 0), Unprotected) as server, serving(server):
         state, row = result_of("web pages", tmp_path, **{**nowhere, "DAGSTER_PORT": str(server.server_port)})
     assert state == "failed"
-    assert "accepts requests under any host name and forms of other sites  ->  start Dagster" in row
+    assert "accepts requests under any host name and forms submitted by other sites  ->  start Dagster" in row
