@@ -224,7 +224,7 @@ def accuracy_rows(metadata: Mapping[str, Mapping[str, object]]) -> list[tuple[st
     ]
 
 
-def locations(settings: Settings) -> list[tuple[str, ...]]:
+def locations(settings: Settings) -> list[tuple[str, str]]:
     """Where tables, models and caches are stored, and the web pages."""
     has_server = settings.tracking_uri.startswith(("http:", "https:"))  # which also stores the files of models
     pages = f"{settings.dagster_url} (Dagster), {settings.gallery_url} (gallery), {settings.mlflow_url} (MLflow)"
