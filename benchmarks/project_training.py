@@ -64,8 +64,8 @@ def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, m
     plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
     tables = DeltaTables(pyspark=DeltaSpark(spark_config={}), root=f"{home}/tables", checkpoints=f"{home}/checkpoints")
     embeddings = embedding_files(tables) if seed else ()
-    places = OutputLocations(tracking_uri, mlflow_run_id, embeddings, f"{store}/checkpoints/{mlflow_run_id}")
-    FRAMEWORKS[framework].training.train(training.converter(), validation.converter(), plan, places)
+    locations = OutputLocations(tracking_uri, mlflow_run_id, embeddings, f"{store}/checkpoints/{mlflow_run_id}")
+    FRAMEWORKS[framework].training.train(training.converter(), validation.converter(), plan, locations)
 
 
 def epochs_of(tracking_uri: str, mlflow_run_id: str, started: float) -> list[dict[str, float]]:
