@@ -11,7 +11,8 @@ from image_assets.data.raw_images import TRIGGER_TAG
 from resources.run_launcher import SENSOR_TAG
 
 ATTEMPTS = 3
-FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+FINISHED = (dg.DagsterRunStatus.SUCCESS, *UNSUCCESSFUL)
 # NOT_STARTED does not count as active: a tick that died between creating and launching its run leaves one behind.
 ACTIVE = [status for status in dg.DagsterRunStatus if status not in (*FINISHED, dg.DagsterRunStatus.NOT_STARTED)]
 RUN_KEY_TAG = "dagster/run_key"
@@ -64,8 +65,8 @@ def read_state(
     Args:
         instance: The Dagster instance.
         sensor_name: The sensor.
-        job_names: The jobs that do this sensor's work. While any of them runs, the sensor waits. A failed run counts
-            as successful once a later run of any of them succeeds.
+        job_names: The jobs that do this sensor's work. While any of them runs, the sensor waits. A failed or canceled
+            run counts as successful once a later run of any of them succeeds.
         cursor: The text of a `RequestKey`; any other text counts as missing.
     """
     key = RequestKey.from_text(cursor)
@@ -76,21 +77,21 @@ def read_state(
     records = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)
     runs = [record.dagster_run for record in records]
     status = runs[0].status if runs else None
-    if status is dg.DagsterRunStatus.FAILURE and succeeded_since(records[0], instance, job_names):
+    if status in UNSUCCESSFUL and succeeded_since(records[0], instance, job_names):
         status = dg.DagsterRunStatus.SUCCESS
     if key is None:
         key = (RequestKey.from_text(runs[0].tags.get(RUN_KEY_TAG)) if runs else None) or RequestKey()
-        if status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+        if status in UNSUCCESSFUL:
             key = key.without_digest()
     run_id, trigger = (active[0].run_id, active[0].tags.get(TRIGGER_TAG)) if active else (None, None)
     return RequestState(key, status, run_id, trigger)
 
 
-def succeeded_since(failed: dg.RunRecord, instance: dg.DagsterInstance, job_names: Sequence[str]) -> bool:
-    """Whether a run of these jobs, created after the failed one, succeeded."""
+def succeeded_since(unsuccessful: dg.RunRecord, instance: dg.DagsterInstance, job_names: Sequence[str]) -> bool:
+    """Whether a run of these jobs, created after the unsuccessful one, succeeded."""
     filters = [dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS]) for name in job_names]
     newest = [record for each in filters for record in instance.get_run_records(each, limit=1)]
-    return any(record.storage_id > failed.storage_id for record in newest)
+    return any(record.storage_id > unsuccessful.storage_id for record in newest)
 
 
 def next_request(state: RequestState, digest: str) -> RequestKey | str:

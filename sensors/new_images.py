@@ -13,7 +13,7 @@ from image_assets.data.given_labels import label_table_change
 from image_assets.data.image_files import read_ledger
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
-from resources.files.image_folder import ImageFolder
+from resources.files.image_folder import FolderUnavailable, ImageFolder
 from sensors.attempts import ACTIVE, RequestKey, next_request, read_state
 
 JOB_NAME = "ingest_images"
@@ -102,6 +102,9 @@ def request_ingest(
     part, cursor = parse_cursor(context.cursor)
     try:
         changes = settled_changes(image_folder, delta_tables, part)
+    except FolderUnavailable as error:
+        return dg.SkipReason(str(error))
+    try:
         labels = label_table_change(context.instance, label_table)
     except (FileNotFoundError, ValueError) as error:
         return dg.SkipReason(str(error))

@@ -80,10 +80,10 @@ def sort_messages(
         held_back, doubt = unsettled | set(changes.missing), str(error)
     irregular = [file.path for file in changes.irregular] + [decision.path for decision in changes.unreadable]
     different = {*to_read, *changes.missing, *irregular}
-    ready = {message: found for message, found in paths_by_message.items() if held_back.isdisjoint(found)}
-    changed = {message: found for message, found in ready.items() if not different.isdisjoint(found)}
-    unchanged = [message for message in ready if message not in changed]
-    return SortedMessages(changed, unchanged, len(messages) - len(ready), doubt)
+    settled = {message: found for message, found in paths_by_message.items() if held_back.isdisjoint(found)}
+    changed = {message: found for message, found in settled.items() if not different.isdisjoint(found)}
+    unchanged = [message for message in settled if message not in changed]
+    return SortedMessages(changed, unchanged, len(messages) - len(settled), doubt)
 
 
 def storage_events(*, on: bool) -> dg.SensorDefinition:

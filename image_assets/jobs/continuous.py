@@ -26,7 +26,7 @@ from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_log import last_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
-from resources.files.image_folder import ImageFolder
+from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.mlflow.model_registry import (
     ModelRegistry,
     RegistryUnavailable,
@@ -64,7 +64,7 @@ def files_to_ingest(_: dg.DagsterInstance, resources: RunResources) -> str:
     try:
         changes = folder_changes(resources.image_folder, read_ledger(resources.delta_tables), part=None)
         require_plausible(changes, resources.image_folder, resources.delta_tables)
-    except FileNotFoundError as error:
+    except FolderUnavailable as error:
         raise CheckFailed(str(error)) from error
     changes = without_unsettled(changes, resources.image_folder)
     return str(changes) if changes.digest() else ""

@@ -100,6 +100,16 @@ def test_a_cursor_lost_after_the_launch_is_recovered_from_the_run() -> None:
     assert next_request(state_of(instance, cursor=None), "A") == "No changes."
 
 
+@pytest.mark.parametrize("status", [FAILURE, CANCELED])
+def test_a_later_success_of_the_job_settles_a_run_that_failed_or_was_canceled(status: dg.DagsterRunStatus) -> None:
+    instance, key = dg.DagsterInstance.ephemeral(), RequestKey("A", 1, ATTEMPTS)
+    tags = {"dagster/run_key": str(key), "dagster/sensor_name": "stage_changes"}
+    instance.create_run_for_job(predict_images, status=status, tags=tags)
+    assert "launch the job" in str(next_request(state_of(instance, cursor=str(key)), "A"))
+    predict_images.execute_in_process(instance=instance)
+    assert next_request(state_of(instance, cursor=str(key)), "A") == "No changes."
+
+
 def test_a_reset_cursor_allows_new_attempts_after_failures() -> None:
     instance, key = dg.DagsterInstance.ephemeral(), RequestKey("A", 1, ATTEMPTS)
     launch(instance, key, fails=True)

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -182,6 +183,20 @@ def test_a_folder_that_was_always_empty_has_nothing_to_ingest(daemon: Daemon, la
     unused = Daemon(landing)
     unused.home = landing.parent / "no tables"
     assert "landing: 0 files" in reason(unused.tick())
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [(Path.unlink, FileNotFoundError), (lambda file: file.write_bytes(b"damaged"), pa.ArrowInvalid)],
+)
+def test_a_damaged_ledger_fails_the_tick(
+    daemon: Daemon, damage: Callable[[Path], object], error: type[Exception]
+) -> None:
+    assert daemon.launched() == 1
+    for file in (daemon.home / "image_files").glob("*.parquet"):
+        damage(file)
+    with pytest.raises(error):
+        daemon.tick()
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:

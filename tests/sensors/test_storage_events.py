@@ -188,6 +188,20 @@ def test_messages_stay_until_a_run_has_ingested_their_files(daemon: Daemon) -> N
     assert daemon.waiting() == 0
 
 
+def test_a_canceled_run_holds_up_the_queue_only_until_somebody_launches_the_job(daemon: Daemon) -> None:
+    daemon.put("photos/a.png", 1)
+    answer = daemon.tick()
+    assert isinstance(answer, dg.SensorResult)
+    (request,) = answer.run_requests or []
+    tags = {"dagster/run_key": str(request.run_key), "dagster/sensor_name": "storage_events"}
+    daemon.instance.create_run_for_job(ingest_images, status=dg.DagsterRunStatus.CANCELED, tags=tags)
+    daemon.put("photos/b.png", 2)
+    assert "was canceled. To try again, launch the job" in reason(daemon.tick())
+    daemon.run({"ops": {"raw_images": {"config": {"paths": [f"s3://{BUCKET}/photos/a.png"]}}}}, {})
+    assert [daemon.launched(), daemon.launched()] == [["b.png"], []]
+    assert daemon.waiting() == 0
+
+
 def test_a_tick_that_died_before_its_run_requests_it_again(daemon: Daemon) -> None:
     daemon.put("photos/a.png", 1)
     daemon.tick()

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import cast
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.jobs.continuous import (
@@ -19,7 +21,7 @@ from image_assets.jobs.continuous import (
     label_table_to_read,
 )
 from image_assets.predictions.image_predictions import image_predictions
-from image_assets.schemas import FEATURED_IMAGES
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.devices import InferenceDevice
@@ -29,6 +31,8 @@ from resources.mlflow.model_registry import ModelRegistry
 from tests.support.alert_run import predict, run
 from tests.support.images import png, put
 from tests.support.tables import tables_at
+
+LEDGER = to_arrow_schema(IMAGE_FILES.columns)
 
 
 def run_resources(**resources: object) -> RunResources:
@@ -82,6 +86,16 @@ def test_a_missing_folder_fails_the_check(delta_tables: DeltaTables) -> None:
     resources = run_resources(image_folder=ImageFolder(root="/nowhere"), delta_tables=delta_tables)
     with pytest.raises(CheckFailed, match="/nowhere"):
         files_to_ingest(dg.DagsterInstance.ephemeral(), resources)
+
+
+def test_a_damaged_ledger_is_not_taken_for_a_missing_folder(tmp_path: Path) -> None:
+    delta_tables, folder = tables_at(tmp_path / "tables"), ImageFolder(root=str(tmp_path / "landing"))
+    put(tmp_path, "landing/a.png", png(1))
+    delta_tables.merge(pa.Table.from_pylist([{"path": "a", "state": "current"}], LEDGER), IMAGE_FILES, updates={})
+    for file in (tmp_path / "tables" / "image_files").glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="parquet"):
+        files_to_ingest(dg.DagsterInstance.ephemeral(), run_resources(image_folder=folder, delta_tables=delta_tables))
 
 
 def test_an_unavailable_registry_fails_the_check() -> None:
