@@ -1,10 +1,12 @@
 """Serves the gallery on this machine; `make dev` starts it next to Dagster and MLflow."""
 
 import argparse
+from contextlib import suppress
 
 import uvicorn
 
 from gallery.server import build_app, gallery_of
+from resources.delta.delta_log import BrokenTable, LostTable
 from resources.home import require_usable, use_until_exit
 from resources.processes.child_process import end_with_parent
 from resources.settings import read_settings
@@ -26,7 +28,8 @@ def main() -> None:
     require_usable(settings.home)
     use_until_exit(settings.home)
     gallery = gallery_of(settings)
-    gallery.index.refresh()
+    with suppress(LostTable, BrokenTable):  # its pages say what to do, and try again
+        gallery.index.refresh()
     uvicorn.run(build_app(gallery), host=arguments.host, port=arguments.port, log_level="warning", server_header=False)
 
 

@@ -36,6 +36,7 @@ from image_assets.data.label_corrections import Correction, append_corrections, 
 from image_assets.models.explanations import NotExplained
 from image_assets.predictions.image_filters import Filters, InvalidInput, Row
 from image_assets.predictions.image_index import Index, LiveIndex
+from resources.delta.delta_log import BrokenTable, LostTable
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
@@ -62,6 +63,9 @@ class StaleImage(ValueError):
     """A form about a file whose content has changed since the form was opened."""
 
 
+STATUS_CODES: Mapping[type[Exception], int] = {InvalidInput: 400, StaleImage: 409, LostTable: 503, BrokenTable: 503}
+
+
 def to_corrections(index: Index, image: Row, form: Mapping[str, str], layout: FolderLayout) -> list[Correction]:
     """The corrections that a form asks for: one for each current file with the image's bytes that it changes.
 
@@ -86,6 +90,7 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], layout: Fo
     undo = form.get("kind") == UNDO
     copies = "SELECT path, label, corrected FROM images WHERE image_id = ? AND (state = 'current' OR path = ?)"
     label = None if undo else chosen_label(form)
+    label = label and layout.merge(label)
     files = index.rows(copies, [image["image_id"], image["path"]])
     changed = [file for file in files if (file["corrected"] if undo else file["label"] != label)]
     if not changed:
@@ -133,11 +138,12 @@ def gallery_of(settings: Settings) -> Gallery:
     resources = create_resources(settings)
     delta_tables = cast(DeltaTables, resources["delta_tables"])
     registry = cast(ModelRegistry, resources["model_registry"])
+    image_folder = cast(ImageFolder, resources["image_folder"])
     pictures = FolderCache(settings.home / "gallery")
     return Gallery(
         delta_tables=delta_tables,
-        image_folder=cast(ImageFolder, resources["image_folder"]),
-        index=LiveIndex(delta_tables, registry),
+        image_folder=image_folder,
+        index=LiveIndex(delta_tables, registry, merge_labels=image_folder.merge_labels),
         thumbnails=Thumbnails(delta_tables, pictures),
         embeddings=LiveEmbeddings(delta_tables),
         explanations=Explanations(delta_tables, registry, pictures),
@@ -159,7 +165,7 @@ def build_app(gallery: Gallery) -> Starlette:
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ],
         middleware=protection(HEADERS),
-        exception_handlers=dict.fromkeys((HTTPException, InvalidInput, StaleImage), handlers.error),
+        exception_handlers=dict.fromkeys((HTTPException, *STATUS_CODES), handlers.error),
     )
 
 
@@ -255,8 +261,10 @@ class Handlers:
 
     def error(self, _: Request, error: Exception) -> Response:
         """The page that explains why a request was rejected."""
-        status, message = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
-        status = 409 if isinstance(error, StaleImage) else status
+        if isinstance(error, HTTPException):
+            status, message = error.status_code, error.detail
+        else:
+            status, message = STATUS_CODES[type(error)], str(error)
         return self._page("error.html", {"message": message, "status": status}, status)
 
     def _page(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:

@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from image_assets.data.folder_layout import normalized
 from image_assets.models.version_ids import MAX_CLOCK_SKEW
 from image_assets.schemas import (
     FEATURED_IMAGES,
@@ -143,6 +144,7 @@ class Index:
     connection: duckdb.DuckDBPyConnection
     versions: Mapping[str, int | None]  # the Delta version of each table; None if there is no table yet
     models: Mapping[int, ModelVersion] = field(default_factory=dict)  # the registered versions by number
+    merge_labels: bool = False  # as in ImageFolder
     read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
@@ -168,9 +170,10 @@ class Index:
 class LiveIndex:
     """Provides the index without delay, and refreshes it in the background when tables or the registry change."""
 
-    def __init__(self, delta_tables: DeltaTables, registry: ModelRegistry) -> None:
+    def __init__(self, delta_tables: DeltaTables, registry: ModelRegistry, *, merge_labels: bool = False) -> None:
         self._delta_tables = delta_tables
         self._registry = registry
+        self._merge_labels = merge_labels
         self._lock = threading.Lock()
         self._index: Index | None = None
         self._checked_at = 0.0
@@ -195,7 +198,9 @@ class LiveIndex:
                 or [*index.models.values()] != models
                 or without_corrections(index.versions) != without_corrections(newest)
             ):
-                self._index = read_index(self._delta_tables, models, self._registry.name)
+                self._index = read_index(
+                    self._delta_tables, models, self._registry.name, merge_labels=self._merge_labels
+                )
             elif index.versions != newest:
                 self._index = with_corrections(index, self._delta_tables)
             self._checked_at = time.monotonic()
@@ -223,7 +228,13 @@ def without_corrections(versions: Mapping[str, int | None]) -> dict[str, int | N
     return {name: version for name, version in versions.items() if name != LABEL_CORRECTIONS.name}
 
 
-def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = (), model_name: str = MODEL_NAME) -> Index:
+def read_index(
+    delta_tables: DeltaTables,
+    models: Sequence[ModelVersion] = (),
+    model_name: str = MODEL_NAME,
+    *,
+    merge_labels: bool = False,
+) -> Index:
     """A new index of the tables' newest versions."""
     versions = newest_versions(delta_tables)
     connection = duckdb.connect()
@@ -236,10 +247,10 @@ def read_index(delta_tables: DeltaTables, models: Sequence[ModelVersion] = (), m
     connection.execute("DROP TABLE stored_predictions; DROP TABLE registered; DROP TABLE split; DROP TABLE ledger")
     connection.execute(DISAGREEMENTS)
     connection.execute(outliers_sql(), {"rare_share": RARE_SHARE, "min_training_images": MIN_TRAINING_IMAGES})
-    load_corrections(connection, delta_tables)
+    load_corrections(connection, delta_tables, merge_labels=merge_labels)
     connection.execute(IMAGES)
     connection.execute("CREATE INDEX contents ON featured (image_id)")
-    return Index(connection, versions, {model.version: model for model in models})
+    return Index(connection, versions, {model.version: model for model in models}, merge_labels)
 
 
 def registered_versions(models: Sequence[ModelVersion]) -> pa.Table:
@@ -261,16 +272,25 @@ def with_corrections(index: Index, delta_tables: DeltaTables) -> Index:
     version = delta_tables.newest_version(LABEL_CORRECTIONS)
     with index.connection.cursor() as connection:
         connection.begin()
-        load_corrections(connection, delta_tables)
+        load_corrections(connection, delta_tables, merge_labels=index.merge_labels)
         connection.commit()
     return replace(index, versions={**index.versions, LABEL_CORRECTIONS.name: version}, read_at=datetime.now(UTC))
 
 
-def load_corrections(connection: duckdb.DuckDBPyConnection, delta_tables: DeltaTables) -> None:
-    """Replace the label corrections of the index with the newest ones."""
-    create_table(connection, "given", read_columns(delta_tables, GIVEN_LABELS))
-    create_table(connection, "corrections", read_columns(delta_tables, LABEL_CORRECTIONS))
+def load_corrections(
+    connection: duckdb.DuckDBPyConnection, delta_tables: DeltaTables, *, merge_labels: bool = False
+) -> None:
+    """Replace the label corrections of the index with the newest ones, merged as in featured_images."""
+    for name, table in {"given": GIVEN_LABELS, "corrections": LABEL_CORRECTIONS}.items():
+        rows = read_columns(delta_tables, table)
+        create_table(connection, name, with_merged_labels(rows) if merge_labels else rows)
     connection.execute(CORRECTED)
+
+
+def with_merged_labels(rows: pa.Table) -> pa.Table:
+    """The rows with labels that do not differ in case, spaces or Unicode form only."""
+    labels = [label and normalized(label) for label in rows["label"].to_pylist()]
+    return rows.set_column(rows.column_names.index("label"), "label", pa.array(labels, pa.string()))
 
 
 def outliers_sql() -> str:

@@ -118,14 +118,14 @@ def write_photographs(delta_tables: DeltaTables, landing: Path, count: int = 24)
 
 
 @contextmanager
-def served(home: Path, landing: Path) -> Iterator[str]:
+def served(home: Path, landing: Path, *, merge_labels: bool = False) -> Iterator[str]:
     """Serves the gallery of a home on a free port; yields its URL."""
     delta_tables = tables_at(home / "tables")
     registry = ModelRegistry(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
-    index, pictures = LiveIndex(delta_tables, registry), FolderCache(home / "gallery")
+    index, pictures = LiveIndex(delta_tables, registry, merge_labels=merge_labels), FolderCache(home / "gallery")
     gallery = Gallery(
         delta_tables=delta_tables,
-        image_folder=ImageFolder(root=str(landing)),
+        image_folder=ImageFolder(root=str(landing), merge_labels=merge_labels),
         index=index,
         thumbnails=Thumbnails(delta_tables, pictures),
         embeddings=LiveEmbeddings(delta_tables),

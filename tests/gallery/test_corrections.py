@@ -4,6 +4,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from gallery.queries import read_image, read_page
 from image_assets.data.labels import read_labels
 from image_assets.predictions.image_filters import Filters
+from image_assets.predictions.image_index import read_index
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, layout_of, served
@@ -89,6 +91,24 @@ def test_an_undone_correction_restores_the_label_tables_label(form: Form) -> Non
     image = read_image(form.home.index(), path)
     assert image is not None
     assert (image["label"], image["corrected"]) == ("peonies", False)
+
+
+def test_labels_that_are_merged_in_the_tables_are_merged_here_too(own_home: SmallHome) -> None:
+    delta_tables, (image, *_) = own_home.delta_tables, own_home.images
+    append(delta_tables, GIVEN_LABELS, [{"path": image["path"], "label": "Red  Tulips", "state": "given"}])
+    layout = replace(layout_of(own_home.landing), merged=True)
+
+    def shown() -> str | None:
+        index = read_index(delta_tables, merge_labels=True)
+        return (read_image(index, image["path"]) or {})["label"]
+
+    with served(own_home.home, own_home.landing, merge_labels=True) as address:
+        form = Form(address, own_home)
+        assert b"<bdi>big tulips</bdi>" in form.send(0, new_label="Big Tulips")[1]
+        assert form.labels() == [shown()] == ["big tulips"]
+        assert b"The label is big tulips already" in form.send(0, new_label=" BIG tulips")[1]
+        form.send(0, kind="folder")
+    assert read_labels(delta_tables, layout).of((image["path"], image["image_id"])) == shown() == "red tulips"
 
 
 @pytest.mark.parametrize("fields", [{}, {"new_label": "tulips"}, {"kind": "folder"}])

@@ -13,7 +13,7 @@ import pytest
 from gallery.neighbours import LiveEmbeddings
 from gallery.pages import image_page
 from image_assets.models.image_embeddings import follow_featured_images
-from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, REPLAYED_FILES
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, REPLAYED_FILES
 from resources.mlflow.model_registry import ModelVersion
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import HOSTILE, NOON, append, featured, landed, predicted, served
@@ -61,6 +61,18 @@ def test_the_page_of_images_counts_and_links_each(address: str) -> None:
     assert "script" not in Parsed(page).tags
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
+
+
+def test_a_page_says_how_to_repair_a_lost_table_and_works_again_once_it_is_back(own_home: SmallHome) -> None:
+    log = own_home.home / "tables" / IMAGE_SPLITS.name / "_delta_log"
+    log.rename(log.with_name("moved"))
+    with served(own_home.home, own_home.landing) as address:
+        status, _, page = get(f"{address}/")
+        assert status == 503
+        assert b"the table image_splits is gone" in page
+        assert b"launch the job repair_tables" in page
+        log.with_name("moved").rename(log)
+        assert get(f"{address}/")[0] == 200
 
 
 def test_a_form_leads_to_a_short_url(address: str) -> None:
