@@ -31,6 +31,7 @@ COLUMNS = ("path", "label", "split", "predicted_label", "probability", "model_ve
 MAX_NAME_BYTES = 200  # file systems take 255
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in range(1, 10))}
+STARTED = ".export"  # in the folder of an unfinished export: an empty file for each entry that it has started to write
 SHARD_BYTES = 500 * 1024**2
 ROW_GROUP_BYTES, ROW_GROUP_ROWS = 32 * 1024**2, 1000
 
@@ -87,9 +88,21 @@ class ExportFolder:
 
     def open(self, relative_path: str) -> Any:
         """A new file for bytes."""
+        entry = relative_path.partition("/")[0]
+        if entry not in self.entries:
+            self._create(f"{STARTED}/{entry}").close()  # so that the next run knows what is left of a killed one
+            self.entries.add(entry)
+        return self._create(relative_path)
+
+    def forget_started(self) -> None:
+        """Removes what only an unfinished export needs."""
+        system, path = uncached_file_system(f"{self.url}/{STARTED}")
+        if system.exists(path):
+            system.rm(path, recursive=True)
+
+    def _create(self, relative_path: str) -> Any:
         system, path = uncached_file_system(f"{self.url}/{relative_path}")
         folder = path.rpartition("/")[0]
-        self.entries.add(relative_path.partition("/")[0])
         if folder not in self._made:
             system.makedirs(folder, exist_ok=True)
             self._made.add(folder)

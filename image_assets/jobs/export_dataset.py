@@ -16,7 +16,7 @@ import dagster as dg
 import pyarrow.compute as pc
 from pydantic import Field
 
-from image_assets.jobs.dataset_formats import FORMATS, Contents, ExportedImage, ExportFolder, FormatName
+from image_assets.jobs.dataset_formats import FORMATS, STARTED, Contents, ExportedImage, ExportFolder, FormatName
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.predictions.image_filters import (
     IMAGES_WITH_PREDICTIONS,
@@ -34,6 +34,7 @@ from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import MODEL_NAME, ModelRegistry
 
 MARK = "export.json"  # in the folder of an export: what was exported, and whether it is complete
+UNFINISHED_MARK = f"{MARK}.part"
 PAGE_IMAGES = 5000
 PROGRESS_IMAGES = 10_000
 LISTED_IMAGES = 100
@@ -106,13 +107,13 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
     system, path = uncached_file_system(folder.url)
     if system.isfile(path):
         raise FileExistsError(f"{folder.url} is a file: choose a folder")
-    entries = system.ls(path, detail=False) if system.exists(path) else []
-    names = {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
+    names = entry_names(system, path)
     if not names:
         return
     try:
         mark = json.loads(system.cat_file(f"{path}/{MARK}"))
-        complete, own = mark["complete"], {*mark["entries"], MARK}
+        complete = mark["complete"]
+        own = {*mark["entries"], *entry_names(system, f"{path}/{STARTED}"), STARTED, MARK, UNFINISHED_MARK}
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise FileExistsError(
             f"{folder.url} is not empty and holds no earlier export, so nothing was written: choose another folder"
@@ -122,23 +123,30 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
             f"{folder.url} holds an export of {mark['started_at']}, so nothing was written: choose another folder, or "
             "set overwrite to true"
         )
-    if complete and (others := sorted(names - own)):
+    if others := sorted(names - own):
         raise FileExistsError(
             f"{folder.url} also holds {others[0]}, which is not of the export, so nothing was written: move it away"
         )
-    write_mark(folder, mark, complete=False)  # a run that is killed now is repeated by the next one
-    for name in names - {MARK}:
+    # A run that is killed now is repeated by the next one.
+    write_mark(folder, {**mark, "entries": sorted(own)}, complete=False)
+    for name in names - {MARK, UNFINISHED_MARK}:
         system.rm(f"{path}/{name}", recursive=True)
+
+
+def entry_names(system: Any, path: str) -> set[str]:
+    """The names of a folder's entries; none if it does not exist."""
+    entries = system.ls(path, detail=False) if system.exists(path) else []
+    return {str(entry).rstrip("/").rpartition("/")[2] for entry in entries}
 
 
 def write_mark(folder: ExportFolder, values: Mapping[str, Any], *, complete: bool) -> None:
     """Writes the file that says what the folder holds, in whole or not at all."""
-    mark = {**values, "entries": sorted(folder.entries), "complete": complete}
-    text = json.dumps(mark, ensure_ascii=False, indent=2)
+    text = json.dumps({**values, "complete": complete}, ensure_ascii=False, indent=2)
     if is_url(folder.url):  # an object appears when it is complete
-        folder.write_text(MARK, text)
+        system, path = uncached_file_system(f"{folder.url}/{MARK}")
+        system.pipe_file(path, text.encode())
         return
-    part = Path(folder.url) / f"{MARK}.part"
+    part = Path(folder.url) / UNFINISHED_MARK
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(text)
     part.replace(part.with_name(MARK))
@@ -239,7 +247,7 @@ def export(
         "model_version": version,
         "labels": [*contents.labels],
     }
-    write_mark(folder, mark, complete=False)
+    write_mark(folder, {**mark, "entries": []}, complete=False)
     dataset, exported, left_out = FORMATS[config.format](folder, contents), Counter[str](), dict[str, str]()
     for image in matching_images(index, filters, image_folder.path):
         if config.format == "hugging_face" and image.length > MAX_PARQUET_BYTES:
@@ -254,7 +262,9 @@ def export(
         if exported.total() % PROGRESS_IMAGES == 0:
             log(f"{exported.total():,} of {sum(contents.images.values()):,} images")
     dataset.finish()
-    write_mark(folder, {**mark, "images": dict(exported), "left_out": left_out}, complete=True)
+    counts = {"entries": sorted(folder.entries), "images": dict(exported), "left_out": left_out}
+    write_mark(folder, {**mark, **counts}, complete=True)
+    folder.forget_started()
     return Report(exported, left_out, version)
 
 
@@ -267,7 +277,9 @@ def export_images(
     model_registry: ModelRegistry,
 ) -> None:
     """Exports images. The output's metadata contains the folder, and how many images of each split are in it."""
-    index = read_index(delta_tables, model_registry.versions(), model_registry.name)
+    index = read_index(
+        delta_tables, model_registry.versions(), model_registry.name, merge_labels=image_folder.merge_labels
+    )
     report = export(delta_tables, index, config, image_folder, model_name=model_registry.name, log=context.log.info)
     for path, why in [*report.left_out.items()][:LISTED_IMAGES]:
         context.log.warning(f"{path} was left out: {why}")

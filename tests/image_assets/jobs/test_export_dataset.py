@@ -19,7 +19,7 @@ from image_assets.predictions.image_filters import Filters
 from image_assets.predictions.image_index import read_index
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS
 from resources.delta.external_table import ExternalTable
-from resources.files.file_system import to_path
+from resources.files.file_system import to_path, uncached_file_system
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 from tests.gallery.small_home import append, featured, landed, predicted
@@ -318,13 +318,32 @@ def test_a_folder_with_anything_else_is_left_alone(home: Home, overwrite: bool) 
     assert home.files() == {"thesis.txt"}
 
 
-def test_a_killed_export_is_repeated(home: Home) -> None:
-    home.export("coco")
-    mark = home.read_json("export.json")
-    (home.out / "export.json").write_text(json.dumps({**mark, "complete": False, "entries": []}))
-    home.export("image_folder")
-    assert "images.csv" in home.files()
-    assert not any(name.startswith("annotations") for name in home.files())
+class Killed(BaseException):
+    """The end of an export's process."""
+
+
+@pytest.mark.parametrize("url", ["{home.out}", "memory://exports/{home.out.parent.name}"])
+def test_a_killed_export_is_repeated_and_what_others_put_there_is_kept(
+    home: Home, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    folder = url.format(home=home)
+    system, path = uncached_file_system(folder)
+
+    def end(_: str) -> None:
+        raise Killed
+
+    monkeypatch.setattr("image_assets.jobs.export_dataset.PROGRESS_IMAGES", 2)
+    config = ExportConfig(folder=folder, format="coco")
+    with pytest.raises(Killed):
+        export(home.tables, read_index(home.tables), config, home.folder, log=end)
+    system.pipe_file(f"{path}/notes.txt", b"mine")
+    with pytest.raises(FileExistsError, match=r"also holds notes\.txt, which is not of the export"):
+        home.export("image_folder", folder=folder)
+    assert system.cat_file(f"{path}/notes.txt") == b"mine"
+    system.rm(f"{path}/notes.txt")
+    home.export("image_folder", folder=folder)
+    names = {name.rpartition("/")[2] for name in system.ls(path, detail=False)}
+    assert names == {"train", "val", "test", "é.png", "top.png", "images.csv", "export.json"}
 
 
 def test_large_files_are_copied_in_pieces(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
