@@ -67,7 +67,7 @@ def gallery(count: int, repeats: int) -> dict[str, Any]:
 def build(home: Path, count: int) -> None:
     """Write the files and tables of a home: no two images have the same bytes, and two versions predicted each."""
     delta_tables, random = (
-        DeltaTables(pyspark=DeltaSpark(spark_config={}), root=str(home / "tables"), checkpoints=str(home)),
+        DeltaTables(pyspark=DeltaSpark(spark_config={}), root=str(home / "tables")),
         Random(0),
     )
     contents = [to_jpeg(crop(to_noise(place), place)) for place in range(PICTURES)]

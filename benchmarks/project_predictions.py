@@ -18,7 +18,7 @@ def predict(home: Path, framework: str) -> None:
     from resources.delta.delta_tables import DeltaTables
 
     registry = ModelRegistry(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
-    tables = DeltaTables(pyspark=resources["pyspark"], root=str(home / "tables"), checkpoints=str(home / "checkpoints"))
+    tables = DeltaTables(pyspark=resources["pyspark"], root=str(home / "tables"))
     if error := score(tables, registry, version_of(framework, registry), "cpu"):
         raise error
 

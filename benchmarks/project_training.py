@@ -62,7 +62,7 @@ def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, m
     training, validation = cache_in(home, "training"), cache_in(home, "validation")
     backbone = os.environ.get(BACKBONE, "auto")
     plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
-    tables = DeltaTables(pyspark=DeltaSpark(spark_config={}), root=f"{home}/tables", checkpoints=f"{home}/checkpoints")
+    tables = DeltaTables(pyspark=DeltaSpark(spark_config={}), root=f"{home}/tables")
     embeddings = embedding_files(tables) if seed else ()
     locations = OutputLocations(tracking_uri, mlflow_run_id, embeddings, f"{store}/checkpoints/{mlflow_run_id}")
     FRAMEWORKS[framework].training.train(training.converter(), validation.converter(), plan, locations)

@@ -20,7 +20,13 @@ LOCAL_MASTER = "local[*]"
 RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"  # the only variable with this prefix that is not an address
 POSTGRES = "postgresql+psycopg2://"  # without the driver's name, SQLAlchemy may choose another one
 HTTP = ("http:", "https:")
-PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # query parameters of database URLs, in lower case
+PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # query parameters of URLs, in lower case
+PASSWORD = re.compile("://[^/?#]*:[^/?#]*@")  # also in fsspec's chains of URLs
+PASSWORD_FOUND = (
+    "contains a password or an account, which would become visible: remove it. Accounts belong in "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for an MLflow server, in ~/.pgpass for a database, in the "
+    "AWS_… variables for S3, and in fsspec's configuration, ~/.config/fsspec, for other storage."
+)
 FETCH_PERMISSIONS = ("private_addresses", "local_files")  # of fetch_images' run config
 Choice = TypeVar("Choice", bound=str)
 DATABASE_VARIABLE = "IMAGE_ASSETS_DAGSTER_DATABASE"
@@ -86,30 +92,34 @@ def to_parts(address: str) -> SplitResult | None:
     return parts
 
 
-def holds_password(parts: SplitResult) -> bool:
-    """Whether a password is in the address, or among its parameters."""
-    return parts.password is not None or not PASSWORD_NAMES.isdisjoint(map(str.lower, parse_qs(parts.query)))
+def holds_password(address: str, parts: SplitResult | None) -> bool:
+    """Whether a password is in the address, or among its parameters; of a web server's, also an account."""
+    names = map(str.lower, parse_qs(parts.query)) if parts else ()
+    is_account = address.startswith(HTTP) and "@" in address
+    return is_account or bool(PASSWORD.search(address)) or not PASSWORD_NAMES.isdisjoint(names)
+
+
+def require_no_password(name: str, location: str) -> None:
+    """A ValueError if the variable's URL contains a password: the UIs, logs and tables show URLs. Folders are fine."""
+    if "://" not in location and not location.startswith(HTTP):
+        return
+    parts = to_parts(location)
+    if holds_password(location, parts):
+        raise ValueError(f"{name} {PASSWORD_FOUND}")
+    if parts is None:  # the value may contain a password, so it is not repeated
+        raise ValueError(f"{name} is not a valid address: expected one such as http://127.0.0.1:5000 or s3://bucket")
 
 
 def to_url(variables: Mapping[str, str], name: str) -> str:
-    """The variable's URL; a ValueError if it contains a password, because Dagster and MLflow show and log URLs."""
+    """The variable's URL; a ValueError if it contains a password."""
     value = (variables.get(name) or "").strip()
-    parts = to_parts(value)
-    if value.startswith(HTTP):
-        found, remedy = "@" in value, "use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for an MLflow account"
-    else:
-        found = parts is not None and holds_password(parts)
-        remedy = "store it where the database client finds it, such as ~/.pgpass, or use an MLflow server"
-    if found:
-        raise ValueError(f"{name} contains a password or an account, which would become visible: remove it; {remedy}")
-    if parts is None:  # the value may contain a password, so it is not repeated
-        raise ValueError(f"{name} is no valid address: expected one such as http://127.0.0.1:5000")
-    return value
+    require_no_password(name, value)
+    return value.rstrip("/") if value.startswith(HTTP) else value
 
 
 def to_mlflow_url(variables: Mapping[str, str]) -> str:
     """The address of the MLflow UI: the tracking server's, or the one that `image-assets dev` serves."""
-    server = to_url(variables, "MLFLOW_TRACKING_URI").rstrip("/")
+    server = to_url(variables, "MLFLOW_TRACKING_URI")
     named = to_url(variables, "IMAGE_ASSETS_MLFLOW_URL")
     return named or (server if server.startswith(HTTP) else local_url("MLFLOW_PORT", 5000, variables))
 
@@ -151,7 +161,7 @@ def to_litter(value: str | None) -> tuple[str, ...]:
 
 
 def to_link_roots(value: str | None) -> tuple[str, ...]:
-    """The folders that links may lead to; a ValueError if one is no folder."""
+    """The folders that links may lead to; a ValueError if one is not a folder."""
     roots = to_patterns(value)
     for root in roots:
         if is_url(root) or not to_folder(root).is_dir():
@@ -187,6 +197,7 @@ def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
 
 def to_s3_settings(storage: str, landing: str, variables: Mapping[str, str]) -> dict[str, str]:
     """Spark's settings for storage or a landing folder on S3; a ValueError if the storage is not supported."""
+    require_no_password("AWS_ENDPOINT_URL", variables.get("AWS_ENDPOINT_URL") or "")
     s3.require_supported_location("IMAGE_ASSETS_STORAGE", storage, variables)
     on_s3 = any(location.startswith(s3.SCHEME) for location in (storage, landing))
     return s3.spark_settings(variables) if on_s3 else {}
@@ -200,6 +211,12 @@ def is_on_postgres(address: str | None) -> bool:
     return bool(address)
 
 
+def to_storage(name: str | Path) -> Path | str:
+    """The folder or URL for tables and artifacts; a ValueError if it contains a password."""
+    require_no_password("IMAGE_ASSETS_STORAGE", str(name))
+    return to_location(name)
+
+
 def to_location(name: str | Path) -> Path | str:
     """A URL unchanged, or a local folder's absolute path."""
     return str(name).rstrip("/") if is_url(str(name)) else to_folder(name)
@@ -207,6 +224,7 @@ def to_location(name: str | Path) -> Path | str:
 
 def to_home(name: str) -> Path:
     """The home's absolute path; a ValueError if it cannot be a folder on this machine."""
+    require_no_password("IMAGE_ASSETS_HOME", name)
     if is_url(name):
         raise ValueError(
             f"IMAGE_ASSETS_HOME is {name!r}: expected a folder on this machine. Tables may be elsewhere, in "
@@ -219,7 +237,8 @@ def to_home(name: str) -> Path:
 
 
 def to_landing(name: str | Path) -> Path | str:
-    """The landing folder; a ValueError if its files cannot be listed."""
+    """The landing folder; a ValueError if its files cannot be listed, or if it contains a password."""
+    require_no_password("IMAGE_ASSETS_LANDING", str(name))
     if str(name).startswith(HTTP):
         raise ValueError(
             f"IMAGE_ASSETS_LANDING is {str(name)!r}, whose files cannot be listed: expected a folder, or a URL such as "

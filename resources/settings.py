@@ -3,11 +3,12 @@
 | variable | default | meaning |
 |---|---|---|
 | `IMAGE_ASSETS_HOME` | `.image_assets` in the working folder | the folder for all data |
-| `IMAGE_ASSETS_STORAGE` | the home | storage for tables, checkpoints and artifacts: a folder or `s3://…` |
+| `IMAGE_ASSETS_STORAGE` | the home | storage for tables and artifacts: a folder or `s3://…` |
 | `IMAGE_ASSETS_CACHES` | `caches` in the home | the training caches: a folder that all machines share |
 | `IMAGE_ASSETS_LANDING` | set when the home is created, or `landing` in it | the landing folder: a path or URL |
 | `MLFLOW_TRACKING_URI` | `mlflow.db` in the home | MLflow's tracking and model registry; without a password |
 | `MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD` | none | the account on the MLflow server |
+| `MLFLOW_TRACKING_TOKEN` | none | a token for the MLflow server, instead of an account |
 | `IMAGE_ASSETS_SPARK_MASTER` | `local[*]` | the Spark master |
 | `IMAGE_ASSETS_EXECUTOR` | `auto` | where tasks run: `local`, `spark`, or `auto`, by the amount of work |
 | `IMAGE_ASSETS_PROCESSES` | `2` | processes (ranks) per training run |
@@ -25,12 +26,13 @@
 | `IMAGE_ASSETS_OWNERS` | none | owners of the assets: email addresses and `team:<name>`, separated by commas |
 | `IMAGE_ASSETS_FRESH_HOURS` | none | hours without a materialization before a table counts as overdue |
 | `IMAGE_ASSETS_GALLERY_URL` | `http://127.0.0.1:4000` | the gallery, for links from Dagster and MLflow |
+| `DAGSTER_PORT`, `GALLERY_PORT`, `MLFLOW_PORT` | `3000`, `4000`, `5000` | the ports of `image-assets dev` |
 | `IMAGE_ASSETS_INCLUDE` | image suffixes | file name patterns to import, separated by commas |
 | `IMAGE_ASSETS_EXCLUDE` | none | file and folder name patterns to skip, separated by commas |
 | `IMAGE_ASSETS_LITTER` | hidden files, trash, thumbnails | more patterns to skip; `none` skips nothing else |
 | `IMAGE_ASSETS_LINK_ROOTS` | none | folders that links in the landing folder may lead to, separated by commas |
 | `IMAGE_ASSETS_LABEL_LEVEL` | `1` | which folder is the label: `1` the first level, `-1` the folder of the file |
-| `IMAGE_ASSETS_MERGE_LABELS` | `off` | `on`: labels that differ in case, spaces or Unicode form only are one |
+| `IMAGE_ASSETS_MERGE_LABELS` | `off` | `on`: treat labels that differ only in case, spaces or Unicode form as one |
 | `IMAGE_ASSETS_SPLIT_FOLDERS` | `auto` | whether folders `train`, `val`, `test` are splits: `auto`, `on` or `off` |
 | `IMAGE_ASSETS_LABELS` | none (folder names) | labels by path: CSV, Parquet, Delta, or an annotation program's export |
 | `IMAGE_ASSETS_PATH_COLUMN` | the usual names, such as `path` or `file` | the column of that table with the paths |
@@ -38,7 +40,7 @@
 | `IMAGE_ASSETS_DUPLICATES` | `near` | images that share a split: `near` (edited, too), `exact` (equal files), `off` |
 | `IMAGE_ASSETS_GROUP_BY` | none | a column of the label table; images with the same value share a split |
 | `IMAGE_ASSETS_SAMPLES_PER_LABEL` | `8` | images of each label in `image_samples` |
-| `IMAGE_ASSETS_SAMPLES_PER_FOLDER` | no limit | how many of them may come from the same folder |
+| `IMAGE_ASSETS_SAMPLES_PER_FOLDER` | no limit | maximum per folder |
 | `IMAGE_ASSETS_WORKER_MEGABYTES` | `4096` | memory limit of the process for runs of sensors; `0`: no such process |
 | `IMAGE_ASSETS_SETTLE_SECONDS` | `2` | how long a file must stay unchanged before it is imported |
 | `IMAGE_ASSETS_LISTING_SECONDS` | `4`; on S3 `10` | minimum seconds between two listings of the landing folder |
@@ -47,9 +49,13 @@
 | `IMAGE_ASSETS_PIXEL_LIMIT` | `50` | images with more million pixels are downscaled while they are decoded |
 | `IMAGE_ASSETS_PAGE` | `non_blank` | the page or frame that is used: the first that is not blank, or `first` |
 | `IMAGE_ASSETS_SIZE_LIMIT_MB` | `16384` | larger files are quarantined |
-| `IMAGE_ASSETS_FETCH_ALLOW` | none | what `fetch_images` may be told to read: `private_addresses`, `local_files` |
+| `IMAGE_ASSETS_FETCH_ALLOW` | none | what else `fetch_images` may read: `private_addresses`, `local_files` |
 | `IMAGE_ASSETS_ALERT_RULES` | `alert_rules.yaml` in the home, if it exists | the file with the alert rules |
 | `IMAGE_ASSETS_ALERT_<NAME>` | none | the address of the alert receiver `<name>`, in apprise's notation |
+| `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | the machine's role | the account for S3 |
+| `AWS_REGION`, `AWS_DEFAULT_REGION` | none | the region of S3; the first one that is set counts |
+| `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS` | Amazon's | the address of other S3-compatible storage, and of its queue |
+| `AWS_ALLOW_HTTP` | `false` | `true` accepts an `AWS_ENDPOINT_URL` that is not encrypted |
 """
 
 import os
@@ -95,7 +101,6 @@ from resources.setting_values import (
     to_limit,
     to_link_roots,
     to_litter,
-    to_location,
     to_mlflow_url,
     to_number,
     to_owners,
@@ -103,6 +108,7 @@ from resources.setting_values import (
     to_queue,
     to_s3_settings,
     to_spark_gpus,
+    to_storage,
     to_table_location,
     to_tags,
     to_url,
@@ -187,7 +193,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         backbone = str(to_folder(backbone))
     return Settings(
         home=home,
-        storage=to_location(storage),
+        storage=to_storage(storage),
         caches=to_folder(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
         landing=to_landing(landing),
         tracking_uri=to_url(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
@@ -203,7 +209,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
         mlflow_url=to_mlflow_url(variables),
         owners=to_owners(variables.get("IMAGE_ASSETS_OWNERS")),
         freshness=to_freshness(variables),
-        gallery_url=variables.get("IMAGE_ASSETS_GALLERY_URL") or local_url("GALLERY_PORT", 4000, variables),
+        gallery_url=to_url(variables, "IMAGE_ASSETS_GALLERY_URL") or local_url("GALLERY_PORT", 4000, variables),
         include=to_patterns(variables.get("IMAGE_ASSETS_INCLUDE")),
         exclude=to_patterns(variables.get("IMAGE_ASSETS_EXCLUDE")),
         litter=to_litter(variables.get("IMAGE_ASSETS_LITTER")),
@@ -299,7 +305,6 @@ def create_resources(
         "delta_tables": DeltaTables(
             pyspark=spark,
             root=f"{settings.storage}/tables",
-            checkpoints=f"{settings.storage}/checkpoints",
             home=str(settings.home),
         ),
         "image_folder": image_folder(settings),

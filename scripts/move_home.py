@@ -183,7 +183,7 @@ def adopt(home: Path, variables: Mapping[str, str] = os.environ) -> None:
         landing = read_landing(home) or str(home / "landing")
         settings = read_settings({**variables, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": landing})
         if settings.storage != home:
-            print(f"Tables, checkpoints and models stay in {settings.storage}.", flush=True)
+            print(f"Tables and models stay in {settings.storage}.", flush=True)
         if settings.tracking_uri == f"sqlite:///{home / 'mlflow.db'}":
             rewrite_registry(home / "mlflow.db", former, home)
         else:

@@ -76,7 +76,7 @@ def spark(delta_spark: DeltaSpark) -> SparkSession:
 
 
 def tables_in(home: Path, session: DeltaSpark) -> DeltaTables:
-    return DeltaTables(pyspark=session, root=str(home / "tables"), checkpoints=str(home / "checkpoints"))
+    return DeltaTables(pyspark=session, root=str(home / "tables"))
 
 
 @pytest.fixture

@@ -229,12 +229,12 @@ def recreate_task(recorded: RecordedTraining, resources: TrainingResources) -> T
 @contextmanager
 def scratch_locations(resources: TrainingResources, mlflow_run_id: str) -> Iterator[OutputLocations]:
     """An empty folder for checkpoints, deleted afterwards, and the embeddings of that time."""
-    folder = f"{resources.delta_tables.checkpoints}/reproductions/{mlflow_run_id}"
+    checkpoints = resources.caches.checkpoints(f"reproduction-{mlflow_run_id}")
     try:
         files = embedding_files(resources.delta_tables)
-        yield OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, files, f"{folder}/checkpoints")
+        yield OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, files, checkpoints)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def reproduce(

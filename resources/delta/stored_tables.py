@@ -81,7 +81,6 @@ class StoredTables(dg.ConfigurableResource):
 
     pyspark: dg.ResourceDependency[DeltaSpark]
     root: str
-    checkpoints: str
     pinned: dict[str, int] | None = Field(
         default=None, description="Delta versions to read, by table; nothing can be written then."
     )
@@ -125,7 +124,7 @@ class StoredTables(dg.ConfigurableResource):
 
     def as_of(self, versions: Mapping[str, int]) -> Self:
         """These tables at these Delta versions, by name; they are read-only."""
-        return type(self)(pyspark=self.pyspark, root=self.root, checkpoints=self.checkpoints, pinned=dict(versions))
+        return type(self)(pyspark=self.pyspark, root=self.root, pinned=dict(versions))
 
     @property
     def spark(self) -> SparkSession:

@@ -42,8 +42,8 @@ def require_supported_location(name: str, location: str, variables: Mapping[str,
     endpoint = variables.get("AWS_ENDPOINT_URL") or ""
     if endpoint.startswith(UNENCRYPTED) and variables.get("AWS_ALLOW_HTTP") != "true":
         raise ValueError(
-            f"{name} is on S3, but AWS_ENDPOINT_URL is {endpoint!r}, which is not encrypted: use an https URL, or set "
-            "AWS_ALLOW_HTTP=true to accept that"
+            f"{name} is on S3, but AWS_ENDPOINT_URL begins with {UNENCRYPTED}, which is not encrypted: use an https "
+            "URL, or set AWS_ALLOW_HTTP=true to accept that"
         )
 
 

@@ -167,7 +167,7 @@ def root_message(run: dg.ExecuteInProcessResult) -> str:
 
 def tables_of(home: Path) -> DeltaTables:
     session = spark_session("local[1]", scratch=str(home / "spark"))  # never started
-    return DeltaTables(pyspark=session, root=str(home / "tables"), checkpoints="", home=str(home))
+    return DeltaTables(pyspark=session, root=str(home / "tables"), home=str(home))
 
 
 def test_a_run_of_another_dagster_instance_needs_the_home_alone(home: Path) -> None:

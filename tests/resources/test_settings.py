@@ -199,14 +199,23 @@ def test_links_lead_to_where_make_dev_or_a_server_serves(tmp_path: Path) -> None
         ("IMAGE_ASSETS_MLFLOW_URL", "https://ann:tOps3cret@mlflow.example", "remove it"),
         ("IMAGE_ASSETS_DAGSTER_URL", "https://ann:tOps3cret@dagster.example", "remove it"),
         ("IMAGE_ASSETS_LABELS", "https://ann:tOps3cret@labels.example/labels.csv", "remove it"),
+        ("IMAGE_ASSETS_LABELS", "s3://ann:tOps3cret@labels/labels.csv", "AWS_… variables"),
         ("IMAGE_ASSETS_EVENTS", "https://ann:tOps3cret@sqs.example/1/photos", "remove it"),
+        ("IMAGE_ASSETS_GALLERY_URL", "https://ann:tOps3cret@gallery.example", "remove it"),
+        ("IMAGE_ASSETS_GALLERY_URL", "https://gallery.example/?token=tOps3cret", "remove it"),
+        ("IMAGE_ASSETS_HOME", "sftp://ann:tOps3cret@host/home", "remove it"),
+        ("IMAGE_ASSETS_LANDING", "sftp://ann:tOps3cret@host/photos", "~/.config/fsspec"),
+        ("IMAGE_ASSETS_LANDING", "simplecache::sftp://ann:tOps3cret@host/photos", "~/.config/fsspec"),
+        ("IMAGE_ASSETS_LANDING", "https://ann:tOps3cret@photos.example", "remove it"),
+        ("IMAGE_ASSETS_STORAGE", "s3a://ann:tOps3cret@bucket", "AWS_… variables"),
+        ("AWS_ENDPOINT_URL", "http://ann:tOps3cret@s3.example", "AWS_… variables"),
     ],
 )
 def test_an_address_with_a_password_is_rejected_without_repeating_it(
     tmp_path: Path, name: str, value: str, remedy: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{name} contains a password") as raised:
-        settings_of(tmp_path, **{name: value})
+        read_settings({"IMAGE_ASSETS_HOME": str(tmp_path), name: value})
     assert remedy in str(raised.value)
     assert "ps3cret" not in str(raised.value)
 
@@ -214,9 +223,9 @@ def test_an_address_with_a_password_is_rejected_without_repeating_it(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:99999999", "no valid address: expected one such as http://127"),
-        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:port", "no valid address"),
-        ("MLFLOW_TRACKING_URI", "http://[x", "no valid address"),
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:99999999", "not a valid address: expected one such as http://127"),
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:port", "not a valid address"),
+        ("MLFLOW_TRACKING_URI", "http://[x", "not a valid address"),
         ("IMAGE_ASSETS_HOME", "s3://bucket/home", "expected a folder on this machine"),
         ("IMAGE_ASSETS_HOME", __file__, "which is a file: expected a folder"),
         ("IMAGE_ASSETS_LANDING", "https://example.com/photos", "files cannot be listed: expected a folder, or a URL"),
@@ -227,6 +236,16 @@ def test_a_place_that_can_never_work_is_named_with_what_is_expected(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{name} is .*{message}"):
         settings_of(tmp_path, **{name: value})
+
+
+def test_addresses_for_links_have_no_slash_at_the_end(tmp_path: Path) -> None:
+    names = ["IMAGE_ASSETS_DAGSTER_URL", "IMAGE_ASSETS_GALLERY_URL", "IMAGE_ASSETS_MLFLOW_URL"]
+    settings = settings_of(tmp_path, **dict.fromkeys(names, "https://ui.example/path/"))
+    assert {settings.dagster_url, settings.gallery_url, settings.mlflow_url} == {"https://ui.example/path"}
+
+
+def test_a_landing_folder_may_name_an_account_without_its_password(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, IMAGE_ASSETS_LANDING="sftp://ann@host/photos").landing == "sftp://ann@host/photos"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class WatchedTables(DeltaTables):
 
 def watched(root: str, at: Callable[[str], object]) -> WatchedTables:
     """The tables of a folder, and what is done before and after commits."""
-    tables = WatchedTables(pyspark=DeltaSpark(spark_config={}), root=root, checkpoints=f"{root}/../checkpoints")
+    tables = WatchedTables(pyspark=DeltaSpark(spark_config={}), root=root)
     tables._at = at
     return tables
 

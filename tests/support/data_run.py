@@ -114,7 +114,7 @@ def main(home: str, landing: str, point: str, executor: ExecutorName) -> None:
     """Run the tables and kill the process at the point."""
     session = small_spark(f"{home}/spark", executor=executor)
     folder: Callable[..., ImageFolder] = KilledFolder if point == "after listing" else ImageFolder
-    tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
+    tables = KilledTables(pyspark=session, root=f"{home}/tables", point=point)
     if point == "after reading":
         kill_when_written(Path(tables.uri(RAW_IMAGES)))
     run_data(tables, folder(root=landing, settle_seconds=0))

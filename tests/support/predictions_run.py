@@ -103,7 +103,7 @@ class KilledTables(DeltaTables):
 def main(home: str, point: str) -> None:
     """Run the predictions and kill the process at the point."""
     session = small_spark(f"{home}/spark")
-    tables = KilledTables(pyspark=session, root=f"{home}/tables", checkpoints=f"{home}/checkpoints", point=point)
+    tables = KilledTables(pyspark=session, root=f"{home}/tables", point=point)
     with home_instance(Path(home)) as instance:
         run_predictions(tables, ModelRegistry(tracking_uri=f"sqlite:///{home}/mlflow.db"), instance)
 

@@ -316,10 +316,9 @@ class Simulation:
         """A run that is killed at a write."""
         self.had |= set(self.visible().items())
         last, after, accept = self.random.randrange(5), self.random.random() < 0.5, self.random.random() < 0.5
-        at = self.tables
-        places = {"pyspark": self.session, "root": at.root, "checkpoints": at.checkpoints}
+        tables = KilledTables(pyspark=self.session, root=self.tables.root, writes=count(), last=last, after=after)
         try:
-            self.run(KilledTables(**places, writes=count(), last=last, after=after), accept=accept)
+            self.run(tables, accept=accept)
         except (Killed, FolderUnavailable):
             return
         self.seen |= set(self.visible())

@@ -26,13 +26,13 @@ FOLLOWED = COLUMNS.fieldNames()
 
 def tables_at(root: Path | str) -> DeltaTables:
     """The tables in a folder; using Spark raises a KeyError, since its master is not set."""
-    return DeltaTables(pyspark=DeltaSpark(spark_config={}), root=str(root), checkpoints=f"{root}/../checkpoints")
+    return DeltaTables(pyspark=DeltaSpark(spark_config={}), root=str(root))
 
 
 def with_executor(tables: DeltaTables, executor: ExecutorName) -> DeltaTables:
     """The same tables, whose work an executor does."""
     session = DeltaSpark(spark_config=tables.pyspark.spark_config, executor=executor)
-    return DeltaTables(pyspark=session, root=tables.root, checkpoints=tables.checkpoints)
+    return DeltaTables(pyspark=session, root=tables.root)
 
 
 def upsert(rows: DataFrame, delta_tables: DeltaTables, table: Table) -> None:

@@ -18,7 +18,7 @@ from tests.support.images import png, put
 @pytest.fixture
 def tables(tmp_path: Path) -> DeltaTables:
     spark = DeltaSpark(spark_config={})
-    return DeltaTables(pyspark=spark, root=str(tmp_path / "tables"), checkpoints=str(tmp_path / "checkpoints"))
+    return DeltaTables(pyspark=spark, root=str(tmp_path / "tables"))
 
 
 def run(tables: DeltaTables, folder: ImageFolder) -> dict[str, str]:

@@ -2,15 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from image_assets.jobs.reproduce_model import RecordedTraining, tables_at_training
+from image_assets.jobs.reproduce_model import RecordedTraining, scratch_locations, tables_at_training
+from image_assets.models.training import TrainingResources
 from image_assets.models.training_config import TrainingConfig
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
-from resources.mlflow.model_registry import ModelVersion
+from resources.delta.petastorm_caches import PetastormCaches
+from resources.mlflow.mlflow_tracking import MlflowTracking
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.training import BackboneWeights, TrainingProcesses
+from tests.support.tables import tables_at
 
 INPUTS = (FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS)
 TAGS = {
@@ -40,6 +46,21 @@ def test_invalid_settings_name_the_commit_to_check_out() -> None:
     other = replace(VERSION, tags={**TAGS, "training_settings": '{"epochs": -1}', "code_version": "abc123"})
     with pytest.raises(ValueError, match=r"(?s)training_settings is invalid: .*epochs.* Check out abc123"):
         RecordedTraining.of(other)
+
+
+def test_checkpoints_are_beside_the_caches_wherever_the_tables_are_and_are_deleted(tmp_path: Path) -> None:
+    resources = TrainingResources(
+        tables_at("s3://bucket/tables").as_of({}),
+        PetastormCaches(root=str(tmp_path)),
+        TrainingProcesses(processes=1),
+        BackboneWeights(source="none"),
+        MlflowTracking(tracking_uri="sqlite:///mlflow.db"),
+        ModelRegistry(tracking_uri="sqlite:///mlflow.db"),
+    )
+    with scratch_locations(resources, "run") as locations:
+        Path(locations.checkpoints).mkdir(parents=True)
+        assert Path(locations.checkpoints).is_relative_to(tmp_path)
+    assert not Path(locations.checkpoints).exists()
 
 
 @pytest.mark.spark

@@ -120,9 +120,7 @@ def test_a_run_that_ended_is_run_again_without_repeated_or_lost_rows(
     tables: DeltaTables, network: CountingNetwork, point: str
 ) -> None:
     feature(tables, {"file:/a": png(1), "file:/b": png(1), "file:/c": png(2)})
-    killed = KilledTables(
-        pyspark=DeltaSpark(spark_config={}), root=tables.root, checkpoints=tables.checkpoints, point=point
-    )
+    killed = KilledTables(pyspark=DeltaSpark(spark_config={}), root=tables.root, point=point)
     with pytest.raises(KeyboardInterrupt):
         follow_featured_images(killed, network)
     follow_featured_images(tables, network)

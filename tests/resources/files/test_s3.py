@@ -19,10 +19,9 @@ def settings_of(home: Path, **variables: str) -> Settings:
     return read_settings({"IMAGE_ASSETS_HOME": str(home), **AWS, **variables})
 
 
-def test_tables_checkpoints_and_artifacts_move_to_s3_and_caches_do_not(tmp_path: Path) -> None:
+def test_tables_and_artifacts_move_to_s3_and_caches_do_not(tmp_path: Path) -> None:
     resources = create_resources(settings_of(tmp_path, IMAGE_ASSETS_STORAGE="s3://bucket/data/"))
     assert resources["delta_tables"].root == "s3://bucket/data/tables"
-    assert resources["delta_tables"].checkpoints == "s3://bucket/data/checkpoints"
     assert resources["mlflow_tracking"].artifact_url == "s3://bucket/data/mlartifacts"
     assert resources["petastorm_caches"].root == str(tmp_path / "caches")
 
