@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
 from urllib.parse import unquote, urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from resources.files.file_system import is_url
+from resources.files.replacing import replace_text
 from resources.locks import locked
 
 FORMAT = 1  # of a home; raise it when older versions must not open homes of this version anymore
@@ -66,16 +67,6 @@ def write_record(home: Path, record: HomeRecord) -> None:
     """Replaces the home's record, if it changes."""
     if read_record(home) != record or not (home / RECORD_FILE).is_file():
         replace_text(home / RECORD_FILE, json.dumps(asdict(record), indent=2) + "\n")
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Replaces a file in one step: readers find the old text or the new one."""
-    part = file.with_name(f".{file.name}-{uuid4().hex}")
-    try:
-        part.write_text(text)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def stamp(home: Path) -> None:

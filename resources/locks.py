@@ -23,16 +23,26 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
     file = os.O_CREAT | (os.O_RDONLY if shared else os.O_RDWR)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else file, 0o600)
     try:
+        acquired = acquire(
+            descriptor, path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        )
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            acquired = True
-        except BlockingIOError:
-            acquired = False
-        except OSError as error:
-            raise OSError(
-                error.errno, f"file locks do not work here ({error.strerror}): move it to a local disk", str(path)
-            ) from error
-        yield acquired
+            yield acquired
+        finally:
+            if acquired:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing it is not enough: child processes may have it open
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing it is not enough: child processes may still have it open
         os.close(descriptor)
+
+
+def acquire(descriptor: int, path: Path, operation: int) -> bool:
+    """Locks an open file; returns whether that was possible without waiting."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise OSError(
+            error.errno, f"file locks do not work here ({error.strerror}): move it to a local disk", str(path)
+        ) from error
+    return True

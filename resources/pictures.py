@@ -3,7 +3,6 @@
 The project's web server serves the folder at ADDRESS. Every materialization would otherwise store its pictures again.
 """
 
-import os
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
+
+from resources.files.replacing import replace_file
 
 FOLDER = "pictures"  # in the home
 ADDRESS = "/pictures"  # of the folder, on the web server
@@ -51,11 +52,8 @@ def store(picture: bytes, suffix: str, home: Path) -> str:
         return file.name
     part = folder / f".{uuid4().hex}"
     try:
-        with part.open("wb") as written:
-            written.write(picture)
-            written.flush()
-            os.fsync(written.fileno())  # the name says that the content is complete
-        part.replace(file)
+        part.write_bytes(picture)
+        replace_file(part, file)  # the name says that the content is complete
     finally:
         part.unlink(missing_ok=True)
     return file.name

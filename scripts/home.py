@@ -11,12 +11,12 @@ import dagster as dg
 
 from resources.dagster_databases import write_without_waiting
 from resources.files.file_system import uncached_file_system
+from resources.files.replacing import replace_text
 from resources.home import (
     HomeInUse,
     create_home,
     in_use,
     read_landing,
-    replace_text,
     require_databases,
     require_usable,
     stamp,

@@ -31,6 +31,7 @@ from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import is_url, open_file, uncached_file_system
 from resources.files.image_folder import ImageFolder
+from resources.files.replacing import replace_file
 from resources.mlflow.model_registry import MODEL_NAME, ModelRegistry
 
 MARK = "export.json"  # in the folder of an export: what was exported, and whether it is complete
@@ -149,7 +150,7 @@ def write_mark(folder: ExportFolder, values: Mapping[str, Any], *, complete: boo
     part = Path(folder.url) / UNFINISHED_MARK
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(text)
-    part.replace(part.with_name(MARK))
+    replace_file(part, part.with_name(MARK))
 
 
 def matching_images(index: Index, filters: Filters, landing: str) -> Iterator[ExportedImage]:

@@ -32,6 +32,7 @@ from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.logged_models import EMBEDDING, OPSET, require_same_answers
 from resources.delta.arrow_rows import Row
 from resources.delta.row_groups import Color
+from resources.files.replacing import replace_file, replace_text
 from resources.processes.child_process import collect_rarely, end_with_parent
 
 if TYPE_CHECKING:
@@ -217,10 +218,12 @@ def is_recorded(caches: str, export: Export) -> bool:
 
 def read_record(caches: str, export: Export) -> ExportRecord | None:
     """The record of an export; None if there is none, or if its file is gone."""
-    file = file_of(caches, export, "json")
-    if export.weights == "none" or not file.is_file():
+    if export.weights == "none":
         return None
-    record = ExportRecord(**json.loads(file.read_text()))
+    try:
+        record = ExportRecord(**json.loads(file_of(caches, export, "json").read_text()))
+    except (FileNotFoundError, ValueError):  # ValueError: a power failure left it empty or cut it off
+        return None
     return record if record.origin == UNTRAINED or file_of(caches, export, "onnx").is_file() else None
 
 
@@ -240,9 +243,8 @@ def write_export(caches: str, export: Export) -> None:
         with ProcessPoolExecutor(1, spawn, initializer=end_with_parent, initargs=(os.getpid(),)) as executor:
             record = executor.submit(_export_in_process, export, unfinished).result()
         if record.origin != UNTRAINED:
-            unfinished.replace(file_of(caches, export, "onnx"))
-        unfinished.write_text(json.dumps(asdict(record)))
-        unfinished.replace(file_of(caches, export, "json"))
+            replace_file(unfinished, file_of(caches, export, "onnx"))
+        replace_text(file_of(caches, export, "json"), json.dumps(asdict(record)))
     except Exception as error:
         raise BackboneNotExported(f"{type(error).__name__}: {error}"[:500]) from error
     finally:

@@ -95,15 +95,15 @@ class Checkpoints:
 
     def load(self, name: str) -> Checkpoint | None:
         """The phase's last checkpoint; None if there is none."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        file = self._file(name)
-        if not file.is_file():
+        try:
+            with safe_open(self._file(name), "numpy") as opened:
+                arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+                (values,) = (opened.metadata() or {}).values()  # under whichever name it was saved
+                return Checkpoint(arrays, json.loads(values))
+        except (FileNotFoundError, SafetensorError):  # SafetensorError: a power failure left it empty or cut it off
             return None
-        with safe_open(file, "numpy") as opened:
-            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-            (values,) = (opened.metadata() or {}).values()  # under whichever name it was saved
-            return Checkpoint(arrays, json.loads(values))
 
     def _file(self, name: str) -> Path:
         return Path(self.folder) / f"{name}.safetensors"

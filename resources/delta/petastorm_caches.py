@@ -38,6 +38,7 @@ from resources.delta.row_groups import (
     row_group_numbers,
 )
 from resources.delta.spark_session import cached
+from resources.files.replacing import replace_text
 from resources.locks import locked
 from resources.progress import ProgressLine
 
@@ -234,10 +235,10 @@ class Cache:
 
 def read_cache(folder: Path) -> Cache | None:
     """The cache in a folder, if it is complete; reading it counts as a use."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+    try:
+        written = json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, ValueError):  # ValueError: a power failure left it empty or cut it off
         return None
-    written = json.loads(manifest.read_text())
     files = [folder / name for name in written["files"]]
     if any(not file.is_file() or file.stat().st_size != written["files"][file.name] for file in files):
         return None
@@ -293,7 +294,7 @@ class PetastormCaches(dg.ConfigurableResource):
             else:
                 written = write_row_groups(rows, folder, ranks=ranks)
             manifest = {"rows": written.rows, "files": written.sizes, "content": self.content, "color": self.color}
-            (folder / MANIFEST).write_text(json.dumps(manifest))
+            replace_text(folder / MANIFEST, json.dumps(manifest))
             with locked(root):
                 self._delete(root / name)
                 folder.rename(root / name)

@@ -1,7 +1,10 @@
 """A lock ends with its block."""
 
+import errno
 import os
 from pathlib import Path
+
+import pytest
 
 from resources.locks import locked
 
@@ -22,3 +25,16 @@ def test_a_child_that_still_has_the_file_open_holds_no_lock(tmp_path: Path) -> N
     finally:
         os.write(writing, b"x")
         os.waitpid(child, 0)
+
+
+def test_a_file_system_without_locks_is_reported_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    opened = len([*Path("/proc/self/fd").iterdir()])
+    with pytest.raises(OSError, match="file locks do not work here .*: move it to a local disk"), locked(tmp_path):
+        pass
+    assert len([*Path("/proc/self/fd").iterdir()]) == opened

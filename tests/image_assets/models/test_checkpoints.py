@@ -1,5 +1,6 @@
 """Checkpoints of a training."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ def test_a_checkpoint_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert found.part("optimizer")["step"] == 7
     assert found.values == {"best": [0.5, -1.0]}
     assert checkpoints.load("fine_tuning") is None
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_checkpoint_that_a_power_failure_cut_off_counts_as_missing(tmp_path: Path, length: int) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save("head", {"weights": {"bias": np.ones(100)}}, {})
+    os.truncate(tmp_path / "head.safetensors", length)
+    assert checkpoints.load("head") is None
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:

@@ -87,12 +87,13 @@ def test_a_framework_that_cannot_export_says_why_and_leaves_no_file(tmp_path: Pa
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
-def test_a_record_without_its_file_is_no_export(tmp_path: Path) -> None:
+def test_a_record_that_is_cut_off_or_lacks_its_file_is_no_export(tmp_path: Path) -> None:
     export = Export("torch", CURRENT_BACKBONE.name, "auto", "auto")
     file = file_of(str(tmp_path), export, "json")
     file.parent.mkdir()
-    file.write_text('{"weights_digest": "1", "origin": "imagenet"}')
-    assert not is_recorded(str(tmp_path), export)
+    for record in ("", '{"weights_dig', '{"weights_digest": "1", "origin": "imagenet"}'):
+        file.write_text(record)
+        assert not is_recorded(str(tmp_path), export)
     file_of(str(tmp_path), export, "onnx").touch()
     assert is_recorded(str(tmp_path), export)
     (network,) = networks_of(tmp_path, export)

@@ -147,6 +147,14 @@ def test_threads_fill_several_files_and_read_back_what_they_spilled(caches: Peta
     assert all(row["content"].rstrip(b"x") == str(row["label_index"]).encode() for row in rows)
 
 
+@pytest.mark.parametrize("left", [b"", b'{"rows": 4, "fi', b"\0" * 20])
+def test_a_manifest_that_a_power_failure_cut_off_counts_as_missing(caches: PetastormCaches, left: bytes) -> None:
+    caches.write(local_images(4), "training-v1-a", ranks=2)
+    (Path(caches.root) / "training-v1-a" / "_cache.json").write_bytes(left)
+    assert caches.find("training-v1-a") is None
+    assert caches.write(local_images(4), "training-v1-a", ranks=2).rows == 4
+
+
 def test_fewer_images_than_ranks_are_refused_with_the_remedy(caches: PetastormCaches) -> None:
     with pytest.raises(ValueError, match=r"2 images cannot feed 3 processes: add images .*IMAGE_ASSETS_PROCESSES"):
         caches.write(local_images(2), "training-v1-a", ranks=3)

@@ -1,0 +1,22 @@
+"""Files that are replaced in one step: readers find the old or the new one, even after a power failure."""
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+
+def replace_file(part: Path, file: Path) -> None:
+    """Renames a complete file to another one, once it is on the disk."""
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.replace(file)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Replaces a file's text."""
+    part = file.with_name(f".{file.name}-{uuid4().hex}")
+    try:
+        part.write_text(text)
+        replace_file(part, file)
+    finally:
+        part.unlink(missing_ok=True)
