@@ -95,7 +95,7 @@ def _identify(
         types = {"model_name": pa.string(), number: pa.int32(), version_id: pa.string()}
         schema = pa.schema([*types.items(), ("from", pa.timestamp("us", "UTC"))])
         same = f"old.{version_id} = '' AND old.model_name = new.model_name AND old.{number} = new.{number}"
-        delta_tables.merge(
+        delta_tables.update_where(
             pa.Table.from_pylist(found, schema),
             table,
             updates={version_id: f"new.{version_id}"},

@@ -6,7 +6,7 @@ Rows without images, and small merges, are written through delta-rs; DataFrames 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -133,32 +133,34 @@ class DeltaTables(StoredTables):
         table: Table,
         *,
         updates: Mapping[str, str],
-        where: str = "",
         follows: tuple[Table, int] | None = None,
     ) -> None:
         """Insert the rows with new keys, and update those with existing keys, in one commit.
 
         Args:
-            rows: Rows with all columns of the table, or, with `where`, with the columns that it and `updates` name.
+            rows: Rows with all columns of the table.
             table: The table.
             updates: SQL expressions for columns of rows with existing keys, over `old.column` and `new.column`.
-            where: A condition to update rows by, instead of their keys; then nothing is inserted.
             follows: An upstream, and its version up to which the table now has all rows.
         """
         properties = position(self.uri(follows[0]), follows[1]) if follows else {}
-        for attempt in range(1, MERGE_ATTEMPTS + 1):
-            log = self._open_to_write(table)
-            try:
-                if where:
-                    groups = rows_per_group(table_files(self.uri(table))) if table.binary_columns else None
-                    _update_where(log, rows, updates, where, writer_properties(table, groups))
-                else:
-                    _merge(log, table, rows, updates, properties)
-            except CommitFailedError:  # another process committed first: compare the keys again
-                if attempt == MERGE_ATTEMPTS:
-                    raise
-            else:
-                return
+        self._retry(table, lambda log: _merge(log, table, rows, updates, properties))
+
+    def update_where(self, rows: pa.Table, table: Table, *, updates: Mapping[str, str], where: str) -> None:
+        """Update the rows that match one of these rows, in one commit; nothing is inserted.
+
+        Args:
+            rows: Rows with the columns that `where` and `updates` name.
+            table: The table.
+            updates: SQL expressions for columns, over `old.column` and `new.column`.
+            where: The condition, over the same.
+        """
+
+        def update(log: DeltaTable) -> None:
+            groups = rows_per_group(table_files(self.uri(table))) if table.binary_columns else None
+            _update_where(log, rows, updates, where, writer_properties(table, groups))
+
+        self._retry(table, update)
 
     def update(self, rows: Sequence[Row], table: Table, columns: Sequence[str]) -> None:
         """Update some columns of the rows with the same keys, in one commit; nothing is inserted.
@@ -176,7 +178,7 @@ class DeltaTables(StoredTables):
         same_keys = " AND ".join(f"old.{key} = new.{key}" for key in table.keys)
         files = table_files(self.uri(table))
         if runs_locally(self.pyspark, UPDATE_MEMORY * files.size_bytes):
-            self.merge(new, table, updates={name: f"new.{name}" for name in columns}, where=same_keys)
+            self.update_where(new, table, updates={name: f"new.{name}" for name in columns}, where=same_keys)
             return
         merge = (
             DeltaTable.forPath(self.spark, self.uri(table))
@@ -268,6 +270,18 @@ class DeltaTables(StoredTables):
                 **metadata,
             },
         )
+
+    def _retry(self, table: Table, commit: Callable[[DeltaTable], None]) -> None:
+        """Commits to the newest version of the table, again if another process has committed first."""
+        for attempt in range(1, MERGE_ATTEMPTS + 1):
+            log = self._open_to_write(table)
+            try:
+                commit(log)
+            except CommitFailedError:
+                if attempt == MERGE_ATTEMPTS:
+                    raise
+            else:
+                return
 
     def _open_to_write(self, table: Table) -> DeltaTable:
         self.require_writable()
