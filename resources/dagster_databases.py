@@ -1,9 +1,8 @@
-"""Dagster's SQLite databases in the home, without a wait for the disk after each of a run's thousand small commits.
+"""Makes Dagster's SQLite databases fast, although Dagster opens and closes one for every event.
 
-Dagster opens and closes a database for every event. Each commit waits until the disk has it, and the last connection
-that is closed moves all of it into the database file, which waits again. Here, commits wait no more, and one connection
-to each database stays open. A killed process loses nothing; a power failure may lose the last events, but damages
-nothing: SQLite writes its log in order.
+Commits no longer wait for fsync (`synchronous=NORMAL`), and one open connection per database prevents a checkpoint at
+every close. A killed process loses nothing; a power failure may lose the last events but corrupts nothing, because the
+WAL stays consistent.
 """
 
 import atexit
@@ -17,9 +16,9 @@ from threading import Lock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-KEPT_OPEN = 8  # connections: a long-lived process has many runs, each with its own database
+MAX_CONNECTIONS = 8  # that stay open: a long-lived process has many runs, each with its own database
 
-_kept: OrderedDict[str, sqlite3.Connection] = OrderedDict()
+_connections: OrderedDict[str, sqlite3.Connection] = OrderedDict()
 _lock = Lock()
 
 
@@ -41,16 +40,16 @@ def write_without_waiting(folder: Path) -> None:
 
 def _keep_open(file: str) -> None:
     with _lock:
-        if file not in _kept:
-            _kept[file] = sqlite3.connect(file, check_same_thread=False)
-            if len(_kept) > KEPT_OPEN:
-                _kept.popitem(last=False)[1].close()
-        _kept.move_to_end(file)
+        if file not in _connections:
+            _connections[file] = sqlite3.connect(file, check_same_thread=False)
+            if len(_connections) > MAX_CONNECTIONS:
+                _connections.popitem(last=False)[1].close()
+        _connections.move_to_end(file)
         # A connection counts from its first query after the database got its log.
-        _kept[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
+        _connections[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
 
 
 @atexit.register
 def _close() -> None:
-    for connection in _kept.values():
+    for connection in _connections.values():
         connection.close()

@@ -143,7 +143,7 @@ retention_hours: 168
 ops:
   repair_every_table:
     config:
-      give_up: [] # lost tables to make anew, empty, such as label_corrections
+      give_up: [] # lost tables to recreate, empty, such as label_corrections
 """,
     "fetch_images": """\
 ops:

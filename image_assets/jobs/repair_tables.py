@@ -54,7 +54,7 @@ IRREPLACEABLE = {
     PREDICTION_ALERTS: "alerts that were sent already will be sent again",
     STAGE_HISTORY: "who moved which version is lost; the history starts with the current stages",
 }
-# What the next run makes anew, but not as it was.
+# What the next run creates again, but not as it was.
 CHANGED = {
     IMAGE_FILES: "first_seen, attempts and earlier states of the files are lost",
     IMAGE_SPLITS: "images are assigned again, so that images which a version was trained on can be in the test split: "
@@ -70,7 +70,7 @@ class RepairConfig(dg.Config):
 
     give_up: list[str] = Field(
         default=[],
-        description=f"Lost tables to make anew although nothing can restore their rows: some of "
+        description=f"Lost tables to recreate although nothing can restore their rows: some of "
         f"{', '.join(table.name for table in IRREPLACEABLE)}.",
     )
 
@@ -105,7 +105,7 @@ def repair(delta_tables: DeltaTables, image_folder: ImageFolder, give_up: Sequen
 
 
 def repair_logs(delta_tables: DeltaTables, give_up: Sequence[str]) -> tuple[list[Repair], list[str]]:
-    """Repairs the log of each table, and makes lost tables anew with the rows of files that are left.
+    """Repairs the log of each table, and recreates lost tables with the rows of files that are left.
 
     Returns:
         What was found, and for each table that stays lost how to go on.
@@ -121,7 +121,7 @@ def repair_logs(delta_tables: DeltaTables, give_up: Sequence[str]) -> tuple[list
                     f"backup, or launch {REPAIR_JOB} with `give_up: [{table.name}]`: {IRREPLACEABLE[table]}"
                 )
                 continue
-            delta_tables.make_anew(table)
+            delta_tables.recreate(table)
             faults.append("the table was gone")
         elif left and not faults and not delta_tables.snapshot(table).rows:
             faults.append("it has no rows, but files with rows")  # an earlier repair was killed
@@ -133,7 +133,7 @@ def repair_logs(delta_tables: DeltaTables, give_up: Sequence[str]) -> tuple[list
 
 
 def is_lost(delta_tables: DeltaTables, table: Table, left: Sequence[str]) -> bool:
-    """Whether the table was made and has no log; `left` are the files in its folder."""
+    """Whether the table was created and has no log; `left` are the files in its folder."""
     try:
         return delta_tables.newest_version(table) is None and bool(left)
     except LostTable:
@@ -197,8 +197,8 @@ def restore_from_featured(delta_tables: DeltaTables) -> list[Repair]:
 
 def restore_ledger(delta_tables: DeltaTables, image_folder: ImageFolder) -> list[Repair]:
     """Restores rows of image_files for the paths in raw_images, with the content that the folder has now."""
-    known = pa.array([path for (path,) in delta_tables.read_keys(IMAGE_FILES)], pa.string())
-    rows = delta_tables.read(RAW_IMAGES, LEDGER_COLUMNS, ~pc.field("path").isin(known)).to_pylist()
+    in_ledger = pa.array([path for (path,) in delta_tables.read_keys(IMAGE_FILES)], pa.string())
+    rows = delta_tables.read(RAW_IMAGES, LEDGER_COLUMNS, ~pc.field("path").isin(in_ledger)).to_pylist()
     if not rows:
         return []
     listing = image_folder.list_names()

@@ -99,7 +99,7 @@ def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry)
         VERSION_AGREEMENTS.name,
         lambda: compare(delta_tables, serving, others) if serving else {},
         tables=[IMAGE_PREDICTIONS, IMAGE_FILES],
-        # A table that was made anew needs its rows again.
+        # A table that was recreated needs its rows again.
         values=[*map(key_of, [serving, *others] if serving else []), delta_tables.table_id(VERSION_AGREEMENTS)],
     )
     return delta_tables.materialized(

@@ -23,18 +23,18 @@ RETENTION_PROPERTY = "delta.logRetentionDuration"
 # Versions whose log entries are gone cannot be read, whatever files are there; Delta's default is 30 days.
 LOG_RETENTION = "interval 730 days"
 # What a commit records if its table, or a part of it, has all rows up to a commit of an upstream. The number of a
-# version is not enough: a table that was made anew or restored from a copy has other commits with the same numbers.
+# version is not enough: a table that was recreated or restored from a copy has other commits with the same numbers.
 UPSTREAM, UPSTREAM_ID, VERSION, COMMITTED = "upstream", "upstreamId", "upstreamVersion", "upstreamTime"
 FILES = "filesAdded"
 # Operations that change no row, as delta-rs and Spark name them.
 SAME_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "ADD COLUMNS"}
 REPAIR_JOB = "repair_tables"
-MADE = ".made"  # a folder beside the tables, with a file for each that was made
+CREATED = ".made"  # a folder beside the tables, with a file for each that was created
 MAX_ATTEMPTS = 10  # to add columns, if other processes commit at the same time
 
 
 class LostTable(RuntimeError):
-    """A table that was made, and that is no longer there."""
+    """A table that was created, and that is no longer there."""
 
 
 class BrokenTable(RuntimeError):
@@ -143,7 +143,7 @@ def open_log(uri: str, version: int | None = None, *, without_files: bool = Fals
     except TableNotFoundError as error:
         if version is not None:
             raise
-        if was_made(uri):
+        if was_created(uri):
             raise LostTable(
                 f"the table {name} is gone: {uri} has no Delta log any more. Restore the folder from a backup, or "
                 f"launch the job {REPAIR_JOB}, which restores what it can"
@@ -179,14 +179,14 @@ def why_void(uri: str, recorded: Mapping[str, Any]) -> str | None:
         return "is gone"
     version, table_id = int(recorded[VERSION]), str(log.metadata().id)
     if recorded.get(UPSTREAM_ID, table_id) != table_id:
-        return "was made anew"
+        return "was recreated"
     committed = commit_time(log, version)
     if version > log.version() or (COMMITTED in recorded and committed not in (None, recorded[COMMITTED])):
-        return f"was restored from another copy, which is at version {log.version()}"
+        return f"was restored from another copy, now at version {log.version()},"
     return None
 
 
-def make(uri: str, table: Table) -> None:
+def create_table(uri: str, table: Table) -> None:
     """Create the table, empty, with all columns, unless another process has."""
     configuration = {**_statistics(table), RETENTION_PROPERTY: LOG_RETENTION}
     DeltaTable.create(uri, Schema.from_json(table.columns.json()), mode="ignore", configuration=configuration)
@@ -194,15 +194,15 @@ def make(uri: str, table: Table) -> None:
 
 @cache
 def remember(uri: str) -> None:
-    """Record that the table at `uri` was made, so that its loss is noticed; once per process."""
-    if not was_made(uri):
+    """Record that the table at `uri` was created, so that its loss is noticed; once per process."""
+    if not was_created(uri):
         system, path = _record(uri)
         system.create_dir(path.rpartition("/")[0])
         system.open_output_stream(path).close()
 
 
-def was_made(uri: str) -> bool:
-    """Whether a table was made at `uri`, be it there or not."""
+def was_created(uri: str) -> bool:
+    """Whether a table was created at `uri`, be it there or not."""
     system, path = _record(uri)
     return system.get_file_info(path).type == FileType.File
 
@@ -210,7 +210,7 @@ def was_made(uri: str) -> bool:
 def _record(uri: str) -> tuple[FileSystem, str]:
     system, path = file_system_of(uri)
     root, _, name = path.rpartition("/")
-    return system, f"{root}/{MADE}/{name}"
+    return system, f"{root}/{CREATED}/{name}"
 
 
 def first_line(error: Exception) -> str:

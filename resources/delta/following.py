@@ -63,44 +63,57 @@ def new_rows(
     part: Mapping[str, object] = WHOLE,
 ) -> Iterator[NewRows]:
     """The rows that `into` has not processed, oldest first, in batches of about `batch_bytes` that end at a version."""
-    recorded = _recorded_position(delta_tables, upstream, into, part)
-    void = why_void(delta_tables.uri(upstream), recorded) if recorded else None
-    if void:
-        dg.get_dagster_logger().warning(
-            f"{upstream.name} {void} since {into.name} followed it: its rows are compared by their keys"
-        )
-    found = added_files(delta_tables, upstream, int(recorded[VERSION])) if recorded and not void else None
     keys = tuple(name for name in into.keys if name not in part)
-    skipped: frozenset[Key] = frozenset()
-    if found is None:
-        skipped = delta_tables.read_keys(into, is_of(part) if part else None, names=keys)
-        version = delta_tables.snapshot(upstream).version
-        files = table_files(delta_tables.uri(upstream), version).files[::-1]
-        # The position comes with the last batch: a run that is killed before compares keys again.
-        found = [*((None, [file]) for file in files[:-1]), *((version, [file]) for file in files[-1:])]
+    found, skipped = unprocessed_files(delta_tables, upstream, into, part, keys)
     counts = [file.rows for _, files in found for file in files]
     rows = sum(filter(None, counts))
     share = 1 - min(1.0, len(skipped) / rows) if rows else 1.0  # of the rows that are processed, taken as evenly spread
     total = None if None in counts else round(rows * share)
     all_bytes = round(share * sum(file.size_bytes for _, files in found for file in files))
-    batch: list[DataFile] = []
     before = 0
+    for version, batch in to_batches(found, batch_bytes):
+        count = round(sum(file.rows or 0 for file in batch) * share)
+        yield NewRows(
+            tuple(file.url for file in batch),
+            version,
+            keys,
+            skipped,
+            size_bytes=sum(file.size_bytes for file in batch),
+            all_bytes=all_bytes,
+            count=count,
+            before=before,
+            total=total,
+        )
+        before += count
+
+
+def unprocessed_files(
+    delta_tables: DeltaTables, upstream: Table, into: Table, part: Mapping[str, object], keys: Sequence[str]
+) -> tuple[AddedFiles, frozenset[Key]]:
+    """The upstream's files with rows that `into` may lack, oldest first, and the keys of rows in them to skip."""
+    recorded = _recorded_position(delta_tables, upstream, into, part)
+    void = why_void(delta_tables.uri(upstream), recorded) if recorded else None
+    if void:
+        dg.get_dagster_logger().warning(
+            f"{upstream.name} {void} since {into.name} last read it, so rows are compared by key"
+        )
+    found = added_files(delta_tables, upstream, int(recorded[VERSION])) if recorded and not void else None
+    if found is not None:
+        return found, frozenset()
+    skipped = delta_tables.read_keys(into, is_of(part) if part else None, names=keys)
+    version = delta_tables.version(upstream)
+    files = table_files(delta_tables.uri(upstream), version).files[::-1]
+    # The position comes with the last batch: a run that is killed before compares keys again.
+    return [*((None, [file]) for file in files[:-1]), *((version, [file]) for file in files[-1:])], skipped
+
+
+def to_batches(found: AddedFiles, batch_bytes: int) -> Iterator[tuple[int | None, list[DataFile]]]:
+    """The files in batches of about `batch_bytes` that end at a version."""
+    batch: list[DataFile] = []
     for version, files in found:
         batch += files
         if version == found[-1][0] or sum(file.size_bytes for file in batch) >= batch_bytes:
-            count = round(sum(file.rows or 0 for file in batch) * share)
-            yield NewRows(
-                tuple(file.url for file in batch),
-                version,
-                keys,
-                skipped,
-                size_bytes=sum(file.size_bytes for file in batch),
-                all_bytes=all_bytes,
-                count=count,
-                before=before,
-                total=total,
-            )
-            before += count
+            yield version, batch
             batch = []
 
 
@@ -142,7 +155,7 @@ def followed_version(
 ) -> int | None:
     """The upstream's version up to which the table, or a part of it, has all rows; None if no commit records one.
 
-    A position in a table that was made anew, or restored from an older copy, counts for nothing.
+    A position in a table that was recreated, or restored from an older copy, counts for nothing.
     """
     position = _recorded_position(delta_tables, upstream, into, part)
     return None if position is None or why_void(delta_tables.uri(upstream), position) else int(position[VERSION])

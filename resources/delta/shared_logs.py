@@ -30,9 +30,9 @@ def shared_log(uri: str, *, without_files: bool = False) -> DeltaTable | None:
     another one.
     """
     fingerprint = log_fingerprint(uri)
-    known = _logs.get(uri)
-    if fingerprint and known and known.fingerprint == fingerprint and (known.with_files or without_files):
-        return known.log
+    cached = _logs.get(uri)
+    if fingerprint and cached and cached.fingerprint == fingerprint and (cached.with_files or without_files):
+        return cached.log
     log = open_log(uri, without_files=without_files)
     if fingerprint and log:
         if len(_logs) >= MOST_LOGS:
@@ -48,7 +48,7 @@ def log_fingerprint(uri: str) -> tuple[object, ...] | None:
         names = sorted(entry.name for entry in folder.iterdir())
         # Files are named after versions, and readers start at the newest checkpoint.
         start = max((name[:VERSION_DIGITS] for name in names if ".checkpoint." in name), default="")
-        # Names are not enough: those of a table that was made anew, or damaged and repaired, are the same.
+        # Names are not enough: those of a table that was recreated, or damaged and repaired, are the same.
         read = [(folder / name).stat() for name in names if name[:VERSION_DIGITS] >= start]
     except (FileNotFoundError, NotADirectoryError):
         return None

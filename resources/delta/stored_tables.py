@@ -27,10 +27,10 @@ from resources.delta.delta_log import (
     add_columns,
     changes_rows,
     commit_time,
+    create_table,
     fault_of_newest_commit,
     keep_log,
     lacks_filled,
-    make,
     open_log,
     remember,
 )
@@ -160,25 +160,25 @@ class StoredTables(dg.ConfigurableResource):
         self.require_writable()
         log = self._load(table, without_files=True)
         if log is None:
-            make(self.uri(table), table)
+            create_table(self.uri(table), table)
         else:
             keep_log(log)
             add_columns(log, table)
         remember(self.uri(table))
 
-    def make_anew(self, table: Table) -> None:
+    def recreate(self, table: Table) -> None:
         """Create a lost table again, empty."""
         self.require_writable()
-        make(self.uri(table), table)
+        create_table(self.uri(table), table)
 
     def newest_version(self, table: Table) -> int | None:
-        """The table's Delta version, from the file names in its log; None if there is no table yet."""
+        """The table's newest Delta version, from its log; None if there is no table yet."""
         log = self._load(table, without_files=True)
         return None if log is None else log.version()
 
     def version(self, table: Table) -> int:
         """The table's newest Delta version."""
-        return self.snapshot(table).version
+        return self._open(table).version()
 
     def table_id(self, table: Table) -> str:
         """Delta's own id of the table; a table that is deleted and created again has another."""
@@ -187,7 +187,7 @@ class StoredTables(dg.ConfigurableResource):
     def newest_commit_id(self, table: Table) -> tuple[str, int, str] | None:
         """The table's id, version, and the time of that version's commit; None if there is no table yet.
 
-        A table that is made anew, or restored from a copy and written again, has other ones.
+        A table that is recreated, or restored from a copy and written again, has other ones.
         """
         log = self._load(table, without_files=True)
         if log is None:
@@ -231,7 +231,7 @@ class StoredTables(dg.ConfigurableResource):
     def read(self, table: Table, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """The columns of all rows as they are now, or of some; no rows where there is no table yet.
 
-        A column that the table was made without is null, or has its fill value.
+        A column that the table was created without is null, or has its fill value.
         """
         if log := self._read_log(table):
             return scan(files_of(log, table), columns, where).to_table()

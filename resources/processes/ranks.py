@@ -81,7 +81,7 @@ class Failures:
         reported = sorted(self._reported, key=lambda failure: failure.is_consequence)
         if not reported:
             return RankFailure(
-                f"At least one of {processes} training processes ended without an error. "
+                f"At least one of {processes} training processes ended without reporting an error. "
                 "The machine may be out of memory (lower IMAGE_ASSETS_PROCESSES), or the run was cancelled."
             )
         trace = f"\n\nOn the rank:\n{reported[0].trace}" if reported[0].trace else ""

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from resources.dagster_databases import KEPT_OPEN, write_without_waiting
+from resources.dagster_databases import MAX_CONNECTIONS, write_without_waiting
 
 PROGRAM = """
 import os, sys
@@ -56,10 +56,10 @@ def test_closing_a_database_leaves_its_log_for_later(tmp_path: Path) -> None:
 
 def test_few_connections_stay_open(tmp_path: Path) -> None:
     write_without_waiting(tmp_path)
-    for number in range(3 * KEPT_OPEN):
+    for number in range(3 * MAX_CONNECTIONS):
         for _ in range(2):
             synchronous(tmp_path / f"{number}.db")
-    assert len(list(tmp_path.glob("*.db-wal"))) == KEPT_OPEN
+    assert len(list(tmp_path.glob("*.db-wal"))) == MAX_CONNECTIONS
 
 
 def test_the_events_of_a_killed_process_are_there(tmp_path: Path) -> None:

@@ -124,11 +124,11 @@ def recovered(tables: DeltaTables) -> int:
     return version
 
 
-def test_the_ledger_gets_the_rows_of_a_table_that_was_made_anew(tables: DeltaTables) -> None:
+def test_the_ledger_gets_the_rows_of_a_table_that_was_recreated(tables: DeltaTables) -> None:
     append(tables, RAW_IMAGES, [row("shell.png")])
     assert recovered(tables) == 1
     remove(tables, RAW_IMAGES, "")
-    tables.make_anew(RAW_IMAGES)
+    tables.recreate(RAW_IMAGES)
     append(tables, RAW_IMAGES, [row("shell.png"), row("whelk.png"), {**row("whelk.png"), "image_id": "1" * 64}])
     assert recovered(tables) == 1, "the same number, but another table"
     assert sorted(read_ledger(tables)) == ["file:/shell.png", "file:/whelk.png"]

@@ -227,7 +227,7 @@ def test_rows_of_a_lost_last_commit_come_back(home: Home, table: Table, fault: s
 
 
 @pytest.mark.parametrize("table", IRREPLACEABLE, ids=lambda table: table.name)
-def test_a_lost_table_of_people_is_made_anew_only_when_somebody_gives_it_up(home: Home, table: Table) -> None:
+def test_a_lost_table_of_people_is_recreated_only_when_somebody_gives_it_up(home: Home, table: Table) -> None:
     append(home.tables, table, [{}])
     home.lose(RAW_IMAGES)
     home.lose(table)
@@ -261,7 +261,7 @@ def test_a_repair_that_was_killed_goes_on(home: Home) -> None:
     append(home.tables, LABEL_CORRECTIONS, [{"path": "file:/a.png", "image_id": "1", "label": "roses"}])
     before = home.rows(LABEL_CORRECTIONS)
     home.lose(LABEL_CORRECTIONS, LOG)
-    home.tables.make_anew(LABEL_CORRECTIONS)  # the first thing that a repair does
+    home.tables.recreate(LABEL_CORRECTIONS)  # the first thing that a repair does
     (found,) = home.repair()
     assert (found.found, found.restored_rows) == ("it has no rows, but files with rows", 1)
     assert home.rows(LABEL_CORRECTIONS) == before

@@ -126,10 +126,10 @@ def test_a_table_that_was_created_again_is_followed_from_its_first_row(
     add(delta_tables, shell("cowrie"))
     assert follow_shells(delta_tables) == [["cowrie"]]
     shutil.rmtree(delta_tables.uri(SHELLS))
-    delta_tables.make_anew(SHELLS)
+    delta_tables.recreate(SHELLS)
     add(delta_tables, shell("whelk"), shell("cowrie"))
     assert follow_shells(delta_tables) == [["whelk"]], "although its versions have the same numbers"
-    assert "shells was made anew since necklaces followed it: its rows are compared by their keys" in caplog.text
+    assert "shells was recreated since necklaces last read it, so rows are compared by key" in caplog.text
     assert follow_shells(delta_tables) == []
 
 

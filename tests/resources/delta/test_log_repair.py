@@ -103,7 +103,7 @@ def test_a_log_that_cannot_be_repaired_is_set_aside(tables: DeltaTables, fault: 
     assert any("its log cannot be read" in found for found in repair_log(tables.uri(SHELLS)))
     assert not list(log(tables).iterdir())
     remember.cache_clear()
-    tables.make_anew(SHELLS)
+    tables.recreate(SHELLS)
     assert names(tables) == []
 
 

@@ -37,7 +37,7 @@ def append(uri: str) -> None:
     write_deltalake(uri, ROWS, mode="append")
 
 
-def make_anew(uri: str) -> None:
+def recreate(uri: str) -> None:
     shutil.rmtree(uri)
     for _ in range(2):
         write_deltalake(uri, ROWS.slice(1), mode="append")
@@ -64,9 +64,7 @@ def test_an_unchanged_log_is_opened_once(uri: str) -> None:
     assert shared_log(uri, without_files=True) is opened(uri)
 
 
-@pytest.mark.parametrize(
-    "change", [append, make_anew, restore_a_copy, lose_the_newest_commit, rewrite_the_first_commit]
-)
+@pytest.mark.parametrize("change", [append, recreate, restore_a_copy, lose_the_newest_commit, rewrite_the_first_commit])
 def test_a_changed_log_is_opened_again(uri: str, change: Callable[[str], None]) -> None:
     before = opened(uri)
     change(uri)

@@ -106,7 +106,7 @@ def test_changed_inputs_are_described_again(
     assert described(run())["number"] == dg.MetadataValue.int(2)
 
 
-def test_a_table_made_anew_with_the_same_version_is_another_input(
+def test_a_recreated_table_with_the_same_version_is_another_input(
     run: Run, counted: Counted, delta_tables: DeltaTables
 ) -> None:
     run()
