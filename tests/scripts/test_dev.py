@@ -33,6 +33,7 @@ from scripts.dev import (
     stop,
     supervise,
 )
+from tests.support.images import put
 from tests.support.receivers import Quiet, serving
 from tests.support.served import free_port, mlflow_server, wait_for
 from tests.support.worker_jobs import small_job
@@ -203,7 +204,12 @@ def test_stopping_is_not_a_failure() -> None:
     assert supervise([], [], stopped, {}) == 0
 
 
-def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lost", [[], ["image_splits"]])
+def test_the_gallery_is_served_beside_dagster_even_if_a_table_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str]
+) -> None:
+    for table in lost:
+        put(tmp_path, f"tables/.made/{table}", b"")
     with socket.socket() as free:
         free.bind((HOST, 0))
         monkeypatch.setenv("GALLERY_PORT", str(free.getsockname()[1]))
@@ -221,7 +227,7 @@ def test_the_gallery_is_served_beside_dagster(tmp_path: Path, monkeypatch: pytes
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert is_up(gallery.url)
+        assert is_up(gallery.url) == (not lost)
     finally:
         stop([process])
     assert process.poll() is not None
