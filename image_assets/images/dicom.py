@@ -31,6 +31,7 @@ CODECS = {
 }
 VIDEOS = ("1.2.840.10008.1.2.4.100", *(f"1.2.840.10008.1.2.4.10{number}" for number in range(1, 9)))
 MAX_MESSAGE = 200
+MAX_FRAMES = 2**31 - 1  # as the standard and the tables' columns have it
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -65,6 +66,8 @@ class DicomImage:
         self._syntax = syntax
         self.width, self.height = int(data.Columns), int(data.Rows)
         self.pages = int(data.get("NumberOfFrames", 1) or 1)
+        if not 0 < self.pages <= MAX_FRAMES:
+            raise ValueError(f"{self.pages:,} frames: expected 1 to {MAX_FRAMES:,}")
         self.photometric = str(data.get("PhotometricInterpretation", "MONOCHROME2"))
         bits = int(data.get("BitsAllocated", 8))
         color = int(data.get("SamplesPerPixel", 1)) == 3 or self.photometric == "PALETTE COLOR"

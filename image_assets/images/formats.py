@@ -39,6 +39,8 @@ HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 AVIF_BRANDS = {b"avif", b"avis"}
 END_BYTES = 64 * 1024  # how much may follow the last bytes of a complete file
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
+PADDING = b"\0\r\n "  # what may follow the end of a GIF
+START_OF_SCAN = b"\xda"  # of a JPEG: the marker before its pixels
 
 TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,8 +87,8 @@ FOREIGN = (
     (b"\0\0\x01\xb3", "an MPEG video", FRAMES),
     (b"FLV\x01", "a Flash video", FRAMES),
     (b"0&\xb2u\x8ef\xcf\x11", "a Windows Media video", FRAMES),
-    (b"OggS", "an Ogg video or sound", FRAMES),
-    (b"ID3", "a sound", "delete it"),
+    (b"OggS", "an Ogg video or audio file", FRAMES),
+    (b"ID3", "an audio file", "delete it"),
     (b"FUJIFILMCCD-RAW", "a camera raw file (Fujifilm RAF)", RAW),
     (b"IIRO", "a camera raw file (Olympus ORF)", RAW),
     (b"IIRS", "a camera raw file (Olympus ORF)", RAW),
@@ -185,9 +187,12 @@ def to_one_line(error: Exception | str) -> str:
 def is_complete(file: BinaryIO, name: str | None) -> bool | None:
     """Whether a file of this format has its end; None if the format does not tell."""
     length = file.seek(0, os.SEEK_END)
+    if name == "JPEG":
+        return _has_end_of_jpeg(file)
     if name in ENDS:
         file.seek(max(0, length - END_BYTES))
-        return ENDS[name] in file.read()
+        end = file.read()
+        return end.rstrip(PADDING).endswith(ENDS[name]) if name == "GIF" else ENDS[name] in end
     file.seek(0)
     start = file.read(12)
     if name == "WEBP":
@@ -197,6 +202,25 @@ def is_complete(file: BinaryIO, name: str | None) -> bool | None:
     if name in ("HEIF", "AVIF") or (name in ("JPEG2000", "JXL") and start[:2] == b"\0\0"):
         return _boxes_fit(file, length)
     return None
+
+
+def _has_end_of_jpeg(file: BinaryIO) -> bool:
+    """Whether an end marker follows the start of the pixels; that of a thumbnail in the header comes before."""
+    position, head = 2, b"\xff"
+    while head[:1] == b"\xff" and head[1:2] != START_OF_SCAN:
+        file.seek(position)
+        head = file.read(4)
+        if head[:2] == b"\xff\xff":  # a fill byte
+            position += 1
+        else:
+            position += 2 + int.from_bytes(head[2:4], "big")
+    file.seek(position)
+    before = b""
+    while block := file.read(END_BYTES):  # much may follow, such as other images or the video of a motion photo
+        if ENDS["JPEG"] in before + block:
+            return True
+        before = block[-1:]
+    return False
 
 
 def _boxes_fit(file: BinaryIO, length: int) -> bool:
@@ -216,7 +240,8 @@ def _boxes_fit(file: BinaryIO, length: int) -> bool:
 
 
 def _format_of_brands(start: bytes) -> str | None:
-    brands = {start[index : index + 4] for index in (8, *range(16, int.from_bytes(start[:4], "big"), 4))}
+    end = min(int.from_bytes(start[:4], "big"), len(start))
+    brands = {start[index : index + 4] for index in (8, *range(16, end, 4))}
     if brands & AVIF_BRANDS:
         return "AVIF"
     return "HEIF" if brands & HEIF_BRANDS else None
@@ -260,7 +285,7 @@ def _kind_of_text(start: bytes) -> tuple[str, str]:
     if head.startswith((b"{", b"[")):
         return "a JSON file", "delete it, or put the image that it belongs to into the folder"
     if _is_text(inner):
-        return f"a text that starts with {inner[:24]!r}", "replace it with the image"
+        return f"a text file that starts with {inner[:24]!r}", "replace it with the image"
     return f"an unknown kind of file that starts with {start[:8]!r}", CONVERT
 
 

@@ -3,6 +3,7 @@
 This file stands alone: a copy is stored with every model version.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple
@@ -46,6 +47,7 @@ OPENERS = {
 }
 ORIENTATION = 0x0112  # the EXIF tag
 PNG_SIGNATURE_BYTES = 8
+MAX_CHUNK_BYTES = 1024**2  # of EXIF data, whatever length a PNG promises
 COLOR_OF_PNG = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}  # by color type, of those that can have 16 bits
 
 
@@ -198,22 +200,28 @@ def _open_jpeg(file: BinaryIO, name: str) -> Picture:
 
 def _open_rare_jpeg(content: bytes) -> Picture:
     """A JPEG that Pillow does not read: lossless, or with 12 bits."""
-    import imagecodecs
+    bits, height, width, channels = _frame_of_jpeg(content)
 
-    values = np.asarray(imagecodecs.jpeg_decode(content))
-    bits = _bits_of_jpeg(content)
-    return _from_array(values, "JPEG", bits=bits if bits in range(9, 16) else None)
+    def decode(_: int) -> Page:
+        import imagecodecs
+
+        values = np.asarray(imagecodecs.jpeg_decode(content))
+        values = values[:, :, None] if values.ndim == 2 else values
+        return Page(*from_samples(values, bits if bits in range(9, 16) else None))
+
+    mode = ("L" if channels == 1 else "RGB") + (";16" if bits > 8 else "")
+    return Picture(Header(width, height, mode, "JPEG", 1), decode, Image.Exif())
 
 
-def _bits_of_jpeg(content: bytes) -> int:
-    """The bits per sample in a JPEG's frame header."""
+def _frame_of_jpeg(content: bytes) -> tuple[int, int, int, int]:
+    """The bits per sample, height, width and number of channels in a JPEG's frame header."""
     position = 2
-    while position + 5 <= len(content):
+    while position + 10 <= len(content):
         marker = content[position + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return content[position + 4]
+            return struct.unpack_from(">BHHB", content, position + 4)
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return 8
+    raise ValueError("it has no frame header")
 
 
 def _open_jxl(file: BinaryIO, name: str) -> Picture:
@@ -284,7 +292,7 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             break
         length, chunk = int.from_bytes(head[:4], "big"), head[4:]
         if chunk in (b"IHDR", b"sBIT", b"eXIf"):
-            yield chunk, file.read(length)
+            yield chunk, file.read(min(length, MAX_CHUNK_BYTES))
         position += 12 + length
         if chunk == b"IEND":
             break

@@ -3,6 +3,7 @@
 This file stands alone: a copy is stored with every model version.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ COLOR_FILTERS = (32803, 34892)  # pixels of a camera raw file
 SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, LAB: 3}
 ALPHA = (1, 2)  # associated and unassociated; other extra samples, such as infrared, are no alpha
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+MAX_BYTES, MAX_TIMES_LENGTH = 2 * 1024**3, 20  # of pixels decoded at once; the greater one is the limit
 THUMBNAIL_SHARE = 0.25  # a page with at most this share of the largest page's pixels is a thumbnail of another
 
 
@@ -95,9 +97,19 @@ class TiffPage:
             if offset + size > length:
                 raise ValueError(f"its pixels end at byte {offset + size:,}, the file at {length:,}: it is truncated")
 
+    def require_few_samples(self, file: BinaryIO, count: int) -> None:
+        """Raises UnreadableImage if so many samples at once would exhaust the memory, made by a small file."""
+        length = file.seek(0, os.SEEK_END)
+        size = count * (self.page.dtype.itemsize if self.page.dtype is not None else 1)
+        limit = max(MAX_BYTES, MAX_TIMES_LENGTH * length)
+        if size > limit:
+            found = f"{size:,} bytes of pixels in a file of {length:,}: expected at most {limit:,}"
+            raise UnreadableImage(f"{found}; save it with fewer bands or pixels", "too_many_pixels")
+
     def image(self, file: BinaryIO) -> tuple[Image.Image, ValueRange]:
         """The upright page with 8 bits per channel, and the values that became black and white."""
         self.require_complete(file)
+        self.require_few_samples(file, max(self.page.size, math.prod(self.page.chunks)))
         values = self.page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (planes, height, width, samples), depth 0
         values = self._in_colors(np.moveaxis(values[..., 0], 0, 2) if len(values) > 1 else values[0])
         ranges = self._ranges([values[:, :, number] for number in range(self._kept)])
@@ -107,6 +119,7 @@ class TiffPage:
     def smaller_image(self, file: BinaryIO, side_pixels: int) -> tuple[Image.Image, ValueRange]:
         """The same, downscaled by a whole number to the side or more, one strip or tile after the other."""
         self.require_complete(file)
+        self.require_few_samples(file, math.prod(self.page.chunks))
         factor = max(1, max(self.width, self.height) // side_pixels)
         step = max(1, int((self.width * self.height / SAMPLED_VALUES) ** 0.5))
         samples: list[list[np.ndarray]] = [[] for _ in range(self._kept)]
