@@ -32,7 +32,17 @@ from resources.setting_values import FETCH_PERMISSIONS
 from resources.settings import read_settings
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
-SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
+SAME_BUT_FOR_SECRETS = "same_but_for_secrets"  # addresses that count as another one
+# What the words in a query parameter's name say about its value: access_token, accessToken, AWSAccessKeyId, apikey.
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+SECRETS = {
+    *("token", "sig", "signature", "hmac", "jwt", "secret", "secrets", "credential", "credentials"),
+    *("pass", "passwd", "password", "passphrase", "pw", "pwd"),
+    *("key", "apikey", "accesskey", "secretkey", "authkey", "sharedkey"),
+    *("auth", "oauth", "authorization", "bearer", "accesstoken", "authtoken", "apitoken"),
+    *("session", "sessionid", "sid", "sessid", "jsessionid", "phpsessid"),
+}
+OF_SIGNED_URLS = ("x-amz-", "x-goog-")
 NO_NAME = re.compile(r"[^\w .()-]+")  # characters to replace in file names taken from addresses
 MAX_STEM_LENGTH = 100
 ADDRESSES = ("url", "path")  # the first of these columns that is there
@@ -86,13 +96,19 @@ class FetchOutcome:
 
 
 def redacted(address: str) -> str:
-    """The address without account, fragment and values that look like secrets."""
+    """The address without account, values that look like secrets and, on the web, fragment."""
     parts = urlsplit(address)
-    if parts.scheme not in WEB:
-        return address if "@" not in parts.netloc else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
-    query = "&".join(f"{name}{sign}{'…' if SECRET.search(name) else value}" for name, sign, value in pairs)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    query = "&".join(f"{name}{sign}{'…' if is_secret(name) else value}" for name, sign, value in pairs)
+    fragment = "" if parts.scheme in WEB else parts.fragment  # of a file or object, `#` is in the name
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
+
+
+def is_secret(parameter: str) -> bool:
+    """Whether a query parameter's name says that its value is a secret."""
+    name = unquote(parameter)
+    words = {word.lower() for word in WORDS.findall(name)}
+    return bool(words & SECRETS) or name.lower().startswith(OF_SIGNED_URLS)
 
 
 def refusal_of(source: Source) -> NotFetched | None:
@@ -110,8 +126,11 @@ def refusal_of(source: Source) -> NotFetched | None:
     return None
 
 
-def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
-    """The images listed in the table, each once, and the errors of invalid rows by url."""
+def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched], int]:
+    """The images listed in the table, each once, and the errors of invalid rows by url.
+
+    The number is that of addresses left out, because they differ from another one in secrets only.
+    """
     named: dict[str, set[Source]] = defaultdict(set)
     refused: dict[str, NotFetched] = {}
     for row in rows.to_pylist():
@@ -132,7 +151,8 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched]]:
         if len({(source.label, source.name) for source in ways}) > 1:
             refused[url] = NotFetched("contradictory", "several rows give it different labels or names: keep one")
     wanted = [min(ways, key=lambda source: source.address) for url, ways in named.items() if url not in refused]
-    return wanted, refused
+    left_out = sum(len(named[source.url]) - 1 for source in wanted)
+    return wanted, refused, left_out
 
 
 class Fetching:
@@ -281,9 +301,15 @@ def fetch(
     delta_tables.create(FETCHED_IMAGES)
     landed_files.prepare(image_folder.root)
     previous = read_outcomes(delta_tables)
-    sources, refused = to_sources(rows)
-    log.info(f"the table lists {len(sources):,} images to download; {len(refused):,} have invalid rows")
+    sources, refused, left_out = to_sources(rows)
+    log.info(f"the table lists {len(sources):,} images to download; {len(refused):,} rows are invalid")
     counts = Counter(f"failed_{error.reason}" for error in refused.values())
+    if left_out:
+        counts[SAME_BUT_FOR_SECRETS] = left_out
+        log.warning(
+            f"{left_out:,} addresses differ from another one only in parameters that look like secrets, such as token "
+            "or key: one of each is downloaded"
+        )
     waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
     waiting += no_longer_named(previous, {*refused, *(source.url for source in sources)})
     started = committed = time.monotonic()
@@ -335,6 +361,7 @@ def fetched_images(
             "table": config.table,
             "table_content": outside.content,
             **{name: counts[name] for name in ("fetched", "unchanged")},
+            **({SAME_BUT_FOR_SECRETS: counts[SAME_BUT_FOR_SECRETS]} if counts[SAME_BUT_FOR_SECRETS] else {}),
             **{name: count for name, count in sorted(counts.items()) if name.startswith("failed_")},
         }
     )

@@ -19,7 +19,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from botocore.exceptions import BotoCoreError
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, TimeoutError
 
@@ -207,20 +207,21 @@ class RemoteFiles:
         with guarded(self.seconds, private_addresses=self.private_addresses):
             response = self.web.request("GET", address, headers=headers, preload_content=False, decode_content=False)
             try:
-                if response.status == 304:
-                    return None
-                if response.status != 200:
-                    raise NotFetched(to_reason(response.status), f"the server returned HTTP status {response.status}")
-                tag = next((name for name in TAGS if response.headers.get(name)), "")
-                length = response.headers.get("Content-Length", "")
-                self._require_room(int(length) if length.isdecimal() else 0)
-                blocks = iter(partial(response.read, BLOCK_BYTES), b"")
-                fetched = self._download(blocks, f"{tag} {response.headers[tag]}" if tag else "")
+                fetched = None if response.status == 304 else self._from_response(response)
             except BaseException:
                 response.close()  # a partly read connection cannot be reused
                 raise
         response.release_conn()
         return fetched
+
+    def _from_response(self, response: BaseHTTPResponse) -> Fetched:
+        if response.status != 200:
+            raise NotFetched(to_reason(response.status), f"the server returned HTTP status {response.status}")
+        tag = next((name for name in TAGS if response.headers.get(name)), "")
+        length = response.headers.get("Content-Length", "")
+        self._require_room(int(length) if length.isdecimal() else 0)
+        blocks = iter(partial(response.read, BLOCK_BYTES), b"")
+        return self._download(blocks, f"{tag} {response.headers[tag]}" if tag else "")
 
     def _from_store(self, address: str, stamp: str) -> Fetched | None:
         system, path = uncached_file_system(address)

@@ -25,6 +25,7 @@ class ImageServer:
     cut: set[str] = field(default_factory=set)  # sent without the last byte
     untagged: set[str] = field(default_factory=set)  # sent without an ETag
     asked: list[tuple[str, int]] = field(default_factory=list)
+    connections: int = 0
 
     def statuses_of(self, path: str) -> list[int]:
         """Return the status of each response for a path."""
@@ -73,6 +74,7 @@ def image_server() -> Iterator[ImageServer]:
             self.end_headers()
 
         def handle(self) -> None:
+            served.connections += 1
             with suppress(ConnectionError):  # the client did not wait
                 super().handle()
 

@@ -35,7 +35,16 @@ def server() -> Iterator[ImageServer]:
         ("https://example.com/a.png?id=3&token=x&Sig=y#z", "https://example.com/a.png?id=3&token=…&Sig=…"),
         ("https://b.s3/a.png?X-Amz-Date=1&X-Amz-Signature=2", "https://b.s3/a.png?X-Amz-Date=…&X-Amz-Signature=…"),
         ("https://me:secret@example.com/a.png", "https://example.com/a.png"),
-        ("s3://bucket/a?token=b#1.png", "s3://bucket/a?token=b#1.png"),
+        ("https://example.com/a?design=1&keyword=2&author=3", "https://example.com/a?design=1&keyword=2&author=3"),
+        (
+            "https://example.com/a?accessToken=1&api_key=2&size=3",
+            "https://example.com/a?accessToken=…&api_key=…&size=3",
+        ),
+        ("https://example.com/a?AWSAccessKeyId=1&SIGNATURE=2", "https://example.com/a?AWSAccessKeyId=…&SIGNATURE=…"),
+        ("https://example.com/a?apikey=1&sid=2&pass%77ord=3", "https://example.com/a?apikey=…&sid=…&pass%77ord=…"),
+        ("s3://bucket/a?b#1.png", "s3://bucket/a?b#1.png"),
+        ("s3://me:secret@bucket/a?b#1.png", "s3://bucket/a?b#1.png"),
+        ("ftp://example.com/a.png?token=b", "ftp://example.com/a.png?token=…"),
         ("/photos/a#1.png", "/photos/a#1.png"),
     ],
 )
@@ -57,11 +66,18 @@ def test_an_address_is_shown_without_what_nobody_may_see(address: str, url: str)
 )
 def test_a_row_that_names_nothing_to_fetch_is_refused(row: dict[str, str], reason: str) -> None:
     table = pa.Table.from_pylist([{"url": "", "label": None, "name": None, **row}])
-    sources, refused = to_sources(table)
+    sources, refused, _ = to_sources(table)
     assert sources == []
     ((url, error),) = refused.items()
     assert error.reason == reason
     assert "pw" not in url + error.message
+
+
+def test_addresses_that_differ_in_secrets_only_are_one_image_and_counted() -> None:
+    names = [f"https://example.com/a.png?{query}" for query in ("design=1", "design=2", "token=1", "token=2")]
+    sources, _, left_out = to_sources(pa.table({"url": [*names, names[0]]}))
+    assert sorted(source.address for source in sources) == names[:3]
+    assert left_out == 1
 
 
 class Home:
@@ -84,7 +100,8 @@ class Home:
         )
         (made,) = run.asset_materializations_for_node("fetched_images")
         counted = {name: value.value for name, value in made.metadata.items()}
-        return {name: count for name, count in counted.items() if name.startswith(("fetched", "unchanged", "failed"))}
+        counts = ("fetched", "unchanged", "failed", "same_but_for_secrets")
+        return {name: count for name, count in counted.items() if name.startswith(counts)}
 
     def files(self) -> dict[str, bytes]:
         found = {str(file.relative_to(self.landing)): file for file in self.landing.rglob("*") if file.is_file()}
@@ -144,6 +161,11 @@ def test_images_land_under_their_labels_and_a_second_run_fetches_what_changed(
     assert filled.fetch(*rows[:2]) == {"fetched": 0, "unchanged": 2}
     assert filled.rows()[rows[4][0]]["state"] == "unnamed"
     assert len(filled.files()) == 4
+
+
+def test_images_left_out_for_equal_addresses_are_reported(filled: Home, server: ImageServer) -> None:
+    rows = [(f"{server.address}/a/rose.png?{query}", "roses", "") for query in ("v=1", "v=2", "key=1", "key=2")]
+    assert filled.fetch(*rows) == {"fetched": 3, "unchanged": 0, "same_but_for_secrets": 1}
 
 
 def test_another_label_moves_the_file_and_one_that_was_deleted_comes_again(filled: Home, server: ImageServer) -> None:

@@ -48,6 +48,14 @@ def test_a_file_is_downloaded_completely_and_once_per_version(server: ImageServe
     assert server.statuses_of("/rose.png") == [200, 304, 200]
 
 
+def test_checking_unchanged_files_takes_one_connection(server: ImageServer) -> None:
+    files, address = remote(), f"{server.address}/rose.png"
+    first = files.fetch(address, "")
+    assert first is not None
+    assert [files.fetch(address, first.stamp) for _ in range(5)] == [None] * 5
+    assert server.connections == 1
+
+
 def test_a_file_without_versions_is_downloaded_every_time(server: ImageServer) -> None:
     server.untagged = {"/plain.png"}
     files, address = remote(), f"{server.address}/plain.png"
