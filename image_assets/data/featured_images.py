@@ -163,7 +163,7 @@ def featured_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> dg.
         lambda: {
             **new_images_metadata(delta_tables, FEATURED_IMAGES, change),
             **arrivals_metadata(delta_tables, layout),
-            **quarantine_metadata(delta_tables),
+            **quarantine_metadata(delta_tables, image_folder.real_link_roots),
         },
         tables=[FEATURED_IMAGES, IMAGE_FILES, GIVEN_LABELS, LABEL_CORRECTIONS],
         values=[str(layout)],

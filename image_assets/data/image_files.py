@@ -66,7 +66,7 @@ def current_key_batches(delta_tables: DeltaTables) -> pa.RecordBatchReader:
     return delta_tables.batches(IMAGE_FILES, IMAGE_KEYS, pc.field("state") == CURRENT)
 
 
-def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+def quarantine_metadata(delta_tables: DeltaTables, link_roots: Sequence[str]) -> dict[str, dg.MetadataValue]:
     """Metadata with the number of quarantined files for each reason, an example of each, and a contact sheet."""
     rows = delta_tables.read(
         IMAGE_FILES, ["path", "reason", "message", "last_seen"], pc.field("state") == QUARANTINED
@@ -75,7 +75,7 @@ def quarantine_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue
         return {}
     rows.sort(key=lambda row: (-row["last_seen"].timestamp(), row["path"]))
     newest = rows[:SHEET_FILES]
-    pictures = partial_thumbnails(row["path"] for row in newest)
+    pictures = partial_thumbnails((row["path"] for row in newest), link_roots)
     captions = [f"{row['reason']}: {unquote(row['path'].rpartition('/')[2])}" for row in newest]
     sheet = picture_markdown(
         contact_sheet(list(zip(pictures, captions, strict=True))),

@@ -94,7 +94,7 @@ def groups_table(groups: Sequence[Group]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
-def duplicates_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+def duplicates_metadata(images: pd.DataFrame, link_roots: Sequence[str] = ()) -> dict[str, dg.MetadataValue]:
     """Metadata with exact duplicates, near duplicates and a contact sheet of both."""
     exact = groups_of_several(images, "image_id", "path")
     near = groups_of_several(images, "duplicate_group", "image_id")
@@ -107,7 +107,7 @@ def duplicates_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     shown = [*exact[: SHEET_GROUPS // 2], *near[: SHEET_GROUPS // 2]]
     paths = [path for group in shown for path in group.paths]
     if paths:
-        pictures = thumbnails((path, None) for path in paths)
+        pictures = thumbnails(((path, None) for path in paths), link_roots)
         tiles = [(picture, to_caption(path, None)) for picture, path in zip(pictures, paths, strict=True)]
         title = f"the largest of {len(exact):,} groups of exact duplicates and {len(near):,} of near duplicates"
         metadata["duplicates"] = dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), title))
@@ -129,7 +129,7 @@ def distribution_metadata(images: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     return {"distributions": dg.MetadataValue.md(picture_markdown(picture, title))}
 
 
-def samples_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+def samples_metadata(delta_tables: DeltaTables, link_roots: Sequence[str]) -> dict[str, dg.MetadataValue]:
     """Metadata with a contact sheet of the sample, and with charts and duplicates of all current images."""
     shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
     shown.sort(key=lambda row: (row["label"] or "", row["path"]))
@@ -139,7 +139,7 @@ def samples_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     return {
         **({"images": dg.MetadataValue.md(sheet)} if sheet else {}),
         **distribution_metadata(images),
-        **duplicates_metadata(images),
+        **duplicates_metadata(images, link_roots),
     }
 
 
@@ -287,7 +287,7 @@ def image_samples(
     metadata = describe_once(
         delta_tables,
         IMAGE_SAMPLES.name,
-        lambda: samples_metadata(delta_tables),
+        lambda: samples_metadata(delta_tables, image_folder.real_link_roots),
         tables=[IMAGE_SAMPLES, FEATURED_IMAGES, IMAGE_SPLITS, IMAGE_FILES],
     )
     return delta_tables.materialized(IMAGE_SAMPLES, delta_tables.change_since(before, IMAGE_SAMPLES), **metadata)

@@ -175,7 +175,7 @@ def raw_images(
     described = describe_once(
         delta_tables,
         IMAGE_FILES.name,
-        lambda: states_metadata(delta_tables) | quarantine_metadata(delta_tables),
+        lambda: states_metadata(delta_tables) | quarantine_metadata(delta_tables, image_folder.real_link_roots),
         tables=[IMAGE_FILES],
     )
     yield delta_tables.materialized(

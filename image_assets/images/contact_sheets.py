@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import distribution
 from io import BytesIO
 from typing import TypeVar
@@ -47,27 +47,29 @@ def contact_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int = TILE_P
     return contact_sheet(images, side_pixels * 3 // 4, columns * 4 // 3)
 
 
-def thumbnails(images: Iterable[tuple[str, bytes | None]]) -> list[bytes]:
+def thumbnails(images: Iterable[tuple[str, bytes | None]], link_roots: Sequence[str] = ()) -> list[bytes]:
     """A JPEG thumbnail for each path and content (None: read from the path); empty if that fails.
 
-    They are made in a guarded process, because the images may not have been decoded before.
+    They are made in a guarded process, because the images may not have been decoded before. Links to the `link_roots`
+    are followed.
     """
-    return _in_guarded_process(thumbnail, images)
+    return _in_guarded_process(partial(thumbnail, link_roots=link_roots), images)
 
 
-def thumbnail(image: tuple[str, bytes | None]) -> bytes:
+def thumbnail(image: tuple[str, bytes | None], link_roots: Sequence[str]) -> bytes:
     """A JPEG thumbnail of one image; empty if it cannot be read."""
     path, content = image
-    content = scaled_content(path, 2 * THUMBNAIL_PIXELS) if content is None else content
+    if content is None:
+        content = scaled_content(path, 2 * THUMBNAIL_PIXELS, link_roots=link_roots)
     try:
         return to_thumbnail(bytes(content or b""), THUMBNAIL_PIXELS)
     except UnreadableImage:
         return b""
 
 
-def partial_thumbnails(paths: Iterable[str]) -> list[bytes]:
+def partial_thumbnails(paths: Iterable[str], link_roots: Sequence[str] = ()) -> list[bytes]:
     """A small JPEG of each broken image, as far as it can be decoded; empty if nothing can."""
-    return _in_guarded_process(partial_thumbnail, paths)
+    return _in_guarded_process(partial(partial_thumbnail, link_roots=link_roots), paths)
 
 
 def _in_guarded_process(function: Callable[[Item], bytes], items: Iterable[Item]) -> list[bytes]:
@@ -81,11 +83,11 @@ def to_caption(path: str, label: str | None) -> str:
     return label or unquote(path.rpartition("/")[2])
 
 
-def partial_thumbnail(path: str) -> bytes:
+def partial_thumbnail(path: str, link_roots: Sequence[str]) -> bytes:
     """A JPEG thumbnail of the decodable part of a broken image; changes Pillow's settings, so run it guarded."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        with open_file(path) as file, Image.open(file, formats=tuple(OPENERS)) as image:
+        with open_file(path, link_roots) as file, Image.open(file, formats=tuple(OPENERS)) as image:
             image.draft("RGB", (TILE_PIXELS, TILE_PIXELS))
             image.thumbnail((TILE_PIXELS, TILE_PIXELS))
             small = BytesIO()

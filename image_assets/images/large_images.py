@@ -1,7 +1,7 @@
 """Images above the content limit, whose rows have no content (runs in executors)."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 SCALING_MEMORY_BYTES = 1024**3
 FORMATS_OF_LIBVIPS = ("PNG", "WEBP", "GIF", "TIFF")  # large JPEGs have a decoder of their own
-BYTES_PER_SECOND = (
-    16 * 1024**2
-)  # the time limit grows with the file: reading and decoding are expected to be at least this fast
+# The time limit grows with the file: reading and decoding are expected to be at least this fast.
+BYTES_PER_SECOND = 16 * 1024**2
 
-File = tuple[str, int, int]  # its path, the side of the square, its length
+File = tuple[str, int]  # its path and length
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,20 @@ class Limits:
         return self.seconds + length / BYTES_PER_SECOND
 
 
-def scaled_content(path: str, side_pixels: int, length: int | None = None, reading: Reading = DEFAULT) -> bytes | None:
+def scaled_content(
+    path: str,
+    side_pixels: int,
+    *,
+    length: int | None = None,
+    reading: Reading = DEFAULT,
+    link_roots: Sequence[str] = (),
+) -> bytes | None:
     """The file's image as PNG, downscaled to fit in a square.
 
-    None if the file cannot be read any more, or does not have the given length.
+    None if the file cannot be read any more, or does not have the given length. Links to the `link_roots` are followed.
     """
     try:
-        with open_file(path) as file:
+        with open_file(path, link_roots) as file:
             changed = length is not None and file.seek(0, os.SEEK_END) != length
             return None if changed else to_smaller(file, side_pixels, reading)
     except (OSError, UnreadableImage):  # deleted or replaced since it was listed
@@ -73,22 +79,25 @@ def is_reduced(content: bytes, reading: Reading = DEFAULT) -> bool:
     return header.width * header.height > reading.max_pixels
 
 
-def with_scaled_content(images: "DataFrame") -> "DataFrame":
+def with_scaled_content(images: "DataFrame", reading: Reading) -> "DataFrame":
     """The images without `length`; images without content get a downscaled copy of their file.
 
     Every model version, old ones included, can then score them like other images, wherever the files are.
     """
     from pyspark.sql import functions as F
 
+    def small(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
+        return scaled_contents(batches, reading)
+
     path_only = [F.when(F.col("content").isNull(), F.col(name)) for name in ("path", "length")]
     pandas_udf: Any = F.pandas_udf  # Any: its stubs lack functions on iterators of tuples
-    small = pandas_udf(scaled_contents, "binary")
-    return images.withColumn("content", F.coalesce("content", small(*path_only))).drop("length")
+    content = F.coalesce("content", pandas_udf(small, "binary")(*path_only))
+    return images.withColumn("content", content).drop("length")
 
 
-def with_scaled_contents(images: Iterable[Row]) -> Iterator[Row]:
+def with_scaled_contents(images: Iterable[Row], reading: Reading) -> Iterator[Row]:
     """The same for rows."""
-    with scaling_process() as guarded:
+    with scaling_process(reading) as guarded:
         for image in images:
             content = image["content"]
             if content is None:
@@ -96,17 +105,22 @@ def with_scaled_contents(images: Iterable[Row]) -> Iterator[Row]:
             yield {name: value for name, value in image.items() if name != "length"} | {"content": content}
 
 
-def scaled_contents(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.Series]:
+def scaled_contents(batches: Iterator[tuple[pd.Series, pd.Series]], reading: Reading) -> Iterator[pd.Series]:
     """Downscaled contents by path and length; None without a path, or if the file has changed."""
-    with scaling_process() as guarded:
+    with scaling_process(reading) as guarded:
         for paths, lengths in batches:
             contents = [content_of(*file, guarded) for file in zip(paths, lengths, strict=True)]
             yield pd.Series(contents, dtype=object)
 
 
-def scaling_process() -> GuardedProcess[File, bytes | None]:
+def scaling_process(reading: Reading) -> GuardedProcess[File, bytes | None]:
     """A process that downscales files."""
-    return GuardedProcess(lambda file: scaled_content(*file), memory_bytes=SCALING_MEMORY_BYTES)
+
+    def small(file: File) -> bytes | None:
+        path, length = file
+        return scaled_content(path, SMALLER_SIDE_PIXELS, length=length, reading=reading)
+
+    return GuardedProcess(small, memory_bytes=SCALING_MEMORY_BYTES)
 
 
 def content_of(path: str | None, length: float, guarded: GuardedProcess[File, bytes | None]) -> bytes | None:
@@ -114,5 +128,5 @@ def content_of(path: str | None, length: float, guarded: GuardedProcess[File, by
     if path is None:
         return None
     seconds = Limits().seconds_for(int(length))
-    found = guarded.run((path, SMALLER_SIDE_PIXELS, int(length)), cpu_seconds=seconds)
+    found = guarded.run((path, int(length)), cpu_seconds=seconds)
     return None if isinstance(found, ItemFailure) else found

@@ -30,6 +30,7 @@ from image_assets.models.evaluation_report import (
     reliability_diagram,
     results_table,
 )
+from image_assets.models.lineage import reading_of
 from image_assets.models.model_evaluations import damage_of, evaluation_row, merge_evaluations
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device
 from resources.delta.arrow_rows import Row
@@ -211,13 +212,13 @@ def evaluate_on(
             f"{', '.join(version.labels)}"
         )
     unreadable: dict[str, str] = {}
-    reading = Reading(landing.page, landing.pixel_limit)
+    reading = reading_of(version)
     side_pixels = backbone_of(version.tags, "backbone_name").side_pixels
     results: dict[Corruption | None, Evaluation] = {}
     whole = pd.DataFrame()
     for corruption in (None, *corruptions):
         readable = {path: label for path, label in known.items() if path not in unreadable}
-        rows = with_scaled_contents(read_images(readable, landing, unreadable))
+        rows = with_scaled_contents(read_images(readable, landing, unreadable), reading)
         if corruption:
             rows = corrupted_rows(rows, corruption, side_pixels, reading, unreadable)
         found = pd.DataFrame(predict(rows))

@@ -116,7 +116,7 @@ class EmbeddingNetwork:
     def rows(self, images: Iterable[Row]) -> Iterator[Row]:
         """Rows of `image_embeddings` for rows with path, image_id, length and content."""
         network, limits = loaded_network(self.file), Limits()
-        scaled = with_scaled_contents(images)
+        scaled = with_scaled_contents(images, self.reading)
         with (
             GuardedProcess(self._pixels, memory_bytes=limits.memory_bytes) as guarded,
             ThreadPoolExecutor(thread_count(), "decoder") as decoders,

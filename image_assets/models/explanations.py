@@ -1,6 +1,5 @@
 """Explanations of predictions: photographs with the parts in red on which a model version's prediction depends."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from PIL import Image
 from image_assets.images.contact_sheets import THUMBNAIL_PIXELS, contact_sheet, to_thumbnail
 from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import ItemFailure
-from image_assets.images.pixels import DEFAULT, Reading, to_pixels
+from image_assets.images.pixels import to_pixels
 from image_assets.models.backbones import backbone_of
 from image_assets.models.isolated_scoring import LoadableVersion, VersionNotLoaded, predicting
+from image_assets.models.lineage import reading_of
 from image_assets.models.occlusion import to_heat, with_covers
 from image_assets.models.scoring import SUM_TOLERANCE
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
@@ -56,8 +56,7 @@ def explaining(version: ModelVersion, registry: ModelRegistry) -> Iterator[Expla
     """
     digest = version.tags.get(FILES_DIGEST, "")
     side_pixels = backbone_of(version.tags, "backbone_name").side_pixels
-    settings = json.loads(version.tags.get("cache_settings", "{}"))
-    reading = Reading(settings.get("page", DEFAULT.page), settings.get("pixel_limit", DEFAULT.max_pixels))
+    reading = reading_of(version)
     with predicting(LoadableVersion(registry.tracking_uri, version.uri, DEVICE, digest)) as predict:
 
         def explain(content: bytes, labels: Sequence[str]) -> list[Explanation]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from image_assets.images.charts import picture_markdown
+from image_assets.images.pixels import DEFAULT, Reading
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training_plan import TrainingResult
 from image_assets.schemas import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from image_assets.models.training import Task
 
 TABLE_VERSIONS = "table_versions"
+CACHE_SETTINGS = "cache_settings"  # the tag with what images were like in the caches of the training
 THRESHOLDS = "thresholds"  # the tag of a version that abstains: `Thresholds` as JSON
 
 CURVES_FILE = "learning_curves.png"
@@ -59,6 +61,12 @@ def table_versions(version: ModelVersion) -> dict[str, int]:
             'such as {"image_splits": 12}'
         )
     return versions
+
+
+def reading_of(version: ModelVersion) -> Reading:
+    """How the version reads images: as those that it was trained on; versions of earlier releases by default."""
+    settings = json.loads(version.tags.get(CACHE_SETTINGS, "{}"))
+    return Reading(settings.get("page", DEFAULT.page), settings.get("pixel_limit", DEFAULT.max_pixels))
 
 
 def thresholds_of(version: ModelVersion) -> list[float | None] | None:
@@ -162,7 +170,7 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
         "backbone_identity": task.backbone,
         "backbone_name": task.plan.backbone_name,
         "training_settings": json.dumps(settings),
-        "cache_settings": json.dumps(
+        CACHE_SETTINGS: json.dumps(
             {
                 "content": task.plan.content,
                 "color": task.plan.color,

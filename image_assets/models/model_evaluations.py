@@ -17,6 +17,7 @@ from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.data.image_splits import labels_in_all_splits, read_split, split_digest
 from image_assets.images.charts import confusion_matrix
 from image_assets.images.large_images import with_scaled_content, with_scaled_contents
+from image_assets.images.pixels import Reading
 from image_assets.models.evaluation import (
     Comparison,
     Evaluation,
@@ -39,7 +40,7 @@ from image_assets.models.evaluation_report import (
 )
 from image_assets.models.explanations import explanations_sheet
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.lineage import thresholds_of
+from image_assets.models.lineage import reading_of, thresholds_of
 from image_assets.models.scoring import (
     ANSWER_FIELDS,
     FAULT_FIELD,
@@ -165,14 +166,14 @@ def predict_rows(
     on: InferenceDevice,
 ) -> pd.DataFrame:
     """The rows with the version's predictions for their images, which it gets as `image_predictions` does."""
-    device = resolve_device(version, on, delta_tables.pyspark).name
+    device, reading = resolve_device(version, on, delta_tables.pyspark).name, reading_of(version)
     progress = delta_tables.progress_line(f"evaluated version {version.version}", len(rows), "images of the test split")
     images = stored_rows(delta_tables, FEATURED_IMAGES, zip(rows["path"], rows["image_id"], strict=True))
     if runs_locally(delta_tables.pyspark, images.size_bytes):
 
         def predicted(parts: Iterable[int]) -> Iterator[Row]:
             stored = counted(row for part in parts for row in images.rows(SCORED_COLUMNS, part, 1))
-            yield from predicted_rows(with_scaled_contents(stored), registry, version, device)
+            yield from predicted_rows(with_scaled_contents(stored, reading), registry, version, device)
 
         with progress:
             answers = Executor(None).run(predicted, [0], progress, rows=len(rows))
@@ -180,19 +181,20 @@ def predict_rows(
         return rows.merge(answered, on=IMAGE_KEYS)
     spark = delta_tables.spark
     stored = delta_tables.dataframe(FEATURED_IMAGES).select(SCORED_COLUMNS)
-    content = with_scaled_content(stored.join(F.broadcast(spark.createDataFrame(rows)), on=IMAGE_KEYS))
+    content = with_scaled_content(stored.join(F.broadcast(spark.createDataFrame(rows)), on=IMAGE_KEYS), reading)
     tasks = task_count(spark, len(rows) // IMAGES_PER_TASK)
     scored = score_images(content.repartition(tasks), registry, version, device)
     with progress, counting_tasks(spark, progress, rows=len(rows), tasks=tasks):
         return scored.toPandas()
 
 
-def surest_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables) -> pd.DataFrame:
+def surest_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables, reading: Reading) -> pd.DataFrame:
     """The wrong predictions with the highest probability, surest first, with the `content` of their images."""
     surest_first = answers.sort_values(by="probability", ascending=False)
     wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
     images = stored_rows(delta_tables, FEATURED_IMAGES, zip(wrong["path"], wrong["image_id"], strict=True))
-    contents = {row["path"]: row["content"] for row in with_scaled_contents(images.rows(SCORED_COLUMNS, 0, 1))}
+    shown = with_scaled_contents(images.rows(SCORED_COLUMNS, 0, 1), reading)
+    contents = {row["path"]: row["content"] for row in shown}
     return wrong.assign(content=[contents[path] or b"" for path in wrong["path"]])
 
 
@@ -206,7 +208,7 @@ def report_on(
     """The report on a version, from its predictions as marked by `mark_right`."""
     evaluation = evaluate(answers, version.labels)
     features = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "width", "height", "format"]).to_pandas()
-    mistakes = surest_mistakes(answers, delta_tables)
+    mistakes = surest_mistakes(answers, delta_tables, reading_of(version))
     contents = (
         confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
         precision_and_recall(evaluation),

@@ -4,7 +4,7 @@ A newly promoted version takes over once it has predicted. Until then, or if it 
 of the previous version.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import and_
 
@@ -28,6 +28,7 @@ from resources.delta.following import is_of
 from resources.delta.merging import LISTED_KEYS, rows_with
 from resources.delta.queries import query
 from resources.delta.unchanged import describe_once
+from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 
 
@@ -103,7 +104,7 @@ def version_to_show(instance: dg.DagsterInstance, registry: ModelRegistry) -> Ma
     return {"model_name": registry.name, "model_version": int(str(number)), "version_id": version_id}
 
 
-def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
+def least_certain_metadata(delta_tables: DeltaTables, link_roots: Sequence[str]) -> dict[str, dg.MetadataValue]:
     """A contact sheet of the predictions with the lowest probabilities, as metadata."""
     columns = ["path", "label", "probability", "abstained", "most_probable_label"]
     predictions = delta_tables.batches(CURRENT_PREDICTIONS, columns)
@@ -115,7 +116,7 @@ def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataVa
         predictions=predictions,
     ).to_pylist()
     captions = [f"{row['label']} {row['probability']:.0%}" for row in least_certain]
-    images = thumbnails((row["path"], None) for row in least_certain)
+    images = thumbnails(((row["path"], None) for row in least_certain), link_roots)
     tiles = list(zip(images, captions, strict=True))
     if not tiles:
         return {}
@@ -131,7 +132,10 @@ def least_certain_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataVa
     op_tags=PREDICTED_FIRST,
 )
 def current_predictions(
-    context: dg.AssetExecutionContext, delta_tables: DeltaTables, model_registry: ModelRegistry
+    context: dg.AssetExecutionContext,
+    delta_tables: DeltaTables,
+    model_registry: ModelRegistry,
+    image_folder: ImageFolder,
 ) -> dg.MaterializeResult:
     """Label and probability predicted by the production version, for each current file in the landing folder."""
     before = delta_tables.snapshot(CURRENT_PREDICTIONS)
@@ -146,7 +150,7 @@ def current_predictions(
     described = describe_once(
         delta_tables,
         CURRENT_PREDICTIONS.name,
-        lambda: least_certain_metadata(delta_tables),
+        lambda: least_certain_metadata(delta_tables, image_folder.real_link_roots),
         tables=[CURRENT_PREDICTIONS, IMAGE_FILES],  # pictures are read from the files
     )
     return delta_tables.materialized(

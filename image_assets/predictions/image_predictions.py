@@ -17,6 +17,7 @@ from pyspark.sql.types import StructType
 
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.images.large_images import with_scaled_content, with_scaled_contents
+from image_assets.models.lineage import reading_of
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device, score_images, score_images_guarded
 from image_assets.models.version_ids import identify_rows, key_of, of_version, of_versions, registry_warning
 from image_assets.predictions.head_predictions import write_head_predictions
@@ -87,7 +88,7 @@ def with_predictions(
         DamagedVersion: The version's files have changed since they were logged, or must not be loaded.
     """
     registry.require_files_as_logged(version)
-    answered = scorer(with_scaled_content(images), registry, version, device)
+    answered = scorer(with_scaled_content(images, reading_of(version)), registry, version, device)
     columns = {name: F.lit(value) for name, value in version_columns(version, device).items()}
     return answered.withColumns({**columns, "predicted_at": F.current_timestamp()})
 
@@ -110,7 +111,8 @@ def write_predictions(
     columns = {**version_columns(version, device), "predicted_at": datetime.now(UTC)}
 
     def predicted(images: Iterable[Row]) -> Iterator[Row]:
-        for row in predicted_rows(with_scaled_contents(images), registry, version, device):
+        scaled = with_scaled_contents(images, reading_of(version))
+        for row in predicted_rows(scaled, registry, version, device):
             yield row | columns
 
     doing = f"version {version.version} predicted"

@@ -18,6 +18,7 @@ from image_assets.models.version_ids import identify_rows, key_of, of_version
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.unchanged import describe_once
+from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion, serving_version, shadows
 
 
@@ -55,18 +56,19 @@ def mean(answers: pd.DataFrame, column: str) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def disagreement_sheet(both: pd.DataFrame) -> dg.MetadataValue | None:
+def disagreement_sheet(both: pd.DataFrame, link_roots: Sequence[str]) -> dg.MetadataValue | None:
     """A contact sheet of the disagreements with the highest probability; None if there are none."""
     disagreements = both.loc[~both["agrees"]].sort_values("probability", ascending=False).head(SHEET_IMAGES)
     captions = [
         f"{row.label or 'no label'}, production: {row.label_other or 'no label'}" for row in disagreements.itertuples()
     ]
-    tiles = list(zip(thumbnails((path, None) for path in disagreements["path"]), captions, strict=True))
+    pictures = thumbnails(((path, None) for path in disagreements["path"]), link_roots)
+    tiles = list(zip(pictures, captions, strict=True))
     return dg.MetadataValue.md(picture_markdown(contact_sheet(tiles), "disagreements")) if tiles else None
 
 
 def compare(
-    delta_tables: DeltaTables, serving: ModelVersion, others: Sequence[ModelVersion]
+    delta_tables: DeltaTables, serving: ModelVersion, others: Sequence[ModelVersion], link_roots: Sequence[str]
 ) -> dict[str, dg.MetadataValue]:
     """Writes how often the other versions agree with the serving one; the figures and pictures as metadata."""
     metadata: dict[str, dg.MetadataValue] = {}
@@ -77,7 +79,7 @@ def compare(
         rows.append({**key, "compared_at": datetime.now(UTC), **agreement(both)})
         if rows[-1]["agreement"] is not None:
             metadata[f"agreement_v{version.version}"] = dg.MetadataValue.float(rows[-1]["agreement"])
-        if picture := disagreement_sheet(both):
+        if picture := disagreement_sheet(both, link_roots):
             metadata[f"disagreements_v{version.version}"] = picture
     if rows:
         figures = {name: f"new.{name}" for name in VERSION_AGREEMENTS.columns.fieldNames()}
@@ -87,7 +89,9 @@ def compare(
 
 
 @dg.asset(deps=["image_predictions", "image_files"], kinds={"deltalake"}, pool="version_agreements")
-def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry) -> dg.MaterializeResult:
+def version_agreements(
+    delta_tables: DeltaTables, model_registry: ModelRegistry, image_folder: ImageFolder
+) -> dg.MaterializeResult:
     """For each version in stage Staging, how often it agrees with the production version on current images."""
     before = delta_tables.snapshot(VERSION_AGREEMENTS)
     versions = model_registry.versions()
@@ -97,7 +101,7 @@ def version_agreements(delta_tables: DeltaTables, model_registry: ModelRegistry)
     described = describe_once(
         delta_tables,
         VERSION_AGREEMENTS.name,
-        lambda: compare(delta_tables, serving, others) if serving else {},
+        lambda: compare(delta_tables, serving, others, image_folder.real_link_roots) if serving else {},
         tables=[IMAGE_PREDICTIONS, IMAGE_FILES],
         # A table that was recreated needs its rows again.
         values=[*map(key_of, [serving, *others] if serving else []), delta_tables.table_id(VERSION_AGREEMENTS)],

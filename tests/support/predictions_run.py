@@ -18,6 +18,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.table import Table
 from resources.devices import InferenceDevice
+from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.data_run import kill, kill_when_written
 from tests.support.registered_versions import registered, saved_model
@@ -70,6 +71,7 @@ def run_predictions(
         "delta_tables": delta_tables,
         "model_registry": registry,
         "inference_device": InferenceDevice(choice="cpu"),
+        "image_folder": ImageFolder(root=str(Path(instance.root_directory).parent / "landing")),
     }
     assets = [image_predictions, current_predictions]
     return dg.materialize(assets, instance=instance, resources=resources, raise_on_error=False)

@@ -1,13 +1,15 @@
 """A contact sheet is a small JPEG with every image in its place, whatever the images and captions are."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from image_assets.images.contact_sheets import contact_sheet
-from tests.support.images import noise_jpeg, opened
+from image_assets.images.contact_sheets import contact_sheet, partial_thumbnails, thumbnails
+from resources.files.file_system import to_path
+from tests.support.images import noise_jpeg, opened, put
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 60])
@@ -33,6 +35,18 @@ def test_each_image_stands_in_its_place_above_its_caption() -> None:
 def test_images_that_cannot_be_decoded_are_gray_boxes() -> None:
     sheet = opened(contact_sheet([(b"no image", "broken.jpg"), (noise_jpeg(1)[:400], "half.jpg")]))
     assert np.abs(np.asarray(sheet.convert("RGB")).astype(int)[20, 20] - 0xDD).max() < 12
+
+
+def test_links_are_shown_if_they_lead_below_a_named_root(tmp_path: Path) -> None:
+    landing, pool = tmp_path / "landing", tmp_path / "pool"
+    landing.mkdir()
+    paths = []
+    for name, content in (("whole.jpg", noise_jpeg(1)), ("half.jpg", noise_jpeg(1)[:-2000])):
+        (landing / name).symlink_to(put(pool, name, content))
+        paths.append(to_path(bytes(landing / name)))
+    for roots, is_shown in (((), False), ((str(pool),), True)):
+        pictures = [*thumbnails([(paths[0], None)], roots), *partial_thumbnails(paths[1:], roots)]
+        assert [bool(picture) for picture in pictures] == [is_shown] * 2
 
 
 @pytest.mark.parametrize("caption", ["", "a" * 300, "word " * 80, "first\nsecond\nthird", "ромашка 雛菊 🌼", "/"])

@@ -17,8 +17,9 @@ from PIL import Image
 from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import scaled_content, scaled_contents
-from image_assets.images.pixels import to_file_pixels, to_pixels
+from image_assets.images.pixels import DEFAULT, Reading, to_file_pixels, to_pixels
 from resources.files.file_system import to_path
+from tests.support.image_files import saved, tiff_pages
 from tests.support.images import jpeg, picture, png, put
 
 MEMORY_BYTES = 300 * 1024**2  # 20,000 x 15,000 pixels are 900 MB
@@ -98,9 +99,11 @@ def test_an_object_is_scaled_as_a_file_is(tmp_path: Path, encoded: Callable[[int
     assert apart.submit(small_object, encoded(1)).result() == small is not None
 
 
-def list_small_contents(paths: list[str | None], lengths: list[int | None]) -> list[bytes | None]:
+def list_small_contents(
+    paths: list[str | None], lengths: list[int | None], reading: Reading = DEFAULT
+) -> list[bytes | None]:
     """The small contents of one batch."""
-    (made,) = scaled_contents(iter([(pd.Series(paths), pd.Series(lengths, dtype=float))]))
+    (made,) = scaled_contents(iter([(pd.Series(paths), pd.Series(lengths, dtype=float))]), reading)
     return made.tolist()
 
 
@@ -112,3 +115,17 @@ def test_contents_are_made_of_files_that_are_as_they_were(tmp_path: Path) -> Non
         made = apart.submit(list_small_contents, paths, [len(content), None, len(content) + 1, 5, 8]).result()
     assert [small is not None for small in made] == [True, False, False, False, False]
     assert np.array_equal(to_pixels(made[0] or b"", 32), to_pixels(content, 32))
+
+
+def test_large_files_are_read_by_the_settings(tmp_path: Path, apart: Executor) -> None:
+    blank, gray = np.full((15, 20), 255, np.uint8), np.arange(300, dtype=np.uint8).reshape(15, 20)
+    content = tiff_pages(blank, gray)
+    path = to_path(os.fsencode(put(tmp_path, "pages.tif", content)))
+    for reading, lightest in ((Reading(page="first"), 255), (DEFAULT, 0)):
+        (small,) = apart.submit(list_small_contents, [path], [len(content)], reading).result()
+        assert to_pixels(small or b"", 20).min() == lightest
+    content = saved(Image.new("1", (1000, 1000)), "PNG")
+    path = to_path(os.fsencode(put(tmp_path, "many.png", content)))
+    for reading, is_read in ((Reading(max_pixels=1000), False), (DEFAULT, True)):
+        (small,) = apart.submit(list_small_contents, [path], [len(content)], reading).result()
+        assert (small is not None) == is_read

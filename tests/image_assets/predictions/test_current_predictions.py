@@ -23,6 +23,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import file_layout
+from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 from tests.conftest import tables_in
 
@@ -88,7 +89,11 @@ def test_the_asset_shows_them_without_spark_and_writes_nothing_again(home: Path,
             run = dg.materialize(
                 [current_predictions],
                 instance=instance,
-                resources={"delta_tables": tables, "model_registry": registry},
+                resources={
+                    "delta_tables": tables,
+                    "model_registry": registry,
+                    "image_folder": ImageFolder(root=str(home)),
+                },
             )
             assert run.success
             assert [row["path"].removeprefix(GONE) for row in shown(tables)] == ["a", "b", "c"]

@@ -14,6 +14,7 @@ from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import ExecutorName
 from resources.devices import InferenceDevice
+from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model
 from tests.support.tables import with_executor
@@ -190,6 +191,7 @@ def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_wit
             "delta_tables": ingested_tables,
             "model_registry": registry,
             "inference_device": InferenceDevice(choice="cpu"),
+            "image_folder": ImageFolder(root=str(tmp_path)),
         },
     )
     (materialization,) = made.asset_materializations_for_node("image_predictions")
