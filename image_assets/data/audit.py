@@ -88,7 +88,9 @@ def audit(
     image_folder: ImageFolder,
     log: Callable[[str], object] = logger.info,
 ) -> Iterator[AuditResult]:
-    """Checks every rule, one after the other; reads every file and every row, and writes nothing but lost columns.
+    """Checks every rule, one after the other; reads every file and every row.
+
+    It changes no row, but creates tables that do not exist yet, and adds columns that older ones lack.
 
     `log` gets the progress of reading the files where no terminal shows it.
     """

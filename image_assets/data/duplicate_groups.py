@@ -58,12 +58,12 @@ def to_groups(count: int, pairs: Pairs) -> np.ndarray:
 
 
 def with_equal(values: Column) -> Pairs:
-    """Pairs that link all places with the same value; nulls are equal to nothing."""
+    """Pairs that link all positions with the same value; nulls are equal to nothing."""
     codes = pd.factorize(values)[0]
-    places = np.argsort(codes, kind="stable")
-    places = places[codes[places] >= 0]
-    linked = codes[places[1:]] == codes[places[:-1]]
-    return np.stack([places[:-1][linked], places[1:][linked]])
+    positions = np.argsort(codes, kind="stable")
+    positions = positions[codes[positions] >= 0]
+    linked = codes[positions[1:]] == codes[positions[:-1]]
+    return np.stack([positions[:-1][linked], positions[1:][linked]])
 
 
 def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.ndarray) -> Pairs:
@@ -83,14 +83,14 @@ def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.
     rows = rows.take(pa.array(usable[first_rows]))
     parts = (part["hashes"].to_pylist() for part in rows.to_batches(max_chunksize=HASHES_AT_ONCE))
     hashes = np.concatenate([np.frombuffer(b"".join(part), dtype=">u8") for part in parts])
-    is_new, places = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64)
+    is_new, positions = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64)
     is_new[codes[new & (codes >= 0)]] = True
     backwards = np.flatnonzero(codes >= 0)[::-1]
-    places[codes[backwards]] = backwards  # the first of equal images is written last
+    positions[codes[backwards]] = backwards  # the first of equal images is written last
     candidates = to_candidates(hashes.reshape(-1, HASHES), is_new[compared])
     same = candidates.of(verified(delta_tables, candidates, rows.select(IMAGE_KEYS)))
-    places = places[compared]
-    return np.stack([places[same.first], places[same.second]])
+    positions = positions[compared]
+    return np.stack([positions[same.first], positions[same.second]])
 
 
 def verified(delta_tables: DeltaTables, candidates: Candidates, images: pa.Table) -> np.ndarray:

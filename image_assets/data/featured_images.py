@@ -137,7 +137,7 @@ def append_recovered(delta_tables: DeltaTables, image_folder: ImageFolder) -> No
 
 
 def follow_raw_images(delta_tables: DeltaTables, image_folder: ImageFolder) -> Change:
-    """Append the rows that raw_images got since the last run, and earlier ones that can be decoded by now."""
+    """Append the rows that raw_images got since the last run, and earlier ones that can now be decoded."""
     change = follow(
         delta_tables, RAW_IMAGES, FEATURED_IMAGES, by=lambda new: write_featured(delta_tables, image_folder, new)
     )

@@ -25,7 +25,7 @@ from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.files import image_folder as landed_files
-from resources.files.file_system import SUFFIXES, escaped, is_url
+from resources.files.file_system import SUFFIXES, escaped, require_file_or_s3
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
 from resources.setting_values import FETCH_PERMISSIONS
@@ -263,9 +263,12 @@ def require_allowed(config: FetchConfig, allowed: Collection[str]) -> None:
 
 
 def read_table(source: str) -> ExternalRows:
-    """The rows of the table, with the address column first; ValueError if there is none."""
-    if is_url(source) and not source.startswith("s3://"):
-        raise ValueError("unsupported table location: use a local path or s3://…")
+    """The rows of the table, with the address column first.
+
+    Raises:
+        ValueError: There is no address column, or the table's location is not supported.
+    """
+    require_file_or_s3(source)
     table = ExternalTable(source=source)
     outside = table.read([], [*ADDRESSES, *OPTIONAL_COLUMNS])
     found = [name for name in ADDRESSES if name in outside.rows.column_names]

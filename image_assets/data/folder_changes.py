@@ -41,7 +41,7 @@ class FolderChanges:
 
     `listed` counts the files in the folder, `checked` those whose size and time were compared, `current` the files in
     the ledger that are current, and `current_missing` those of them that are missing. `excluded` are files in the
-    ledger that the filters skip by now; they count neither as current nor as missing.
+    ledger that the filters now exclude; they count neither as current nor as missing.
     """
 
     listed: int
@@ -60,7 +60,7 @@ class FolderChanges:
         counts = {
             "new or changed": len(self.to_read),
             "deleted": len(self.missing),
-            "excluded by now": len(self.excluded),
+            "now excluded": len(self.excluded),
             "not regular files": len(self.irregular),
             "unreadable": len(self.unreadable),
             "still being written": self.unsettled,
@@ -175,7 +175,7 @@ def require_plausible(changes: FolderChanges, image_folder: ImageFolder, delta_t
     if missing == changes.current and not changes.listed:
         why = "No file is left"
     elif missing > max(PLAUSIBLE_FILES, PLAUSIBLE_SHARE * changes.current):
-        why = f"Runs believe at most {PLAUSIBLE_SHARE:.0%}, or {PLAUSIBLE_FILES} files"
+        why = f"A run accepts at most {PLAUSIBLE_FILES} missing files or {PLAUSIBLE_SHARE:.0%}, whichever is more"
     elif delta_tables.transaction(IMAGE_FILES, DEVICE) not in (None, image_folder.device()):
         why = "The folder is on another file system than before"
     else:

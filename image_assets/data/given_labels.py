@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.folder_layout import FolderLayout, read_layout
+from image_assets.data.folder_layout import FolderLayout, normalized, read_layout
 from image_assets.data.inspection import MISSING
 from image_assets.data.label_corrections import label_problem
-from image_assets.data.label_paths import folded, match_names
+from image_assets.data.label_paths import match_names
 from image_assets.schemas import GIVEN_LABELS, IMAGE_FILES, PREDICTED_FIRST
 from resources.delta.delta_log import last_metadata, table_metadata
 from resources.delta.delta_tables import DeltaTables
@@ -69,12 +69,12 @@ def to_column(names: Sequence[str], usual: Sequence[str], chosen: str, setting: 
     Raises:
         ValueError: There is none, or several columns have the name.
     """
-    normalized = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in names]
+    comparable = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in names]
     if chosen:
         found = [name for name in names if name.strip() == chosen]
     else:
-        wanted = next((name for name in usual if name in normalized), None)
-        found = [name for name, of in zip(names, normalized, strict=True) if of == wanted]
+        wanted = next((name for name in usual if name in comparable), None)
+        found = [name for name, of in zip(names, comparable, strict=True) if of == wanted]
     if len(found) == 1:
         return found[0]
     expected = f"one column {chosen}" if chosen else f"one column called {', '.join(usual[:5])} or the like"
@@ -243,7 +243,7 @@ def label_warnings(delta_tables: DeltaTables) -> list[str]:
     counts = Counter(labels)
     spellings: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
-        spellings[" ".join(folded(label).split())].append(label)
+        spellings[normalized(label)].append(label)
 
     def listed(labels: Iterable[str]) -> str:
         return ", ".join(f"{label!r} ({counts[label]:,})" for label in [*labels][:LISTED_LABELS])
@@ -259,7 +259,7 @@ def label_warnings(delta_tables: DeltaTables) -> list[str]:
             for same in spellings.values()
             if len(same) > 1
         ),
-        *(f"{listed([label])} looks like no label: leave it empty" for label in counts if label in NO_LABELS),
+        *(f"{listed([label])} does not look like a label: leave it empty" for label in counts if label in NO_LABELS),
         *([f"labels look like several labels each: {listed(several)}; an image has one label"] if several else []),
     ]
 

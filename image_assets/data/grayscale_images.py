@@ -20,10 +20,8 @@ from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_tasks
 from resources.files.image_folder import ImageFolder
 
-READ_COLUMNS = [
-    *GRAYSCALE_IMAGES.columns.fieldNames(),
-    "length",
-]  # all that a worker needs, so that nothing is joined
+# All that a worker needs, so that nothing is joined.
+READ_COLUMNS = [*GRAYSCALE_IMAGES.columns.fieldNames(), "length"]
 DEFAULT_LIMITS = Limits()
 
 

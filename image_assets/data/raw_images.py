@@ -39,7 +39,7 @@ IRREGULAR_MESSAGE = (
     "a link, pipe or device; only regular files are opened. To follow links, name the folders that they lead to in "
     "IMAGE_ASSETS_LINK_ROOTS; each folder is listed once"
 )
-EXCLUDED_MESSAGE = "IMAGE_ASSETS_INCLUDE, IMAGE_ASSETS_EXCLUDE or IMAGE_ASSETS_LITTER skips the file by now"
+EXCLUDED_MESSAGE = "IMAGE_ASSETS_INCLUDE, IMAGE_ASSETS_EXCLUDE or IMAGE_ASSETS_LITTER now excludes this file"
 LISTED_SKIPPED = 100  # kinds
 TRIGGER_TAG = "image_assets/trigger"  # on continuous runs: how often they check for new work
 

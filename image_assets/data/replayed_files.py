@@ -41,7 +41,7 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
     if not chosen:
         return 0
     before = ledger_rows(delta_tables, chosen)
-    stat_file = image_folder.list_names().stat_file
+    stat_file = image_folder.list_paths(chosen).stat_file
     files = [file for name in chosen if (file := stat_file(name)) and file.regular]
     executor = executor_for(delta_tables.pyspark, size_of(files))
     with delta_tables.progress_line("read again", len(files), "files") as progress:
@@ -51,9 +51,8 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
     now, time = ledger_rows(delta_tables, chosen), datetime.now(UTC)
     rows = []
     for path, entry in now.items():
-        message = (
-            None if entry["state"] == CURRENT else entry["message"]
-        )  # of a current file: a mark for featured_images
+        # The message of a current file is a mark for featured_images.
+        message = None if entry["state"] == CURRENT else entry["message"]
         new = (entry["state"], entry["reason"], message, entry["attempts"])
         values = (path, before[path]["reason"], before[path]["message"], *new, time)
         rows.append(dict(zip(REPLAYED_FILES.columns.fieldNames(), values, strict=True)))

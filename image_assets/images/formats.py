@@ -149,7 +149,7 @@ def suffix_of(name: str) -> str:
 
 
 def not_an_image(start: bytes) -> str | None:
-    """Why a file with these first SIGNATURE_BYTES is no image that is read, and what helps; None if it may be one."""
+    """Why a file with these first SIGNATURE_BYTES is not an image, and what helps; None if it may be one."""
     if not start:
         return "0 bytes: the file is empty; copy it again"
     if format_of(start) is not None:
@@ -248,7 +248,7 @@ def _format_of_brands(start: bytes) -> str | None:
 
 
 def _kind_of(start: bytes) -> tuple[str, str]:
-    """What a file is that is no image, and what helps."""
+    """What a file that is not an image is, and what helps."""
     if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         if start[8:11] == b"crx":
             return "a camera raw file (Canon CR3)", RAW

@@ -44,9 +44,8 @@ def _to_png(gray: np.ndarray) -> bytes:
     from isal import isal_zlib
 
     height, width = gray.shape
-    rows = np.full(
-        (height, width + 1), 2, np.uint8
-    )  # each row starts with its filter: 2 ("up") subtracts the row above
+    # Each row starts with its filter: 2 ("up") subtracts the row above.
+    rows = np.full((height, width + 1), 2, np.uint8)
     rows[0, 1:] = gray[0]
     np.subtract(gray[1:], gray[:-1], out=rows[1:, 1:])
     chunks = (

@@ -12,9 +12,8 @@ BITS = 64
 DISTANCE = 8  # bits in which the hash of an edit may differ from the one computed in advance
 BANDS = np.array_split(np.arange(BITS), 6)
 KEYS = tuple(combinations(BANDS, 2))  # each of 21 or 22 bits: few of a million images share one by chance
-NEAREST = (
-    8  # candidates of an image; shots of a fixed camera are all alike, and to compare all pairs would take forever
-)
+# Candidates of an image: shots of a fixed camera are all alike, and to compare all pairs would take forever.
+NEAREST = 8
 BUCKET = 16  # hashes that each hash is compared with for each key
 CHUNK = 1 << 18  # hashes compared at once
 
@@ -58,8 +57,8 @@ def to_candidates(hashes: np.ndarray, new: np.ndarray) -> Candidates:
     low, high = low[order], high[order]
     best = order[np.r_[True, (low[1:] != low[:-1]) | (high[1:] != high[:-1])][: len(order)]]
     best = best[np.argsort(distance[best], kind="stable")]
-    kept = best[(_rank(first[best]) < NEAREST) | (_rank(second[best]) < NEAREST)]
-    return Candidates(first[kept], second[kept], variant[kept], mirrored[kept].astype(bool))
+    nearest = best[(_rank(first[best]) < NEAREST) | (_rank(second[best]) < NEAREST)]
+    return Candidates(first[nearest], second[nearest], variant[nearest], mirrored[nearest].astype(bool))
 
 
 def _matches(hashes: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -89,28 +88,28 @@ def _close_pairs(
     there = np.arange(len(indexed))
     if len(sought) < len(indexed):  # sorting is what takes long: only those that share a key with some
         there = np.flatnonzero(_with_keys(sought, key)[_key(indexed, key)])
-    places = _sortable(indexed[there], key)
-    order = np.argsort(places)
-    places, order = places[order], there[order]
-    keys_of_places = (places >> np.uint64(BITS - bits)).astype(np.int64)
+    ordered = _sortable(indexed[there], key)
+    order = np.argsort(ordered)
+    ordered, order = ordered[order], there[order]
+    ordered_keys = (ordered >> np.uint64(BITS - bits)).astype(np.int64)
     # Most hashes share no key with any of a few: a table of the keys, which fits into a processor's cache, says so.
     is_there = _with_keys(indexed[there], key)
-    # A table of all keys is the fastest way to find a key's places, but to make it costs as much as a million searches.
+    # A table of all keys is the fastest way to find a key's positions, but making it costs a million searches.
     starts = None
     if len(sought) > 1 << 20 < len(indexed):
-        starts = np.concatenate([[0], np.cumsum(np.bincount(keys_of_places, minlength=1 << bits))])
+        starts = np.concatenate([[0], np.cumsum(np.bincount(ordered_keys, minlength=1 << bits))])
     for chunk in range(0, len(sought), CHUNK):
         hashes = sought[chunk : chunk + CHUNK]
         some = np.flatnonzero(is_there[_key(hashes, key)])
         wanted = _sortable(hashes[some], key)
         keys = (wanted >> np.uint64(BITS - bits)).astype(np.int64)
         if starts is None:
-            begin, end = np.searchsorted(keys_of_places, keys, "left"), np.searchsorted(keys_of_places, keys, "right")
+            begin, end = np.searchsorted(ordered_keys, keys, "left"), np.searchsorted(ordered_keys, keys, "right")
         else:
             begin, end = starts[keys], starts[keys + 1]
         many = np.flatnonzero(end - begin > BUCKET)
         if len(many):
-            middle = np.searchsorted(places, wanted[many]) - BUCKET // 2
+            middle = np.searchsorted(ordered, wanted[many]) - BUCKET // 2
             begin[many] = np.clip(middle, begin[many], end[many] - BUCKET)
             end[many] = begin[many] + BUCKET
         sizes = end - begin
@@ -151,7 +150,7 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
 
 
 def _rank(values: np.ndarray) -> np.ndarray:
-    """How many earlier places (n,) have the same value."""
+    """How many earlier positions (n,) have the same value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])

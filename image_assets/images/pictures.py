@@ -91,7 +91,7 @@ class Picture:
         exif: The EXIF data, as far as they were found; empty if there are none.
         pillow: The image as Pillow opened it, if Pillow reads all of it as it is meant; None for other decoders.
         smaller: Decodes a page downscaled to a side or more, if the format has a decoder that does this in pieces.
-        numbers: The number of each page in the file, if the file also holds images that are no pages.
+        numbers: The number of each page in the file, if the file also holds images that are not pages.
     """
 
     header: Header
@@ -156,7 +156,7 @@ def in_8_bits(image: Image.Image, bits: int | None = None) -> tuple[Image.Image,
 
 
 def _picture(image: ImageFile.ImageFile, name: str, bits: int | None = None) -> Picture:
-    # MPO, which many cameras write, is a JPEG followed by a gain map, a depth map or a preview: these are no pages.
+    # MPO, which many cameras write, is a JPEG followed by a gain map, a depth map or a preview: these are not pages.
     pages = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
     exif = _read_exif(image)
     width, height = image.size

@@ -16,9 +16,8 @@ COARSE_STEPS, FINE_STEPS = 7, 4  # of the alignment, at half and at full resolut
 MAX_STEP = 0.05  # of the alignment, in widths and heights
 PAIRS = 64  # compared at once: their pixels fit into a processor's cache
 COARSE_ERROR = 0.5  # of the contrast: pairs with more after the coarse alignment are not aligned any further
-MAX_OVERHANG = (
-    0.35 / SIDE
-)  # how far an edit may seem to reach beyond its original: the alignment's error, and some more
+# How far an edit may seem to reach beyond its original: the alignment's error, and some more.
+MAX_OVERHANG = 0.35 / SIDE
 MAX_ERROR = 0.25  # of the contrast
 MAX_SHIFT = 0.4  # pixels by which a block may be away from where it should be
 MAX_DIFFERENCE = 5.0  # of a small block, in times the usual noise

@@ -21,7 +21,7 @@ from image_assets.jobs.dataset_formats import SPLIT_FOLDERS, FileNames, safe_nam
 from image_assets.jobs.launchpad_examples import with_example
 from resources.delta.external_table import class_name, class_names, is_binary
 from resources.files import image_folder as landed_files
-from resources.files.file_system import SUFFIXES, open_file, to_path, uncached_file_system
+from resources.files.file_system import SUFFIXES, open_file, require_file_or_s3, to_path, uncached_file_system
 from resources.files.image_folder import ImageFolder
 
 BATCH_ROWS = 16  # images in memory at once, besides the row group
@@ -36,7 +36,7 @@ class UnpackConfig(dg.Config):
     """The Parquet files to unpack."""
 
     source: str = Field(
-        description="A Parquet file with a column `image` of bytes, on disk or object storage; `*` stands for any name."
+        description="A Parquet file with a column `image` of bytes, on disk or S3; `*` stands for any name."
     )
 
 
@@ -86,7 +86,7 @@ def packed_images(file: BinaryIO) -> Iterator[PackedImage | None]:
                 path = found.get("path") or f"image-{number * BATCH_ROWS + at:07}"
                 yield PackedImage(path, found["bytes"], class_name(value, names) if names else to_label(value))
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"it is no Parquet file, or damaged ({error})") from error
+        raise ValueError(f"it is not a Parquet file, or it is damaged ({error})") from error
 
 
 def to_label(value: object) -> str | None:
@@ -114,8 +114,9 @@ def unpack(source: str, root: str) -> Counter[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file has no images.
+        ValueError: A file has no images, or its location is not supported.
     """
+    require_file_or_s3(source)
     system, pattern = uncached_file_system(source)
     paths = sorted(str(path) for path in system.glob(pattern)) if "*" in pattern else [pattern]
     if not paths or not all(map(system.isfile, paths)):
@@ -127,10 +128,9 @@ def unpack(source: str, root: str) -> Counter[str]:
         with system.open(path, "rb") as file:
             try:
                 for image in packed_images(file):
-                    in_label = (
-                        split or not are_split
-                    )  # else the label's folder would count as a split beside the others
-                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), bool(in_label), root, names)] += 1
+                    # Without a split, the label's folder would count as a split beside the others.
+                    in_label = bool(split or not are_split)
+                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), in_label, root, names)] += 1
                     counts["without_label"] += image is not None and not image.label
             except ValueError as error:
                 raise ValueError(f"{path} cannot be unpacked: {error}") from error

@@ -200,9 +200,8 @@ def image_predictions(
     versions = model_registry.versions()  # read once: the next run handles later stage changes
     serving, shadow_versions = serving_version(versions), shadows(versions) if config.shadows else []
     delta_tables.create(FEATURED_IMAGES)
-    images_version = delta_tables.last_change(
-        FEATURED_IMAGES
-    )  # read before following: the next run handles later changes
+    # Read before following: the next run handles later changes.
+    images_version = delta_tables.last_change(FEATURED_IMAGES)
     metadata: dict[str, dg.MetadataValue] = {}
     identify_rows(delta_tables, versions, IMAGE_PREDICTIONS)
     if warning := registry_warning(delta_tables, IMAGE_PREDICTIONS, versions, model_registry):

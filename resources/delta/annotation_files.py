@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 from resources.delta.delimited_text import FileRows, decoded
 
-COCO_FIELDS = {"id", "file_name", "width", "height", "license", "coco_url", "flickr_url"}  # no columns of their own
+COCO_FIELDS = {"id", "file_name", "width", "height", "license", "coco_url", "flickr_url"}  # not columns
 IMAGE_KEYS = ("image", "img", "path", "file_name", "url")  # of a Label Studio task
 LISTED_PROBLEMS = 3
 EXPECTED_JSON = "expected COCO, tasks of Label Studio, or a list of objects"
@@ -74,14 +74,14 @@ def read_json(content: bytes) -> FileRows:
     """The rows of COCO's instances, an export of Label Studio (JSON or JSON-MIN), or a list of objects.
 
     Raises:
-        ValueError: It is nothing of these.
+        ValueError: It is none of these.
     """
     text, note = decoded(content)
     return with_note(json_rows(parsed_json(text)), note)
 
 
 def json_rows(found: Any) -> FileRows:
-    """The rows of a parsed file; a ValueError if it is nothing that is known."""
+    """The rows of a parsed file; a ValueError if the format is not recognized."""
     if isinstance(found, dict) and isinstance(found.get("images"), list):
         return coco_rows(found)
     if not isinstance(found, list):
@@ -108,7 +108,7 @@ def coco_rows(found: Record) -> FileRows:
         image_id, category_id = annotation["image_id"], annotation["category_id"]
         if image_id not in known or category_id not in names:
             absent = f"image_id {image_id!r}" if image_id not in known else f"category_id {category_id!r}"
-            problems.append(f"an annotation has the {absent}, which the file does not list")
+            problems.append(f"an annotation names {absent}, which the file does not list")
         else:
             categories[image_id].append(names[category_id])
     records = (
@@ -212,7 +212,7 @@ def read_cvat(content: bytes) -> FileRows:
     """The images of CVAT's XML with their tags, or with the labels of their shapes if there are no tags.
 
     Raises:
-        ValueError: It is no XML of CVAT, or it declares a document type, whose entities could fill the memory.
+        ValueError: It was not exported by CVAT, or it declares a document type, whose entities could fill the memory.
     """
     images: list[Record] = []
     characters: list[str] = []

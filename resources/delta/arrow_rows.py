@@ -23,11 +23,6 @@ class SetAside:
     row: Row
 
 
-def map_rows(rows: "DataFrame", by: Callable[[Row], Iterable[Row]], columns: "StructType") -> "DataFrame":
-    """The rows that `by` returns for each row: none, one or several."""
-    return map_partitions(rows, lambda partition: (new for row in partition for new in by(row)), columns)
-
-
 def map_partitions(
     rows: "DataFrame", by: Callable[[Iterable[Row]], Iterable[Row]], columns: "StructType"
 ) -> "DataFrame":

@@ -152,7 +152,7 @@ class ExternalTable(dg.ConfigurableResource):
         except DeltaError as error:
             system, path = uncached_file_system(self.source)
             if system.isfile(path):
-                raise ValueError(f"{self.source} is of no known format: expected {EXPECTED}") from error
+                raise ValueError(f"{self.source} has an unknown format: expected {EXPECTED}") from error
             missing = isinstance(error, TableNotFoundError)
             raise (self._missing() if missing else self._unreadable(first_line(error))) from error
 
@@ -257,13 +257,13 @@ def with_class_names(rows: pa.Table, metadata: Mapping[bytes, bytes] | None) -> 
         labels = pa.array([class_name(number, names) for number in numbers], pa.string())
         outside = sum(number is not None and not -1 <= number < len(names) for number in numbers)
         if outside:
-            notes.append(f"the column {name} has {outside:,} numbers of no class: they stay numbers")
+            notes.append(f"the column {name} has {outside:,} numbers that are not those of a class: they stay numbers")
         rows = rows.set_column(rows.column_names.index(name), name, labels)
     return rows, notes
 
 
 def to_texts(rows: pa.Table) -> tuple[pa.Table, list[str]]:
-    """The columns as strings, and notes about those that hold no texts. An image's `image.path` is called `image`."""
+    """The columns as strings, and notes about those that have none. An image's `image.path` is called `image`."""
     columns, names, notes = [], [], []
     for name, column in zip((flat := rows.flatten()).column_names, flat.columns, strict=True):
         try:

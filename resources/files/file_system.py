@@ -85,6 +85,15 @@ def is_url(name: str) -> bool:
     return "://" in name and not name.startswith(SCHEME)
 
 
+def require_file_or_s3(location: str) -> None:
+    """Raises a ValueError unless a location in a run config is a local path or an S3 URL.
+
+    Others could reach servers in this machine's network, also through a chain of file systems (`a::b`).
+    """
+    if "::" in location or (is_url(location) and not location.startswith("s3://")):
+        raise ValueError("the location is not supported: expected a local path or s3://…, without ::")
+
+
 def link_target(name: bytes | str, link_roots: Sequence[str]) -> str | None:
     """Where a local name leads once all links are resolved; None unless that is below one of the roots.
 

@@ -221,18 +221,13 @@ class ImageFolder(dg.ConfigurableResource):
         skipped.folders.update(folder.rpartition("/")[2] for folder in excluded)
         return Listing({path: file.regular for path, file in found.items()}, found.get, {}, skipped)
 
-    def list_files(self) -> list[ImageFile]:
-        """The current state of every image file in the folder."""
-        listing = self.list_names()
-        return [file for path in listing.names if (file := listing.stat_file(path))]
-
     def settled(self, files: Sequence[ImageFile], sleep: Callable[[float], None] = time.sleep) -> list[ImageFile]:
         """The files that are no longer being written: older than the settle period, or unchanged after it."""
         old = set(self.old_enough(files))
         if len(old) == len(files):
             return list(files)
         sleep(self.settle_seconds)
-        stat_again = self.list_names().stat_file
+        stat_again = self.list_paths(file.path for file in files if file not in old).stat_file
         return [file for file in files if file in old or stat_again(file.path) == file]
 
     def old_enough(self, files: Sequence[ImageFile]) -> list[ImageFile]:

@@ -13,7 +13,7 @@ from resources.files.file_system import ImageFile, escaped, link_target, to_imag
 
 NO_SUFFIX = "(no suffix)"
 LISTED = 20  # kinds in a text
-MAX_SUFFIX = 16  # characters; what follows the last dot of a longer name is no suffix
+MAX_SUFFIX = 16  # characters; what follows the last dot of a longer name is not a suffix
 
 
 @dataclass
@@ -105,6 +105,34 @@ class _Folder:
     name: str  # relative to the landing folder, with a slash at the end
 
 
+@dataclass
+class _Walk:
+    """A listing in progress: what was found, and the folders, and links to folders, that are to be listed."""
+
+    names: NameFilter
+    link_roots: Sequence[str]
+    folders: list[_Folder]
+    links: list[_Folder] = field(default_factory=list)  # followed after all real folders
+    found: dict[str, bool] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def take(self, entry: os.DirEntry[str], folder: _Folder) -> None:
+        """Adds an entry of the folder to what it belongs to."""
+        name, path = f"{folder.name}{entry.name}", f"{folder.path}/{escaped(entry.name)}"
+        is_folder, is_file = entry_kind(entry)
+        if is_folder or (not is_file and leads_to_folder(entry)):
+            if self.names.excluded(name):
+                self.skipped.folders[entry.name] += 1
+            elif is_folder:
+                self.folders.append(_Folder(entry.path, path, f"{name}/"))
+            elif target := link_target(entry.path, self.link_roots):
+                self.links.append(_Folder(target, path, f"{name}/"))
+            else:
+                self.found[path] = False
+        elif self.names.keeps(name, self.skipped):
+            self.found[path] = is_file or leads_to_file(entry, self.link_roots)
+
+
 def list_names(
     root: Path, names: NameFilter, stat_file: Callable[[str], ImageFile | None], link_roots: Sequence[str] = ()
 ) -> Listing:
@@ -120,22 +148,19 @@ def list_names(
     Raises:
         OSError: The root itself cannot be read.
     """
-    found: dict[str, bool] = {}
+    location = os.path.realpath(root) if link_roots else str(root)
+    walk = _Walk(names, link_roots, [_Folder(location, to_path(os.fsencode(root)), "")])
     unreadable: dict[str, str] = {}
-    skipped = Skipped()
-    folders = [_Folder(os.path.realpath(root) if link_roots else str(root), to_path(os.fsencode(root)), "")]
-    links: list[_Folder] = []  # links to folders, followed after all real folders
     visited: set[str] = set()
-    while folders or links:
-        if not folders:
-            links.sort(key=lambda link: link.name, reverse=True)
-            link = links.pop()
-            found[link.path] = False
-            if link.location in visited:
-                continue  # listed elsewhere: the link itself is what is listed here
-            del found[link.path]
-            folders.append(link)
-        folder = folders.pop()
+    while walk.folders or walk.links:
+        if not walk.folders:
+            walk.links.sort(key=lambda link: link.name, reverse=True)
+            link = walk.links.pop()
+            if link.location in visited:  # listed elsewhere: the link itself is what is listed here
+                walk.found[link.path] = False
+                continue
+            walk.folders.append(link)
+        folder = walk.folders.pop()
         if link_roots:
             if folder.location in visited:
                 continue
@@ -150,27 +175,8 @@ def list_names(
                 unreadable[folder.path] = error.strerror or str(error)
             continue
         for entry in entries:
-            name, path = f"{folder.name}{entry.name}", f"{folder.path}/{escaped(entry.name)}"
-            is_folder, is_file = entry_kind(entry)
-            if is_folder:
-                if names.excluded(name):
-                    skipped.folders[entry.name] += 1
-                else:
-                    folders.append(_Folder(entry.path, path, f"{name}/"))
-            elif is_file:
-                if names.keeps(name, skipped):
-                    found[path] = True
-            elif leads_to_folder(entry):
-                target = link_target(entry.path, link_roots) if link_roots else None
-                if names.excluded(name):
-                    skipped.folders[entry.name] += 1
-                elif target:
-                    links.append(_Folder(target, path, f"{name}/"))
-                else:
-                    found[path] = False
-            elif names.keeps(name, skipped):
-                found[path] = bool(link_roots) and leads_to_file(entry, link_roots)
-    return Listing(found, stat_file, unreadable, skipped)
+            walk.take(entry, folder)
+    return Listing(walk.found, stat_file, unreadable, walk.skipped)
 
 
 def entry_kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:

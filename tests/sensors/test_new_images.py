@@ -18,13 +18,14 @@ from resources.files.image_folder import ImageFolder
 from sensors.attempts import ATTEMPTS, RequestKey
 from sensors.new_images import new_images_every, parse_cursor, to_cursor
 from tests.support.images import png, put
+from tests.support.landing import list_files
 from tests.support.permissions import obeying_modes
 from tests.support.tables import tables_at
 
 
 def write_ledger(image_folder: ImageFolder, home: Path) -> None:
     """Write the ledger as it is once everything in the folder has been ingested."""
-    files = image_folder.list_files()
+    files = list_files(image_folder)
     columns = {
         "path": pa.array([file.path for file in files], pa.string()),
         "state": pa.array(["current"] * len(files), pa.string()),

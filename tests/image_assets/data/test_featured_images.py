@@ -24,6 +24,7 @@ from resources.delta.following import rows_with_keys
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import NOON, append, landed, layout_of, write_photographs
 from tests.support.images import jpeg, png, put
+from tests.support.landing import list_files
 
 
 def test_labels_are_numbered_in_alphabetical_order_and_keep_their_numbers() -> None:
@@ -53,7 +54,7 @@ def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
     put(landing, "a.jpg", jpeg(1)[:-200])
     ingest(delta_tables, image_folder, IngestConfig(), dg.get_dagster_logger())
     put(landing, "a.jpg", jpeg(1))
-    (file,) = image_folder.list_files()
+    (file,) = list_files(image_folder)
     merge_decisions(delta_tables, [to_decision(file, PENDING, "being_written", "still growing", None)])
     featured_images(delta_tables=delta_tables, image_folder=image_folder)
     assert [known.state for known in read_ledger(delta_tables).values()] == [PENDING], "it is read by the next run"

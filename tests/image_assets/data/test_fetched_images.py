@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images, redacted, to_sources
+from image_assets.data.fetched_images import FetchConfig, fetch, fetched_images, read_table, redacted, to_sources
 from image_assets.schemas import FETCHED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import read_content
@@ -16,6 +16,7 @@ from resources.files.image_folder import PART_PREFIX, ImageFolder
 from resources.files.remote_files import RemoteFiles
 from tests.support.image_server import ImageServer, image_server
 from tests.support.images import jpeg, png, put
+from tests.support.landing import list_files
 from tests.support.s3_server import BUCKET, s3_server
 
 SECRET = "a-token-that-nobody-may-see"
@@ -134,7 +135,7 @@ def test_images_land_under_their_labels_and_a_second_run_fetches_what_changed(
     assert [name.partition("-")[0] for name in names] == ["portrait.jpeg", "roses/rose", "roses/rose"]
     assert sorted(filled.files().values()) == sorted([png(1), png(2), jpeg(3)])
     assert SECRET not in str(filled.rows())
-    listed = {file.path for file in ImageFolder(root=str(filled.landing)).list_files()}
+    listed = {file.path for file in list_files(ImageFolder(root=str(filled.landing)))}
     assert {row["path"] for row in filled.rows().values() if row["state"] == "fetched"} == listed
 
     version, times = (
@@ -207,10 +208,10 @@ def test_many_images_come_at_the_same_time_and_a_slow_one_costs_itself_only(fill
 def test_what_a_killed_run_left_is_removed_and_never_taken_in(filled: Home, server: ImageServer) -> None:
     part = put(filled.landing, f"roses/{PART_PREFIX}0123", png(1)[:20])
     everything = ImageFolder(root=str(filled.landing), include=["*"], settle_seconds=0)
-    assert everything.list_files() == []
+    assert list_files(everything) == []
     filled.fetch((f"{server.address}/a/rose.png", "roses", ""))
     assert not part.exists()
-    assert len(everything.list_files()) == 1
+    assert len(list_files(everything)) == 1
 
 
 @pytest.mark.parametrize(
@@ -226,6 +227,12 @@ def test_a_table_that_names_no_images_is_refused(filled: Home, content: str | No
             resources={"delta_tables": filled.tables, "image_folder": ImageFolder(root=str(filled.landing))},
             run_config=dg.RunConfig(ops={"fetched_images": FetchConfig(table=str(filled.table))}),
         )
+
+
+@pytest.mark.parametrize("table", ["http://10.0.0.5/a.csv", "s3://bucket/a.csv::http://10.0.0.5/a.csv", "zip::/a.csv"])
+def test_the_table_is_on_disk_or_s3(table: str) -> None:
+    with pytest.raises(ValueError, match="expected a local path or s3://…, without ::"):
+        read_table(table)
 
 
 def test_paths_of_this_machine_are_copied_where_that_is_allowed(filled: Home, tmp_path: Path) -> None:
@@ -265,7 +272,7 @@ def test_images_land_in_a_bucket(
             {"unchanged": 1},
             {"fetched": 1},
         ]
-        (file,) = folder.list_files()
+        (file,) = list_files(folder)
         assert read_content(file.path, length=file.length) == png(1)
     (row,) = delta_tables.read(FETCHED_IMAGES, ["path", "image_id"]).to_pylist()
     assert row["path"] == file.path == f"s3://{BUCKET}/photos/tulips/100%25.png"

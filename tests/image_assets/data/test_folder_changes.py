@@ -33,6 +33,7 @@ from resources.files.file_system import FIRST_TIME, LAST_TIME, ImageFile
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.listing import Listing
 from tests.support.images import png, put
+from tests.support.landing import list_files
 from tests.support.permissions import obeying_modes
 from tests.support.tables import tables_at
 
@@ -58,7 +59,7 @@ def known(folder: ImageFolder) -> dict[str, LedgerEntry]:
             to_microseconds(file.modification_time),
             file.length,
         )
-        for file in folder.list_files()
+        for file in list_files(folder)
     }
 
 
@@ -265,14 +266,14 @@ def test_files_that_are_excluded_by_now_are_not_lost(tmp_path: Path, tables: Del
     former = ImageFolder(root=str(tmp_path), litter=[])
     ledger = {
         file.path: LedgerEntry(CURRENT, None, "1d", to_microseconds(file.modification_time), file.length)
-        for file in former.list_files()
+        for file in list_files(former)
     }
     folder = ImageFolder(root=str(tmp_path), exclude=["2.png"])
     changes = folder_changes(folder, ledger, part=None)
     assert changes.missing == ()
     assert {Path(path.removeprefix("file:")) for path in changes.excluded} == {*litter, photographs[2]}
     assert (changes.current, changes.current_missing) == (2, 0)
-    assert "31 excluded by now" in str(changes)
+    assert "31 now excluded" in str(changes)
     assert is_believed(folder, ledger, tables)
     decisions = {decision.path: decision for decision in decisions_without_reading(changes, set())}
     decision = decisions[f"{folder.path}/daisy/@eaDir/7/THUMB.png"]

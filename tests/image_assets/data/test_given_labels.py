@@ -264,7 +264,7 @@ def test_matches_and_attributes_are_kept_without_spark(tmp_path: Path) -> None:
     assert label_warnings(tables) == [
         "labels differ only in capital letters, spaces or Unicode form: 'Roses' (1), 'roses' (1); "
         "write them the same way",
-        "'nan' (1) looks like no label: leave it empty",
+        "'nan' (1) does not look like a label: leave it empty",
     ]
     check = label_table_is_sound(tables)
     assert (check.passed, check.metadata["unusable"].value, check.metadata["matched_by_case"].value) == (False, 1, 1)

@@ -22,6 +22,7 @@ from resources.files.file_system import to_name
 from resources.files.image_folder import ImageFolder
 from tests.support.data_run import run_data
 from tests.support.images import jpeg, png, put
+from tests.support.landing import list_files
 
 pytestmark = pytest.mark.spark
 
@@ -70,7 +71,7 @@ def test_bytes_and_names_are_those_on_disk_and_a_second_run_writes_nothing(
     rows = delta_tables.dataframe(RAW_IMAGES).collect()
     assert {to_name(row.path): bytes(row.content) for row in rows} == on_disk
     assert all((row.image_id, row.length) == (digest(row.content), len(row.content)) for row in rows)
-    listed = {file.path: file.modification_time.replace(tzinfo=None) for file in image_folder.list_files()}
+    listed = {file.path: file.modification_time.replace(tzinfo=None) for file in list_files(image_folder)}
     assert {row.path: row.modification_time for row in rows} == listed
     before = [delta_tables.snapshot(table) for table in (IMAGE_FILES, RAW_IMAGES)]
     assert take_in(delta_tables, image_folder).digest() == ""
@@ -176,7 +177,7 @@ def test_a_run_killed_before_the_ledger_was_written_is_simply_run_again(
     delta_tables.create(RAW_IMAGES)
     progress = delta_tables.progress_line("read", 5, "files")
     executor = executor_for(delta_tables.pyspark, 0)
-    files = image_folder.list_files()[:5]
+    files = list_files(image_folder)[:5]
     append_new_files(delta_tables, files, Ledger.of({}), to_limits(image_folder), executor, progress)
     assert dict(read_ledger(delta_tables)) == {}
     take_in(delta_tables, image_folder)

@@ -19,6 +19,7 @@ from resources.delta.table import file_layout
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.images import png, put
+from tests.support.landing import list_files
 from tests.support.permissions import obeying_modes
 from tests.support.tables import tables_at
 
@@ -37,9 +38,9 @@ def tables(home: Path, image_folder: ImageFolder, eight_images: dict[str, bytes]
             "image_id": sha256(eight_images[file.path.removeprefix(f"{image_folder.path}/")]).hexdigest(),
             "content": eight_images[file.path.removeprefix(f"{image_folder.path}/")],
         }
-        for file in image_folder.list_files()
+        for file in list_files(image_folder)
     ]
-    files = zip(image_folder.list_files(), rows, strict=True)
+    files = zip(list_files(image_folder), rows, strict=True)
     decisions = [to_decision(file, CURRENT, None, None, row["image_id"]) for file, row in files]
     for part in (slice(0, 7), slice(7, 8)):
         tables.create(RAW_IMAGES)

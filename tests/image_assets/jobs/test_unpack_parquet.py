@@ -81,8 +81,23 @@ def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a column image with bytes and path, found the columns path"):
         unpack(f"{tmp_path}/a.parquet", landing)
     (tmp_path / "b.parquet").write_bytes(b"text")
-    with pytest.raises(ValueError, match="b.parquet cannot be unpacked: it is no Parquet file"):
+    with pytest.raises(ValueError, match="b.parquet cannot be unpacked: it is not a Parquet file"):
         unpack(f"{tmp_path}/b.parquet", landing)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "http://10.0.0.5/a.parquet",
+        "simplecache::http://10.0.0.5/a.parquet",
+        "s3://bucket/a.parquet::http://10.0.0.5/a.parquet",
+        "file:///a.parquet::http://10.0.0.5/a.parquet",
+        "sftp://host/*.parquet",
+    ],
+)
+def test_other_servers_are_never_asked(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ValueError, match="expected a local path or s3://…, without ::"):
+        unpack(source, str(tmp_path / "landing"))
 
 
 def classes(features: object) -> dict[str, str]:
@@ -124,7 +139,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "data" / "a.parquet", ("a.png", png(0), 0))
     file = tmp_path / "data" / "a.parquet"
     file.write_bytes(b"PAR1" + b"\xff" * 60 + file.read_bytes()[64:])
-    with pytest.raises(ValueError, match=r"a\.parquet cannot be unpacked: it is no Parquet file, or damaged"):
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be unpacked: it is not a Parquet file, or it is damaged"):
         unpack(str(file), str(tmp_path / "landing"))
 
 

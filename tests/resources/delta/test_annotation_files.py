@@ -48,8 +48,8 @@ def test_an_image_of_coco_has_the_categories_of_its_annotations() -> None:
     assert table.numbers == [1, 2, 2, 3]
     assert table.problems == [
         "images 4 has no file_name: add it",
-        "an annotation has the image_id 99, which the file does not list",
-        "an annotation has the category_id 5, which the file does not list",
+        "an annotation names image_id 99, which the file does not list",
+        "an annotation names category_id 5, which the file does not list",
         "annotations 7 has no image_id: add it",
     ]
 

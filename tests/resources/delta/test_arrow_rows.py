@@ -1,13 +1,13 @@
 """Rows go through Python functions in batches of bounded size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from resources.delta.arrow_rows import BATCH_BYTES, BATCH_ROWS, Row, bounded, map_rows
+from resources.delta.arrow_rows import BATCH_BYTES, BATCH_ROWS, Row, bounded, map_partitions
 
 COLUMNS = StructType([StructField("n", IntegerType()), StructField("text", StringType())])
 
@@ -30,12 +30,13 @@ def test_no_rows_are_no_batches() -> None:
 
 @pytest.mark.spark
 def test_a_row_may_become_none_one_or_several(spark: SparkSession) -> None:
-    def repeated(row: Row) -> Iterator[Row]:
-        for _ in range(row["n"]):
-            yield {"text": row["text"]}  # a column that is left out is null
+    def repeated(rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            for _ in range(row["n"]):
+                yield {"text": row["text"]}  # a column that is left out is null
 
     rows = spark.createDataFrame([(0, "none"), (1, "one"), (2, None)], COLUMNS)
-    made = map_rows(rows, repeated, COLUMNS)
+    made = map_partitions(rows, repeated, COLUMNS)
     assert made.schema == COLUMNS
     assert [row.n for row in made.collect()] == [None] * 3
     assert sorted(str(row.text) for row in made.collect()) == ["None", "None", "one"]

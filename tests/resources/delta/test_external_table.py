@@ -93,7 +93,7 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
         ("a.xml", b"<annotations><image", "it is not valid XML"),
         ("a.xml", b"<annotations/>", "export the task as `CVAT for images`"),
         ("a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "declares a document type"),
-        ("a.xlsx", b"PK", "is of no known format"),
+        ("a.xlsx", b"PK", "has an unknown format"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path: Path, name: str, content: bytes, found: str) -> None:

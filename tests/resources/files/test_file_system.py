@@ -25,6 +25,7 @@ from resources.files.file_system import (
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.listing import NameFilter, list_names
 from tests.support.images import png, put
+from tests.support.landing import list_files
 from tests.support.permissions import obeying_modes
 
 NAMES = [
@@ -170,7 +171,7 @@ def test_a_subfolder_that_cannot_be_read_hides_only_its_own_files(tmp_path: Path
     try:
         with obeying_modes():
             listing = folder.list_names()
-            files = folder.list_files()
+            files = list_files(folder)
     finally:
         (tmp_path / "backup").chmod(0o755)
     assert [file.path for file in files] == [f"{folder.path}/roses/a.png"] == list(listing.names)
@@ -210,7 +211,7 @@ def test_a_time_that_tables_cannot_hold_becomes_the_nearest_one() -> None:
         for seconds in years:
             os.utime(put(Path(landing), f"{seconds}.png", png(1)), (seconds, seconds))
         put(Path(landing), "now.png", png(2))
-        files = {Path(file.path).stem: file for file in ImageFolder(root=landing).list_files()}
+        files = {Path(file.path).stem: file for file in list_files(ImageFolder(root=landing))}
     assert datetime.now(UTC).year - files.pop("now").modification_time.year <= 1
     assert {int(name): file.modification_time.year for name, file in files.items()} == years
     assert all(file.regular and not file.problem for file in files.values())
@@ -283,7 +284,7 @@ def folder() -> Iterator[ImageFolder]:
 
 
 def test_objects_are_listed_with_size_and_time_below_the_folders_path(folder: ImageFolder) -> None:
-    files = {file.path.removeprefix(f"{folder.path}/"): file for file in folder.list_files()}
+    files = {file.path.removeprefix(f"{folder.path}/"): file for file in list_files(folder)}
     assert {name: file.length for name, file in files.items()} == {
         "a.png": len(png(1)),
         "roses/b #1%2520?.PNG": len(png(2)),
@@ -292,19 +293,19 @@ def test_objects_are_listed_with_size_and_time_below_the_folders_path(folder: Im
 
 
 def test_objects_are_read_by_their_paths(folder: ImageFolder) -> None:
-    contents = {read_content(file.path, length=file.length) for file in folder.list_files()}
+    contents = {read_content(file.path, length=file.length) for file in list_files(folder)}
     assert contents == {png(1), png(2)}
-    (first, *_) = folder.list_files()
+    (first, *_) = list_files(folder)
     with pytest.raises(FileChanged):
         read_content(first.path, length=first.length + 1)
 
 
 def test_a_replaced_object_has_another_time(folder: ImageFolder) -> None:
-    before = {file.path: file for file in folder.list_files()}
+    before = {file.path: file for file in list_files(folder)}
     fsspec.filesystem("memory").pipe_file("/photos/100% mine/a.png", png(3))
-    assert [file.path for file in folder.list_files() if before[file.path] != file] == [f"{folder.path}/a.png"]
+    assert [file.path for file in list_files(folder) if before[file.path] != file] == [f"{folder.path}/a.png"]
 
 
 def test_an_excluded_folder_is_left_out(folder: ImageFolder) -> None:
     fsspec.filesystem("memory").pipe_file("/photos/100% mine/roses/thumbnails/a.png", png(4))
-    assert len(folder.list_files()) == 2
+    assert len(list_files(folder)) == 2

@@ -9,6 +9,7 @@ import pytest
 
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
+from tests.support.landing import list_files
 
 HOUR = 3600.0
 
@@ -34,7 +35,7 @@ def names_settled(folder: ImageFolder, meanwhile: Callable[[], object]) -> tuple
         slept.append(seconds)
         meanwhile()
 
-    return sorted(Path(file.path).name for file in folder.settled(folder.list_files(), sleep)), slept
+    return sorted(Path(file.path).name for file in folder.settled(list_files(folder), sleep)), slept
 
 
 def test_old_files_are_complete_at_once(folder: ImageFolder) -> None:
@@ -64,7 +65,7 @@ def test_a_time_in_the_future_causes_no_wait(folder: ImageFolder) -> None:
 
 def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"photos does not exist.*IMAGE_ASSETS_LANDING"):
-        ImageFolder(root=str(tmp_path / "photos")).list_files()
+        list_files(ImageFolder(root=str(tmp_path / "photos")))
 
 
 def test_a_folder_without_images_is_reported_with_what_was_expected(tmp_path: Path, folder: ImageFolder) -> None:
@@ -79,7 +80,7 @@ def test_a_folder_without_images_is_reported_with_what_was_expected(tmp_path: Pa
 def test_the_paths_of_files_begin_with_the_folders_path(tmp_path: Path) -> None:
     put(tmp_path, "100% mine/a.png", png(1))
     folder = ImageFolder(root=str(tmp_path / "100% mine"))
-    assert [file.path for file in folder.list_files()] == [f"{folder.path}/a.png"]
+    assert [file.path for file in list_files(folder)] == [f"{folder.path}/a.png"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from resources.files.file_system import SUFFIXES, read_content
 from resources.files.image_folder import ImageFolder, to_matcher
 from resources.files.listing import NO_SUFFIX, Skipped, suffix_of
 from tests.support.images import png, put
+from tests.support.landing import list_files
 
 PHOTOGRAPHS = ["a.JPG", "daisy/b.HEIC", "daisy/deep/c.jfif", "roses/d.dcm"]
 LITTER = {  # by the name under which it is counted
@@ -165,7 +166,7 @@ def test_links_are_followed_below_named_roots_only(linked: ImageFolder) -> None:
         "self.png": False,
         "nowhere.png": False,
     }
-    files = {file.path: file for file in linked.list_files()}
+    files = {file.path: file for file in list_files(linked)}
     assert {path: file.regular for path, file in files.items()} == found, "a file's state agrees with the listing"
     lengths = {path.removeprefix(f"{linked.path}/"): file.length for path, file in files.items() if file.regular}
     assert lengths == {"daisy/a.png": len(png(1)), "daisy/d.png": len(png(3)), "again/b.png": len(png(2))}
