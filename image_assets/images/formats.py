@@ -41,6 +41,7 @@ END_BYTES = 64 * 1024  # how much may follow the last bytes of a complete file
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 PADDING = b"\0\r\n "  # what may follow the end of a GIF
 START_OF_SCAN = b"\xda"  # of a JPEG: the marker before its pixels
+RATIOS_OF_JXL = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height, by number
 
 TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -202,6 +203,43 @@ def is_complete(file: BinaryIO, name: str | None) -> bool | None:
     if name in ("HEIF", "AVIF") or (name in ("JPEG2000", "JXL") and start[:2] == b"\0\0"):
         return _boxes_fit(file, length)
     return None
+
+
+def size_of_jxl(content: bytes) -> tuple[int, int]:
+    """The width and height in the header of JPEG XL, as ISO/IEC 18181-1 writes them: bits, the lowest first."""
+    start = _codestream_of_jxl(content)
+    bits = int.from_bytes(content[start + 2 : start + 12], "little")
+
+    def taken(count: int) -> int:
+        nonlocal bits
+        value = bits & ((1 << count) - 1)
+        bits >>= count
+        return value
+
+    is_small = taken(1)
+
+    def side() -> int:
+        return 8 * (1 + taken(5)) if is_small else 1 + taken((9, 13, 18, 30)[taken(2)])
+
+    height = side()
+    ratio = taken(3)
+    across, down = RATIOS_OF_JXL[ratio]
+    return height * across // down if ratio else side(), height
+
+
+def _codestream_of_jxl(content: bytes) -> int:
+    """Where the image itself begins: after the boxes in front of it, if the file has boxes."""
+    start = 0
+    while content[start : start + 2] != b"\xff\x0a":
+        size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
+        size, head = (int.from_bytes(content[start + 8 : start + 16], "big"), 16) if size == 1 else (size, 8)
+        if kind in (b"jxlc", b"jxlp"):
+            start += head + 4 * (kind == b"jxlp")  # the number of the part
+            break
+        if size < head:
+            raise ValueError("it has no box with an image")
+        start += size
+    return start
 
 
 def _has_end_of_jpeg(file: BinaryIO) -> bool:

@@ -30,6 +30,7 @@ from .formats import (
     format_of,
     is_complete,
     not_an_image,
+    size_of_jxl,
     to_one_line,
     undecodable,
 )
@@ -48,6 +49,7 @@ OPENERS = {
 ORIENTATION = 0x0112  # the EXIF tag
 PNG_SIGNATURE_BYTES = 8
 MAX_CHUNK_BYTES = 1024**2  # of EXIF data, whatever length a PNG promises
+MAX_WHOLE_PIXELS = 250_000_000  # of formats whose decoders have no smaller scale
 COLOR_OF_PNG = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}  # by color type, of those that can have 16 bits
 
 
@@ -229,9 +231,17 @@ def _open_jxl(file: BinaryIO, name: str) -> Picture:
 
     file.seek(0)
     content = file.read()
-    # Decoded here, because nothing else reads the header. The file is in memory, and so are its pixels then.
+    require_few_pixels(*size_of_jxl(content), name)
+    # Decoded here, because nothing else reads the rest of the header: the file is in memory, and so are its pixels.
     values = np.asarray(imagecodecs.jpegxl_decode(content))
     return _from_array(values if values.ndim < 4 else values[0], name, pages=len(values) if values.ndim == 4 else 1)
+
+
+def require_few_pixels(width: int, height: int, name: str) -> None:
+    """Raises UnreadableImage if an image has too many pixels for a decoder that has no smaller scale."""
+    if width * height > MAX_WHOLE_PIXELS:
+        message = f"{width} x {height} pixels: expected at most {MAX_WHOLE_PIXELS:,} of {name}"
+        raise UnreadableImage(f"{message}, which is decoded in full; make the image smaller", "too_many_pixels")
 
 
 def _from_array(values: np.ndarray, name: str, *, pages: int = 1, bits: int | None = None) -> Picture:

@@ -11,13 +11,11 @@ from PIL import Image, ImageFile
 
 from .colors import in_mode
 from .formats import BOMBS, BROKEN, ENDS, UnreadableImage, is_complete, undecodable
-from .pictures import Header, Page, Picture
+from .pictures import Header, Page, Picture, require_few_pixels
 
 if TYPE_CHECKING:
     import pyvips
 
-# Formats whose decoders have no smaller scale: decoded in full up to this number of pixels.
-MAX_WHOLE_PIXELS = 250_000_000
 BY_LIBVIPS = ("JPEG", "PNG", "WEBP", "GIF")
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
 
@@ -66,9 +64,7 @@ def _page(file: BinaryIO, picture: Picture, side_pixels: int, page: int) -> Page
         return Page(_by_libvips(file, header, side_pixels, number), profile=image.info.get("icc_profile"))
     if picture.smaller:
         return picture.smaller(page, side_pixels)
-    if header.width * header.height > MAX_WHOLE_PIXELS:
-        message = f"{header.width} x {header.height} pixels: expected at most {MAX_WHOLE_PIXELS:,} of {header.format}"
-        raise UnreadableImage(f"{message}, which is decoded in full; make the image smaller", "too_many_pixels")
+    require_few_pixels(header.width, header.height, header.format)
     return picture.decode(page)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from image_assets.images.features import to_features
-from image_assets.images.formats import UnreadableImage, format_of, is_complete
+from image_assets.images.formats import UnreadableImage, format_of, is_complete, size_of_jxl
 from image_assets.images.isolated_process import GuardedProcess
 from image_assets.images.pixels import read_header, to_pixels, to_smaller
 from tests.support.image_files import dicom, png_16, saved, tiff, with_late_exif
@@ -75,6 +75,22 @@ def test_a_rare_jpeg_is_refused_for_its_size_before_it_is_decoded(bits: int) -> 
     assert header_size_of(BytesIO(content)) == (65_500, 65_500)
     with pytest.raises(UnreadableImage, match="65500 x 65500 pixels") as refused:
         in_little_memory(pixels_of, content)
+    assert refused.value.reason == "too_many_pixels"
+
+
+@pytest.mark.parametrize("container", [False, True])
+@pytest.mark.parametrize("size", [(48, 64), (256, 256), (30, 40), (1, 512), (700, 513), (9000, 20), (180, 320)])
+def test_the_size_of_a_jpeg_xl_is_read_from_its_header(size: tuple[int, int], container: bool) -> None:
+    content = bytes(imagecodecs.jpegxl_encode(np.zeros(size, np.uint8), usecontainer=container))
+    assert size_of_jxl(content) == size[::-1]
+
+
+def test_a_jpeg_xl_is_refused_for_its_size_before_it_is_decoded() -> None:
+    width = bytes(imagecodecs.jpegxl_encode(np.zeros((30_000, 9), np.uint8)))
+    square = width[:2] + (int.from_bytes(width[2:8], "little") & (1 << 21) - 1 | 1 << 21).to_bytes(6, "little")
+    assert size_of_jxl(square + width[8:]) == (30_000, 30_000)
+    with pytest.raises(UnreadableImage, match="30000 x 30000 pixels: expected at most 250,000,000 of JXL") as refused:
+        in_little_memory(pixels_of, square + width[8:])
     assert refused.value.reason == "too_many_pixels"
 
 
