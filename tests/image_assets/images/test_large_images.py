@@ -117,15 +117,14 @@ def test_contents_are_made_of_files_that_are_as_they_were(tmp_path: Path) -> Non
     assert np.array_equal(to_pixels(made[0] or b"", 32), to_pixels(content, 32))
 
 
-def test_large_files_are_read_by_the_settings(tmp_path: Path, apart: Executor) -> None:
-    blank, gray = np.full((15, 20), 255, np.uint8), np.arange(300, dtype=np.uint8).reshape(15, 20)
-    content = tiff_pages(blank, gray)
-    path = to_path(os.fsencode(put(tmp_path, "pages.tif", content)))
-    for reading, lightest in ((Reading(page="first"), 255), (DEFAULT, 0)):
-        (small,) = apart.submit(list_small_contents, [path], [len(content)], reading).result()
-        assert to_pixels(small or b"", 20).min() == lightest
-    content = saved(Image.new("1", (1000, 1000)), "PNG")
-    path = to_path(os.fsencode(put(tmp_path, "many.png", content)))
-    for reading, is_read in ((Reading(max_pixels=1000), False), (DEFAULT, True)):
-        (small,) = apart.submit(list_small_contents, [path], [len(content)], reading).result()
-        assert (small is not None) == is_read
+def test_large_files_are_read_by_the_settings(tmp_path: Path) -> None:
+    blank, gray = np.full((15, 20), 255, np.uint8), np.arange(300).astype(np.uint8).reshape(15, 20)
+    pages, many = tiff_pages(blank, gray), saved(Image.new("1", (1000, 1000)), "PNG")
+    paths = [to_path(os.fsencode(put(tmp_path, *file))) for file in (("pages.tif", pages), ("many.png", many))]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        first, best = (
+            apart.submit(list_small_contents, [*paths], [len(pages), len(many)], reading).result()
+            for reading in (Reading(page="first", max_pixels=1000), DEFAULT)
+        )
+    assert [to_pixels(made[0] or b"", 20).min() for made in (first, best)] == [255, 0]
+    assert [made[1] is not None for made in (first, best)] == [False, True]
