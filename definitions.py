@@ -28,7 +28,7 @@ from image_assets.models import (
     stage_history,
     trained_models,
 )
-from image_assets.models.backbones import BACKBONES, CURRENT_BACKBONE, UNNAMED
+from image_assets.models.backbones import BACKBONES, CURRENT_BACKBONE, IMPLIED_BACKBONE
 from image_assets.predictions import (
     current_predictions,
     image_predictions,
@@ -77,7 +77,7 @@ GALLERY_PAGES = {
 settings = read_settings()
 require_usable(settings.home)
 resources = create_resources(
-    settings, side_pixels=CURRENT_BACKBONE.side_pixels, unnamed_side_pixels=BACKBONES[UNNAMED].side_pixels
+    settings, side_pixels=CURRENT_BACKBONE.side_pixels, unnamed_side_pixels=BACKBONES[IMPLIED_BACKBONE].side_pixels
 )
 tables = {table.name: table for table in TABLES}
 

@@ -58,7 +58,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> 
     axes = figure.subplots()
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [label if len(label) <= 20 else f"{label[:19]}…" for label in labels]
+    names = [short(label) for label in labels]
     size = 10 if len(labels) <= 12 else 8 if len(labels) <= 40 else 5
     plain = {"fontsize": size, "parse_math": False}  # a label may hold dollar signs
     axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor", **plain)
@@ -139,9 +139,9 @@ def _draw_counts(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
     if len(names) > 30:
         axes.set(xlabel=f"{len(names)} labels, most frequent first")
         return
-    short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+    shown = [short(name) for name in names]
     axes.set_xticks(
-        range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False
+        range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False
     )
 
 

@@ -21,7 +21,6 @@ from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import Limits, with_scaled_contents
 from image_assets.images.pixels import Reading
 from image_assets.jobs.launchpad_examples import with_example
-from image_assets.models.backbones import backbone_of
 from image_assets.models.evaluation import Evaluation, evaluate, mark_right
 from image_assets.models.evaluation_report import (
     ARTIFACT_FOLDER,
@@ -30,7 +29,7 @@ from image_assets.models.evaluation_report import (
     reliability_diagram,
     results_table,
 )
-from image_assets.models.lineage import reading_of
+from image_assets.models.lineage import image_input
 from image_assets.models.model_evaluations import damage_of, evaluation_row, merge_evaluations
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device
 from resources.delta.arrow_rows import Row
@@ -212,8 +211,7 @@ def evaluate_on(
             f"{', '.join(version.labels)}"
         )
     unreadable: dict[str, str] = {}
-    reading = reading_of(version)
-    side_pixels = backbone_of(version.tags, "backbone_name").side_pixels
+    side_pixels, reading = image_input(version)
     results: dict[Corruption | None, Evaluation] = {}
     whole = pd.DataFrame()
     for corruption in (None, *corruptions):

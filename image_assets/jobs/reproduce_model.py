@@ -11,13 +11,13 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.data.training_cache import find_or_write_cache
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models import lineage
-from image_assets.models.backbones import UNNAMED, Backbone, backbone_of
+from image_assets.models.backbones import IMPLIED_BACKBONE, Backbone, backbone_of
 from image_assets.models.epochs import State, state_digest
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.lineage import code_version, table_versions, unreadable_versions
@@ -44,7 +44,7 @@ NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe
 
 History = Sequence[Mapping[str, float]]
 # Settings that they did not record.
-OF_EARLIER_RELEASES = {"head_fit": "epochs", "refit": False, "backbone": UNNAMED}
+OF_EARLIER_RELEASES = {"head_fit": "epochs", "refit": False, "backbone": IMPLIED_BACKBONE}
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 
@@ -182,14 +182,14 @@ class RecordedTraining:
             )
         try:
             config = TrainingConfig(**(OF_EARLIER_RELEASES | json.loads(tags["training_settings"])))
-        except ValidationError as error:
+            cache_settings, processes = dict(json.loads(tags["cache_settings"])), int(tags["processes"])
+        except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{version.uri} cannot be trained again by this code: its tag training_settings is invalid: {error}. "
-                f"Check out {tags.get('code_version', 'the code that trained it')}."
+                f"{version.uri} cannot be trained again by this code: one of its tags training_settings, "
+                f"cache_settings and processes is invalid: {error}. Correct it, or check out "
+                f"{tags.get('code_version', 'the code that trained it')}."
             ) from error
-        cache_settings = json.loads(tags["cache_settings"])
         backbone = backbone_of(tags, "backbone_name")
-        processes = int(tags["processes"])
         return cls(tags["framework"], config, cache_settings, processes, tags["backbone_identity"], backbone)
 
 

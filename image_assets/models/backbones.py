@@ -11,7 +11,7 @@ from typing import Any
 
 from image_assets.models.external_backbones import ONNX_PREFIX, TIMM_PREFIX, onnx_description, timm_description
 
-UNNAMED = "mobilenet_v2"  # what a version, a fingerprint or a folder of embeddings means that names no backbone
+IMPLIED_BACKBONE = "mobilenet_v2"  # of a version, a fingerprint or a folder of embeddings that names none
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TORCHVISION = "https://download.pytorch.org/models"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -323,15 +323,15 @@ def backbone_of(stored: Mapping[str, Any], key: str = "backbone") -> Backbone:
     A version's `classifier.json` has the name under `backbone`, its tags under `backbone_name` (the tag `backbone` is
     where its weights came from).
     """
-    return to_backbone(stored.get(key, UNNAMED))
+    return to_backbone(stored.get(key, IMPLIED_BACKBONE))
 
 
 def max_onnx_bytes_of(stored: Mapping[str, Any]) -> int | None:
     """How large the exported file of a version may be, by the name in its `classifier.json`; None: no limit."""
-    row = BACKBONES.get(stored.get("backbone", UNNAMED))
+    row = BACKBONES.get(stored.get("backbone", IMPLIED_BACKBONE))
     return row.max_onnx_bytes if row else None
 
 
 def name_in_digests(backbone: Backbone) -> list[str]:
     """What fingerprints and folder names include of a backbone's name; nothing for the one that needs no name."""
-    return [] if backbone.name == UNNAMED else [backbone.name]
+    return [] if backbone.name == IMPLIED_BACKBONE else [backbone.name]

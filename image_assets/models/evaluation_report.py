@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from image_assets.images.charts import DOTS_PER_INCH, picture_markdown, to_png
+from image_assets.images.charts import DOTS_PER_INCH, picture_markdown, short, to_png
 from image_assets.images.contact_sheets import contact_sheet
 from image_assets.images.corruptions import Corruption
 from image_assets.models.evaluation import (
@@ -104,10 +104,7 @@ def precision_and_recall(evaluation: Evaluation) -> bytes:
             elinewidth=1,
             label=name,
         )
-    names = [
-        f"{name if len(name) <= 20 else f'{name[:19]}…'} ({support:.0f})"
-        for name, support in zip(shown["label"], shown["support"], strict=True)
-    ]
+    names = [f"{short(name)} ({support:.0f})" for name, support in zip(shown["label"], shown["support"], strict=True)]
     axes.set_yticks(range(len(shown)), names, parse_math=False, fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
@@ -235,7 +232,7 @@ class Report:
     @property
     def title(self) -> str:
         """The version and its accuracy."""
-        evaluation, framework = self.evaluation, self.version.tags["framework"]
+        evaluation, framework = self.evaluation, self.version.tags.get("framework", "unknown framework")
         return (
             f"version {self.version.version} ({framework}), accuracy {evaluation.accuracy:.3f} "
             f"({evaluation.accuracy_low:.3f} to {evaluation.accuracy_high:.3f})"

@@ -14,9 +14,8 @@ from image_assets.images.contact_sheets import THUMBNAIL_PIXELS, contact_sheet, 
 from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.pixels import to_pixels
-from image_assets.models.backbones import backbone_of
 from image_assets.models.isolated_scoring import LoadableVersion, VersionNotLoaded, predicting
-from image_assets.models.lineage import reading_of
+from image_assets.models.lineage import image_input
 from image_assets.models.occlusion import to_heat, with_covers
 from image_assets.models.scoring import SUM_TOLERANCE
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
@@ -55,11 +54,13 @@ def explaining(version: ModelVersion, registry: ModelRegistry) -> Iterator[Expla
     Call `require_files_as_logged` before. `Explain` raises NotExplained with the reason if it cannot explain an image.
     """
     digest = version.tags.get(FILES_DIGEST, "")
-    side_pixels = backbone_of(version.tags, "backbone_name").side_pixels
-    reading = reading_of(version)
     with predicting(LoadableVersion(registry.tracking_uri, version.uri, DEVICE, digest)) as predict:
 
         def explain(content: bytes, labels: Sequence[str]) -> list[Explanation]:
+            try:
+                side_pixels, reading = image_input(version)
+            except (ValueError, OSError, ImportError) as error:
+                raise NotExplained(f"the size of version {version.version}'s images is unknown: {error}") from error
             try:
                 images = with_covers(to_pixels(content, side_pixels, reading=reading))
                 answers = predict(pd.DataFrame({"content": [_to_png(one) for one in images], "path": None}))

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from image_assets.images.charts import picture_markdown
-from image_assets.images.pixels import DEFAULT, Reading
+from image_assets.images.pixels import DEFAULT, PageChoice, Reading
+from image_assets.models.backbones import backbone_of
+from image_assets.models.calibration import Thresholds
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training_plan import TrainingResult
 from image_assets.schemas import (
@@ -63,15 +66,51 @@ def table_versions(version: ModelVersion) -> dict[str, int]:
     return versions
 
 
-def reading_of(version: ModelVersion) -> Reading:
-    """How the version reads images: as those that it was trained on; versions of earlier releases by default."""
-    settings = json.loads(version.tags.get(CACHE_SETTINGS, "{}"))
-    return Reading(settings.get("page", DEFAULT.page), settings.get("pixel_limit", DEFAULT.max_pixels))
-
-
 def thresholds_of(version: ModelVersion) -> list[float | None] | None:
-    """For each label, the probability below which the version abstains; None if it never does."""
-    return json.loads(version.tags[THRESHOLDS])["by_label"] if THRESHOLDS in version.tags else None
+    """For each label, the probability below which a version abstains; None if it never does, or the tag is invalid."""
+    try:
+        thresholds = TypeAdapter(Thresholds).validate_json(version.tags.get(THRESHOLDS, "")).by_label
+    except ValidationError:
+        return None
+    return thresholds if len(thresholds) == len(version.labels) else None
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """The part of the tag `cache_settings` that says how the version gets its images."""
+
+    page: PageChoice = DEFAULT.page
+    pixel_limit: PositiveInt = DEFAULT.max_pixels
+    side_pixels: PositiveInt | None = None  # versions of earlier releases do not have it
+
+
+def cache_settings(version: ModelVersion) -> CacheSettings:
+    """What the version's tag `cache_settings` says; a ValueError if it is invalid."""
+    tag = version.tags.get(CACHE_SETTINGS, "{}")
+    try:
+        return TypeAdapter(CacheSettings).validate_json(tag)
+    except ValidationError as error:
+        raise ValueError(f"{version.uri}: the tag {CACHE_SETTINGS} is {tag!r}, which is invalid: {error}") from error
+
+
+def reading_of(version: ModelVersion) -> Reading:
+    """How the version reads images: like those it was trained on, or by default if its tag is missing or invalid."""
+    try:
+        settings = cache_settings(version)
+    except ValueError:
+        return DEFAULT
+    return Reading(settings.page, settings.pixel_limit)
+
+
+def image_input(version: ModelVersion) -> tuple[int, Reading]:
+    """The width and height in pixels of the images that a version takes, and how they are read, from its tags.
+
+    Raises:
+        ValueError: The tag `cache_settings` or the name of the backbone is invalid.
+        FileNotFoundError, ImportError: The backbone's file or package, which would tell, is missing.
+    """
+    side_pixels = cache_settings(version).side_pixels or backbone_of(version.tags, "backbone_name").side_pixels
+    return side_pixels, reading_of(version)
 
 
 def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:

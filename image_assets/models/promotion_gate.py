@@ -7,9 +7,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any  # values of several types
+from typing import Annotated, Any  # values of several types
 
 import pandas as pd
+from pydantic import Field
 
 from image_assets.models.evaluation import Comparison
 from image_assets.models.isolated_scoring import LATER_COLUMNS
@@ -17,7 +18,7 @@ from image_assets.models.scoring import SUM_TOLERANCE
 from resources.mlflow.model_registry import ModelVersion
 
 LINEAGE = ("framework", "labels", "table_versions", "code_version", "training_settings", "weights_digest")
-SURE = 0.05  # significance level: below it, a version is worse than by chance
+SIGNIFICANCE_LEVEL = 0.05  # of the difference from the production version's accuracy
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,10 @@ class GateFinding:
 
     check: str
     passed: bool
-    detail: str
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "GateFinding":
-        """The inverse of `to_row`."""
-        return cls(row["check"], row["passed"], row["said"])
+    detail: Annotated[str, Field(alias="said")]  # the name in stage_history, and in the tag of a promotion
 
     def to_row(self) -> dict[str, Any]:
-        """As a struct of stage_history, whose field for the detail is called `said`."""
+        """As a struct of stage_history."""
         return {"check": self.check, "passed": self.passed, "said": self.detail}
 
 
@@ -96,8 +92,8 @@ def same_labels(version: ModelVersion, serving: ModelVersion | None, mapping: Ma
         found.append(", ".join(renamed))
     if missing and serving:
         found.append(
-            f"version {serving.version} has {', '.join(missing)} as well: say in label_mapping which of these labels "
-            "such images have now"
+            f"version {serving.version} also has {', '.join(missing)}: map each of them to a label of this version in "
+            "label_mapping"
         )
     if unknown:
         found.append(f"label_mapping names {', '.join(unknown)}: expected labels of the production version")
@@ -157,7 +153,7 @@ def as_accurate(accuracies: tuple[float, float], comparison: Comparison, toleran
         f"{this:.3f}, version {comparison.compared_with}: {other:.3f}; only one is right on "
         f"{comparison.only_this_right} and {comparison.only_other_right} images, p = {comparison.p_value:.3f}"
     )
-    worse = other - this > tolerance or (this < other and comparison.p_value < SURE)
+    worse = other - this > tolerance or (this < other and comparison.p_value < SIGNIFICANCE_LEVEL)
     return GateFinding("accuracy", not worse, detail)
 
 

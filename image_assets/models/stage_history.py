@@ -1,15 +1,15 @@
 """The history of every model version's stage: what changed, when, by whom and why."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.models.promotion_gate import GateFinding
@@ -44,39 +44,34 @@ class Promotion:
     forced: bool = False
     findings: Sequence[GateFinding] | None = None
     promotion_id: str = ""
-    told_at: str = ""  # when the tag was written: UTC, ISO 8601
+    announced_at: Annotated[AwareDatetime | None, Field(alias="told_at")] = None  # when the tag was written
     account: str | None = None
 
     def to_tags(self) -> dict[str, str]:
         """The tag for the version that it moves, with a new promotion_id unless it has that of a request."""
-        values = {
-            **asdict(self),
-            "promotion_id": self.promotion_id or uuid4().hex,
-            "told_at": datetime.now(UTC).isoformat(),
-        }
-        if self.findings is not None:
-            values["findings"] = [{**one.to_row(), "said": one.detail[:MAX_DETAIL_LENGTH]} for one in self.findings]
-        return {PROMOTION_TAG: json.dumps(values)}
+        findings = self.findings and [replace(one, detail=one.detail[:MAX_DETAIL_LENGTH]) for one in self.findings]
+        now, promotion_id = datetime.now(UTC), self.promotion_id or uuid4().hex
+        announced = replace(self, findings=findings, announced_at=now, promotion_id=promotion_id)
+        return {PROMOTION_TAG: TAG_VALUE.dump_json(announced, by_alias=True).decode()}
 
     @classmethod
     def of(cls, version: ModelVersion) -> "Promotion | None":
-        """The last promotion of a version, from its tag; None if it was never promoted."""
-        if PROMOTION_TAG not in version.tags:
+        """The last promotion of a version, from its tag; None if it has none, or one that was not written here."""
+        try:
+            return TAG_VALUE.validate_json(version.tags.get(PROMOTION_TAG, ""))
+        except ValidationError:
             return None
-        values = json.loads(version.tags[PROMOTION_TAG])
-        findings = None if values["findings"] is None else tuple(map(GateFinding.from_row, values["findings"]))
-        return cls(**{**values, "findings": findings})
 
     def before(self, moved_at: datetime) -> bool:
         """Whether the tag was written before the version was last moved."""
-        return not self.told_at or datetime.fromisoformat(self.told_at) < moved_at + MAX_CLOCK_SKEW
+        return not self.announced_at or self.announced_at < moved_at + MAX_CLOCK_SKEW
 
     def moved(self, version: ModelVersion) -> bool:
         """Whether this promotion put the version into its current stage.
 
         A promotion may be killed before it moves anything, and somebody else may move the version much later.
         """
-        in_time = not self.told_at or abs(version.moved_at - datetime.fromisoformat(self.told_at)) < MOVE_TIME
+        in_time = not self.announced_at or abs(version.moved_at - self.announced_at) < MOVE_TIME
         return self.stage == version.stage and in_time
 
     def to_columns(self, reason: str | None = None, findings: Sequence[GateFinding] | None = None) -> dict[str, Any]:
@@ -84,6 +79,9 @@ class Promotion:
         by = {"source": self.source, "person": self.person, "account": self.account, "forced": self.forced}
         by["promotion_id"] = self.promotion_id
         return {**by, "reason": reason, "findings": None if findings is None else [one.to_row() for one in findings]}
+
+
+TAG_VALUE = TypeAdapter(Promotion)  # ignores fields that another release adds
 
 
 @dataclass(frozen=True)
@@ -121,20 +119,36 @@ class Promotions:
 
     def attribution(self, number: int | None, before: HistoryRow, after: StageAndAliases) -> dict[str, Any]:
         """Who moved a version (None: one that is gone) and why; without a promotion, somebody moved it in MLflow."""
-        if number and (own := self.completed.get(number)):
-            return own.to_columns(own.reason, own.findings)
-        former, lost = set(before["aliases"]), set(before["aliases"]) - set(after[1])
+        return (
+            self._own_move(number)
+            or self._replacement(before, after)
+            or self._last_step(number, before, after)
+            or {"source": OUTSIDE, "forced": False}
+        )
+
+    def _own_move(self, number: int | None) -> dict[str, Any] | None:
+        """The promotion that moved the version itself."""
+        of = self.completed.get(number) if number else None
+        return of.to_columns(of.reason, of.findings) if of else None
+
+    def _replacement(self, before: HistoryRow, after: StageAndAliases) -> dict[str, Any] | None:
+        """The promotion of another version, which archived this one or took its alias."""
+        lost = set(before["aliases"]) - set(after[1])
         for other, of in self.completed.items():
-            # The version that was replaced in its stage: it is archived, and loses the alias.
             if of.stage in ALIASES and (of.stage == before["to_stage"] or lost == {ALIASES[of.stage]}):
                 return of.to_columns(f"replaced by version {other}")
+        return None
+
+    def _last_step(self, number: int | None, before: HistoryRow, after: StageAndAliases) -> dict[str, Any] | None:
+        """The promotion whose new stage is in the history already, and which has moved the alias since."""
+        former, now = set(before["aliases"]), set(after[1])
+        lost = former - now
         for other, of in self.all.items():
-            # The stage was recorded between the calls of a promotion; this is the alias, which it moves last.
             gains = {ALIASES.get(of.stage)} if other == number else set()
             follows = before["promotion_id"] == of.promotion_id and before["to_stage"] == after[0]
-            if follows and set(after[1]) - former <= gains and not lost & gains and lost <= set(ALIASES.values()):
+            if follows and now - former <= gains and not lost & gains and lost <= set(ALIASES.values()):
                 return of.to_columns(before["reason"], of.findings if other == number else None)
-        return {"source": OUTSIDE, "forced": False}
+        return None
 
 
 def changes(versions: Sequence[ModelVersion], history: Sequence[HistoryRow], now: datetime) -> list[dict[str, Any]]:

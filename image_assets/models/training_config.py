@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from image_assets.models.backbones import (
     BACKBONES,
     CURRENT_BACKBONE,
-    UNNAMED,
+    IMPLIED_BACKBONE,
     can_be_fine_tuned,
     is_external,
     names_of_backbones,
@@ -179,7 +179,7 @@ class TrainingConfig(dg.Config):
         if self.top_blocks < row.levels:
             raise ValueError(
                 f"top_blocks is {self.top_blocks}, but {self.backbone} makes embeddings of its last {row.levels} "
-                f"blocks: expected at least {row.levels}, or another backbone, such as {UNNAMED}"
+                f"blocks: expected at least {row.levels}, or another backbone, such as {IMPLIED_BACKBONE}"
             )
         return self
 

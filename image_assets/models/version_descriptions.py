@@ -1,20 +1,21 @@
 """The description of each version in MLflow: how good it is, its labels and data, and where to look at its mistakes."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import pyarrow.compute as pc
 
 from image_assets.models.frameworks import FRAMEWORKS
-from image_assets.models.lineage import TABLE_VERSIONS
+from image_assets.models.lineage import table_versions
 from image_assets.models.version_ids import key_of, of_versions
 from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 
 WRITTEN = "*Written by model_evaluations, which leaves a description without this line as it is.*"
-MAX_LABELS = 40  # MLflow limits a description to 5,000 characters
+MAX_LABELS = 40
+MAX_LABELS_LENGTH = 3000  # MLflow limits a description to 5,000 characters
 FIGURES = ["model_name", "model_version", "version_id", "split", "images"]
 FIGURES += ["accuracy", "accuracy_low", "accuracy_high", "calibration_error", "coverage", "answered_accuracy"]
 
@@ -53,8 +54,7 @@ def description(version: ModelVersion, metrics: Mapping[str, Any], gallery_url: 
         f"classified correctly{interval}."
         + ("" if error is None else f" Calibration error: {error:.3f}.")
         + abstention,
-        f"{len(version.labels)} labels: {', '.join(version.labels[:MAX_LABELS])}"
-        + (" …" if len(version.labels) > MAX_LABELS else "."),
+        label_list(version.labels),
         origin(version),
         f"[Its mistakes]({gallery_url}/?version={version.version}&answer=mistakes&sort=sure) and "
         f"[all its predictions]({gallery_url}/?version={version.version}) in the gallery.",
@@ -63,13 +63,24 @@ def description(version: ModelVersion, metrics: Mapping[str, Any], gallery_url: 
     return "\n\n".join(lines)
 
 
+def label_list(labels: Sequence[str]) -> str:
+    """The number of labels, and as many of them as fit."""
+    ends = accumulate(len(label) + 2 for label in labels)
+    shown = sum(end <= MAX_LABELS_LENGTH for end in islice(ends, MAX_LABELS))
+    return f"{len(labels)} labels: {', '.join(labels[:shown])}{'.' if shown == len(labels) else ' …'}"
+
+
 def origin(version: ModelVersion) -> str:
     """What a version was trained in, on and from, as far as its tags say."""
-    tags = version.tags
-    framework, tables = FRAMEWORKS.get(tags.get("framework", "")), json.loads(tags.get(TABLE_VERSIONS, "{}"))
+    tags, framework = version.tags, FRAMEWORKS.get(version.tags.get("framework", ""))
+    images = tags.get("refit_images", tags.get("training_images", ""))
+    try:
+        tables = table_versions(version)
+    except ValueError:  # somebody has edited the tag
+        tables = {}
     parts = [
         f"in {framework.title}" if framework else "",
-        f"on {int(tags.get('refit_images', tags['training_images'])):,} images" if "training_images" in tags else "",
+        f"on {int(images):,} images" if images.isdecimal() else "",
         f"of {IMAGE_SPLITS.name} at Delta version {tables[IMAGE_SPLITS.name]}" if IMAGE_SPLITS.name in tables else "",
         f"from {tags['backbone_name']} with {tags.get('backbone')} weights" if "backbone_name" in tags else "",
     ]

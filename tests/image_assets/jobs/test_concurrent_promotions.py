@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -237,4 +238,4 @@ def test_tags_of_a_killed_promotion_are_ignored_much_later(registry: ModelRegist
     recorded = Promotion.of(registry.version(2))
     assert recorded
     assert recorded.moved(registry.version(2))
-    assert not replace(recorded, told_at="2026-01-01T00:00:00+00:00").moved(registry.version(2))
+    assert not replace(recorded, announced_at=datetime(2026, 1, 1, tzinfo=UTC)).moved(registry.version(2))

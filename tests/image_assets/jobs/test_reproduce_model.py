@@ -42,9 +42,19 @@ def test_missing_tags_are_named() -> None:
         RecordedTraining.of(other)
 
 
-def test_invalid_settings_name_the_commit_to_check_out() -> None:
-    other = replace(VERSION, tags={**TAGS, "training_settings": '{"epochs": -1}', "code_version": "abc123"})
-    with pytest.raises(ValueError, match=r"(?s)training_settings is invalid: .*epochs.* Check out abc123"):
+@pytest.mark.parametrize(
+    ("edited", "why"),
+    [
+        ({"training_settings": '{"epochs": -1}'}, "epochs"),
+        ({"training_settings": "the usual ones"}, "Expecting value"),
+        ({"training_settings": "[1]"}, "list"),
+        ({"cache_settings": "[1]"}, "sequence"),
+        ({"processes": "two"}, "two"),
+    ],
+)
+def test_invalid_settings_name_the_commit_to_check_out(edited: dict[str, str], why: str) -> None:
+    other = replace(VERSION, tags={**TAGS, **edited, "code_version": "abc123"})
+    with pytest.raises(ValueError, match=rf"(?s)cannot be trained .* is invalid: .*{why}.* check out abc123"):
         RecordedTraining.of(other)
 
 

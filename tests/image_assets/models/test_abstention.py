@@ -1,5 +1,6 @@
 """A version abstains where the probability of the most probable label is below that label's threshold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from image_assets.models.isolated_scoring import LATER_COLUMNS, REQUIRED_COLUMNS
+from image_assets.models.lineage import thresholds_of
 from image_assets.models.scoring import NO_DISTRIBUTION, to_valid_prediction
 from resources.mlflow.model_registry import ModelVersion
 from tests.support.brightness_version import SIDE, saved_brightness
@@ -41,6 +43,20 @@ def test_each_label_has_its_threshold(
     assert answers["most_probable_label"].tolist() == ["bright", "bright", "dark"]
     assert answers["probability"].tolist() == pytest.approx([0.8, 0.6, 0.8])
     assert [len(of) for of in answers["probabilities"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("tag", "thresholds"),
+    [
+        ('{"by_label": [0.5, null], "coverage": 0.9, "precision": null}', [0.5, None]),
+        ('{"by_label": [0.5], "coverage": 0.9, "precision": null}', None),
+        ('{"by_label": "all", "coverage": 0.9, "precision": null}', None),
+        ("[0.5, 0.5]", None),
+        ("none", None),
+    ],
+)
+def test_a_tag_that_somebody_edited_gives_no_thresholds(tag: str, thresholds: list[float | None] | None) -> None:
+    assert thresholds_of(replace(VERSION, tags=VERSION.tags | {"thresholds": tag})) == thresholds
 
 
 def test_an_unreadable_image_is_no_abstention(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from image_assets.models.backbones import UNNAMED
+from image_assets.models.backbones import IMPLIED_BACKBONE
 from image_assets.models.efforts import DEFAULTS, Effort, announcement, duration, expected_seconds
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.training import Task
@@ -58,7 +58,7 @@ def test_a_head_is_the_same_version_with_any_effort() -> None:
 def test_a_version_of_an_earlier_release_is_not_trained_again(
     settings: dict[str, Any], of_earlier_release: str
 ) -> None:
-    assert fingerprint({**settings, "backbone": UNNAMED}) == of_earlier_release
+    assert fingerprint({**settings, "backbone": IMPLIED_BACKBONE}) == of_earlier_release
 
 
 @pytest.mark.parametrize("settings", [{"effort": "good"}, {"trainable": "top_blocks"}, {"effort": "best", "seed": 3}])

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from image_assets.models.evaluation import evaluate, mark_right
-from image_assets.models.evaluation_report import precision_and_recall, reliability_diagram
+from image_assets.models.evaluation_report import Report, precision_and_recall, reliability_diagram
+from resources.mlflow.model_registry import ModelVersion
 
 
 def answers(images: int, labels: int, answered: float = 1) -> tuple[pd.DataFrame, list[str]]:
@@ -37,3 +38,10 @@ def test_a_version_that_is_too_sure_looks_unlike_one_that_is_not() -> None:
     found, _ = answers(60, 2)
     surer = found.assign(probability=found["probability"] / 2 + 0.5)
     assert reliability_diagram(found) != reliability_diagram(surer)
+
+
+def test_the_title_of_a_report_does_without_a_framework() -> None:
+    found, names = answers(60, 2)
+    evaluation = evaluate(found, names)
+    report = Report(ModelVersion(3, "None", (), "", "", {}), evaluation, (), None, {})
+    assert report.title.startswith(f"version 3 (unknown framework), accuracy {evaluation.accuracy:.3f} (")

@@ -95,6 +95,33 @@ def test_a_version_that_cannot_be_loaded_is_a_reason_too(registry: ModelRegistry
         explain(green_with_red(8, 8, (0, 0, 4, 4)), ["red"])
 
 
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"backbone_name": "onnx:/moved/away.onnx"}, "/moved/away.onnx, which is not a file"),
+        ({"backbone_name": "somebody's own"}, 'backbone is "somebody\'s own": expected one of'),
+        ({"cache_settings": "as usual"}, "the tag cache_settings is 'as usual', which is invalid"),
+        ({"cache_settings": '{"page": "the best"}'}, "cache_settings .*'non_blank' or 'first'"),
+    ],
+)
+def test_tags_that_do_not_say_what_the_version_takes_are_a_reason_too(
+    redness: ModelVersion, registry: ModelRegistry, tags: dict[str, str], reason: str
+) -> None:
+    version = replace(redness, tags=redness.tags | tags)
+    with explaining(version, registry) as explain, pytest.raises(NotExplained, match=f"(?s){reason}"):
+        explain(green_with_red(8, 8, (0, 0, 4, 4)), ["red"])
+
+
+def test_the_recorded_size_of_images_is_enough_when_the_backbone_is_gone(
+    redness: ModelVersion, registry: ModelRegistry
+) -> None:
+    settings = {"page": "first", "pixel_limit": 10_000, "side_pixels": 32, "content": "pixels", "color": "rgb"}
+    tags = {"backbone_name": "onnx:/moved/away.onnx", "cache_settings": json.dumps(settings)}
+    with explaining(replace(redness, tags=redness.tags | tags), registry) as explain:
+        (red,) = explain(green_with_red(64, 64, (0, 0, 32, 64)), ["red"])
+    assert red.probability == pytest.approx(1 / 2, abs=0.05)
+
+
 def test_the_sheet_of_mistakes_shows_what_cannot_be_explained_as_well(
     redness: ModelVersion, registry: ModelRegistry
 ) -> None:

@@ -1,5 +1,6 @@
 """Who moved which version, as the registry and the history tell together."""
 
+import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,6 +166,37 @@ def test_long_findings_fit_into_a_tag(registry: ModelRegistry) -> None:
     assert promotion
     assert promotion.findings
     assert len(promotion.findings) == 7
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        "approved by Ann",
+        "[1, 2]",
+        '{"stage": "Production"}',
+        '{"stage": "Production", "source": "me", "told_at": "yesterday"}',
+        '{"stage": "Production", "source": "me", "findings": [{"check": "files"}]}',
+    ],
+)
+def test_a_promotion_tag_that_somebody_edited_is_none(
+    registry: ModelRegistry, tables: DeltaTables, edited: str
+) -> None:
+    to_client(registry).set_model_version_tag(registry.name, "2", "promotion", edited)
+    registry.promote(1, "Production", WHY.to_tags())
+    assert Promotion.of(registry.version(2)) is None
+    assert recorded(registry, tables) == [(1, "None", "Production", "Ada", "it is better")]
+
+
+def test_a_promotion_keeps_its_fields_and_ignores_those_of_a_later_release(registry: ModelRegistry) -> None:
+    tag = json.loads(WHY.to_tags()["promotion"])
+    assert tag["findings"] == [{"check": "files", "passed": True, "said": "the same"}]
+    moved = registry.promote(1, "Production", {"promotion": json.dumps({**tag, "approved_by": ["Ada", "Bob"]})})
+    promotion = Promotion.of(moved)
+    assert promotion
+    assert (promotion.person, promotion.reason, promotion.promotion_id) == ("Ada", "it is better", tag["promotion_id"])
+    assert promotion.announced_at == datetime.fromisoformat(tag["told_at"])
+    assert [*(promotion.findings or ())] == [*(WHY.findings or ())]
+    assert promotion.moved(moved)
 
 
 def test_the_newest_change_comes_first_for_people() -> None:

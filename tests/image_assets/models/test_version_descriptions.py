@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from mlflow import MlflowClient
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.models.version_descriptions import describe_versions
+from image_assets.models.version_descriptions import WRITTEN, describe_versions, description
 from image_assets.models.version_ids import key_of
 from image_assets.schemas import MODEL_EVALUATIONS
-from resources.mlflow.model_registry import ModelRegistry
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.tables import tables_at
 
 TAGS = {
@@ -26,6 +27,12 @@ TAGS = {
     "files_digest": "0" * 64,
 }
 GALLERY = "http://127.0.0.1:4000"
+METRICS = {"split": "test", "images": 547, "accuracy": 0.9, "accuracy_low": None, "accuracy_high": None}
+METRICS |= {"calibration_error": None, "coverage": None, "answered_accuracy": None}
+
+
+def with_tags(tags: dict[str, str]) -> ModelVersion:
+    return ModelVersion(1, "None", (), "run", "models:/image_classifier/1", tags)
 
 
 def test_a_version_is_described_by_its_metrics_labels_and_data_unless_a_person_did(
@@ -35,8 +42,8 @@ def test_a_version_is_described_by_its_metrics_labels_and_data_unless_a_person_d
     registry, tables = ModelRegistry(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), tables_at(tmp_path / "tables")
     client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
     client.create_registered_model(registry.name)
-    for description in (None, "Ada's own words", None):
-        client.create_model_version(registry.name, "file:///nowhere", tags=TAGS, description=description)
+    for text in (None, "Ada's own words", None):
+        client.create_model_version(registry.name, "file:///nowhere", tags=TAGS, description=text)
     described, own, not_evaluated = registry.versions()
     measured = {"split": "test", "images": 547, "accuracy": 0.9, "accuracy_low": 0.872, "accuracy_high": 0.923}
     rows = [{**key_of(one), **measured, "evaluated_at": datetime.now(UTC)} for one in (described, own)]
@@ -61,3 +68,24 @@ def test_a_version_is_described_by_its_metrics_labels_and_data_unless_a_person_d
     describe_versions(registry.versions(), tables, registry, "https://gallery")
     assert "https://gallery/?version=1" in registry.version(1).description
     assert not_evaluated.description == ""
+
+
+@pytest.mark.parametrize(
+    ("edited", "origin"),
+    [
+        ({"table_versions": "version 12"}, "on 2,185 images from a_backbone"),
+        ({"table_versions": "[12]"}, "on 2,185 images from a_backbone"),
+        ({"refit_images": "about 2,000"}, "of image_splits at Delta version 12 from a_backbone"),
+    ],
+)
+def test_tags_that_somebody_edited_are_left_out(edited: dict[str, str], origin: str) -> None:
+    found = description(with_tags(TAGS | edited), METRICS, GALLERY)
+    assert f"Trained in PyTorch {origin} with imagenet weights." in found
+
+
+def test_the_description_fits_into_mlflow_however_long_the_labels_are() -> None:
+    labels = [f"{number} {'long' * 35}" for number in range(50)]
+    found = description(with_tags(TAGS | {"labels": json.dumps(labels)}), METRICS, GALLERY)
+    assert len(found) < 5000
+    assert f"50 labels: {labels[0]}, {labels[1]}, " in found
+    assert WRITTEN in found
