@@ -478,7 +478,7 @@ PREDICTION_DRIFT = Table(
         _column("labels", T.ArrayType(T.StringType()), "The labels of the version, in the order of label_shares."),
         _doubles("label_shares", "For each label, its share of the predictions."),
         _double("mean_probability", "Mean probability of the predictions."),
-        _double("threshold", "The probability below which a prediction counts as unsure."),
+        _double("threshold", "The probability below which a prediction has low confidence."),
         _double("unsure_share", "Share of predictions below the threshold."),
         _double(
             "answer_distance",

@@ -33,7 +33,7 @@ ops:
       accept_missing: false # true: many files are missing because they were deleted
   prediction_drift:
     config:
-      threshold: 0.6 # a prediction with a lower probability counts as unsure
+      threshold: 0.6 # a prediction with a lower probability has low confidence
 """,
     "replay_quarantine": """\
 ops:

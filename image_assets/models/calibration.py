@@ -1,4 +1,4 @@
-"""Honest probabilities: one temperature for all labels, and thresholds below which a version does not answer."""
+"""Calibrated probabilities: one temperature for all labels, and thresholds below which a version does not answer."""
 
 from dataclasses import dataclass
 
@@ -67,23 +67,23 @@ def choose_thresholds(
         precision: The share of each label's answers that must be right, from 0 to 1.
         minimum_probability: The lowest probability of an answer, the same for all labels.
     """
-    answers, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    answers, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = answers == label_indexes
     least = minimum_probability or 0.0
     thresholds: list[float | None] = [least] * probabilities.shape[1]
     if precision is not None:
         for label in range(len(thresholds)):
-            of_label = (answers == label) & (sureness >= least)
-            thresholds[label] = lowest_with(precision, sureness[of_label], right[of_label])
+            of_label = (answers == label) & (confidence >= least)
+            thresholds[label] = lowest_with(precision, confidence[of_label], right[of_label])
     needed = np.array([np.inf if of is None else of for of in thresholds])
-    answered = sureness >= needed[answers]
+    answered = confidence >= needed[answers]
     return Thresholds(thresholds, float(answered.mean()), float(right[answered].mean()) if answered.any() else None)
 
 
-def lowest_with(precision: float, sureness: np.ndarray, right: np.ndarray) -> float | None:
+def lowest_with(precision: float, confidence: np.ndarray, right: np.ndarray) -> float | None:
     """The lowest probability from which on the share of right answers is at least `precision`; None if none is."""
-    order = np.argsort(-sureness, kind="stable")
-    descending = sureness[order]
+    order = np.argsort(-confidence, kind="stable")
+    descending = confidence[order]
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     # Equal probabilities are answered together, so only the share up to the last of them counts.
     last_of_equals = np.append(descending[:-1] > descending[1:], True)[: len(order)]

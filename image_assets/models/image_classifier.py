@@ -245,7 +245,7 @@ def _to_image(item: Any) -> ImageRow:
 
 
 def _pixels_checked(content: Any) -> Any:
-    """The content of a row: pixels that are no image raise, as in a list; whatever else is no image has no answer."""
+    """The content of a row: pixels of a wrong shape raise, as in a list; anything else may have no answer."""
     if isinstance(content, np.ndarray):
         _require_pixels(content)
     return content

@@ -21,6 +21,7 @@ from image_assets.models.backbones import Backbone
 from image_assets.models.engines import onnx_network
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.novelty import TrainingEmbeddings
+from resources.mlflow.model_files import MODEL_NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,8 @@ TOLERANCE = 1e-3  # of a probability
 TRIED_IMAGES = 8
 NOISE_SQUARES = 7  # per side
 
-NAME = "image_classifier"
+CODE = Path(__file__).parent
+CLASSIFIER_FILE = "classifier.json"
 HEAD_FILE = "head.npz"  # a version's head, if its backbone is unchanged: kernel, bias and labels
 TRAINING_EMBEDDINGS_FILE = "training_embeddings.npz"
 PACKAGES = (
@@ -173,98 +175,108 @@ def log_to_run(name: str, flavor: ModuleType, *, tracking_uri: str, mlflow_run_i
     return logged.model_uri
 
 
-def log_classifier(
-    *,
-    model_uri: str,
-    network: bytes,
-    labels: Sequence[str],
-    framework: str,
-    tracking_uri: str,
-    mlflow_run_id: str,
-    backbone: Backbone,
-    color: Literal["rgb", "gray"] = "rgb",
-    reading: Reading = DEFAULT,
-    thresholds: Sequence[float | None] | None = None,
-    training_embeddings: TrainingEmbeddings | None = None,
-    head: tuple[np.ndarray, np.ndarray] | None = None,
-) -> str:
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """What a version consists of, besides the model in its own flavor.
+
+    Attributes:
+        network: The content of an ONNX file that computes the same as the model; see `verified_onnx`.
+        labels: In the order of the model's probabilities.
+        framework: The name of the framework that the model was trained in.
+        backbone: The model's backbone, which determines the size of images.
+        color: What the model was trained on; a `gray` version converts every image to gray.
+        reading: How the model's images are read.
+        thresholds: For each label, the probability below which the version abstains, None if it always does; None if
+            it abstains for no label.
+        training_embeddings: What the version measures distances from; without them, it measures none.
+        head: Kernel (features, labels) and bias (labels,) if the model is an unchanged backbone with this head, which
+            can then answer stored embeddings.
+    """
+
+    network: bytes
+    labels: Sequence[str]
+    framework: str
+    backbone: Backbone
+    color: Literal["rgb", "gray"] = "rgb"
+    reading: Reading = DEFAULT
+    thresholds: Sequence[float | None] | None = None
+    training_embeddings: TrainingEmbeddings | None = None
+    head: tuple[np.ndarray, np.ndarray] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What `image_classifier.py` reads from CLASSIFIER_FILE."""
+        return {
+            "framework": self.framework,
+            "labels": list(self.labels),
+            "color": self.color,
+            "backbone": self.backbone.name,
+            "side_pixels": self.backbone.side_pixels,
+            "reading": asdict(self.reading),
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
+        }
+
+
+def log_classifier(classifier: TrainedClassifier, model_uri: str, *, tracking_uri: str, mlflow_run_id: str) -> str:
     """Log the classifier for a model that is in MLflow in its own flavor; the classifier's URI.
 
     No framework is imported into this process. MLflow stores code, not a pickled object.
 
     Args:
+        classifier: What is stored beside the model.
         model_uri: The model in its own flavor.
-        network: The same as the content of an ONNX file; see `verified_onnx`.
-        labels: In the order of the model's probabilities.
-        framework: The name of the framework that the model was trained in.
         tracking_uri: Where the run is.
         mlflow_run_id: The run to log to.
-        backbone: The model's backbone, which determines the size of images.
-        color: What the model was trained on; a `gray` version converts every image to gray.
-        reading: How the model's images are read.
-        thresholds: For each label, the probability below which the version abstains; None if it always does.
-        training_embeddings: What the version measures distances from; without them, it measures none.
-        head: Kernel (features, labels) and bias (labels,) if the model is an unchanged backbone with this head, which
-            can then answer stored embeddings.
     """
     import mlflow
     from mlflow import pyfunc
 
-    here = Path(__file__).parent
     mlflow.set_tracking_uri(tracking_uri)  # otherwise download_artifacts looks for the URI elsewhere
+    packages = (*PACKAGES, *FRAMEWORKS[classifier.framework].packages)
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(model_uri, dst_path=str(Path(folder, "model")))
-        Path(folder, "network.onnx").write_bytes(network)
-        classifier_file = Path(folder) / "classifier.json"
-        classifier = {
-            "framework": framework,
-            "labels": list(labels),
-            "color": color,
-            "backbone": backbone.name,
-            "side_pixels": backbone.side_pixels,
-            "reading": asdict(reading),
-            "thresholds": None if thresholds is None else list(thresholds),
-        }
-        classifier_file.write_text(json.dumps(classifier, ensure_ascii=False))
-        decoding = copy_decoding(Path(folder) / "decoding")
-        artifacts = {}
-        if training_embeddings:
-            training_embeddings.save(Path(folder) / TRAINING_EMBEDDINGS_FILE)
-            artifacts["training_embeddings"] = str(Path(folder) / TRAINING_EMBEDDINGS_FILE)
-        if head:
-            np.savez(Path(folder, HEAD_FILE), kernel=head[0], bias=head[1], labels=np.array(labels))
-            artifacts["head"] = str(Path(folder, HEAD_FILE))
         return log_to_run(
-            NAME,
+            MODEL_NAME,
             pyfunc,
             tracking_uri=tracking_uri,
             mlflow_run_id=mlflow_run_id,
-            python_model=str(here / "image_classifier.py"),
-            artifacts={
-                "model": model,
-                "onnx": str(Path(folder, "network.onnx")),
-                "decoding": str(decoding),
-                "engines": str(here / "engines.py"),
-                "occlusion": str(here / "occlusion.py"),
-                "framework": str(FRAMEWORKS[framework].network_file),
-                "novelty": str(here / "novelty.py"),
-                "classifier": str(classifier_file),
-                **artifacts,
-            },
+            python_model=str(CODE / "image_classifier.py"),
+            artifacts={"model": model, **written_artifacts(classifier, Path(folder))},
             model_config={"device": "auto"},
             signature=classifier_signature(),
             input_example=input_example(),
-            pip_requirements=[
-                f"{package}=={version(package)}" for package in (*PACKAGES, *FRAMEWORKS[framework].packages)
-            ],
+            pip_requirements=[f"{package}=={version(package)}" for package in packages],
         )
+
+
+def written_artifacts(classifier: TrainedClassifier, folder: Path) -> dict[str, str]:
+    """Writes the classifier's files to the folder; the paths of its artifacts, code included, by name."""
+    network, settings = folder / "network.onnx", folder / CLASSIFIER_FILE
+    network.write_bytes(classifier.network)
+    settings.write_text(json.dumps(classifier.settings(), ensure_ascii=False))
+    artifacts = {
+        "onnx": network,
+        "decoding": copy_decoding(folder / "decoding"),
+        "engines": CODE / "engines.py",
+        "occlusion": CODE / "occlusion.py",
+        "framework": FRAMEWORKS[classifier.framework].network_file,
+        "novelty": CODE / "novelty.py",
+        "classifier": settings,
+    }
+    if classifier.training_embeddings:
+        artifacts["training_embeddings"] = folder / TRAINING_EMBEDDINGS_FILE
+        classifier.training_embeddings.save(artifacts["training_embeddings"])
+    if classifier.head:
+        artifacts["head"] = folder / HEAD_FILE
+        kernel, bias = classifier.head
+        np.savez(artifacts["head"], kernel=kernel, bias=bias, labels=np.array(classifier.labels))
+    return {name: str(file) for name, file in artifacts.items()}
 
 
 def copy_decoding(folder: Path) -> Path:
     """Copies the files that decode images into a new folder, from which a version imports them."""
     folder.mkdir()
     for name in DECODING:
-        shutil.copyfile(Path(__file__).parent.parent / "images" / f"{name}.py", folder / f"{name}.py")
+        shutil.copyfile(CODE.parent / "images" / f"{name}.py", folder / f"{name}.py")
     return folder
 
 

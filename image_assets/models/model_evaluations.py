@@ -188,10 +188,10 @@ def predict_rows(
         return scored.toPandas()
 
 
-def surest_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables, reading: Reading) -> pd.DataFrame:
-    """The wrong predictions with the highest probability, surest first, with the `content` of their images."""
-    surest_first = answers.sort_values(by="probability", ascending=False)
-    wrong = surest_first.loc[~surest_first["right"]].head(SHOWN_MISTAKES)
+def most_confident_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables, reading: Reading) -> pd.DataFrame:
+    """The wrong predictions with the highest probability, in descending order, with the `content` of their images."""
+    most_confident = answers.sort_values(by="probability", ascending=False)
+    wrong = most_confident.loc[~most_confident["right"]].head(SHOWN_MISTAKES)
     images = stored_rows(delta_tables, FEATURED_IMAGES, zip(wrong["path"], wrong["image_id"], strict=True))
     shown = with_scaled_contents(images.rows(SCORED_COLUMNS, 0, 1), reading)
     contents = {row["path"]: row["content"] for row in shown}
@@ -208,7 +208,7 @@ def report_on(
     """The report on a version, from its predictions as marked by `mark_right`."""
     evaluation = evaluate(answers, version.labels)
     features = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "width", "height", "format"]).to_pandas()
-    mistakes = surest_mistakes(answers, delta_tables, reading_of(version))
+    mistakes = most_confident_mistakes(answers, delta_tables, reading_of(version))
     contents = (
         confusion_matrix(evaluation.confusion_matrix, evaluation.labels),
         precision_and_recall(evaluation),

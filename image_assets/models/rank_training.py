@@ -247,7 +247,7 @@ class RankTraining:
         self._network.set_head(kernel * scale, bias * scale)
 
     def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Scale the head so that its softmax gives honest probabilities for the validation images of all ranks."""
+        """Scale the head so that its softmax is calibrated on the validation images of all ranks."""
         self._scale = fit_scale(*self._logits(validation))
         self._scale_head(self._scale)
 

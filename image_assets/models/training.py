@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -26,7 +27,7 @@ from image_assets.models.efforts import announcement, duration, expected_seconds
 from image_assets.models.embedding_networks import EmbeddingNetwork, Export, recorded_network
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
-from image_assets.models.logged_models import log_classifier
+from image_assets.models.logged_models import TrainedClassifier, log_classifier
 from image_assets.models.stored_embeddings import embedding_files
 from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import (
@@ -192,21 +193,24 @@ def train_and_log(
         raise RuntimeError("rank 0 returned no network")
     curves = learning_curves(trained.history)
     lineage.log_outcome(trained, curves)
-    classifier = log_classifier(
-        model_uri=str(trained.model_uri),
+    classifier = TrainedClassifier(
         network=trained.network,
         labels=task.labels,
         framework=task.framework,
+        backbone=task.plan.architecture,
         color=task.plan.color,
         reading=task.plan.reading,
-        backbone=task.plan.architecture,
         thresholds=trained.thresholds and trained.thresholds.by_label,
         training_embeddings=trained.training_embeddings,
-        tracking_uri=locations.tracking_uri,
-        mlflow_run_id=locations.mlflow_run_id,
         head=trained.head,
     )
-    return LoggedTraining(trained, curves, classifier)
+    uri = log_classifier(
+        classifier,
+        str(trained.model_uri),
+        tracking_uri=locations.tracking_uri,
+        mlflow_run_id=locations.mlflow_run_id,
+    )
+    return LoggedTraining(trained, curves, uri)
 
 
 def exported_backbone(task: Task, caches: PetastormCaches) -> EmbeddingNetwork | None:
@@ -219,7 +223,7 @@ def exported_backbone(task: Task, caches: PetastormCaches) -> EmbeddingNetwork |
 
 
 def run_training(task: Task, resources: TrainingResources, locations: OutputLocations) -> TrainingResult:
-    """Train on the ranks; rank 0's result. An interrupted training resumes after its last epoch."""
+    """Train on the ranks; the result for all of them. An interrupted training resumes after its last epoch."""
     with ExitStack() as stack:
         for cache in (task.training, task.validation):
             stack.enter_context(cache.in_use())
@@ -234,7 +238,15 @@ def run_training(task: Task, resources: TrainingResources, locations: OutputLoca
             task.plan,
             locations,
         )
-    return ranks[0]
+    return combined(ranks)
+
+
+def combined(ranks: Sequence[TrainingResult]) -> TrainingResult:
+    """Rank 0's result, with the sums of all ranks for the images that they embedded."""
+    embedded_images = sum(rank.embedded_images for rank in ranks)
+    return replace(
+        ranks[0], embedded_images=embedded_images, images_per_second=sum(rank.images_per_second for rank in ranks)
+    )
 
 
 def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | int | str]:
@@ -253,8 +265,8 @@ def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | 
         "processes": trained.size,
         "precision": trained.precision,
         "steps_per_epoch": trained.steps,
-        "embedded_images": trained.embedded_images * trained.size,
-        "embedded_images_per_second": round(trained.images_per_second * trained.size, 1),
+        "embedded_images": trained.embedded_images,
+        "embedded_images_per_second": round(trained.images_per_second, 1),
         "seconds": round(trained.seconds, 1),
         "seconds_to_first_step": round(trained.seconds_to_first_step, 1),
         "learning_curves": dg.MetadataValue.md(picture_markdown(logged.curves, CURVES)),
@@ -271,8 +283,8 @@ def to_materialize_result(
             "model_uri": version.uri,
             "mlflow_run_id": version.mlflow_run_id,
             "mlflow_run": dg.MetadataValue.url(tracking.run_url(version.mlflow_run_id)),
-            "labels": ", ".join(json.loads(version.tags["labels"])),
-            "backbone": version.tags["backbone"],
+            "labels": ", ".join(version.labels),
+            "backbone": version.tags.get("backbone", "unknown"),
             **metadata,
         },
         data_version=dg.DataVersion(str(version.version)),

@@ -93,7 +93,7 @@ class TrainingPlan:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the head is scaled for honest probabilities; versions with a head from epochs never were."""
+        """Whether the head's probabilities are calibrated; those of a head from epochs never were."""
         return self.head_fit == "closed_form"
 
     @property

@@ -150,14 +150,14 @@ class Message:
     @property
     def text(self) -> str:
         """A line per alert by descending probability, the number of alerts that do not fit, and the message_id."""
-        lines = to_lines(surest_first(self.alerts))
+        lines = to_lines(most_confident_first(self.alerts))
         named = fitting(lines, self.room)
         left = len(lines) - named
         more = [f"and {left:,} more, listed in prediction_alerts under this message_id"] if left else []
         return "\n".join([*lines[:named], *more, f"message_id {self.message_id}"])
 
 
-def surest_first(alerts: pd.DataFrame) -> pd.DataFrame:
+def most_confident_first(alerts: pd.DataFrame) -> pd.DataFrame:
     """The alerts by descending probability, in an order without ties for one rule and receiver."""
     return alerts.sort_values(list(ORDER), ascending=list(ORDER.values()))
 
@@ -183,7 +183,7 @@ def fitting(lines: list[str], room: int) -> int:
 
 def to_messages(alerts: pd.DataFrame, room: int) -> Iterator[Message]:
     """Waiting alerts of one receiver as messages: first failed messages, unchanged, then new ones by rule."""
-    alerts = surest_first(alerts)
+    alerts = most_confident_first(alerts)
     for _, together in sorted(alerts.groupby("message_id"), key=lambda message: message[1]["matched_at"].min()):
         yield Message(str(together["message_id"].iloc[0]), together, room)
     for _, of_rule in alerts.loc[alerts["message_id"].isna()].groupby("rule"):

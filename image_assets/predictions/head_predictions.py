@@ -1,5 +1,6 @@
 """Predictions of versions with an unchanged backbone: a matrix product with embeddings that the table already has."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.models.calibration import log_softmax
 from image_assets.models.embeddings import StoredEmbeddings
-from image_assets.models.lineage import EMBEDDING_BACKBONE, thresholds_of
-from image_assets.models.logged_models import HEAD_FILE, TRAINING_EMBEDDINGS_FILE
+from image_assets.models.lineage import EMBEDDING_BACKBONE
+from image_assets.models.logged_models import CLASSIFIER_FILE, HEAD_FILE, TRAINING_EMBEDDINGS_FILE
 from image_assets.models.novelty import TrainingEmbeddings
 from image_assets.models.scoring import to_valid_prediction
 from image_assets.models.stored_embeddings import embedding_files
@@ -82,7 +83,11 @@ def read_head(registry: ModelRegistry, version: ModelVersion) -> Head | None:
         with np.load(file, allow_pickle=False) as stored:
             labels, kernel, bias = tuple(stored["labels"].tolist()), stored["kernel"], stored["bias"]
         file = registry.download(f"{version.uri}/artifacts/{TRAINING_EMBEDDINGS_FILE}", Path(folder))
-        thresholds = thresholds_of(version) or [0.0] * len(labels)
+        # Not from the version's tag, which anybody may edit.
+        classifier = json.loads(
+            registry.download(f"{version.uri}/artifacts/{CLASSIFIER_FILE}", Path(folder)).read_text()
+        )
+        thresholds = classifier.get("thresholds") or [0.0] * len(labels)
         return Head(backbone, labels, kernel, bias, thresholds, TrainingEmbeddings.load(str(file)))
 
 

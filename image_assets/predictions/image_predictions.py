@@ -39,7 +39,7 @@ from resources.mlflow.model_registry import (
     version_numbers,
 )
 
-SURENESS = {"0.9 or surer": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
+CONFIDENCE = {"0.9 or more": 0.9, "0.6 to 0.9": 0.6, "below 0.6": 0.0}  # the lowest probability of each
 SCORED_COLUMNS = StructType([FEATURED_IMAGES.columns[name] for name in ("path", "image_id", "length", "content")])
 ABSTAINED = "(abstained)"
 SHOWN_FAULTS = 20
@@ -47,11 +47,11 @@ MAX_ERROR_LENGTH = 2000  # characters of an error in metadata
 Scorer = Callable[[DataFrame, ModelRegistry, ModelVersion, str], DataFrame]
 
 
-def by_sureness(answers: pd.DataFrame) -> pd.DataFrame:
+def by_confidence(answers: pd.DataFrame) -> pd.DataFrame:
     """Counts predictions (label, probability): a row per label, a column per range of probabilities."""
     of = answers["probability"].to_numpy(np.float64)
-    sure = np.select([of >= least for least in SURENESS.values()], [*SURENESS], default="")
-    return by_label(answers.assign(sure=sure), "sure", [*SURENESS])
+    confidence = np.select([of >= least for least in CONFIDENCE.values()], [*CONFIDENCE], default="")
+    return by_label(answers.assign(confidence=confidence), "confidence", [*CONFIDENCE])
 
 
 def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[str, dg.MetadataValue]:
@@ -61,7 +61,7 @@ def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[s
     if answers.empty:
         return {}
     answers["label"] = answers["label"].fillna(ABSTAINED)
-    picture = stacked_bars(by_sureness(answers), "predictions of each label, by probability")
+    picture = stacked_bars(by_confidence(answers), "predictions of each label, by probability")
     return {
         "answers": dg.MetadataValue.md(
             picture_markdown(picture, f"{len(answers):,} predictions of version {version.version}")
@@ -139,31 +139,32 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
     the model raises or crashes on one image. The images are then scored again in guarded processes.
 
     Returns:
-        The error of the first attempt; None if it succeeded.
+        The first error in Spark; None if there was none.
     """
+    errors: list[Exception] = []
 
-    def predict(scorer: Scorer) -> None:
+    def files_by(scorer: Scorer, new: NewRows) -> list[WrittenFile]:
         by = partial(with_predictions, registry=registry, version=version, device=device, scorer=scorer)
         doing = f"version {version.version} predicted"
+        return write_by_dataframe(delta_tables, new, SCORED_COLUMNS, IMAGE_PREDICTIONS, by=by, doing=doing)
 
-        def prediction_files(new: NewRows) -> list[WrittenFile]:
-            columns = {**version_columns(version, "cpu"), "predicted_at": datetime.now(UTC)}
-            files, rest = write_head_predictions(delta_tables, new, registry, version, columns)
-            if rest is None:
-                return files
-            if runs_locally(delta_tables.pyspark, rest.all_bytes):
-                return files + write_predictions(delta_tables, rest, registry, version, device)
-            return files + write_by_dataframe(delta_tables, rest, SCORED_COLUMNS, IMAGE_PREDICTIONS, by=by, doing=doing)
+    def prediction_files(new: NewRows) -> list[WrittenFile]:
+        columns = {**version_columns(version, "cpu"), "predicted_at": datetime.now(UTC)}
+        files, rest = write_head_predictions(delta_tables, new, registry, version, columns)
+        if rest is None:
+            return files
+        if runs_locally(delta_tables.pyspark, rest.all_bytes):
+            return files + write_predictions(delta_tables, rest, registry, version, device)
+        if not errors:
+            try:
+                return files + files_by(score_images, rest)
+            except scoring_errors() as error:
+                registry.require_files_as_logged(version)  # its error is clearer than that of Spark
+                errors.append(error)
+        return files + files_by(score_images_guarded, rest)
 
-        follow(delta_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=prediction_files, part=key_of(version))
-
-    try:
-        predict(score_images)
-    except scoring_errors() as error:
-        registry.require_files_as_logged(version)  # its error is clearer than that of Spark
-        predict(score_images_guarded)
-        return error
-    return None
+    follow(delta_tables, FEATURED_IMAGES, IMAGE_PREDICTIONS, by=prediction_files, part=key_of(version))
+    return errors[0] if errors else None
 
 
 def fault_metadata(delta_tables: DeltaTables, versions: Sequence[ModelVersion]) -> dict[str, dg.MetadataValue]:

@@ -55,8 +55,8 @@ def predictions_in(stage: str, delta_tables: DeltaTables, model_registry: ModelR
 def matching_predictions(rule: AlertRule, predictions: pd.DataFrame) -> pd.DataFrame:
     """The predictions that match the rule.
 
-    Where the version abstained, they match rules for all labels with a maximum probability, which look for unsure
-    predictions; other images without a predicted label match no rule.
+    Where the version abstained, they match rules for all labels with a maximum probability, which look for
+    predictions with low confidence; other images without a predicted label match no rule.
     """
     meets = predictions["label"].notna()
     if rule.labels is None and rule.maximum_probability is not None:

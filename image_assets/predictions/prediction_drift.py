@@ -43,7 +43,7 @@ MIN_JUMP = 0.05  # of metrics between 0 and 1; smaller changes are not worth a w
 DEVIATIONS = 3.0
 FIGURES = {
     "mean_probability": "mean probability",
-    "unsure_share": "share of unsure predictions",
+    "unsure_share": "share of predictions with low confidence",
     "answer_distance": "distance of the predictions from those on the test split",
     "embedding_distance": "distance of the images from the training images",
 }
@@ -66,7 +66,7 @@ ANSWERS = """
     LEFT JOIN (SELECT *, true AS is_test FROM tested) USING (path, image_id)
 """
 COUNTS = """
-    SELECT day, label, count(*) AS images, count(*) FILTER (probability::DOUBLE < $threshold::DOUBLE) AS unsure,
+    SELECT day, label, count(*) AS images, count(*) FILTER (probability::DOUBLE < $threshold::DOUBLE) AS low_confidence,
         sum(probability::DOUBLE) AS total
     FROM answers GROUP BY day, label
 """
@@ -94,7 +94,7 @@ def figures_by_day(
     Args:
         connection: Has the relation `answers`: day, label, probability, probabilities, and whether the image `is_test`.
         labels: The labels of the version.
-        threshold: Predictions with a lower probability are unsure.
+        threshold: Predictions with a lower probability have low confidence.
     """
     counts: dict[date, list[LabelCount]] = defaultdict(list)
     for day, *row in connection.execute(COUNTS, {"threshold": threshold}).fetchall():
@@ -113,11 +113,11 @@ def figures_by_day(
 
 
 class LabelCount(NamedTuple):
-    """How many images of a day a label was predicted for, how many of them unsurely, and their probabilities' sum."""
+    """For one label and day: its predictions, those with low confidence, and the sum of their probabilities."""
 
     label: str | None  # None for images without a prediction
     images: int
-    unsure: int
+    low_confidence: int
     total: float | None
 
 
@@ -133,7 +133,7 @@ def figures(counts: Sequence[LabelCount], labels: Sequence[str]) -> dict[str, An
         "labels": all_labels,
         "label_shares": shares if answered else None,
         "mean_probability": sum(count.total or 0.0 for count in given.values()) / answered if answered else None,
-        "unsure_share": sum(count.unsure for count in given.values()) / answered if answered else None,
+        "unsure_share": sum(count.low_confidence for count in given.values()) / answered if answered else None,
     }
 
 
@@ -227,10 +227,10 @@ def confidence(days: pd.DataFrame) -> bytes:
 
 
 class DriftConfig(dg.Config):
-    """Which predictions count as unsure, and how many images are embedded."""
+    """Which predictions have low confidence, and how many images are embedded."""
 
     threshold: float = Field(
-        default=0.6, gt=0, le=1, description="Predictions with a lower probability count as unsure."
+        default=0.6, gt=0, le=1, description="Predictions with a lower probability have low confidence."
     )
     embedded_images: int = Field(
         default=256,
@@ -288,18 +288,19 @@ def measure(
     key = {**key_of(version), "measured_at": now}
     rows = [{**row, **key, "embedding_distance": distances.get(row["day"])} for row in measured]
     table = pa.Table.from_pylist(rows, to_arrow_schema(PREDICTION_DRIFT.columns))
-    table = table.filter(pa.array(is_new(table, delta_tables)))
+    table = table.filter(pa.array(is_new(table, version, delta_tables)))
     if table.num_rows:
         delta_tables.merge(table, PREDICTION_DRIFT, updates={name: f"new.{name}" for name in table.column_names})
         delta_tables.compact_without_spark(PREDICTION_DRIFT)
     return fault
 
 
-def is_new(measured: pa.Table, delta_tables: DeltaTables) -> list[bool]:
-    """For each measured day, whether its metrics differ from those in the table."""
+def is_new(measured: pa.Table, version: ModelVersion, delta_tables: DeltaTables) -> list[bool]:
+    """For each measured day of a version, whether its metrics differ from those in the table."""
     figures = [name for name in measured.column_names if name != "measured_at"]
-    recorded = delta_tables.read(PREDICTION_DRIFT, figures).to_pylist()
-    return [row not in recorded for row in measured.select(figures).to_pylist()]
+    rows = delta_tables.read(PREDICTION_DRIFT, figures, of_version(version)).to_pylist()
+    recorded = {row["day"]: row for row in rows}
+    return [row != recorded.get(row["day"]) for row in measured.select(figures).to_pylist()]
 
 
 def read_days(delta_tables: DeltaTables, version: ModelVersion) -> pd.DataFrame:

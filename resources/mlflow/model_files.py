@@ -3,6 +3,7 @@
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+MODEL_NAME = "image_classifier"
 BYTECODE = "__pycache__"  # Python writes it beside the code of a version that is loaded from a local store
 ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow adds it to downloaded versions
 

@@ -17,7 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from resources.mlflow.mlflow_tracking import SQLITE, RegistryUnavailable, refusals_explained
-from resources.mlflow.model_files import files_digest, is_stored_as_code
+from resources.mlflow.model_files import MODEL_NAME, files_digest, is_stored_as_code
 from resources.mlflow.stage_moves import (
     ALIASES,
     ARCHIVED_STAGE,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, SparkSession
     from pyspark.sql.types import StructType
 
-MODEL_NAME = "image_classifier"
 FILES_DIGEST = "files_digest"  # the version tag with the hash of the logged files
 CONNECT_SECONDS = 5
 VERSIONS_PER_PAGE = 100
@@ -171,7 +170,8 @@ class ModelRegistry(dg.ConfigurableResource):
         Raises:
             PermissionRefused: The account may not do this.
         """
-        with self._refusals(f"bring stage {stage} and alias {ALIASES[stage]} into step for {number}", MOVE_MODEL):
+        moves = f"move stage {stage} and its alias to version {number}"
+        with self._refusals(moves if number else f"clear stage {stage} and its alias", MOVE_MODEL):
             StageMoves(self._client(), self.name, self.versions).mirror(stage, number)
 
     def describe(self, number: int, description: str) -> None:

@@ -21,7 +21,7 @@ from image_assets.images.grayscale import to_grayscale
 from image_assets.images.isolated_process import GuardedProcess
 from image_assets.models.backbones import MOBILENET_V2
 from image_assets.models.image_classifier import ANSWER_COLUMNS
-from image_assets.models.logged_models import log_classifier
+from image_assets.models.logged_models import TrainedClassifier, log_classifier
 from image_assets.models.novelty import TrainingEmbeddings
 from image_assets.models.scoring import separate_workers
 from image_assets.predictions.version_embeddings import EmbeddingRequest, embed_images
@@ -131,18 +131,16 @@ def classifier(
     backbone = str(WEIGHTS) if WEIGHTS.is_dir() else "none"
     command = [sys.executable, "-c", LOG, request.param, tracking_uri, run.info.run_id, str(folder / "uri"), backbone]
     subprocess.run([*command, COLORS[request.param]], check=True)
-    uri = log_classifier(
-        model_uri=(folder / "uri").read_text(),
+    trained = TrainedClassifier(
         network=(folder / "network.onnx").read_bytes(),
         labels=["red", "blue"],
         framework=request.param,
-        tracking_uri=tracking_uri,
-        mlflow_run_id=run.info.run_id,
-        color=COLORS[request.param],
         backbone=MOBILENET_V2,
+        color=COLORS[request.param],
         training_embeddings=TrainingEmbeddings.load(str(folder / "embeddings.npz")),
     )
-    return tracking_uri, uri
+    model_uri, run_id = (folder / "uri").read_text(), run.info.run_id
+    return tracking_uri, log_classifier(trained, model_uri, tracking_uri=tracking_uri, mlflow_run_id=run_id)
 
 
 @pytest.fixture(scope="module")

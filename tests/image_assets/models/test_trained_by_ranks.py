@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from image_assets.models.backbones import MOBILENET_V2
-from image_assets.models.logged_models import log_classifier
+from image_assets.models.logged_models import TrainedClassifier, log_classifier
 from image_assets.models.training_plan import TrainingResult
 from resources.mlflow.model_registry import ModelRegistry
 from resources.processes.ranks import RankFailure
@@ -90,15 +90,9 @@ def registered_answers(work: Work, framework: str, trained: TrainingResult) -> p
     """What the registered version says of the bytes of a photograph of each label, in a process of its own."""
     places = {"tracking_uri": work.places.tracking_uri, "mlflow_run_id": work.places.mlflow_run_id}
     assert trained.network
-    classifier = log_classifier(
-        model_uri=str(trained.model_uri),
-        network=trained.network,
-        labels=LABELS,
-        framework=framework,
-        backbone=MOBILENET_V2,
-        **places,
-    )
-    version = ModelRegistry(tracking_uri=work.places.tracking_uri).register(classifier, places["mlflow_run_id"], {})
+    classifier = TrainedClassifier(trained.network, LABELS, framework, MOBILENET_V2)
+    uri = log_classifier(classifier, str(trained.model_uri), **places)
+    version = ModelRegistry(tracking_uri=work.places.tracking_uri).register(uri, places["mlflow_run_id"], {})
     program = (
         "import sys, mlflow, pandas as pd; from pathlib import Path; uri, version, answers, *files = sys.argv[1:]; "
         "mlflow.set_tracking_uri(uri); model = mlflow.pyfunc.load_model(version); "
@@ -116,6 +110,6 @@ def test_a_backbone_folder_without_weights_is_named_with_what_it_holds(spark: Sp
     folder = work.folder / "weights"
     folder.mkdir()
     (folder / "other.bin").touch()
-    message = r"\AFileNotFoundError: .*weights holds other\.bin: expected .*mobilenet_v2_features"
+    message = r"\AFileNotFoundError: .*weights, which holds other\.bin: expected .*mobilenet_v2_features"
     with pytest.raises(RankFailure, match=message):
         TWO.run(spark, "horovod", train_and_average, "torch", *work.arguments(backbone=str(folder)))

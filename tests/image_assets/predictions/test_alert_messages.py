@@ -34,7 +34,7 @@ def messages(alerts: pd.DataFrame, room: int = ROOM) -> list[Message]:
     return list(to_messages(alerts, room))
 
 
-def test_a_message_names_rule_label_probability_version_and_path_the_surest_first() -> None:
+def test_a_message_names_rule_label_probability_version_and_path_the_most_confident_first() -> None:
     (message,) = messages(waiting(2))
     assert message.title == "sure roses: 2 predictions"
     assert message.text.splitlines() == [

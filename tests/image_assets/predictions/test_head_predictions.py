@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from image_assets.models.image_embeddings import follow_featured_images
-from image_assets.models.lineage import EMBEDDING_BACKBONE
-from image_assets.models.logged_models import HEAD_FILE, TRAINING_EMBEDDINGS_FILE
+from image_assets.models.lineage import EMBEDDING_BACKBONE, THRESHOLDS
+from image_assets.models.logged_models import CLASSIFIER_FILE, HEAD_FILE, TRAINING_EMBEDDINGS_FILE
 from image_assets.models.novelty import TrainingEmbeddings
 from image_assets.predictions.head_predictions import Head
 from image_assets.predictions.image_predictions import score
@@ -40,7 +40,9 @@ set_model(Certain())
 """
 
 
-def version_with_head(registry: ModelRegistry, folder: Path, tags: dict[str, str]) -> ModelVersion:
+def version_with_head(
+    registry: ModelRegistry, folder: Path, tags: dict[str, str], thresholds: list[float | None] | None = None
+) -> ModelVersion:
     """A version whose head weighs red against blue."""
     code, head = folder / "certain.py", folder / HEAD_FILE
     code.write_text(CERTAIN)
@@ -48,11 +50,13 @@ def version_with_head(registry: ModelRegistry, folder: Path, tags: dict[str, str
     np.savez(head, kernel=kernel, bias=np.zeros(2), labels=np.array(LABELS))
     training = folder / TRAINING_EMBEDDINGS_FILE
     TrainingEmbeddings.of(np.eye(3)).save(training)
+    classifier = folder / CLASSIFIER_FILE
+    classifier.write_text(json.dumps({"thresholds": thresholds}))
     model = folder / "model"
     mlflow.pyfunc.save_model(
         model,
         python_model=str(code),
-        artifacts={"head": str(head), "training": str(training)},
+        artifacts={"head": str(head), "training": str(training), "classifier": str(classifier)},
         pip_requirements=["mlflow"],
     )
     return registered(model, registry, {"labels": json.dumps(LABELS), **tags}, (folder / "artifacts").as_uri())
@@ -113,6 +117,21 @@ def test_a_head_that_was_changed_after_it_was_logged_is_not_used(
     with pytest.raises(DamagedVersion):
         score(tables, registry, version, "cpu")
     assert predicted(tables) == {}
+
+
+@pytest.mark.parametrize("edited", ["none", '{"by_label": [0.0]}', '{"by_label": [0.0, 0.0]}'])
+def test_thresholds_are_those_of_the_files_whatever_somebody_wrote_into_the_tag(
+    tables: DeltaTables, registry: ModelRegistry, tmp_path: Path, edited: str
+) -> None:
+    feature(tables, {f"file:/{number}": colored_jpeg(number, number) for number in range(2)})
+    follow_featured_images(tables, color_network(tmp_path))
+    tags = {EMBEDDING_BACKBONE: BACKBONE, THRESHOLDS: edited}
+    score(tables, registry, version_with_head(registry, tmp_path, tags, [0.5, None]), "cpu")
+    found = predicted(tables)
+    assert [(found[path]["label"], found[path]["abstained"]) for path in sorted(found)] == [
+        ("red", False),
+        (None, True),
+    ]
 
 
 def test_probabilities_are_the_softmax_of_the_heads_outputs() -> None:

@@ -172,6 +172,31 @@ def test_an_image_that_breaks_the_model_costs_its_own_answer_and_the_next_versio
     assert set(predictions(ingested_tables, better).values()) == {("ball", None)}
 
 
+def test_only_what_failed_in_spark_is_scored_again(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path, executor: str
+) -> None:
+    version = version_with(registry, tmp_path, {})
+    outages = [OSError("the connection broke")]
+
+    class Unreliable(ModelRegistry):
+        """A registry whose first answer is lost."""
+
+        def require_files_as_logged(self, version: ModelVersion) -> None:
+            """Fails once."""
+            if outages:
+                raise outages.pop()
+            super().require_files_as_logged(version)
+
+    unreliable = Unreliable(tracking_uri=registry.tracking_uri)
+    if executor == "local":  # the run fails, and its retry policy applies
+        with pytest.raises(OSError, match="the connection broke"):
+            score(ingested_tables, unreliable, version, "cpu")
+        assert predictions(ingested_tables, version) == {}
+    else:
+        assert str(score(ingested_tables, unreliable, version, "cpu")) == "the connection broke"
+        assert len(predictions(ingested_tables, version)) == 16
+
+
 def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_with_it(
     ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
 ) -> None:

@@ -125,7 +125,7 @@ def test_a_jump_is_named_and_chance_is_none() -> None:
     assert found[0].startswith("share of ball was 0.90 on 2026-03-13: expected 0.4")
     less_sure = jumps(days(*usual, measured(50, 50, 0.55)))
     assert less_sure
-    assert any("share of unsure predictions was 1.00" in one for one in less_sure)
+    assert any("share of predictions with low confidence was 1.00" in one for one in less_sure)
     assert any("mean probability was 0.55" in one for one in less_sure)
 
 

@@ -1,0 +1,34 @@
+"""What a training reports of all its processes together."""
+
+from dataclasses import replace
+
+from image_assets.images.charts import learning_curves
+from image_assets.models.training import LoggedTraining, combined, to_metadata
+from image_assets.models.training_plan import TrainingResult
+
+HISTORY = ({"epoch": 1.0, "loss": 0.5, "accuracy": 0.75, "validation_loss": 0.6, "validation_accuracy": 0.7},)
+FIRST = TrainingResult(
+    rank=0,
+    size=2,
+    model_uri="models:/m-1",
+    backbone="imagenet",
+    history=HISTORY,
+    best_epoch=1,
+    steps=3,
+    images_per_second=40.0,
+    embedded_images=7,
+    seconds=9.0,
+    seconds_to_first_step=2.0,
+    precision="float32",
+    weights_digest="0" * 64,
+    network=b"onnx",
+)
+
+
+def test_images_that_the_ranks_embedded_are_added_up_once() -> None:
+    second = replace(FIRST, rank=1, model_uri=None, network=None, embedded_images=4, images_per_second=25.5)
+    trained = combined([FIRST, second])
+    assert (trained.embedded_images, trained.images_per_second) == (11, 65.5), "as MLflow logs them"
+    assert (trained.rank, trained.network) == (0, b"onnx")
+    shown = to_metadata(LoggedTraining(trained, learning_curves(HISTORY), "models:/m-2"))
+    assert (shown["embedded_images"], shown["embedded_images_per_second"]) == (11, 65.5)
