@@ -70,12 +70,12 @@ from resources.alerts import ADDRESS_PREFIX, AlertSender, RulesFile
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
 from resources.delta.petastorm_caches import PetastormCaches
-from resources.delta.row_groups import Color, Content, Page
+from resources.delta.row_groups import MEBIBYTE, Color, Content, Page
 from resources.delta.spark_session import ExecutorName, gpu_settings, spark_session
 from resources.devices import DeviceChoice, InferenceDevice
 from resources.duplicates import DUPLICATES, DuplicateRules, Duplicates
 from resources.files.file_system import is_url
-from resources.files.image_folder import MEBIBYTE, ImageFolder, SplitFolders
+from resources.files.image_folder import ImageFolder, SplitFolders
 from resources.files.s3 import StorageEvents
 from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
@@ -114,6 +114,7 @@ from resources.setting_values import (
     to_url,
 )
 from resources.training import BackboneWeights, TrainingProcesses
+from resources.weight_files import SOURCES
 
 MAX_CONTENT_MB = 1900  # Delta and Arrow cannot store 2 GiB in one row
 
@@ -189,7 +190,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     landing = variables.get("IMAGE_ASSETS_LANDING") or read_landing(home) or home / "landing"
     storage = variables.get("IMAGE_ASSETS_STORAGE") or home
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
-    if backbone not in ("auto", "imagenet", "none"):
+    if backbone not in SOURCES:
         backbone = str(to_folder(backbone))
     return Settings(
         home=home,

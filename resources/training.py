@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,6 +12,7 @@ from resources.processes.distributors import run_in_barrier_job
 from resources.processes.horovod import run_with_horovod
 from resources.processes.local_ranks import run_on_this_machine
 from resources.processes.rank_process import Distributor
+from resources.weight_files import SOURCES, weights_file
 
 
 class TrainingProcesses(dg.ConfigurableResource):
@@ -66,13 +66,6 @@ class BackboneWeights(dg.ConfigurableResource):
         Raises:
             FileNotFoundError: The folder does not hold such a file.
         """
-        if self.source in ("auto", "imagenet", "none"):
+        if self.source in SOURCES:
             return self.source
-        for name in weight_files:
-            if (weights := Path(self.source) / name).is_file():
-                return sha256(weights.read_bytes()).hexdigest()
-        found = ", ".join(sorted(file.name for file in Path(self.source).glob("*"))) or "nothing"
-        raise FileNotFoundError(
-            f"IMAGE_ASSETS_BACKBONE is the folder {self.source}, which holds {found}: expected "
-            f"{' or '.join(weight_files)}, or one of auto, imagenet and none instead of a folder"
-        )
+        return sha256(weights_file(self.source, weight_files).read_bytes()).hexdigest()

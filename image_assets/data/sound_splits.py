@@ -119,10 +119,10 @@ def given_and_other_leaks(delta_tables: DeltaTables, assigned: pd.DataFrame) -> 
     `assigned` are the `current_assignments`.
     """
     given = set(assigned.loc[assigned["given_split"].notna(), "path"])
-    return apart(find_leaks(delta_tables, assigned), given)
+    return partition_leaks(find_leaks(delta_tables, assigned), given)
 
 
-def apart(found: Iterable[Leak], given: set[str]) -> tuple[list[Leak], list[Leak]]:
+def partition_leaks(found: Iterable[Leak], given: set[str]) -> tuple[list[Leak], list[Leak]]:
     """The leaks that have only files with given splits, and the others."""
     of_given, others = [], []
     for leak in found:

@@ -10,27 +10,24 @@ from pathlib import Path
 from image_assets.models.backbones import BACKBONES, Backbone, Implementation
 from image_assets.models.external_backbones import missing_package
 from image_assets.models.frameworks import FRAMEWORKS
+from resources.weight_files import SOURCES, weights_file
 
 DOWNLOAD_TIMEOUT_SECONDS = 10
 logger = logging.getLogger(__name__)
-SOURCES = ("auto", "imagenet", "none")  # of weights; anything else is a folder
 
 
-def weights_file(folder: str, own: Implementation) -> Path | None:
+def folder_weights(folder: str, own: Implementation) -> Path | None:
     """The backbone's file in the folder; None if the folder has none, and its package has the weights.
 
     Raises:
         FileNotFoundError: The folder has no such file; the message lists what it holds instead.
     """
-    files = [file for name in own.weight_files if (file := Path(folder) / name).is_file()]
-    if files or own.packages_hold_weights:
-        return files[0] if files else None
-    there = sorted(entry.name for entry in Path(folder).glob("*"))
-    found = f"holds {', '.join(there[:10]) or 'nothing'}" if Path(folder).is_dir() else "is not a folder"
-    raise FileNotFoundError(
-        f"{folder} {found}: expected a folder with {' or '.join(own.weight_files)}; name it in IMAGE_ASSETS_BACKBONE, "
-        "or set that to auto, imagenet or none"
-    )
+    try:
+        return weights_file(folder, own.weight_files)
+    except FileNotFoundError:
+        if own.packages_hold_weights:
+            return None
+        raise
 
 
 def require_packages(backbone: Backbone, framework: str) -> None:

@@ -70,14 +70,13 @@ def timm_description(name: str, side_pixels: int) -> ExternalNetwork:
         raise ImportError(missing_package(f"{TIMM_PREFIX}{name}", ["timm"]))
     done = subprocess.run([sys.executable, "-c", TIMM_PROGRAM, name], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"timm cannot describe {name!r}: {done.stderr.strip().splitlines()[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"its process ended with exit code {done.returncode}"]
+        raise ValueError(f"timm cannot describe {name!r}: {lines[-1]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "names" in found:
         close = get_close_matches(name, found["names"], n=5, cutoff=0.5)
-        raise ValueError(
-            f"timm has no network named {name!r}: {'did you mean ' + ' or '.join(close) if close else 'see'} "
-            "timm.list_pretrained()"
-        )
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(f"timm has no network named {name!r}: {hint}`timm.list_pretrained()` lists all")
     hub = found["hf_hub_id"]
     return ExternalNetwork(
         side_pixels=(found["input_size"] or (3, side_pixels))[1],

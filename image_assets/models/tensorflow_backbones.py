@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from image_assets.models.backbone_weights import (
     SOURCES,
     download_timeout,
+    folder_weights,
     go_on_untrained,
-    weights_file,
 )
 from image_assets.models.backbones import Backbone, block_ends
 from image_assets.models.frameworks import TENSORFLOW
@@ -73,7 +73,7 @@ def _with_weights(backbone: Backbone, build: "partial[keras.Model]", weights: st
             weights = "none"
     if weights in SOURCES:
         return build(weights=None), "untrained"
-    return build(weights=str(weights_file(weights, own))), "folder"
+    return build(weights=str(folder_weights(weights, own))), "folder"
 
 
 def cut_in_two(

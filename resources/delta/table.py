@@ -11,9 +11,9 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
 from resources.delta.parquet_files import FileLayout
+from resources.delta.row_groups import MEBIBYTE
 
 FILL = "fill"  # in a column's metadata: its value in rows that were written without it
-MEBIBYTE = 1024 * 1024
 SMALL_FILES = 32  # fewer are not compacted
 GROWTH = 4  # the least ratio of a compacted file to the largest file that goes into it
 TABLE_ROW_GROUP_BYTES = 32 * 1024 * 1024

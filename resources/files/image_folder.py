@@ -15,7 +15,7 @@ from uuid import uuid4
 import dagster as dg
 from pydantic import Field
 
-from resources.delta.row_groups import Page
+from resources.delta.row_groups import MEBIBYTE, Page
 from resources.files.file_system import (
     SUFFIXES,
     ImageFile,
@@ -37,7 +37,6 @@ from resources.files.listing import (
 )
 
 PART_PREFIX = ".fetching-"  # of a file that is still being written; listings skip it
-MEBIBYTE = 1024 * 1024
 SplitFolders = Literal["auto", "on", "off"]
 # What systems and programs leave beside photographs: hidden files and folders (`.git`, `.dvc`, `.Trash-1000`,
 # `.ipynb_checkpoints`, `._*` of macOS), folders of NAS systems, trash, and thumbnails.

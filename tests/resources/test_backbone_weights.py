@@ -25,7 +25,9 @@ def test_a_folder_is_known_by_the_bytes_of_its_weight_file(tmp_path: Path) -> No
 
 def test_a_folder_without_the_frameworks_weights_is_told_with_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"weights")
-    with pytest.raises(FileNotFoundError, match=r"holds mobilenet_v2_features\.pth: expected mobilenet_v2_no_top"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds mobilenet_v2_features\.pth: expected a folder with mobilenet_v2_no_top"
+    ):
         BackboneWeights(source=str(tmp_path)).identity([OTHER_FILE])
-    with pytest.raises(FileNotFoundError, match="holds nothing"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         BackboneWeights(source=str(tmp_path / "nowhere")).identity([FILE])

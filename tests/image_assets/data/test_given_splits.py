@@ -11,7 +11,7 @@ from image_assets.data.duplicate_groups import NO_PAIRS, with_equal
 from image_assets.data.folder_layout import FolderLayout, to_given_splits
 from image_assets.data.given_splits import reassigned, with_given_splits
 from image_assets.data.image_splits import EXISTING_COLUMNS, SplitConfig, with_splits
-from image_assets.data.sound_splits import apart, leaks, missing_labels
+from image_assets.data.sound_splits import leaks, missing_labels, partition_leaks
 
 LANDING = "file:/photos"
 CONFIG = SplitConfig()
@@ -92,8 +92,8 @@ def test_leaks_between_given_splits_are_found_and_not_moved() -> None:
     assert rows.loc[[0, 5], "split"].tolist() == ["training", "test"]
     found = leaks(rows, NO_PAIRS)
     given = set(rows["path"])
-    assert apart(found, given) == (found, [])
-    assert apart(found, given - {rows["path"][0]}) == ([], found)
+    assert partition_leaks(found, given) == (found, [])
+    assert partition_leaks(found, given - {rows["path"][0]}) == ([], found)
     assert len(found) == 1
 
 

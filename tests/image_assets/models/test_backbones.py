@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from image_assets.models.backbone_weights import (
     DOWNLOAD_TIMEOUT_SECONDS,
     backbones_at_hand,
     download_timeout,
+    folder_weights,
     how_to_get_weights,
     require_packages,
-    weights_file,
 )
 from image_assets.models.backbones import (
     BACKBONES,
@@ -41,27 +42,27 @@ TORCH_RESNET = RESNET50.implementations["torch"]
 
 
 @pytest.mark.parametrize("name", MOBILENET_V2.implementations["torch"].weight_files)
-def test_a_weights_file_is_found_in_its_folder_under_each_of_its_names(tmp_path: Path, name: str) -> None:
+def test_a_folder_weights_is_found_in_its_folder_under_each_of_its_names(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
 
-    assert weights_file(str(tmp_path), MOBILENET_V2.implementations["torch"]) == tmp_path / name
+    assert folder_weights(str(tmp_path), MOBILENET_V2.implementations["torch"]) == tmp_path / name
 
 
 @pytest.mark.parametrize(
     ("folder", "found"), [("empty", "holds nothing"), ("full", "holds other.bin"), ("missing", "is not a folder")]
 )
-def test_a_missing_weights_file_is_told_with_what_is_there(tmp_path: Path, folder: str, found: str) -> None:
+def test_a_missing_folder_weights_is_told_with_what_is_there(tmp_path: Path, folder: str, found: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.bin").touch()
 
-    with pytest.raises(FileNotFoundError, match=rf"{folder} {found}: expected a folder with resnet50-\w+\.pth"):
-        weights_file(str(tmp_path / folder), TORCH_RESNET)
+    with pytest.raises(FileNotFoundError, match=rf"{folder}, which {found}: expected a folder with resnet50-\w+\.pth"):
+        folder_weights(str(tmp_path / folder), TORCH_RESNET)
 
 
 def test_weights_that_a_package_has_need_no_folder(tmp_path: Path) -> None:
     own = EFFICIENTNET_LITE0.implementations["torch"]
-    assert weights_file(str(tmp_path), own) is None
+    assert folder_weights(str(tmp_path), own) is None
     assert weights_identity(EFFICIENTNET_LITE0, "torch", BackboneWeights(source=str(tmp_path))) == "imagenet"
 
 
@@ -207,3 +208,36 @@ def test_embeddings_are_identified_by_everything_that_they_depend_on() -> None:
     assert identity() == identity(reading=Reading())
     assert identity().startswith("mobilenet_v2-torch-")
     assert len({identity(), *others}) == 6
+
+
+@pytest.fixture
+def timm_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Installs a package timm with this code."""
+
+    def install(code: str) -> None:
+        (tmp_path / "timm.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("resnt50", "did you mean resnet50 or resnet50d? "), ("of another package", "")]
+)
+def test_an_unknown_network_of_timm_is_named_with_similar_ones(
+    timm_of: Callable[[str], None], name: str, hint: str
+) -> None:
+    names = ["resnet50", "resnet50d", "vit_base"]
+    timm_of(f"is_model = lambda name: False\nlist_models = list\nlist_pretrained = lambda: {names}")
+    message = f"timm has no network named {name!r}: {hint}`timm.list_pretrained()` lists all"
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+        to_backbone(f"timm:{name}")
+
+
+def test_a_description_by_timm_that_dies_without_a_word_is_an_error_with_its_exit_code(
+    timm_of: Callable[[str], None],
+) -> None:
+    timm_of("import os; os._exit(3)")
+    with pytest.raises(ValueError, match="timm cannot describe 'silent': its process ended with exit code 3"):
+        to_backbone("timm:silent")
