@@ -149,7 +149,9 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
     files = files_as_logged(files_digest(model), version.tags.get(FILES_DIGEST))
     if not files.passed:  # never load files that somebody has replaced
         raise ValueError(f"Version {version.version} was not packaged: {files.detail}")
-    write_edge(model, folder)
+    network, classifier = network_and_classifier(model)
+    (folder / "edge").mkdir()
+    write_edge_model(network, classifier, folder / EDGE_FILE)
     write_lines(folder / "requirements.txt", to_requirements(model))
     write_lines(folder / "edge" / "requirements.txt", to_edge_requirements())
     shutil.copy(model / "serving_input_example.json", folder / "request.json")
@@ -158,7 +160,7 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
     values = {
         "version": version.version,
         "name": registry.name,
-        "framework": version.tags["framework"],
+        "framework": classifier["framework"],
         "labels": ", ".join(version.labels),
         "python": to_python(model),
     }
@@ -166,14 +168,18 @@ def write_package(version: ModelVersion, registry: ModelRegistry, folder: Path) 
         (folder / name).write_text(Template((TEMPLATES / name).read_text()).substitute(values))
 
 
-def write_edge(model: Path, folder: Path) -> None:
-    """Writes the edge model into a package that contains the MLflow model."""
+def network_and_classifier(model: Path) -> tuple[Path, dict[str, Any]]:
+    """The exported network of an MLflow model, and the settings of its classifier; a ValueError if it has neither."""
     from mlflow.models import Model
 
-    stored = Model.load(model).flavors["python_function"]["artifacts"]
+    stored = Model.load(model).flavors["python_function"].get("artifacts", {})
+    if not {"onnx", "classifier"} <= stored.keys():
+        raise ValueError(
+            f"The version has the artifacts {', '.join(stored) or 'none'}: expected onnx and classifier, which every "
+            "version has that was trained here. Package another version."
+        )
     network, classifier = (model / stored[name]["path"] for name in ("onnx", "classifier"))
-    (folder / "edge").mkdir()
-    write_edge_model(network, json.loads(classifier.read_text()), folder / EDGE_FILE)
+    return network, json.loads(classifier.read_text())
 
 
 def write_lines(file: Path, lines: Sequence[str]) -> None:

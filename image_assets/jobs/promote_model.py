@@ -1,6 +1,7 @@
 """Promotion: moves a model version to a stage, after checks for Staging and Production."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import dagster as dg
 import numpy as np
@@ -59,7 +60,9 @@ class PromotionConfig(GateConfig):
     """The version to move, the stage, who decided it and why."""
 
     version: int = Field(gt=0, description="The registered model version to move.")
-    stage: str = Field(default=SERVING_STAGE, description="Production, Staging, Archived or None.")
+    stage: Literal["Production", "Staging", "Archived", "None"] = Field(
+        default=SERVING_STAGE, description="Production, Staging, Archived or None."
+    )
     person: str | None = Field(default=None, description="Who decided it; recorded in stage_history.")
     reason: str | None = Field(default=None, description="Why; recorded in stage_history.")
     force: bool = Field(default=False, description="Move it even if checks fail; recorded in stage_history.")

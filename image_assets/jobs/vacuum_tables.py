@@ -108,7 +108,7 @@ def trained_on(versions: Sequence[ModelVersion]) -> ModelsByTableVersion:
 
 
 def require_readable(delta_tables: DeltaTables, trained: ModelsByTableVersion) -> None:
-    """A VersionsAtRisk error names the model versions whose training data can no longer be read."""
+    """Raises VersionsAtRisk with the model versions whose training data can no longer be read."""
     _require_none(
         [f"{name_versions(trained[at])}: {why}" for at, why in unreadable_versions(delta_tables, trained).items()]
     )
@@ -139,11 +139,10 @@ def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, con
     """Removes the table's unneeded files, or with `dry_run` only counts them.
 
     Raises:
-        VersionsAtRisk: The data of some model versions is unknown or already lost; nothing was removed.
+        VersionsAtRisk: The training data of some model versions is unknown; nothing was removed.
     """
     versions = registry.versions()
     trained = trained_on(versions)
-    require_readable(delta_tables, trained)
     uri = delta_tables.uri(table)
     if not table_files(uri).files:
         return Vacuumed(table.name, "empty", 0, 0, "")
@@ -212,11 +211,19 @@ def vacuumed_markdown(rows: Sequence[Vacuumed]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, astuple(row))) + " |" for row in rows)])
 
 
+@dg.op(description="Check that the training data of live model versions can still be read.")
+def check_training_data(config: VacuumConfig, delta_tables: DeltaTables, model_registry: ModelRegistry) -> None:
+    """Once for all tables: if data is lost in one of them, nothing is removed from any."""
+    if config.tables:
+        require_readable(delta_tables, trained_on(model_registry.versions()))
+
+
 def vacuum_op(table: Table) -> dg.OpDefinition:
     """The op that vacuums one table; it holds the table's pool, so nothing else writes to the table meanwhile."""
 
     @dg.op(
         name=f"vacuum_{table.name}",
+        ins={"checked": dg.In(dg.Nothing)},
         description=f"Remove files that {table.name} no longer needs.",
         pool=pool(table),
     )
@@ -269,7 +276,7 @@ def report_vacuumed(context: dg.OpExecutionContext, vacuumed: list[list[Vacuumed
 def every_op(config: VacuumConfig) -> dg.RunConfig:
     """The same config for every op."""
     ops = for_every_op("vacuum", config).ops
-    return dg.RunConfig(ops={**ops, f"vacuum_{FOLDER}": config})
+    return dg.RunConfig(ops={**ops, f"vacuum_{FOLDER}": config, check_training_data.name: config})
 
 
 OPS = [vacuum_op(table) for table in TABLES]
@@ -284,7 +291,8 @@ OPS = [vacuum_op(table) for table in TABLES]
 )
 def vacuum_tables() -> None:
     """Vacuums every table, then reports."""
-    report_vacuumed([op() for op in [*OPS, vacuum_pictures_op]])
+    checked = check_training_data()
+    report_vacuumed([*(op(checked) for op in OPS), vacuum_pictures_op()])
 
 
 def _require_none(reasons: Sequence[str]) -> None:

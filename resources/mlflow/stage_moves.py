@@ -67,7 +67,11 @@ class StageMoves:
             self.client.delete_registered_model_alias(self.name, alias)
 
     def mirror(self, stage: str, number: int | None) -> None:
-        """Gives one version both the stage and its alias, and archives others in stage Production; None: nobody."""
+        """Gives one version both the stage and its alias; None: no version has either.
+
+        If it enters the stage, the stage's other versions are archived, as by `move`. Others that share stage Staging
+        with it stay; others in stage Production never do.
+        """
         versions = self.list_versions()
         current, staged = holder(stage, versions), [version.version for version in versions if version.stage == stage]
         if number is None:

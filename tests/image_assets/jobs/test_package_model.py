@@ -1,14 +1,19 @@
 """package_model pins its requirements, and never overwrites a folder or loads changed files."""
 
+import json
 from importlib import metadata
 from pathlib import Path
+from textwrap import dedent
 
+import mlflow
+import pandas as pd
 import pytest
 
-from image_assets.jobs.package_model import package_model, to_requirements
+from image_assets.jobs.package_model import EDGE_FILE, package_model, to_requirements, write_package
 from image_assets.models.training import FILES_DIGEST
 from resources.mlflow.model_packages import ModelPackages
 from resources.mlflow.model_registry import ModelRegistry
+from tests.image_assets.jobs.test_edge_model import network, to_classifier
 from tests.support.registered_versions import registered, saved_model
 
 MODEL = """
@@ -52,6 +57,32 @@ def test_changed_files_and_existing_folders_are_errors(registry: ModelRegistry, 
     assert list(existing.iterdir()) == []
     elsewhere = str(tmp_path / "model")
     assert f"{elsewhere} already exists" in packaged(registry, packages, version=1, folder=elsewhere)
+
+
+def test_a_version_that_was_not_trained_here_is_not_packaged(registry: ModelRegistry, tmp_path: Path) -> None:
+    registered(saved_model(MODEL, tmp_path, "model"), registry, {}, (tmp_path / "artifacts").as_uri())
+    error = packaged(registry, tmp_path / "packages", version=1)
+    assert "The version has the artifacts none: expected onnx and classifier" in error
+
+
+def test_a_version_without_tags_is_packaged_as_its_files_say(registry: ModelRegistry, tmp_path: Path) -> None:
+    classifier = tmp_path / "classifier.json"
+    classifier.write_text(json.dumps(to_classifier("rgb")))
+    code = tmp_path / "model.py"
+    code.write_text(dedent(MODEL))
+    mlflow.pyfunc.save_model(
+        tmp_path / "model",
+        python_model=str(code),
+        artifacts={"onnx": str(network(tmp_path)), "classifier": str(classifier)},
+        pip_requirements=["mlflow", "pillow"],
+        input_example=pd.DataFrame({"content": [b""], "path": [None]}),
+    )
+    version = registered(tmp_path / "model", registry, {}, (tmp_path / "artifacts").as_uri())
+    folder = tmp_path / "package"
+    folder.mkdir()
+    write_package(version, registry, folder)
+    assert "trained in torch" in (folder / "README.md").read_text()
+    assert (folder / EDGE_FILE).is_file()
 
 
 @pytest.mark.parametrize("framework", ["tensorflow", "torch"])

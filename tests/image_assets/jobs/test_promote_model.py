@@ -133,6 +133,11 @@ def test_a_good_version_is_promoted_and_a_worse_one_only_by_force(platform: Plat
     assert findings["findings"].to_pylist() == [None]  # archiving needs no checks
 
 
+def test_a_stage_that_does_not_exist_is_refused_before_any_check(platform: Platform) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match="Production"):
+        platform.promote(platform.version("good"), stage="Prodution")
+
+
 def test_every_failed_check_is_reported(platform: Platform) -> None:
     careless = platform.version("careless", careful=False, backbone="untrained", table_versions=None)
     why = platform.promote(careless, stage="Staging")

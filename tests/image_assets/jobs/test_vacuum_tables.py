@@ -174,7 +174,7 @@ def test_nothing_is_removed_from_any_table_if_training_data_is_already_lost(
     before = files(ingested_tables)
     lost = f"model versions 1, 2: image_splits .*{at['image_splits']}"
     with pytest.raises(VersionsAtRisk, match=lost):
-        vacuum(ingested_tables, registry, RAW_IMAGES, NOW)
+        run(ingested_tables, registry, dry_run=False, retention_hours=0)
     assert files(ingested_tables) == before
 
 

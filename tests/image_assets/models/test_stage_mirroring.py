@@ -79,6 +79,10 @@ def state(registry: ModelRegistry) -> list[str]:
             [lambda do: do.alias(2, "staging"), lambda do: do.alias(3, "staging")],
             ["Production @production", "Archived", "Staging @staging"],
         ),
+        (
+            [lambda do: (do.stage(2, "Staging"), do.alias(3, "staging"))],  # an alias replaces shadows, as a promotion
+            ["Production @production", "Archived", "Staging @staging"],
+        ),
         ([lambda do: do.alias(2, "staging"), lambda do: do.alias(2)], ["Archived", "Production @production", "None"]),
         ([lambda do: (do.alias(2, "staging"), do.alias(2))], ["Archived", "Production @production", "None"]),
         (
