@@ -69,7 +69,7 @@ def try_backbone(
     everywhere = gathered(collective, np.column_stack([logits, inputs.label_indexes]))
     return Trial(
         origin,
-        head.best[0],
+        head.progress.best[0],
         np.exp(log_softmax(everywhere[:, :-1])),
         everywhere[:, -1].astype(int),
         training_seconds,

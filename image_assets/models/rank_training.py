@@ -4,7 +4,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,6 @@ from image_assets.models.epochs import (
     Phase,
     Progress,
     Source,
-    State,
     evaluated,
     gathered,
     run_epochs,
@@ -70,21 +70,21 @@ def train_on_rank(
     work = RankTraining(network, collective, shards[0], shards[1], plan, locations, report)
     head = work.train_head()
     first_step = work.first_step - began
-    tuned = work.fine_tune() if plan.trainable != "head" else None
-    thresholds = work.thresholds() if plan.abstains else None
-    novelty = work.with_threshold(work.training_embeddings())
+    tuned = work.fine_tune(head) if plan.trainable != "head" else None
+    trained = tuned or head
+    thresholds = work.thresholds(trained.validation) if plan.abstains else None
+    novelty = work.with_threshold(work.training_embeddings(trained.training), trained.validation)
+    if plan.refit:
+        trained.refit()
     if plan.refit and tuned:
-        work.refit_blocks(tuned.best_epoch)
-        novelty = work.training_embeddings().rescaled(novelty)
-    elif plan.refit:
-        work.refit_head()
+        novelty = work.training_embeddings(tuned.training).rescaled(novelty)
     weights = network.weights()
     model_uri = content = None
     if collective.rank == 0:
         model_uri = log_weights(network, weights, locations)
         content = to_onnx(network, "" if tuned else work.stored.backbone, plan.architecture.side_pixels, locations)
     collective.sum(np.zeros(1))  # wait for rank 0: if logging fails there, every rank fails
-    phases = [progress for progress in (head, tuned) if progress]
+    phases = [part.progress for part in (head, tuned) if part]
     return TrainingResult(
         rank=collective.rank,
         size=collective.size,
@@ -119,8 +119,28 @@ def to_shard(converter: "SparkDatasetConverter", plan: TrainingPlan, collective:
     )
 
 
+@dataclass(frozen=True)
+class TrainedPart:
+    """A trained part of a network: its head, or its head and some blocks.
+
+    Attributes:
+        progress: Of its training.
+        training: The training images, not augmented, as inputs of the part; fine-tuning may compute them anew.
+        validation: The validation images, likewise.
+        label_indexes: Of the training and validation images of this rank.
+        refit: Trains the part again, on both splits. Call it last: from then on the validation images say nothing about
+            the network. For the same reason, penalty and scale remain those of the first training.
+    """
+
+    progress: Progress
+    training: Callable[[], Iterable[Batch]]
+    validation: PrecomputedInputs
+    label_indexes: np.ndarray
+    refit: Callable[[], None]
+
+
 class RankTraining:
-    """The phases of a training on one network: `train_head`, `fine_tune`, and `refit_head` or `refit_blocks`."""
+    """The phases of a training on one network: `train_head`, then `fine_tune`."""
 
     def __init__(
         self,
@@ -142,27 +162,18 @@ class RankTraining:
         backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report
-        self._embeddings_of_both = JoinedInputs(())
-        self._frozen: Activations = lambda pixels: pixels
-        self._start: tuple[State, State] = {}, {}  # weights and optimizer state before fine-tuning
-        self._images: Source | None = None  # of fine-tuning
-        self._strength, self._scale = 0.0, 1.0  # of the head
-        # Images as inputs of the part that was trained last.
-        self._trained: Callable[[], Iterable[Batch]] = tuple
-        self._evaluated: PrecomputedInputs | None = None
         self.steps = 0
         self.first_step = 0.0
         self.images_per_second = 0.0
         self.embedded_images = 0
 
-    def train_head(self) -> Progress:
+    def train_head(self) -> TrainedPart:
         """Train the head on embeddings: those in `image_embeddings`, and what it lacks, computed in memory."""
         activations = self._counted(self._network.freeze(None, self._plan.head))
         started = time.monotonic()
         training, validation = (
             self._precompute(shard, activations, self.stored) for shard in (self._training, self._validation)
         )
-        self._trained, self._evaluated = lambda: training, validation
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
         if self._collective.rank == 0:
@@ -174,9 +185,15 @@ class RankTraining:
             )
         weights = self._label_weights(training.label_indexes)
         self._network.set_label_weights(weights)
+        both = JoinedInputs((training, validation))
         if self._plan.head_fit == "closed_form":
-            self._embeddings_of_both = JoinedInputs((training, validation))
-            return self._fit_head(training, validation, weights)
+            progress, refit = self._fit_head(training, validation, weights)
+        else:
+            progress, refit = self._run_head(training, validation), _not_refitted
+        return TrainedPart(progress, lambda: training, validation, both.label_indexes, refit)
+
+    def _run_head(self, training: PrecomputedInputs, validation: PrecomputedInputs) -> Progress:
+        """Train the head for some epochs."""
         by = standardization(training, self._collective)
         progress = self._run("head", self._plan.head, training.standardized(by), validation.standardized(by))
         # In float64: w·(x - m)/d + b = (w/d)·x + (b - (w/d)·m), and small deviations amplify rounding.
@@ -185,77 +202,47 @@ class RankTraining:
         self._network.set_head(kernel, bias - by.mean @ kernel)
         return progress
 
-    def _fit_head(self, training: PrecomputedInputs, validation: PrecomputedInputs, weights: np.ndarray) -> Progress:
-        """Fit the head in closed form; the result counts as one epoch."""
+    def _fit_head(
+        self, training: PrecomputedInputs, validation: PrecomputedInputs, weights: np.ndarray
+    ) -> tuple[Progress, Callable[[], None]]:
+        """Fit the head in closed form, which counts as one epoch; also returns how to fit it again."""
         started = time.monotonic()
         self.steps, self.first_step = training.steps, self.first_step or started
         head = fit_ridge_head(training, validation, weights, self._collective)
         self._network.set_head(head.kernel, head.bias)
-        self._strength = head.strength
-        self.calibrate(validation)
+        scale = self._calibrate(validation)
         figures = {"epoch": 1.0}
         for prefix, images in (("", training), ("validation_", validation)):
             figures |= evaluated(self._network, self._collective, images, prefix)
         figures["seconds"] = time.monotonic() - started
         self._report("head", 1, figures)
-        return Progress([figures], to_score(figures), best_epoch=1, best_weights=self._network.weights())
+
+        def refit() -> None:
+            both = JoinedInputs((training, validation))
+            again = refit_ridge_head(both, head.strength, self._label_weights(both.label_indexes), self._collective)
+            self._network.set_head(again.kernel * scale, again.bias * scale)
+
+        progress = Progress([figures], to_score(figures), best_epoch=1, best_weights=self._network.weights())
+        return progress, refit
 
     def _label_weights(self, label_indexes: np.ndarray) -> np.ndarray:
         if not self._plan.class_weights:
             return np.ones(self._plan.labels)
         return label_weights(label_indexes, self._plan.labels, self._collective)
 
-    def refit_head(self) -> None:
-        """Fit the trained head again, on training and validation images.
-
-        Comes last, because from then on the validation images say nothing about the network. The strength of its
-        penalty and the scale remain those of the head before, for the same reason.
-        """
-        images = self._embeddings_of_both
-        head = refit_ridge_head(images, self._strength, self._weights_of_both(), self._collective)
-        self._network.set_head(head.kernel * self._scale, head.bias * self._scale)
-
-    def refit_blocks(self, best_epoch: int) -> None:
-        """Fine-tune again from the start, on training and validation images, for as many epochs as were best.
-
-        Comes last as well, and the scale remains that of the network before.
-        """
-        weights, optimizer_state = self._start
-        self._network.load_weights(weights)
-        self._network.load_optimizer_state(optimizer_state)
-        self._network.set_label_weights(self._weights_of_both())
-        self._run("refit", self._plan.refit_schedule(best_epoch), self._of_both())
-        self._scale_head(self._scale)
-
-    def _of_both(self) -> Source:
-        """The images of fine-tuning, together with those of the validation split."""
-        images = self._images
-        if isinstance(images, PrecomputedInputs) and self._evaluated is not None:
-            return JoinedInputs((images, self._evaluated))
-        if isinstance(images, AugmentedViews):
-            return JoinedViews((images, replace(images, shard=self._validation, computed={})))
-        if isinstance(images, AugmentedImages):
-            both = self._training.caches + self._validation.caches
-            return replace(images, shard=replace(self._training, caches=both))
-        raise RuntimeError("fine-tune first")
-
-    def _weights_of_both(self) -> np.ndarray:
-        return self._label_weights(self._embeddings_of_both.label_indexes)
-
     def _scale_head(self, scale: float) -> None:
         kernel, bias = self._network.head()
         self._network.set_head(kernel * scale, bias * scale)
 
-    def calibrate(self, validation: Iterable[Batch]) -> None:
-        """Scale the head so that its softmax is calibrated on the validation images of all ranks."""
-        self._scale = fit_scale(*self._logits(validation))
-        self._scale_head(self._scale)
+    def _calibrate(self, validation: Iterable[Batch]) -> float:
+        """Scale the head so that its softmax is calibrated on the validation images of all ranks; the scale."""
+        scale = fit_scale(*self._logits(validation))
+        self._scale_head(scale)
+        return scale
 
-    def thresholds(self) -> Thresholds:
+    def thresholds(self, validation: Iterable[Batch]) -> Thresholds:
         """The probabilities below which the version abstains, chosen on the validation images of all ranks."""
-        if self._evaluated is None:
-            raise RuntimeError("train the head first")
-        logits, label_indexes = self._logits(self._evaluated)
+        logits, label_indexes = self._logits(validation)
         return choose_thresholds(
             np.exp(log_softmax(logits)),
             label_indexes,
@@ -263,11 +250,11 @@ class RankTraining:
             minimum_probability=self._plan.minimum_probability,
         )
 
-    def training_embeddings(self) -> TrainingEmbeddings:
+    def training_embeddings(self, training: Callable[[], Iterable[Batch]]) -> TrainingEmbeddings:
         """Embeddings of a sample of the training images of all ranks, without a threshold."""
         rows = self._rows_to_store
         parts: list[np.ndarray] = []
-        for batch in self._trained():  # ordered by the hash of their content, so the first ones are a random sample
+        for batch in training():  # ordered by the hash of their content, so the first ones are a random sample
             parts.append(self._network.embeddings(batch))
             if sum(map(len, parts)) >= rows:
                 break
@@ -276,23 +263,21 @@ class RankTraining:
         compared_from = self._plan.architecture.compared_from if self._plan.trainable == "head" else 0
         return TrainingEmbeddings.of(embeddings, compared_from)
 
-    def with_threshold(self, embeddings: TrainingEmbeddings) -> TrainingEmbeddings:
+    def with_threshold(self, embeddings: TrainingEmbeddings, validation: Iterable[Batch]) -> TrainingEmbeddings:
         """The same, with a threshold from the validation images of all ranks."""
-        if self._evaluated is None:
-            raise RuntimeError("train the head first")
-        distances = [embeddings.distances(self._network.embeddings(batch)) for batch in self._evaluated]
+        distances = [embeddings.distances(self._network.embeddings(batch)) for batch in validation]
         return embeddings.calibrated(gathered(self._collective, np.concatenate(distances)))
 
     @property
     def _rows_to_store(self) -> int:
         return max(MAX_STORED // self._collective.size, 1)
 
-    def _plain(self) -> Iterator[Batch]:
+    def _plain(self, frozen: Activations) -> Iterator[Batch]:
         """Training images that are not augmented, as many as are stored."""
         image_ids = self._training.labels()["image_id"]
         skipped = frozenset(image_ids[self._rows_to_store :]) - frozenset(image_ids[: self._rows_to_store])
         for images in rebatched(self._training.images(skipped=skipped)):
-            yield Batch(self._frozen(images.pixels), images.label_indexes)
+            yield Batch(frozen(images.pixels), images.label_indexes)
 
     def _logits(self, images: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
         """The outputs (n, labels) for the images of all ranks, and their label indexes (n,)."""
@@ -302,31 +287,49 @@ class RankTraining:
         everywhere = gathered(self._collective, np.column_stack([logits, label_indexes]))
         return everywhere[:, :-1], everywhere[:, -1].astype(int)
 
-    def fine_tune(self) -> Progress:
+    def fine_tune(self, head: TrainedPart) -> TrainedPart:
         """Train the head and the blocks that are not frozen, starting from the trained head.
 
         With an untrained head, the first gradients would distort the pretrained blocks: Kumar et al., Fine-Tuning can
         Distort Pretrained Features (2022).
         """
-        self._frozen = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
-        self._start = self._network.weights(), self._network.optimizer_state()
-        self._images = training = self._source()
-        validation = self._precompute(self._validation, self._frozen)
+        frozen = self._network.freeze(self._plan.frozen_blocks, self._plan.fine_tuning)
+        weights, optimizer_state = self._network.weights(), self._network.optimizer_state()
+        training = self._source(frozen)
+        validation = self._precompute(self._validation, frozen)
         progress = self._run("fine_tuning", self._plan.fine_tuning, training, validation)
-        self._trained = (lambda: training) if isinstance(training, PrecomputedInputs) else self._plain
-        self._evaluated = validation
-        if self._plan.calibrated:
-            self.calibrate(validation)
-        return progress
+        scale = self._calibrate(validation) if self._plan.calibrated else 1.0
 
-    def _source(self) -> Source:
+        def refit() -> None:
+            self._network.load_weights(weights)
+            self._network.load_optimizer_state(optimizer_state)
+            self._network.set_label_weights(self._label_weights(head.label_indexes))
+            schedule = self._plan.refit_schedule(progress.best_epoch)
+            self._run("refit", schedule, self._of_both(training, validation))
+            self._scale_head(scale)
+
+        plain = (lambda: training) if isinstance(training, PrecomputedInputs) else partial(self._plain, frozen)
+        return TrainedPart(progress, plain, validation, head.label_indexes, refit)
+
+    def _source(self, frozen: Activations) -> PrecomputedInputs | AugmentedImages | AugmentedViews:
         """The training images for fine-tuning."""
         plan, shard = self._plan, self._training
         if not plan.augmentation:
-            return self._precompute(shard, self._frozen)
+            return self._precompute(shard, frozen)
         if not plan.augmented_views:
-            return AugmentedImages(shard, self._frozen, plan.batch_size, plan.seed)
-        return AugmentedViews(plan.augmented_views, shard, self._frozen, self._collective, plan.batch_size, plan.seed)
+            return AugmentedImages(shard, frozen, plan.batch_size, plan.seed)
+        return AugmentedViews(plan.augmented_views, shard, frozen, self._collective, plan.batch_size, plan.seed)
+
+    def _of_both(
+        self, training: PrecomputedInputs | AugmentedImages | AugmentedViews, validation: PrecomputedInputs
+    ) -> Source:
+        """The images of fine-tuning, together with those of the validation split."""
+        if isinstance(training, PrecomputedInputs):
+            return JoinedInputs((training, validation))
+        if isinstance(training, AugmentedViews):
+            return JoinedViews((training, replace(training, shard=self._validation, computed={})))
+        caches = self._training.caches + self._validation.caches
+        return replace(training, shard=replace(self._training, caches=caches))
 
     def _run(
         self, name: str, schedule: Schedule, training: Source, validation: PrecomputedInputs | None = None
@@ -372,3 +375,7 @@ def label_weights(label_indexes: np.ndarray, labels: int, collective: Collective
     counts = collective.sum(np.bincount(label_indexes, minlength=labels))
     # At least 1: a label without training images has no images to weight either.
     return counts.sum() / (labels * np.maximum(counts, 1))
+
+
+def _not_refitted() -> None:
+    raise ValueError("refit needs a head in closed form")
