@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlencode
 
 import pyarrow.compute as pc
 
-from gallery.neighbours import NEIGHBOURS, LiveEmbeddings, nearest_by_hash
+from gallery.neighbors import NEIGHBORS, LiveEmbeddings, nearest_by_hash
 from gallery.queries import (
     PAGE_IMAGES,
     Page,
@@ -229,10 +229,10 @@ def nearest_by_embedding(index: Index, embeddings: LiveEmbeddings, image: Row) -
     """Current images with the most similar embeddings and their cosine `similarity`; None without an embedding."""
     stored = embeddings.current() if image["image_id"] else None
     # Twice as many as are shown, because some of them may have been deleted.
-    similar = stored.nearest(image["image_id"], 2 * NEIGHBOURS) if stored else []
+    similar = stored.nearest(image["image_id"], 2 * NEIGHBORS) if stored else []
     files = current_images(index, [image_id for image_id, _ in similar])
     rows = [{**files[image_id], "similarity": cosine} for image_id, cosine in similar if image_id in files]
-    return {"nearest_by_embedding": rows[:NEIGHBOURS] or None, "embedded_by": stored.backbone if stored else None}
+    return {"nearest_by_embedding": rows[:NEIGHBORS] or None, "embedded_by": stored.backbone if stored else None}
 
 
 def file_name(path: str) -> str:

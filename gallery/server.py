@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gallery.explanations import Explanations, Question
-from gallery.neighbours import LiveEmbeddings
+from gallery.neighbors import LiveEmbeddings
 from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
 from gallery.queries import read_image
 from gallery.thumbnails import (

@@ -155,7 +155,7 @@ class MlflowTracking(dg.ConfigurableResource):
         failures = [entry.dagster_event.step_failure_data for entry in events if entry.dagster_event]
         sources = [failure.error_source.name if failure.error_source else "" for failure in failures]
         return ending(
-            cancelled=dagster_run is not None
+            canceled=dagster_run is not None
             and dagster_run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED),
             failures=sources,
             raised=raised,
@@ -199,10 +199,10 @@ class MlflowTracking(dg.ConfigurableResource):
                     raise
 
 
-def ending(*, cancelled: bool, failures: Iterable[str], raised: BaseException | None) -> str:
+def ending(*, canceled: bool, failures: Iterable[str], raised: BaseException | None) -> str:
     """FINISHED, FAILED or KILLED; `failures` are the names of Dagster's `ErrorSource` for each failed step."""
     sources = list(failures)
-    if cancelled or "INTERRUPT" in sources or isinstance(raised, INTERRUPTS):
+    if canceled or "INTERRUPT" in sources or isinstance(raised, INTERRUPTS):
         return "KILLED"
     return "FAILED" if sources or raised else "FINISHED"
 

@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 from resources.processes.rank_process import DriverAddress, FailureReport, run_tensorflow_rank, run_torch_rank
 from resources.processes.ranks import Failures, RankOutput, check_slots, rank_environment
 
-ENDING_SECONDS = 30  # how long to wait for the ranks of a cancelled job; Spark kills tasks within four seconds
+ENDING_SECONDS = 30  # how long to wait for the ranks of a canceled job; Spark kills tasks within four seconds
 TASK_ENDED = FailureReport(
     "RankKilled", "The Spark task of a rank ended unexpectedly. Check Spark's log for a lost executor.", ""
 )

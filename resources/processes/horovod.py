@@ -127,7 +127,7 @@ ADAPTATIONS: tuple[SourceEdit | RuntimeReplacement, ...] = (
         "register_shutdown_event",
         side="driver",
         create=lambda original, stop: lambda: stop,
-        reason="Horovod takes over SIGINT and SIGTERM for good, so that a Dagster run could not be cancelled.",
+        reason="Horovod takes over SIGINT and SIGTERM for good, so that a Dagster run could not be canceled.",
         drop_when="Horovod restores the signal handlers it found, or accepts an event that stops a run.",
     ),
     RuntimeReplacement(
@@ -158,7 +158,7 @@ ADAPTATIONS: tuple[SourceEdit | RuntimeReplacement, ...] = (
         "threading",
         "excepthook",
         side="driver",
-        create=lambda original, stop: HideCancelledJob(original),
+        create=lambda original, stop: HideCanceledJob(original),
         reason="When a rank fails, Horovod cancels its Spark job, and its thread prints two pages about that.",
         drop_when="Horovod catches the error of the Spark job that it cancels.",
     ),
@@ -224,8 +224,8 @@ def replacements(side: Literal["driver", "task"], stop: threading.Event) -> Iter
         yield
 
 
-class HideCancelledJob:
-    """An exception hook for threads that ignores the error of a cancelled Spark job."""
+class HideCanceledJob:
+    """An exception hook for threads that ignores the error of a canceled Spark job."""
 
     def __init__(self, original: Callable[[threading.ExceptHookArgs], object]) -> None:
         self._original = original

@@ -82,7 +82,7 @@ class Failures:
         if not reported:
             return RankFailure(
                 f"At least one of {processes} training processes ended without reporting an error. "
-                "The machine may be out of memory (lower IMAGE_ASSETS_PROCESSES), or the run was cancelled."
+                "The machine may be out of memory (lower IMAGE_ASSETS_PROCESSES), or the run was canceled."
             )
         trace = f"\n\nOn the rank:\n{reported[0].trace}" if reported[0].trace else ""
         return RankFailure(f"{reported[0].type}: {reported[0].message}{trace}")

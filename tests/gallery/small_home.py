@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from gallery.explanations import Explanations
-from gallery.neighbours import LiveEmbeddings
+from gallery.neighbors import LiveEmbeddings
 from gallery.server import Gallery, build_app
 from gallery.thumbnails import FolderCache, Thumbnails
 from image_assets.data.folder_layout import FolderLayout

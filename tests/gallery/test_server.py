@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from gallery.neighbours import LiveEmbeddings
+from gallery.neighbors import LiveEmbeddings
 from gallery.pages import image_page
 from image_assets.models.image_embeddings import follow_featured_images
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, REPLAYED_FILES

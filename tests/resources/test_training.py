@@ -115,7 +115,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interrupted_by_sigterm")
 @each_distributor
-def test_a_cancelled_run_leaves_no_process(spark: SparkSession, distributor: str, mark: str, tmp_path: Path) -> None:
+def test_a_canceled_run_leaves_no_process(spark: SparkSession, distributor: str, mark: str, tmp_path: Path) -> None:
     def terminate_once_both_sleep() -> None:
         while len(list(tmp_path.iterdir())) < 2:
             time.sleep(0.1)

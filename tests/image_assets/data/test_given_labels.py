@@ -49,7 +49,7 @@ from tests.support.images import png, put
 from tests.support.tables import tables_at
 
 ASSETS = [raw_images, given_labels, featured_images, grayscale_images, image_samples, image_splits]
-LABELLED = (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
+LABELED = (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)
 
 
 LANDING = "file:/photos"
@@ -215,9 +215,9 @@ def test_a_label_table_counts_everywhere_and_only_what_it_changes_changes(
     assert home.labels(IMAGE_SPLITS) == {name: expected[name] for name in expected if expected[name] or name == "7.png"}
     assert (home.check.passed, home.check.metadata["not_there"].value) == (False, 1)
 
-    versions = {table.name: delta_tables.newest_version(table) for table in (*LABELLED, GIVEN_LABELS)}
+    versions = {table.name: delta_tables.newest_version(table) for table in (*LABELED, GIVEN_LABELS)}
     assert home.run()["changed"] == 0
-    assert {table.name: delta_tables.newest_version(table) for table in (*LABELLED, GIVEN_LABELS)} == versions
+    assert {table.name: delta_tables.newest_version(table) for table in (*LABELED, GIVEN_LABELS)} == versions
 
     put(landing, "tuesday/later.png", png(20))
     put(landing, "tuesday/unnamed.png", png(21))

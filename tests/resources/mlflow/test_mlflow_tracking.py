@@ -194,12 +194,12 @@ def test_runs_left_by_a_dead_process_end_when_the_next_one_tracks(
     experiment = client.get_experiment_by_name(tracking.experiment)
     assert experiment
     dead = materialize(broken_model, tracking, instance).run_id
-    cancelled = materialize(untracked, tracking, instance).run_id
-    cancelled_run = instance.get_run_by_id(cancelled)
-    assert cancelled_run
-    instance.report_run_canceled(cancelled_run)
+    canceled = materialize(untracked, tracking, instance).run_id
+    canceled_run = instance.get_run_by_id(canceled)
+    assert canceled_run
+    instance.report_run_canceled(canceled_run)
     alive = instance.create_run_for_job(job_of(tracking, "train_models")).run_id
-    left = {dead: "FAILED", cancelled: "KILLED", alive: "RUNNING", "of another instance": "RUNNING"}
+    left = {dead: "FAILED", canceled: "KILLED", alive: "RUNNING", "of another instance": "RUNNING"}
     for dagster_run_id in left:
         client.create_run(experiment.experiment_id, run_name=dagster_run_id, tags={"dagster_run_id": dagster_run_id})
     materialize(torch_model, tracking, instance)
@@ -242,17 +242,17 @@ def test_a_terminated_process_ends_its_runs_as_killed(tracking: MlflowTracking, 
 
 
 @pytest.mark.parametrize(
-    ("cancelled", "failures", "raised", "status"),
+    ("canceled", "failures", "raised", "status"),
     [
         (False, [], None, "FINISHED"),
         (False, ["USER_CODE_ERROR"], None, "FAILED"),
         (False, [], RuntimeError("between steps"), "FAILED"),
         (False, ["USER_CODE_ERROR", "INTERRUPT"], None, "KILLED"),
         (False, [], dg.DagsterExecutionInterruptedError(), "KILLED"),
-        (True, ["USER_CODE_ERROR"], None, "KILLED"),  # the step fails because it was cancelled
+        (True, ["USER_CODE_ERROR"], None, "KILLED"),  # the step fails because it was canceled
     ],
 )
 def test_the_status_matches_what_happened(
-    cancelled: bool, failures: list[str], raised: BaseException | None, status: str
+    canceled: bool, failures: list[str], raised: BaseException | None, status: str
 ) -> None:
-    assert ending(cancelled=cancelled, failures=failures, raised=raised) == status
+    assert ending(canceled=canceled, failures=failures, raised=raised) == status

@@ -16,7 +16,7 @@ from image_assets.predictions.image_index import Index
 from image_assets.schemas import IMAGE_EMBEDDINGS
 from resources.delta.delta_tables import DeltaTables
 
-NEIGHBOURS = 12
+NEIGHBORS = 12
 CHUNK_ROWS = 512  # converted to float32 at a time: they fit into a core's cache
 LENGTH = 32767  # of a vector; NumPy converts int16 several times as fast as float16, which is no more precise here
 
@@ -24,7 +24,7 @@ LENGTH = 32767  # of a vector; NumPy converts int16 several times as fast as flo
 NEAREST_BY_HASH = """
 SELECT least(bit_count(xor(perceptual_hash, $hash)), bit_count(xor(coalesce(mirrored_hash, perceptual_hash), $hash)))
     AS bits, * FROM images
-WHERE state = 'current' AND n <> $n AND perceptual_hash IS NOT NULL ORDER BY bits, n LIMIT $neighbours
+WHERE state = 'current' AND n <> $n AND perceptual_hash IS NOT NULL ORDER BY bits, n LIMIT $neighbors
 """
 
 
@@ -101,5 +101,5 @@ def nearest_by_hash(index: Index, image: Row) -> list[Row]:
     """Current images whose perceptual hash, mirrored or not, differs in the fewest `bits` of 64; closest first."""
     if image["perceptual_hash"] is None:
         return []
-    values = {"hash": image["perceptual_hash"], "n": image["n"], "neighbours": NEIGHBOURS}
+    values = {"hash": image["perceptual_hash"], "n": image["n"], "neighbors": NEIGHBORS}
     return index.rows(NEAREST_BY_HASH, values)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery.neighbours import LiveEmbeddings, nearest_by_hash, read_embeddings
+from gallery.neighbors import LiveEmbeddings, nearest_by_hash, read_embeddings
 from gallery.queries import read_image
 from gallery.server import gallery_of
 from image_assets.models.image_embeddings import follow_featured_images
