@@ -171,4 +171,4 @@ def test_missing_weights_are_reported_and_stop_nothing(tmp_path: Path) -> None:
     )
     assert networks == []
     assert len(faults) == 2
-    assert all("nowhere, which holds nothing: expected" in fault for fault in faults.values())
+    assert all("nowhere, which is not a folder: expected" in fault for fault in faults.values())
