@@ -1,7 +1,7 @@
 """Serves the gallery on this machine; `make dev` starts it next to Dagster and MLflow."""
 
 import argparse
-from contextlib import suppress
+import logging
 
 import uvicorn
 
@@ -28,8 +28,10 @@ def main() -> None:
     require_usable(settings.home)
     use_until_exit(settings.home)
     gallery = gallery_of(settings)
-    with suppress(LostTable, BrokenTable):  # its pages say what to do, and try again
+    try:
         gallery.index.refresh()
+    except (LostTable, BrokenTable) as error:  # its pages say the same, and try again
+        logging.getLogger(__name__).warning("The gallery cannot show images yet: %s", error)
     uvicorn.run(build_app(gallery), host=arguments.host, port=arguments.port, log_level="warning", server_header=False)
 
 

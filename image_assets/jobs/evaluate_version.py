@@ -29,7 +29,7 @@ from image_assets.models.evaluation_report import (
     reliability_diagram,
     results_table,
 )
-from image_assets.models.lineage import image_input
+from image_assets.models.lineage import image_side, reading_of
 from image_assets.models.model_evaluations import damage_of, evaluation_row, merge_evaluations
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device
 from resources.delta.arrow_rows import Row
@@ -211,14 +211,14 @@ def evaluate_on(
             f"{', '.join(version.labels)}"
         )
     unreadable: dict[str, str] = {}
-    side_pixels, reading = image_input(version)
+    reading = reading_of(version)
     results: dict[Corruption | None, Evaluation] = {}
     whole = pd.DataFrame()
     for corruption in (None, *corruptions):
         readable = {path: label for path, label in known.items() if path not in unreadable}
         rows = with_scaled_contents(read_images(readable, landing, unreadable), reading)
         if corruption:
-            rows = corrupted_rows(rows, corruption, side_pixels, reading, unreadable)
+            rows = corrupted_rows(rows, corruption, image_side(version), reading, unreadable)
         found = pd.DataFrame(predict(rows))
         if not corruption and not found.empty:
             failed = found.loc[found["fault"] == UNREADABLE]

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from image_assets.models.training_plan import Schedule
+from resources.files.replacing import replace_file
 from resources.progress import ProgressLine
 
 State = dict[str, np.ndarray]
@@ -91,7 +92,7 @@ class Checkpoints:
         arrays = {f"{part}/{key}": np.array(array, order="C") for part in parts for key, array in parts[part].items()}
         unfinished = file.with_suffix(".unfinished")
         save_file(arrays, unfinished, metadata={"values": json.dumps(values)})
-        unfinished.replace(file)
+        replace_file(unfinished, file)
 
     def load(self, name: str) -> Checkpoint | None:
         """The phase's last checkpoint; None if there is none."""
@@ -102,7 +103,10 @@ class Checkpoints:
                 arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
                 (values,) = (opened.metadata() or {}).values()  # under whichever name it was saved
                 return Checkpoint(arrays, json.loads(values))
-        except (FileNotFoundError, SafetensorError):  # SafetensorError: a power failure left it empty or cut it off
+        except FileNotFoundError:
+            return None
+        except SafetensorError as error:  # a disk or a power failure damaged it
+            logger.warning("%s cannot be read, so this part of the training starts again: %s", self._file(name), error)
             return None
 
     def _file(self, name: str) -> Path:

@@ -15,7 +15,7 @@ from image_assets.images.formats import UnreadableImage
 from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.pixels import to_pixels
 from image_assets.models.isolated_scoring import LoadableVersion, VersionNotLoaded, predicting
-from image_assets.models.lineage import image_input
+from image_assets.models.lineage import image_side, reading_of
 from image_assets.models.occlusion import to_heat, with_covers
 from image_assets.models.scoring import SUM_TOLERANCE
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
@@ -58,11 +58,11 @@ def explaining(version: ModelVersion, registry: ModelRegistry) -> Iterator[Expla
 
         def explain(content: bytes, labels: Sequence[str]) -> list[Explanation]:
             try:
-                side_pixels, reading = image_input(version)
+                side_pixels = image_side(version)
             except (ValueError, OSError, ImportError) as error:
                 raise NotExplained(f"the size of version {version.version}'s images is unknown: {error}") from error
             try:
-                images = with_covers(to_pixels(content, side_pixels, reading=reading))
+                images = with_covers(to_pixels(content, side_pixels, reading=reading_of(version)))
                 answers = predict(pd.DataFrame({"content": [_to_png(one) for one in images], "path": None}))
             except (UnreadableImage, VersionNotLoaded) as error:
                 raise NotExplained(str(error)) from error

@@ -102,15 +102,14 @@ def reading_of(version: ModelVersion) -> Reading:
     return Reading(settings.page, settings.pixel_limit)
 
 
-def image_input(version: ModelVersion) -> tuple[int, Reading]:
-    """The width and height in pixels of the images that a version takes, and how they are read, from its tags.
+def image_side(version: ModelVersion) -> int:
+    """The width and height in pixels of the images that a version takes, from its tags.
 
     Raises:
         ValueError: The tag `cache_settings` or the name of the backbone is invalid.
         FileNotFoundError, ImportError: The backbone's file or package, which would tell, is missing.
     """
-    side_pixels = cache_settings(version).side_pixels or backbone_of(version.tags, "backbone_name").side_pixels
-    return side_pixels, reading_of(version)
+    return cache_settings(version).side_pixels or backbone_of(version.tags, "backbone_name").side_pixels
 
 
 def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:

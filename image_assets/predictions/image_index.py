@@ -22,6 +22,7 @@ from image_assets.schemas import (
     IMAGE_SPLITS,
     LABEL_CORRECTIONS,
 )
+from resources.delta.delta_log import BrokenTable, LostTable
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Table
 from resources.mlflow.model_registry import (
@@ -176,34 +177,49 @@ class LiveIndex:
         self._merge_labels = merge_labels
         self._lock = threading.Lock()
         self._index: Index | None = None
+        self._is_broken = False  # whether the last refresh met a table that cannot be read
         self._checked_at = 0.0
 
     def current(self) -> Index:
-        """The index, a few seconds old at most; the first call waits until it has been read."""
-        if self._index is None:
+        """The index, a few seconds old at most; the first call waits until it has been read.
+
+        Raises:
+            LostTable, BrokenTable: A table cannot be read; the message says what to do. The next call tries again.
+        """
+        if self._index is None or self._is_broken:
             self.refresh()
         elif time.monotonic() - self._checked_at > CHECK_SECONDS:
             self._checked_at = time.monotonic()
-            threading.Thread(target=self.refresh, name="index", daemon=True).start()
+            threading.Thread(target=self._refresh_later, name="index", daemon=True).start()
         assert self._index is not None
         return self._index
 
     def refresh(self) -> None:
         """Read what has changed in the tables and the registry; concurrent calls wait for each other."""
         with self._lock:
-            models, newest = self._models(), newest_versions(self._delta_tables)
-            index = self._index
-            if (
-                index is None
-                or [*index.models.values()] != models
-                or without_corrections(index.versions) != without_corrections(newest)
-            ):
-                self._index = read_index(
-                    self._delta_tables, models, self._registry.name, merge_labels=self._merge_labels
-                )
-            elif index.versions != newest:
-                self._index = with_corrections(index, self._delta_tables)
-            self._checked_at = time.monotonic()
+            try:
+                self._index = self._newest()
+                self._is_broken = False
+            except (LostTable, BrokenTable):
+                self._is_broken = True
+                raise
+            finally:
+                self._checked_at = time.monotonic()
+
+    def _refresh_later(self) -> None:
+        with suppress(LostTable, BrokenTable):  # the next call raises it
+            self.refresh()
+
+    def _newest(self) -> Index:
+        models, newest = self._models(), newest_versions(self._delta_tables)
+        index = self._index
+        if (
+            index is None
+            or [*index.models.values()] != models
+            or without_corrections(index.versions) != without_corrections(newest)
+        ):
+            return read_index(self._delta_tables, models, self._registry.name, merge_labels=self._merge_labels)
+        return index if index.versions == newest else with_corrections(index, self._delta_tables)
 
     def refresh_corrections(self) -> None:
         """Read the label corrections only, which takes milliseconds."""

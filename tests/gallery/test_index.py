@@ -2,10 +2,13 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from gallery.queries import predictions_of, read_choices, read_image, read_page
 from image_assets.predictions.image_filters import Filters
 from image_assets.predictions.image_index import Index, LiveIndex, read_index
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_PREDICTIONS
+from resources.delta.delta_log import LostTable
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import NOON, append, featured, landed, predicted
@@ -70,6 +73,18 @@ def test_new_rows_are_in_the_index_after_a_refresh(own_home: SmallHome) -> None:
     live.refresh()
     assert read_page(live.current(), Filters()).count == 25
     assert read_page(before, Filters()).count == 24
+
+
+def test_a_table_that_is_lost_meanwhile_is_reported_until_it_is_back(own_home: SmallHome) -> None:
+    live = LiveIndex(own_home.delta_tables, ModelRegistry(tracking_uri=f"sqlite:///{own_home.home / 'mlflow.db'}"))
+    assert read_page(live.current(), Filters()).count == 24
+    log = own_home.home / "tables" / IMAGE_FILES.name / "_delta_log"
+    log.rename(log.with_name("moved"))
+    for read in (live.refresh, live.current):
+        with pytest.raises(LostTable, match="image_files is gone"):
+            read()
+    log.with_name("moved").rename(log)
+    assert read_page(live.current(), Filters()).count == 24
 
 
 def test_predictions_are_those_of_the_registrys_version_and_not_of_its_number(own_home: SmallHome) -> None:

@@ -26,11 +26,14 @@ def test_a_checkpoint_comes_back_as_it_was_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 100])
-def test_a_checkpoint_that_a_power_failure_cut_off_counts_as_missing(tmp_path: Path, length: int) -> None:
+def test_a_checkpoint_that_a_power_failure_cut_off_counts_as_missing(
+    tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoints = Checkpoints(str(tmp_path))
     checkpoints.save("head", {"weights": {"bias": np.ones(100)}}, {})
     os.truncate(tmp_path / "head.safetensors", length)
     assert checkpoints.load("head") is None
+    assert "head.safetensors cannot be read, so this part of the training starts again" in caplog.text
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
