@@ -15,6 +15,7 @@ from resources.delta.spark_session import is_local
 from resources.files import s3
 from resources.files.file_system import is_url
 from resources.files.image_folder import LITTER
+from resources.home import LANDING_FILE, read_landing
 
 LOCAL_MASTER = "local[*]"
 RULES_VARIABLE = f"{ADDRESS_PREFIX}RULES"  # the only variable with this prefix that is not an address
@@ -100,7 +101,7 @@ def holds_password(address: str, parts: SplitResult | None) -> bool:
 
 
 def require_no_password(name: str, location: str) -> None:
-    """A ValueError if the variable's URL contains a password: the UIs, logs and tables show URLs. Folders are fine."""
+    """Raises ValueError if the variable's URL contains a password: UIs, logs and tables show URLs. Folders are fine."""
     if "://" not in location and not location.startswith(HTTP):
         return
     parts = to_parts(location)
@@ -197,7 +198,8 @@ def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
 
 def to_s3_settings(storage: str, landing: str, variables: Mapping[str, str]) -> dict[str, str]:
     """Spark's settings for storage or a landing folder on S3; a ValueError if the storage is not supported."""
-    require_no_password("AWS_ENDPOINT_URL", variables.get("AWS_ENDPOINT_URL") or "")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS"):
+        require_no_password(name, variables.get(name) or "")
     s3.require_supported_location("IMAGE_ASSETS_STORAGE", storage, variables)
     on_s3 = any(location.startswith(s3.SCHEME) for location in (storage, landing))
     return s3.spark_settings(variables) if on_s3 else {}
@@ -245,6 +247,18 @@ def to_landing(name: str | Path) -> Path | str:
             f"{s3.SCHEME}bucket/photographs; the job fetch_images downloads images from addresses in a table"
         )
     return to_location(name)
+
+
+def stored_landing(home: Path) -> str | None:
+    """The landing folder that the home belongs to, if any; a ValueError if its address contains a password."""
+    landing = read_landing(home)
+    if landing and is_url(landing) and holds_password(landing, to_parts(landing)):
+        raise ValueError(
+            f"The home {home} was made for a landing folder whose address contains a password (in its file "
+            f"{LANDING_FILE}), and its tables may contain it too: set IMAGE_ASSETS_HOME to a new folder, and "
+            "IMAGE_ASSETS_LANDING to the address without the password, which belongs in ~/.config/fsspec"
+        )
+    return landing
 
 
 def to_table_location(variables: Mapping[str, str], name: str) -> str:

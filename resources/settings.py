@@ -77,7 +77,6 @@ from resources.duplicates import DUPLICATES, DuplicateRules, Duplicates
 from resources.files.file_system import is_url
 from resources.files.image_folder import ImageFolder, SplitFolders
 from resources.files.s3 import StorageEvents
-from resources.home import read_landing
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_packages import ModelPackages
 from resources.mlflow.model_registry import ModelRegistry
@@ -90,6 +89,7 @@ from resources.setting_values import (
     is_on_postgres,
     local_url,
     receiver_names,
+    stored_landing,
     to_choice,
     to_count,
     to_fetch_allow,
@@ -187,7 +187,7 @@ class Settings:
 def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     """Reads and validates all settings; a ValueError names the invalid variable and what it should be."""
     home = to_home(variables.get("IMAGE_ASSETS_HOME") or ".image_assets")
-    landing = variables.get("IMAGE_ASSETS_LANDING") or read_landing(home) or home / "landing"
+    landing = variables.get("IMAGE_ASSETS_LANDING") or stored_landing(home) or home / "landing"
     storage = variables.get("IMAGE_ASSETS_STORAGE") or home
     backbone = variables.get("IMAGE_ASSETS_BACKBONE") or "auto"
     if backbone not in SOURCES:

@@ -23,7 +23,7 @@ from resources.home import (
     use_until_exit,
     write_landing,
 )
-from resources.setting_values import DATABASE_VARIABLE, to_location
+from resources.setting_values import DATABASE_VARIABLE, stored_landing, to_location
 from resources.settings import Settings, read_settings
 from scripts.terminal import explain_errors
 
@@ -113,7 +113,7 @@ def move_aside(settings: Settings) -> None:
         HomeInUse: Another process uses the home.
         ValueError: The home is not one of sample images.
     """
-    landing = read_landing(settings.home)
+    landing = stored_landing(settings.home)
     if landing != str(settings.home / "landing") or settings.storage != settings.home:
         raise ValueError(
             f"{settings.storage} holds the tables of {landing}, not of {settings.landing}. Set IMAGE_ASSETS_HOME to "

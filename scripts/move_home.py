@@ -28,7 +28,6 @@ from resources.home import (
     RECORD_FILE,
     HomeRecord,
     in_use,
-    read_landing,
     read_record,
     require_known_format,
     require_usable,
@@ -37,8 +36,9 @@ from resources.home import (
     write_record,
 )
 from resources.run_launcher import SOCKET_FILE
-from resources.setting_values import to_folder, to_patterns
+from resources.setting_values import stored_landing, to_folder, to_patterns
 from resources.settings import create_resources, read_settings
+from resources.weight_files import SOURCES as WEIGHT_SOURCES
 from scripts.home import hide_library_messages
 
 # What MLflow's database says about places, by table and column.
@@ -50,7 +50,7 @@ LOCATIONS = {
 }
 SOURCES = {"model_versions": "source"}  # URIs of models or, in versions that older releases of MLflow registered, files
 DATASETS = {"datasets": "dataset_source"}  # JSON
-# The settings that name places, some of them several, separated by commas.
+# The settings that name files and folders.
 VARIABLES = (
     "IMAGE_ASSETS_STORAGE",
     "IMAGE_ASSETS_CACHES",
@@ -75,6 +75,7 @@ def main(new: Path | None, variables: Mapping[str, str] = os.environ) -> int:
     new = home if new is None else new.expanduser().resolve()
     if new != home:
         require_unnamed(home, variables)
+        stored_landing(home)  # which no command could use at the new place either if it contains a password
         relocate(home, new)
     adopt(new, variables)
     if new != home:
@@ -84,12 +85,20 @@ def main(new: Path | None, variables: Mapping[str, str] = os.environ) -> int:
 
 
 def require_unnamed(home: Path, variables: Mapping[str, str]) -> None:
-    """Raises ValueError if a variable names a place in the home: it would lead there even after the move."""
+    """Raises ValueError if a variable names something in the home: it would still do so after the move."""
     for name in VARIABLES:
-        for value in to_patterns(variables.get(name)):
-            place = value.removeprefix("sqlite:///")
-            if "://" not in place and to_folder(place).is_relative_to(home):
-                raise ValueError(f"{name} names {place}, which is in the home {home}: unset it, then move the home")
+        for path in named_paths(name, variables.get(name) or ""):
+            if to_folder(path).is_relative_to(home):
+                raise ValueError(f"{name} names {path}, which is in the home {home}: unset it, then move the home")
+
+
+def named_paths(name: str, value: str) -> tuple[str, ...]:
+    """The local files and folders that the value of a variable names."""
+    if name == "IMAGE_ASSETS_LINK_ROOTS":
+        return to_patterns(value)
+    path = value.strip().removeprefix("sqlite:///")
+    is_source = name == "IMAGE_ASSETS_BACKBONE" and path in WEIGHT_SOURCES
+    return () if not path or "://" in path or is_source else (path,)
 
 
 def relocate(home: Path, new: Path) -> None:
@@ -180,7 +189,7 @@ def adopt(home: Path, variables: Mapping[str, str] = os.environ) -> None:
     require_known_format(home)
     print(f"Updating paths in {home} that still point to {former}…", flush=True)
     with in_use(home, alone=True):
-        landing = read_landing(home) or str(home / "landing")
+        landing = stored_landing(home) or str(home / "landing")
         settings = read_settings({**variables, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": landing})
         if settings.storage != home:
             print(f"Tables and models stay in {settings.storage}.", flush=True)

@@ -32,6 +32,7 @@ def settings_of(home: Path, **variables: str) -> Settings:
         ("IMAGE_ASSETS_LANDING", "https://ann:tOps3cret@photos.example", "remove it"),
         ("IMAGE_ASSETS_STORAGE", "s3a://ann:tOps3cret@bucket", "AWS_… variables"),
         ("AWS_ENDPOINT_URL", "http://ann:tOps3cret@s3.example", "AWS_… variables"),
+        ("AWS_ENDPOINT_URL_SQS", "http://ann:tOps3cret@sqs.example", "AWS_… variables"),
     ],
 )
 def test_an_address_with_a_password_is_rejected_without_repeating_it(

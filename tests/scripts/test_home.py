@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resources.home import HomeInUse
+from resources.home import HomeInUse, write_landing
 from resources.settings import Settings, read_settings
 from scripts.home import prepare
 from tests.support.homes import ROOT, used_by_another_process
@@ -32,6 +32,18 @@ def test_tables_of_two_landing_folders_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "home" / "tables").mkdir()
     with pytest.raises(ValueError, match=r"photographs, not of .*other\. Set IMAGE_ASSETS_HOME"):
         prepare(settings(tmp_path / "home", tmp_path / "other"))
+
+
+@pytest.mark.parametrize("landing", ["", "sftp://ann@host/photos"])
+def test_a_home_with_a_password_in_its_landing_folder_is_rejected_without_repeating_it(
+    tmp_path: Path, landing: str
+) -> None:
+    (tmp_path / "tables").mkdir()
+    write_landing(tmp_path, "sftp://ann:tOps3cret@host/photos")
+    with pytest.raises(ValueError, match=r"address contains a password.*IMAGE_ASSETS_HOME to a new folder") as raised:
+        prepare(read_settings({"IMAGE_ASSETS_HOME": str(tmp_path), "IMAGE_ASSETS_LANDING": landing}))
+    assert f"The home {tmp_path}" in str(raised.value)
+    assert "ps3cret" not in str(raised.value)
 
 
 def test_a_landing_folder_that_was_never_ingested_binds_nothing(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from resources.mlflow.model_registry import ModelRegistry
 from resources.run_launcher import SOCKET_FILE
 from resources.settings import read_settings
 from scripts.home import prepare
-from scripts.move_home import copy, main, unfinished
+from scripts.move_home import copy, main, require_unnamed, unfinished
 from tests.conftest import Ingested, tables_in
 from tests.gallery.small_home import append, landed
 from tests.support.homes import ROOT, used_by_another_process
@@ -140,6 +140,29 @@ def test_a_home_that_a_setting_leads_into_is_not_moved(
     with pytest.raises(ValueError, match=f"{name} names .*, which is in the home .*: unset it, then move the home"):
         main(tmp_path / "new", {**variables, name: value.format(home=home)})
     require_usable(home)
+
+
+def test_a_setting_that_leads_into_a_home_with_a_comma_in_its_name_is_found(tmp_path: Path) -> None:
+    home = tmp_path / "a,b"
+    with pytest.raises(ValueError, match=r"IMAGE_ASSETS_STORAGE names .*a,b/storage, which is in the home"):
+        require_unnamed(home, {"IMAGE_ASSETS_STORAGE": f"{home}/storage"})
+
+
+def test_a_home_in_which_the_command_runs_is_moved_with_the_weights_of_a_source(
+    variables: dict[str, str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    main(tmp_path / "new", {**variables, "IMAGE_ASSETS_BACKBONE": "imagenet"})
+    require_usable(tmp_path / "new")
+
+
+def test_a_home_with_a_password_in_its_landing_folder_stays_where_it_is(
+    variables: dict[str, str], home: Path, tmp_path: Path
+) -> None:
+    write_landing(home, "sftp://ann:tOps3cret@host/photos")
+    with pytest.raises(ValueError, match=r"was made for a landing folder whose address contains a password"):
+        main(tmp_path / "new", variables)
+    assert home.is_dir()
 
 
 def test_the_command_to_run_next_can_be_pasted(
