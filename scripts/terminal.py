@@ -11,6 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Literal, TextIO
 
 Style = Literal["strong", "good", "warning", "bad"]
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # parts of Persian words and of emoji
 CODES: dict[Style, str] = {"strong": "1", "good": "32", "warning": "33", "bad": "1;31"}
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +80,10 @@ def styled(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 def printable(text: str) -> str:
     """The text in one line, without characters that control a terminal: names of files and labels may contain any."""
-    return "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(
+        one if one.isprintable() or one in JOINERS else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for one in text
+    )
 
 
 def table(title: str, rows: Sequence[tuple[str, ...]], styles: Mapping[str, Style] = MappingProxyType({})) -> str:

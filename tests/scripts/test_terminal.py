@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.terminal import DISK, MLFLOW, explanation, first_line, remedy, styled, table
+from scripts.terminal import DISK, MLFLOW, explanation, first_line, printable, remedy, styled, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,6 +123,11 @@ def test_names_cannot_control_the_terminal() -> None:
     assert row == "  �]0;owned�a b�.jpg  empty"
     assert other.index("empty") == row.index("empty")
     assert first_line(ValueError(HOSTILE)) == "ValueError: �]0;owned�a"
+
+
+@pytest.mark.parametrize("name", ["گل\u200cها", "👩\u200d🌾"])
+def test_names_keep_the_characters_that_join_letters_and_emoji(name: str) -> None:
+    assert printable(name) == name
 
 
 class Terminal(io.StringIO):
