@@ -114,7 +114,8 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
     try:
         mark = json.loads(system.cat_file(f"{path}/{MARK}"))
         complete = mark["complete"]
-        own = {*mark["entries"], *entry_names(system, f"{path}/{STARTED}"), STARTED, MARK, UNFINISHED_MARK}
+        written = {*mark["entries"], *entry_names(system, f"{path}/{STARTED}")}
+        own = {*written, STARTED, MARK, UNFINISHED_MARK}
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise FileExistsError(
             f"{folder.url} is not empty and holds no earlier export, so nothing was written: choose another folder"
@@ -125,9 +126,13 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
             "set overwrite to true"
         )
     if others := sorted(names - own):
-        raise FileExistsError(
-            f"{folder.url} also holds {others[0]}, which is not of the export, so nothing was written: move it away"
+        problem = (
+            f"also holds {others[0]}, which is not part of the export, so nothing was written: move it away"
+            if complete or written
+            else "holds an unfinished export of an earlier release, which does not say which files it wrote: delete "
+            "the folder, or choose another one"
         )
+        raise FileExistsError(f"{folder.url} {problem}")
     # A run that is killed now is repeated by the next one.
     write_mark(folder, {**mark, "entries": sorted(own)}, complete=False)
     for name in names - {MARK, UNFINISHED_MARK}:
