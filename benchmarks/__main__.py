@@ -68,7 +68,7 @@ def main() -> None:
     """Run the benchmarks, save the results, write the page."""
     chosen = arguments()
     explain_errors()
-    photographs = Photographs(source=chosen.photographs)
+    photographs, measured_with = Photographs(source=chosen.photographs), conditions()
     for benchmark, size in SIZES.items():
         if chosen.only in (None, benchmark):
             started = time.monotonic()
@@ -79,7 +79,7 @@ def main() -> None:
                 found = ON_PHOTOGRAPHS[benchmark](photographs, count, chosen.repeats)
             else:
                 found = ON_SMALL[benchmark](count, chosen.repeats)
-            save(benchmark, {**found, "conditions": conditions()})
+            save(benchmark, {**found, "conditions": measured_with})
             print(f"{benchmark}: finished in {time.monotonic() - started:.0f} s\n", flush=True)
     print(write_page())
     print(f"\nResults: {RESULTS}\nPage: {PAGE}\nChart: {PICTURE}")
