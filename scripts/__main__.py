@@ -180,10 +180,10 @@ def run_in_checkout(*arguments: str) -> None:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-def number_from_1(text: str) -> int:
-    """The number that an argument is. Raises ArgumentTypeError if it is none, or less than 1."""
+def positive_integer(text: str) -> int:
+    """Parses an argument as a positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return int(text)
 
 
@@ -213,14 +213,14 @@ def build_parser() -> argparse.ArgumentParser:
     add(move_home).add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a new or empty folder")
     samples = add(sample_images)
     samples.add_argument("folder", type=Path, metavar="FOLDER")
-    samples.add_argument("--per-label", type=number_from_1, default=60, help="images per label (default: 60)")
+    samples.add_argument("--per-label", type=positive_integer, default=60, help="images per label (default: 60)")
     samples.add_argument("--seed", type=int, default=7, help="the same seed gives the same bytes (default: 7)")
     add(setup)
     add(s3)
     benchmarks = add(bench)
     benchmarks.add_argument("--only", metavar="NAME", help="one benchmark, e.g. ingest or training")
-    benchmarks.add_argument("--size", type=number_from_1, metavar="IMAGES")
-    benchmarks.add_argument("--repeats", type=number_from_1, metavar="RUNS")
+    benchmarks.add_argument("--size", type=positive_integer, metavar="IMAGES")
+    benchmarks.add_argument("--repeats", type=positive_integer, metavar="RUNS")
     benchmarks.add_argument("--photographs", type=Path, metavar="FOLDER", help="your own images, not generated ones")
     add(docs)
     return parser

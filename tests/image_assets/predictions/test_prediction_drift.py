@@ -22,6 +22,7 @@ from image_assets.predictions.prediction_drift import (
     confidence,
     days_to_embed,
     figures_by_day,
+    is_new,
     jumps,
     label_shares,
     prediction_drift,
@@ -30,7 +31,7 @@ from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, P
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.queries import query, querying
 from resources.delta.table import Table
-from resources.mlflow.model_registry import ModelRegistry
+from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model, saved_pickle
 
 LABELS = ["ball", "cube"]
@@ -221,6 +222,22 @@ def test_days_are_measured_again_and_the_check_warns(
     rows = delta_tables.read(PREDICTION_DRIFT, ["day", "images", "label_shares", "answer_distance"]).to_pylist()
     assert {row["images"] for row in rows} == {30}
     assert min(row["answer_distance"] for row in rows) == pytest.approx(0, abs=1e-6)
+
+
+def test_metrics_are_new_unless_the_same_version_has_them_on_the_same_day(delta_tables: DeltaTables) -> None:
+    schema = to_arrow_schema(PREDICTION_DRIFT.columns)
+    versions = [ModelVersion(number, "None", (), f"run {number}", "", {}) for number in (1, 2)]
+
+    def rows(version: ModelVersion, images: int) -> list[dict[str, Any]]:
+        row = {**key_of(version), "day": MONDAY.date(), "images": images}
+        return [{**dict.fromkeys(schema.names), **row}, {**dict.fromkeys(schema.names), **row, "day": date(2026, 3, 3)}]
+
+    for version in versions:
+        add(delta_tables, PREDICTION_DRIFT, rows(version, 10 * version.version)[:1])
+    for version in versions:
+        for images in (10, 20):
+            measured = pa.Table.from_pylist(rows(version, images), schema)
+            assert is_new(measured, version, delta_tables) == [images != 10 * version.version, True]
 
 
 def test_a_pickled_version_is_not_loaded_for_its_embeddings(
