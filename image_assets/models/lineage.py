@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from image_assets.models.training import Task
 
 TABLE_VERSIONS = "table_versions"
-CACHE_SETTINGS = "cache_settings"  # the tag with what images were like in the caches of the training
+CACHE_SETTINGS = "cache_settings"  # the tag that records how the training caches stored images
 THRESHOLDS = "thresholds"  # the tag of a version that abstains: `Thresholds` as JSON
 
 CURVES_FILE = "learning_curves.png"

@@ -32,8 +32,8 @@ class TrainingResult:
     history: tuple[dict[str, float], ...]
     best_epoch: int  # by the validation images, counted over the whole history
     steps: int  # per epoch, equal on all ranks
-    images_per_second: float  # of this rank, while it embedded images
-    embedded_images: int  # by this rank, not counting those that image_embeddings has
+    images_per_second: float  # of this rank, while it embedded images; `combined` adds up those of all ranks
+    embedded_images: int  # by this rank, not counting those that image_embeddings has; `combined` adds them up
     seconds: float  # on this rank, from the built network to the logged model
     seconds_to_first_step: float
     precision: str

@@ -257,7 +257,7 @@ def with_class_names(rows: pa.Table, metadata: Mapping[bytes, bytes] | None) -> 
         labels = pa.array([class_name(number, names) for number in numbers], pa.string())
         outside = sum(number is not None and not -1 <= number < len(names) for number in numbers)
         if outside:
-            notes.append(f"the column {name} has {outside:,} numbers that are not those of a class: they stay numbers")
+            notes.append(f"the column {name} has {outside:,} numbers without a class name, which are kept as numbers")
         rows = rows.set_column(rows.column_names.index(name), name, labels)
     return rows, notes
 

@@ -86,9 +86,10 @@ def is_url(name: str) -> bool:
 
 
 def require_file_or_s3(location: str) -> None:
-    """Raises a ValueError unless a location in a run config is a local path or an S3 URL.
+    """Raises ValueError unless the source of images or of a table is a local path or an S3 URL.
 
-    Others could reach servers in this machine's network, also through a chain of file systems (`a::b`).
+    For `fetch_images` and `unpack_parquet`: other URLs could reach servers in this machine's network, also through a
+    chain of file systems (`a::b`).
     """
     if "::" in location or (is_url(location) and not location.startswith("s3://")):
         raise ValueError("the location is not supported: expected a local path or s3://…, without ::")

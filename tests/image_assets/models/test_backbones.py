@@ -42,7 +42,7 @@ TORCH_RESNET = RESNET50.implementations["torch"]
 
 
 @pytest.mark.parametrize("name", MOBILENET_V2.implementations["torch"].weight_files)
-def test_a_folder_weights_is_found_in_its_folder_under_each_of_its_names(tmp_path: Path, name: str) -> None:
+def test_weights_are_found_in_a_folder_under_each_of_their_names(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
 
     assert folder_weights(str(tmp_path), MOBILENET_V2.implementations["torch"]) == tmp_path / name
@@ -51,7 +51,7 @@ def test_a_folder_weights_is_found_in_its_folder_under_each_of_its_names(tmp_pat
 @pytest.mark.parametrize(
     ("folder", "found"), [("empty", "holds nothing"), ("full", "holds other.bin"), ("missing", "is not a folder")]
 )
-def test_a_missing_folder_weights_is_told_with_what_is_there(tmp_path: Path, folder: str, found: str) -> None:
+def test_a_folder_without_weights_is_reported_with_what_is_there(tmp_path: Path, folder: str, found: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.bin").touch()
