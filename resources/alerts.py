@@ -69,7 +69,7 @@ def captured_logs() -> Iterator[list[tuple[str, str]]]:
 def to_delivery_result(log_lines: LogLines) -> DeliveryResult:
     """The result of a message that apprise does not report as accepted, from the log of sending it.
 
-    It is `refused` if the receiver was never reached or returned an error, also one of a gateway (502, 504): services
+    It is `refused` if the receiver was never reached or returned an error, including a gateway's (502, 504): services
     usually fail that way when they are down. Otherwise it is `unclear`, because it may have arrived.
     """
     result = UNANSWERED

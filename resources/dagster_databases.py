@@ -16,7 +16,7 @@ from threading import Lock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-MAX_CONNECTIONS = 8  # that stay open: a long-lived process has many runs, each with its own database
+MAX_CONNECTIONS = 8  # kept open: a long-lived process has many runs, each with its own database
 
 _connections: OrderedDict[str, sqlite3.Connection] = OrderedDict()
 _lock = Lock()

@@ -94,7 +94,7 @@ def to_parts(address: str) -> SplitResult | None:
 
 
 def holds_password(address: str, parts: SplitResult | None) -> bool:
-    """Whether a password is in the address, or among its parameters; of a web server's, also an account."""
+    """Whether an address contains a password, also as a parameter; for web servers, an account counts as one."""
     names = map(str.lower, parse_qs(parts.query)) if parts else ()
     is_account = address.startswith(HTTP) and "@" in address
     return is_account or bool(PASSWORD.search(address)) or not PASSWORD_NAMES.isdisjoint(names)

@@ -75,7 +75,7 @@ def main(new: Path | None, variables: Mapping[str, str] = os.environ) -> int:
     new = home if new is None else new.expanduser().resolve()
     if new != home:
         require_unnamed(home, variables)
-        stored_landing(home)  # which no command could use at the new place either if it contains a password
+        stored_landing(home)  # raises before anything is moved: a stored password would end every later command
         relocate(home, new)
     adopt(new, variables)
     if new != home:

@@ -79,7 +79,7 @@ def styled(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """The text in one line, without characters that control a terminal: names of files and labels may contain any."""
+    """The text in one line, without the control characters that names of files and labels may contain."""
     return "".join(
         one if one.isprintable() or one in JOINERS else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}"
         for one in text

@@ -34,7 +34,7 @@ MAX_ATTEMPTS = 10  # to add columns, if other processes commit at the same time
 
 
 class LostTable(RuntimeError):
-    """A table that was created, and that is no longer there."""
+    """A table that was created but no longer exists."""
 
 
 class BrokenTable(RuntimeError):
@@ -202,7 +202,7 @@ def remember(uri: str) -> None:
 
 
 def was_created(uri: str) -> bool:
-    """Whether a table was created at `uri`, be it there or not."""
+    """Whether a table was ever created at `uri`, even if it no longer exists."""
     system, path = _record(uri)
     return system.get_file_info(path).type == FileType.File
 

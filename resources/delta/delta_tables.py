@@ -153,7 +153,7 @@ class DeltaTables(StoredTables):
             rows: Rows with the columns that `where` and `updates` name.
             table: The table.
             updates: SQL expressions for columns, over `old.column` and `new.column`.
-            where: The condition, over the same.
+            where: The SQL condition on which a row is updated, over the same columns.
         """
 
         def update(log: DeltaTable) -> None:
@@ -272,7 +272,7 @@ class DeltaTables(StoredTables):
         )
 
     def _retry(self, table: Table, commit: Callable[[DeltaTable], None]) -> None:
-        """Commits to the newest version of the table, again if another process has committed first."""
+        """Commits to the table's newest version; tries again if another process commits first."""
         for attempt in range(1, MERGE_ATTEMPTS + 1):
             log = self._open_to_write(table)
             try:

@@ -263,7 +263,7 @@ def with_class_names(rows: pa.Table, metadata: Mapping[bytes, bytes] | None) -> 
 
 
 def to_texts(rows: pa.Table) -> tuple[pa.Table, list[str]]:
-    """The columns as strings, and notes about those that have none. An image's `image.path` is called `image`."""
+    """The columns as strings, and notes about those that cannot be converted; `image.path` is called `image`."""
     columns, names, notes = [], [], []
     for name, column in zip((flat := rows.flatten()).column_names, flat.columns, strict=True):
         try:

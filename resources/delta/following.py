@@ -103,7 +103,7 @@ def unprocessed_files(
     skipped = delta_tables.read_keys(into, is_of(part) if part else None, names=keys)
     version = delta_tables.version(upstream)
     files = table_files(delta_tables.uri(upstream), version).files[::-1]
-    # The position comes with the last batch: a run that is killed before compares keys again.
+    # Only the last batch has the position: after a run that was killed before it, the next one compares keys again.
     return [*((None, [file]) for file in files[:-1]), *((version, [file]) for file in files[-1:])], skipped
 
 
@@ -155,7 +155,7 @@ def followed_version(
 ) -> int | None:
     """The upstream's version up to which the table, or a part of it, has all rows; None if no commit records one.
 
-    A position in a table that was recreated, or restored from an older copy, counts for nothing.
+    A position in a table that was recreated, or restored from an older copy, is ignored.
     """
     position = _recorded_position(delta_tables, upstream, into, part)
     return None if position is None or why_void(delta_tables.uri(upstream), position) else int(position[VERSION])

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 
 def replace_file(part: Path, file: Path) -> None:
-    """Renames a complete file to another one, once it is on the disk."""
+    """Flushes a complete file to the disk, then renames it to the other one."""
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.replace(file)

@@ -127,7 +127,7 @@ ADAPTATIONS: tuple[SourceEdit | RuntimeReplacement, ...] = (
         "register_shutdown_event",
         side="driver",
         create=lambda original, stop: lambda: stop,
-        reason="Horovod takes over SIGINT and SIGTERM for good, so that a Dagster run could not be canceled.",
+        reason="Horovod replaces the handlers of SIGINT and SIGTERM for good, so a Dagster run could not be canceled.",
         drop_when="Horovod restores the signal handlers it found, or accepts an event that stops a run.",
     ),
     RuntimeReplacement(
