@@ -31,7 +31,7 @@ CODECS = {
 }
 VIDEOS = ("1.2.840.10008.1.2.4.100", *(f"1.2.840.10008.1.2.4.10{number}" for number in range(1, 9)))
 MAX_MESSAGE = 200
-MAX_FRAMES = 2**31 - 1  # as the standard and the tables' columns have it
+MAX_FRAMES = 2**31 - 1  # the limit of DICOM and of an int column
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 

@@ -6,8 +6,10 @@ This file stands alone: a copy is stored with every model version.
 import base64
 import binascii
 import os
+import re
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 from PIL import Image
@@ -40,7 +42,13 @@ AVIF_BRANDS = {b"avif", b"avis"}
 END_BYTES = 64 * 1024  # how much may follow the last bytes of a complete file
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 PADDING = b"\0\r\n "  # what may follow the end of a GIF
-START_OF_SCAN = b"\xda"  # of a JPEG: the marker before its pixels
+# Of a JPEG: a marker (bytes in front of one are skipped), those without a length, and the one before the pixels.
+MARKER = re.compile(rb"\xff[^\0\xff]")
+WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
+END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
+HEADER_BYTES = 4096  # read at a time
+START_OF_JXL = b"\xff\x0a"
+SIZE_BYTES = 12  # of the start of a JPEG XL, in which its size is
 RATIOS_OF_JXL = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height, by number
 
 TURNS = {  # by EXIF orientation
@@ -193,7 +201,9 @@ def is_complete(file: BinaryIO, name: str | None) -> bool | None:
     if name in ENDS:
         file.seek(max(0, length - END_BYTES))
         end = file.read()
-        return end.rstrip(PADDING).endswith(ENDS[name]) if name == "GIF" else ENDS[name] in end
+        if name == "GIF":  # decoders need no trailer, and ignore what follows it
+            return end.rstrip(PADDING).endswith(ENDS[name]) or None
+        return ENDS[name] in end
     file.seek(0)
     start = file.read(12)
     if name == "WEBP":
@@ -207,8 +217,7 @@ def is_complete(file: BinaryIO, name: str | None) -> bool | None:
 
 def size_of_jxl(content: bytes) -> tuple[int, int]:
     """The width and height in the header of JPEG XL, as ISO/IEC 18181-1 writes them: bits, the lowest first."""
-    start = _codestream_of_jxl(content)
-    bits = int.from_bytes(content[start + 2 : start + 12], "little")
+    bits = int.from_bytes(_start_of_jxl(content)[len(START_OF_JXL) :], "little")
 
     def taken(count: int) -> int:
         nonlocal bits
@@ -227,35 +236,71 @@ def size_of_jxl(content: bytes) -> tuple[int, int]:
     return height * across // down if ratio else side(), height
 
 
-def _codestream_of_jxl(content: bytes) -> int:
-    """Where the image itself begins: after the boxes in front of it, if the file has boxes."""
-    start = 0
-    while content[start : start + 2] != b"\xff\x0a":
-        size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
-        size, head = (int.from_bytes(content[start + 8 : start + 16], "big"), 16) if size == 1 else (size, 8)
+def _start_of_jxl(content: bytes) -> bytes:
+    """The first bytes of the image itself; a file with boxes has it in one, or split anywhere over several."""
+    if content.startswith(START_OF_JXL):
+        return content[:SIZE_BYTES]
+    position, found = 0, b""
+    while len(found) < SIZE_BYTES and position + 8 <= len(content):
+        size, kind = int.from_bytes(content[position : position + 4], "big"), content[position + 4 : position + 8]
+        size, head = (int.from_bytes(content[position + 8 : position + 16], "big"), 16) if size == 1 else (size, 8)
+        end = position + size if size else len(content)
         if kind in (b"jxlc", b"jxlp"):
-            start += head + 4 * (kind == b"jxlp")  # the number of the part
+            start = position + head + 4 * (kind == b"jxlp")  # after the number of the part
+            found += content[start : min(end, start + SIZE_BYTES)]
+        if end < position + head:
             break
-        if size < head:
-            raise ValueError("it has no box with an image")
-        start += size
-    return start
+        position = end
+    if not found.startswith(START_OF_JXL):
+        raise ValueError("it has no box with an image")
+    return found[:SIZE_BYTES]
+
+
+def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG up to the start of its pixels: the marker, and the offset and length of what follows it.
+
+    As decoders do, it skips any bytes in front of a marker.
+    """
+    position = 2
+    while True:
+        file.seek(position)
+        block = file.read(HEADER_BYTES)
+        found = MARKER.search(block)
+        if not found:
+            if len(block) < HEADER_BYTES:
+                return
+            position += len(block) - 1  # the last byte may be the first one of a marker
+            continue
+        marker = block[found.end() - 1]
+        position += found.end()
+        if marker in WITHOUT_LENGTH:
+            continue
+        file.seek(position)
+        length = int.from_bytes(file.read(2), "big")
+        if marker == END_OF_IMAGE or length < 2:
+            return
+        yield marker, position + 2, length - 2
+        if marker == START_OF_SCAN:
+            return
+        position += length
 
 
 def _has_end_of_jpeg(file: BinaryIO) -> bool:
     """Whether an end marker follows the start of the pixels; that of a thumbnail in the header comes before."""
-    position, head = 2, b"\xff"
-    while head[:1] == b"\xff" and head[1:2] != START_OF_SCAN:
-        file.seek(position)
-        head = file.read(4)
-        if head[:2] == b"\xff\xff":  # a fill byte
-            position += 1
-        else:
-            position += 2 + int.from_bytes(head[2:4], "big")
+    start = next((offset + length for marker, offset, length in jpeg_segments(file) if marker == START_OF_SCAN), None)
+    if start is None:
+        return False
+    # Much may follow it, such as other images or the video of a motion photo.
+    near_end = max(start, file.seek(0, os.SEEK_END) - END_BYTES)
+    return _contains(file, ENDS["JPEG"], near_end) or (near_end > start and _contains(file, ENDS["JPEG"], start))
+
+
+def _contains(file: BinaryIO, pair: bytes, position: int) -> bool:
+    """Whether the two bytes are in the file from the position on."""
     file.seek(position)
     before = b""
-    while block := file.read(END_BYTES):  # much may follow, such as other images or the video of a motion photo
-        if ENDS["JPEG"] in before + block:
+    while block := file.read(END_BYTES):
+        if pair in before + block:
             return True
         before = block[-1:]
     return False

@@ -6,6 +6,7 @@ This file stands alone: a copy is stored with every model version.
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from .formats import (
     UnreadableImage,
     format_of,
     is_complete,
+    jpeg_segments,
     not_an_image,
     size_of_jxl,
     to_one_line,
@@ -50,6 +52,8 @@ ORIENTATION = 0x0112  # the EXIF tag
 PNG_SIGNATURE_BYTES = 8
 MAX_CHUNK_BYTES = 1024**2  # of EXIF data, whatever length a PNG promises
 MAX_WHOLE_PIXELS = 250_000_000  # of formats whose decoders have no smaller scale
+FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a JPEG's frame headers
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of decoded pixels, by the number of channels
 COLOR_OF_PNG = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}  # by color type, of those that can have 16 bits
 
 
@@ -211,18 +215,15 @@ def _open_rare_jpeg(content: bytes) -> Picture:
         values = values[:, :, None] if values.ndim == 2 else values
         return Page(*from_samples(values, bits if bits in range(9, 16) else None))
 
-    mode = ("L" if channels == 1 else "RGB") + (";16" if bits > 8 else "")
+    mode = MODES[channels] + (";16" if bits > 8 else "")
     return Picture(Header(width, height, mode, "JPEG", 1), decode, Image.Exif())
 
 
 def _frame_of_jpeg(content: bytes) -> tuple[int, int, int, int]:
     """The bits per sample, height, width and number of channels in a JPEG's frame header."""
-    position = 2
-    while position + 10 <= len(content):
-        marker = content[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack_from(">BHHB", content, position + 4)
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    for marker, offset, _ in jpeg_segments(BytesIO(content)):
+        if marker in FRAME_HEADERS:
+            return struct.unpack_from(">BHHB", content, offset)
     raise ValueError("it has no frame header")
 
 
@@ -240,7 +241,7 @@ def _open_jxl(file: BinaryIO, name: str) -> Picture:
 def require_few_pixels(width: int, height: int, name: str) -> None:
     """Raises UnreadableImage if an image has too many pixels for a decoder that has no smaller scale."""
     if width * height > MAX_WHOLE_PIXELS:
-        message = f"{width} x {height} pixels: expected at most {MAX_WHOLE_PIXELS:,} of {name}"
+        message = f"{width} x {height} pixels: expected at most {MAX_WHOLE_PIXELS:,} for {name}"
         raise UnreadableImage(f"{message}, which is decoded in full; make the image smaller", "too_many_pixels")
 
 
@@ -248,7 +249,7 @@ def _from_array(values: np.ndarray, name: str, *, pages: int = 1, bits: int | No
     """An image of decoded pixels: (height, width), or (height, width, channels) with gray, RGB and perhaps alpha."""
     values = values[:, :, None] if values.ndim == 2 else values
     height, width, channels = values.shape
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    mode = MODES[channels]
 
     def decode(_: int) -> Page:
         return Page(*from_samples(values, bits))

@@ -28,7 +28,7 @@ def smaller_image(file: BinaryIO, picture: Picture, side_pixels: int, page: int 
     """
     header = picture.header
     try:
-        if ENDS.get(header.format) and not is_complete(file, header.format):  # libvips would fill it up with gray
+        if header.format in ENDS and is_complete(file, header.format) is False:  # libvips would fill it up with gray
             raise ValueError(f"it does not end with {ENDS[header.format]!r}: it is truncated")
         found = _page(file, picture, side_pixels, page)
         small = in_mode(found.image, "RGB", found.profile)

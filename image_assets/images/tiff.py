@@ -98,7 +98,7 @@ class TiffPage:
                 raise ValueError(f"its pixels end at byte {offset + size:,}, the file at {length:,}: it is truncated")
 
     def require_few_samples(self, file: BinaryIO, count: int) -> None:
-        """Raises UnreadableImage if so many samples at once would exhaust the memory, made by a small file."""
+        """Raises UnreadableImage if a small file would decode to more samples than memory can hold."""
         length = file.seek(0, os.SEEK_END)
         size = count * (self.page.dtype.itemsize if self.page.dtype is not None else 1)
         limit = max(MAX_BYTES, MAX_TIMES_LENGTH * length)

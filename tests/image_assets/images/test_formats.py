@@ -14,6 +14,7 @@ from PIL import Image
 from image_assets.images.features import to_features
 from image_assets.images.formats import UnreadableImage, format_of, is_complete, size_of_jxl
 from image_assets.images.isolated_process import GuardedProcess
+from image_assets.images.pictures import open_picture
 from image_assets.images.pixels import read_header, to_pixels, to_smaller
 from tests.support.image_files import dicom, png_16, saved, tiff, with_late_exif
 from tests.support.images import noise_jpeg, picture, put
@@ -78,6 +79,36 @@ def test_a_rare_jpeg_is_refused_for_its_size_before_it_is_decoded(bits: int) -> 
     assert refused.value.reason == "too_many_pixels"
 
 
+def test_a_rare_jpeg_with_bytes_between_its_segments_is_read() -> None:
+    content = bytes(imagecodecs.ljpeg_encode(GRAY, bitspersample=12))
+    assert header_size_of(BytesIO(content.replace(b"\xff\xc3", b"\0\xff\xff\xc3", 1))) == (64, 48)
+    assert to_pixels(content.replace(b"\xff\xc3", b"\xff\xff\xc3", 1), 8).shape == (8, 8, 3)
+
+
+def test_the_mode_of_a_rare_jpeg_is_that_of_its_pixels() -> None:
+    content = imagecodecs.jpeg8_encode(np.repeat(GRAY[:, :, None], 4, axis=2), bitspersample=12)
+    found = open_picture(BytesIO(bytes(content)))
+    assert (found.header.mode, found.decode(0).image.mode) == ("RGBA;16", "RGBA")
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def in_parts(codestream: bytes, first: int) -> bytes:
+    """A JPEG XL whose image is in two boxes, with so many bytes in the first one."""
+    head = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
+    last = struct.pack(">I", 1 << 31 | 1)
+    return head + box(b"jxlp", bytes(4) + codestream[:first]) + box(b"jxlp", last + codestream[first:])
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 5, 100])
+def test_the_size_of_a_jpeg_xl_in_parts_is_read_across_them(first: int) -> None:
+    content = in_parts(bytes(imagecodecs.jpegxl_encode(np.zeros((700, 513), np.uint8), usecontainer=False)), first)
+    assert imagecodecs.jpegxl_decode(content).shape[:2] == (700, 513)
+    assert size_of_jxl(content) == (513, 700)
+
+
 @pytest.mark.parametrize("container", [False, True])
 @pytest.mark.parametrize("size", [(48, 64), (256, 256), (30, 40), (1, 512), (700, 513), (9000, 20), (180, 320)])
 def test_the_size_of_a_jpeg_xl_is_read_from_its_header(size: tuple[int, int], container: bool) -> None:
@@ -89,7 +120,7 @@ def test_a_jpeg_xl_is_refused_for_its_size_before_it_is_decoded() -> None:
     width = bytes(imagecodecs.jpegxl_encode(np.zeros((30_000, 9), np.uint8)))
     square = width[:2] + (int.from_bytes(width[2:8], "little") & (1 << 21) - 1 | 1 << 21).to_bytes(6, "little")
     assert size_of_jxl(square + width[8:]) == (30_000, 30_000)
-    with pytest.raises(UnreadableImage, match="30000 x 30000 pixels: expected at most 250,000,000 of JXL") as refused:
+    with pytest.raises(UnreadableImage, match="30000 x 30000 pixels: expected at most 250,000,000 for JXL") as refused:
         in_little_memory(pixels_of, square + width[8:])
     assert refused.value.reason == "too_many_pixels"
 
@@ -145,11 +176,48 @@ def test_whatever_follows_the_end_of_a_photograph_it_is_complete(after: bytes) -
     assert is_complete(BytesIO(with_thumbnail(PICTURE) + after), "JPEG")
 
 
-def test_a_gif_ends_with_its_trailer() -> None:
+@pytest.mark.parametrize(
+    "between", [b"\0", b"\xff", b"\xff\xff\xff", b"\xff\x01", b"\xff\xd0", b"junk", b"\xff" * 5000]
+)
+def test_bytes_between_the_segments_of_a_jpeg_are_skipped(between: bytes) -> None:
+    content = noise_jpeg(1, (300, 200))
+    content = content[:2] + between + content[2:]
+    assert is_complete(BytesIO(content), "JPEG")
+    assert not is_complete(BytesIO(content[:-3000]), "JPEG")
+
+
+class CountedFile(BytesIO):
+    """A file that counts how often and how much is read."""
+
+    reads = bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self.reads, self.bytes_read = self.reads + 1, self.bytes_read + len(found)
+        return found
+
+
+def test_the_end_of_a_large_jpeg_is_found_without_reading_all_of_it() -> None:
+    content = noise_jpeg(1, (300, 200))
+    pixels = content.index(b"\xff\xda") + 100
+    file = CountedFile(content[:pixels] + bytes(10_000_000) + content[pixels:])
+    assert is_complete(file, "JPEG")
+    assert file.bytes_read < 200_000
+
+
+def test_fill_bytes_of_a_jpeg_are_read_in_blocks() -> None:
+    file = CountedFile(b"\xff\xd8" + b"\xff" * 1_000_000)
+    assert not is_complete(file, "JPEG")
+    assert file.reads < 1000
+
+
+def test_a_gif_with_its_trailer_is_complete_and_one_without_may_be() -> None:
     content = saved(PICTURE, "GIF")
     assert content[:-1].rfind(b";") > len(content) - 2000
     for padding in (b"", b"\0\0", b"\r\n"):
         assert is_complete(BytesIO(content + padding), "GIF")
-    assert not is_complete(BytesIO(content[:-1]), "GIF")
-    with pytest.raises(UnreadableImage, match="truncated"):
+    for readable in (content[:-1], content + b"made by a camera"):
+        assert is_complete(BytesIO(readable), "GIF") is None
+        assert to_smaller(BytesIO(readable), 8) == to_smaller(BytesIO(content), 8)
+    with pytest.raises(UnreadableImage, match="Unexpected end of GIF source.*: copy the file again, or save it again"):
         to_smaller(BytesIO(content[:-1000]), 8)
