@@ -6,6 +6,7 @@ counted from the level below.
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from zlib import crc32
 import pyarrow.compute as pc
 
 from image_assets.data.inspection import CURRENT
-from image_assets.data.label_paths import folded
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.queries import query
@@ -76,9 +76,7 @@ class FolderLayout:
     @property
     def code(self) -> int:
         """A number that changes with the labels and splits that the layout gives."""
-        # Labels that are merged were once written in lower case, and are written again.
-        merged = self.merged and "folded"
-        return crc32(json.dumps([self.level, merged, sorted(self.given_splits)]).encode())
+        return crc32(json.dumps([self.level, self.merged, sorted(self.given_splits)]).encode())
 
     def __str__(self) -> str:
         where = {1: "the first-level folder", -1: "the folder of the file"}
@@ -112,7 +110,7 @@ def to_split(folder: str) -> str | None:
 
 def normalized(label: str) -> str:
     """What labels have in common that differ in case, spaces around them or Unicode form only."""
-    return folded(" ".join(label.split()))
+    return unicodedata.normalize("NFC", " ".join(label.split()).lower())
 
 
 def to_given_splits(paths: Iterable[str], landing: str, setting: str, before: frozenset[str]) -> frozenset[str]:
