@@ -41,7 +41,7 @@ def replay(delta_tables: DeltaTables, image_folder: ImageFolder, *, reason: str,
     if not chosen:
         return 0
     before = ledger_rows(delta_tables, chosen)
-    stat_file = image_folder.list_paths(chosen).stat_file
+    stat_file = image_folder.stat_files(chosen)
     files = [file for name in chosen if (file := stat_file(name)) and file.regular]
     executor = executor_for(delta_tables.pyspark, size_of(files))
     with delta_tables.progress_line("read again", len(files), "files") as progress:

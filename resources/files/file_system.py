@@ -100,6 +100,8 @@ def link_target(name: bytes | str, link_roots: Sequence[str]) -> str | None:
 
     The roots are real paths. A loop of links leads nowhere, so that opening its end fails.
     """
+    if not link_roots:
+        return None
     target = os.path.realpath(os.fsdecode(name))
     return target if any(target.startswith(f"{root.rstrip('/')}/") for root in link_roots) else None
 
@@ -108,7 +110,7 @@ def stat_file(path: str, link_roots: Sequence[str] = ()) -> ImageFile | None:
     """A local file's current state, or None if it is gone; of a link below the roots, the state of its target."""
     try:
         status = os.lstat(to_name(path))
-        if link_roots and stat.S_ISLNK(status.st_mode) and (target := link_target(to_name(path), link_roots)):
+        if stat.S_ISLNK(status.st_mode) and (target := link_target(to_name(path), link_roots)):
             with suppress(FileNotFoundError, NotADirectoryError):  # a link that leads nowhere is not gone
                 status = os.lstat(target)
     except (FileNotFoundError, NotADirectoryError):
@@ -216,7 +218,7 @@ def open_file(path: str, link_roots: Sequence[str] = (), open_folders: OpenFolde
         with system.open(object_name, "rb") as file:
             yield cast(BinaryIO, file)
         return
-    target = link_target(to_name(path), link_roots) if link_roots else None
+    target = link_target(to_name(path), link_roots)
     *folders, name = (os.fsencode(target) if target else to_name(path)).split(b"/")[1:]
     with nullcontext(open_folders) if open_folders else OpenFolders() as opened:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK

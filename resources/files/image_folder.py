@@ -36,6 +36,7 @@ from resources.files.listing import (
     to_relative_name,
 )
 
+MANY_PATHS = 100  # one request each takes longer than a listing, which has 1,000 objects a request
 PART_PREFIX = ".fetching-"  # of a file that is still being written; listings skip it
 SplitFolders = Literal["auto", "on", "off"]
 # What systems and programs leave beside photographs: hidden files and folders (`.git`, `.dvc`, `.Trash-1000`,
@@ -208,6 +209,7 @@ class ImageFolder(dg.ConfigurableResource):
         """Lists only the files with these paths, as far as they exist and `list_names` would list them."""
         names, skipped, excluded = self.name_filter(), Skipped(), set[str]()
         found: dict[str, ImageFile] = {}
+        stat = stat_object if is_url(self.root) else partial(stat_file, link_roots=self.real_link_roots)
         for path in paths:
             name = to_relative_name(path, self.path)
             if not name or (not is_url(self.root) and ".." in name.split("/")):
@@ -215,10 +217,15 @@ class ImageFolder(dg.ConfigurableResource):
             if folder := next(filter(names.excluded, folders_of(name)), None):
                 excluded.add(folder)
             elif names.keeps(name, skipped):
-                file = stat_object(path) if is_url(self.root) else stat_file(path, self.real_link_roots)
+                file = stat(path)
                 found |= {path: file} if file else {}
         skipped.folders.update(folder.rpartition("/")[2] for folder in excluded)
         return Listing({path: file.regular for path, file in found.items()}, found.get, {}, skipped)
+
+    def stat_files(self, paths: Sequence[str]) -> Callable[[str], ImageFile | None]:
+        """A function that returns the current state of each of these files; many objects are listed, not asked for."""
+        listing = self.list_names() if is_url(self.root) and len(paths) > MANY_PATHS else self.list_paths(paths)
+        return listing.stat_file
 
     def settled(self, files: Sequence[ImageFile], sleep: Callable[[float], None] = time.sleep) -> list[ImageFile]:
         """The files that are no longer being written: older than the settle period, or unchanged after it."""
@@ -226,7 +233,7 @@ class ImageFolder(dg.ConfigurableResource):
         if len(old) == len(files):
             return list(files)
         sleep(self.settle_seconds)
-        stat_again = self.list_paths(file.path for file in files if file not in old).stat_file
+        stat_again = self.stat_files([file.path for file in files if file not in old])
         return [file for file in files if file in old or stat_again(file.path) == file]
 
     def old_enough(self, files: Sequence[ImageFile]) -> list[ImageFile]:

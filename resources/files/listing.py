@@ -198,7 +198,7 @@ def leads_to_folder(entry: os.DirEntry[str]) -> bool:
 def leads_to_file(entry: os.DirEntry[str], link_roots: Sequence[str]) -> bool:
     """Whether the entry is a link to a regular file below one of the roots."""
     try:
-        return entry.is_symlink() and entry.is_file() and link_target(entry.path, link_roots) is not None
+        return entry.is_symlink() and link_target(entry.path, link_roots) is not None and entry.is_file()
     except OSError:
         return False
 

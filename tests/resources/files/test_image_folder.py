@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
@@ -56,6 +58,27 @@ def test_a_growing_file_is_not_complete_and_delays_no_other(folder: ImageFolder)
 def test_a_file_that_is_deleted_meanwhile_is_not_complete(folder: ImageFolder) -> None:
     new = put(Path(folder.root), "new.png", png(2))
     assert names_settled(folder, new.unlink) == (["a.png", "b.png"], [30])
+
+
+@pytest.mark.parametrize(("number", "requests"), [(100, 100), (101, 0)])
+def test_many_objects_are_listed_instead_of_asked_for(
+    monkeypatch: pytest.MonkeyPatch, number: int, requests: int
+) -> None:
+    folder, asked = ImageFolder(root="memory://asked/photos"), list[str]()
+    system, info = fsspec.filesystem("memory"), MemoryFileSystem.info
+    system.pipe({f"/asked/photos/{name}.png": b"1" for name in range(number)})
+    files = list_files(folder)
+
+    def counted(self: MemoryFileSystem, path: str, **options: object) -> dict:
+        asked.append(path)
+        return info(self, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "info", counted)
+    try:
+        state = folder.stat_files([file.path for file in files])
+        assert ([state(file.path) for file in files], len(asked)) == (files, requests)
+    finally:
+        system.store.clear()
 
 
 def test_a_time_in_the_future_causes_no_wait(folder: ImageFolder) -> None:
