@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -32,16 +32,18 @@ from resources.setting_values import FETCH_PERMISSIONS
 from resources.settings import read_settings
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
-SAME_BUT_FOR_SECRETS = "same_but_for_secrets"  # addresses that count as another one
+SAME_BUT_FOR_SECRETS = "same_but_for_secrets"  # addresses that differ only in secrets
 # What the words in a query parameter's name say about its value: access_token, accessToken, AWSAccessKeyId, apikey.
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 SECRETS = {
-    *("token", "sig", "signature", "hmac", "jwt", "secret", "secrets", "credential", "credentials"),
-    *("pass", "passwd", "password", "passphrase", "pw", "pwd"),
-    *("key", "apikey", "accesskey", "secretkey", "authkey", "sharedkey"),
-    *("auth", "oauth", "authorization", "bearer", "accesstoken", "authtoken", "apitoken"),
-    *("session", "sessionid", "sid", "sessid", "jsessionid", "phpsessid"),
+    *("sig", "hmac", "jwt", "passphrase", "pw", "key", "auth", "oauth", "authorization", "bearer"),
+    *("session", "sessionid", "sessid", "jsessionid", "phpsessid"),
 }
+SECRET_ENDING = re.compile(
+    r"(token|secret|passw(or)?d|pwd|signature|credential"
+    r"|(api|app|access|secret|auth|shared|user|subscription|license|sign|private|client|session)key)(s|id)?$"
+)
+FORMER_SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
 OF_SIGNED_URLS = ("x-amz-", "x-goog-")
 NO_NAME = re.compile(r"[^\w .()-]+")  # characters to replace in file names taken from addresses
 MAX_STEM_LENGTH = 100
@@ -95,20 +97,25 @@ class FetchOutcome:
         return replace(self, state=FAILED, reason=error.reason, message=error.message)
 
 
-def redacted(address: str) -> str:
-    """The address without account, values that look like secrets and, on the web, fragment."""
-    parts = urlsplit(address)
-    pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
-    query = "&".join(f"{name}{sign}{'…' if is_secret(name) else value}" for name, sign, value in pairs)
-    fragment = "" if parts.scheme in WEB else parts.fragment  # of a file or object, `#` is in the name
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
-
-
 def is_secret(parameter: str) -> bool:
     """Whether a query parameter's name says that its value is a secret."""
     name = unquote(parameter)
-    words = {word.lower() for word in WORDS.findall(name)}
-    return bool(words & SECRETS) or name.lower().startswith(OF_SIGNED_URLS)
+    words = {*(word.lower() for word in WORDS.findall(name)), re.sub("[^a-z]+", "", name.lower())}
+    return bool(words & SECRETS) or any(map(SECRET_ENDING.search, words)) or name.lower().startswith(OF_SIGNED_URLS)
+
+
+def was_secret(parameter: str) -> bool:
+    """The same as earlier versions decided it, whose rows are still in the table."""
+    return bool(FORMER_SECRET.search(parameter))
+
+
+def redacted(address: str, hides: Callable[[str], bool] = is_secret) -> str:
+    """The address without account, values that look like secrets and, on the web, fragment."""
+    parts = urlsplit(address)
+    pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
+    query = "&".join(f"{name}{sign}{'…' if hides(name) else value}" for name, sign, value in pairs)
+    fragment = "" if parts.scheme in WEB else parts.fragment  # of a file or object, `#` is in the name
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
 
 
 def refusal_of(source: Source) -> NotFetched | None:
@@ -127,9 +134,11 @@ def refusal_of(source: Source) -> NotFetched | None:
 
 
 def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched], int]:
-    """The images listed in the table, each once, and the errors of invalid rows by url.
+    """The images listed in the table, each once.
 
-    The number is that of addresses left out, because they differ from another one in secrets only.
+    Returns:
+        The images, the errors of invalid addresses by url, and the number of addresses that are left out because they
+        are the same as another one but for secrets, fragments and empty parameters.
     """
     named: dict[str, set[Source]] = defaultdict(set)
     refused: dict[str, NotFetched] = {}
@@ -305,20 +314,25 @@ def fetch(
     landed_files.prepare(image_folder.root)
     previous = read_outcomes(delta_tables)
     sources, refused, left_out = to_sources(rows)
-    log.info(f"the table lists {len(sources):,} images to download; {len(refused):,} rows are invalid")
+    log.info(f"the table lists {len(sources):,} images to download; {len(refused):,} addresses are invalid")
     counts = Counter(f"failed_{error.reason}" for error in refused.values())
     if left_out:
         counts[SAME_BUT_FOR_SECRETS] = left_out
         log.warning(
-            f"{left_out:,} addresses differ from another one only in parameters that look like secrets, such as token "
-            "or key: one of each is downloaded"
+            f"{left_out:,} addresses are the same as another one but for secrets (such as token or key), fragments and "
+            "empty parameters: one of each is downloaded"
         )
     waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
-    waiting += no_longer_named(previous, {*refused, *(source.url for source in sources)})
+    former = former_urls(previous, sources)
+    waiting += no_longer_named(previous, {*refused, *former.values(), *(source.url for source in sources)})
+    known = {url: outcome for url, outcome in previous.items() if url not in former.values()}
+    known |= {url: replace(previous[before], url=url) for url, before in former.items()}
     started = committed = time.monotonic()
-    for number, outcome in enumerate(Fetching(files, image_folder, previous).all(sources, at_once), 1):
-        counts[count_key(outcome, previous.get(outcome.url))] += 1
+    for number, outcome in enumerate(Fetching(files, image_folder, known).all(sources, at_once), 1):
+        counts[count_key(outcome, known.get(outcome.url))] += 1
         waiting.append(outcome)
+        if outcome.url in former:
+            waiting.append(FetchOutcome(former[outcome.url], UNNAMED))
         if len(waiting) >= COMMIT_ROWS or time.monotonic() - committed > COMMIT_SECONDS:
             merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
             waiting, committed = [], time.monotonic()
@@ -328,6 +342,18 @@ def fetch(
             )
     merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
     return counts
+
+
+def former_urls(previous: Mapping[str, FetchOutcome], sources: Sequence[Source]) -> dict[str, str]:
+    """By url, the one that has a source's result in the table of an earlier version, which redacted other values."""
+    urls: dict[str, list[str]] = defaultdict(list)
+    for source in sources:
+        urls[redacted(source.address, was_secret)].append(source.url)
+    return {
+        only: before
+        for before, (only, *others) in urls.items()
+        if before in previous and only not in previous and not others
+    }
 
 
 def no_longer_named(previous: Mapping[str, FetchOutcome], named: Collection[str]) -> list[FetchOutcome]:
