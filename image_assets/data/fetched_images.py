@@ -324,8 +324,9 @@ def fetch(
         )
     waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
     former = former_urls(previous, sources)
-    waiting += no_longer_named(previous, {*refused, *former.values(), *(source.url for source in sources)})
-    known = {url: outcome for url, outcome in previous.items() if url not in former.values()}
+    renamed = set(former.values())
+    waiting += no_longer_named(previous, {*refused, *renamed, *(source.url for source in sources)})
+    known = {url: outcome for url, outcome in previous.items() if url not in renamed}
     known |= {url: replace(previous[before], url=url) for url, before in former.items()}
     started = committed = time.monotonic()
     for number, outcome in enumerate(Fetching(files, image_folder, known).all(sources, at_once), 1):
