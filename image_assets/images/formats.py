@@ -42,10 +42,8 @@ AVIF_BRANDS = {b"avif", b"avis"}
 END_BYTES = 64 * 1024  # how much may follow the last bytes of a complete file
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 PADDING = b"\0\r\n "  # what may follow the end of a GIF
-# Of a JPEG: a marker (bytes in front of one are skipped), those without a length, and the one before the pixels.
-MARKER = re.compile(rb"\xff[^\0\xff]")
-WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
-END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
+MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")  # of a JPEG, without those that no length follows
+END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA  # the latter is in front of the pixels
 HEADER_BYTES = 4096  # read at a time
 START_OF_JXL = b"\xff\x0a"
 SIZE_BYTES = 12  # of the start of a JPEG XL, in which its size is
@@ -273,8 +271,6 @@ def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
             continue
         marker = block[found.end() - 1]
         position += found.end()
-        if marker in WITHOUT_LENGTH:
-            continue
         file.seek(position)
         length = int.from_bytes(file.read(2), "big")
         if marker == END_OF_IMAGE or length < 2:

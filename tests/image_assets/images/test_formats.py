@@ -205,8 +205,9 @@ def test_the_end_of_a_large_jpeg_is_found_without_reading_all_of_it() -> None:
     assert file.bytes_read < 200_000
 
 
-def test_fill_bytes_of_a_jpeg_are_read_in_blocks() -> None:
-    file = CountedFile(b"\xff\xd8" + b"\xff" * 1_000_000)
+@pytest.mark.parametrize("between", [b"\xff\xff", b"\xff\x01", b"\0\xff"])
+def test_bytes_between_the_segments_of_a_jpeg_are_read_in_blocks(between: bytes) -> None:
+    file = CountedFile(b"\xff\xd8" + between * 500_000)
     assert not is_complete(file, "JPEG")
     assert file.reads < 1000
 
