@@ -82,7 +82,7 @@ def test_untrained_weights_are_not_exported(tmp_path: Path) -> None:
 @pytest.mark.training
 def test_a_framework_that_cannot_export_says_why_and_leaves_no_file(tmp_path: Path) -> None:
     export = Export("torch", CURRENT_BACKBONE.name, str(tmp_path / "nowhere"), "lost weights")
-    with pytest.raises(BackboneNotExported, match="nowhere is not a folder: expected a folder with"):
+    with pytest.raises(BackboneNotExported, match="nowhere, which is not a folder: expected a folder with"):
         write_export(str(tmp_path), export)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
