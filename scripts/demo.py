@@ -88,11 +88,7 @@ def run_path(on_materialization: Callable[[dg.AssetMaterialization], object]) ->
     """
     if not install.PENDING.exists():
         return [run_job("whole_path", on_materialization=on_materialization)]
-    from definitions import defs
-    from image_assets.jobs.asset_jobs import BEFORE_MODELS
-
-    graph = defs.resolve_asset_graph()
-    before = BEFORE_MODELS.resolve(graph)
+    before, after = two_parts()
     first = run_job("whole_path", before, on_materialization)
     if not first.success:
         return [first]
@@ -102,8 +98,17 @@ def run_path(on_materialization: Callable[[dg.AssetMaterialization], object]) ->
             f"Nothing was trained. Fix the error above and run `{PROGRAM} demo` again: it continues with training."
         )
     importlib.invalidate_caches()  # this process has listed the folder of the packages before
-    fetched = dg.AssetKey("fetched_images")
-    return [first, run_job("whole_path", graph.get_all_asset_keys() - before - {fetched})]
+    return [first, run_job("whole_path", after)]
+
+
+def two_parts() -> tuple[set[dg.AssetKey], set[dg.AssetKey]]:
+    """The assets of the whole path that need no framework, and the others."""
+    from definitions import defs
+    from image_assets.jobs.asset_jobs import BEFORE_MODELS, WHOLE_PATH
+
+    graph = defs.resolve_asset_graph()
+    before, whole = (set(selection.resolve(graph)) for selection in (BEFORE_MODELS, WHOLE_PATH))
+    return before, whole - before
 
 
 class GalleryServer:

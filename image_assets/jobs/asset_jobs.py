@@ -33,6 +33,7 @@ COMPARED = dg.AssetSelection.assets("backbone_comparisons")
 MODELS = dg.AssetSelection.groups("models") - COMPARED.without_checks()
 PREDICTIONS = dg.AssetSelection.groups("predictions")
 BEFORE_MODELS = dg.AssetSelection.groups("data") - FETCHED
+WHOLE_PATH = dg.AssetSelection.all() - (FETCHED | COMPARED).without_checks()
 
 # These checks block training. They must not block the tables.
 BEFORE_TRAINING = dg.AssetSelection.checks(groups_in_one_split, labels_in_every_split)
@@ -99,7 +100,7 @@ fetch_images = dg.define_asset_job(
 )
 whole_path = dg.define_asset_job(
     "whole_path",
-    selection=dg.AssetSelection.all() - (FETCHED | COMPARED).without_checks(),
+    selection=WHOLE_PATH,
     description=with_example(
         "whole_path", "Run everything from the landing folder to predictions, as `make demo` does."
     ),

@@ -13,11 +13,21 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from definitions import defs
 from image_assets.data.raw_images import skipped_metadata
 from resources.files.listing import Skipped
 from resources.mlflow.model_registry import ModelVersion
 from resources.settings import read_settings
-from scripts.demo import GalleryServer, accuracy_rows, available_port, chosen, comparison, locations, skipped_rows
+from scripts.demo import (
+    GalleryServer,
+    accuracy_rows,
+    available_port,
+    chosen,
+    comparison,
+    locations,
+    skipped_rows,
+    two_parts,
+)
 from scripts.dev import is_up
 from scripts.home import prepare
 from scripts.terminal import ROOT
@@ -85,6 +95,14 @@ def test_the_summary_names_the_configured_servers_and_ports(tmp_path: Path) -> N
     rows = dict(locations(read_settings({**home, "MLFLOW_TRACKING_URI": "https://mlflow.example"})))
     assert rows["models"] == "https://mlflow.example"
     assert "https://mlflow.example (MLflow)" in rows["UI"]
+
+
+def test_the_two_parts_of_a_first_demo_are_the_whole_path_and_only_the_second_needs_frameworks() -> None:
+    before, after = two_parts()
+    of_other_jobs = {dg.AssetKey("fetched_images"), dg.AssetKey("backbone_comparisons")}
+    assert before | after == defs.resolve_asset_graph().get_all_asset_keys() - of_other_jobs
+    assert not before & after
+    assert {dg.AssetKey(name) for name in ("image_embeddings", "tensorflow_model", "torch_model")} <= after
 
 
 def test_the_gallery_takes_another_port_if_its_own_is_in_use() -> None:
