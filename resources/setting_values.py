@@ -238,6 +238,14 @@ def to_home(name: str) -> Path:
     return home
 
 
+def to_caches(name: str | Path) -> Path:
+    """The folder of the training caches; a ValueError for a URL, because Petastorm reads files."""
+    require_no_password("IMAGE_ASSETS_CACHES", str(name))
+    if is_url(str(name)):
+        raise ValueError(f"IMAGE_ASSETS_CACHES is {str(name)!r}: expected a folder, which all machines share")
+    return to_folder(name)
+
+
 def to_landing(name: str | Path) -> Path | str:
     """The landing folder; a ValueError if its files cannot be listed, or if it contains a password."""
     require_no_password("IMAGE_ASSETS_LANDING", str(name))

@@ -90,6 +90,7 @@ from resources.setting_values import (
     local_url,
     receiver_names,
     stored_landing,
+    to_caches,
     to_choice,
     to_count,
     to_fetch_allow,
@@ -195,7 +196,7 @@ def read_settings(variables: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         home=home,
         storage=to_storage(storage),
-        caches=to_folder(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
+        caches=to_caches(variables.get("IMAGE_ASSETS_CACHES") or home / "caches"),
         landing=to_landing(landing),
         tracking_uri=to_url(variables, "MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         spark_master=variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER,

@@ -51,6 +51,7 @@ def test_an_address_with_a_password_is_rejected_without_repeating_it(
         ("MLFLOW_TRACKING_URI", "http://127.0.0.1:port", "not a valid address"),
         ("MLFLOW_TRACKING_URI", "http://[x", "not a valid address"),
         ("IMAGE_ASSETS_HOME", "s3://bucket/home", "expected a folder on this machine"),
+        ("IMAGE_ASSETS_CACHES", "s3://bucket/caches", "expected a folder, which all machines share"),
         ("IMAGE_ASSETS_HOME", __file__, "which is a file: expected a folder"),
         ("IMAGE_ASSETS_LANDING", "https://example.com/photos", "files cannot be listed: expected a folder, or a URL"),
     ],
