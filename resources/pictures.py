@@ -8,11 +8,10 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from uuid import uuid4
 
 import dagster as dg
 
-from resources.files.replacing import replace_file
+from resources.files.replacing import replace_bytes
 
 FOLDER = "pictures"  # in the home
 ADDRESS = "/pictures"  # of the folder, on the web server
@@ -50,12 +49,7 @@ def store(picture: bytes, suffix: str, home: Path) -> str:
     if file.is_file():
         file.touch()  # linked again: vacuum goes by the time
         return file.name
-    part = folder / f".{uuid4().hex}"
-    try:
-        part.write_bytes(picture)
-        replace_file(part, file)  # the name says that the content is complete
-    finally:
-        part.unlink(missing_ok=True)
+    replace_bytes(file, picture)  # the name says that the content is complete
     return file.name
 
 

@@ -138,7 +138,7 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched], int
 
     Returns:
         The images, the errors of invalid addresses by url, and the number of addresses that are left out because they
-        are the same as another one but for secrets, fragments and empty parameters.
+        differ from another one only in secrets, fragments or empty parameters.
     """
     named: dict[str, set[Source]] = defaultdict(set)
     refused: dict[str, NotFetched] = {}
@@ -319,18 +319,16 @@ def fetch(
     if left_out:
         counts[SAME_BUT_FOR_SECRETS] = left_out
         log.warning(
-            f"{left_out:,} addresses are the same as another one but for secrets (such as token or key), fragments and "
+            f"{left_out:,} addresses differ from another one only in secrets (such as token or key), fragments or "
             "empty parameters: one of each is downloaded"
         )
     waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
     former = former_urls(previous, sources)
-    renamed = set(former.values())
-    waiting += no_longer_named(previous, {*refused, *renamed, *(source.url for source in sources)})
-    known = {url: outcome for url, outcome in previous.items() if url not in renamed}
-    known |= {url: replace(previous[before], url=url) for url, before in former.items()}
+    waiting += no_longer_named(previous, {*refused, *former.values(), *(source.url for source in sources)})
+    earlier = renamed(previous, former)
     started = committed = time.monotonic()
-    for number, outcome in enumerate(Fetching(files, image_folder, known).all(sources, at_once), 1):
-        counts[count_key(outcome, known.get(outcome.url))] += 1
+    for number, outcome in enumerate(Fetching(files, image_folder, earlier).all(sources, at_once), 1):
+        counts[count_key(outcome, earlier.get(outcome.url))] += 1
         waiting.append(outcome)
         if outcome.url in former:
             waiting.append(FetchOutcome(former[outcome.url], UNNAMED))
@@ -355,6 +353,13 @@ def former_urls(previous: Mapping[str, FetchOutcome], sources: Sequence[Source])
         for before, (only, *others) in urls.items()
         if before in previous and only not in previous and not others
     }
+
+
+def renamed(outcomes: Mapping[str, FetchOutcome], former: Mapping[str, str]) -> dict[str, FetchOutcome]:
+    """The outcomes by url, with the new urls in place of former ones."""
+    replaced = set(former.values())
+    others = {url: outcome for url, outcome in outcomes.items() if url not in replaced}
+    return others | {url: replace(outcomes[before], url=url) for url, before in former.items()}
 
 
 def no_longer_named(previous: Mapping[str, FetchOutcome], named: Collection[str]) -> list[FetchOutcome]:

@@ -94,7 +94,7 @@ def groups_table(groups: Sequence[Group]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
-def duplicates_metadata(images: pd.DataFrame, link_roots: Sequence[str] = ()) -> dict[str, dg.MetadataValue]:
+def duplicates_metadata(images: pd.DataFrame, link_roots: Sequence[str]) -> dict[str, dg.MetadataValue]:
     """Metadata with exact duplicates, near duplicates and a contact sheet of both."""
     exact = groups_of_several(images, "image_id", "path")
     near = groups_of_several(images, "duplicate_group", "image_id")

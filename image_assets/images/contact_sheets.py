@@ -67,7 +67,7 @@ def thumbnail(image: tuple[str, bytes | None], link_roots: Sequence[str]) -> byt
         return b""
 
 
-def partial_thumbnails(paths: Iterable[str], link_roots: Sequence[str] = ()) -> list[bytes]:
+def partial_thumbnails(paths: Iterable[str], link_roots: Sequence[str]) -> list[bytes]:
     """A small JPEG of each broken image, as far as it can be decoded; empty if nothing can."""
     return _in_guarded_process(partial(partial_thumbnail, link_roots=link_roots), paths)
 

@@ -12,11 +12,16 @@ def replace_file(part: Path, file: Path) -> None:
     part.replace(file)
 
 
-def replace_text(file: Path, text: str) -> None:
-    """Replaces a file's text."""
+def replace_bytes(file: Path, content: bytes) -> None:
+    """Replaces a file's content, or creates the file."""
     part = file.with_name(f".{file.name}-{uuid4().hex}")
     try:
-        part.write_text(text)
+        part.write_bytes(content)
         replace_file(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """The same for text."""
+    replace_bytes(file, text.encode())

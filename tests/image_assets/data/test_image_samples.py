@@ -193,7 +193,7 @@ def test_only_current_files_count_also_without_content(ingested_tables: DeltaTab
     ingested_tables.overwrite(path_only.withColumn("perceptual_hash", F.lit(None).cast("string")), FEATURED_IMAGES)
     images = current_images(ingested_tables)
     assert len(images) == 13
-    found = distribution_metadata(images) | duplicates_metadata(images)
+    found = distribution_metadata(images) | duplicates_metadata(images, [])
     assert str(found["distributions"].value).startswith("13 images, 2 labels")
     assert (found["exact_duplicate_groups"].value, found["near_duplicate_groups"].value) == (0, 0)
 
@@ -202,7 +202,7 @@ def test_only_current_files_count_also_without_content(ingested_tables: DeltaTab
 def test_duplicates_are_counted_listed_and_shown(ingested_tables: DeltaTables) -> None:
     images = current_images(ingested_tables)
     twice = pd.concat([images, images[:1].assign(path="file:/gone.png")])
-    found = duplicates_metadata(twice)
+    found = duplicates_metadata(twice, [])
     assert found["exact_duplicate_groups"].value == 1
     table = found["exact_duplicates"]
     assert isinstance(table, dg.TableMetadataValue)
@@ -214,7 +214,7 @@ def test_duplicates_are_counted_listed_and_shown(ingested_tables: DeltaTables) -
 def test_nothing_is_there_to_explore(delta_tables: DeltaTables) -> None:
     images = current_images(delta_tables)
     assert distribution_metadata(images) == {}
-    assert "duplicates" not in duplicates_metadata(images)
+    assert "duplicates" not in duplicates_metadata(images, [])
 
 
 @pytest.mark.spark
