@@ -1,18 +1,26 @@
 """What every training gets: its processes, for all distributors, and the weights of its backbone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
-from pyspark.sql import SparkSession
 
+from resources.delta.executors import runs_locally
+from resources.delta.spark_session import DeltaSpark
 from resources.processes.distributors import run_in_barrier_job
 from resources.processes.horovod import run_with_horovod
-from resources.processes.local_ranks import run_on_this_machine
+from resources.processes.local_ranks import local_ranks
 from resources.processes.rank_process import Distributor
 from resources.weight_files import SOURCES, weights_file
+
+# Any: the function is the caller's, and so are its arguments and results.
+Run = Callable[
+    ..., list[Any]
+]  # runs a function on each rank, with arguments; returns what it returned, in order of rank
 
 
 class TrainingProcesses(dg.ConfigurableResource):
@@ -20,22 +28,40 @@ class TrainingProcesses(dg.ConfigurableResource):
 
     processes: int = Field(default=2, gt=0, description="Processes (ranks) per training.")
 
-    # Any: the function is the caller's, and so are its arguments and results.
+    @contextmanager
+    def started(self, pyspark: DeltaSpark, distributor: Distributor, imports: Sequence[str]) -> Iterator[Run]:
+        """Starts Horovod's ranks on this machine, if they will run there, while the block prepares its call.
+
+        Args:
+            pyspark: Where other ranks run. Its start takes longer than fitting a head, and ranks on one machine need
+                nothing of it.
+            distributor: The library that starts the ranks.
+            imports: The modules that the ranks need.
+
+        Yields:
+            What runs a function once, as `run` does.
+        """
+        if distributor == "horovod" and runs_locally(pyspark, 0):
+            with local_ranks(self.processes, imports) as run:
+                yield run
+        else:
+            yield partial(self.run, pyspark, distributor)
+
     def run(
         self,
-        spark: SparkSession | None,
+        pyspark: DeltaSpark,
         distributor: Distributor,
         function: Callable[..., Any],
         /,
         *args: Any,
         **kwargs: Any,
     ) -> list[Any]:
-        """Calls the function on each rank and returns the results in order of rank.
+        """Calls the function on each rank, in Spark's executors, and returns the results in order of rank.
 
         Function and arguments are pickled. Ranks get this process's environment and import the function by name.
 
         Args:
-            spark: The session whose executors run the ranks. None starts them on this machine; only Horovod can.
+            pyspark: The session whose executors run the ranks.
             distributor: The library that starts the ranks.
             function: Connects the ranks itself: with `horovod.torch.init()` or `horovod.tensorflow.init()`, with
                 `torch.distributed.init_process_group("gloo")`, or with `tf.distribute.MultiWorkerMirroredStrategy()`.
@@ -45,8 +71,7 @@ class TrainingProcesses(dg.ConfigurableResource):
         Raises:
             RankFailure: The function failed on a rank, or a rank was killed.
         """
-        if spark is None:
-            return run_on_this_machine(self.processes, function, args, kwargs)
+        spark = pyspark.spark_session
         if distributor == "horovod":
             return run_with_horovod(spark, self.processes, function, args, kwargs)
         return run_in_barrier_job(distributor, spark, self.processes, function, args, kwargs)

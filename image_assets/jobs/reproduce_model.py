@@ -245,10 +245,11 @@ def reproduce(
     resources = resources_at_training(version, recorded, resources)
     task = recreate_task(recorded, resources)
     tracking = resources.tracking
-    with tracking.run_for("reproduce_model") as mlflow_run_id:
+    framework = FRAMEWORKS[task.framework]
+    with resources.ranks(task.plan, framework) as run, tracking.run_for("reproduce_model") as mlflow_run_id:
         origin = lineage.to_origin(resources.delta_tables, dagster_run_id, "reproduce_model")
         with scratch_locations(resources, mlflow_run_id) as locations:
-            logged = train_and_log(task, resources, locations, origin)
+            logged = train_and_log(task, resources, run, locations, origin)
         again = replace(version, uri=logged.classifier, mlflow_run_id=mlflow_run_id)
         differences = to_differences(*(to_outcome(each, resources, on) for each in (version, again)))
         report = differences_markdown(differences)

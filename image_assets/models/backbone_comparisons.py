@@ -152,7 +152,9 @@ def trial_of(name: str, framework: str, resources: ComparisonResources) -> list[
             stack.enter_context(cache.in_use())
         converters = tuple(cache.converter() for cache in found)
         locations = OutputLocations("", "", (), f"{folder}/checkpoints")
-        return processes.run(tables.spark, plan.distributor, try_backbone, framework, converters, plan, locations)
+        started = processes.started(tables.pyspark, plan.distributor, FRAMEWORKS[framework].rank_imports)
+        run = stack.enter_context(started)
+        return run(try_backbone, framework, converters, plan, locations)
 
 
 @contextmanager

@@ -43,6 +43,11 @@ class Framework:
         return import_module(f"image_assets.models.{self.name}_training")
 
     @property
+    def rank_imports(self) -> tuple[str, ...]:
+        """The modules that take a rank longest to import."""
+        return (self.training.__name__, *self.packages, f"horovod.{self.name}", "petastorm.spark", "mlflow")
+
+    @property
     def network(self) -> ModuleType:
         """The module that loads a trained network; see `image_assets.models.engines.NetworkCode`."""
         return import_module(f"image_assets.models.{self.name}_network")

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -36,12 +36,11 @@ from image_assets.models.training_plan import (
     TrainingResult,
 )
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.executors import runs_locally
 from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.unchanged import describe_once
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
-from resources.training import BackboneWeights, TrainingProcesses
+from resources.training import BackboneWeights, Run, TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it if the same settings would give another model
 CURVES = "loss and accuracy by epoch"
@@ -58,6 +57,10 @@ class TrainingResources:
     backbone: BackboneWeights
     tracking: MlflowTracking
     registry: ModelRegistry
+
+    def ranks(self, plan: TrainingPlan, framework: Framework) -> AbstractContextManager[Run]:
+        """Starts the ranks of a plan, which import the framework while the block prepares their work."""
+        return self.processes.started(self.delta_tables.pyspark, plan.distributor, framework.rank_imports)
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,11 @@ def train_and_register(
     seconds = expected_seconds(framework, task.plan, task.training.rows, task.validation.rows, embedded=embedded)
     what = announcement(task.plan, task.training.rows, task.validation.rows)
     dg.get_dagster_logger().info(f"{what}: {duration(seconds)}")
-    with resources.tracking.run_for(framework.asset) as mlflow_run_id:
+    with resources.ranks(task.plan, framework) as run, resources.tracking.run_for(framework.asset) as mlflow_run_id:
         origin = lineage.to_origin(resources.delta_tables, dagster_run_id, framework.asset)
         embeddings = embedding_files(resources.delta_tables.as_of(origin.table_versions))
         locations = OutputLocations(resources.tracking.tracking_uri, mlflow_run_id, embeddings, checkpoints)
-        logged = train_and_log(task, resources, locations, origin)
+        logged = train_and_log(task, resources, run, locations, origin)
         marks = {
             FINGERPRINT: task.fingerprint,
             FILES_DIGEST: resources.registry.files_digest(logged.classifier),
@@ -184,11 +187,15 @@ class LoggedTraining:
 
 
 def train_and_log(
-    task: Task, resources: TrainingResources, locations: OutputLocations, origin: lineage.Origin
+    task: Task,
+    resources: TrainingResources,
+    run: Run,
+    locations: OutputLocations,
+    origin: lineage.Origin,
 ) -> LoggedTraining:
     """Train, and log the task, its inputs, the outcome and the classifier to the open MLflow run."""
     lineage.log_task(task, origin, resources.delta_tables)
-    trained = run_training(task, resources, replace(locations, exported=exported_backbone(task, resources.caches)))
+    trained = run_training(task, run, replace(locations, exported=exported_backbone(task, resources.caches)))
     if trained.network is None:
         raise RuntimeError("rank 0 returned no network")
     curves = learning_curves(trained.history)
@@ -222,23 +229,11 @@ def exported_backbone(task: Task, caches: PetastormCaches) -> EmbeddingNetwork |
     return recorded_network(caches.root, export, plan.color, plan.reading)
 
 
-def run_training(task: Task, resources: TrainingResources, locations: OutputLocations) -> TrainingResult:
+def run_training(task: Task, run: Run, locations: OutputLocations) -> TrainingResult:
     """Train on the ranks; the result for all of them. An interrupted training resumes after its last epoch."""
-    with ExitStack() as stack:
-        for cache in (task.training, task.validation):
-            stack.enter_context(cache.in_use())
-        # Starting Spark takes longer than fitting a head, and ranks on one machine need nothing of it.
-        alone = task.plan.distributor == "horovod" and runs_locally(resources.delta_tables.pyspark, 0)
-        ranks = resources.processes.run(
-            None if alone else resources.delta_tables.spark,
-            task.plan.distributor,
-            FRAMEWORKS[task.framework].training.train,
-            task.training.converter(),
-            task.validation.converter(),
-            task.plan,
-            locations,
-        )
-    return combined(ranks)
+    with task.training.in_use(), task.validation.in_use():
+        train = FRAMEWORKS[task.framework].training.train
+        return combined(run(train, task.training.converter(), task.validation.converter(), task.plan, locations))
 
 
 def combined(ranks: Sequence[TrainingResult]) -> TrainingResult:

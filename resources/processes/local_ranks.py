@@ -1,30 +1,41 @@
-"""Runs a function on Horovod's ranks on this machine without Spark, whose start takes longer than fitting a head."""
+"""Runs a function on Horovod's ranks on this machine without Spark, whose start takes longer than fitting a head.
 
+The ranks are forks of one process (`forked_ranks`), which imports their libraries once.
+"""
+
+import json
 import os
 import pickle
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pyspark import cloudpickle
 
-from resources.processes.rank_process import run_watched
+from resources.processes.rank_process import start, watch
 from resources.processes.ranks import Failures, RankOutput, rank_environment
 
 LOOPBACK = "127.0.0.1"
 
 
-# Any: the function is the caller's, and so are its arguments and results.
-def run_on_this_machine(
-    processes: int, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> list[Any]:
-    """What the function returns on each Horovod rank, in order of rank."""
+@contextmanager
+def local_ranks(processes: int, imports: Sequence[str]) -> Iterator[Callable[..., list[Any]]]:
+    """Starts ranks, which import modules while the block prepares what they do.
+
+    Args:
+        processes: How many ranks.
+        imports: The modules. They must start no threads: the ranks are forked afterwards.
+
+    Yields:
+        What calls a function once, with arguments, on each rank, and returns the results in order of rank. Function
+        and arguments are pickled.
+    """
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
     from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
     from horovod.runner.http.http_server import RendezvousServer
@@ -41,28 +52,30 @@ def run_on_this_machine(
     stop = threading.Event()
     failures = Failures(stop.set)
     stdout, stderr = (RankOutput(stream, failures).write for stream in (sys.stdout, sys.stderr))
-    with TemporaryDirectory(prefix="ranks") as folder, ThreadPoolExecutor(processes) as threads:
-        folders = [Path(folder, str(rank)) for rank in range(processes)]
+    stdin, sent = os.pipe()
+    with TemporaryDirectory(prefix="ranks") as folder, ThreadPoolExecutor(1) as thread, os.fdopen(sent, "wb") as call:
+        variables = json.dumps([create_slot_env_vars(slot) for slot in slots])
+        command = [sys.executable, "-m", "resources.processes.forked_ranks", str(os.getpid()), folder, variables]
+        process = start([*command, *imports], environment, stdin)
+        os.close(stdin)
+        ended = thread.submit(watch, process, stop, stdout=stdout, stderr=stderr)
+
+        # Any: the function is the caller's, and so are its arguments and results.
+        def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
+            with suppress(BrokenPipeError), call:
+                call.write(cloudpickle.dumps((function, args, kwargs)))
+            ended.result()
+            returned = [Path(folder, str(rank)) for rank in range(processes)]
+            if failures.any_reported or not all(file.exists() for file in returned):
+                raise failures.to_error(processes)
+            return [pickle.loads(file.read_bytes()) for file in returned]
+
         try:
-            running = []
-            for of_rank, slot in zip(folders, slots, strict=True):
-                of_rank.mkdir()
-                (of_rank / "call").write_bytes(cloudpickle.dumps((function, args, kwargs)))
-                command = [sys.executable, "-m", "resources.processes.rank_process", str(of_rank), str(os.getpid())]
-                of_slot = {**environment, **create_slot_env_vars(slot)}
-                running.append(
-                    threads.submit(partial(run_watched, command, of_slot, stop, stdout=stdout, stderr=stderr))
-                )
-            for rank in running:
-                rank.result()
+            yield run
         finally:
             stop.set()
             failures.close()
             rendezvous.stop()
-        returned = [of_rank / "returned" for of_rank in folders]
-        if failures.any_reported or not all(file.exists() for file in returned):
-            raise failures.to_error(processes)
-        return [pickle.loads(file.read_bytes()) for file in returned]
 
 
 def loopback_interface() -> str:

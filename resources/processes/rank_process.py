@@ -67,14 +67,19 @@ def failure_in(line: str) -> FailureReport | None:
 
 # Any: the function is the caller's, and so are its arguments and results.
 def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Calls the function and returns its result; an exception is reported on stderr and ends the process."""
-    collect_rarely()
+    """Calls the function and returns its result, with log messages on stdout; see `reported`."""
     logger = logging.getLogger("image_assets")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    return reported(function, *args, **kwargs)
+
+
+def reported(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls the function and returns its result; an exception is reported on stderr and ends the process."""
+    collect_rarely()
     try:
         return function(*args, **kwargs)
     except BaseException as error:
@@ -84,12 +89,19 @@ def call_on_rank(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
         raise SystemExit(1) from error
 
 
-def run_pickled_call(folder: Path) -> None:
-    """Makes the call that is pickled in the folder's file `call`, and writes its result to `returned`."""
+def run_call(call: bytes, returned: Path) -> None:
+    """Makes a pickled call on this rank, writes its result to a file, and ends the process."""
     from pyspark import cloudpickle
 
-    function, args, kwargs = pickle.loads((folder / "call").read_bytes())
-    (folder / "returned").write_bytes(cloudpickle.dumps(function(*args, **kwargs)))
+    function, args, kwargs = reported(pickle.loads, call)
+    code = 1
+    try:
+        returned.write_bytes(cloudpickle.dumps(call_on_rank(function, args, kwargs)))
+        code = 0
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)  # a normal exit may abort, because some libraries leave threads running
 
 
 @dataclass(frozen=True)
@@ -104,25 +116,33 @@ class DriverAddress:
 def run_watched(
     command: Sequence[str], environment: Mapping[str, str], stop: threading.Event, *, stdout: Write, stderr: Write
 ) -> int:
-    """Runs a command in a new process group until it ends or `stop` is set, and then kills the group.
+    """Runs a command until it ends or `stop` is set; see `watch`."""
+    return watch(start(command, environment), stop, stdout=stdout, stderr=stderr)
 
-    Returns:
-        The exit code, or minus the number of the signal that killed the command.
-    """
-    process = subprocess.Popen(
+
+def start(
+    command: Sequence[str], environment: Mapping[str, str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """Starts a command in a new process group, whose output `watch` forwards."""
+    return subprocess.Popen(
         command,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
     )
-    streams = ((process.stdout, stdout), (process.stderr, stderr))
-    forwarding = [threading.Thread(target=forward, args=pair, daemon=True) for pair in streams]
-    for thread in forwarding:
-        thread.start()
+
+
+def watch(process: subprocess.Popen[str], stop: threading.Event, *, stdout: Write, stderr: Write) -> int:
+    """Waits until a command ends or `stop` is set, and then kills its process group.
+
+    Returns:
+        The exit code, or minus the number of the signal that killed the command.
+    """
+    forwarding = [forward(process.stdout, stdout), forward(process.stderr, stderr)]
     try:
         while process.poll() is None and not stop.wait(POLL_SECONDS):
             pass
@@ -136,10 +156,11 @@ def run_watched(
     return code
 
 
-def forward(lines: IO[str], write: Write) -> None:
-    """Forwards each line as soon as it is written."""
-    for line in lines:
-        write(line)
+def forward(lines: IO[str] | None, write: Write) -> threading.Thread:
+    """Forwards each line as soon as it is written, in a thread."""
+    thread = threading.Thread(target=lambda: [write(line) for line in lines or ()], daemon=True)
+    thread.start()
+    return thread
 
 
 def kill_group(leader: int) -> None:
@@ -206,7 +227,4 @@ def run_rank(rank: int, call: bytes, environment: Mapping[str, str], driver: Dri
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[2]))
-    call_on_rank(run_pickled_call, [Path(sys.argv[1])], {})
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)  # a normal exit may abort, because some libraries leave threads running
+    run_call(Path(sys.argv[1], "call").read_bytes(), Path(sys.argv[1], "returned"))

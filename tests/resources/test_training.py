@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import psutil
 import pytest
 from pyspark.sql import SparkSession
 
+from resources.delta.spark_session import DeltaSpark
+from resources.processes.local_ranks import local_ranks
+from resources.processes.rank_process import Distributor
 from resources.processes.ranks import RankFailure
 from resources.training import TrainingProcesses
 from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
@@ -32,14 +35,17 @@ def library(distributor: str) -> str:
     return "horovod" if distributor == "this machine" else distributor
 
 
-def run(spark: SparkSession, distributor: str, *call: Any) -> list[Any]:
+def run(spark: DeltaSpark, distributor: str, *call: Any) -> list[Any]:
     """A call on two ranks, in Spark or (by Horovod) without it."""
-    return TWO.run(None if distributor == "this machine" else spark, library(distributor), *call)
+    if distributor != "this machine":
+        return TWO.run(spark, cast("Distributor", distributor), *call)
+    with local_ranks(2, imports=["numpy"]) as run_on_this_machine:
+        return run_on_this_machine(*call)
 
 
 @pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the environment of this test's ranks holds."""
+def mark(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the environment of this test's ranks holds, but not that of Spark, which has started before."""
     mark = uuid4().hex
     monkeypatch.setenv(MARK, mark)
     return mark
@@ -83,20 +89,20 @@ def launchers() -> list[list[str]]:
 
 @pytest.mark.parametrize("distributor", ["horovod", "torch_distributor", "this machine"])
 def test_when_one_rank_fails_its_message_is_on_top_and_a_sleeping_one_is_stopped(
-    spark: SparkSession, distributor: str, mark: str, tmp_path: Path
+    delta_spark: DeltaSpark, distributor: str, mark: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RankFailure, match=r"\AValueError: the second rank failed\n"):
-        run(spark, distributor, fail_while_the_other_sleeps, tmp_path / "gone")
+        run(delta_spark, distributor, fail_while_the_other_sleeps, tmp_path / "gone")
     assert seconds_since(tmp_path / "gone") < 60
     assert processes_left(mark) == []
 
 
 @each_distributor
 def test_a_killed_rank_ends_the_others_and_the_error_says_by_which_signal(
-    spark: SparkSession, distributor: str, mark: str, tmp_path: Path
+    delta_spark: DeltaSpark, distributor: str, mark: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RankFailure, match=r"\ARankKilled: A rank was killed from outside \(signal 9, SIGKILL\)"):
-        run(spark, distributor, die_while_the_other_waits, library(distributor), tmp_path / "gone")
+        run(delta_spark, distributor, die_while_the_other_waits, library(distributor), tmp_path / "gone")
     assert seconds_since(tmp_path / "gone") < 60
     assert processes_left(mark) == []
 
@@ -115,7 +121,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interrupted_by_sigterm")
 @each_distributor
-def test_a_canceled_run_leaves_no_process(spark: SparkSession, distributor: str, mark: str, tmp_path: Path) -> None:
+def test_a_canceled_run_leaves_no_process(delta_spark: DeltaSpark, distributor: str, mark: str, tmp_path: Path) -> None:
     def terminate_once_both_sleep() -> None:
         while len(list(tmp_path.iterdir())) < 2:
             time.sleep(0.1)
@@ -123,9 +129,9 @@ def test_a_canceled_run_leaves_no_process(spark: SparkSession, distributor: str,
 
     threading.Thread(target=terminate_once_both_sleep, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        run(spark, distributor, sleep, tmp_path)
+        run(delta_spark, distributor, sleep, tmp_path)
     assert processes_left(mark) == []
-    assert spark.range(3).count() == 3
+    assert delta_spark.spark_session.range(3).count() == 3
 
 
 def test_on_a_cluster_of_two_workers_each_runs_a_rank(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 ENDLESS_SECONDS = 600
+IMPORTER = os.getpid()
 
 Arrays = Sequence[np.ndarray]  # of one type: TensorFlow packs them into one tensor
 Sum = Callable[[Arrays], list[np.ndarray]]
@@ -97,3 +99,14 @@ def sleep(folder: Path) -> None:
     """Writes a file named after this rank, and sleeps."""
     (folder / f"rank {rank_from_environment()}").touch()
     time.sleep(ENDLESS_SECONDS)
+
+
+def importer_and_rank() -> tuple[int, int, int]:
+    """The processes that imported this module and that run this function, and the rank."""
+    return IMPORTER, os.getpid(), rank_from_environment()
+
+
+def print_lines(lines: int, length: int) -> None:
+    """Prints lines that consist of the rank's digit."""
+    for _ in range(lines):
+        sys.stdout.write(str(rank_from_environment()) * length + "\n")

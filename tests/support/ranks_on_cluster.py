@@ -25,9 +25,7 @@ def main(master: str, folder: str, *distributors: str) -> None:
     session = spark_session(master, scratch=folder)
     processes = TrainingProcesses(processes=2)
     for name in distributors:
-        (first, sums, here), (second, others, there) = processes.run(
-            session.spark_session, name, summed_where, distributor=name
-        )
+        (first, sums, here), (second, others, there) = processes.run(session, name, summed_where, distributor=name)
         assert sums == others
         result = f"ranks {first} and {second} on {len({here, there})} workers, {sums[0]} and {sums[1]}"
         sys.stdout.write(f"{name}: {result}\n")

@@ -10,11 +10,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
 
 from image_assets.models.backbones import MOBILENET_V2
 from image_assets.models.logged_models import TrainedClassifier, log_classifier
 from image_assets.models.training_plan import TrainingResult
+from resources.delta.spark_session import DeltaSpark
 from resources.mlflow.model_registry import ModelRegistry
 from resources.processes.ranks import RankFailure
 from resources.training import TrainingProcesses
@@ -49,10 +49,10 @@ def flowers(to_work: Callable[..., Work]) -> Work:
 
 @WAYS
 def test_two_ranks_train_one_model_that_answers_bytes(
-    spark: SparkSession, flowers: Work, framework: str, distributor: str, changes: dict[str, Any]
+    delta_spark: DeltaSpark, flowers: Work, framework: str, distributor: str, changes: dict[str, Any]
 ) -> None:
     arguments = flowers.arguments(distributor=distributor, **changes)
-    ranks, differences = zip(*TWO.run(spark, distributor, train_and_average, framework, *arguments), strict=True)
+    ranks, differences = zip(*TWO.run(delta_spark, distributor, train_and_average, framework, *arguments), strict=True)
     first, second = ranks
     assert [(of.rank, of.size) for of in ranks] == [(0, 2), (1, 2)]
     assert first.weights_digest == second.weights_digest
@@ -106,10 +106,10 @@ def registered_answers(work: Work, framework: str, trained: TrainingResult) -> p
     return pd.read_pickle(answers)
 
 
-def test_a_backbone_folder_without_weights_is_named_with_what_it_holds(spark: SparkSession, work: Work) -> None:
+def test_a_backbone_folder_without_weights_is_named_with_what_it_holds(delta_spark: DeltaSpark, work: Work) -> None:
     folder = work.folder / "weights"
     folder.mkdir()
     (folder / "other.bin").touch()
     message = r"\AFileNotFoundError: .*weights, which holds other\.bin: expected .*mobilenet_v2_features"
     with pytest.raises(RankFailure, match=message):
-        TWO.run(spark, "horovod", train_and_average, "torch", *work.arguments(backbone=str(folder)))
+        TWO.run(delta_spark, "horovod", train_and_average, "torch", *work.arguments(backbone=str(folder)))
