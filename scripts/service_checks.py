@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 from uuid import uuid4
 
 from scripts import jars
@@ -22,9 +21,11 @@ RANKS = 2
 
 def training_step(framework: str) -> Finding:
     """A training step of two Horovod processes, on the device that training uses."""
-    from horovod import run
+    from image_assets.models.frameworks import FRAMEWORKS
+    from resources.processes.local_ranks import local_ranks
 
-    return to_finding(cast("list[tuple[str, str, str]]", run(step_on_rank, (framework,), np=RANKS, use_gloo=True)))
+    with local_ranks(RANKS, FRAMEWORKS[framework].rank_imports) as run:
+        return to_finding(run(step_on_rank, framework))
 
 
 def to_finding(steps: Sequence[tuple[str, str, str]]) -> Finding:
@@ -51,7 +52,6 @@ def step_on_rank(framework: str) -> tuple[str, str, str]:
     from image_assets.models.training_images import READ_BATCH_SIZE
     from image_assets.models.training_plan import Schedule, TrainingPlan
 
-    os.environ["OMP_NUM_THREADS"] = "1"  # both ranks share the machine
     schedule = Schedule(epochs=1, learning_rate=1e-3, warmup_epochs=0, patience=1, weight_decay=0.0, dropout=0.0)
     plan = TrainingPlan(
         labels=2,
