@@ -65,7 +65,7 @@ class ProjectEpochs:
         order = self._rng.permutation(len(self._kept))
         for start in range(0, len(order), BATCH_IMAGES):
             rows = order[start : start + BATCH_IMAGES]
-            yield self._kept.inputs[rows], self._kept.label_indexes[rows]
+            yield self._kept.inputs(rows), self._kept.label_indexes[rows]
 
 
 def petastorm_rows(cache: Cache) -> Iterator:

@@ -3,14 +3,21 @@
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
 
 from image_assets.models.epochs import EVALUATION_BATCH_SIZE, Batch, Collective, greatest
-from image_assets.models.training_images import READ_BATCH_SIZE, Augmentation, Shard, rebatched
+from image_assets.models.training_images import (
+    READ_BATCH_SIZE,
+    Augmentation,
+    DecodedImages,
+    Shard,
+    rebatched,
+    sorted_labels,
+)
 from resources.delta.new_rows import NewRows
 from resources.progress import ProgressLine
 
@@ -70,13 +77,24 @@ class Standardization:
 
 @dataclass(frozen=True)
 class PrecomputedInputs:
-    """A shard's images as inputs (n, ...) of the trainable part of a network, ordered by image id."""
+    """A shard's images as inputs of the trainable part of a network, ordered by image id.
 
-    inputs: np.ndarray
+    Attributes:
+        distinct: The inputs of all distinct images (m, ...), in any order.
+        places: Where the input of each image (n,) is among them.
+        label_indexes: The label of each image (n,).
+        steps: Of an epoch, equal on all ranks.
+        batch_size: The number of images in a step.
+        seed: Of the training, and of the rank.
+        standardization: What is done to each batch.
+    """
+
+    distinct: np.ndarray
+    places: np.ndarray
     label_indexes: np.ndarray
-    steps: int  # of an epoch, equal on all ranks
+    steps: int
     batch_size: int
-    seed: tuple[int, int]  # of the training, and of the rank
+    seed: tuple[int, int]
     standardization: Standardization | None = None
 
     def __len__(self) -> int:
@@ -97,8 +115,12 @@ class PrecomputedInputs:
         """The same images, standardized batch by batch."""
         return replace(self, standardization=by)
 
+    def inputs(self, rows: np.ndarray) -> np.ndarray:
+        """The inputs of some images, as they were computed."""
+        return self.distinct[self.places[rows]]
+
     def _batch(self, rows: np.ndarray) -> Batch:
-        inputs = self.inputs[rows]
+        inputs = self.inputs(rows)
         return Batch(self.standardization.of(inputs) if self.standardization else inputs, self.label_indexes[rows])
 
 
@@ -127,7 +149,7 @@ class JoinedInputs:
             parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
             starts = ends - [len(images) for images in self.splits]
             inputs = [
-                images.inputs[part - start] for images, part, start in zip(self.splits, parts, starts, strict=True)
+                images.inputs(part - start) for images, part, start in zip(self.splits, parts, starts, strict=True)
             ]
             yield Batch(np.concatenate(inputs), label_indexes[rows])
 
@@ -146,66 +168,72 @@ def precompute_inputs(
     stored: StoredEmbeddings | None = None,
 ) -> PrecomputedInputs:
     """The output of the frozen part of a network for a shard's images, computed only for images that lack it."""
-    rows = shard.labels()
-    rows_of_image = {
-        str(image_id): rows_of_image for image_id, rows_of_image in rows.groupby("image_id", sort=False).indices.items()
-    }
-    buffer = RowBuffer(len(rows), rows_of_image)
+    buffer, read = RowBuffer(), []
+    rows, missing = None, math.ceil(shard.rows_of_all / shard.size)  # about: the rows come with the images
     if stored:
-        for image_ids, embeddings in stored.read(rows_of_image.keys()):
+        rows = shard.labels()
+        for image_ids, embeddings in stored.read(set(rows["image_id"])):
             buffer.put(image_ids, embeddings.astype(np.float32))
-    if buffer.missing:
-        there = frozenset(rows_of_image.keys() - buffer.missing)
+        missing = rows["image_id"].nunique() - len(buffer.places)
+    if missing:
         doing = "embedded" if stored else "computed"
         log = logger.info if collective.rank == 0 else logger.debug
-        with ProgressLine(doing, len(buffer.missing), "images of rank 0", log) as progress:
-            for image_ids, computed in compute_activations(shard, activations, there, progress):
-                buffer.put(image_ids, computed)
+        with ProgressLine(doing, missing, "images of rank 0", log) as progress:
+            for images, computed in compute_activations(shard, activations, frozenset(buffer.places), progress):
+                buffer.put(images.image_ids.tolist(), computed)
+                read.append(images.labels())
+    if rows is None:
+        rows = sorted_labels(read)
     steps = greatest(collective, math.ceil(len(rows) / batch_size))
     label_indexes = rows["label_index"].to_numpy(np.int64)
-    return PrecomputedInputs(buffer.whole(), label_indexes, steps, batch_size, (seed, collective.rank))
+    distinct, places = buffer.whole(), buffer.places_of(rows["image_id"])
+    return PrecomputedInputs(distinct, places, label_indexes, steps, batch_size, (seed, collective.rank))
 
 
 def compute_activations(
     shard: Shard, activations: Activations, skipped: frozenset[str], progress: ProgressLine
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and activations of the images, except of those that are skipped, in batches."""
+) -> Iterator[tuple[DecodedImages, np.ndarray]]:
+    """Batches of the images, except of those that are skipped, and their activations."""
     for images in rebatched(shard.images(skipped=skipped)):
         # The last batch is padded to the full length: kernels chosen by batch size round differently, and an
         # embedding must not depend on the images beside it.
         pixels = images.pixels
         if len(images) < READ_BATCH_SIZE:
             pixels = np.resize(pixels, (READ_BATCH_SIZE, *pixels.shape[1:]))
-        yield images.image_ids.tolist(), activations(pixels)[: len(images)]
+        yield images, activations(pixels)[: len(images)]
         progress.update(len(images))
 
 
 class RowBuffer:
-    """Rows of equal shape, filled in any order, in an unnamed temporary file that disappears with the process."""
+    """Rows of equal shape, one for each image, in an unnamed temporary file that disappears with the process."""
 
-    def __init__(self, count: int, rows_of_image: dict[str, np.ndarray]) -> None:
-        self._count = count
-        self._rows_of_image = rows_of_image
+    def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the buffer
         self._row: np.ndarray | None = None  # one, for its shape and type
-        self.missing = set(rows_of_image)  # the images that have no value yet
+        self.places: dict[str, int] = {}  # of the images' rows
 
     def put(self, image_ids: list[str], values: np.ndarray) -> None:
-        """Store the values of each image in all of its rows; ignores images that are not in the shard."""
+        """Store the value of each image that has none yet."""
         for image_id, value in zip(image_ids, np.ascontiguousarray(values), strict=True):
-            if image_id in self.missing:
-                for row in self._rows_of_image[image_id].tolist():
-                    # Written, not mapped: that takes half the time, and a full disk raises an error.
-                    self._file.seek(row * value.nbytes)
-                    self._file.write(value.data)
+            if image_id not in self.places:
+                # Written, not mapped: that takes half the time, and a full disk raises an error.
+                self._file.write(value.data)
+                self.places[image_id] = len(self.places)
                 self._row = value
-                self.missing.discard(image_id)
+
+    def places_of(self, image_ids: Iterable[str]) -> np.ndarray:
+        """The places of some images; a ValueError if any has no row."""
+        image_ids = list(image_ids)
+        if missing := len({*image_ids} - {*self.places}):
+            raise ValueError(f"{missing} images of the cache could not be read: materialize the cache again")
+        return np.array([self.places[image_id] for image_id in image_ids])
 
     def whole(self) -> np.ndarray:
-        """All rows; a ValueError if any is missing."""
-        if self._row is None or self.missing:
-            raise ValueError(f"{len(self.missing)} images of the cache could not be read: materialize the cache again")
-        return np.memmap(self._file, self._row.dtype, "r", shape=(self._count, *self._row.shape))
+        """All rows."""
+        if self._row is None:
+            return np.empty(0)
+        self._file.flush()
+        return np.memmap(self._file, self._row.dtype, "r", shape=(len(self.places), *self._row.shape))
 
 
 def standardization(images: PrecomputedInputs, collective: Collective) -> Standardization:

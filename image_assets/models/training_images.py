@@ -81,6 +81,10 @@ class DecodedImages:
     def __getitem__(self, rows: slice | np.ndarray) -> "DecodedImages":
         return DecodedImages(self.image_ids[rows], self.label_indexes[rows], self.pixels[rows])
 
+    def labels(self) -> pd.DataFrame:
+        """Their `image_id` and `label_index`."""
+        return pd.DataFrame(dict(zip(ID_COLUMNS, (self.image_ids, self.label_indexes), strict=True)))
+
     @classmethod
     def joined(cls, parts: Iterable["DecodedImages"]) -> "DecodedImages":
         """The images of all parts, in order."""
@@ -95,6 +99,14 @@ def to_decoded_images(rows: pd.DataFrame, decoding: Decoding, skipped: frozenset
     for place, image_id, content in zip(pixels, rows["image_id"], rows["content"], strict=True):
         place[:] = decoding.pixels(image_id, content)
     return DecodedImages(rows["image_id"].to_numpy(str), rows["label_index"].to_numpy(np.int64), pixels)
+
+
+def sorted_labels(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The `image_id` and `label_index` of all parts, sorted: the order of reading varies."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("a shard of the cache holds no rows: expected at least one row for every process")
+    return pd.concat(parts).sort_values(ID_COLUMNS, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -113,11 +125,10 @@ class Shard:
         return sum(map(len, self.caches))
 
     def labels(self) -> pd.DataFrame:
-        """`image_id` and `label_index` of every row of the shard, sorted: the order of reading varies."""
-        parts = [pd.DataFrame({name: getattr(part, name) for name in ID_COLUMNS}) for part in self._read(ID_COLUMNS)]
-        if not parts:
-            raise ValueError("a shard of the cache holds no rows: expected at least one row for every process")
-        return pd.concat(parts).sort_values(ID_COLUMNS, ignore_index=True)
+        """`image_id` and `label_index` of every row of the shard, sorted."""
+        return sorted_labels(
+            pd.DataFrame({name: getattr(part, name) for name in ID_COLUMNS}) for part in self._read(ID_COLUMNS)
+        )
 
     def images(self, *, skipped: frozenset[str] = frozenset()) -> Iterator[DecodedImages]:
         """Every image once, a row group at a time, except skipped ids, which are not decoded."""

@@ -68,10 +68,11 @@ def test_only_images_without_a_stored_embedding_are_computed(tmp_path: Path) -> 
     assert colors.asked == 32  # one image, its batch filled up
     assert found.steps == 6
     ids = sorted(sha256(content).hexdigest() for content, _ in images)
-    assert [row.tolist() for image_id, row in zip(ids, found.inputs, strict=True) if image_id in stored] == [
+    inputs = found.inputs(np.arange(21))
+    assert [row.tolist() for image_id, row in zip(ids, inputs, strict=True) if image_id in stored] == [
         stored[image_id] for image_id in ids if image_id in stored
     ]
-    assert found.inputs.dtype == np.float32
+    assert inputs.dtype == np.float32
 
 
 def test_what_float16_cannot_hold_becomes_its_largest_value() -> None:
@@ -83,11 +84,14 @@ def test_the_same_image_under_two_rows_counts_twice(tmp_path: Path) -> None:
     images = [*red_and_blue(8), *red_and_blue(8)]
     precomputed = precompute_inputs(shard(tmp_path, images), MeanColors(), Alone(), batch_size=4, seed=0)
     assert len(precomputed) == 16
+    assert len(precomputed.distinct) == 8
     assert np.bincount(precomputed.label_indexes).tolist() == [8, 8]
 
 
 def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None:
-    precomputed = PrecomputedInputs(np.arange(5.0)[:, None], np.arange(5), steps=3, batch_size=4, seed=(0, 1))
+    precomputed = PrecomputedInputs(
+        np.arange(5.0)[:, None], np.arange(5), np.arange(5), steps=3, batch_size=4, seed=(0, 1)
+    )
     first, again, later = (
         [batch.label_indexes.tolist() for batch in precomputed.batches(epoch)] for epoch in (1, 1, 2)
     )
@@ -100,7 +104,7 @@ def test_an_epoch_shows_every_image_and_a_small_shard_goes_round_again() -> None
 def test_features_are_standardized_over_all_images_and_never_divided_by_zero() -> None:
     inputs = np.random.default_rng(0).normal(3, 2, (1000, 2)).astype(np.float32)
     inputs[:, 1] = 7
-    precomputed = PrecomputedInputs(inputs, np.zeros(1000, np.int64), 1, 10, (0, 0))
+    precomputed = PrecomputedInputs(inputs, np.arange(1000), np.zeros(1000, np.int64), 1, 10, (0, 0))
     by = standardization(precomputed, Alone())
     np.testing.assert_allclose(by.mean, inputs.mean(axis=0), rtol=1e-5)
     (batch, *_) = precomputed.standardized(by)
@@ -155,7 +159,7 @@ def test_batches_have_equal_lengths_and_a_shuffle_loses_none() -> None:
 
 def test_images_of_two_splits_are_read_one_split_after_the_other_each_time() -> None:
     first, second = (
-        PrecomputedInputs(np.full((count, 2), count, np.float32), np.full(count, count), 1, 1, (0, 0))
+        PrecomputedInputs(np.full((1, 2), count, np.float32), np.zeros(count, int), np.full(count, count), 1, 1, (0, 0))
         for count in (2, 3)
     )
     both = JoinedInputs((first, second))
@@ -166,7 +170,9 @@ def test_images_of_two_splits_are_read_one_split_after_the_other_each_time() -> 
 
 def test_images_of_two_splits_come_mixed_in_another_order_each_epoch() -> None:
     first, second = (
-        PrecomputedInputs(np.arange(start, end)[:, None], np.arange(start, end), steps, 4, (0, 0))
+        PrecomputedInputs(
+            np.arange(start, end)[:, None], np.arange(end - start), np.arange(start, end), steps, 4, (0, 0)
+        )
         for start, end, steps in ((0, 13, 4), (13, 16, 1))
     )
     both = JoinedInputs((first, second))

@@ -97,7 +97,9 @@ class Counter:
         pass
 
 
-ONE = PrecomputedInputs(np.zeros((1, 1)), np.zeros(1, np.int64), steps=1, batch_size=1, seed=(0, 0))
+ONE = PrecomputedInputs(
+    np.zeros((1, 1)), np.zeros(1, np.int64), np.zeros(1, np.int64), steps=1, batch_size=1, seed=(0, 0)
+)
 
 
 def counted_to(

@@ -65,7 +65,7 @@ def trained(device: str, folder: Path) -> tuple[set[str], set[str], str, list[di
     torch.set_num_threads(1)
     plan = replace(PLAN, trainable="all", batch_size=3, fine_tuning=replace(FINE_TUNING, warmup_epochs=0))
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, *plan.architecture.pixels_shape), np.uint8)
-    images = PrecomputedInputs(pixels, np.arange(IMAGES) % 2, 2, plan.batch_size, (0, 0))
+    images = PrecomputedInputs(pixels, np.arange(IMAGES), np.arange(IMAGES) % 2, 2, plan.batch_size, (0, 0))
     with StandInDevice() if device != "cpu" else nullcontext(), at_the_boundary() as devices:
         collective = HorovodForTorch()
         model, _ = build_model(plan.labels, plan.architecture, "none", seed=0)
