@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import mlflow
 import numpy as np
@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 
 from image_assets.models.backbones import MOBILENET_V2
+from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.models.logged_models import TrainedClassifier, log_classifier
 from image_assets.models.training_plan import TrainingResult
 from resources.delta.spark_session import DeltaSpark
 from resources.mlflow.model_registry import ModelRegistry
+from resources.processes.rank_process import Distributor
 from resources.processes.ranks import RankFailure
 from resources.training import TrainingProcesses
 from tests.image_assets.conftest import HEAD, PLAN, Work
@@ -27,7 +29,7 @@ LABELS = ("daisy", "tulips")
 WAYS = pytest.mark.parametrize(
     ("framework", "distributor", "changes"),
     [
-        ("torch", "horovod", {"trainable": "top_blocks", "augmentation": True}),
+        ("torch", "this machine", {"trainable": "top_blocks", "augmentation": True}),
         ("tensorflow", "horovod", {"trainable": "top_blocks", "head_fit": "closed_form"}),
         ("torch", "torch_distributor", {"head_fit": "closed_form"}),
         ("tensorflow", "tensorflow_distributor", {}),
@@ -49,10 +51,20 @@ def flowers(to_work: Callable[..., Work]) -> Work:
 
 @WAYS
 def test_two_ranks_train_one_model_that_answers_bytes(
-    delta_spark: DeltaSpark, flowers: Work, framework: str, distributor: str, changes: dict[str, Any]
+    delta_spark: DeltaSpark,
+    flowers: Work,
+    framework: str,
+    distributor: Distributor | Literal["this machine"],
+    changes: dict[str, Any],
 ) -> None:
-    arguments = flowers.arguments(distributor=distributor, **changes)
-    ranks, differences = zip(*TWO.run(delta_spark, distributor, train_and_average, framework, *arguments), strict=True)
+    library: Distributor = "horovod" if distributor == "this machine" else distributor
+    arguments = framework, *flowers.arguments(distributor=library, **changes)
+    if distributor == "this machine":
+        with TWO.started(delta_spark, "horovod", FRAMEWORKS[framework].rank_imports) as run:
+            answers = run(train_and_average, *arguments)
+    else:
+        answers = TWO.run(delta_spark, distributor, train_and_average, *arguments)
+    ranks, differences = zip(*answers, strict=True)
     first, second = ranks
     assert [(of.rank, of.size) for of in ranks] == [(0, 2), (1, 2)]
     assert first.weights_digest == second.weights_digest
@@ -62,7 +74,7 @@ def test_two_ranks_train_one_model_that_answers_bytes(
     assert max(differences) < 1e-5, "two ranks with half a batch each change weights as one with all of it"
     assert second.model_uri is None
     assert_logged(flowers, first)
-    if distributor == "horovod":  # what connects the ranks changes nothing in the model that rank 0 logs
+    if library == "horovod":  # what connects the ranks changes nothing in the model that rank 0 logs
         answers = registered_answers(flowers, framework, first)
         assert (answers["label"] == [LABELS[0], LABELS[1]]).all()
         assert np.allclose([sum(each) for each in answers["probabilities"]], 1, atol=1e-5)
@@ -111,5 +123,5 @@ def test_a_backbone_folder_without_weights_is_named_with_what_it_holds(delta_spa
     folder.mkdir()
     (folder / "other.bin").touch()
     message = r"\AFileNotFoundError: .*weights, which holds other\.bin: expected .*mobilenet_v2_features"
-    with pytest.raises(RankFailure, match=message):
-        TWO.run(delta_spark, "horovod", train_and_average, "torch", *work.arguments(backbone=str(folder)))
+    with TWO.started(delta_spark, "horovod", []) as run, pytest.raises(RankFailure, match=message):
+        run(train_and_average, "torch", *work.arguments(backbone=str(folder)))
