@@ -142,11 +142,13 @@ def to_schema(columns: Sequence[str]) -> dg.TableSchema:
 def no_file_lost(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Compares the ledger with the tables."""
     lost = {
-        table.name: missing_keys(current_key_batches(delta_tables), delta_tables.batches(table, IMAGE_KEYS), IMAGE_KEYS)
+        table.name: missing_keys(
+            current_key_batches(delta_tables), delta_tables.batches(table, IMAGE_KEYS), IMAGE_KEYS
+        ).count
         for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)
     }
     raw, listed = (delta_tables.batches(table, ["path"]) for table in (RAW_IMAGES, IMAGE_FILES))
-    unlisted = missing_keys(raw, listed, ["path"])
+    unlisted = missing_keys(raw, listed, ["path"]).count
     metadata = {f"missing_in_{name}": count for name, count in lost.items()} | {"not_in_the_ledger": unlisted}
     summary = ", ".join(f"{name} {count:,}" for name, count in metadata.items() if count)
     return dg.AssetCheckResult(

@@ -31,7 +31,7 @@ def keys_unique(table: Table) -> dg.AssetChecksDefinition:
         description=f"One row per {', '.join(table.keys)}. If it fails: {DUPLICATE_KEYS_REMEDY}.",
     )
     def check(delta_tables: DeltaTables) -> dg.AssetCheckResult:
-        repeated = repeated_keys(delta_tables, table)
+        repeated = repeated_keys(delta_tables, table).count
         return dg.AssetCheckResult(
             passed=repeated == 0,
             metadata={"repeated_keys": repeated},

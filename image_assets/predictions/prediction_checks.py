@@ -38,7 +38,7 @@ alert_keys_unique = keys_unique_in(PREDICTION_ALERTS)
 def keys_unique(delta_tables: DeltaTables) -> dg.AssetCheckResult:
     """Counts keys that more than one row has."""
     if rows_run_locally(delta_tables.pyspark, delta_tables.snapshot(IMAGE_PREDICTIONS).rows):
-        repeated = repeated_keys(delta_tables, IMAGE_PREDICTIONS)
+        repeated = repeated_keys(delta_tables, IMAGE_PREDICTIONS).count
     else:
         keys = delta_tables.dataframe(IMAGE_PREDICTIONS).groupBy(*IMAGE_PREDICTIONS.keys)
         repeated = keys.count().where("count > 1").count()
@@ -99,7 +99,7 @@ def every_file_predicted(delta_tables: DeltaTables, model_registry: ModelRegistr
     serving = model_registry.serving()
     of_serving = of_versions([serving] if serving else [])
     predicted = delta_tables.batches(CURRENT_PREDICTIONS, IMAGE_KEYS, of_serving)
-    missing = missing_keys(current_key_batches(delta_tables), predicted, IMAGE_KEYS)
+    missing = missing_keys(current_key_batches(delta_tables), predicted, IMAGE_KEYS).count
     return dg.AssetCheckResult(
         passed=missing == 0,
         metadata={"files_without_prediction": missing, "serving_version": str(serving.version) if serving else "none"},

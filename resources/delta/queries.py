@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY_LIMIT = "2GB"
+MAX_EXAMPLES = 5
 
 
 @contextmanager
@@ -41,19 +43,41 @@ def count(sql: str, **relations: pa.Table | pa.RecordBatchReader) -> int:
     return query(f"SELECT count(*) AS count FROM ({sql})", **relations)["count"][0].as_py()
 
 
-def repeated_keys(delta_tables: DeltaTables, table: Table) -> int:
-    """How many keys of the table have several rows."""
-    keys = ", ".join(f'"{key}"' for key in table.keys)
+@dataclass(frozen=True)
+class Found:
+    """How many rows a query found, and the first column of a few of them."""
+
+    count: int = 0
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[str]) -> "Found":
+        """All values, found without a query."""
+        return cls(len(values), tuple(values[:MAX_EXAMPLES]))
+
+    @classmethod
+    def by(cls, sql: str, **relations: pa.Table | pa.RecordBatchReader) -> "Found":
+        """What a query on the relations finds; its first column is called `example`."""
+        numbered = f"SELECT example::VARCHAR AS example, row_number() OVER () AS number FROM ({sql})"
+        few = f"list(example) FILTER (number <= {MAX_EXAMPLES})"
+        (row,) = query(f"SELECT count(*) AS count, {few} AS examples FROM ({numbered})", **relations).to_pylist()
+        return cls(row["count"], tuple(row["examples"] or ()))
+
+
+def repeated_keys(delta_tables: DeltaTables, table: Table) -> Found:
+    """The keys of the table that have several rows."""
+    keys, found = ", ".join(f'"{key}"' for key in table.keys), Found()
     # Equal keys have equal hashes: the keys themselves are compared only if hashes are repeated, perhaps by chance.
     for grouped in (f"hash({keys})", keys):
-        sql = f"SELECT 1 FROM keys_of_rows GROUP BY {grouped} HAVING count(*) > 1"
-        found = count(sql, keys_of_rows=delta_tables.batches(table, table.keys))
-        if not found:
+        example = f'any_value("{table.keys[0]}") AS example'
+        sql = f"SELECT {example} FROM keys_of_rows GROUP BY {grouped} HAVING count(*) > 1"
+        found = Found.by(sql, keys_of_rows=delta_tables.batches(table, table.keys))
+        if not found.count:
             break
     return found
 
 
-def missing_keys(expected: pa.RecordBatchReader, there: pa.RecordBatchReader, keys: Sequence[str]) -> int:
-    """How many of the expected rows have keys that are not there."""
-    using = ", ".join(keys)
-    return count(f"SELECT 1 FROM expected ANTI JOIN there USING ({using})", expected=expected, there=there)
+def missing_keys(expected: pa.RecordBatchReader, there: pa.RecordBatchReader, keys: Sequence[str]) -> Found:
+    """The expected rows with keys that are not there."""
+    sql = f"SELECT {keys[0]} AS example FROM expected ANTI JOIN there USING ({', '.join(keys)})"
+    return Found.by(sql, expected=expected, there=there)

@@ -17,10 +17,11 @@ from image_assets.jobs.repair_tables import repair
 from image_assets.schemas import FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_FILES, IMAGE_SPLITS, RAW_IMAGES, TABLES
 from resources.delta.delta_log import remember
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark
 from resources.delta.table import Table
 from resources.duplicates import DuplicateRules
 from resources.files.image_folder import ImageFolder
-from tests.conftest import Ingested
+from tests.conftest import Ingested, tables_in
 from tests.support.images import png, put
 
 pytestmark = pytest.mark.spark
@@ -109,5 +110,9 @@ def test_what_is_lost_or_broken_is_reported_and_a_repaired_set_breaks_nothing(
         instance=dg.DagsterInstance.ephemeral(),
     )
     assert broken(ingested_tables, landing) == {}
+    by_spark = DeltaSpark(spark_config=ingested_tables.pyspark.spark_config, executor="spark")
+    results = list(audit(tables_in(Path(ingested_tables.root).parent, by_spark), folder))
+    assert [result.rule for result in results if result.broken] == []
+    assert sum("Spark and delta-rs read the same number" in result.rule for result in results) == len(TABLES)
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS, IMAGE_FILES):
         assert ingested_tables.snapshot(table).rows == 16, table.name
