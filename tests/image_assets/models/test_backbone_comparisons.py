@@ -14,10 +14,11 @@ from image_assets.models.backbone_comparisons import (
     to_compare,
     to_figures,
 )
-from image_assets.models.backbone_trials import Trial, try_backbone
+from image_assets.models.backbone_trials import Trial
 from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.models.calibration import log_softmax
 from tests.image_assets.conftest import Work, in_a_process
+from tests.support.rank_programs import try_on_small_images
 
 FIGURES = {"accuracy_low": 0.8, "accuracy_high": 0.95, "images_per_second": 40.0, "megabytes": 9.0}
 
@@ -89,7 +90,7 @@ def test_unknown_names_are_refused(settings: dict[str, Any]) -> None:
 def test_a_head_is_tried_on_other_images(work: Work, framework: str) -> None:
     training, validation, plan, places = work.arguments(head_fit="closed_form", backbone="none")
     caches = (training, validation, validation)
-    trial: Trial = in_a_process(try_backbone, framework, caches, plan, places)
+    trial: Trial = in_a_process(try_on_small_images, framework, caches, plan, places)
     assert trial.origin == "untrained"
     assert sorted(trial.label_indexes) == [0] * 5 + [1] * 5
     assert np.allclose(trial.probabilities.sum(axis=1), 1)

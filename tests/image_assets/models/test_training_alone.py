@@ -15,20 +15,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from image_assets.models import rank_training
 from image_assets.models.backbones import CURRENT_BACKBONE
+from image_assets.models.training_output import to_onnx
 from image_assets.models.training_plan import TrainingResult
 from tests.image_assets.conftest import FINE_TUNING, HEAD, Work, in_a_process, red_and_blue
 from tests.support.photographs import WEIGHTS
+from tests.support.rank_programs import shrink_backbones
 
 pytestmark = pytest.mark.training
 Trainings = Callable[..., list[TrainingResult]]
 FRAMEWORKS = pytest.mark.parametrize("framework", ["tensorflow", "torch"])
 
 
-def training_of(framework: str) -> Any:
-    """The module of a framework's training. Models are not logged here: that takes longer than all the rest."""
+def training_of(framework: str, exported: bool = False) -> Any:
+    """The module of a framework's training, on small images.
+
+    Models are not logged here, and only exported where that is asked for: both take longer than all the rest.
+    """
     warnings.simplefilter("ignore")
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
+    shrink_backbones()
+    rank_training.to_onnx = to_onnx if exported else lambda *_: None
     module = import_module(f"image_assets.models.{framework}_training")
     network = {"tensorflow": "TensorflowNetwork", "torch": "TorchNetwork"}[framework]
     getattr(module, network).log = lambda self, places: "models:/none"
@@ -42,9 +50,9 @@ def backbone_of_tests() -> str:
     return str(WEIGHTS)
 
 
-def several(framework: str, *arguments: tuple[Any, ...]) -> list[TrainingResult]:
+def several(framework: str, *arguments: tuple[Any, ...], exported: bool = False) -> list[TrainingResult]:
     """One training after the other, in the same process."""
-    train = training_of(framework).train
+    train = training_of(framework, exported).train
     return [train(*each) for each in arguments]
 
 
@@ -54,7 +62,11 @@ def trainings() -> Iterator[Trainings]:
     with ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in ("tensorflow", "torch")}
-        yield lambda framework, *arguments: processes[framework].submit(several, framework, *arguments).result()
+
+        def trainings(framework: str, *arguments: tuple[Any, ...], exported: bool = False) -> list[TrainingResult]:
+            return processes[framework].submit(several, framework, *arguments, exported=exported).result()
+
+        yield trainings
 
 
 def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, ...]) -> None:
@@ -78,7 +90,13 @@ def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, .
     [("tensorflow", 0, "fine_tuning", {}, 4), ("torch", 1, "refit", {"head_fit": "closed_form", "refit": True}, 3)],
 )
 def test_a_killed_training_goes_on_to_the_very_same_weights(
-    work: Work, framework: str, views: int, killed_in: str, changes: dict[str, Any], epochs: int
+    work: Work,
+    trainings: Trainings,
+    framework: str,
+    views: int,
+    killed_in: str,
+    changes: dict[str, Any],
+    epochs: int,
 ) -> None:
     averaging = replace(FINE_TUNING, averaged_epochs=2)
     changes |= {"augmentation": True, "augmented_views": views, "fine_tuning": averaging}
@@ -86,7 +104,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     with pytest.raises(BrokenProcessPool):
         in_a_process(killed_after, 1, killed_in, framework, arguments)
     fresh = replace(work.places, checkpoints=str(work.folder / "others"))
-    resumed, whole = in_a_process(several, framework, arguments, (*arguments[:3], fresh))
+    resumed, whole = trainings(framework, arguments, (*arguments[:3], fresh))
     assert resumed.weights_digest == whole.weights_digest
     assert resumed.training_embeddings is not None
     assert whole.training_embeddings is not None
@@ -100,15 +118,13 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
 
 
 @FRAMEWORKS
-def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed(
+def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed_and_is_fitted_again_after_its_figures_are_known(
     work: Work, trainings: Trainings, framework: str
 ) -> None:
     abstaining = {"minimum_precision": 0.95, "minimum_probability": 0.6}
-    arguments = [
-        work.arguments(head_fit="closed_form", seed=seed, backbone=backbone_of_tests(), **abstaining) for seed in (0, 1)
-    ]
-    trained, again = trainings(framework, *arguments)
-    assert trained.weights_digest == again.weights_digest
+    settings = {"head_fit": "closed_form", "backbone": backbone_of_tests(), **abstaining}
+    once, with_both_splits = work.arguments(**settings), work.arguments(**settings, seed=1, refit=True)
+    trained, refitted = trainings(framework, once, with_both_splits)
     assert trained.training_embeddings is not None
     assert trained.training_embeddings.directions.shape[0] == 19
     assert 0 < trained.training_embeddings.threshold < 1
@@ -118,16 +134,9 @@ def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed(
     (figures,) = trained.history
     assert figures["accuracy"] == figures["validation_accuracy"] == 1
     assert 0 < figures["validation_loss"] < 0.5, "calibrated: sure, but not certain, of the few images it saw"
-
-
-@FRAMEWORKS
-def test_a_head_is_fitted_again_on_both_splits_after_its_figures_are_known(
-    work: Work, trainings: Trainings, framework: str
-) -> None:
-    settings = {"head_fit": "closed_form", "backbone": backbone_of_tests()}
-    once, again = trainings(framework, *(work.arguments(**settings, refit=refit) for refit in (False, True)))
-    assert again.weights_digest != once.weights_digest
-    assert [{**epoch, "seconds": 0} for epoch in again.history] == [{**epoch, "seconds": 0} for epoch in once.history]
+    assert [{**epoch, "seconds": 0} for epoch in refitted.history] == [{**figures, "seconds": 0}], "of the same head"
+    assert refitted.thresholds == trained.thresholds
+    assert refitted.weights_digest != trained.weights_digest
 
 
 @FRAMEWORKS
@@ -137,14 +146,16 @@ def test_fine_tuning_starts_with_the_head_in_closed_form_and_goes_on_with_both_s
     levels = {"backbone_name": CURRENT_BACKBONE.name, "top_blocks": CURRENT_BACKBONE.levels}
     settings = {"head_fit": "closed_form", "trainable": "top_blocks", "minimum_probability": 0.5, **levels}
     arguments = [work.arguments(**settings, refit=refit) for refit in (False, True)]
-    places = [replace(of[3], checkpoints=f"{of[3].checkpoints} {number}") for number, of in enumerate(arguments)]
-    once, again = trainings(framework, *((*of[:3], place) for of, place in zip(arguments, places, strict=True)))
+    (once,) = trainings(framework, arguments[0])
+    others = replace(work.places, checkpoints=str(work.folder / "others"))
+    (again,) = trainings(framework, (*arguments[1][:3], others), exported=True)
     for trained in (once, again):
         assert trained.thresholds is not None
         assert (trained.thresholds.by_label, trained.thresholds.coverage) == ([0.5, 0.5], 1)
         assert len(trained.history) == 1 + 2
         assert np.isfinite(trained.history[-1]["validation_loss"])
     assert again.weights_digest != once.weights_digest
+    assert again.network, "its ONNX answers as it does"
     assert once.training_embeddings is not None
     assert again.training_embeddings is not None
     assert again.training_embeddings.directions.shape == (19, CURRENT_BACKBONE.features), "all features are compared"
@@ -159,8 +170,9 @@ def test_everything_can_be_trained_in_half_precision_and_early_stopping_ends_it(
     patient = replace(HEAD, epochs=50, learning_rate=1e-30, patience=2)
     once = replace(FINE_TUNING, epochs=1)
     everything = work.arguments(trainable="all", precision="bfloat16", head=patient, fine_tuning=once)
-    (trained,) = trainings(framework, everything)
+    (trained,) = trainings(framework, everything, exported=True)
     assert trained.precision == "bfloat16"
+    assert trained.network, "its ONNX answers as it does"
     head = [epoch["validation_loss"] for epoch in trained.history[:-1]]
     assert 3 <= len(head) < 50
     assert all(np.isfinite(epoch["loss"]) for epoch in trained.history)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from tests.image_assets.conftest import FINE_TUNING, PLAN, in_a_process
+from tests.support.rank_programs import shrink_backbones
 
 pytestmark = pytest.mark.training
 IMAGES = 6
+Trained = tuple[set[str], set[str], str, list[dict[str, float]]]
 
 
 @dataclass
@@ -51,9 +53,15 @@ def at_the_boundary() -> Iterator[set[str]]:
         mpi_ops.mpi_lib = before
 
 
-def trained(device: str, folder: Path) -> tuple[set[str], set[str], str, list[dict[str, float]]]:
-    """A training of two epochs: devices that reach Horovod, devices of the gradients, weights, metrics."""
+def both(folder: Path) -> list[Trained]:
+    """The same training on the device and on the CPU, in one process: torch asks for its devices only once."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    shrink_backbones()
+    return [trained(device, folder / str(number)) for number, device in enumerate(("stand_in:0", "cpu"))]
+
+
+def trained(device: str, folder: Path) -> Trained:
+    """A training of two epochs: devices that reach Horovod, devices of the gradients, weights, metrics."""
     import torch
 
     from image_assets.models.embeddings import PrecomputedInputs
@@ -81,8 +89,7 @@ def trained(device: str, folder: Path) -> tuple[set[str], set[str], str, list[di
 
 
 def test_only_tensors_in_host_memory_reach_horovod_and_the_weights_are_those_of_the_cpu(tmp_path: Path) -> None:
-    on_cpu = in_a_process(trained, "cpu", tmp_path / "cpu")
-    on_device = in_a_process(trained, "stand_in:0", tmp_path / "device")
+    on_device, on_cpu = in_a_process(both, tmp_path)
     assert on_cpu[:2] == ({"cpu"}, {"cpu"})
     assert on_device[:2] == ({"cpu"}, {"stand_in"})
     assert on_device[2] == on_cpu[2]
