@@ -1,10 +1,12 @@
 """Tests of the classifier that every model becomes, loaded as MLflow loads it."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, cast
@@ -31,7 +33,16 @@ from tests.support.photographs import WEIGHTS
 COLORS: dict[str, Literal["rgb", "gray"]] = {"tensorflow": "rgb", "torch": "gray"}
 NO_WEIGHTS = f"no weights in {WEIGHTS}: what an untrained backbone makes of images is alike for all of them"
 ANSWER = "label string, probability double, probabilities array<double>"
-# In a process of its own: the frameworks do not share one.
+# Runs the programs below one after the other, in a process for each framework: they do not share one.
+RUN = """
+import json, os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+for line in sys.stdin:
+    program, *sys.argv[1:] = json.loads(line)
+    exec(program, {})
+    print("done", flush=True)
+"""
+# What the framework's process runs first.
 LOG = """
 import sys
 from importlib import import_module
@@ -76,7 +87,7 @@ for line in sys.stdin:
     assert not [module for module in sys.modules if module.startswith(("image_assets", "resources"))]
     print("answered", flush=True)
 """
-# In a process of its own: the framework's network in half precision, as on a GPU, beside the ONNX of the same version.
+# What it runs then: the framework's network in half precision, as on a GPU, beside the ONNX of the same version.
 HALF = """
 import json, sys
 from pathlib import Path
@@ -84,13 +95,13 @@ import mlflow, numpy as np
 from image_assets.models import engines
 from image_assets.models.frameworks import FRAMEWORKS
 from image_assets.images.pixels import to_pixels
-device, tracking_uri, uri = sys.argv[1:]
+device, tracking_uri, uri, *images = sys.argv[1:]
 mlflow.set_tracking_uri(tracking_uri)
 files = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
 framework = json.loads((files / "classifier.json").read_text())["framework"]
 (model,) = (file.parent for file in files.glob("*/MLmodel"))
 network, OutOfMemory = FRAMEWORKS[framework].network.load_network(str(model), device)
-pixels = np.stack([to_pixels(Path(file).read_bytes(), 224) for file in sys.stdin.read().split()])
+pixels = np.stack([to_pixels(Path(file).read_bytes(), 224) for file in images])
 half, single = network(pixels), engines.onnx_network(str(files / "network.onnx"))(pixels)
 assert half.keys() == single.keys() == {"probabilities", "embedding"}
 assert half["embedding"].shape == single["embedding"].shape
@@ -118,9 +129,31 @@ assert asked == [2, 1, 1], asked
 """
 
 
+@pytest.fixture(scope="module")
+def run_program() -> Iterator[Callable[..., None]]:
+    """Run a program with arguments in the process of a framework."""
+    with ExitStack() as stack:
+        processes: dict[str, subprocess.Popen[str]] = {}
+
+        def run_program(framework: str, *program_and_arguments: str) -> None:
+            if framework not in processes:
+                command = [sys.executable, "-c", RUN]
+                started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                processes[framework] = stack.enter_context(started)
+            process = processes[framework]
+            print(json.dumps(program_and_arguments), file=process.stdin, flush=True)
+            assert process.stdout
+            assert "done\n" in iter(process.stdout.readline, ""), "the program failed"
+
+        yield run_program
+
+
 @pytest.fixture(scope="module", params=["tensorflow", "torch"])
 def classifier(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    empty_store: Path,
+    run_program: Callable[..., None],
 ) -> tuple[str, str]:
     """Where MLflow is, and the URI of a classifier in it; its backbone is trained where this machine has weights."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -129,8 +162,8 @@ def classifier(
     client = mlflow.MlflowClient(tracking_uri)
     run = client.create_run(client.create_experiment("classifiers", (folder / "artifacts").as_uri()))
     backbone = str(WEIGHTS) if WEIGHTS.is_dir() else "none"
-    command = [sys.executable, "-c", LOG, request.param, tracking_uri, run.info.run_id, str(folder / "uri"), backbone]
-    subprocess.run([*command, COLORS[request.param]], check=True)
+    arguments = [tracking_uri, run.info.run_id, str(folder / "uri"), backbone, COLORS[request.param]]
+    run_program(request.param, LOG, request.param, *arguments)
     trained = TrainedClassifier(
         network=(folder / "network.onnx").read_bytes(),
         labels=["red", "blue"],
@@ -261,26 +294,28 @@ def test_images_of_other_things_are_unlike_the_training_images(
     assert answers["distance_from_training"][:2].max() < answers["distance_from_training"][2:].min()
 
 
-def ask_in_half_precision(device: str, classifier: tuple[str, str], folder: Path) -> None:
-    files = [folder / f"{number}.jpg" for number in range(2)]
-    for number, file in enumerate(files):
-        file.write_bytes(colored_jpeg(number % 2, number))
-    command = [sys.executable, "-c", HALF, device, *classifier]
-    subprocess.run(command, check=True, input="\n".join(map(str, files)), text=True)
+@pytest.fixture
+def ask_in_half_precision(
+    request: pytest.FixtureRequest, classifier: tuple[str, str], run_program: Callable[..., None], tmp_path: Path
+) -> Callable[[str], None]:
+    """Compare the answers of the framework's network on a device with those of the ONNX."""
+    files = [str(put(tmp_path, f"{number}.jpg", colored_jpeg(number % 2, number))) for number in range(2)]
+    framework = request.node.callspec.params["classifier"]
+    return lambda device: run_program(framework, HALF, device, *classifier, *files)
 
 
 @pytest.mark.training
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason=NO_WEIGHTS)
 def test_half_precision_answers_alike_and_out_of_memory_halves_the_batch(
-    classifier: tuple[str, str], tmp_path: Path
+    ask_in_half_precision: Callable[[str], None],
 ) -> None:
-    ask_in_half_precision("cpu", classifier, tmp_path)
+    ask_in_half_precision("cpu")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason=NO_WEIGHTS)
-def test_a_gpu_answers_as_the_cpu_does(classifier: tuple[str, str], tmp_path: Path) -> None:
-    ask_in_half_precision("cuda", classifier, tmp_path)
+def test_a_gpu_answers_as_the_cpu_does(ask_in_half_precision: Callable[[str], None]) -> None:
+    ask_in_half_precision("cuda")
 
 
 @pytest.mark.spark
