@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_assets.models import rank_training
 from image_assets.models.backbones import CURRENT_BACKBONE
-from image_assets.models.training_output import to_onnx
 from image_assets.models.training_plan import TrainingResult
 from tests.image_assets.conftest import FINE_TUNING, HEAD, Work, in_a_process, red_and_blue
 from tests.support.photographs import WEIGHTS
@@ -28,15 +26,11 @@ Trainings = Callable[..., list[TrainingResult]]
 FRAMEWORKS = pytest.mark.parametrize("framework", ["tensorflow", "torch"])
 
 
-def training_of(framework: str, exported: bool = False) -> Any:
-    """The module of a framework's training, on small images.
-
-    Models are not logged here, and only exported where that is asked for: both take longer than all the rest.
-    """
+def training_of(framework: str) -> Any:
+    """The module of a framework's training, on small images. Models are not logged: that takes longer than the rest."""
     warnings.simplefilter("ignore")
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
     shrink_backbones()
-    rank_training.to_onnx = to_onnx if exported else lambda *_: None
     module = import_module(f"image_assets.models.{framework}_training")
     network = {"tensorflow": "TensorflowNetwork", "torch": "TorchNetwork"}[framework]
     getattr(module, network).log = lambda self, places: "models:/none"
@@ -50,9 +44,9 @@ def backbone_of_tests() -> str:
     return str(WEIGHTS)
 
 
-def several(framework: str, *arguments: tuple[Any, ...], exported: bool = False) -> list[TrainingResult]:
+def several(framework: str, *arguments: tuple[Any, ...]) -> list[TrainingResult]:
     """One training after the other, in the same process."""
-    train = training_of(framework, exported).train
+    train = training_of(framework).train
     return [train(*each) for each in arguments]
 
 
@@ -62,11 +56,7 @@ def trainings() -> Iterator[Trainings]:
     with ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in ("tensorflow", "torch")}
-
-        def trainings(framework: str, *arguments: tuple[Any, ...], exported: bool = False) -> list[TrainingResult]:
-            return processes[framework].submit(several, framework, *arguments, exported=exported).result()
-
-        yield trainings
+        yield lambda framework, *arguments: processes[framework].submit(several, framework, *arguments).result()
 
 
 def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, ...]) -> None:
@@ -146,9 +136,8 @@ def test_fine_tuning_starts_with_the_head_in_closed_form_and_goes_on_with_both_s
     levels = {"backbone_name": CURRENT_BACKBONE.name, "top_blocks": CURRENT_BACKBONE.levels}
     settings = {"head_fit": "closed_form", "trainable": "top_blocks", "minimum_probability": 0.5, **levels}
     arguments = [work.arguments(**settings, refit=refit) for refit in (False, True)]
-    (once,) = trainings(framework, arguments[0])
     others = replace(work.places, checkpoints=str(work.folder / "others"))
-    (again,) = trainings(framework, (*arguments[1][:3], others), exported=True)
+    once, again = trainings(framework, arguments[0], (*arguments[1][:3], others))
     for trained in (once, again):
         assert trained.thresholds is not None
         assert (trained.thresholds.by_label, trained.thresholds.coverage) == ([0.5, 0.5], 1)
@@ -170,7 +159,7 @@ def test_everything_can_be_trained_in_half_precision_and_early_stopping_ends_it(
     patient = replace(HEAD, epochs=50, learning_rate=1e-30, patience=2)
     once = replace(FINE_TUNING, epochs=1)
     everything = work.arguments(trainable="all", precision="bfloat16", head=patient, fine_tuning=once)
-    (trained,) = trainings(framework, everything, exported=True)
+    (trained,) = trainings(framework, everything)
     assert trained.precision == "bfloat16"
     assert trained.network, "its ONNX answers as it does"
     head = [epoch["validation_loss"] for epoch in trained.history[:-1]]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from image_assets.images.pixels import to_pixels
 from image_assets.models.backbones import MOBILENET_V2
@@ -127,12 +126,11 @@ def test_unfolded_weights_give_the_same_embeddings_and_the_same_head(tmp_path: P
     assert not np.array_equal(folded, real)
     assert np.abs(folded - real).max() <= TOLERANCE * np.abs(folded).max()
     label_indexes = np.repeat(np.arange(len(LABELS)), IMAGES)
-    with threadpool_limits(1):  # threads that wait for a busy core take up to ten times the CPU time
-        heads = [
-            fit_ridge_head(
-                *([Batch(of[start::2], label_indexes[start::2])] for start in (0, 1)), np.ones(len(LABELS)), OneRank()
-            )
-            for of in (folded, real)
-        ]
+    heads = [
+        fit_ridge_head(
+            *([Batch(of[start::2], label_indexes[start::2])] for start in (0, 1)), np.ones(len(LABELS)), OneRank()
+        )
+        for of in (folded, real)
+    ]
     assert heads[0].strength == heads[1].strength
     assert np.abs(heads[0].outputs(folded) - heads[1].outputs(real)).max() < 0.01
