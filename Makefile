@@ -41,7 +41,7 @@ check: tools ## check formatting, lint, types and import rules
 test-fast: tools ## the tests of plain functions, and one small run of each table, in about three minutes
 	$(BIN)/pytest -n 2 -m "small_run or not (spark or training or path or gpu or slow)"
 
-# Several tests share the cores: threads of their libraries that wait for a core would take it from the others.
+# Tests run side by side: with more threads for each library, idle ones would compete for the cores.
 test: export OMP_NUM_THREADS = 1
 test: check ## run the checks, then every test that this machine can run: WORKERS=<tests at a time>
 	$(BIN)/pytest -n $(or $(WORKERS),2) -m "not (spark or training or path or gpu)"

@@ -18,9 +18,8 @@ from resources.processes.rank_process import Distributor
 from resources.weight_files import SOURCES, weights_file
 
 # Any: the function is the caller's, and so are its arguments and results.
-Run = Callable[
-    ..., list[Any]
-]  # runs a function on each rank, with arguments; returns what it returned, in order of rank
+# Calls a function on each rank, with arguments, and returns what it returned, in order of rank.
+Run = Callable[..., list[Any]]
 
 
 class TrainingProcesses(dg.ConfigurableResource):
@@ -30,16 +29,15 @@ class TrainingProcesses(dg.ConfigurableResource):
 
     @contextmanager
     def started(self, pyspark: DeltaSpark, distributor: Distributor, imports: Sequence[str]) -> Iterator[Run]:
-        """Starts Horovod's ranks on this machine, if they will run there, while the block prepares its call.
+        """If the ranks run on this machine, starts them while the block prepares the call.
 
         Args:
-            pyspark: Where other ranks run. Its start takes longer than fitting a head, and ranks on one machine need
-                nothing of it.
+            pyspark: Runs all other ranks. Ranks on this machine do not start it: that takes longer than fitting a head.
             distributor: The library that starts the ranks.
             imports: The modules that the ranks need.
 
         Yields:
-            What runs a function once, as `run` does.
+            A function that does as `run` does, once.
         """
         if distributor == "horovod" and runs_locally(pyspark, 0):
             with local_ranks(self.processes, imports) as run:

@@ -95,9 +95,9 @@ def run_check(name: str) -> Finding:
 
 
 def last_error(output: str) -> str:
-    """The line that explains most: the last error, but not Horovod's remark that some rank failed."""
+    """The line that explains most: the last error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line and "exited with non-zero status" not in line]
+    errors = [line for line in lines if "Error" in line]
     return (errors or lines or [""])[-1]
 
 

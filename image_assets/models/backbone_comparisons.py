@@ -146,14 +146,14 @@ def trial_of(name: str, framework: str, resources: ComparisonResources) -> list[
     source = "imagenet" if resources.backbone.source == "auto" else resources.backbone.source
     plan = TrainingConfig(backbone=name).plan(len(training_labels(tables)), source, caches)
     with ExitStack() as stack:
+        started = processes.started(tables.pyspark, plan.distributor, FRAMEWORKS[framework].rank_imports)
+        run = stack.enter_context(started)
         folder = stack.enter_context(scratch_folder(caches))
         found = [find_or_write_cache(tables, caches, split, ranks=processes.processes)[0] for split in SPLITS]
         for cache in found:
             stack.enter_context(cache.in_use())
         converters = tuple(cache.converter() for cache in found)
         locations = OutputLocations("", "", (), f"{folder}/checkpoints")
-        started = processes.started(tables.pyspark, plan.distributor, FRAMEWORKS[framework].rank_imports)
-        run = stack.enter_context(started)
         return run(try_backbone, framework, converters, plan, locations)
 
 

@@ -81,16 +81,16 @@ class PrecomputedInputs:
 
     Attributes:
         distinct: The inputs of all distinct images (m, ...), in any order.
-        places: Where the input of each image (n,) is among them.
+        positions: The row of each image (n,) in `distinct`.
         label_indexes: The label of each image (n,).
-        steps: Of an epoch, equal on all ranks.
+        steps: Steps per epoch, equal on all ranks.
         batch_size: The number of images in a step.
-        seed: Of the training, and of the rank.
+        seed: That of the training, and the rank.
         standardization: What is done to each batch.
     """
 
     distinct: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     label_indexes: np.ndarray
     steps: int
     batch_size: int
@@ -117,7 +117,7 @@ class PrecomputedInputs:
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """The inputs of some images, as they were computed."""
-        return self.distinct[self.places[rows]]
+        return self.distinct[self.positions[rows]]
 
     def _batch(self, rows: np.ndarray) -> Batch:
         inputs = self.inputs(rows)
@@ -169,25 +169,25 @@ def precompute_inputs(
 ) -> PrecomputedInputs:
     """The output of the frozen part of a network for a shard's images, computed only for images that lack it."""
     buffer, read = RowBuffer(), []
-    rows, missing = None, math.ceil(shard.rows_of_all / shard.size)  # about: the rows come with the images
-    if stored:
+    rows, missing = None, math.ceil(shard.rows_of_all / shard.size)  # an estimate: the rows come with the images
+    if stored and stored.files:
         rows = shard.labels()
         for image_ids, embeddings in stored.read(set(rows["image_id"])):
             buffer.put(image_ids, embeddings.astype(np.float32))
-        missing = rows["image_id"].nunique() - len(buffer.places)
+        missing = rows["image_id"].nunique() - len(buffer.positions)
     if missing:
         doing = "embedded" if stored else "computed"
         log = logger.info if collective.rank == 0 else logger.debug
         with ProgressLine(doing, missing, "images of rank 0", log) as progress:
-            for images, computed in compute_activations(shard, activations, frozenset(buffer.places), progress):
+            for images, computed in compute_activations(shard, activations, frozenset(buffer.positions), progress):
                 buffer.put(images.image_ids.tolist(), computed)
                 read.append(images.labels())
     if rows is None:
         rows = sorted_labels(read)
     steps = greatest(collective, math.ceil(len(rows) / batch_size))
     label_indexes = rows["label_index"].to_numpy(np.int64)
-    distinct, places = buffer.whole(), buffer.places_of(rows["image_id"])
-    return PrecomputedInputs(distinct, places, label_indexes, steps, batch_size, (seed, collective.rank))
+    positions = buffer.positions_of(rows["image_id"])
+    return PrecomputedInputs(buffer.whole(), positions, label_indexes, steps, batch_size, (seed, collective.rank))
 
 
 def compute_activations(
@@ -210,30 +210,30 @@ class RowBuffer:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the buffer
         self._row: np.ndarray | None = None  # one, for its shape and type
-        self.places: dict[str, int] = {}  # of the images' rows
+        self.positions: dict[str, int] = {}  # of the images' rows in the file
 
     def put(self, image_ids: list[str], values: np.ndarray) -> None:
         """Store the value of each image that has none yet."""
         for image_id, value in zip(image_ids, np.ascontiguousarray(values), strict=True):
-            if image_id not in self.places:
+            if image_id not in self.positions:
                 # Written, not mapped: that takes half the time, and a full disk raises an error.
                 self._file.write(value.data)
-                self.places[image_id] = len(self.places)
+                self.positions[image_id] = len(self.positions)
                 self._row = value
 
-    def places_of(self, image_ids: Iterable[str]) -> np.ndarray:
-        """The places of some images; a ValueError if any has no row."""
+    def positions_of(self, image_ids: Iterable[str]) -> np.ndarray:
+        """The positions of some images; a ValueError if any has no row."""
         image_ids = list(image_ids)
-        if missing := len({*image_ids} - {*self.places}):
+        if missing := len({*image_ids} - {*self.positions}):
             raise ValueError(f"{missing} images of the cache could not be read: materialize the cache again")
-        return np.array([self.places[image_id] for image_id in image_ids])
+        return np.array([self.positions[image_id] for image_id in image_ids])
 
     def whole(self) -> np.ndarray:
-        """All rows."""
+        """All rows, of which there is at least one."""
         if self._row is None:
-            return np.empty(0)
+            raise ValueError("no image has a row")
         self._file.flush()
-        return np.memmap(self._file, self._row.dtype, "r", shape=(len(self.places), *self._row.shape))
+        return np.memmap(self._file, self._row.dtype, "r", shape=(len(self.positions), *self._row.shape))
 
 
 def standardization(images: PrecomputedInputs, collective: Collective) -> Standardization:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,15 +27,15 @@ LOOPBACK = "127.0.0.1"
 
 @contextmanager
 def local_ranks(processes: int, imports: Sequence[str]) -> Iterator[Callable[..., list[Any]]]:
-    """Starts ranks, which import modules while the block prepares what they do.
+    """Starts the process that ranks are forked from; it imports modules while the block prepares the call.
 
     Args:
         processes: How many ranks.
-        imports: The modules. They must start no threads: the ranks are forked afterwards.
+        imports: The modules. They must start no Python threads, which forks would not have.
 
     Yields:
-        What calls a function once, with arguments, on each rank, and returns the results in order of rank. Function
-        and arguments are pickled.
+        A function that calls another one on each rank, once, and returns the results in order of rank. Function and
+        arguments are pickled.
     """
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
     from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
@@ -52,25 +53,24 @@ def local_ranks(processes: int, imports: Sequence[str]) -> Iterator[Callable[...
     stop = threading.Event()
     failures = Failures(stop.set)
     stdout, stderr = (RankOutput(stream, failures).write for stream in (sys.stdout, sys.stderr))
-    stdin, sent = os.pipe()
-    with TemporaryDirectory(prefix="ranks") as folder, ThreadPoolExecutor(1) as thread, os.fdopen(sent, "wb") as call:
-        variables = json.dumps([create_slot_env_vars(slot) for slot in slots])
-        command = [sys.executable, "-m", "resources.processes.forked_ranks", str(os.getpid()), folder, variables]
-        process = start([*command, *imports], environment, stdin)
-        os.close(stdin)
-        ended = thread.submit(watch, process, stop, stdout=stdout, stderr=stderr)
-
-        # Any: the function is the caller's, and so are its arguments and results.
-        def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
-            with suppress(BrokenPipeError), call:
-                call.write(cloudpickle.dumps((function, args, kwargs)))
-            ended.result()
-            returned = [Path(folder, str(rank)) for rank in range(processes)]
-            if failures.any_reported or not all(file.exists() for file in returned):
-                raise failures.to_error(processes)
-            return [pickle.loads(file.read_bytes()) for file in returned]
-
+    with TemporaryDirectory(prefix="ranks") as folder, ThreadPoolExecutor(1) as thread:
         try:
+            variables = json.dumps([create_slot_env_vars(slot) for slot in slots])
+            command = [sys.executable, "-m", "resources.processes.forked_ranks", str(os.getpid()), folder, variables]
+            process = start([*command, *imports], environment, subprocess.PIPE)
+            ended = thread.submit(watch, process, stop, stdout=stdout, stderr=stderr)
+
+            # Any: the function is the caller's, and so are its arguments and results.
+            def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
+                Path(folder, "call").write_bytes(cloudpickle.dumps((function, args, kwargs)))
+                with suppress(BrokenPipeError):  # it has ended, and `watch` tells why
+                    print(file=process.stdin, flush=True)
+                ended.result()
+                returned = [Path(folder, str(rank)) for rank in range(processes)]
+                if failures.any_reported or not all(file.exists() for file in returned):
+                    raise failures.to_error(processes)
+                return [pickle.loads(file.read_bytes()) for file in returned]
+
             yield run
         finally:
             stop.set()

@@ -1,7 +1,7 @@
-"""A rank as a separate process, supervised by its Spark task.
+"""A rank as a separate process, supervised by its Spark task, or by the process that it was forked from.
 
-The task forwards each line as soon as it is written, reports if the process was killed, and leaves no process behind.
-No Dagster here: every task imports this file.
+Its supervisor forwards each line as soon as it is written, reports if the rank was killed, and leaves no process
+behind. No Dagster here: every task imports this file.
 """
 
 import json
@@ -13,13 +13,13 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Client
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, Literal
+from typing import Any, AnyStr, Literal
 
 from resources.processes.child_process import collect_rarely, end_with_parent
 
@@ -91,17 +91,24 @@ def reported(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def run_call(call: bytes, returned: Path) -> None:
     """Makes a pickled call on this rank, writes its result to a file, and ends the process."""
-    from pyspark import cloudpickle
-
-    function, args, kwargs = reported(pickle.loads, call)
     code = 1
     try:
-        returned.write_bytes(cloudpickle.dumps(call_on_rank(function, args, kwargs)))
+        call_on_rank(write_result, [call, returned], {})
         code = 0
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)  # a normal exit may abort, because some libraries leave threads running
+
+
+def write_result(call: bytes, returned: Path) -> None:
+    """Makes a pickled call and writes its result to a file, which is there only if it is whole."""
+    from pyspark import cloudpickle
+
+    function, args, kwargs = pickle.loads(call)
+    part = returned.with_name(f"{returned.name}.part")
+    part.write_bytes(cloudpickle.dumps(function(*args, **kwargs)))
+    part.rename(returned)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def run_watched(
 def start(
     command: Sequence[str], environment: Mapping[str, str], stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[str]:
-    """Starts a command in a new process group, whose output `watch` forwards."""
+    """Starts a command, whose output `watch` forwards, in a new process group."""
     return subprocess.Popen(
         command,
         env=environment,
@@ -142,7 +149,7 @@ def watch(process: subprocess.Popen[str], stop: threading.Event, *, stdout: Writ
     Returns:
         The exit code, or minus the number of the signal that killed the command.
     """
-    forwarding = [forward(process.stdout, stdout), forward(process.stderr, stderr)]
+    forwarding = [forward(process.stdout or (), stdout), forward(process.stderr or (), stderr)]
     try:
         while process.poll() is None and not stop.wait(POLL_SECONDS):
             pass
@@ -156,9 +163,14 @@ def watch(process: subprocess.Popen[str], stop: threading.Event, *, stdout: Writ
     return code
 
 
-def forward(lines: IO[str] | None, write: Write) -> threading.Thread:
+def forward(lines: Iterable[AnyStr], write: Callable[[AnyStr], object]) -> threading.Thread:
     """Forwards each line as soon as it is written, in a thread."""
-    thread = threading.Thread(target=lambda: [write(line) for line in lines or ()], daemon=True)
+
+    def forward_all() -> None:
+        for line in lines:
+            write(line)
+
+    thread = threading.Thread(target=forward_all, daemon=True)
     thread.start()
     return thread
 

@@ -120,11 +120,7 @@ def test_an_unknown_check_is_rejected_with_the_existing_ones() -> None:
     ("output", "line"),
     [
         ("Traceback\nValueError: one\nbye\n", "ValueError: one"),
-        # A rank's own error explains more than the launcher's.
-        (
-            "[0]<stderr>:ImportError: two\nRuntimeError: some exited with non-zero status\n",
-            "[0]<stderr>:ImportError: two",
-        ),
+        ("RankFailure: ImportError: two\n\nOn the rank:\nTraceback\nImportError: two\n", "ImportError: two"),
         ("Killed\n", "Killed"),
         ("", ""),
     ],

@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +106,21 @@ def sleep(folder: Path) -> None:
 def importer_and_rank() -> tuple[int, int, int]:
     """The processes that imported this module and that run this function, and the rank."""
     return IMPORTER, os.getpid(), rank_from_environment()
+
+
+def lock() -> object:
+    """A result that cannot be pickled."""
+    return threading.Lock()
+
+
+def leave_a_process() -> int:
+    """Starts a process that keeps this rank's output open, and returns its id."""
+    return subprocess.Popen(["sleep", str(ENDLESS_SECONDS)]).pid
+
+
+def exit_at_once() -> None:
+    """Ends the process as a crash in a library would, without a word."""
+    os._exit(3)
 
 
 def print_lines(lines: int, length: int) -> None:

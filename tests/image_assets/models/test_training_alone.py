@@ -113,8 +113,9 @@ def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed_and_is_fitted_ag
 ) -> None:
     abstaining = {"minimum_precision": 0.95, "minimum_probability": 0.6}
     settings = {"head_fit": "closed_form", "backbone": backbone_of_tests(), **abstaining}
-    once, with_both_splits = work.arguments(**settings), work.arguments(**settings, seed=1, refit=True)
-    trained, refitted = trainings(framework, once, with_both_splits)
+    variants = ({}, {"seed": 1}, {"refit": True})
+    trained, other_seed, refitted = trainings(framework, *(work.arguments(**settings, **each) for each in variants))
+    assert other_seed.weights_digest == trained.weights_digest
     assert trained.training_embeddings is not None
     assert trained.training_embeddings.directions.shape[0] == 19
     assert 0 < trained.training_embeddings.threshold < 1
