@@ -1,22 +1,21 @@
 """The audit: are all tables consistent with the landing folder and with each other?"""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import file_digest, sha256
-from io import BufferedReader
-from typing import cast
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
 from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import IMAGE_KEYS, current_key_batches, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
+from image_assets.data.recorded_content import files_that_differ, rows_that_differ
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -28,24 +27,30 @@ from image_assets.schemas import (
     RAW_IMAGES,
     TABLES,
 )
-from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import BrokenTable, LostTable, first_line, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for, runs_locally
-from resources.delta.local_tasks import counted
 from resources.delta.log_repair import log_faults, missing_files
 from resources.delta.new_rows import NewRows
 from resources.delta.queries import Found, missing_keys, repeated_keys
 from resources.delta.table import Table
-from resources.files.file_system import open_file
 from resources.files.image_folder import ImageFolder
 from resources.progress import ProgressLine
 
 logger = logging.getLogger(__name__)
 STATES = (CURRENT, PENDING, QUARANTINED, MISSING)
 MAX_ERROR_LENGTH = 500
-# OSError: a file of rows is gone; as DuckDB reports it, if it happens in the middle of a query, an error of its own.
-UNREADABLE = (LostTable, BrokenTable, PySparkException, Py4JError, OSError, pa.ArrowException, duckdb.Error)
+# A missing file of rows is an OSError, or an error of DuckDB if a query is reading it.
+UNREADABLE = (
+    LostTable,
+    BrokenTable,
+    DeltaError,
+    PySparkException,
+    Py4JError,
+    OSError,
+    pa.ArrowException,
+    duckdb.InvalidInputException,
+)
 UPSTREAM = (
     (FEATURED_IMAGES, RAW_IMAGES),
     (GRAYSCALE_IMAGES, FEATURED_IMAGES),
@@ -158,8 +163,8 @@ def check_contents(
         files = table_files(delta_tables.uri(RAW_IMAGES), stored.version)
         rows = NewRows(tuple(file.url for file in files.files), stored.version)
         executor = executor_for(delta_tables.pyspark, files.size_bytes)
-        tasks = executor.task_count(0)
-        check = partial(paths_of_other_content, rows, tasks)
+        tasks = executor.task_count(len(files.files))
+        check = partial(rows_that_differ, rows, tasks)
         with ProgressLine("read", stored.rows, "rows", log) as progress:
             return Found.of(executor.run(check, range(tasks), progress, rows=stored.rows))
 
@@ -171,38 +176,12 @@ def check_contents(
         parts = list(filter(None, (files[first::tasks] for first in range(tasks))))
         if not parts:
             return Found()
-        check = partial(paths_of_other_files, link_roots)
+        check = partial(files_that_differ, link_roots)
         with ProgressLine("read", len(files), "files", log) as progress:
             return Found.of(executor.run(check, parts, progress, rows=len(files)))
 
     yield Rule("raw_images: image_id and length match the content", differing_rows)
     yield Rule("image_files: every current file has the recorded content", differing_files)
-
-
-def paths_of_other_content(rows: NewRows, of: int, parts: Iterable[int]) -> Iterator[str]:
-    """The paths of rows whose content is not the recorded one (runs in each task)."""
-    for part in parts:
-        for row in counted(rows.rows(["path", "image_id", "length", "content"], part, of)):
-            content = row["content"]
-            if content is not None and (len(content), sha256(content).hexdigest()) != (row["length"], row["image_id"]):
-                yield row["path"]
-
-
-def paths_of_other_files(link_roots: Sequence[str], parts: Iterable[list[Row]]) -> Iterator[str]:
-    """The paths of files whose content is not the recorded one (runs in each task)."""
-    for part in parts:
-        for file in counted(part):
-            if not has_recorded_content(file, link_roots):
-                yield file["path"]
-
-
-def has_recorded_content(file: Row, link_roots: Sequence[str]) -> bool:
-    """Whether the file is there, and its SHA-256 is its image_id."""
-    try:
-        with open_file(file["path"], link_roots) as content:
-            return file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]
-    except OSError:  # deleted, or a link now
-        return False
 
 
 def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:
@@ -227,7 +206,7 @@ def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:
 
 
 def check_logs(delta_tables: DeltaTables) -> Iterator[Rule]:
-    """Delta versions are consecutive, and Spark reads as many rows as delta-rs of the tables that it works on."""
+    """Delta versions are consecutive; of a table that is large enough for Spark, it reads as many rows as delta-rs."""
 
     def gaps(table: Table) -> Found:
         if delta_tables.newest_version(table) is None:

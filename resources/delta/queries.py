@@ -45,20 +45,20 @@ def count(sql: str, **relations: pa.Table | pa.RecordBatchReader) -> int:
 
 @dataclass(frozen=True)
 class Found:
-    """How many rows a query found, and the first column of a few of them."""
+    """How many rows were found, and a few of them by name."""
 
     count: int = 0
     examples: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, values: Sequence[str]) -> "Found":
-        """All values, found without a query."""
+        """Those in a list."""
         return cls(len(values), tuple(values[:MAX_EXAMPLES]))
 
     @classmethod
     def by(cls, sql: str, **relations: pa.Table | pa.RecordBatchReader) -> "Found":
-        """What a query on the relations finds; its first column is called `example`."""
-        numbered = f"SELECT example::VARCHAR AS example, row_number() OVER () AS number FROM ({sql})"
+        """Those that a query on the relations finds, named by its column `example`."""
+        numbered = f"SELECT coalesce(example::VARCHAR, 'null') AS example, row_number() OVER () AS number FROM ({sql})"
         few = f"list(example) FILTER (number <= {MAX_EXAMPLES})"
         (row,) = query(f"SELECT count(*) AS count, {few} AS examples FROM ({numbered})", **relations).to_pylist()
         return cls(row["count"], tuple(row["examples"] or ()))
@@ -66,15 +66,16 @@ class Found:
 
 def repeated_keys(delta_tables: DeltaTables, table: Table) -> Found:
     """The keys of the table that have several rows."""
-    keys, found = ", ".join(f'"{key}"' for key in table.keys), Found()
+    keys = ", ".join(f'"{key}"' for key in table.keys)
+
+    def grouped(by: str, example: str) -> Found:
+        sql = f"SELECT {example} AS example FROM keys_of_rows GROUP BY {by} HAVING count(*) > 1"
+        return Found.by(sql, keys_of_rows=delta_tables.batches(table, table.keys))
+
     # Equal keys have equal hashes: the keys themselves are compared only if hashes are repeated, perhaps by chance.
-    for grouped in (f"hash({keys})", keys):
-        example = f'any_value("{table.keys[0]}") AS example'
-        sql = f"SELECT {example} FROM keys_of_rows GROUP BY {grouped} HAVING count(*) > 1"
-        found = Found.by(sql, keys_of_rows=delta_tables.batches(table, table.keys))
-        if not found.count:
-            break
-    return found
+    if not grouped(f"hash({keys})", "1").count:
+        return Found()
+    return grouped(keys, f'any_value("{table.keys[0]}")')
 
 
 def missing_keys(expected: pa.RecordBatchReader, there: pa.RecordBatchReader, keys: Sequence[str]) -> Found:

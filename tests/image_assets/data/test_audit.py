@@ -109,7 +109,9 @@ def test_what_is_lost_or_broken_is_reported_and_a_repaired_set_breaks_nothing(
         },
         instance=dg.DagsterInstance.ephemeral(),
     )
+    made = sorted(Path(ingested_tables.root).iterdir())
     assert broken(ingested_tables, landing) == {}
+    assert sorted(Path(ingested_tables.root).iterdir()) == made, "no table is created"
     by_spark = DeltaSpark(spark_config=ingested_tables.pyspark.spark_config, executor="spark")
     results = list(audit(tables_in(Path(ingested_tables.root).parent, by_spark), folder))
     assert [result.rule for result in results if result.broken] == []

@@ -40,6 +40,12 @@ def test_a_few_of_many_rows_are_named(tmp_path: Path) -> None:
     assert all(name.startswith("cowrie") for name in found.examples)
 
 
+def test_a_key_that_is_null_is_named_so(tmp_path: Path) -> None:
+    tables = tables_at(tmp_path)
+    add(tables, shell(None), shell(None))
+    assert repeated_keys(tables, SHELLS) == Found(1, ("null",))
+
+
 def test_times_stay_in_utc(tmp_path: Path) -> None:
     tables = tables_at(tmp_path)
     add(tables, shell("cowrie"))
