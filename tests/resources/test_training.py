@@ -134,6 +134,7 @@ def test_a_canceled_run_leaves_no_process(delta_spark: DeltaSpark, distributor: 
     assert delta_spark.spark_session.range(3).count() == 3
 
 
+@pytest.mark.slow
 def test_on_a_cluster_of_two_workers_each_runs_a_rank(tmp_path: Path) -> None:
     with standalone_cluster(workers=2) as master:
         command = [sys.executable, "-m", "tests.support.ranks_on_cluster", master, str(tmp_path), *CONNECTED]
