@@ -14,8 +14,14 @@ from pyspark.errors import PySparkException
 
 from image_assets.data.folder_changes import folder_changes
 from image_assets.data.image_files import IMAGE_KEYS, current_key_batches, read_ledger
-from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
-from image_assets.data.recorded_content import files_that_differ, rows_that_differ
+from image_assets.data.inspection import (
+    CURRENT,
+    MISSING,
+    PENDING,
+    QUARANTINED,
+    files_that_differ,
+    rows_that_differ,
+)
 from image_assets.schemas import (
     FEATURED_IMAGES,
     GRAYSCALE_IMAGES,
@@ -157,8 +163,6 @@ def check_contents(
     """Stored content and current files have the SHA-256 that is recorded as image_id."""
 
     def differing_rows() -> Found:
-        if delta_tables.newest_version(RAW_IMAGES) is None:
-            return Found()
         stored = delta_tables.snapshot(RAW_IMAGES)
         files = table_files(delta_tables.uri(RAW_IMAGES), stored.version)
         rows = NewRows(tuple(file.url for file in files.files), stored.version)
@@ -180,7 +184,8 @@ def check_contents(
         with ProgressLine("read", len(files), "files", log) as progress:
             return Found.of(executor.run(check, parts, progress, rows=len(files)))
 
-    yield Rule("raw_images: image_id and length match the content", differing_rows)
+    stored_content = partial(if_made, delta_tables, RAW_IMAGES, differing_rows)
+    yield Rule("raw_images: image_id and length match the content", stored_content)
     yield Rule("image_files: every current file has the recorded content", differing_files)
 
 
@@ -191,15 +196,15 @@ def check_completeness(delta_tables: DeltaTables) -> Iterator[Rule]:
         return missing_keys(current_key_batches(delta_tables), delta_tables.batches(table, IMAGE_KEYS), IMAGE_KEYS)
 
     def missing_embeddings() -> Found:
-        is_there = delta_tables.newest_version(IMAGE_EMBEDDINGS) is not None
-        return missing(IMAGE_EMBEDDINGS) if is_there and delta_tables.snapshot(IMAGE_EMBEDDINGS).rows else Found()
+        return missing(IMAGE_EMBEDDINGS) if delta_tables.snapshot(IMAGE_EMBEDDINGS).rows else Found()
 
     def orphans(table: Table, upstream: Table, keys: list[str]) -> Found:
         return missing_keys(delta_tables.batches(table, keys), delta_tables.batches(upstream, keys), keys)
 
     for table in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES):
         yield Rule(f"{table.name}: every current file has a row", partial(missing, table))
-    yield Rule(f"{IMAGE_EMBEDDINGS.name}: if it has rows, every current file has one", missing_embeddings)
+    embedded = partial(if_made, delta_tables, IMAGE_EMBEDDINGS, missing_embeddings)
+    yield Rule(f"{IMAGE_EMBEDDINGS.name}: if it has rows, every current file has one", embedded)
     yield Rule("raw_images: every row has a file in image_files", partial(orphans, RAW_IMAGES, IMAGE_FILES, ["path"]))
     for table, upstream in UPSTREAM:
         yield Rule(f"{table.name}: every row has one in {upstream.name}", partial(orphans, table, upstream, IMAGE_KEYS))
@@ -209,22 +214,26 @@ def check_logs(delta_tables: DeltaTables) -> Iterator[Rule]:
     """Delta versions are consecutive; of a table that is large enough for Spark, it reads as many rows as delta-rs."""
 
     def gaps(table: Table) -> Found:
-        if delta_tables.newest_version(table) is None:
-            return Found()
         versions = sorted(commit["version"] for commit in delta_tables.history(table))
         pairs = zip(versions, versions[1:], strict=False)
         return Found.of([str(after) for before, after in pairs if after != before + 1])
 
     def difference(table: Table) -> Found:
-        if delta_tables.newest_version(table) is None:
-            return Found()
         counts = (delta_tables.dataframe(table).count(), delta_tables.read(table, table.keys).num_rows)
         return Found.of([] if counts[0] == counts[1] else [f"Spark reads {counts[0]:,} rows, delta-rs {counts[1]:,}"])
 
     for table in TABLES:
-        yield Rule(f"{table.name}: versions are consecutive", partial(gaps, table))
+        consecutive, same_rows = (
+            partial(if_made, delta_tables, table, partial(of, table)) for of in (gaps, difference)
+        )
+        yield Rule(f"{table.name}: versions are consecutive", consecutive)
         if not runs_locally(delta_tables.pyspark, size_bytes(delta_tables, table)):
-            yield Rule(f"{table.name}: Spark and delta-rs read the same number of rows", partial(difference, table))
+            yield Rule(f"{table.name}: Spark and delta-rs read the same number of rows", same_rows)
+
+
+def if_made(delta_tables: DeltaTables, table: Table, find: Callable[[], Found]) -> Found:
+    """What is found in a table; nothing if it was never made. Looking at its log would create it."""
+    return Found() if delta_tables.newest_version(table) is None else find()
 
 
 def size_bytes(delta_tables: DeltaTables, table: Table) -> int:

@@ -1,7 +1,7 @@
-"""Inspects a file before it becomes a row (runs in executors)."""
+"""Inspects files before they become rows, and again in an audit (runs in executors)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from io import BufferedReader
@@ -13,6 +13,8 @@ from image_assets.images.isolated_process import ItemFailure
 from image_assets.images.large_images import Limits
 from image_assets.images.pixels import DEFAULT, Reading
 from resources.delta.arrow_rows import Row
+from resources.delta.local_tasks import counted
+from resources.delta.new_rows import NewRows
 from resources.files.file_system import (
     FileChanged,
     OpenFolders,
@@ -107,3 +109,28 @@ def streamed(path: str, *, length: int) -> tuple[bytes, str]:
         if file.tell() != length or modification_stamp(file) != before:
             raise FileChanged(f"{path} had {length} bytes when listed and {file.tell()} when read")
     return start, image_id
+
+
+def rows_that_differ(rows: NewRows, of: int, parts: Iterable[int]) -> Iterator[str]:
+    """The paths of the rows in some of `of` parts whose content has not the recorded length and SHA-256."""
+    for part in parts:
+        for row in counted(rows.rows(["path", "image_id", "length", "content"], part, of)):
+            content = row["content"]
+            if content is not None and (len(content), sha256(content).hexdigest()) != (row["length"], row["image_id"]):
+                yield row["path"]
+
+
+def files_that_differ(link_roots: Sequence[str], parts: Iterable[list[Row]]) -> Iterator[str]:
+    """The paths of the files that are gone, or whose SHA-256 is not the recorded one."""
+    for part in parts:
+        for file in counted(part):
+            if not _has_recorded_content(file, link_roots):
+                yield file["path"]
+
+
+def _has_recorded_content(file: Row, link_roots: Sequence[str]) -> bool:
+    try:
+        with open_file(file["path"], link_roots) as content:
+            return file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]
+    except OSError:  # deleted, or a link now
+        return False

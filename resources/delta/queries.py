@@ -67,15 +67,13 @@ class Found:
 def repeated_keys(delta_tables: DeltaTables, table: Table) -> Found:
     """The keys of the table that have several rows."""
     keys = ", ".join(f'"{key}"' for key in table.keys)
-
-    def grouped(by: str, example: str) -> Found:
-        sql = f"SELECT {example} AS example FROM keys_of_rows GROUP BY {by} HAVING count(*) > 1"
-        return Found.by(sql, keys_of_rows=delta_tables.batches(table, table.keys))
-
+    repeated = "FROM keys_of_rows GROUP BY {} HAVING count(*) > 1"
     # Equal keys have equal hashes: the keys themselves are compared only if hashes are repeated, perhaps by chance.
-    if not grouped(f"hash({keys})", "1").count:
+    by_hash = f"SELECT 1 {repeated.format(f'hash({keys})')}"
+    if not count(by_hash, keys_of_rows=delta_tables.batches(table, table.keys)):
         return Found()
-    return grouped(keys, f'any_value("{table.keys[0]}")')
+    by_keys = f'SELECT any_value("{table.keys[0]}") AS example {repeated.format(keys)}'
+    return Found.by(by_keys, keys_of_rows=delta_tables.batches(table, table.keys))
 
 
 def missing_keys(expected: pa.RecordBatchReader, there: pa.RecordBatchReader, keys: Sequence[str]) -> Found:
