@@ -292,10 +292,12 @@ def read_outcomes(delta_tables: DeltaTables) -> dict[str, FetchOutcome]:
     return {row["url"]: FetchOutcome(**row) for row in delta_tables.read(FETCHED_IMAGES, OUTCOME_COLUMNS).to_pylist()}
 
 
-def merge_outcomes(delta_tables: DeltaTables, outcomes: Sequence[FetchOutcome]) -> None:
-    """Merges results into fetched_images, in one commit; does nothing if there are none."""
-    if outcomes:
-        rows = pa.Table.from_pylist([vars(outcome) for outcome in outcomes], to_arrow_schema(FETCHED_IMAGES.columns))
+def merge_outcomes(
+    delta_tables: DeltaTables, outcomes: Sequence[FetchOutcome], previous: Mapping[str, FetchOutcome]
+) -> None:
+    """Merges the results that differ from the previous ones into fetched_images, in one commit, if there are any."""
+    if changed := [vars(outcome) for outcome in outcomes if previous.get(outcome.url) != outcome]:
+        rows = pa.Table.from_pylist(changed, to_arrow_schema(FETCHED_IMAGES.columns))
         delta_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in OUTCOME_COLUMNS[1:]})
 
 
@@ -333,13 +335,13 @@ def fetch(
         if outcome.url in former:
             waiting.append(FetchOutcome(former[outcome.url], UNNAMED))
         if len(waiting) >= COMMIT_ROWS or time.monotonic() - committed > COMMIT_SECONDS:
-            merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
+            merge_outcomes(delta_tables, waiting, previous)
             waiting, committed = [], time.monotonic()
             progress = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
             log.info(
                 f"{number:,} of {len(sources):,} images, {number / (committed - started):,.0f} per second: {progress}"
             )
-    merge_outcomes(delta_tables, changed_outcomes(waiting, previous))
+    merge_outcomes(delta_tables, waiting, previous)
     return counts
 
 
@@ -366,11 +368,6 @@ def no_longer_named(previous: Mapping[str, FetchOutcome], named: Collection[str]
     """Failed images that are no longer in the table, so that checks stop reporting them."""
     left = [outcome for url, outcome in previous.items() if outcome.state == FAILED and url not in named]
     return [replace(outcome, state=UNNAMED, reason=None, message=None) for outcome in left]
-
-
-def changed_outcomes(outcomes: Sequence[FetchOutcome], previous: Mapping[str, FetchOutcome]) -> list[FetchOutcome]:
-    """The outcomes that differ from the previous ones."""
-    return [outcome for outcome in outcomes if previous.get(outcome.url) != outcome]
 
 
 @dg.asset(kinds={"deltalake"}, pool="fetched_images")

@@ -208,9 +208,8 @@ def test_results_of_earlier_versions_are_found_under_the_addresses_that_those_st
         put(filled.landing, file, content)
         where = f"{ImageFolder(root=str(filled.landing)).path}/{file}"
         image_id = sha256(content).hexdigest()
-        merge_outcomes(
-            filled.tables, [FetchOutcome(f"{server.address}/{path}", "fetched", path=where, image_id=image_id)]
-        )
+        outcome = FetchOutcome(f"{server.address}/{path}", "fetched", path=where, image_id=image_id)
+        merge_outcomes(filled.tables, [outcome], {})
     rows = [
         (f"{server.address}/a/rose.png?authuser=0", "roses", "one.png"),
         (f"{server.address}/photo?keyword=a", "", ""),
