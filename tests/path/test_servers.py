@@ -2,8 +2,7 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from scripts.dev import Service, is_up, start, stop
 from scripts.home import prepare
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 from tests.support.tables import tables_at
+from tests.support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240
@@ -79,16 +79,12 @@ def servers(home: Path) -> Iterator[Servers]:
         ]
         processes = [start(Service(name, [str(BIN / name), *more]), environment) for name, *more in commands]
         running.callback(stop, processes)
-        wait_for(lambda: is_up(f"{mlflow_url}/health") and is_up(f"{web}/server_info"), "answers of the servers")
+        wait_until(
+            lambda: is_up(f"{mlflow_url}/health") and is_up(f"{web}/server_info"),
+            PATIENCE_SECONDS,
+            "answers of the servers",
+        )
         yield Servers(mlflow_url, int(web_port), databases["dagster"])
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Look again until it is so."""
-    since = time.monotonic()
-    while not condition():
-        assert time.monotonic() - since < PATIENCE_SECONDS, f"{what} not seen"
-        time.sleep(0.3)
 
 
 def logged_version(registry: ModelRegistry, folder: Path) -> ModelVersion:
@@ -108,7 +104,7 @@ def status_of_promotion(version: ModelVersion, by: DagsterGraphQLClient) -> tupl
     config = {"version": version.version, "stage": "Archived", "person": "Ada"}
     run_id = by.submit_job_execution("promote_model", run_config={"ops": {"promote": {"config": config}}})
     ended = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
-    wait_for(lambda: by.get_run_status(run_id) in ended, "the end of the run")
+    wait_until(lambda: by.get_run_status(run_id) in ended, PATIENCE_SECONDS, "the end of the run")
     return run_id, by.get_run_status(run_id)
 
 

@@ -6,8 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -17,8 +16,10 @@ from resources.run_launcher import RUN_BY, SENSOR_TAG, SOCKET_FILE, connected, r
 from scripts.home import DAGSTER_SETTINGS
 from scripts.runs import end_lost_runs
 from tests.support import worker_jobs
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 120
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -28,13 +29,6 @@ print(serve(Path(sys.argv[1]), limit_bytes=int(sys.argv[2]), runs=int(sys.argv[3
 """
 BY_SENSOR = {SENSOR_TAG: "new_images"}
 NO_WORKER = "requires a workspace"  # what Dagster's own launcher says here, where no code server runs
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Home:
@@ -91,7 +85,7 @@ class Home:
         return run
 
     def finished(self, run_id: str) -> dg.DagsterRunStatus:
-        wait_until(lambda: self.run(run_id).is_finished)
+        wait_until(lambda: self.run(run_id).is_finished, PATIENCE_SECONDS)
         return self.run(run_id).status
 
     def executed_by(self) -> list[int]:
@@ -115,7 +109,7 @@ def test_runs_of_sensors_are_executed_one_after_the_other_in_the_same_process(ho
         run_id = home.launch()
         assert home.finished(run_id) is dg.DagsterRunStatus.SUCCESS
         assert str(worker.pid) in home.run(run_id).tags[RUN_BY]
-        wait_until(lambda: is_free(home))
+        wait_until(lambda: is_free(home), PATIENCE_SECONDS)
     assert home.executed_by() == [worker.pid, worker.pid]
     worker.send_signal(signal.SIGTERM)  # as `make dev` does when it stops
     assert worker.wait(20) == 0
@@ -141,7 +135,7 @@ def test_other_runs_and_runs_without_a_worker_go_to_dagsters_launcher(home: Home
 def test_a_busy_worker_takes_no_run_and_a_terminated_run_is_canceled(home: Home) -> None:
     home.start_worker()
     run_id = home.launch(seconds=600.0)
-    wait_until(home.executed_by)
+    wait_until(home.executed_by, PATIENCE_SECONDS)
     with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
         home.launch()
     assert end_lost_runs(home.instance) == []
@@ -180,7 +174,7 @@ def test_changed_code_is_never_executed_as_it_was(home: Home) -> None:
 def test_a_run_whose_worker_was_killed_is_lost(home: Home) -> None:
     worker = home.start_worker()
     run_id = home.launch(seconds=600.0)
-    wait_until(home.executed_by)
+    wait_until(home.executed_by, PATIENCE_SECONDS)
     worker.kill()
     worker.wait()
     assert not home.instance.run_launcher.terminate(run_id)

@@ -16,12 +16,13 @@ import pytest
 from resources.processes.local_ranks import local_ranks
 from resources.processes.ranks import RankFailure
 from tests.support import rank_functions
+from tests.support.waiting import wait_until
 
 MODULE = rank_functions.__name__
+PATIENCE_SECONDS = 60
 DRIVER = """
 import sys
 from pathlib import Path
-from typing import Any
 from resources.processes.local_ranks import local_ranks
 from tests.support.rank_functions import sleep
 with local_ranks(2, []) as run:
@@ -72,7 +73,7 @@ def test_a_rank_without_a_result_is_a_failure(function: Callable[[], object], me
 def test_a_process_that_a_rank_leaves_ends_after_it() -> None:
     left = call([], rank_functions.leave_a_process)
     assert len(left) == 2
-    wait_until(lambda: not any(map(is_running, left)))
+    wait_until(lambda: not any(map(is_running, left)), PATIENCE_SECONDS)
 
 
 def test_ranks_that_get_no_call_end_with_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,7 @@ def test_ranks_that_get_no_call_end_with_the_block(tmp_path: Path, monkeypatch: 
     before, began = children(), time.monotonic()
     with local_ranks(2, ["slow_to_import"]):
         started = children() - before
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < PATIENCE_SECONDS
     assert started
     assert not any(process.is_running() for process in started)
 
@@ -92,7 +93,7 @@ def test_if_the_process_that_they_were_forked_from_is_killed_ranks_end_and_the_e
     before = children()
 
     def kill_once_both_sleep() -> None:
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, PATIENCE_SECONDS)
         (forked_from,) = children() - before
         ranks.extend(forked_from.children())
         forked_from.send_signal(signal.SIGKILL)
@@ -102,16 +103,16 @@ def test_if_the_process_that_they_were_forked_from_is_killed_ranks_end_and_the_e
     with pytest.raises(RankFailure, match=r"\ARankKilled: A rank was killed from outside \(signal 9, SIGKILL\)"):
         call([], rank_functions.sleep, tmp_path)
     assert len(ranks) == 2
-    wait_until(lambda: not any(process.is_running() for process in ranks))
+    wait_until(lambda: not any(process.is_running() for process in ranks), PATIENCE_SECONDS)
 
 
 def test_ranks_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)]) as driver:
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, PATIENCE_SECONDS)
         started = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
     assert len(started) == 3
-    wait_until(lambda: not any(process.is_running() for process in started))
+    wait_until(lambda: not any(process.is_running() for process in started), PATIENCE_SECONDS)
 
 
 def call(imports: list[str], function: Callable[..., object], *arguments: object) -> list[Any]:
@@ -125,10 +126,3 @@ def children() -> set[psutil.Process]:
 
 def is_running(process_id: int) -> bool:
     return psutil.pid_exists(process_id) and psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
