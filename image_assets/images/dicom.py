@@ -103,7 +103,7 @@ class DicomImage:
             exact = str(data.get("VOILUTFunction", "LINEAR")) != "LINEAR"  # LINEAR counts whole values, see C.11.2.1.2
             found = ValueRange(center - width / 2, center + width / 2)
             found = found if exact else ValueRange(center - width / 2, center + width / 2 - 1)
-            if found.white > found.black:
+            if found.is_usable:
                 return to_8_bits(values, found), found
         if data.get("VOILUTSequence"):
             shown = np.asarray(apply_voi_lut(values, data, prefer_lut=True))

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta, timezone
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -59,6 +59,8 @@ def _capture_time(details: Mapping[int, Any]) -> tuple[datetime | None, str | No
             time = datetime.strptime(_text(details.get(time_tag)) or "", "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
         except ValueError:  # missing, or zeros from a camera whose clock is not set
             continue
+        if time.year in (MINYEAR, MAXYEAR):  # a zone or a fraction could move it beyond the times that there are
+            continue
         fraction = _text(details.get(fraction_tag)) or ""
         if fraction.isdecimal():
             time += timedelta(seconds=float(f"0.{fraction}"))
@@ -66,10 +68,7 @@ def _capture_time(details: Mapping[int, Any]) -> tuple[datetime | None, str | No
         if sign is None or int(sign[2]) > 14 or int(sign[3]) > 59:
             return time, None
         offset = timedelta(hours=int(sign[2]), minutes=int(sign[3])) * (-1 if sign[1] == "-" else 1)
-        try:
-            return time.replace(tzinfo=timezone(offset)).astimezone(UTC), f"{sign[1]}{sign[2]}:{sign[3]}"
-        except OverflowError:  # the first or last day that there is
-            return time, None
+        return time.replace(tzinfo=timezone(offset)).astimezone(UTC), f"{sign[1]}{sign[2]}:{sign[3]}"
     return None, None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from .formats import RAW, UnreadableImage, turned
+from .formats import RAW, TURNS, UnreadableImage, turned
 from .value_range import SAMPLED_VALUES, ValueRange, find_range, to_8_bits
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class TiffPage:
 
     @property
     def orientation(self) -> int:
-        return int(self._tag(ORIENTATION) or 1)
+        found = int(self._tag(ORIENTATION) or 1)
+        return found if found in TURNS else 1
 
     @property
     def profile(self) -> bytes | None:

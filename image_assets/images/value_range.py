@@ -3,6 +3,7 @@
 This file stands alone: a copy is stored with every model version.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,11 @@ class ValueRange(NamedTuple):
         """The same range of an image in which the lowest value means white."""
         return ValueRange(self.white, self.black)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether white is above black, and not infinitely far."""
+        return 0 < self.white - self.black < math.inf
+
 
 BYTES = ValueRange(0.0, 255.0)
 
@@ -50,7 +56,7 @@ def find_range(
     """
     if values.dtype in (np.uint8, np.bool_):
         return BYTES if values.dtype == np.uint8 else ValueRange(0, 1)
-    if declared and declared.white > declared.black and declared != _type_range(values.dtype):
+    if declared and declared.is_usable and declared != _type_range(values.dtype):
         return declared
     valid = _valid(sampled(values), no_data)
     if not valid.size:

@@ -1,6 +1,7 @@
 """A table's Parquet files: reading footers and samples, and writing files without Spark (runs in each executor)."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -202,15 +203,24 @@ class Statistics:
                 self.largest[name] = max(self.largest.get(name, found["max"]), found["max"])
 
     def to_json(self) -> str:
-        """In the format of Delta's protocol ("Per-file Statistics"); times are rounded outwards to milliseconds."""
+        """In the format of Delta's protocol ("Per-file Statistics"); times are rounded outwards to milliseconds.
+
+        Columns with infinite values have no minimum and maximum, because JSON has no such numbers.
+        """
+        names = [name for name, smallest in self.smallest.items() if is_finite(smallest, self.largest[name])]
         return json.dumps(
             {
                 "numRecords": self.rows,
-                "minValues": {name: to_value(value, timedelta()) for name, value in self.smallest.items()},
-                "maxValues": {name: to_value(value, MILLISECOND) for name, value in self.largest.items()},
+                "minValues": {name: to_value(self.smallest[name], timedelta()) for name in names},
+                "maxValues": {name: to_value(self.largest[name], MILLISECOND) for name in names},
                 "nullCount": self.nulls,
             }
         )
+
+
+def is_finite(*values: Any) -> bool:
+    """Whether none of the values is an infinite number or NaN."""
+    return all(math.isfinite(value) for value in values if isinstance(value, float))
 
 
 def to_value(value: Any, more: timedelta) -> Any:

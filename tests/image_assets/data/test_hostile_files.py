@@ -1,5 +1,6 @@
 """Whatever a file holds, no run fails: it is current, or quarantined with the true reason."""
 
+import math
 import os
 import resource
 import struct
@@ -12,6 +13,7 @@ from typing import cast
 import dagster as dg
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from image_assets.data.featured_images import featured_images
@@ -27,6 +29,7 @@ from resources.delta.spark_session import DeltaSpark
 from resources.files.file_system import to_path
 from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
+from tests.support.image_files import dicom
 from tests.support.images import jpeg, picture, png, put
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared" / "data" / "flowers_original"
@@ -103,10 +106,24 @@ GRAY_16 = Image.fromarray(np.linspace(0, 65535, 48 * 32).reshape(32, 48).astype(
 GRAY_PIXELS = [(256, 3, 1, 48), (257, 3, 1, 32), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 0)]
 
 
-def exif(orientation: int) -> Image.Exif:
+LEVELS = np.linspace(0, 1000, 48 * 32).reshape(32, 48).astype(np.uint16)
+END_OF_TIME = {36867: "9999:12:31 23:59:59", 37521: "9999999"}
+
+
+def exif(orientation: int, details: dict[int, str] | None = None) -> Image.Exif:
     tags = Image.Exif()
     tags[0x0112] = orientation
+    tags.get_ifd(0x8769).update(details or {})
     return tags
+
+
+def tagged_tiff(tag: int, kind: str, value: float) -> bytes:
+    """A TIFF of floats with one more tag."""
+    content = BytesIO()
+    tifffile.imwrite(
+        content, LEVELS.astype(np.float64), photometric="minisblack", extratags=[(tag, kind, 1, value, True)]
+    )
+    return content.getvalue()
 
 
 # For each file what it holds, and the reason why it is quarantined; None where it is current.
@@ -131,6 +148,10 @@ CASES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "cmyk.tif": (lambda: saved(picture(17).convert("CMYK"), "TIFF"), None),
     "16 bits.tif": (lambda: saved(GRAY_16, "TIFF"), None),
     "wrong suffix.gif": (lambda: png(18), None),
+    "taken at the end of time.jpg": (lambda: saved(picture(22), "JPEG", exif=exif(1, END_OF_TIME)), None),
+    "turned in no way.tif": (lambda: tagged_tiff(274, "I", 0xFFFFFFFF), None),
+    "infinitely white.tif": (lambda: tagged_tiff(341, "d", math.inf), None),
+    "infinite window.dcm": (lambda: dicom(LEVELS, WindowCenter="0", WindowWidth="1e400"), None),
     "ten thousand frames.gif": (lambda: gif_of_frames(10_000), None),
     "a thousand scans.jpg": (lambda: jpeg_of_scans(64, 1_000), None),
     "large, many scans.jpg": (lambda: jpeg_of_scans(5_000, 50_000), "timeout"),
@@ -216,6 +237,9 @@ def test_every_current_file_is_featured_and_gray(hostile: DeltaTables) -> None:
     assert found["camera.jpg"].format == "JPEG"
     assert found["wrong suffix.gif"].format == "PNG"
     assert found["a thousand scans.jpg"].width == 64
+    assert found["turned in no way.tif"].orientation == 1
+    assert found["infinitely white.tif"].white_value == 1023
+    assert found["infinite window.dcm"].white_value == 65535
 
 
 def peak(image: dict) -> tuple[object, int]:

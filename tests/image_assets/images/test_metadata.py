@@ -58,7 +58,8 @@ def test_a_photographs_time_place_and_camera_are_features(name: str) -> None:
         ({36867: "0000:00:00 00:00:00", 36868: NOON}, datetime(2024, 6, 1, 12, 30, 5, tzinfo=UTC), None),
         ({36867: "yesterday"}, None, None),
         ({36867: 5}, None, None),
-        ({36867: "0001:01:01 00:00:00", 36881: "+02:00"}, datetime(1, 1, 1, tzinfo=UTC), None),
+        ({36867: "0001:01:01 00:00:00", 36881: "+02:00"}, None, None),
+        ({36867: "9999:12:31 23:59:59", 37521: "9999999"}, None, None),
     ],
 )
 def test_a_time_without_a_zone_is_the_cameras_clock(details: Details, time: datetime | None, zone: str | None) -> None:

@@ -1,12 +1,14 @@
 """Footers have codecs and row groups, and samples come from all over a table's files."""
 
+import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from resources.delta.parquet_files import MAX_FILES, codecs, evenly_spaced, row_groups, sample_rows
+from resources.delta.parquet_files import MAX_FILES, Statistics, codecs, evenly_spaced, row_groups, sample_rows
 
 
 def parquet_file(file: Path, codec: str, rows: int = 10) -> Path:
@@ -35,6 +37,14 @@ def test_row_groups_are_counted_over_all_files(tmp_path: Path) -> None:
 def test_a_url_may_hold_escaped_signs(tmp_path: Path, folder: str) -> None:
     file = parquet_file(tmp_path / folder / "a.parquet", "none")
     assert codecs([file.as_uri()], "content") == {"UNCOMPRESSED"}
+
+
+@pytest.mark.parametrize("values", [[1.0, math.inf], [-math.inf, 1.0], [math.nan], [math.nan, None]])
+def test_statistics_are_json_whatever_the_numbers(values: list[float | None]) -> None:
+    statistics = Statistics(["share", "number"])
+    statistics.add(pa.table({"share": values, "number": [2.0] * len(values)}))
+    found = json.loads(statistics.to_json(), parse_constant=pytest.fail)
+    assert (found["minValues"], found["maxValues"]) == ({"number": 2.0}, {"number": 2.0})
 
 
 def write(folder: Path, number: int, rows: int) -> str:
