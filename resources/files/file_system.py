@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -27,6 +28,8 @@ SUFFIXES = (
 TO_ESCAPE = re.compile("[%\n\r\udc80-\udcff]+")
 # What S3, Azure, SFTP, Google and fsspec's memory file system call the modification time.
 MODIFICATION_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
+# The server or bucket of a URL, with the file systems in front of it (`simplecache::s3://bucket`); empty for a folder.
+SERVER_AND_NAME = re.compile(r"((?:[^:/]+::)*[^:/]+://[^/]*|)(.*)", re.DOTALL)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The first and the last time in tables: a day within the years 1 to 9999, so that every time zone can show them.
 FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
@@ -214,7 +217,7 @@ def open_file(path: str, link_roots: Sequence[str] = (), open_folders: OpenFolde
         OSError: It is gone, it is not a regular file, or its path contains a link.
     """
     if is_url(path):
-        system, object_name = url_to_fs(unquote(path))
+        system, object_name = file_system_at(unquote(path))
         with system.open(object_name, "rb") as file:
             yield cast(BinaryIO, file)
         return
@@ -254,10 +257,23 @@ def modification_stamp(file: BinaryIO) -> int | None:
         return None
 
 
-def uncached_file_system(url: str) -> tuple[Any, str]:  # Any: fsspec's types depend on the arguments
-    """The fsspec file system of a URL or folder, without a cache of listings, and the path in it."""
-    system, path = url_to_fs(url, use_listings_cache=False)
-    return system, str(path)
+def file_system_at(url: str, **options: bool) -> tuple[Any, str]:  # Any: fsspec's types depend on the arguments
+    """The fsspec file system of a URL or folder, and the path in it.
+
+    `::` in the name of an object or folder is part of the name. fsspec would take what follows for another file system
+    in a chain, and open the object whose name ends before it.
+    """
+    server, name = cast("re.Match[str]", SERVER_AND_NAME.fullmatch(url)).groups()
+    if "::" not in name:
+        system, path = url_to_fs(url, **options)
+        return system, str(path)
+    system, path = url_to_fs(server or "/", **options)
+    return system, f"{path}{name}" if server else str(Path(name).absolute())
+
+
+def uncached_file_system(url: str) -> tuple[Any, str]:  # Any: as above
+    """The same without a cache of listings."""
+    return file_system_at(url, use_listings_cache=False)
 
 
 def arrow_system(url: str) -> tuple[pafs.FileSystem, str]:

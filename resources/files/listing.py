@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from fsspec.core import url_to_fs
-
-from resources.files.file_system import ImageFile, escaped, link_target, to_image_file, to_path, to_url_path
+from resources.files.file_system import (
+    ImageFile,
+    escaped,
+    file_system_at,
+    link_target,
+    to_image_file,
+    to_path,
+    to_url_path,
+)
 
 NO_SUFFIX = "(no suffix)"
 LISTED = 20  # kinds in a text
@@ -205,7 +211,7 @@ def leads_to_file(entry: os.DirEntry[str], link_roots: Sequence[str]) -> bool:
 
 def list_objects(url: str, names: NameFilter) -> Listing:
     """The objects below a URL, with their states."""
-    system, root = url_to_fs(url)
+    system, root = file_system_at(url)
     system.invalidate_cache()
     found: dict[str, ImageFile] = {}
     skipped = Skipped()

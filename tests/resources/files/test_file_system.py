@@ -275,9 +275,10 @@ URL = "memory://photos/100% mine"
 
 @pytest.fixture
 def folder() -> Iterator[ImageFolder]:
-    """A bucket in memory: two photos, one with a name that is not valid in URLs, and a text file."""
+    """A bucket in memory: photos, two with names that URLs read in another way, and a text file."""
     system = fsspec.filesystem("memory")
-    for name, content in {"a.png": png(1), "roses/b #1%20?.PNG": png(2), "notes.txt": b"text"}.items():
+    contents = {"a.png": png(1), "roses/b #1%20?.PNG": png(2), "a.png::http://b.png": png(3), "notes.txt": b"text"}
+    for name, content in contents.items():
         system.pipe_file(f"/photos/100% mine/{name}", content)
     yield ImageFolder(root=URL, exclude=["thumbnails"])
     system.rm("/photos", recursive=True)
@@ -288,13 +289,15 @@ def test_objects_are_listed_with_size_and_time_below_the_folders_path(folder: Im
     assert {name: file.length for name, file in files.items()} == {
         "a.png": len(png(1)),
         "roses/b #1%2520?.PNG": len(png(2)),
+        "a.png::http://b.png": len(png(3)),
     }
     assert all(file.regular and file.modification_time.tzinfo for file in files.values())
 
 
 def test_objects_are_read_by_their_paths(folder: ImageFolder) -> None:
     contents = {read_content(file.path, length=file.length) for file in list_files(folder)}
-    assert contents == {png(1), png(2)}
+    assert contents == {png(1), png(2), png(3)}
+    assert folder.list_paths([file.path for file in list_files(folder)]).names == folder.list_names().names
     (first, *_) = list_files(folder)
     with pytest.raises(FileChanged):
         read_content(first.path, length=first.length + 1)
@@ -308,4 +311,4 @@ def test_a_replaced_object_has_another_time(folder: ImageFolder) -> None:
 
 def test_an_excluded_folder_is_left_out(folder: ImageFolder) -> None:
     fsspec.filesystem("memory").pipe_file("/photos/100% mine/roses/thumbnails/a.png", png(4))
-    assert len(list_files(folder)) == 2
+    assert len(list_files(folder)) == 3
