@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.data.inspection import has_content
 from image_assets.data.label_corrections import label_problem
 from image_assets.images.formats import SIGNATURE_BYTES, format_of, not_an_image, suffix_of
 from image_assets.schemas import FETCHED_IMAGES
@@ -212,9 +213,10 @@ class Fetching:
         if stays and previous.image_id == fetched.digest:  # the same bytes: the file keeps its time
             return replace(previous.fetched, stamp=fetched.stamp)
         before, relative_path = self.relative_path(previous), source.relative_path(suffix_of(kind))
-        self.claim(source.url, relative_path)
+        there = self.claim(source.url, relative_path, fetched.digest)
         try:
-            landed_files.put(self.root, relative_path, fetched.file)
+            if not there:
+                landed_files.put(self.root, relative_path, fetched.file)
             if before and before != relative_path:
                 landed_files.remove(self.root, before)
         except OSError as error:
@@ -228,14 +230,21 @@ class Fetching:
             fetched_at=datetime.now(UTC),
         )
 
-    def claim(self, url: str, relative_path: str) -> None:
-        """Reserves a path for this image; NotFetched if another file has it."""
+    def claim(self, url: str, relative_path: str, digest: str) -> bool:
+        """Reserves a path for this image; NotFetched if another file has it.
+
+        Returns:
+            Whether the image is there already: a run that was killed before its commit has written it.
+        """
         with self.lock:
-            if self.url_by_path.get(relative_path) != url and (
-                relative_path in self.url_by_path or landed_files.exists(self.root, relative_path)
-            ):
+            if self.url_by_path.get(relative_path) == url:
+                return False
+            exists = landed_files.exists(self.root, relative_path)
+            is_other = exists and not has_content(f"{self.landing}/{escaped(relative_path)}", digest)
+            if relative_path in self.url_by_path or is_other:
                 raise NotFetched("name_taken", f"{relative_path} is used by another file: choose another name, or none")
             self.url_by_path[relative_path] = url
+            return exists
 
 
 OUTCOME_COLUMNS = [of.name for of in fields(FetchOutcome)]

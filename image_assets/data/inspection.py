@@ -124,13 +124,14 @@ def files_that_differ(link_roots: Sequence[str], parts: Iterable[list[Row]]) -> 
     """The paths of the files that are gone, or whose SHA-256 is not the recorded one."""
     for part in parts:
         for file in counted(part):
-            if not _has_recorded_content(file, link_roots):
+            if not has_content(file["path"], file["image_id"], link_roots):
                 yield file["path"]
 
 
-def _has_recorded_content(file: Row, link_roots: Sequence[str]) -> bool:
+def has_content(path: str, image_id: str, link_roots: Sequence[str] = ()) -> bool:
+    """Whether the file has the bytes with this SHA-256."""
     try:
-        with open_file(file["path"], link_roots) as content:
-            return file_digest(cast("BufferedReader", content), "sha256").hexdigest() == file["image_id"]
+        with open_file(path, link_roots) as content:
+            return file_digest(cast("BufferedReader", content), "sha256").hexdigest() == image_id
     except OSError:  # deleted, or a link now
         return False

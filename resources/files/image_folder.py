@@ -57,7 +57,8 @@ def put(root: str, relative_path: str, file: IO[bytes]) -> None:
     """
     if is_url(root):
         system, path = uncached_file_system(f"{root}/{relative_path}")
-        with system.open(path, "wb") as whole:  # an object appears when it is closed
+        # Closing alone would let what there is of it appear if an error interrupts the copying.
+        with system.transaction, system.open(path, "wb") as whole:
             shutil.copyfileobj(file, whole)
         return
     target = Path(root) / relative_path

@@ -260,10 +260,20 @@ class RemoteFiles:
                 if time.monotonic() > end:
                     raise NotFetched("timeout", TOO_LONG.format(self.seconds))
                 digest.update(block)
-                file.write(block)
+                write(file, block)
             file.seek(0)
             cleanup.pop_all()
         return Fetched(stamp, file, length, digest.hexdigest())
+
+
+def write(file: IO[bytes], block: bytes) -> None:
+    """Writes to a temporary file; NotFetched if that fails, which is not the server's fault."""
+    try:
+        file.write(block)
+        file.flush()
+    except OSError as error:
+        why = f"cannot write temporary files: {error.strerror or error}; free space, or set TMPDIR to another folder"
+        raise NotFetched("not_written", why) from error
 
 
 def to_reason(status: int) -> str:

@@ -1,5 +1,6 @@
 """Images that a table names land once, under their labels; what cannot be fetched is a row with a reason."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -238,6 +239,16 @@ def test_another_label_moves_the_file_and_one_that_was_deleted_comes_again(fille
     (filled.landing / "tulips/one.png").unlink()
     assert filled.fetch((address, "tulips", "one.png"))["fetched"] == 1
     assert list(filled.files()) == ["tulips/one.png"]
+
+
+def test_files_of_a_run_that_was_killed_before_its_commit_are_taken_over(filled: Home, server: ImageServer) -> None:
+    rows = [(f"{server.address}/{name}/rose.png", "roses", name * 2) for name in "ab"]
+    filled.fetch(*rows)
+    before = filled.files()
+    shutil.rmtree(filled.tables.root)
+    assert filled.fetch(*rows) == {"fetched": 2, "unchanged": 0}
+    assert filled.files() == before
+    assert filled.fetch(*rows) == {"fetched": 0, "unchanged": 2}
 
 
 def test_a_file_of_somebody_else_is_never_written_over(filled: Home, server: ImageServer) -> None:

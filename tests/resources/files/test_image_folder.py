@@ -1,14 +1,18 @@
 """Tests of the landing folder: when a file counts as complete, and which files are listed."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from resources.files import image_folder
+from resources.files.file_system import read_content
 from resources.files.image_folder import ImageFolder
 from tests.support.images import png, put
 from tests.support.landing import list_files
@@ -79,6 +83,26 @@ def test_many_objects_are_listed_instead_of_asked_for(
         assert ([state(file.path) for file in files], len(asked)) == (files, requests)
     finally:
         system.store.clear()
+
+
+class Interrupted(BytesIO):
+    """A file whose disk fails after the first bytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(3)
+
+
+@pytest.mark.parametrize("root", ["memory://interrupted", "folder"])
+def test_a_file_that_cannot_be_copied_as_a_whole_does_not_appear(tmp_path: Path, root: str) -> None:
+    root = root if "://" in root else str(tmp_path / root)
+    with pytest.raises(OSError, match="Input/output error"):
+        image_folder.put(root, "roses/a.png", Interrupted(png(1)))
+    assert list_files(ImageFolder(root=root, include=["*"], litter=[])) == []
+    image_folder.put(root, "roses/a::b.png", BytesIO(png(1)))
+    (file,) = list_files(ImageFolder(root=root))
+    assert read_content(file.path, length=file.length) == png(1)
 
 
 def test_a_time_in_the_future_causes_no_wait(folder: ImageFolder) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import socketserver
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from resources.files.remote_files import NotFetched, RemoteFiles
+from resources.files.remote_files import IN_MEMORY_BYTES, NotFetched, RemoteFiles
 from tests.support.image_server import SECONDS_PER_BYTE, SLOW_BYTES, ImageServer, image_server
 from tests.support.images import png
 from tests.support.receivers import serving
@@ -209,6 +210,15 @@ def test_local_files_are_read_only_if_allowed(tmp_path: Path) -> None:
         assert fetched is not None
         assert fetched.file.read() == png(1)
         assert files.fetch(address, fetched.stamp) is None
+
+
+def test_a_disk_that_is_full_is_not_blamed_on_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "large.png"
+    file.write_bytes(bytes(IN_MEMORY_BYTES + 1))
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/full")
+    with pytest.raises(NotFetched, match="cannot write temporary files: .*; free space, or set TMPDIR") as found:
+        remote(local_files=True, max_bytes=10**8).fetch(str(file), "")
+    assert found.value.reason == "not_written"
 
 
 def test_local_links_and_pipes_are_never_opened(tmp_path: Path) -> None:
