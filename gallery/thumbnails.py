@@ -11,7 +11,6 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from textwrap import wrap
 from typing import Literal, cast
-from uuid import uuid4
 
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw
@@ -23,6 +22,7 @@ from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import open_parquet
 from resources.files.file_system import open_file
+from resources.files.replacing import replace_bytes
 
 Size = Literal["thumbnail", "view"]
 SIDE_PIXELS: dict[Size, int] = {"thumbnail": 256, "view": 1280}
@@ -63,9 +63,7 @@ class FolderCache:
         """Store a file. If this is interrupted, nothing is stored."""
         file = self._folder / name[:2] / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{uuid4().hex}")
-        unfinished.write_bytes(content)
-        unfinished.replace(file)
+        replace_bytes(file, content)
         self._unchecked_bytes += len(content)
         # Listing the folder is slow, so the size is checked only now and then.
         if self._unchecked_bytes > self._max_bytes / 16:

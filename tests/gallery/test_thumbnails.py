@@ -1,4 +1,5 @@
 import os
+import resource
 from io import BytesIO
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_a_replaced_file_leads_to_the_image_in_the_table(own_home: SmallHome, in
 def test_an_image_whose_bytes_are_gone_has_no_thumbnail(own_home: SmallHome) -> None:
     with pytest.raises(PictureUnavailable, match="neither the file"):
         thumbnails_of(own_home).picture(Content("0" * 64, "file:/nowhere.png", 10), "thumbnail")
+
+
+def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            FolderCache(tmp_path).put("00", b"x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.glob("*/*")]
 
 
 def test_the_oldest_files_are_deleted_when_the_folder_is_too_large(tmp_path: Path) -> None:
