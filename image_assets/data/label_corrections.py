@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -12,8 +12,10 @@ from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table import file_layout
+from resources.files.file_system import EPOCH
 
 LISTED_CORRECTIONS = 20
+MICROSECOND = timedelta(microseconds=1)
 MAX_LABEL_BYTES = 255  # the limit for a folder name
 
 ImageKey = tuple[str, str]  # path and image_id: different bytes at the same path are a different image
@@ -49,9 +51,16 @@ def label_problem(label: str) -> str:
 
 
 def append_corrections(delta_tables: DeltaTables, corrections: Sequence[Correction]) -> None:
-    """Appends corrections, in one commit; never changes rows, so several people can correct labels at once."""
+    """Appends corrections, in one commit; never changes rows, so several people can correct labels at once.
+
+    Each is recorded as later than those of its image that are there, whatever the clock said then.
+    """
     delta_tables.create(LABEL_CORRECTIONS)
-    rows = map(asdict, corrections)
+    latest = {(row["path"], row["image_id"]): row["corrected_at"] for row in newest_corrections(delta_tables)}
+    rows = [
+        asdict(one) | {"corrected_at": max(one.corrected_at, latest.get((one.path, one.image_id), EPOCH) + MICROSECOND)}
+        for one in corrections
+    ]
     files = write_files(rows, delta_tables.uri(LABEL_CORRECTIONS), file_layout(LABEL_CORRECTIONS))
     delta_tables.append_files(LABEL_CORRECTIONS, list(files))
 

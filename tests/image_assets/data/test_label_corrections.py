@@ -1,5 +1,7 @@
 """A corrected label counts in every table and in training, also in rows that were written before; it can be undone."""
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -41,7 +43,9 @@ def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
 
 def test_the_newest_correction_of_the_very_image_counts(delta_tables: DeltaTables) -> None:
     assert read_labels(delta_tables, FolderLayout("file:/photos")).corrected == {}
-    append_corrections(delta_tables, [correction("file:/a", "0", "roses"), correction("file:/a", "1", "tulips")])
+    tomorrow = datetime.now(UTC) + timedelta(days=1)  # the clock was wrong, and then set
+    first = replace(correction("file:/a", "0", "roses"), corrected_at=tomorrow)
+    append_corrections(delta_tables, [first, correction("file:/a", "1", "tulips")])
     append_corrections(delta_tables, [correction("file:/a", "0", None)])
     assert read_labels(delta_tables, FolderLayout("file:/photos")).corrected == {
         ("file:/a", "0"): None,
