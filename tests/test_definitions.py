@@ -173,6 +173,12 @@ def test_a_table_is_tended_under_the_pool_that_its_asset_writes_under(verb: str)
         assert {pools[table.name]} == graph.get(dg.AssetKey(table.name)).pools, table.name
 
 
+def test_what_writes_files_into_the_landing_folder_takes_turns() -> None:
+    (unpacking,) = defs.resolve_job_def("unpack_parquet").all_node_defs
+    assert isinstance(unpacking, dg.OpDefinition)
+    assert {unpacking.pool} == defs.resolve_asset_graph().get(dg.AssetKey("fetched_images")).pools
+
+
 def test_loading_imports_no_framework() -> None:
     program = f"import definitions, json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

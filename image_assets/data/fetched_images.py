@@ -221,27 +221,21 @@ class Fetching:
                 landed_files.remove(self.root, before)
         except OSError as error:
             raise NotFetched("not_written", f"cannot write to the landing folder: {error.strerror or error}") from error
-        return replace(
-            previous.fetched,
-            path=f"{self.landing}/{escaped(relative_path)}",
-            image_id=fetched.digest,
-            length=fetched.length,
-            stamp=fetched.stamp,
-            fetched_at=datetime.now(UTC),
-        )
+        file = {
+            "path": f"{self.landing}/{escaped(relative_path)}",
+            "image_id": fetched.digest,
+            "length": fetched.length,
+        }
+        return replace(previous.fetched, **file, stamp=fetched.stamp, fetched_at=datetime.now(UTC))
 
     def claim(self, url: str, relative_path: str, digest: str) -> bool:
-        """Reserves a path for this image; NotFetched if another file has it.
-
-        Returns:
-            Whether the image is there already: a run that was killed before its commit has written it.
-        """
+        """Reserves a path; returns whether a killed run wrote the image there. NotFetched if another file has it."""
+        path = f"{self.landing}/{escaped(relative_path)}"
         with self.lock:
             if self.url_by_path.get(relative_path) == url:
                 return False
             exists = landed_files.exists(self.root, relative_path)
-            is_other = exists and not has_content(f"{self.landing}/{escaped(relative_path)}", digest)
-            if relative_path in self.url_by_path or is_other:
+            if relative_path in self.url_by_path or (exists and not has_content(path, digest)):
                 raise NotFetched("name_taken", f"{relative_path} is used by another file: choose another name, or none")
             self.url_by_path[relative_path] = url
             return exists

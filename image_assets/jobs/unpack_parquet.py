@@ -166,7 +166,7 @@ def path_in(root: str, relative_path: str) -> str:
     return f"{folder}/{to_path(relative_path.encode()).removeprefix('file:')}"
 
 
-@dg.op
+@dg.op(pool="fetched_images")  # which writes to the landing folder as well: each removes partial files of killed runs
 def unpack_images(context: dg.OpExecutionContext, config: UnpackConfig, image_folder: ImageFolder) -> None:
     """Unpacks images. The output's metadata contains how many were written, and why others were left out."""
     counts = unpack(config.source, image_folder.root)

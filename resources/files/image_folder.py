@@ -97,8 +97,9 @@ def prepare(root: str) -> None:
     """Creates the folder if necessary, and removes partial files of killed runs."""
     if not is_url(root):
         Path(root).mkdir(parents=True, exist_ok=True)
-        for part in (*Path(root).glob(f"{PART_PREFIX}*"), *Path(root).glob(f"*/{PART_PREFIX}*")):
-            part.unlink(missing_ok=True)
+        for below in ("", "*/", "*/*/"):  # by label, or by split and label
+            for part in Path(root).glob(f"{below}{PART_PREFIX}*"):
+                part.unlink(missing_ok=True)
 
 
 class FolderUnavailable(FileNotFoundError):

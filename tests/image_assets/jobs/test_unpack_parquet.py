@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_assets.jobs.unpack_parquet import split_of, unpack, unpack_parquet
-from resources.files.image_folder import ImageFolder
-from tests.support.images import png
+from resources.files.image_folder import PART_PREFIX, ImageFolder
+from tests.support.images import png, put
 
 CLASSES = {"info": {"features": {"label": {"names": ["roses", "tulips"], "_type": "ClassLabel"}}}}
 
@@ -48,7 +48,9 @@ def test_images_are_written_by_split_and_label_and_only_once(tmp_path: Path) -> 
     }
     assert unpack(f"{data}/*.parquet", str(landing)) == {"unchanged": 5, "without_label": 1, **left_out}
     (landing / "train" / "roses" / "a.png").write_bytes(b"somebody's own")
+    of_killed_run = put(landing, f"train/roses/{PART_PREFIX}0123", png(0)[:20])
     assert unpack(f"{data}/*.parquet", str(landing))["written"] == 1
+    assert not of_killed_run.exists()
     assert files(landing)["train/roses/a.png"] == b"somebody's own"
 
 
