@@ -15,7 +15,7 @@ FORMATS = (
     Case("heic", "HEIC or HEIF, such as photographs of iPhones, under any suffix", "read, turned upright"),
     Case("avif", "AVIF", "read"),
     Case("jpeg_2000", "JPEG 2000", "read"),
-    Case("jpeg_xl", "JPEG XL", "read"),
+    Case("jpeg_xl", "JPEG XL", "read; the first frame of an animation, not counted"),
     Case("dicom", "DICOM: X-rays and other medical images", "read with its window; MONOCHROME1 is inverted"),
     Case("dicom_window", "DICOM with rescale and window", "values below the window are black, above it white"),
     Case("dicom_compressed", "DICOM with JPEG, lossless JPEG, JPEG-LS, JPEG 2000 or RLE", "read"),

@@ -16,7 +16,7 @@ from image_assets.schemas import TABLES
 from scripts.reference import halves
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("tensorflow", "torch", "horovod", "petastorm", "mlflow")
+HEAVY = ("tensorflow", "torch", "horovod", "petastorm", "mlflow", "duckdb")
 # asset: what it is made from
 EDGES = {
     "fetched_images": [],

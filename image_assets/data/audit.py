@@ -27,11 +27,9 @@ from image_assets.schemas import (
     GRAYSCALE_IMAGES,
     IMAGE_EMBEDDINGS,
     IMAGE_FILES,
-    IMAGE_PREDICTIONS,
-    IMAGE_SPLITS,
-    PREDICTION_ALERTS,
     RAW_IMAGES,
     TABLES,
+    UPSTREAM,
 )
 from resources.delta.delta_log import BrokenTable, LostTable, first_line, table_files
 from resources.delta.delta_tables import DeltaTables
@@ -56,14 +54,6 @@ UNREADABLE = (
     OSError,
     pa.ArrowException,
     duckdb.InvalidInputException,
-)
-UPSTREAM = (
-    (FEATURED_IMAGES, RAW_IMAGES),
-    (GRAYSCALE_IMAGES, FEATURED_IMAGES),
-    (IMAGE_EMBEDDINGS, FEATURED_IMAGES),
-    (IMAGE_SPLITS, FEATURED_IMAGES),
-    (IMAGE_PREDICTIONS, FEATURED_IMAGES),
-    (PREDICTION_ALERTS, IMAGE_PREDICTIONS),
 )
 
 

@@ -234,8 +234,13 @@ def _open_jxl(file: BinaryIO, name: str) -> Picture:
     content = file.read()
     require_few_pixels(*size_of_jxl(content), name)
     # Decoded here, because nothing else reads the rest of the header: the file is in memory, and so are its pixels.
-    values = np.asarray(imagecodecs.jpegxl_decode(content))
-    return _from_array(values if values.ndim < 4 else values[0], name, pages=len(values) if values.ndim == 4 else 1)
+    # Only the first frame of an animation, whose number of frames only decoding them all would tell.
+    values = np.asarray(imagecodecs.jpegxl_decode(content, index=0))
+    values = values[:, :, None] if values.ndim == 2 else values
+    height, width, channels = values.shape
+    wide = f";{values.dtype.itemsize * 8}" if values.dtype.itemsize > 1 else ""
+    header = Header(width, height, MODES[channels] + wide, name, 1)
+    return Picture(header, lambda _: Page(*from_samples(values)), Image.Exif())
 
 
 def require_few_pixels(width: int, height: int, name: str) -> None:
@@ -243,19 +248,6 @@ def require_few_pixels(width: int, height: int, name: str) -> None:
     if width * height > MAX_WHOLE_PIXELS:
         message = f"{width} x {height} pixels: expected at most {MAX_WHOLE_PIXELS:,} for {name}"
         raise UnreadableImage(f"{message}, which is decoded in full; make the image smaller", "too_many_pixels")
-
-
-def _from_array(values: np.ndarray, name: str, *, pages: int = 1, bits: int | None = None) -> Picture:
-    """An image of decoded pixels: (height, width), or (height, width, channels) with gray, RGB and perhaps alpha."""
-    values = values[:, :, None] if values.ndim == 2 else values
-    height, width, channels = values.shape
-    mode = MODES[channels]
-
-    def decode(_: int) -> Page:
-        return Page(*from_samples(values, bits))
-
-    wide = f";{values.dtype.itemsize * 8}" if values.dtype.itemsize > 1 else ""
-    return Picture(Header(width, height, mode + wide, name, 1, pages), decode, Image.Exif())
 
 
 def from_samples(values: np.ndarray, bits: int | None = None) -> tuple[Image.Image, ValueRange]:

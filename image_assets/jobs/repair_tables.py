@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.audit import UPSTREAM
 from image_assets.data.image_files import IMAGE_KEYS, Decision, LedgerEntry, merge_decisions, read_ledger
 from image_assets.data.ingestion import LEDGER_COLUMNS, to_limits
 from image_assets.data.inspection import CURRENT, MISSING, inspect_file
@@ -35,6 +34,7 @@ from image_assets.schemas import (
     REPLAYED_FILES,
     STAGE_HISTORY,
     TABLES,
+    UPSTREAM,
 )
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import REPAIR_JOB, LostTable, table_files

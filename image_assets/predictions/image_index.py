@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -33,6 +32,9 @@ from resources.mlflow.model_registry import (
     UnclearServingVersion,
     serving_version,
 )
+
+if TYPE_CHECKING:
+    import duckdb
 
 # What is read of each table: everything that filters and pages need, and never the images' bytes.
 COLUMNS = {
@@ -142,7 +144,7 @@ class Index:
     `predictions`, `featured` (also former contents) and `corrections`.
     """
 
-    connection: duckdb.DuckDBPyConnection
+    connection: "duckdb.DuckDBPyConnection"
     versions: Mapping[str, int | None]  # the Delta version of each table; None if there is no table yet
     models: Mapping[int, ModelVersion] = field(default_factory=dict)  # the registered versions by number
     merge_labels: bool = False  # as in ImageFolder
@@ -252,6 +254,8 @@ def read_index(
     merge_labels: bool = False,
 ) -> Index:
     """A new index of the tables' newest versions."""
+    import duckdb
+
     versions = newest_versions(delta_tables)
     connection = duckdb.connect()
     for name, table in {"ledger": IMAGE_FILES, "featured": FEATURED_IMAGES, "split": IMAGE_SPLITS}.items():
@@ -294,7 +298,7 @@ def with_corrections(index: Index, delta_tables: DeltaTables) -> Index:
 
 
 def load_corrections(
-    connection: duckdb.DuckDBPyConnection, delta_tables: DeltaTables, *, merge_labels: bool = False
+    connection: "duckdb.DuckDBPyConnection", delta_tables: DeltaTables, *, merge_labels: bool = False
 ) -> None:
     """Replace the label corrections of the index with the newest ones, merged as in featured_images."""
     for name, table in {"given": GIVEN_LABELS, "corrections": LABEL_CORRECTIONS}.items():
@@ -321,7 +325,7 @@ def outliers_sql() -> str:
     return OUTLIERS.format(bounds=", ".join(bounds), traits=", ".join([*extremes, *rare]))
 
 
-def create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+def create_table(connection: "duckdb.DuckDBPyConnection", name: str, rows: pa.Table) -> None:
     """Copy rows into a table of the index; replaces a table of that name."""
     connection.register("arrow_rows", rows)
     connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arrow_rows")

@@ -121,6 +121,7 @@ READ: dict[str, list[Read]] = {
         Read(lambda: jpeg_xl(RGB), GRAY, format="JXL"),
         Read(lambda: jpeg_xl(np.dstack([RGB, WHITE])), GRAY),
         Read(lambda: jpeg_xl(with_values(65535, dtype="uint16"))),
+        Read(lambda: jpeg_xl(np.stack([RGB, 255 - RGB])), GRAY),
     ],
     "dicom": [
         Read(lambda: dicom(with_values(4095, dtype="uint16"), BitsStored=12), format="DICOM", value_range=(0, 4095)),

@@ -100,7 +100,9 @@ mlflow.set_tracking_uri(tracking_uri)
 files = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
 framework = json.loads((files / "classifier.json").read_text())["framework"]
 (model,) = (file.parent for file in files.glob("*/MLmodel"))
-network, OutOfMemory = FRAMEWORKS[framework].network.load_network(str(model), device)
+code = FRAMEWORKS[framework].network
+assert device == "cpu" or code.count_gpus()  # TensorFlow would answer on the CPU
+network, OutOfMemory = code.load_network(str(model), device)
 pixels = np.stack([to_pixels(Path(file).read_bytes(), 224) for file in images])
 half, single = network(pixels), engines.onnx_network(str(files / "network.onnx"))(pixels)
 assert half.keys() == single.keys() == {"probabilities", "embedding"}
