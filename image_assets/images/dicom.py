@@ -32,6 +32,8 @@ CODECS = {
 VIDEOS = ("1.2.840.10008.1.2.4.100", *(f"1.2.840.10008.1.2.4.10{number}" for number in range(1, 9)))
 MAX_MESSAGE = 200
 MAX_FRAMES = 2**31 - 1  # the limit of DICOM and of an int column
+# Elements that anonymizing programs leave without a value, which means the same as no element.
+OPTIONAL = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -56,6 +58,9 @@ class DicomImage:
         file.seek(0)
         self._dataset: Dataset = pydicom.dcmread(file, force=True)
         data = self._dataset
+        for name in OPTIONAL:
+            if name in data and data[name].is_empty:
+                del data[name]
         syntax = str(data.file_meta.get("TransferSyntaxUID", "")) if hasattr(data, "file_meta") else ""
         if "Rows" not in data or not any(name in data for name in PIXELS):
             what = str(data.get("Modality", "")) or "a report, plan or directory"

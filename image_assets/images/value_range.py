@@ -55,7 +55,8 @@ def find_range(
         no_data: The value that marks missing pixels.
     """
     if values.dtype in (np.uint8, np.bool_):
-        return BYTES if values.dtype == np.uint8 else ValueRange(0, 1)
+        bits = min(bits or 8, 8) if values.dtype == np.uint8 else 1
+        return ValueRange(0.0, 2.0**bits - 1)
     if declared and declared.is_usable and declared != _type_range(values.dtype):
         return declared
     valid = _valid(sampled(values), no_data)

@@ -27,6 +27,17 @@ def tiff(pixels: np.ndarray, **options: Any) -> bytes:
     return content.getvalue()
 
 
+def tiff_of_few_bits(pixels: np.ndarray, bits: int, **options: Any) -> bytes:
+    """Return gray pixels, of less than 8 bits each, as TIFF."""
+    rows = np.unpackbits(pixels[:, :, None], axis=2)[:, :, 8 - bits :].reshape(len(pixels), -1)
+    content = BytesIO(tiff(np.packbits(rows, axis=1), **options))
+    with tifffile.TiffFile(content, mode="r+") as file:
+        tags = file.pages.first.tags
+        tags["ImageWidth"].overwrite(pixels.shape[1])
+        tags["BitsPerSample"].overwrite(bits)
+        return content.getvalue()
+
+
 def tiff_pages(*pages: np.ndarray, options: Mapping[int, Mapping[str, Any]] | None = None) -> bytes:
     """Return a TIFF of several pages; `options` by the number of the page."""
     content = BytesIO()

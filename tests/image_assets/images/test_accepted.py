@@ -25,6 +25,7 @@ from tests.support.image_files import (
     png_16,
     saved,
     tiff,
+    tiff_of_few_bits,
     tiff_pages,
     with_late_exif,
 )
@@ -130,6 +131,7 @@ READ: dict[str, list[Read]] = {
         Read(lambda: dicom(255 - LEVELS, "MONOCHROME1")),
         Read(lambda: dicom(RGB, "RGB"), GRAY),
         Read(lambda: dicom(with_values(65535, dtype="uint16"))[128 + 4 :], off=1),
+        Read(lambda: dicom(LEVELS >> 4, BitsStored=4), (LEVELS >> 4) * 17, 0, value_range=(0, 15)),
     ],
     "dicom_window": [
         Read(
@@ -147,6 +149,17 @@ READ: dict[str, list[Read]] = {
             lambda: dicom(outlying(with_values(1000, -500, "int16"), -2000), PixelPaddingValue=-2000),
             outlying(LEVELS, 0),
             1.5,
+        ),
+        # As programs that make files anonymous leave elements.
+        Read(
+            lambda: dicom(
+                with_values(4095, dtype="uint16"),
+                BitsStored=12,
+                WindowCenter=None,
+                WindowWidth=None,
+                RescaleSlope=None,
+                RescaleIntercept=None,
+            )
         ),
     ],
     "dicom_compressed": [
@@ -223,6 +236,11 @@ READ: dict[str, list[Read]] = {
         Read(lambda: tiff(with_values(4095, dtype="uint16"), compression="zlib", predictor=True, tile=(64, 64))),
         Read(lambda: saved(COLOR.quantize(64), "TIFF"), np.asarray(COLOR.quantize(64).convert("L"))),
         Read(lambda: saved(COLOR.convert("1"), "TIFF", compression="group4"), np.asarray(COLOR.convert("1")) * 255),
+        *(
+            Read(lambda bits=bits: tiff_of_few_bits(LEVELS >> 8 - bits, bits), (LEVELS >> 8 - bits) * factor, 0)
+            for bits, factor in ((2, 85), (4, 17))
+        ),
+        Read(lambda: tiff_of_few_bits(15 - (LEVELS >> 4), 4, photometric="miniswhite"), (LEVELS >> 4) * 17, 0),
     ],
     "12_bits_in_16": [
         Read(content, value_range=(0, 2**bits - 1))
