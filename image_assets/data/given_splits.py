@@ -69,10 +69,14 @@ def reassigned(
     """
     given = existing["path"].map(layout.given_split)
     kept = existing.loc[given.isna()]
-    moved = existing.loc[given.notna()].drop(columns=["current", "duplicate_group", "split", "given_split"])
-    parts = [kept.assign(given_split=None, reason=None)]
-    if len(moved):
-        parts.append(with_given_splits(moved, kept, shares, layout, assign))
+    parts, there = [kept.assign(given_split=None, reason=None)], kept
+    # Deleted images come last: they fill no split.
+    for is_current in (True, False):
+        moved = existing.loc[given.notna() & (existing["current"].astype(bool) == is_current)]
+        if len(moved):
+            moved = moved.drop(columns=["current", "duplicate_group", "split", "given_split"])
+            parts.append(with_given_splits(moved, there, shares, layout, assign))
+            there = with_rows(there, parts[-1:])
     now = pd.concat(parts, ignore_index=True)
     before = existing[["path", "image_id", "given_split", "split"]]
     both = now.merge(before, on=["path", "image_id"], suffixes=("", "_before"))

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import dagster as dg
@@ -15,10 +15,16 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_assets.data.duplicate_groups import Pairs, to_groups, to_pairs, with_equal
-from image_assets.data.folder_layout import SPLITS, FolderLayout, is_recorded, read_layout
+from image_assets.data.folder_layout import SPLITS, FolderLayout, is_recorded, one_path_per_folder, read_layout
 from image_assets.data.given_splits import GIVEN_COLUMNS, Assign, reassigned, with_given_splits
 from image_assets.data.image_files import IMAGE_KEYS, current_files, current_key_batches, current_keys
-from image_assets.data.labels import extend_label_indexes, read_label_indexes, read_labels, relabel
+from image_assets.data.labels import (
+    extend_label_indexes,
+    given_by_path,
+    read_label_indexes,
+    read_labels,
+    relabel,
+)
 from image_assets.data.sound_splits import LISTED_PROBLEMS, current_assignments, missing_labels
 from image_assets.images.charts import by_label, picture_markdown, stacked_bars
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
@@ -324,6 +330,22 @@ def reassign(delta_tables: DeltaTables, config: SplitConfig, layout: FolderLayou
     return len(changed)
 
 
+def read_splits_layout(delta_tables: DeltaTables, image_folder: ImageFolder) -> FolderLayout:
+    """The layout without the splits whose folders have no labels, such as the `test` folder of a competition.
+
+    Corrections do not count: the first one in such a folder would move all other images.
+    """
+    layout = read_layout(delta_tables, image_folder)
+    if not layout.given_splits:
+        return layout
+    if given := given_by_path(delta_tables):
+        labeled = [path for path in current_keys(delta_tables)["path"] if given.get(path)]
+    else:
+        labeled = [path for path in one_path_per_folder(delta_tables) if layout.label(path)]
+    splits = frozenset(split for path in labeled if (split := layout.given_split(path)))
+    return replace(layout, given_splits=splits or layout.given_splits)
+
+
 @dg.asset(
     deps=["featured_images", "given_labels", "label_corrections"],
     kinds={"pyspark", "deltalake"},
@@ -335,7 +357,7 @@ def image_splits(
     """Training, validation or test for each labeled image, by its folder if that names a split; near duplicates share
     a split.
     """
-    layout, rules = read_layout(delta_tables, image_folder), duplicate_rules
+    layout, rules = read_splits_layout(delta_tables, image_folder), duplicate_rules
     change = follow(
         delta_tables,
         FEATURED_IMAGES,
@@ -347,6 +369,7 @@ def image_splits(
     relabeled = relabel(delta_tables, IMAGE_SPLITS, layout)  # last: it records the layout
     change = delta_tables.change_since(change.before, IMAGE_SPLITS)
     more = {"moved_to_given_splits": moved} if moved else {}
+    more |= {"splits_from_training": ", ".join(layout.missing_splits)} if layout.missing_splits else {}
     described = describe_once(
         delta_tables, IMAGE_SPLITS.name, lambda: splits_metadata(delta_tables), tables=[IMAGE_SPLITS]
     )

@@ -115,3 +115,11 @@ def test_labels_splits_caches_and_evaluation_follow_the_folders_also_in_an_older
     run(delta_tables, landing, "auto")
     again = [delta_tables.version(table) for table in (FEATURED_IMAGES, GRAYSCALE_IMAGES, IMAGE_SPLITS)]
     assert again == versions, "once recorded, nothing is written again"
+
+    for file in landing.glob("test/*/*.png"):  # as in competitions, whose test images have no labels
+        file.rename(landing / "test" / file.name)
+    run(delta_tables, landing, "auto")
+    assert training_labels(delta_tables) == ["daisy", "roses"]
+    tested = read_split(delta_tables, "test")["path"]
+    assert {path.split("/")[-3] for path in tested} == {"train"}
+    assert read_split(delta_tables, "validation")["path"].str.contains("/val/").all()
