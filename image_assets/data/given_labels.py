@@ -78,7 +78,8 @@ def to_column(names: Sequence[str], usual: Sequence[str], chosen: str, setting: 
     if len(found) == 1:
         return found[0]
     expected = f"one column {chosen}" if chosen else f"one column called {', '.join(usual[:5])} or the like"
-    raise ValueError(f"expected {expected}, found the columns {', '.join(names)}: set {setting} to the name of yours")
+    remedy = f"set {setting} to the name of yours, or add a first row with names if there is none"
+    raise ValueError(f"expected {expected}, found the columns {', '.join(names)}: {remedy}")
 
 
 def label_rows(
@@ -161,7 +162,7 @@ def read_given(
         path, *others = match.paths
         if others:
             listed = ", ".join(match.paths[:LISTED_LABELS])
-            remedy = "write the path of one of them"
+            remedy = "write the path of one of them, or put the table into its folder"
             message = f"the path in {numbered(by_name[name])} may be that of {len(match.paths)} files ({listed})"
             given[match.written] = GivenLabel(None, AMBIGUOUS, f"{message}: {remedy}")
             continue
