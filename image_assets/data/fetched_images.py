@@ -28,6 +28,7 @@ from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, require_file_or_s3
 from resources.files.image_folder import MEBIBYTE, ImageFolder
+from resources.files.listing import NameFilter
 from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
 from resources.setting_values import FETCH_PERMISSIONS
 from resources.settings import read_settings
@@ -119,7 +120,7 @@ def redacted(address: str, hides: Callable[[str], bool] = is_secret) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
 
 
-def refusal_of(source: Source) -> NotFetched | None:
+def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:
     """Why a row of the table cannot be downloaded; None if it can."""
     if not source.address:
         return NotFetched("bad_address", "the row has no address")
@@ -127,14 +128,14 @@ def refusal_of(source: Source) -> NotFetched | None:
         return NotFetched("password", "the address contains an account or a password: remove it")
     if source.label and (why := label_problem(source.label)):
         return NotFetched("bad_label", f"{source.label[:80]!r} is not a valid label: {why}")
-    if source.label.startswith(".") or source.name.startswith("."):
-        return NotFetched("bad_name", "names that start with a dot would be hidden files: remove the dot")
     if source.name and (why := label_problem(f"{source.name}.jpeg")):
         return NotFetched("bad_name", f"{source.name[:80]!r} is not a valid file name: {why}")
+    if pattern := names.excluding(path := source.relative_path(".jpeg")):
+        return NotFetched("bad_name", f"{path} would be skipped as {pattern}: choose another label or name")
     return None
 
 
-def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched], int]:
+def to_sources(rows: pa.Table, names: NameFilter) -> tuple[list[Source], dict[str, NotFetched], int]:
     """The images listed in the table, each once.
 
     Returns:
@@ -153,7 +154,7 @@ def to_sources(rows: pa.Table) -> tuple[list[Source], dict[str, NotFetched], int
             number = sha256(address.encode()).hexdigest()[:10]
             refused[f"address {number}"] = NotFetched("bad_address", "it is not a valid address")
             continue
-        if error := refusal_of(source):
+        if error := refusal_of(source, names):
             refused[source.url] = error
         else:
             named[source.url].add(source)
@@ -221,12 +222,9 @@ class Fetching:
                 landed_files.remove(self.root, before)
         except OSError as error:
             raise NotFetched("not_written", f"cannot write to the landing folder: {error.strerror or error}") from error
-        file = {
-            "path": f"{self.landing}/{escaped(relative_path)}",
-            "image_id": fetched.digest,
-            "length": fetched.length,
-        }
-        return replace(previous.fetched, **file, stamp=fetched.stamp, fetched_at=datetime.now(UTC))
+        path, now = f"{self.landing}/{escaped(relative_path)}", datetime.now(UTC)
+        file = {"path": path, "image_id": fetched.digest, "length": fetched.length}
+        return replace(previous.fetched, **file, stamp=fetched.stamp, fetched_at=now)
 
     def claim(self, url: str, relative_path: str, digest: str) -> bool:
         """Reserves a path; returns whether a killed run wrote the image there. NotFetched if another file has it."""
@@ -318,7 +316,7 @@ def fetch(
     delta_tables.create(FETCHED_IMAGES)
     landed_files.prepare(image_folder.root)
     previous = read_outcomes(delta_tables)
-    sources, refused, left_out = to_sources(rows)
+    sources, refused, left_out = to_sources(rows, image_folder.name_filter())
     log.info(f"the table lists {len(sources):,} images to download; {len(refused):,} addresses are invalid")
     counts = Counter(f"failed_{error.reason}" for error in refused.values())
     if left_out:

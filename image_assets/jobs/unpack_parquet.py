@@ -21,7 +21,7 @@ from image_assets.jobs.dataset_formats import SPLIT_FOLDERS, FileNames, safe_nam
 from image_assets.jobs.launchpad_examples import with_example
 from resources.delta.external_table import class_name, class_names, is_binary
 from resources.files import image_folder as landed_files
-from resources.files.file_system import SUFFIXES, open_file, require_file_or_s3, to_path, uncached_file_system
+from resources.files.file_system import SUFFIXES, escaped, open_file, require_file_or_s3, uncached_file_system
 from resources.files.image_folder import ImageFolder
 
 BATCH_ROWS = 16  # images in memory at once, besides the row group
@@ -106,8 +106,8 @@ def require_images(schema: pa.Schema) -> None:
         raise ValueError(f"expected a column image of bytes (binary) and path (string), found {found}")
 
 
-def unpack(source: str, root: str) -> Counter[str]:
-    """Writes the images below a folder, by split and label; files that are there already stay.
+def unpack(source: str, landing: ImageFolder) -> Counter[str]:
+    """Writes the images to the landing folder, by split and label; files that are there already stay.
 
     Returns:
         How many images were written, were there already, or were left out by reason; and how many have no label.
@@ -121,7 +121,7 @@ def unpack(source: str, root: str) -> Counter[str]:
     paths = sorted(str(path) for path in system.glob(pattern)) if "*" in pattern else [pattern]
     if not paths or not all(map(system.isfile, paths)):
         raise FileNotFoundError(f"{source} does not exist: expected a Parquet file, or several by a pattern with *")
-    landed_files.prepare(root)
+    landed_files.prepare(landing.root)
     splits = {path: split_of(path) for path in paths}
     are_split, names, counts = any(splits.values()), FileNames(), Counter[str]()
     for path, split in splits.items():
@@ -130,14 +130,14 @@ def unpack(source: str, root: str) -> Counter[str]:
                 for image in packed_images(file):
                     # Without a split, the label's folder would count as a split beside the others.
                     in_label = bool(split or not are_split)
-                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), in_label, root, names)] += 1
+                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), in_label, landing, names)] += 1
                     counts["without_label"] += image is not None and not image.label
             except ValueError as error:
                 raise ValueError(f"{path} cannot be unpacked: {error}") from error
     return +counts
 
 
-def place(image: PackedImage | None, split_folder: str, in_label: bool, root: str, names: FileNames) -> str:
+def place(image: PackedImage | None, split_folder: str, in_label: bool, landing: ImageFolder, names: FileNames) -> str:
     """Writes an image, unless the same bytes are there; returns what became of it, as a word."""
     if image is None:
         return "without_bytes"
@@ -151,25 +151,21 @@ def place(image: PackedImage | None, split_folder: str, in_label: bool, root: st
     name = safe_name(image.path)
     if PurePosixPath(name).suffix.lower() not in SUFFIXES:
         name = f"{name}.{kind.lower()}"
+    if not landing.name_filter().takes(f"{folder}{name}"):
+        return "excluded"
     digest = sha256(image.content).hexdigest()
-    while landed_files.exists(root, path := names.unique(folder, name, digest)):
-        with open_file(path_in(root, path)) as file:
+    while landed_files.exists(landing.root, path := names.unique(folder, name, digest)):
+        with open_file(f"{landing.path}/{escaped(path)}") as file:
             if file.read(len(image.content) + 1) == image.content:
                 return "unchanged"
-    landed_files.put(root, path, BytesIO(image.content))
+    landed_files.put(landing.root, path, BytesIO(image.content))
     return "written"
-
-
-def path_in(root: str, relative_path: str) -> str:
-    """A file of the landing folder as a table path."""
-    folder = ImageFolder(root=root).path
-    return f"{folder}/{to_path(relative_path.encode()).removeprefix('file:')}"
 
 
 @dg.op(pool="fetched_images")  # which writes to the landing folder as well: each removes partial files of killed runs
 def unpack_images(context: dg.OpExecutionContext, config: UnpackConfig, image_folder: ImageFolder) -> None:
     """Unpacks images. The output's metadata contains how many were written, and why others were left out."""
-    counts = unpack(config.source, image_folder.root)
+    counts = unpack(config.source, image_folder)
     context.log.info(", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "no images")
     context.add_output_metadata({"source": config.source, "written": 0, **counts})
 

@@ -67,7 +67,11 @@ class NameFilter:
 
     def takes(self, name: str) -> bool:
         """Whether a file with this name is listed, as far as its name decides."""
-        return self.included(name) and not any(map(self.excluded, [name, *folders_of(name)]))
+        return self.included(name) and not self.excluding(name)
+
+    def excluding(self, name: str) -> str:
+        """The pattern that excludes a file, or a folder that it is in; empty if there is none."""
+        return next(filter(None, map(self.excluded, [name, *folders_of(name)])), "")
 
     def keeps(self, name: str, skipped: Skipped) -> bool:
         """Whether to list a file in a folder that is not excluded; counts it as skipped otherwise."""

@@ -32,6 +32,7 @@ from tests.support.landing import list_files
 from tests.support.s3_server import BUCKET, s3_server
 
 SECRET = "a-token-that-nobody-may-see"
+NAMES = ImageFolder(root="/landing").name_filter()
 
 
 @pytest.fixture
@@ -90,13 +91,14 @@ def test_the_value_of_any_other_parameter_is_shown(name: str) -> None:
         ({"url": "", "label": "roses"}, "bad_address"),
         ({"url": "https://example.com/a.png", "label": "../roses"}, "bad_label"),
         ({"url": "https://example.com/a.png", "label": ".roses"}, "bad_name"),
+        ({"url": "https://example.com/a.png", "label": "thumbnails"}, "bad_name"),
         ({"url": "https://example.com/a.png", "name": "../a.png"}, "bad_name"),
         ({"url": "https://example.com/a.png", "name": ".a.png"}, "bad_name"),
     ],
 )
 def test_a_row_that_names_nothing_to_fetch_is_refused(row: dict[str, str], reason: str) -> None:
     table = pa.Table.from_pylist([{"url": "", "label": None, "name": None, **row}])
-    sources, refused, _ = to_sources(table)
+    sources, refused, _ = to_sources(table, NAMES)
     assert sources == []
     ((url, error),) = refused.items()
     assert error.reason == reason
@@ -105,7 +107,7 @@ def test_a_row_that_names_nothing_to_fetch_is_refused(row: dict[str, str], reaso
 
 def test_addresses_that_differ_in_secrets_only_are_one_image_and_counted() -> None:
     names = [f"https://example.com/a.png?{query}" for query in ("design=1", "design=2", "token=1", "token=2")]
-    sources, _, left_out = to_sources(pa.table({"url": [*names, names[0]]}))
+    sources, _, left_out = to_sources(pa.table({"url": [*names, names[0]]}), NAMES)
     assert sorted(source.address for source in sources) == names[:3]
     assert left_out == 1
 
@@ -226,7 +228,7 @@ def test_results_of_earlier_versions_are_found_under_the_addresses_that_those_st
 
 def test_a_result_of_an_earlier_version_that_several_addresses_share_belongs_to_none() -> None:
     previous = {"https://example.com/a?author=…": FetchOutcome("https://example.com/a?author=…")}
-    sources, _, _ = to_sources(pa.table({"url": [f"https://example.com/a?author={name}" for name in "xy"]}))
+    sources, _, _ = to_sources(pa.table({"url": [f"https://example.com/a?author={name}" for name in "xy"]}), NAMES)
     assert former_urls(previous, sources[:1]) == {sources[0].url: "https://example.com/a?author=…"}
     assert former_urls(previous, sources) == {}
 

@@ -34,7 +34,8 @@ def test_images_are_written_by_split_and_label_and_only_once(tmp_path: Path) -> 
     write(data / "train-00000-of-00001.parquet", ("x/a.png", png(0), 0), ("y/a.png", png(1), 0), (None, png(2), 1))
     write(data / "validation-00000-of-00001.parquet", ("a.png", png(3), None), ("b.png", None, 0), ("c", b"text", 0))
     write(data / "unsplit-00000-of-00001.parquet", ("d", png(4), 1))
-    counts = unpack(f"{data}/*.parquet", str(landing))
+    folder = ImageFolder(root=str(landing))
+    counts = unpack(f"{data}/*.parquet", folder)
     left_out = {"without_bytes": 1, "no_image": 1}
     assert counts == {"written": 5, "without_label": 1, **left_out}
     found = files(landing)
@@ -46,17 +47,17 @@ def test_images_are_written_by_split_and_label_and_only_once(tmp_path: Path) -> 
         "val/a.png": png(3),
         "d.png": png(4),
     }
-    assert unpack(f"{data}/*.parquet", str(landing)) == {"unchanged": 5, "without_label": 1, **left_out}
+    assert unpack(f"{data}/*.parquet", folder) == {"unchanged": 5, "without_label": 1, **left_out}
     (landing / "train" / "roses" / "a.png").write_bytes(b"somebody's own")
     of_killed_run = put(landing, f"train/roses/{PART_PREFIX}0123", png(0)[:20])
-    assert unpack(f"{data}/*.parquet", str(landing))["written"] == 1
+    assert unpack(f"{data}/*.parquet", folder)["written"] == 1
     assert not of_killed_run.exists()
     assert files(landing)["train/roses/a.png"] == b"somebody's own"
 
 
 def test_without_splits_there_is_a_folder_for_each_label(tmp_path: Path) -> None:
     write(tmp_path / "data" / "flowers.parquet", ("a.png", png(0), 0), ("b.png", png(1), 1), ("../../c.png", png(2), 1))
-    unpack(str(tmp_path / "data" / "flowers.parquet"), str(tmp_path / "landing"))
+    unpack(str(tmp_path / "data" / "flowers.parquet"), ImageFolder(root=str(tmp_path / "landing")))
     assert set(files(tmp_path / "landing")) == {"roses/a.png", "tulips/b.png", "tulips/c.png"}
 
 
@@ -76,7 +77,7 @@ def test_the_files_name_tells_the_split(name: str, split: str | None) -> None:
 
 
 def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
-    landing = str(tmp_path / "landing")
+    landing = ImageFolder(root=str(tmp_path / "landing"))
     with pytest.raises(FileNotFoundError, match="does not exist: expected a Parquet file"):
         unpack(f"{tmp_path}/*.parquet", landing)
     pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "a.parquet")
@@ -99,7 +100,7 @@ def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
 )
 def test_other_servers_are_never_asked(tmp_path: Path, source: str) -> None:
     with pytest.raises(ValueError, match="expected a local path or s3://…, without ::"):
-        unpack(source, str(tmp_path / "landing"))
+        unpack(source, ImageFolder(root=str(tmp_path / "landing")))
 
 
 def classes(features: object) -> dict[str, str]:
@@ -123,9 +124,19 @@ def test_the_label_is_found_whatever_its_column_is_called(
     images = pa.array([{"bytes": png(number), "path": f"{number}.png"} for number in range(2)])
     table = pa.table({"image": images, **columns}).replace_schema_metadata(classes(features))
     pq.write_table(table, tmp_path / "a.parquet")
-    counts = unpack(str(tmp_path / "a.parquet"), str(tmp_path / "landing"))
+    counts = unpack(str(tmp_path / "a.parquet"), ImageFolder(root=str(tmp_path / "landing")))
     assert counts["without_label"] == (2 if folders == {"."} else folders.issuperset({"."}))
     assert {str(Path(name).parent) for name in files(tmp_path / "landing")} == folders
+
+
+def test_what_a_listing_would_skip_is_left_out_and_counted(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": png(number), "path": f"{number}.png"} for number in range(3)])
+    labels = ["thumbnails", ".roses", "roses"]
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "a.parquet")
+    landing = ImageFolder(root=str(tmp_path / "landing"))
+    assert unpack(str(tmp_path / "a.parquet"), landing) == {"written": 1, "excluded": 2}
+    assert list(files(tmp_path / "landing")) == ["roses/2.png"]
+    assert len(landing.list_names().names) == 1
 
 
 @pytest.mark.parametrize(
@@ -134,7 +145,7 @@ def test_the_label_is_found_whatever_its_column_is_called(
 def test_images_of_other_types_are_refused(tmp_path: Path, image: dict) -> None:
     pq.write_table(pa.table({"image": [image]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="expected a column image of bytes .binary. and path .string., found bytes: "):
-        unpack(str(tmp_path / "a.parquet"), str(tmp_path / "landing"))
+        unpack(str(tmp_path / "a.parquet"), ImageFolder(root=str(tmp_path / "landing")))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -142,7 +153,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "data" / "a.parquet"
     file.write_bytes(b"PAR1" + b"\xff" * 60 + file.read_bytes()[64:])
     with pytest.raises(ValueError, match=r"a\.parquet cannot be unpacked: it is not a Parquet file, or it is damaged"):
-        unpack(str(file), str(tmp_path / "landing"))
+        unpack(str(file), ImageFolder(root=str(tmp_path / "landing")))
 
 
 def test_the_job_unpacks(tmp_path: Path) -> None:
