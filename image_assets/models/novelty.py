@@ -65,11 +65,13 @@ class TrainingEmbeddings:
 
     @property
     def _spread(self) -> float:
-        """The median distance of the training images themselves."""
-        return float(np.median(self._distances(self.directions.astype(np.float32))))
+        """The median distance of the training images from each other."""
+        # One neighbor more, because each image is its own nearest one.
+        return float(np.median(self._distances(self.directions.astype(np.float32), more=1)))
 
-    def _distances(self, directions: np.ndarray) -> np.ndarray:
+    def _distances(self, directions: np.ndarray, *, more: int = 0) -> np.ndarray:
         neighbor = min(max(len(self.directions) // 20, 1), self.max_neighbors)
+        neighbor = min(neighbor + more, len(self.directions))
         similarities = directions @ self._columns
         nearest = np.partition(similarities, -neighbor, axis=1)[:, -neighbor]
         return np.maximum(1 - nearest, 0)

@@ -34,10 +34,11 @@ def test_few_images_like_the_training_images_and_all_others_are_beyond_the_thres
     assert (found.distances(embeddings(100, 4, around=5)) > found.threshold).all()
 
 
-def test_a_threshold_grows_with_the_distances_of_another_network() -> None:
-    before, others = TrainingEmbeddings.of(embeddings(1000, 1)), embeddings(1000, 2)
+@pytest.mark.parametrize("count", [10, 30, 1000])  # of fewer than 40 images, the nearest one counts
+def test_a_threshold_grows_with_the_distances_of_another_network(count: int) -> None:
+    before, others = TrainingEmbeddings.of(embeddings(count, 1)), embeddings(1000, 2)
     before = before.calibrated(before.distances(others))
-    wider = TrainingEmbeddings.of(embeddings(1000, 1) - 1).rescaled(before)  # nearer to 0, so angles are wider
+    wider = TrainingEmbeddings.of(embeddings(count, 1) - 1).rescaled(before)  # nearer to 0, so angles are wider
     assert wider.threshold > 1.5 * before.threshold
     assert (wider.distances(others - 1) > wider.threshold).mean() == pytest.approx(FALSE_ALARMS, abs=0.02)
     equal = TrainingEmbeddings.of(np.ones((3, 4)))
