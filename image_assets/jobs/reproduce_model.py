@@ -240,8 +240,13 @@ def scratch_locations(resources: TrainingResources, mlflow_run_id: str) -> Itera
 def reproduce(
     version: ModelVersion, resources: TrainingResources, on: InferenceDevice, dagster_run_id: str
 ) -> Mapping[str, dg.MetadataValue | str | bool]:
-    """Trains the version again on the same data without registering the result; returns metadata on the differences."""
+    """Trains the version again on the same data without registering the result; returns metadata on the differences.
+
+    Raises:
+        DamagedVersion: The version's files have changed since they were logged, or must not be loaded.
+    """
     recorded = RecordedTraining.of(version)
+    resources.registry.require_files_as_logged(version)  # they are loaded to compare predictions
     resources = resources_at_training(version, recorded, resources)
     task = recreate_task(recorded, resources)
     tracking = resources.tracking

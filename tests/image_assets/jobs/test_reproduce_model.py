@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from image_assets.jobs.reproduce_model import RecordedTraining, scratch_locations, tables_at_training
+from image_assets.jobs.reproduce_model import RecordedTraining, reproduce, scratch_locations, tables_at_training
 from image_assets.models.training import TrainingResources
 from image_assets.models.training_config import TrainingConfig
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
+from resources.devices import InferenceDevice
 from resources.mlflow.mlflow_tracking import MlflowTracking
-from resources.mlflow.model_registry import ModelRegistry, ModelVersion
+from resources.mlflow.model_registry import DamagedVersion, ModelRegistry, ModelVersion
 from resources.training import BackboneWeights, TrainingProcesses
+from tests.support.registered_versions import registered, saved_model
 from tests.support.tables import tables_at
 
 INPUTS = (FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS)
@@ -71,6 +73,24 @@ def test_checkpoints_are_beside_the_caches_wherever_the_tables_are_and_are_delet
         Path(locations.checkpoints).mkdir(parents=True)
         assert Path(locations.checkpoints).is_relative_to(tmp_path)
     assert not Path(locations.checkpoints).exists()
+
+
+def test_changed_files_are_never_loaded(registry: ModelRegistry, tmp_path: Path) -> None:
+    model = saved_model(
+        "from mlflow.models import set_model\nset_model(lambda model_input: model_input)", tmp_path, "changed"
+    )
+    version = registered(model, registry, TAGS, (tmp_path / "artifacts").as_uri())
+    (model / "changed.py").write_text("raise SystemExit('loaded')")
+    resources = TrainingResources(
+        tables_at(tmp_path),
+        PetastormCaches(root=str(tmp_path)),
+        TrainingProcesses(processes=1),
+        BackboneWeights(source="none"),
+        MlflowTracking(tracking_uri=registry.tracking_uri),
+        registry,
+    )
+    with pytest.raises(DamagedVersion, match="the files of version 1 of image_classifier changed"):
+        reproduce(version, resources, InferenceDevice(choice="cpu"), "a run")
 
 
 @pytest.mark.spark
