@@ -59,7 +59,8 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
     """Writes the exported network with its preprocessing as a single ONNX model.
 
     The model maps `image`, uint8 of shape (height, width, 3), to `probabilities`, float32 of shape (1, labels). Its
-    metadata contain `labels` (JSON, in the order of the probabilities), `color` (`rgb` or `gray`) and `framework`.
+    metadata contain `labels` (JSON, in the order of the probabilities), `thresholds` (JSON, in the same order: the
+    probability below which the version abstains, null if it always does), `color` (`rgb` or `gray`) and `framework`.
 
     Args:
         network: The `network.onnx` of a version.
@@ -77,8 +78,10 @@ def write_edge_model(network: Path, classifier: Mapping[str, Any], file: Path) -
         _front(color, side_of(model), model.ir_version), "front/", rename_inputs=False, rename_outputs=False
     )
     whole = onnx.compose.merge_models(front, model, io_map=[(INPUT, INPUT)], outputs=[OUTPUT])
-    properties = {"labels": json.dumps(classifier["labels"], ensure_ascii=False), "framework": classifier["framework"]}
-    onnx.helper.set_model_props(whole, {**properties, "color": color, "side_pixels": str(side_of(model))})
+    labels, thresholds = classifier["labels"], classifier.get("thresholds") or [0.0] * len(classifier["labels"])
+    properties = {"labels": json.dumps(labels, ensure_ascii=False), "thresholds": json.dumps(thresholds)}
+    properties |= {"framework": classifier["framework"], "color": color, "side_pixels": str(side_of(model))}
+    onnx.helper.set_model_props(whole, properties)
     onnx.checker.check_model(whole, full_check=True)
     content = whole.SerializeToString()
     most = max_onnx_bytes_of(classifier)

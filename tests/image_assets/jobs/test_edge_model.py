@@ -72,7 +72,9 @@ def photographs() -> dict[str, bytes]:
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_the_example_predicts_what_the_version_predicts(color: Literal["rgb", "gray"], tmp_path: Path) -> None:
     file = network(tmp_path)
-    write_edge_model(file, to_classifier(color), tmp_path / "image_classifier.onnx")
+    # Of the labels by turns: it always answers, it never does, it does from a probability on that none has.
+    settings = to_classifier(color) | {"thresholds": [(0.0, None, 1.0)[label % 3] for label in range(len(PATCHES))]}
+    write_edge_model(file, settings, tmp_path / "image_classifier.onnx")
     contents = photographs()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -86,7 +88,7 @@ def test_the_example_predicts_what_the_version_predicts(color: Literal["rgb", "g
         output.splitlines(), contents, version.run(None, {"pixels": pixels})[0], strict=True
     ):
         best = int(expected.argmax())
-        assert line.startswith(f"{name} {PATCHES[best]} "), line
+        assert line.startswith(f"{name} {'abstains, perhaps ' if best % 3 else ''}{PATCHES[best]} "), line
         # Pillow resizes here, and gray images before they are rotated: values are rounded differently.
         assert float(line.split()[-1]) == pytest.approx(expected[best], abs=1e-3), line
 
@@ -106,7 +108,7 @@ def test_the_edge_model_resizes_as_versions_do(
 
 def test_the_example_is_short() -> None:
     lines = [line for line in (TEMPLATES / "example.py").read_text().splitlines() if line]
-    assert len(lines) <= 16
+    assert len(lines) <= 19
 
 
 def test_a_model_that_is_too_large_is_not_written(tmp_path: Path) -> None:
