@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from image_assets.data.folder_layout import FolderLayout, advice, to_given_splits
@@ -32,6 +33,7 @@ from image_assets.models.evaluation_report import (
 from image_assets.models.lineage import image_side, reading_of
 from image_assets.models.model_evaluations import damage_of, evaluation_row, merge_evaluations
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device
+from image_assets.schemas import IMAGE_SPLITS
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
@@ -233,6 +235,13 @@ def evaluate_on(
     return ExternalEvaluation(results, whole, unreadable, unknown)
 
 
+def learned_from(image_ids: Iterable[str], delta_tables: DeltaTables) -> int:
+    """How many of the images are in the training or validation split, so that a version may know their labels."""
+    learned = pc.field("split").isin(["training", "validation"])
+    known = {*delta_tables.read(IMAGE_SPLITS, ["image_id"], learned)["image_id"].to_pylist()}
+    return sum(image_id in known for image_id in image_ids)
+
+
 def to_pictures(found: ExternalEvaluation) -> dict[str, bytes]:
     """The pictures of an evaluation by file name."""
     evaluation = found.results[None]
@@ -326,6 +335,12 @@ def evaluate_on_images(
     merge_evaluations(delta_tables, rows)
     title = f"version {version.version} on {config.name}, accuracy {found.results[None].accuracy:.3f}"
     metadata = to_metadata(found, images, title)
+    if learned := learned_from(found.answers["image_id"], delta_tables):
+        metadata["in_training_or_validation"] = dg.MetadataValue.int(learned)
+        context.log.warning(
+            f"{learned:,} of {len(found.answers):,} images are also in the training or validation split, so the "
+            "figures may be too good: leave them out, and evaluate again"
+        )
     try:
         folder = f"{ARTIFACT_FOLDER}/{config.name}"
         mlflow_tracking.log_to(version.mlflow_run_id, folder, {}, to_pictures(found))

@@ -1,16 +1,19 @@
 """A version is evaluated on whatever folder or table of labeled images people have."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.jobs.evaluate_version import EvaluateConfig, evaluate_version, labeled_images, read_images
-from image_assets.schemas import MODEL_EVALUATIONS
+from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.files.image_folder import ImageFolder
@@ -83,6 +86,18 @@ def test_a_folder_is_evaluated_as_it_is_and_corrupted(
     tmp_path: Path, registry: ModelRegistry, landing: ImageFolder, test_set: Path
 ) -> None:
     register(registry, tmp_path)
+    splits = [
+        ("bright/1.png", "training"),
+        ("bright/2.png", "validation"),
+        ("dark/1.png", "test"),
+        ("gone", "training"),
+    ]
+    rows = [
+        {"path": f"file:/landing/{name}", "image_id": sha256(gray(LEVELS.get(name, 5))).hexdigest(), "split": split}
+        for name, split in splits
+    ]
+    tables = tables_at(tmp_path / "tables")
+    tables.merge(pa.Table.from_pylist(rows, to_arrow_schema(IMAGE_SPLITS.columns)), IMAGE_SPLITS, updates={})
     config = {"version": 1, "folder": str(test_set), "darkness": [0.4, 1.0], "rotation": [20.0]}
     for _ in range(2):  # the second time replaces the rows
         result = run(tmp_path, registry, landing, **config)
@@ -104,6 +119,7 @@ def test_a_folder_is_evaluated_as_it_is_and_corrupted(
     (observed,) = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
     shown = observed.asset_observation_data.asset_observation.metadata
     assert {"results", "accuracy_by_corruption", "reliability_diagram", "confusion_matrix"} <= set(shown)
+    assert shown["in_training_or_validation"].value == 2
     (unknown,) = shown["unknown_labels"].records
     assert unknown.data == {"label": "dusk", "images": 2}
     assert {Path(row.data["path"]).name for row in shown["unreadable_files"].records} == {"broken.png"}
