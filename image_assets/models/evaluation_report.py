@@ -211,6 +211,9 @@ class Report:
             "test_calibration_error": self.evaluation.calibration_error,
             "test_log_loss": self.evaluation.log_loss,
         }
+        if self.abstention:
+            figures["test_coverage"] = self.evaluation.coverage
+            figures["test_answered_accuracy"] = self.evaluation.answered_accuracy
         return {name: value for name, value in figures.items() if value is not None}
 
     @property

@@ -247,13 +247,9 @@ def combined(ranks: Sequence[TrainingResult]) -> TrainingResult:
 def to_metadata(logged: LoggedTraining) -> dict[str, dg.MetadataValue | float | int | str]:
     """A training's metrics and learning curves for Dagster."""
     trained = logged.trained
-    thresholds = trained.thresholds
-    abstaining = {"validation_coverage": thresholds.coverage} if thresholds else {}
-    if thresholds and thresholds.precision is not None:
-        abstaining["validation_precision"] = thresholds.precision
     return {
-        **abstaining,
-        "validation_accuracy": trained.history[trained.best_epoch - 1]["validation_accuracy"],
+        **trained.abstention,
+        "validation_accuracy": trained.validation_accuracy,
         "best_epoch": trained.best_epoch,
         "epochs": len(trained.history),
         "backbone": trained.backbone,

@@ -44,6 +44,20 @@ class TrainingResult:
     embedding_backbone: str = ""  # whose embeddings the head takes, as in `image_embeddings`; empty if fine-tuned
     head: tuple[np.ndarray, np.ndarray] | None = None  # kernel (features, labels) and bias; None if fine-tuned
 
+    @property
+    def validation_accuracy(self) -> float:
+        """That of the best epoch."""
+        return self.history[self.best_epoch - 1]["validation_accuracy"]
+
+    @property
+    def abstention(self) -> dict[str, float]:
+        """For how many validation images the version answers, and how many answers are right; empty if for all."""
+        if self.thresholds is None:
+            return {}
+        precision = self.thresholds.precision
+        right = {} if precision is None else {"validation_precision": precision}
+        return {"validation_coverage": self.thresholds.coverage, **right}
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -1,5 +1,6 @@
 """Figures of an evaluation are small PNGs, whatever the answers are."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from image_assets.models.evaluation import evaluate, mark_right
+from image_assets.models.evaluation import answers_by_label, evaluate, mark_right
 from image_assets.models.evaluation_report import Report, precision_and_recall, reliability_diagram
 from resources.mlflow.model_registry import ModelVersion
 
@@ -45,3 +46,7 @@ def test_the_title_of_a_report_does_without_a_framework() -> None:
     evaluation = evaluate(found, names)
     report = Report(ModelVersion(3, "None", (), "", "", {}), evaluation, (), None, {})
     assert report.title.startswith(f"version 3 (unknown framework), accuracy {evaluation.accuracy:.3f} (")
+    assert "test_coverage" not in report.metrics
+    abstaining = replace(report, abstention=answers_by_label(found, names, [0.5] * len(names)))
+    assert abstaining.metrics["test_coverage"] == evaluation.coverage
+    assert abstaining.metrics["test_answered_accuracy"] == evaluation.answered_accuracy

@@ -1,10 +1,17 @@
 """What a training reports of all its processes together."""
 
 from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
 
 from image_assets.images.charts import learning_curves
+from image_assets.models.calibration import Thresholds
+from image_assets.models.lineage import log_outcome
 from image_assets.models.training import LoggedTraining, combined, to_metadata
 from image_assets.models.training_plan import TrainingResult
+from resources.mlflow.model_registry import ModelRegistry
 
 HISTORY = ({"epoch": 1.0, "loss": 0.5, "accuracy": 0.75, "validation_loss": 0.6, "validation_accuracy": 0.7},)
 FIRST = TrainingResult(
@@ -30,5 +37,19 @@ def test_images_that_the_ranks_embedded_are_added_up_once() -> None:
     trained = combined([FIRST, second])
     assert (trained.embedded_images, trained.images_per_second) == (11, 65.5), "as MLflow logs them"
     assert (trained.rank, trained.network) == (0, b"onnx")
+    assert trained.abstention == {}
     shown = to_metadata(LoggedTraining(trained, learning_curves(HISTORY), "models:/m-2"))
     assert (shown["embedded_images"], shown["embedded_images_per_second"]) == (11, 65.5)
+
+
+def test_a_run_in_mlflow_has_the_figures_of_the_version_and_not_only_those_of_its_epochs(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    tuned = ({**HISTORY[0], "validation_accuracy": 0.9}, {**HISTORY[0], "epoch": 2.0, "validation_accuracy": 0.8})
+    trained = replace(FIRST, history=HISTORY + tuned, best_epoch=2, thresholds=Thresholds([0.5, None], 0.6, 0.95))
+    mlflow.set_tracking_uri(registry.tracking_uri)
+    with mlflow.start_run(experiment_id=mlflow.create_experiment("of this test", tmp_path.as_uri())) as run:
+        log_outcome(trained, learning_curves(trained.history))
+    logged = MlflowClient(registry.tracking_uri).get_run(run.info.run_id).data.metrics
+    names = ("best_validation_accuracy", "validation_coverage", "validation_precision")
+    assert [logged[name] for name in names] == [0.9, 0.6, 0.95]
