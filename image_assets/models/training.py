@@ -15,7 +15,7 @@ from image_assets.data.sound_splits import require_sound_splits
 from image_assets.data.training_cache import existing_cache, find_or_write_cache
 from image_assets.images.charts import learning_curves, picture_markdown
 from image_assets.models import lineage
-from image_assets.models.backbone_weights import how_to_get_weights, require_packages
+from image_assets.models.backbone_weights import has_weights_at_hand, how_to_get_weights, require_packages
 from image_assets.models.backbones import (
     Backbone,
     is_external,
@@ -24,7 +24,7 @@ from image_assets.models.backbones import (
     to_backbone,
 )
 from image_assets.models.efforts import announcement, duration, expected_seconds
-from image_assets.models.embedding_networks import EmbeddingNetwork, Export, recorded_network
+from image_assets.models.embedding_networks import UNTRAINED, EmbeddingNetwork, Export, recorded_network
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import TrainedClassifier, log_classifier
@@ -143,7 +143,7 @@ def train_and_register(
 ) -> dg.MaterializeResult:
     """Train and register a version, unless one exists for the same task."""
     task = to_task(framework, config, resources)
-    existing = resources.registry.with_tag(FINGERPRINT, task.fingerprint)
+    existing = trained_before(task, resources.registry)
     checkpoints = resources.caches.checkpoints(task.fingerprint)
     if existing:
         shutil.rmtree(checkpoints, ignore_errors=True)  # of a run that was killed after it had registered the version
@@ -175,6 +175,15 @@ def train_and_register(
         version = resources.registry.register(logged.classifier, mlflow_run_id, tags)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return to_materialize_result(version, resources.tracking, {"trained": True, **to_metadata(logged)})
+
+
+def trained_before(task: Task, registry: ModelRegistry) -> ModelVersion | None:
+    """The version of the same task; None if there is none, or if weights that it had to do without are there now."""
+    found = registry.with_tag(FINGERPRINT, task.fingerprint)
+    if found and task.plan.backbone == "auto" and found.tags.get("backbone") == UNTRAINED:
+        at_hand = has_weights_at_hand(task.plan.architecture, task.framework, task.plan.backbone)
+        return None if at_hand else found
+    return found
 
 
 @dataclass(frozen=True)

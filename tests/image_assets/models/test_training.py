@@ -4,13 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 
 from image_assets.images.charts import learning_curves
+from image_assets.models.backbones import CURRENT_BACKBONE
 from image_assets.models.calibration import Thresholds
+from image_assets.models.frameworks import TORCH
 from image_assets.models.lineage import log_outcome
-from image_assets.models.training import LoggedTraining, combined, to_metadata
+from image_assets.models.training import FINGERPRINT, LoggedTraining, Task, combined, to_metadata, trained_before
+from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import TrainingResult
+from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.mlflow.model_registry import ModelRegistry
 
 HISTORY = ({"epoch": 1.0, "loss": 0.5, "accuracy": 0.75, "validation_loss": 0.6, "validation_accuracy": 0.7},)
@@ -53,3 +58,23 @@ def test_a_run_in_mlflow_has_the_figures_of_the_version_and_not_only_those_of_it
     logged = MlflowClient(registry.tracking_uri).get_run(run.info.run_id).data.metrics
     names = ("best_validation_accuracy", "validation_coverage", "validation_precision")
     assert [logged[name] for name in names] == [0.9, 0.6, 0.95]
+
+
+@pytest.mark.parametrize(("source", "backbone"), [("auto", "untrained"), ("auto", "imagenet"), ("none", "untrained")])
+def test_a_version_that_had_to_do_without_weights_is_trained_again_once_they_are_there(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, backbone: str
+) -> None:
+    caches = [
+        Cache(f"{split}-v1-0", "file:///caches", 3, (), "original", "rgb") for split in ("training", "validation")
+    ]
+    plan = TrainingConfig().plan(2, source, PetastormCaches(root="/caches"))
+    task = Task(TORCH.name, ["a", "b"], *caches, plan, source, 1)
+    assert trained_before(task, registry) is None
+    tags = {FINGERPRINT: task.fingerprint, "backbone": backbone}
+    MlflowClient(registry.tracking_uri).create_model_version(registry.name, tmp_path.as_uri(), tags=tags)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert trained_before(task, registry) == registry.version(1), "there are still no weights"
+    TORCH.downloads().mkdir(parents=True)
+    (TORCH.downloads() / CURRENT_BACKBONE.implementations[TORCH.name].weight_files[-1]).touch()
+    again = (source, backbone) == ("auto", "untrained")
+    assert trained_before(task, registry) == (None if again else registry.version(1))
