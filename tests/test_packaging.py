@@ -46,11 +46,18 @@ def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
 
 def test_the_graph_loads_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     program = "import definitions; print(definitions.__file__, len(definitions.defs.resolve_all_job_defs()))"
+    program += "; from image_assets.models.lineage import code_version; print(code_version())"
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-mA"],
+    ):
+        subprocess.run(["git", "-C", str(installed.parent), *command], check=True)
     process = run(installed, tmp_path, "-c", program)
     assert process.returncode == 0, process.stderr
-    file, jobs = process.stdout.split()
+    file, jobs, code = process.stdout.split()
     assert file == str(installed / "definitions.py")
     assert int(jobs) > 10
+    assert code == PROJECT["project"]["version"], "not the commit of somebody else's checkout"
 
 
 def test_the_command_explains_itself_outside_a_checkout(installed: Path, tmp_path: Path) -> None:

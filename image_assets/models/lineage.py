@@ -124,11 +124,17 @@ def unreadable_versions(delta_tables: DeltaTables, versions: Iterable[tuple[str,
 
 def code_version() -> str:
     """The commit of this checkout, with `-dirty` if files were changed; the package's version if there is none."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+        # Fails if this file is installed inside of another project's checkout.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return version("image-assets")
+
+
+def _git(*command: str) -> str:
+    git = ["git", "-C", str(Path(__file__).parent), *command]
+    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def logged_pictures(
