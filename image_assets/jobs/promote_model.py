@@ -1,6 +1,7 @@
 """Promotion: moves a model version to a stage, after checks for Staging and Production."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import dagster as dg
@@ -11,7 +12,13 @@ from pydantic import Field
 from image_assets.data.image_splits import read_split
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.models.evaluation import compare, mark_right
-from image_assets.models.model_evaluations import SPLIT, answers_on_test_split, damage_of
+from image_assets.models.model_evaluations import (
+    SPLIT,
+    answers_on_test_split,
+    damage_of,
+    labeled_test_rows,
+    marked_answers,
+)
 from image_assets.models.promotion_gate import (
     GateFinding,
     as_accurate,
@@ -37,6 +44,7 @@ from resources.mlflow.model_registry import (
     FILES_DIGEST,
     SERVING_STAGE,
     SHADOW_STAGE,
+    DamagedVersion,
     ModelRegistry,
     ModelVersion,
 )
@@ -111,14 +119,14 @@ def gate_findings(
     findings += [same_signature(signature, expected), files]
     if files.passed:  # never load files that somebody has replaced
         findings.append(sound_answers(gate_predictions(version, delta_tables, registry, device), version.labels))
-        if damage:
-            findings.append(GateFinding("accuracy", True, f"not compared: {damage}"))
-        elif other:
-            this, that = (
-                mark_right(answers_on_test_split(each, delta_tables, registry, device)) for each in (version, other)
-            )
-            accuracies = (float(np.mean(this["right"])), float(np.mean(that["right"])))
-            findings.append(as_accurate(accuracies, compare(this, that, other.version), config.tolerance))
+        if other and len(labeled_test_rows(delta_tables)):
+            this = mark_right(answers_on_test_split(version, delta_tables, registry, device))
+            that = damage or marked_answers(other, delta_tables, registry, device)
+            if isinstance(that, str):
+                findings.append(GateFinding("accuracy", True, f"not compared: {that}"))
+            else:
+                accuracies = (float(np.mean(this["right"])), float(np.mean(that["right"])))
+                findings.append(as_accurate(accuracies, compare(this, that, other.version), config.tolerance))
     return [*findings, same_serving(serving, registry.serving())]
 
 
@@ -199,13 +207,17 @@ def promote(
     )
     # Whoever forces a version without the digest vouches for its files, from now on for exactly these.
     tags: dict[str, str] = {}
-    if failed and FILES_DIGEST not in version.tags:
+    if failed:
+        stays = f"Version {version.version} stays in stage {version.stage}, also with `force: true`"
         try:
-            _, tags[FILES_DIGEST] = signature_and_digest(version, model_registry)
+            if FILES_DIGEST not in version.tags:
+                _, tags[FILES_DIGEST] = signature_and_digest(version, model_registry)
+            model_registry.require_files_as_logged(replace(version, tags={**version.tags, **tags}))
         except UnreadableFiles as error:
-            stays = f"Version {version.version} stays in stage {version.stage}, also with `force: true`"
             why = f"{stays}: its files cannot be read ({error})"
             raise dg.Failure(why, metadata=report, allow_retries=False) from error
+        except DamagedVersion as error:  # in production, it would only fail
+            raise dg.Failure(f"{stays}: {error}", metadata=report, allow_retries=False) from error
     moved = move(config.version, promotion, model_registry, delta_tables, tags)
     context.add_output_metadata(
         {"model_version": moved.version, "stage": moved.stage, "model_uri": moved.uri, **report}

@@ -40,6 +40,7 @@ from image_assets.models.evaluation_report import (
 )
 from image_assets.models.explanations import explanations_sheet
 from image_assets.models.frameworks import FRAMEWORKS
+from image_assets.models.isolated_scoring import VersionNotLoaded
 from image_assets.models.lineage import reading_of, thresholds_of
 from image_assets.models.scoring import (
     ANSWER_FIELDS,
@@ -152,10 +153,20 @@ def answers_on_test_split(
     return pd.concat([known.loc[~lacking], more], join="inner", ignore_index=True)
 
 
+def marked_answers(
+    version: ModelVersion, delta_tables: DeltaTables, registry: ModelRegistry, on: InferenceDevice
+) -> pd.DataFrame | str:
+    """The version's marked predictions for the test split, or why it must not or cannot be loaded."""
+    try:
+        registry.require_files_as_logged(version)
+        return mark_right(answers_on_test_split(version, delta_tables, registry, on))
+    except (DamagedVersion, VersionNotLoaded) as error:
+        return str(error)
+
+
 def labeled_test_rows(delta_tables: DeltaTables) -> pd.DataFrame:
     """The images of the test split that are evaluated, with their `true_label`."""
-    rows, _ = rows_to_evaluate(delta_tables)
-    return rows.rename(columns={"label": "true_label"})
+    return rows_to_evaluate(delta_tables)[0].rename(columns={"label": "true_label"})
 
 
 def predict_rows(
@@ -301,24 +312,18 @@ def evaluate_new(
     versions = {version.version: version for version in to_evaluate(registered)}
     serving = serving_version(list(versions.values()))
     done = accuracies(delta_tables, versions.values(), rows_digest)
-    predictions_of = cache(
-        lambda number: mark_right(answers_on_test_split(versions[number], delta_tables, registry, on))
-    )
-    damages = cache(lambda number: damage_of(versions[number], registry))
+    answers_of = cache(lambda number: marked_answers(versions[number], delta_tables, registry, on))
     metadata: Metadata = {}
     for number in sorted(versions.keys() - done.keys()):
-        if damage := damages(number):
-            metadata[f"not_evaluated_v{number}"] = dg.MetadataValue.text(damage)
+        if isinstance(answers := answers_of(number), str):
+            metadata[f"not_evaluated_v{number}"] = dg.MetadataValue.text(answers)
             continue
-        if predictions_of(number).empty:
+        if answers.empty:
             break
-        sound = {earlier: accuracy for earlier, accuracy in done.items() if not damages(earlier)}
-        compared = serving.version if serving and not damages(serving.version) else None
-        other = compared or first_to_serve(sound, serving=None)
-        comparison = (
-            compare(predictions_of(number), predictions_of(other), other) if other not in (None, number) else None
-        )
-        report = report_on(versions[number], predictions_of(number), comparison, delta_tables, registry)
+        others = [*([serving.version] if serving else []), *sorted(done, key=done.__getitem__, reverse=True)]
+        other, theirs = next(((one, of) for one in others if not isinstance(of := answers_of(one), str)), (None, None))
+        comparison = compare(answers, theirs, other) if other not in (None, number) and theirs is not None else None
+        report = report_on(versions[number], answers, comparison, delta_tables, registry)
         merge_evaluation(delta_tables, report, rows_digest)
         done[number] = report.evaluation.accuracy
         metadata |= report.metadata | log_report(report, tracking)

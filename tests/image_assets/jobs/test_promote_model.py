@@ -16,7 +16,7 @@ from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
-from tests.support.registered_versions import registered, saved_model, stages
+from tests.support.registered_versions import registered, saved_model, saved_pickle, stages
 from tests.support.tables import with_executor
 
 pytestmark = pytest.mark.spark
@@ -169,14 +169,19 @@ def test_changed_files_are_never_loaded(platform: Platform) -> None:
     why = platform.promote(version)
     assert "files: SHA-256 is" in why
     assert "answers" not in why
+    assert "also with `force: true`: the files of version 1 of image_class" in platform.promote(version, force=True)
+    pickle, created = saved_pickle(platform.folder, "pickle")
+    pickled = registered(pickle, platform.registry, {FILES_DIGEST: None}, (platform.folder / "artifacts").as_uri())
+    assert "version 2 of image_classifier is not stored as code" in platform.promote(pickled, force=True)
+    assert not created.exists()
     assert platform.registry.serving() is None
 
     platform.registry.promote(version.version, "Production")  # as MLflow's UI does
     assert platform.promote(platform.version("sound")) == ""
-    assert stages(platform.registry) == {1: "Archived", 2: "Production"}
+    assert stages(platform.registry) == {1: "Archived", 2: "None", 3: "Production"}
     (row,) = (
         platform.tables.read(STAGE_HISTORY, ["model_version", "findings"])
-        .filter(pc.field("model_version") == 2)
+        .filter(pc.field("model_version") == 3)
         .to_pylist()
     )
     details = {finding["check"]: finding["said"] for finding in row["findings"]}
@@ -192,6 +197,25 @@ def test_a_version_without_a_digest_is_only_forced_which_records_its_files(platf
     platform.registry.require_files_as_logged(moved)
 
 
+def test_without_test_images_nothing_is_promoted(platform: Platform) -> None:
+    first, second = platform.version("first"), platform.version("second")
+    platform.registry.promote(first.version, "Production")
+    none = platform.tables.dataframe(IMAGE_SPLITS).withColumn("split", F.lit("training"))
+    platform.tables.overwrite(none.localCheckpoint(), IMAGE_SPLITS)
+    why = platform.promote(second)
+    assert "stays in stage None. answers: the test split has no images to try the version on" in why
+    assert platform.promote(second, force=True) == ""
+
+
+def test_a_serving_version_that_cannot_be_loaded_can_be_replaced(platform: Platform) -> None:
+    model = saved_model(CLASSIFIER.format(label=None, careful=True), platform.folder, "old")
+    (model / "old.py").write_text("import a_package_of_an_earlier_release")
+    old = registered(model, platform.registry, {"framework": "torch", "labels": json.dumps(LABELS)}, "file:/nowhere")
+    platform.registry.promote(old.version, "Production")
+    assert platform.promote(platform.version("sound")) == ""
+    assert stages(platform.registry) == {1: "Archived", 2: "Production"}
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_version_whose_files_are_gone_says_so(platform: Platform, *, recorded: bool) -> None:
     version = platform.version("gone", **({} if recorded else {FILES_DIGEST: None}))
@@ -200,8 +224,8 @@ def test_a_version_whose_files_are_gone_says_so(platform: Platform, *, recorded:
     why = platform.promote(version)
     assert why.startswith("Version 1 stays in stage None. files: cannot be read (")
     assert "restore them, or promote another version" in why
-    if not recorded:
-        assert "also with `force: true`: its files cannot be read" in platform.promote(version, force=True)
+    found = "the files of version 1 of image_classifier changed" if recorded else "its files cannot be read"
+    assert f"also with `force: true`: {found}" in platform.promote(version, force=True)
     assert stages(platform.registry) == {1: "None", 2: "Production"}
 
 

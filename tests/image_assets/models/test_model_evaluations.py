@@ -243,6 +243,13 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     assert "version 4 of image_classifier is not stored as code" in str(metadata["not_evaluated_v4"].value)
     assert not created.exists()
 
+    files = saved_model(CLASSIFIER.format(knows="ball"), tmp_path, "old")
+    (files / "old.py").write_text("import a_package_of_an_earlier_release")
+    old = registered(files, registry, {"framework": "torch", "labels": json.dumps(LABELS)}, artifacts)
+    figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
+    assert old.version not in figures
+    assert "a_package_of_an_earlier_release" in str(metadata["not_evaluated_v5"].value)
+
     assert score(ingested_tables, registry, path, "cpu") is None
     gone = replace(path, uri=(tmp_path / "nowhere").as_uri())
     known = answers_on_test_split(gone, ingested_tables, registry, CPU)
