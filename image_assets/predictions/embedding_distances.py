@@ -59,7 +59,7 @@ def embedding_distances(
 def stored_samples(
     delta_tables: DeltaTables, version: ModelVersion, samples: Mapping[Any, pd.DataFrame]
 ) -> dict[Any, np.ndarray] | None:
-    """The stored embeddings of each sample; None if the version's backbone has none of any of the images."""
+    """The stored embeddings of each sample; None if any of the images has none by the version's backbone."""
     backbone = version.tags.get(EMBEDDING_BACKBONE)
     if not backbone:
         return None

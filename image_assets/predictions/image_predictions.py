@@ -30,7 +30,7 @@ from resources.delta.new_rows import NewRows
 from resources.delta.parquet_files import WrittenFile
 from resources.delta.unchanged import describe_once
 from resources.delta.writing import write_by_dataframe, write_by_tasks
-from resources.devices import InferenceDevice
+from resources.devices import Device, InferenceDevice
 from resources.mlflow.model_registry import (
     ModelRegistry,
     ModelVersion,
@@ -209,9 +209,10 @@ def image_predictions(
         context.log.warning(warning)
         metadata["registry_warning"] = dg.MetadataValue.text(warning)
     predicting = [serving, *shadow_versions] if serving else shadow_versions
-    devices = {of.version: resolve_device(of, inference_device, delta_tables.pyspark) for of in predicting}
+    devices: dict[int, Device] = {}
     for version in predicting:
         try:
+            devices[version.version] = resolve_device(version, inference_device, delta_tables.pyspark)
             failed = score(delta_tables, model_registry, version, devices[version.version].name)
         except Exception as error:  # whatever is wrong with a shadow, the serving version has predicted
             if version == serving:
