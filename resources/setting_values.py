@@ -23,6 +23,8 @@ POSTGRES = "postgresql+psycopg2://"  # without the driver's name, SQLAlchemy may
 HTTP = ("http:", "https:")
 PASSWORD_NAMES = {"password", "passwd", "pwd", "token"}  # query parameters of URLs, in lower case
 PASSWORD = re.compile("://[^/?#]*:[^/?#]*@")  # also in fsspec's chains of URLs
+HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)|file:")  # `s3:/bucket` would become a folder called `s3:`
+MASTER = re.compile(r"local(-cluster)?(\[.+\])?|(spark|k8s)://.+|yarn")
 PASSWORD_FOUND = (
     "contains a password or an account, which would become visible: remove it. Accounts belong in "
     "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for an MLflow server, in ~/.pgpass for a database, in the "
@@ -57,7 +59,7 @@ def to_limit(variables: Mapping[str, str], name: str) -> int | None:
 def to_spark_gpus(variables: Mapping[str, str]) -> int:
     """GPUs per executor; a ValueError on a local master, where tasks would wait for a GPU forever."""
     gpus = to_count(variables, "IMAGE_ASSETS_SPARK_GPUS", 0, minimum=0)
-    master = variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER
+    master = to_master(variables)
     if gpus and is_local(master):
         raise ValueError(
             f"IMAGE_ASSETS_SPARK_GPUS is {gpus}, but the Spark master {master} is local and cannot assign GPUs: use "
@@ -100,8 +102,26 @@ def holds_password(address: str, parts: SplitResult | None) -> bool:
     return is_account or bool(PASSWORD.search(address)) or not PASSWORD_NAMES.isdisjoint(names)
 
 
-def require_no_password(name: str, location: str) -> None:
-    """Raises ValueError if the variable's URL contains a password: UIs, logs and tables show URLs. Folders are fine."""
+def to_master(variables: Mapping[str, str]) -> str:
+    """The Spark master; a ValueError if Spark has no such kind of master."""
+    master = variables.get("IMAGE_ASSETS_SPARK_MASTER") or LOCAL_MASTER
+    if not MASTER.fullmatch(master):
+        raise ValueError(
+            f"IMAGE_ASSETS_SPARK_MASTER is {master!r}: expected {LOCAL_MASTER} for this machine, or a cluster such as "
+            "spark://host:7077, k8s://https://host:443 or yarn"
+        )
+    return master
+
+
+def require_location(name: str, location: str) -> None:
+    """Raises ValueError if the variable's value is neither a folder nor a URL, or a URL that contains a password.
+
+    UIs, logs and tables show URLs.
+    """
+    if name.startswith("IMAGE_ASSETS_") and (start := HALF_URL.match(location)):
+        raise ValueError(
+            f"{name} begins with {start[0]!r}: expected a folder such as /photos, or a URL such as s3://bucket"
+        )
     if "://" not in location and not location.startswith(HTTP):
         return
     parts = to_parts(location)
@@ -114,7 +134,7 @@ def require_no_password(name: str, location: str) -> None:
 def to_url(variables: Mapping[str, str], name: str) -> str:
     """The variable's URL; a ValueError if it contains a password."""
     value = (variables.get(name) or "").strip()
-    require_no_password(name, value)
+    require_location(name, value)
     return value.rstrip("/") if value.startswith(HTTP) else value
 
 
@@ -199,7 +219,7 @@ def to_freshness(variables: Mapping[str, str]) -> dg.FreshnessPolicy | None:
 def to_s3_settings(storage: str, landing: str, variables: Mapping[str, str]) -> dict[str, str]:
     """Spark's settings for storage or a landing folder on S3; a ValueError if the storage is not supported."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS"):
-        require_no_password(name, variables.get(name) or "")
+        require_location(name, variables.get(name) or "")
     s3.require_supported_location("IMAGE_ASSETS_STORAGE", storage, variables)
     on_s3 = any(location.startswith(s3.SCHEME) for location in (storage, landing))
     return s3.spark_settings(variables) if on_s3 else {}
@@ -215,7 +235,7 @@ def is_on_postgres(address: str | None) -> bool:
 
 def to_storage(name: str | Path) -> Path | str:
     """The folder or URL for tables and artifacts; a ValueError if it contains a password."""
-    require_no_password("IMAGE_ASSETS_STORAGE", str(name))
+    require_location("IMAGE_ASSETS_STORAGE", str(name))
     return to_location(name)
 
 
@@ -226,7 +246,7 @@ def to_location(name: str | Path) -> Path | str:
 
 def to_home(name: str) -> Path:
     """The home's absolute path; a ValueError if it cannot be a folder on this machine."""
-    require_no_password("IMAGE_ASSETS_HOME", name)
+    require_location("IMAGE_ASSETS_HOME", name)
     if is_url(name):
         raise ValueError(
             f"IMAGE_ASSETS_HOME is {name!r}: expected a folder on this machine. Tables may be elsewhere, in "
@@ -240,7 +260,7 @@ def to_home(name: str) -> Path:
 
 def to_caches(name: str | Path) -> Path:
     """The folder of the training caches; a ValueError for a URL, because Petastorm reads files."""
-    require_no_password("IMAGE_ASSETS_CACHES", str(name))
+    require_location("IMAGE_ASSETS_CACHES", str(name))
     if is_url(str(name)):
         raise ValueError(f"IMAGE_ASSETS_CACHES is {str(name)!r}: expected a folder, which all machines share")
     return to_folder(name)
@@ -248,7 +268,7 @@ def to_caches(name: str | Path) -> Path:
 
 def to_landing(name: str | Path) -> Path | str:
     """The landing folder; a ValueError if its files cannot be listed, or if it contains a password."""
-    require_no_password("IMAGE_ASSETS_LANDING", str(name))
+    require_location("IMAGE_ASSETS_LANDING", str(name))
     if str(name).startswith(HTTP):
         raise ValueError(
             f"IMAGE_ASSETS_LANDING is {str(name)!r}, whose files cannot be listed: expected a folder, or a URL such as "

@@ -4,7 +4,8 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 
@@ -87,11 +88,31 @@ def doctor(arguments: Arguments) -> int:
 
 def settings(arguments: Arguments) -> None:
     """List all settings (environment variables) with their defaults."""
+    print(table("Settings", settings_table()))
+
+
+def settings_table() -> list[tuple[str, ...]]:
+    """The table of all settings in the docstring of resources/settings.py, with its head."""
     import resources.settings as module
 
     lines = [line for line in (module.__doc__ or "").splitlines() if line.startswith("|")]
     head, _, *rows = (tuple(cell.strip().replace("`", "") for cell in line.strip("|").split(" | ")) for line in lines)
-    print(table("Settings", [head, *rows]))
+    return [head, *rows]
+
+
+def unknown_settings(variables: Iterable[str]) -> list[str]:
+    """A message for each environment variable that looks like a setting but is none, such as a misspelled one."""
+    named = sorted(name for name in variables if name.startswith("IMAGE_ASSETS_"))
+    known = [name for row in settings_table() for name in row[0].split(", ")] if named else []
+    messages = []
+    for name in named:
+        if name not in known and not name.startswith("IMAGE_ASSETS_ALERT_"):  # followed by any receiver's name
+            similar = get_close_matches(name, known, n=1)
+            meant = f"Did you mean {similar[0]}? " if similar else ""
+            messages.append(
+                f"{name} is not a setting and has no effect. {meant}`image-assets settings` lists them all."
+            )
+    return messages
 
 
 def cluster(arguments: Arguments) -> None:
@@ -231,6 +252,8 @@ def main() -> int:
     collect_rarely()
     explain_errors()
     arguments = build_parser().parse_args()
+    for message in unknown_settings(os.environ):
+        print(f"warning: {message}", file=sys.stderr)
     return arguments.run(arguments) or 0
 
 

@@ -188,8 +188,9 @@ class ImageFolder(dg.ConfigurableResource):
             roots = self.real_link_roots
             return list_names(Path(self.root), self.name_filter(), partial(stat_file, link_roots=roots), roots)
         except (FileNotFoundError, NotADirectoryError) as error:
+            found = "is not a folder" if Path(self.root).exists() else "does not exist"
             raise FolderUnavailable(
-                f"The landing folder {self.root} does not exist. Create it, with one subfolder of photos per label, "
+                f"The landing folder {self.root} {found}. Create it, with one subfolder of photos per label, "
                 "or set IMAGE_ASSETS_LANDING to another folder."
             ) from error
         except OSError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from resources.files import s3
 from resources.settings import read_settings
+from scripts.__main__ import unknown_settings
 
 ROOT = Path(__file__).parents[2]
 READ_BY_LIBRARIES = {
@@ -46,6 +47,13 @@ def test_every_setting_is_listed_with_its_default() -> None:
     lines = image_assets("settings").stdout.splitlines()
     (processes,) = [line.split()[:2] for line in lines if "IMAGE_ASSETS_PROCESSES" in line]
     assert processes == ["IMAGE_ASSETS_PROCESSES", "2"]
+
+
+def test_misspelled_settings_are_named_with_the_nearest_one() -> None:
+    names = ["IMAGE_ASSETS_HOMES", "IMAGE_ASSETS_XYZ", "IMAGE_ASSETS_HOME", "IMAGE_ASSETS_ALERT_ONCALL", "HOME"]
+    home, other = unknown_settings(names)
+    assert home.startswith("IMAGE_ASSETS_HOMES is not a setting and has no effect. Did you mean IMAGE_ASSETS_HOME?")
+    assert other.startswith("IMAGE_ASSETS_XYZ is not a setting")
 
 
 class RecordedVariables(dict[str, str]):

@@ -113,6 +113,9 @@ def test_a_time_in_the_future_causes_no_wait(folder: ImageFolder) -> None:
 def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"photos does not exist.*IMAGE_ASSETS_LANDING"):
         list_files(ImageFolder(root=str(tmp_path / "photos")))
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(FileNotFoundError, match=r"photo.jpg is not a folder.*IMAGE_ASSETS_LANDING"):
+        list_files(ImageFolder(root=str(tmp_path / "photo.jpg")))
 
 
 def test_a_folder_without_images_is_reported_with_what_was_expected(tmp_path: Path, folder: ImageFolder) -> None:
