@@ -8,6 +8,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import dagster as dg
 
@@ -17,10 +18,11 @@ FOLDER = "pictures"  # in the home
 ADDRESS = "/pictures"  # of the folder, on the web server
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 EMBEDDED = re.compile(r"!\[(?P<text>.*)\]\(data:(?P<type>image/[a-z+]+);base64,(?P<data>[A-Za-z0-9+/=]+)\)")
+Value = TypeVar("Value")
 LINKED = re.compile(rf"\]\({ADDRESS}/([0-9a-f]{{64}}\.[a-z]+)\)")
 
 
-def with_picture_files(metadata: Mapping[str, dg.MetadataValue], home: Path | None) -> dict[str, dg.MetadataValue]:
+def with_picture_files(metadata: Mapping[str, Value], home: Path | None) -> dict[str, Value | dg.MarkdownMetadataValue]:
     """The metadata, with links to files of the home in place of embedded pictures; unchanged without a home.
 
     Where nothing serves the files, the UI shows the text in place of a picture, which names its file.

@@ -38,6 +38,7 @@ from image_assets.models.training_plan import OutputLocations
 from image_assets.schemas import BACKBONE_COMPARISONS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
+from resources.pictures import with_picture_files
 from resources.processes.ranks import RankFailure
 from resources.training import BackboneWeights, TrainingProcesses
 
@@ -303,5 +304,5 @@ def backbone_comparisons(
         delta_tables.change_since(before, BACKBONE_COMPARISONS),
         best=f"{best['backbone']} in {best['framework']}",
         failed=sum("error" in row for row in rows),
-        **metadata,
+        **with_picture_files(metadata, delta_tables.picture_home),
     )

@@ -40,6 +40,7 @@ from resources.delta.petastorm_caches import Cache, PetastormCaches
 from resources.delta.unchanged import describe_once
 from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
+from resources.pictures import with_picture_files
 from resources.training import BackboneWeights, Run, TrainingProcesses
 
 TRAINING_CODE = "2"  # raise it if the same settings would give another model
@@ -174,7 +175,8 @@ def train_and_register(
         tags = {**lineage.to_tags(task, logged.trained, origin, settings), **marks}
         version = resources.registry.register(logged.classifier, mlflow_run_id, tags)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return to_materialize_result(version, resources.tracking, {"trained": True, **to_metadata(logged)})
+    described = with_picture_files(to_metadata(logged), resources.delta_tables.picture_home)
+    return to_materialize_result(version, resources.tracking, {"trained": True, **described})
 
 
 def trained_before(task: Task, registry: ModelRegistry) -> ModelVersion | None:

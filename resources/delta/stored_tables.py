@@ -92,6 +92,11 @@ class StoredTables(dg.ConfigurableResource):
         """The run that uses the tables; None outside runs."""
         return self._execution
 
+    @property
+    def picture_home(self) -> Path | None:
+        """The home in whose folder a run stores its pictures; None where they are embedded in metadata."""
+        return self._execution.picture_home if self._execution else None
+
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
         """Locks the home during a run: pools let only the runs of one Dagster instance take turns."""

@@ -132,6 +132,17 @@ def test_every_file_is_a_row_with_its_bytes_or_is_quarantined(settings: Settings
     assert quarantined == {text: "not_an_image", f"file:{landing}/daisy/cut in half.jpg": "undecodable"}
 
 
+def test_pictures_are_files_that_the_web_server_shows(instance: dg.DagsterInstance) -> None:
+    texts: dict[str, str] = {}
+    for key in instance.get_asset_keys():
+        event = instance.get_latest_materialization_event(key)
+        metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+        shown = [value.md_str or "" for value in metadata.values() if isinstance(value, dg.MarkdownMetadataValue)]
+        texts[key.to_user_string()] = "\n".join(shown)
+    assert "](/pictures/" in texts["torch_model"]
+    assert [asset for asset, text in texts.items() if ";base64," in text] == []
+
+
 def test_every_table_opens_with_delta_rs_with_the_promised_columns(settings: Settings) -> None:
     for table in MADE:
         found = json.loads(DeltaTable(str(settings.home / "tables" / table.name)).schema().to_json())
