@@ -1,5 +1,6 @@
 """Charts, shown in the metadata of materializations."""
 
+import warnings
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -165,7 +166,9 @@ def _draw_curves(axes: "Axes", history: Sequence[Mapping[str, float]], name: str
 def to_png(figure: "Figure") -> bytes:
     """A figure as a small PNG."""
     drawn, picture = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture itself shows a box for it
+        figure.savefig(drawn, format="png")
     # 256 colors are enough for lines and letters, and take a third of the bytes.
     Image.open(drawn).convert("RGB").quantize(256).save(picture, "PNG", optimize=True)
     return picture.getvalue()

@@ -74,8 +74,9 @@ def test_a_confusion_matrix_of_any_size_is_a_png_that_fits(labels: int) -> None:
     assert len(matrix) <= 100_000
 
 
-def test_labels_without_images_and_math_in_names_can_be_drawn() -> None:
-    assert opened(confusion_matrix([[0, 0], [0, 3]], ["$x_{$", "b"])).format == "PNG"
+@pytest.mark.filterwarnings("error")
+def test_labels_without_images_math_in_names_and_letters_without_a_glyph_can_be_drawn() -> None:
+    assert opened(confusion_matrix([[0, 0], [0, 3]], ["$x_{$", "\N{CJK UNIFIED IDEOGRAPH-82B1}"])).format == "PNG"
 
 
 @pytest.mark.parametrize("labels", [0, 1, 5, 200])
