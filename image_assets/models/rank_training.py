@@ -176,13 +176,8 @@ class RankTraining:
         )
         self.images_per_second = self.embedded_images / (time.monotonic() - started)
         everywhere = self._collective.sum(np.array([self.images_per_second]))[0]
-        if self._collective.rank == 0:
-            logger.info(
-                "%s embedding  %.0f images/s on %s process(es)",
-                self._network.framework,
-                everywhere,
-                self._collective.size,
-            )
+        if everywhere and self._collective.rank == 0:  # otherwise `image_embeddings` had all of them
+            logger.info("%s embedding  %.0f images/s", self._network.framework, everywhere)
         weights = self._label_weights(training.label_indexes)
         self._network.set_label_weights(weights)
         both = JoinedInputs((training, validation))
