@@ -78,10 +78,12 @@ def origin(version: ModelVersion) -> str:
         tables = table_versions(version)
     except ValueError:  # somebody has edited the tag
         tables = {}
+    source = tags.get("backbone")
+    weights = f"weights from a {source}" if source in ("folder", "package", "file") else f"{source} weights"
     parts = [
         f"in {framework.title}" if framework else "",
         f"on {int(images):,} images" if images.isdecimal() else "",
         f"of {IMAGE_SPLITS.name} at Delta version {tables[IMAGE_SPLITS.name]}" if IMAGE_SPLITS.name in tables else "",
-        f"from {tags['backbone_name']} with {tags.get('backbone')} weights" if "backbone_name" in tags else "",
+        f"from {tags['backbone_name']} with {weights}" if "backbone_name" in tags else "",
     ]
     return f"Trained {' '.join(filter(None, parts)) or 'elsewhere'}."

@@ -12,6 +12,9 @@ from tests.gallery.conftest import SmallHome, small_home
 from tests.gallery.small_home import layout_of, served
 
 FOCUSED = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
+LINES = """cells => cells.map(cell => {
+    const text = document.createRange(); text.selectNodeContents(cell)
+    return new Set(Array.from(text.getClientRects(), line => Math.round(line.top))).size })"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 in_both = pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
 
@@ -99,6 +102,16 @@ def test_the_focus_is_visible_and_can_skip_to_the_images(page: Page) -> None:
     assert (skip.bounding_box() or {"x": -1})["x"] >= 0
     page.keyboard.press("Enter")
     assert page.url.endswith("#main")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_labels_wrap_in_the_predictions_of_an_image_and_words_do_not(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.locator(".grid a").first.click()
+    page.locator("td .prediction bdi").first.evaluate("label => label.textContent = 'a long name '.repeat(10)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    lines = page.locator("thead th:first-child, .numbers td").evaluate_all(LINES)
+    assert set(lines) == {1}
 
 
 @in_both

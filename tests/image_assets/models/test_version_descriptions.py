@@ -83,6 +83,12 @@ def test_tags_that_somebody_edited_are_left_out(edited: dict[str, str], origin: 
     assert f"Trained in PyTorch {origin} with imagenet weights." in found
 
 
+def test_the_description_says_where_other_weights_come_from() -> None:
+    assert "from a_backbone with weights from a folder." in description(
+        with_tags(TAGS | {"backbone": "folder"}), METRICS, GALLERY
+    )
+
+
 def test_the_description_fits_into_mlflow_however_long_the_labels_are() -> None:
     labels = [f"{number} {'long' * 35}" for number in range(50)]
     found = description(with_tags(TAGS | {"labels": json.dumps(labels)}), METRICS, GALLERY)
