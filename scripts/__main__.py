@@ -110,7 +110,7 @@ def unknown_settings(variables: Iterable[str]) -> list[str]:
             similar = get_close_matches(name, known, n=1)
             meant = f"Did you mean {similar[0]}? " if similar else ""
             messages.append(
-                f"{name} is not a setting and has no effect. {meant}`image-assets settings` lists them all."
+                f"{name} is not a setting and has no effect. {meant}`image-assets settings` lists all settings."
             )
     return messages
 
