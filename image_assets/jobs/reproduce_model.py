@@ -44,7 +44,12 @@ NOT_COMPARED = {"epoch", "seconds"}  # columns of a history that do not describe
 
 History = Sequence[Mapping[str, float]]
 # Settings that they did not record.
-OF_EARLIER_RELEASES = {"head_fit": "epochs", "refit": False, "backbone": IMPLIED_BACKBONE}
+OF_EARLIER_RELEASES = {
+    "head_fit": "epochs",
+    "refit": False,
+    "backbone": IMPLIED_BACKBONE,
+    "class_weights_power": 1.0,
+}
 NEEDED_TAGS = ("framework", "training_settings", "cache_settings", "processes", "backbone_identity", "table_versions")
 
 

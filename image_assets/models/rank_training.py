@@ -223,7 +223,7 @@ class RankTraining:
     def _label_weights(self, label_indexes: np.ndarray) -> np.ndarray:
         if not self._plan.class_weights:
             return np.ones(self._plan.labels)
-        return label_weights(label_indexes, self._plan.labels, self._collective)
+        return label_weights(label_indexes, self._plan.labels, self._plan.class_weights_power, self._collective)
 
     def _scale_head(self, scale: float) -> None:
         kernel, bias = self._network.head()
@@ -362,14 +362,15 @@ class RankTraining:
         return counted
 
 
-def label_weights(label_indexes: np.ndarray, labels: int, collective: Collective) -> np.ndarray:
-    """Loss weights (labels,): inversely proportional to each label's images on all ranks, with mean 1 over the images.
+def label_weights(label_indexes: np.ndarray, labels: int, power: float, collective: Collective) -> np.ndarray:
+    """Loss weights (labels,): those with which all labels count the same, to a power.
 
-    The same as "balanced" in scikit-learn's `compute_class_weight`. `label_indexes` are those of this rank's images.
+    With a power of 1, the same as "balanced" in scikit-learn's `compute_class_weight`; 0.5 is the power of Mahajan et
+    al., Exploring the Limits of Weakly Supervised Pretraining (2018). `label_indexes` are those of this rank's images.
     """
     counts = collective.sum(np.bincount(label_indexes, minlength=labels))
     # At least 1: a label without training images has no images to weight either.
-    return counts.sum() / (labels * np.maximum(counts, 1))
+    return (counts.sum() / (labels * np.maximum(counts, 1))) ** power
 
 
 def _not_refitted() -> None:

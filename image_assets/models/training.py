@@ -88,6 +88,8 @@ class Task:
             del plan[name]
         if self.plan.head_fit == "epochs":  # as in releases without the setting
             del plan["head_fit"]
+        if self.plan.class_weights_power == 1 or not self.plan.class_weights:  # likewise
+            del plan["class_weights_power"]
         for name in ("refit", "augmented_views", "minimum_probability", "minimum_precision"):
             if not plan[name]:  # likewise
                 del plan[name]

@@ -131,7 +131,15 @@ class TrainingConfig(dg.Config):
         description="Probability spread evenly over all labels. No effect on a head in closed form.",
     )
     class_weights: bool = Field(
-        default=True, description="Weight images so that rare labels count as much as frequent ones."
+        default=True, description="Weight images of rare labels more than those of frequent ones."
+    )
+    class_weights_power: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="How much more, if `class_weights` is true: a label that is 4 times as rare weighs 2 times as much "
+        "with 0.5, and 4 times as much with 1, so that all labels count the same. The more, the more often rare labels "
+        "are predicted, rightly and wrongly.",
     )
     minimum_probability: float | None = Field(
         default=None,
@@ -235,7 +243,8 @@ class TrainingConfig(dg.Config):
             own["averaged_epochs"],
         )
         names = ("trainable", "top_blocks", "augmentation", "augmented_views", "batch_size", "label_smoothing")
-        names += ("class_weights", "head_fit", "refit", "minimum_probability", "minimum_precision")
+        names += ("class_weights", "class_weights_power", "head_fit", "refit")
+        names += ("minimum_probability", "minimum_precision")
         others = {name: own[name] for name in (*names, "precision", "distributor", "seed")}
         content = {name: getattr(caches, name) for name in ("content", "color", "page", "pixel_limit")}
         return TrainingPlan(

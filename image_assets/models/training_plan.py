@@ -94,6 +94,7 @@ class TrainingPlan:
     backbone_name: str
     page: Page = "non_blank"
     pixel_limit: int = MAX_PIXELS
+    class_weights_power: float = 1.0  # 1: all labels count the same, as in releases without the setting
     head_fit: HeadFit = "closed_form"
     refit: bool = False
     augmented_views: int = 0  # of each image; 0: another one in each epoch

@@ -1,5 +1,6 @@
 """What ranks do in tests: train, and compare their averages with a reference of one process."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -20,7 +21,7 @@ class Alone:
     def sum(self, values: np.ndarray) -> np.ndarray:
         return np.array(values, np.float64)
 
-    def averaged(self, gradients: list[Any]) -> list[Any]:
+    def averaged(self, gradients: Sequence[Any]) -> list[Any]:
         return list(gradients)
 
 

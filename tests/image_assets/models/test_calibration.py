@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 
 from image_assets.models.calibration import choose_thresholds, fit_scale, log_loss
+from image_assets.models.epochs import Batch
+from image_assets.models.rank_training import label_weights
+from image_assets.models.ridge_head import fit_ridge_head
+from image_assets.models.training_config import TrainingConfig
+from tests.support.rank_programs import Alone
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -24,6 +29,27 @@ def test_the_scale_is_finite_if_every_image_is_right() -> None:
     scale = fit_scale(outputs, np.array([0, 1, 2, 0]))
     assert 1 < scale < 10
     assert softmax(outputs * scale).max() < 0.95
+
+
+def rare_and_frequent(count: int, seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    label_indexes = (rng.random(count) < 0.05).astype(int)
+    return Batch(rng.normal(size=(count, 20)) + 0.6 * label_indexes[:, None], label_indexes)
+
+
+def test_by_default_a_rare_label_is_found_and_its_probabilities_are_not_far_too_high() -> None:
+    training, validation, test = (rare_and_frequent(count, seed) for seed, count in enumerate([2000, 1000, 20_000]))
+    found, excess = {}, {}
+    for power in (1.0, TrainingConfig().class_weights_power, 0.0):
+        weights = label_weights(training.label_indexes, 2, power, Alone())
+        head = fit_ridge_head([training], [validation], weights, Alone())
+        scale = fit_scale(head.outputs(validation.inputs), validation.label_indexes)
+        probabilities = softmax(head.outputs(test.inputs) * scale)
+        rare, predicted = test.label_indexes == 1, probabilities.argmax(axis=1) == 1
+        found[power] = predicted[rare].mean()
+        excess[power] = probabilities[predicted, 1].mean() - rare[predicted].mean()
+    assert found[1.0] > found[0.5] > 0.5 > 0.1 > found[0.0]
+    assert excess[1.0] > 0.4 > 0.25 > excess[0.5]
 
 
 def test_it_does_not_sharpen_outputs_that_say_nothing() -> None:
