@@ -223,7 +223,7 @@ def test_hugging_faces_parquet_has_bytes_paths_and_class_names(home: Home) -> No
 
 def test_hugging_faces_parquet_is_unpacked_to_the_same_images(home: Home, tmp_path: Path) -> None:
     home.export("hugging_face")
-    assert unpack(f"{home.out}/data/*.parquet", str(tmp_path / "landing")) == {
+    assert unpack(f"{home.out}/data/*.parquet", ImageFolder(root=str(tmp_path / "landing"))) == {
         "written": len(FILES),
         "without_label": 1,
     }
