@@ -13,6 +13,8 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from image_assets.data.folder_layout import read_layout
@@ -218,7 +220,7 @@ def sample_rows(
                 readable.append(row)
     for start in range(0, len(readable), FILES_PER_JOB):
         rows = readable[start : start + FILES_PER_JOB]
-        pixels = spark_pixels(delta_tables.spark, [row["path"] for row in rows])
+        pixels = spark_pixels(delta_tables.spark, [row["path"] for row in rows], limits.link_roots)
         yield from (row | pixels.get(row["path"], {}) for row in rows)
 
 
@@ -235,13 +237,33 @@ def path_of_origin(origin: str) -> str:
     return unquote(origin) if origin.startswith(S3) else to_path(unquote(urlsplit(origin).path).encode())
 
 
-def spark_pixels(spark: SparkSession, paths: Sequence[str]) -> dict[str, Row]:
-    """Height, width, channels, mode and pixels of the files by path, as Spark's `image` source reads them."""
+def spark_pixels(spark: SparkSession, paths: Sequence[str], link_roots: Sequence[str] = ()) -> dict[str, Row]:
+    """Height, width, channels, mode and pixels of the files by path, as Spark's `image` source reads them.
+
+    Files that are gone have none. The roots are those of `open_file`.
+    """
     names = [name for path in paths if (name := spark_name(path))]
-    # One task: starting more takes longer than reading a few images.
-    images = spark.read.format("image").option("dropInvalid", True).load(names).coalesce(1).select("image.*")
-    rows = collected(images.withColumnRenamed("nChannels", "channels")).to_pylist()
+    if not names:
+        return {}
+    try:
+        # One task: starting more takes longer than reading a few images.
+        images = spark.read.format("image").option("dropInvalid", True).load(names).coalesce(1).select("image.*")
+        rows = collected(images.withColumnRenamed("nChannels", "channels")).to_pylist()
+    except (PySparkException, Py4JError):
+        readable = [path for path in paths if is_readable(path, link_roots)]
+        if len(readable) == len(paths):
+            raise
+        return spark_pixels(spark, readable, link_roots)  # the others were deleted after their thumbnails were made
     return {path_of_origin(row["origin"]): {name: row[name] for name in PIXELS} for row in rows}
+
+
+def is_readable(path: str, link_roots: Sequence[str]) -> bool:
+    """Whether the file is still there, and this account may read it."""
+    try:
+        with open_file(path, link_roots):
+            return True
+    except OSError:
+        return False
 
 
 def write_samples(delta_tables: DeltaTables, sample: Sequence[Row], limits: Limits) -> None:

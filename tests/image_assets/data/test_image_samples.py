@@ -23,13 +23,14 @@ from image_assets.data.image_samples import (
     groups_of_several,
     image_samples,
     sample_files,
+    spark_pixels,
 )
 from image_assets.data.labels import Labels
 from image_assets.data.raw_images import IngestConfig, ingest
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SAMPLES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.spark_session import DeltaSpark
-from resources.files.file_system import to_name
+from resources.files.file_system import to_name, to_path
 from resources.files.image_folder import ImageFolder
 from resources.samples import SampleSize
 from tests.conftest import Ingested, tables_in
@@ -80,6 +81,10 @@ def test_pixels_and_thumbnails_are_those_of_the_files_also_under_odd_names(
         with opened(row["thumbnail"]) as thumbnail:
             assert (thumbnail.format, thumbnail.size) == ("JPEG", (48, 32))
     assert delta_tables.dataframe(IMAGE_SAMPLES).count() == len(names)
+
+    paths = [to_path(bytes(landing / name)) for name in ("deleted since its thumbnail was made.png", *READABLE)]
+    assert set(spark_pixels(delta_tables.spark, paths)) == {*paths[1:]}
+    assert spark_pixels(delta_tables.spark, paths[:1]) == {}
 
     before = delta_tables.snapshot(IMAGE_SAMPLES)
     sample(delta_tables, image_folder)
