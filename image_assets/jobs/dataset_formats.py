@@ -31,7 +31,11 @@ COLUMNS = ("path", "label", "split", "predicted_label", "probability", "model_ve
 MAX_NAME_BYTES = 200  # file systems take 255
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in range(1, 10))}
+MARK = "export.json"  # in the folder of an export: what was exported, and whether it is complete
+UNFINISHED_MARK = f"{MARK}.part"
 STARTED = ".export"  # in the folder of an unfinished export: an empty file for each entry that it has started to write
+IMAGES_TABLE = "images.csv"
+OWN_NAMES = {MARK, UNFINISHED_MARK, STARTED, IMAGES_TABLE}
 SHARD_BYTES = 500 * 1024**2
 ROW_GROUP_BYTES, ROW_GROUP_ROWS = 32 * 1024**2, 1000
 
@@ -185,14 +189,16 @@ class ImageFolderFormat:
     def add(self, image: ExportedImage, source: BinaryIO) -> None:
         """Writes an image. Images without a label, and those left out of all splits, are beside the folders."""
         in_label = image.label and (image.split or not self._are_split)
-        in_folder = f"{split_folder(image)}{image.label}/" if in_label else ""
+        # Without splits, the folders of labels are beside what the export itself writes.
+        own = "_" if not image.split and in_any_case(image.label or "") in OWN_NAMES else ""
+        in_folder = f"{split_folder(image)}{own}{image.label}/" if in_label else ""
         path = self._names.unique(in_folder, image.path, image.image_id)
         self._folder.copy(path, source)
         self._lines.append(self._line({"path": path, "label": image.label, **image.values}))
 
     def finish(self) -> None:
         """Writes images.csv."""
-        self._folder.write_text("images.csv", *self._lines)
+        self._folder.write_text(IMAGES_TABLE, *self._lines)
 
     def _line(self, values: Mapping[str, Any]) -> str:
         line = StringIO()

@@ -16,7 +16,16 @@ import dagster as dg
 import pyarrow.compute as pc
 from pydantic import Field
 
-from image_assets.jobs.dataset_formats import FORMATS, STARTED, Contents, ExportedImage, ExportFolder, FormatName
+from image_assets.jobs.dataset_formats import (
+    FORMATS,
+    MARK,
+    STARTED,
+    UNFINISHED_MARK,
+    Contents,
+    ExportedImage,
+    ExportFolder,
+    FormatName,
+)
 from image_assets.jobs.launchpad_examples import with_example
 from image_assets.predictions.image_filters import (
     IMAGES_WITH_PREDICTIONS,
@@ -34,8 +43,6 @@ from resources.files.image_folder import ImageFolder
 from resources.files.replacing import replace_file
 from resources.mlflow.model_registry import MODEL_NAME, ModelRegistry
 
-MARK = "export.json"  # in the folder of an export: what was exported, and whether it is complete
-UNFINISHED_MARK = f"{MARK}.part"
 PAGE_IMAGES = 5000
 PROGRESS_IMAGES = 10_000
 LISTED_IMAGES = 100
