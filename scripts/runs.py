@@ -18,8 +18,9 @@ import psutil
 
 from resources.progress import ProgressLine, is_terminal
 from resources.run_launcher import RUN_BY
-from scripts.terminal import printable, remedy, styled
+from scripts.terminal import is_own_raise, printable, remedy, styled
 
+FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')  # in a stack trace
 SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
 LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -132,18 +133,32 @@ def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The root cause of each failed step, and of each resource that failed before any step ran."""
-    return [f"{where}: {to_text(error)}" for where, error in failed(result)]
+    """What failed each step, and each resource that failed before any step ran; of a blocking check, what it found."""
+    evaluations = [event for event in result.all_events if event.event_type_value == "ASSET_CHECK_EVALUATION"]
+    checks = {event.step_key: event.asset_check_evaluation_data for event in evaluations}
+    found = {step: shortened(one.description) for step, one in checks.items() if not one.passed and one.description}
+    return [f"{where}: {found.get(where) or to_text(explained(error))}" for where, error in failed(result)]
 
 
 def failed(result: dg.ExecuteInProcessResult) -> list[tuple[str, ErrorRecord | None]]:
-    """Each failed step, and each resource that failed before any step ran, with its root cause."""
+    """Each failed step, and each resource that failed before any step ran, with its error."""
     steps = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     resources = [event for event in result.all_events if event.event_type_value == "RESOURCE_INIT_FAILURE"]
     return [
-        *((event.step_key or "", root_cause(event.step_failure_data.error)) for event in steps),
-        *(("before any step", root_cause(event.engine_event_data.error)) for event in resources),
+        *((event.step_key or "", event.step_failure_data.error) for event in steps),
+        *(("before any step", event.engine_event_data.error) for event in resources),
     ]
+
+
+def explained(error: ErrorRecord | None) -> ErrorRecord | None:
+    """The latest exception that this project raised, whose message tells users what to do, else the root cause."""
+    latest = error
+    while latest is not None:
+        raised_at = FRAME.match(latest.stack[-1]) if latest.stack else None
+        if raised_at and is_own_raise(raised_at["file"], int(raised_at["line"])):
+            return latest
+        latest = latest.cause
+    return root_cause(error)
 
 
 def root_cause(error: ErrorRecord | None) -> ErrorRecord | None:
@@ -155,13 +170,19 @@ def root_cause(error: ErrorRecord | None) -> ErrorRecord | None:
 
 def to_text(error: ErrorRecord | None) -> str:
     """An exception's message, shortened."""
-    lines = re.sub(r"\x1b\[\d*m", "", error.message if error else "failed").strip().splitlines()
+    return shortened(error.message if error else "failed")
+
+
+def shortened(text: str) -> str:
+    """The first lines of a text, indented as the terminal shows them."""
+    lines = re.sub(r"\x1b\[\d*m", "", text).strip().splitlines()
     return "\n    ".join([*map(printable, lines[:SHOWN_LINES]), *(["…"] if len(lines) > SHOWN_LINES else [])])
 
 
 def remedy_for(error: ErrorRecord | None) -> str:
     """What to do about an exception; empty if its message says so itself, or if nothing is known."""
-    return remedy(f"{to_text(error)} {error.stack[-1] if error and error.stack else ''}") or ""
+    shown, root = to_text(explained(error)), root_cause(error)
+    return remedy(f"{shown} {to_text(root)} {root.stack[-1] if root and root.stack else ''}") or ""
 
 
 def print_failures(result: dg.ExecuteInProcessResult) -> None:

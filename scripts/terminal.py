@@ -143,9 +143,14 @@ def is_own(error: BaseException) -> bool:
         trace = trace.tb_next
     if trace is None or not isinstance(error, EXPLAINED):
         return False
-    file = Path(trace.tb_frame.f_code.co_filename)
+    return is_own_raise(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+
+
+def is_own_raise(name: str, line: int) -> bool:
+    """Whether the line of the file is a `raise` statement of this project."""
+    file = Path(name)
     ours = ROOT in file.parents and file.relative_to(ROOT).parts[0] in OWN
-    return ours and getline(str(file), trace.tb_lineno).strip().startswith("raise ")
+    return ours and getline(name, line).strip().startswith("raise ")
 
 
 def explain_errors() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from resources.delta.external_table import ExternalTable
 from scripts.cluster import free_port
 from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, print_failures, process_tags
 
@@ -74,3 +75,36 @@ def test_a_run_whose_java_process_died_says_so(
 ) -> None:
     print_failures(asking.execute_in_process(instance=instance, raise_on_error=False))
     assert "What to do: Spark's Java process died" in capsys.readouterr().err
+
+
+def test_a_failed_run_says_what_this_project_says_about_the_cause(
+    instance: dg.DagsterInstance, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "labels.parquet"
+    damaged.write_bytes(b"PAR1")
+
+    @dg.op
+    def read() -> None:
+        ExternalTable(source=str(damaged)).read_all()
+
+    @dg.job
+    def reading() -> None:
+        read()
+
+    print_failures(reading.execute_in_process(instance=instance, raise_on_error=False))
+    assert f"read: ValueError: {damaged} cannot be read: Parquet file size is 4 bytes" in capsys.readouterr().err
+
+
+def test_a_run_that_a_check_stopped_says_what_the_check_found(
+    instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dg.asset
+    def photos() -> None:
+        """An asset."""
+
+    @dg.asset_check(asset=photos, blocking=True)
+    def enough() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False, description="2 photos: expected 3")
+
+    print_failures(dg.materialize([photos, enough], instance=instance, raise_on_error=False))
+    assert "photos_enough: 2 photos: expected 3\n" in capsys.readouterr().err
