@@ -81,7 +81,8 @@ def replay_result(delta_tables: DeltaTables, before: Snapshot, files: int) -> dg
             [
                 dg.TableRecord({**dict(zip(columns, outcome, strict=True)), "count": count})
                 for outcome, count in counts.most_common()
-            ]
+            ],
+            dg.TableSchema([*map(dg.TableColumn, columns), dg.TableColumn("count", "int")]),  # no file may match
         ),
     )
 

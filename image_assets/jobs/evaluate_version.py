@@ -1,11 +1,13 @@
 """Evaluates a version on images outside the splits, such as your own test set, as they are and corrupted."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 
 import dagster as dg
@@ -83,9 +85,11 @@ class EvaluateConfig(dg.Config):
         if not self.folder and not self.table:
             raise ValueError("neither folder nor table is set: name the images to evaluate the version on")
         for name in ("blur", "noise", "darkness"):
-            most = 1 if name == "darkness" else float("inf")
+            most = 1 if name == "darkness" else sys.float_info.max
             if wrong := [level for level in getattr(self, name) if not 0 < level <= most]:
                 raise ValueError(f"{name} is {wrong[0]:g}: expected more than 0" + (", up to 1" if most == 1 else ""))
+        if wrong := [degrees for degrees in self.rotation if not isfinite(degrees)]:
+            raise ValueError(f"rotation is {wrong[0]:g}: expected degrees")
         return self
 
     @property

@@ -42,6 +42,7 @@ from resources.files.file_system import is_url, open_file, uncached_file_system
 from resources.files.image_folder import ImageFolder
 from resources.files.replacing import replace_file
 from resources.mlflow.model_registry import MODEL_NAME, ModelRegistry
+from resources.setting_values import HALF_URL
 
 PAGE_IMAGES = 5000
 PROGRESS_IMAGES = 10_000
@@ -95,7 +96,11 @@ def to_filters(text: str) -> Filters:
 
 
 def to_folder(folder: str, landing: str) -> str:
-    """The absolute folder; a ValueError if it holds, or is in, the landing folder."""
+    """The absolute folder; a ValueError if it holds, or is in, the landing folder, or if its URL is incomplete."""
+    if half := HALF_URL.match(folder):
+        raise ValueError(
+            f"the export folder begins with {half[0]!r}: expected a folder such as /srv/flowers, or a URL such as s3://…"
+        )
     url = folder.rstrip("/") if is_url(folder) else str(Path(folder).expanduser().resolve())
     other = landing.rstrip("/") if is_url(landing) else str(Path(landing).resolve())
     if f"{url}/".startswith(f"{other}/") or f"{other}/".startswith(f"{url}/"):
@@ -116,7 +121,7 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
     if system.isfile(path):
         raise FileExistsError(f"{folder.url} is a file: choose a folder")
     names = entry_names(system, path)
-    if not names:
+    if not names - {UNFINISHED_MARK}:  # a full disk may stop an export before it has its mark
         return
     try:
         mark = json.loads(system.cat_file(f"{path}/{MARK}"))

@@ -12,10 +12,12 @@ from image_assets.data.featured_images import featured_images
 from image_assets.data.image_files import LedgerEntry, read_ledger
 from image_assets.data.inspection import CURRENT, MISSING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
-from image_assets.data.replayed_files import matching_quarantined, replay
+from image_assets.data.replayed_files import matching_quarantined, replay, replay_result
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, RAW_IMAGES, REPLAYED_FILES
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import DeltaSpark
 from resources.files.image_folder import ImageFolder
+from tests.conftest import tables_in
 from tests.support.data_run import run_data
 from tests.support.images import png, put
 
@@ -41,6 +43,16 @@ KNOWN = {
 def test_reason_and_path_choose_among_the_quarantined_files(reason: str, path: str, chosen: list[str]) -> None:
     found = matching_quarantined(KNOWN, "file:/photos", reason=reason, path=path)
     assert [name.removeprefix("file:/photos/") for name in found] == chosen
+
+
+def test_a_replay_that_finds_no_file_reports_none(home: Path, image_folder: ImageFolder) -> None:
+    tables = tables_in(home, DeltaSpark(spark_config={}, executor="local"))
+    ingest(tables, image_folder, IngestConfig(), dg.get_dagster_logger())
+    before = tables.snapshot(REPLAYED_FILES)
+    files = replay(tables, image_folder, reason="*", path="")
+    outcome = (replay_result(tables, before, files).metadata or {})["outcome"]
+    assert isinstance(outcome, dg.TableMetadataValue)
+    assert (files, outcome.records) == (0, [])
 
 
 @pytest.mark.spark

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from image_assets.data.given_labels import GivenLabel, label_rows, read_given
-from image_assets.jobs.dataset_formats import FORMATS, FormatName
+from image_assets.jobs.dataset_formats import FORMATS, UNFINISHED_MARK, FormatName
 from image_assets.jobs.export_dataset import ExportConfig, Report, export, export_dataset, to_filters
 from image_assets.jobs.unpack_parquet import unpack
 from image_assets.predictions.image_filters import Filters
@@ -280,6 +280,7 @@ def test_no_filter_selects_all_current_images() -> None:
 
 def test_a_folder_is_only_replaced_if_it_holds_an_export(home: Home) -> None:
     home.out.mkdir()
+    (home.out / UNFINISHED_MARK).touch()  # all that a full disk had space for
     home.export("coco")
     with pytest.raises(FileExistsError, match="holds an export of .* set overwrite to true"):
         home.export()
@@ -301,6 +302,9 @@ def test_a_folder_with_anything_else_is_left_alone(home: Home, overwrite: bool) 
         home.export(overwrite=overwrite)
     with pytest.raises(FileExistsError, match="is a file: choose a folder"):
         home.export(folder=str(home.out / "thesis.txt"), overwrite=overwrite)
+    for folder in ("file:///srv/flowers", "s3:/bucket"):
+        with pytest.raises(ValueError, match="expected a folder such as /srv/flowers, or a URL such as s3://…"):
+            home.export(folder=folder, overwrite=overwrite)
     for folder in (home.landing, home.landing / "new", home.landing.parent):
         with pytest.raises(ValueError, match="overlaps the landing folder"):
             home.export(folder=str(folder), overwrite=overwrite)

@@ -57,6 +57,8 @@ def test_changed_files_and_existing_folders_are_errors(registry: ModelRegistry, 
     assert list(existing.iterdir()) == []
     elsewhere = str(tmp_path / "model")
     assert f"{elsewhere} already exists" in packaged(registry, packages, version=1, folder=elsewhere)
+    for url in ("s3://bucket/model", "s3:/bucket", "file:///srv/model"):
+        assert f"{url!r} is a URL: expected a folder" in packaged(registry, packages, version=1, folder=url)
 
 
 def test_a_version_that_was_not_trained_here_is_not_packaged(registry: ModelRegistry, tmp_path: Path) -> None:
