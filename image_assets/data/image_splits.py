@@ -26,7 +26,7 @@ from image_assets.data.labels import (
     relabel,
 )
 from image_assets.data.sound_splits import LISTED_PROBLEMS, current_assignments, missing_labels
-from image_assets.images.charts import by_label, picture_markdown, stacked_bars
+from image_assets.images.charts import by_label, of_labels, picture_markdown, stacked_bars
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import follow, rows_with_keys
@@ -113,7 +113,7 @@ def splits_metadata(delta_tables: DeltaTables) -> dict[str, dg.MetadataValue]:
     }
     counts = by_label(images, "split", (*SPLITS, SET_ASIDE))
     if len(counts):
-        picture = stacked_bars(counts, "images per label, by split")
+        picture = stacked_bars(counts, of_labels("images per label, by split", images["label"].nunique()))
         metadata["splits"] = dg.MetadataValue.md(picture_markdown(picture, f"{len(images):,} labeled images"))
     return metadata
 

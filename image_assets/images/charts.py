@@ -206,6 +206,11 @@ def by_label(rows: pd.DataFrame, part: str, parts: Sequence[str]) -> pd.DataFram
     return counts.loc[frequent[:SHOWN_BARS]]
 
 
+def of_labels(title: str, labels: int) -> str:
+    """The title of a chart of `by_label`, which says so if it leaves out labels."""
+    return title if labels <= SHOWN_BARS else f"{title}: the {SHOWN_BARS} most frequent of {labels:,} labels"
+
+
 def largest(parts: pd.DataFrame) -> list[tuple[str, Sequence[float]]]:
     """The columns with the largest sums, in their order, and the sum of the others."""
     frequent = parts.sum().sort_values(ascending=False, kind="stable").index[:SHOWN_PARTS]

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from image_assets.images.charts import by_label, picture_markdown, stacked_bars
+from image_assets.images.charts import by_label, of_labels, picture_markdown, stacked_bars
 from image_assets.images.large_images import with_scaled_content, with_scaled_contents
 from image_assets.models.lineage import reading_of
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device, score_images, score_images_guarded
@@ -61,7 +61,8 @@ def answers_metadata(delta_tables: DeltaTables, version: ModelVersion) -> dict[s
     if answers.empty:
         return {}
     answers["label"] = answers["label"].fillna(ABSTAINED)
-    picture = stacked_bars(by_confidence(answers), "predictions of each label, by probability")
+    title = of_labels("predictions of each label, by probability", answers["label"].nunique())
+    picture = stacked_bars(by_confidence(answers), title)
     return {
         "answers": dg.MetadataValue.md(
             picture_markdown(picture, f"{len(answers):,} predictions of version {version.version}")

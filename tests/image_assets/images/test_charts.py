@@ -15,6 +15,7 @@ from image_assets.images.charts import (
     distributions,
     largest,
     learning_curves,
+    of_labels,
     picture_markdown,
     stacked_bars,
 )
@@ -123,3 +124,10 @@ def test_rows_are_counted_by_label_and_part_the_most_frequent_first() -> None:
     counts = by_label(rows, "split", ["training", "validation", "test"])
     assert counts.index.tolist() == ["b", "a"]
     assert counts.to_numpy().tolist() == [[1, 0, 1], [0, 0, 1]]
+
+
+def test_a_chart_of_many_labels_says_how_many_it_shows() -> None:
+    assert of_labels("images", 60) == "images"
+    assert of_labels("images", 1000) == "images: the 60 most frequent of 1,000 labels"
+    labels = [str(number) for number in range(61)]
+    assert len(by_label(pd.DataFrame({"label": labels, "split": "test"}), "split", ["test"])) == 60
