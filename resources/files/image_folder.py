@@ -57,9 +57,7 @@ def put(root: str, relative_path: str, file: IO[bytes]) -> None:
     """
     if is_url(root):
         system, path = uncached_file_system(f"{root}/{relative_path}")
-        # Closing alone would let what there is of it appear if an error interrupts the copying.
-        with system.transaction, system.open(path, "wb") as whole:
-            shutil.copyfileobj(file, whole)
+        system.pipe_file(path, file.read())  # in one piece, so that an error while reading leaves no cut-off object
         return
     target = Path(root) / relative_path
     target.parent.mkdir(parents=True, exist_ok=True)

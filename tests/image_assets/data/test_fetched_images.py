@@ -348,5 +348,10 @@ def test_images_land_in_a_bucket(
         ]
         (file,) = list_files(folder)
         assert read_content(file.path, length=file.length) == png(1)
-    (row,) = delta_tables.read(FETCHED_IMAGES, ["path", "image_id"]).to_pylist()
-    assert row["path"] == file.path == f"s3://{BUCKET}/photos/tulips/100%25.png"
+        (row,) = delta_tables.read(FETCHED_IMAGES, ["path", "image_id"]).to_pylist()
+        assert row["path"] == file.path == f"s3://{BUCKET}/photos/tulips/100%25.png"
+
+        server.images = {f"/{number}.png": png(number) for number in range(24)}
+        many = pa.table({"url": [f"{server.address}{path}" for path in server.images]})
+        assert fetch(delta_tables, folder, files, many, 8, dg.get_dagster_logger()) == {"fetched": 24}
+        assert len(list_files(folder)) == 25, "whatever was written at the same time"

@@ -89,7 +89,7 @@ class Interrupted(BytesIO):
     """A file whose disk fails after the first bytes."""
 
     def read(self, size: int | None = -1) -> bytes:
-        if self.tell():
+        if self.tell() or size in (None, -1):
             raise OSError(errno.EIO, "Input/output error")
         return super().read(3)
 
