@@ -136,11 +136,11 @@ def test_a_home_with_other_splits_gets_those_of_a_new_home(counts: dict[str, int
 def test_a_deleted_split_folder_fills_no_split() -> None:
     before = assigned(images({f"{split}/{label}": 20 for split in ("train", "val", "test") for label in ("a", "b")}))
     is_left = ~before["path"].str.contains("/test/")
-    layout = layout_of(before[is_left])
+    layout = layout_of(before.loc[is_left])
     changed = reassigned(as_existing(before).assign(current=is_left), CONFIG.shares, layout, assign)
     assert set(changed["split"]) == {"test"}
     assert changed["path"].str.contains("/train/").all()
-    now = before[is_left].set_index("path")
+    now = before.loc[is_left].set_index("path")
     now.update(changed.set_index("path"))
     assert missing_labels(now.reset_index()) == []
 

@@ -64,11 +64,9 @@ def test_a_run_in_mlflow_has_the_figures_of_the_version_and_not_only_those_of_it
 def test_a_version_that_had_to_do_without_weights_is_trained_again_once_they_are_there(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, backbone: str
 ) -> None:
-    caches = [
-        Cache(f"{split}-v1-0", "file:///caches", 3, (), "original", "rgb") for split in ("training", "validation")
-    ]
+    cache = Cache("training-v1-0", "file:///caches", 3, (), "original", "rgb")
     plan = TrainingConfig().plan(2, source, PetastormCaches(root="/caches"))
-    task = Task(TORCH.name, ["a", "b"], *caches, plan, source, 1)
+    task = Task(TORCH.name, ["a", "b"], cache, replace(cache, name="validation-v1-0"), plan, source, 1)
     assert trained_before(task, registry) is None
     tags = {FINGERPRINT: task.fingerprint, "backbone": backbone}
     MlflowClient(registry.tracking_uri).create_model_version(registry.name, tmp_path.as_uri(), tags=tags)

@@ -12,8 +12,8 @@ from image_assets.predictions.prediction_checks import probabilities_sum_to_one
 from image_assets.predictions.version_agreements import version_agreements
 from image_assets.schemas import IMAGE_PREDICTIONS, VERSION_AGREEMENTS
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.spark_session import DeltaSpark, ExecutorName
-from resources.devices import Device, InferenceDevice
+from resources.delta.spark_session import ExecutorName
+from resources.devices import InferenceDevice
 from resources.files.image_folder import ImageFolder
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model
@@ -85,16 +85,6 @@ def version_with(registry: ModelRegistry, folder: Path, faults: dict[str, str]) 
     model = saved_model(CLASSIFIER.format(faults=faults), folder, f"version{len(registry.versions())}")
     tags = {"framework": "torch", "labels": json.dumps(["ball", "cube"])}
     return registered(model, registry, tags, (folder / "artifacts").as_uri())
-
-
-class GpuOfTorch(InferenceDevice):
-    """Where only PyTorch finds the GPU that was chosen, such as with TensorFlow's package without CUDA."""
-
-    def resolve(self, pyspark: DeltaSpark, framework: str, gpu_program: str) -> Device:
-        """The CPU for PyTorch's versions."""
-        if framework != "torch":
-            raise ValueError("IMAGE_ASSETS_DEVICE is 'cuda', but this framework finds no GPU")
-        return super().resolve(pyspark, framework, gpu_program)
 
 
 def predictions(tables: DeltaTables, version: ModelVersion) -> dict[str, tuple]:
@@ -213,9 +203,8 @@ def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_wit
     serving = version_with(registry, tmp_path, {})
     shadow = version_with(registry, tmp_path, {"ball 0.png": "unread", "cube 1.png": "cube"})
     broken = registry.register((tmp_path / "nowhere").as_uri(), serving.mlflow_run_id, dict(serving.tags))
-    elsewhere = registry.register(serving.uri, serving.mlflow_run_id, {**serving.tags, "framework": "tensorflow"})
     registry.promote(serving.version, "Production")
-    for version in (shadow, broken, elsewhere):
+    for version in (shadow, broken):
         with pytest.warns(FutureWarning):
             MlflowClient(registry.tracking_uri).transition_model_version_stage(
                 registry.name, str(version.version), "Staging"
@@ -226,17 +215,16 @@ def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_wit
         resources={
             "delta_tables": ingested_tables,
             "model_registry": registry,
-            "inference_device": GpuOfTorch(choice="cpu"),
+            "inference_device": InferenceDevice(choice="cpu"),
             "image_folder": ImageFolder(root=str(tmp_path)),
         },
     )
     (materialization,) = made.asset_materializations_for_node("image_predictions")
     assert (materialization.metadata["serving_version"].value, materialization.metadata["shadow_versions"].value) == (
         "1",
-        "2, 3, 4",
+        "2, 3",
     )
     assert "shadow_v3_failed" in materialization.metadata
-    assert "finds no GPU" in str(materialization.metadata["shadow_v4_failed"].value)
     rows = {row["model_version"]: row for row in ingested_tables.read(VERSION_AGREEMENTS, FIGURES).to_pylist()}
     assert rows[2] == {
         "model_name": registry.name,
@@ -251,3 +239,21 @@ def test_versions_in_staging_predict_beside_the_serving_one_and_are_compared_wit
     assert rows[3]["images"] == 0
     (compared,) = made.asset_materializations_for_node("version_agreements")
     assert "disagreements_v2" in compared.metadata
+
+
+def test_a_shadow_whose_framework_finds_no_gpu_stops_nobody(
+    ingested_tables: DeltaTables, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    version = version_with(registry, tmp_path, {})
+    shadow = registry.register(version.uri, version.mlflow_run_id, {**version.tags, "framework": "another"})
+    registry.promote(shadow.version, "Staging")
+    made = dg.materialize(
+        [image_predictions],
+        resources={
+            "delta_tables": ingested_tables,
+            "model_registry": registry,
+            "inference_device": InferenceDevice(choice="cuda"),
+        },
+    )
+    (materialization,) = made.asset_materializations_for_node("image_predictions")
+    assert "another finds no GPU" in str(materialization.metadata["shadow_v2_failed"].value)
