@@ -18,8 +18,8 @@ FOLDER = "pictures"  # in the home
 ADDRESS = "/pictures"  # of the folder, on the web server
 SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 EMBEDDED = re.compile(r"!\[(?P<text>.*)\]\(data:(?P<type>image/[a-z+]+);base64,(?P<data>[A-Za-z0-9+/=]+)\)")
-Value = TypeVar("Value")
 LINKED = re.compile(rf"\]\({ADDRESS}/([0-9a-f]{{64}}\.[a-z]+)\)")
+Value = TypeVar("Value")
 
 
 def with_picture_files(metadata: Mapping[str, Value], home: Path | None) -> dict[str, Value | dg.MarkdownMetadataValue]:

@@ -131,7 +131,7 @@ def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:
     if source.name and (why := label_problem(f"{source.name}.jpeg")):
         return NotFetched("bad_name", f"{source.name[:80]!r} is not a valid file name: {why}")
     if pattern := names.excluding(path := source.relative_path(".jpeg")):
-        return NotFetched("bad_name", f"{path} would be skipped as {pattern}: choose another label or name")
+        return NotFetched("bad_name", f"listings would skip {path} because of {pattern}: choose another label or name")
     return None
 
 
@@ -227,7 +227,7 @@ class Fetching:
         return replace(previous.fetched, **file, stamp=fetched.stamp, fetched_at=now)
 
     def claim(self, url: str, relative_path: str, digest: str) -> bool:
-        """Reserves a path; returns whether a killed run wrote the image there. NotFetched if another file has it."""
+        """Reserves a path; returns whether the image is there, from a killed run. NotFetched if another file has it."""
         path = f"{self.landing}/{escaped(relative_path)}"
         with self.lock:
             if self.url_by_path.get(relative_path) == url:

@@ -53,7 +53,7 @@ def label_problem(label: str) -> str:
 def append_corrections(delta_tables: DeltaTables, corrections: Sequence[Correction]) -> None:
     """Appends corrections, in one commit; never changes rows, so several people can correct labels at once.
 
-    Each is recorded as later than those of its image that are there, whatever the clock said then.
+    Each gets a later time than earlier ones of its image, even if those were made while the clock was ahead.
     """
     delta_tables.create(LABEL_CORRECTIONS)
     latest = {(row["path"], row["image_id"]): row["corrected_at"] for row in newest_corrections(delta_tables)}

@@ -59,7 +59,7 @@ def _capture_time(details: Mapping[int, Any]) -> tuple[datetime | None, str | No
             time = datetime.strptime(_text(details.get(time_tag)) or "", "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
         except ValueError:  # missing, or zeros from a camera whose clock is not set
             continue
-        if time.year in (MINYEAR, MAXYEAR):  # a zone or a fraction could move it beyond the times that there are
+        if time.year in (MINYEAR, MAXYEAR):  # a zone or a fraction could move it out of the range of datetime
             continue
         fraction = _text(details.get(fraction_tag)) or ""
         if fraction.isdecimal():

@@ -234,7 +234,7 @@ def _open_jxl(file: BinaryIO, name: str) -> Picture:
     content = file.read()
     require_few_pixels(*size_of_jxl(content), name)
     # Decoded here, because nothing else reads the rest of the header: the file is in memory, and so are its pixels.
-    # Only the first frame of an animation, whose number of frames only decoding them all would tell.
+    # Only the first frame of an animation: to count its frames, all of them would have to be decoded.
     values = np.asarray(imagecodecs.jpegxl_decode(content, index=0))
     values = values[:, :, None] if values.ndim == 2 else values
     height, width, channels = values.shape

@@ -169,8 +169,8 @@ class TiffPage:
         else:
             values = np.concatenate([of.reshape(-1) for of in samples[: self.samples]])
             bits = self.page.bitspersample
-            is_part = isinstance(bits, int) and bits < dtype.itemsize * 8 and self.photometric != PALETTE
-            bits = bits if is_part else None
+            are_fewer = isinstance(bits, int) and bits < dtype.itemsize * 8 and self.photometric != PALETTE
+            bits = bits if are_fewer else None
             colors = find_range(values, bits=bits, declared=self._declared(), no_data=self._no_data())
         colors = colors.inverted if self.photometric == WHITE_IS_ZERO else colors
         return [colors] * self.samples + [find_range(alpha) for alpha in samples[self.samples :]]

@@ -162,7 +162,7 @@ def place(image: PackedImage | None, split_folder: str, in_label: bool, landing:
     return "written"
 
 
-@dg.op(pool="fetched_images")  # which writes to the landing folder as well: each removes partial files of killed runs
+@dg.op(pool="fetched_images")  # both write to the landing folder, and remove partial files there when they start
 def unpack_images(context: dg.OpExecutionContext, config: UnpackConfig, image_folder: ImageFolder) -> None:
     """Unpacks images. The output's metadata contains how many were written, and why others were left out."""
     counts = unpack(config.source, image_folder)

@@ -199,7 +199,7 @@ def log_outcome(trained: TrainingResult, curves: bytes) -> None:
 
     figures = ("seconds", "seconds_to_first_step", "embedded_images", "images_per_second", "best_epoch", "steps")
     mlflow.log_metrics({f"training_{name}": float(getattr(trained, name)) for name in figures})
-    # Of the version; `validation_accuracy` is the head's by epoch, which fine-tuning improves on.
+    # Those of the version; `validation_accuracy` is the curve of the head, before any fine-tuning.
     mlflow.log_metrics({"best_validation_accuracy": trained.validation_accuracy, **trained.abstention})
     mlflow.log_dict({"epochs": list(trained.history)}, HISTORY_FILE)
     mlflow.set_tags({"backbone": trained.backbone, "precision": trained.precision})

@@ -321,8 +321,9 @@ def evaluate_new(
         if answers.empty:
             break
         others = [*([serving.version] if serving else []), *sorted(done, key=done.__getitem__, reverse=True)]
-        other, theirs = next(((one, of) for one in others if not isinstance(of := answers_of(one), str)), (None, None))
-        comparison = compare(answers, theirs, other) if other not in (None, number) and theirs is not None else None
+        loaded = ((one, of) for one in others if not isinstance(of := answers_of(one), str))
+        other, theirs = next(loaded, (number, answers))
+        comparison = compare(answers, theirs, other) if other != number else None
         report = report_on(versions[number], answers, comparison, delta_tables, registry)
         merge_evaluation(delta_tables, report, rows_digest)
         done[number] = report.evaluation.accuracy
