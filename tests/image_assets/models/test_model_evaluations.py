@@ -249,6 +249,10 @@ def test_each_new_version_is_asked_recorded_compared_and_logged(
     figures, metadata = evaluate_new(ingested_tables, registry, tracking, CPU)
     assert old.version not in figures
     assert "a_package_of_an_earlier_release" in str(metadata["not_evaluated_v5"].value)
+    registry.promote(old.version, "Production")
+    last = version_that_knows("cube", "torch", registry, tmp_path, artifacts)
+    evaluate_new(ingested_tables, registry, tracking, CPU)
+    assert rows_of(ingested_tables)[last.version]["compared_with"] == ball.version, "the serving one cannot be loaded"
 
     assert score(ingested_tables, registry, path, "cpu") is None
     gone = replace(path, uri=(tmp_path / "nowhere").as_uri())
