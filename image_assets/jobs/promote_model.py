@@ -32,7 +32,7 @@ from image_assets.models.promotion_gate import (
     to_report,
     unreadable_files,
 )
-from image_assets.models.scoring import predicted_rows, resolve_device, score_images
+from image_assets.models.scoring import predicted_rows, resolve_device, scored_rows
 from image_assets.models.stage_history import Promotion, record_changes
 from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.arrow_rows import Row
@@ -141,7 +141,7 @@ def gate_predictions(
     if runs_locally(delta_tables.pyspark, images.size_bytes):
         return pd.DataFrame(predicted_rows(tried, registry, version, resolved.name))
     dataframe = delta_tables.spark.createDataFrame([*tried], "path string, content binary, broken boolean")
-    return score_images(dataframe, registry, version, resolved.name).toPandas()
+    return scored_rows(dataframe, registry, version, resolved.name)
 
 
 def broken_and_whole(images: Iterable[Row]) -> Iterator[Row]:

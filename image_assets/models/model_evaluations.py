@@ -48,7 +48,7 @@ from image_assets.models.scoring import (
     IMAGES_PER_TASK,
     predicted_rows,
     resolve_device,
-    score_images,
+    scored_rows,
 )
 from image_assets.models.stage_history import Promotion
 from image_assets.models.version_descriptions import describe_versions
@@ -194,9 +194,8 @@ def predict_rows(
     stored = delta_tables.dataframe(FEATURED_IMAGES).select(SCORED_COLUMNS)
     content = with_scaled_content(stored.join(F.broadcast(spark.createDataFrame(rows)), on=IMAGE_KEYS), reading)
     tasks = task_count(spark, len(rows) // IMAGES_PER_TASK)
-    scored = score_images(content.repartition(tasks), registry, version, device)
     with progress, counting_tasks(spark, progress, rows=len(rows), tasks=tasks):
-        return scored.toPandas()
+        return scored_rows(content.repartition(tasks), registry, version, device)
 
 
 def most_confident_mistakes(answers: pd.DataFrame, delta_tables: DeltaTables, reading: Reading) -> pd.DataFrame:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
@@ -82,6 +84,20 @@ def predicted_rows(images: Iterable[Row], registry: ModelRegistry, version: Mode
     for answers in guarded_predictions(loadable_version, map(pd.DataFrame, bounded(images))):
         for answer in answers.to_dict("records"):
             yield {str(name): value for name, value in answer.items()} | to_valid_prediction(answer, version)
+
+
+def scored_rows(images: DataFrame, registry: ModelRegistry, version: ModelVersion, device: str) -> pd.DataFrame:
+    """The rows of `score_images`.
+
+    Raises:
+        VersionNotLoaded: The version cannot be loaded.
+    """
+    try:
+        return score_images(images, registry, version, device).toPandas()
+    except (PySparkException, Py4JJavaError):
+        # Spark's error does not say whether the version is to blame, or an outage; loading it here does.
+        list(predicted_rows([{"path": "", "content": b""}], registry, version, "cpu"))
+        raise
 
 
 def to_number(value: object) -> float:

@@ -14,6 +14,7 @@ from image_assets.jobs.request_promotion import request_promotion, review_promot
 from image_assets.models.promotion_gate import LINEAGE
 from image_assets.schemas import IMAGE_SPLITS, STAGE_HISTORY
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.spark_session import ExecutorName
 from resources.devices import InferenceDevice
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model, saved_pickle, stages
@@ -207,7 +208,9 @@ def test_without_test_images_nothing_is_promoted(platform: Platform) -> None:
     assert platform.promote(second, force=True) == ""
 
 
-def test_a_serving_version_that_cannot_be_loaded_can_be_replaced(platform: Platform) -> None:
+@pytest.mark.parametrize("executor", ["local", "spark"])
+def test_a_serving_version_that_cannot_be_loaded_can_be_replaced(platform: Platform, executor: ExecutorName) -> None:
+    platform.tables = with_executor(platform.tables, executor)
     model = saved_model(CLASSIFIER.format(label=None, careful=True), platform.folder, "old")
     (model / "old.py").write_text("import a_package_of_an_earlier_release")
     old = registered(model, platform.registry, {"framework": "torch", "labels": json.dumps(LABELS)}, "file:/nowhere")
