@@ -150,7 +150,7 @@ READ: dict[str, list[Read]] = {
             outlying(LEVELS, 0),
             1.5,
         ),
-        # As programs that make files anonymous leave elements.
+        # Empty elements, as anonymizing programs leave them.
         Read(
             lambda: dicom(
                 with_values(4095, dtype="uint16"),

@@ -72,7 +72,7 @@ def photographs() -> dict[str, bytes]:
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_the_example_predicts_what_the_version_predicts(color: Literal["rgb", "gray"], tmp_path: Path) -> None:
     file = network(tmp_path)
-    # Of the labels by turns: it always answers, it never does, it does from a probability on that none has.
+    # In turn: a label that is always answered, one that never is, and one whose threshold no probability reaches.
     settings = to_classifier(color) | {"thresholds": [(0.0, None, 1.0)[label % 3] for label in range(len(PATCHES))]}
     write_edge_model(file, settings, tmp_path / "image_classifier.onnx")
     contents = photographs()
