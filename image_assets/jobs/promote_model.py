@@ -16,7 +16,6 @@ from image_assets.models.model_evaluations import (
     SPLIT,
     answers_on_test_split,
     damage_of,
-    labeled_test_rows,
     marked_answers,
 )
 from image_assets.models.promotion_gate import (
@@ -119,9 +118,8 @@ def gate_findings(
     findings += [same_signature(signature, expected), files]
     if files.passed:  # never load files that somebody has replaced
         findings.append(sound_answers(gate_predictions(version, delta_tables, registry, device), version.labels))
-        if other and len(labeled_test_rows(delta_tables)):
-            this = mark_right(answers_on_test_split(version, delta_tables, registry, device))
-            that = damage or marked_answers(other, delta_tables, registry, device)
+        if other and not (this := mark_right(answers_on_test_split(version, delta_tables, registry, device))).empty:
+            that = marked_answers(other, delta_tables, registry, device)
             if isinstance(that, str):
                 findings.append(GateFinding("accuracy", True, f"not compared: {that}"))
             else:

@@ -23,6 +23,7 @@ from resources.delta.external_table import class_name, class_names, is_binary
 from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, open_file, require_file_or_s3, uncached_file_system
 from resources.files.image_folder import ImageFolder
+from resources.files.listing import NameFilter
 
 BATCH_ROWS = 16  # images in memory at once, besides the row group
 SPLIT_WORDS = {
@@ -124,20 +125,28 @@ def unpack(source: str, landing: ImageFolder) -> Counter[str]:
     landed_files.prepare(landing.root)
     splits = {path: split_of(path) for path in paths}
     are_split, names, counts = any(splits.values()), FileNames(), Counter[str]()
+    listed = landing.name_filter()
     for path, split in splits.items():
         with system.open(path, "rb") as file:
             try:
                 for image in packed_images(file):
                     # Without a split, the label's folder would count as a split beside the others.
                     in_label = bool(split or not are_split)
-                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), in_label, landing, names)] += 1
+                    counts[place(image, SPLIT_FOLDERS.get(split or "", ""), in_label, landing, listed, names)] += 1
                     counts["without_label"] += image is not None and not image.label
             except ValueError as error:
                 raise ValueError(f"{path} cannot be unpacked: {error}") from error
     return +counts
 
 
-def place(image: PackedImage | None, split_folder: str, in_label: bool, landing: ImageFolder, names: FileNames) -> str:
+def place(
+    image: PackedImage | None,
+    split_folder: str,
+    in_label: bool,
+    landing: ImageFolder,
+    listed: NameFilter,
+    names: FileNames,
+) -> str:
     """Writes an image, unless the same bytes are there; returns what became of it, as a word."""
     if image is None:
         return "without_bytes"
@@ -151,7 +160,7 @@ def place(image: PackedImage | None, split_folder: str, in_label: bool, landing:
     name = safe_name(image.path)
     if PurePosixPath(name).suffix.lower() not in SUFFIXES:
         name = f"{name}.{kind.lower()}"
-    if not landing.name_filter().takes(f"{folder}{name}"):
+    if not listed.takes(f"{folder}{name}"):
         return "excluded"
     digest = sha256(image.content).hexdigest()
     while landed_files.exists(landing.root, path := names.unique(folder, name, digest)):

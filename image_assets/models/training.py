@@ -184,10 +184,9 @@ def train_and_register(
 def trained_before(task: Task, registry: ModelRegistry) -> ModelVersion | None:
     """The version of the same task; None if there is none, or if weights that it had to do without are there now."""
     found = registry.with_tag(FINGERPRINT, task.fingerprint)
-    if found and task.plan.backbone == "auto" and found.tags.get("backbone") == UNTRAINED:
-        at_hand = has_weights_at_hand(task.plan.architecture, task.framework, task.plan.backbone)
-        return None if at_hand else found
-    return found
+    plan = task.plan
+    had_none = found and plan.backbone == "auto" and found.tags.get("backbone") == UNTRAINED
+    return None if had_none and has_weights_at_hand(plan.architecture, task.framework, plan.backbone) else found
 
 
 @dataclass(frozen=True)

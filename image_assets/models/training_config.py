@@ -137,9 +137,9 @@ class TrainingConfig(dg.Config):
         default=0.5,
         ge=0,
         le=1,
-        description="How much more, if `class_weights` is true: a label that is 4 times as rare weighs 2 times as much "
-        "with 0.5, and 4 times as much with 1, so that all labels count the same. The more, the more often rare labels "
-        "are predicted, rightly and wrongly.",
+        description="How much more, if `class_weights` is true: an image of a label that is four times as rare counts "
+        "twice as much at 0.5, and four times as much at 1, where all labels count the same. With higher values, rare "
+        "labels are predicted more often, rightly and wrongly.",
     )
     minimum_probability: float | None = Field(
         default=None,
