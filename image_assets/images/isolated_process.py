@@ -9,7 +9,9 @@ import math
 import os
 import pickle
 import resource
+import shutil
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -59,6 +61,8 @@ class GuardedProcess(Generic[Item, Result]):
         memory_bytes: How much memory an item may need, in address space.
         name: What messages call the child.
         outlives_thread: Whether the child goes on when the thread that runs the first item ends.
+        temporary_files: Whether the child has a folder for temporary files, which are deleted when it has ended,
+            however that happens.
     """
 
     def __init__(
@@ -68,12 +72,14 @@ class GuardedProcess(Generic[Item, Result]):
         memory_bytes: int,
         name: str = "decoder",
         outlives_thread: bool = False,
+        temporary_files: bool = False,
     ) -> None:
         self._function = function
         self._memory_bytes = memory_bytes
         self._name = name
         self._outlives_thread = outlives_thread
-        self._child = self._pipe = None
+        self._temporary_files = temporary_files
+        self._child = self._pipe = self._folder = None
 
     def __enter__(self) -> Self:
         return self
@@ -111,9 +117,11 @@ class GuardedProcess(Generic[Item, Result]):
     def _started(self) -> Connection:
         if self._pipe is None or self._child is None or not self._child.is_alive():
             self._stop()
+            # Not a TemporaryDirectory: other children would delete it with their copy of this object.
+            self._folder = tempfile.mkdtemp() if self._temporary_files else None
             with _CHILDREN:
                 self._pipe, theirs = FORK.Pipe()
-                arguments = (self._function, theirs, self._pipe, self._memory_bytes, os.getpid())
+                arguments = (self._function, theirs, self._pipe, self._memory_bytes, os.getpid(), self._folder)
                 self._child = FORK.Process(target=_serve, args=arguments, daemon=True)
                 if self._outlives_thread:
                     _lasting_thread(os.getpid()).submit(self._child.start).result()
@@ -142,7 +150,9 @@ class GuardedProcess(Generic[Item, Result]):
             self._child.join()
             code = self._child.exitcode
             self._child.close()
-        self._child = self._pipe = None
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._child = self._pipe = self._folder = None
         return code
 
 
@@ -162,9 +172,13 @@ def _answers(pipe: Connection, seconds: float) -> bool:
     return True
 
 
-def _serve(function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int) -> None:
-    """Processes items until the caller closes the pipe or ends."""
+def _serve(
+    function: Callable, pipe: Connection, callers_end: Connection, memory_bytes: int, caller: int, folder: str | None
+) -> None:
+    """Processes items until the caller closes the pipe or ends; temporary files go to the folder."""
     callers_end.close()
+    if folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
     end_with_parent(caller)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.disable()  # the caller reports crashes

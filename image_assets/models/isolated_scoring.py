@@ -3,6 +3,7 @@
 Runs in each executor. If the model raises, hangs or crashes on a batch, the batch is halved until the image is found.
 """
 
+import atexit
 import math
 import os
 import threading
@@ -10,11 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pandas as pd
 
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
+from resources.mlflow.model_files import download_files
 
 GIBIBYTE = 1024**3
 # Of address space. Libraries reserve far more than they use, and CUDA reserves room for all host and GPU memory.
@@ -55,8 +59,9 @@ def load_version(version: LoadableVersion) -> Any:  # Any: MLflow's wrapper arou
     os.environ.update(NO_PICKLES)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     mlflow.set_tracking_uri(version.tracking_uri)
+    files = download_files(version.uri, Path(mkdtemp()))  # kept: a version may read its files at any time
     # The warnings compare the version's requirements with all installed packages, which takes longer than loading it.
-    return mlflow.pyfunc.load_model(version.uri, model_config={"device": version.device}, suppress_warnings=True)
+    return mlflow.pyfunc.load_model(str(files), model_config={"device": version.device}, suppress_warnings=True)
 
 
 def predict_batch(task: tuple[LoadableVersion, pd.DataFrame]) -> pd.DataFrame | ItemFailure:
@@ -108,7 +113,11 @@ def model_process(version: LoadableVersion) -> Iterator[ModelProcess]:
         guarded = _kept.pop(version, None)
     if guarded is None:
         guarded = GuardedProcess(
-            predict_batch, memory_bytes=MEMORY_BYTES[version.device], name="model", outlives_thread=keep
+            predict_batch,
+            memory_bytes=MEMORY_BYTES[version.device],
+            name="model",
+            outlives_thread=keep,
+            temporary_files=True,
         )
     try:
         yield guarded
@@ -134,6 +143,9 @@ def stop_kept_processes() -> None:
         _kept.clear()
     for process in stopped:
         process.stop()
+
+
+atexit.register(stop_kept_processes)
 
 
 @contextmanager

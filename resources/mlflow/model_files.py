@@ -1,19 +1,35 @@
 """The files of a logged model: whether they are as they were logged, and safe to load."""
 
+import shutil
 from hashlib import file_digest, sha256
 from pathlib import Path
 
 MODEL_NAME = "image_classifier"
-BYTECODE = "__pycache__"  # Python writes it beside the code of a version that is loaded from a local store
+BYTECODE = "__pycache__"  # a folder that Python writes beside code, and reads instead of the code
 ADDED_BY_THE_REGISTRY = frozenset({"registered_model_meta"})  # MLflow adds it to downloaded versions
 
 
+def download_files(uri: str, folder: Path) -> Path:
+    """Downloads the files of a logged model or a version to a subfolder of the folder, and returns its path.
+
+    Without bytecode: loading a version from a local store leaves some there, so no digest includes it, and whoever can
+    write to the store could place another program. Set MLflow's tracking URI before.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    files = Path(download_artifacts(uri, dst_path=str(folder)))  # without `dst_path`, they stay in the store
+    for bytecode in [*files.rglob(BYTECODE)]:
+        if bytecode.is_dir():
+            shutil.rmtree(bytecode)
+    return files
+
+
 def files_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below the folder, except what registering and loading add."""
+    """SHA-256 of the names and contents of all files of a downloaded model, except what registering adds."""
     total = sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = file.relative_to(folder).as_posix()
-        if name not in ADDED_BY_THE_REGISTRY and file.parent.name != BYTECODE:
+        if name not in ADDED_BY_THE_REGISTRY:
             with file.open("rb") as opened:
                 total.update(f"{name}\0{file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

@@ -17,7 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from resources.mlflow.mlflow_tracking import SQLITE, RegistryUnavailable, refusals_explained
-from resources.mlflow.model_files import MODEL_NAME, files_digest, is_stored_as_code
+from resources.mlflow.model_files import MODEL_NAME, download_files, files_digest, is_stored_as_code
 from resources.mlflow.stage_moves import (
     ALIASES,
     ARCHIVED_STAGE,
@@ -194,13 +194,12 @@ class ModelRegistry(dg.ConfigurableResource):
         return [column.get("name", "") for column in json.loads(outputs or "[]")]
 
     def download(self, model_uri: str, folder: Path) -> Path:
-        """Downloads the files of a logged model or a version to a subfolder of the folder, and returns its path."""
+        """See `download_files`."""
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
         with self._refusals("read the files", READ_FILES):
-            # Without `dst_path`, MLflow writes into the model's own folder.
-            return Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder)))
+            return download_files(model_uri, folder)
 
     def files_digest(self, model_uri: str) -> str:
         """SHA-256 of the current files of a logged model or a version."""
@@ -248,11 +247,11 @@ class ModelRegistry(dg.ConfigurableResource):
         """A column function that maps a struct of `content` and `path` to a prediction of the type `result`."""
         import mlflow
 
-        mlflow.set_tracking_uri(self.tracking_uri)  # spark_udf has no parameter for it
         config = {"device": device}
         options = {"result_type": result, "env_manager": "local", "model_config": config}
-        with self._refusals(f"load version {version.version}", READ_FILES):
-            udf = mlflow.pyfunc.spark_udf(spark, version.uri, **options)
+        with TemporaryDirectory() as folder:
+            files = self.download(version.uri, Path(folder))
+            udf = mlflow.pyfunc.spark_udf(spark, str(files), **options)  # makes a copy of its own
         return cast("Callable[[Column], Column]", udf)
 
     @property

@@ -1,9 +1,13 @@
 """The image on which a version fails, found by halves; processes that stay to predict again."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import dedent
 
 import pandas as pd
 import pytest
@@ -16,9 +20,11 @@ from image_assets.models.isolated_scoring import (
     guarded_predictions,
     load_version,
     predict_by_bisection,
+    stop_kept_processes,
 )
 from tests.support.registered_versions import saved_model, saved_pickle
 
+ROOT = Path(__file__).parents[3]
 # Its label is the process that predicts; it raises at an image called `bad`.
 PROCESS = """
     import os
@@ -141,3 +147,32 @@ def test_no_process_stays_after_an_interrupt_or_for_files_that_nobody_knows(proc
     else:
         assert not list(predicting)
     assert not is_alive(process)
+
+
+def test_the_files_of_a_version_are_deleted_with_its_process(
+    process_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = LoadableVersion("", process_model, "cpu", "kept")
+    assert process_of(kept)
+    (first,) = tmp_path.iterdir()
+    assert list(first.rglob("MLmodel"))
+    assert process_of(kept, "bad") is None  # its process has crashed
+    assert process_of(kept)
+    (second,) = tmp_path.iterdir()
+    assert second != first
+    stop_kept_processes()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_ends_leaves_no_files(process_model: str, tmp_path: Path) -> None:
+    program = f"""
+        import pandas as pd
+        from image_assets.models.isolated_scoring import LoadableVersion, guarded_predictions
+        version = LoadableVersion("", {process_model!r}, "cpu", "kept")
+        print(len(list(guarded_predictions(version, [pd.DataFrame({{"content": [b""], "path": ["good"]}})]))))
+    """
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", dedent(program)]
+    assert subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True).stdout == b"1\n"
+    assert not list(tmp_path.iterdir())

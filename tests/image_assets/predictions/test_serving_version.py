@@ -1,10 +1,12 @@
 """Which version's predictions are made and shown when a run is disturbed: the last good one keeps serving."""
 
+import py_compile
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import dagster as dg
@@ -178,6 +180,23 @@ def test_a_pickled_version_is_never_loaded(platform: Platform, digest: str) -> N
     for scorer in (score_images, score_images_guarded):
         with pytest.raises(PySparkException, match="pickle is disallowed"):
             scorer(images, platform.registry, version, "cpu").collect()
+    assert not created.exists()
+
+
+def test_bytecode_that_is_placed_beside_the_code_of_a_version_is_never_run(platform: Platform) -> None:
+    version, other, created = platform.version(), platform.home / "other.py", platform.home / "created"
+    other.write_text(f"open({str(created)!r}, 'w')")
+    code = platform.home / "version2" / "version2.py"
+    # Python would run it without a look at the code.
+    py_compile.compile(
+        str(other), cache_from_source(code), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+    )
+    platform.moved_in_mlflow(version, "Production")
+    assert platform.run().success
+    assert platform.shown() == {2: IMAGES}
+    images = platform.tables.dataframe(FEATURED_IMAGES).select("path", "content")
+    for scorer in (score_images, score_images_guarded):
+        assert scorer(images, platform.registry, version, "cpu").filter("label is not null").count() == IMAGES
     assert not created.exists()
 
 
