@@ -182,11 +182,24 @@ def train_and_register(
 
 
 def trained_before(task: Task, registry: ModelRegistry) -> ModelVersion | None:
-    """The version of the same task; None if there is none, or if weights that it had to do without are there now."""
+    """The version of the same task; None if there is none, or if it is to be trained again.
+
+    That is the case if weights that it had to do without are there now, or if its files are lost.
+    """
     found = registry.with_tag(FINGERPRINT, task.fingerprint)
+    if found is None:
+        return None
     plan = task.plan
-    had_none = found and plan.backbone == "auto" and found.tags.get("backbone") == UNTRAINED
-    return None if had_none and has_weights_at_hand(plan.architecture, task.framework, plan.backbone) else found
+    had_none = plan.backbone == "auto" and found.tags.get("backbone") == UNTRAINED
+    if had_none and has_weights_at_hand(plan.architecture, task.framework, plan.backbone):
+        return None
+    if not registry.has_files(found):
+        dg.get_dagster_logger().warning(
+            f"the files of version {found.version}, which was trained with these settings on these images, are gone: "
+            "training it again"
+        )
+        return None
+    return found
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,14 @@ class ModelRegistry(dg.ConfigurableResource):
         outputs = (json.loads(self.signature(version)) or {}).get("outputs")
         return [column.get("name", "") for column in json.loads(outputs or "[]")]
 
+    def has_files(self, version: ModelVersion) -> bool:
+        """Whether any of the version's files are left; `require_files_as_logged` also compares them."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)
+        with self._refusals("list the files", READ_FILES):
+            return bool(mlflow.artifacts.list_artifacts(artifact_uri=version.uri))
+
     def download(self, model_uri: str, folder: Path) -> Path:
         """See `download_files`."""
         import mlflow

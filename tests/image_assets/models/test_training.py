@@ -61,15 +61,18 @@ def test_a_run_in_mlflow_has_the_figures_of_the_version_and_not_only_those_of_it
 
 
 @pytest.mark.parametrize(("source", "backbone"), [("auto", "untrained"), ("auto", "imagenet"), ("none", "untrained")])
-def test_a_version_that_had_to_do_without_weights_is_trained_again_once_they_are_there(
+def test_a_version_is_trained_again_if_its_files_are_lost_or_weights_that_it_had_to_do_without_are_there(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, backbone: str
 ) -> None:
     cache = Cache("training-v1-0", "file:///caches", 3, (), "original", "rgb")
     plan = TrainingConfig().plan(2, source, PetastormCaches(root="/caches"))
     task = Task(TORCH.name, ["a", "b"], cache, replace(cache, name="validation-v1-0"), plan, source, 1)
     assert trained_before(task, registry) is None
-    tags = {FINGERPRINT: task.fingerprint, "backbone": backbone}
-    MlflowClient(registry.tracking_uri).create_model_version(registry.name, tmp_path.as_uri(), tags=tags)
+    tags, files = {FINGERPRINT: task.fingerprint, "backbone": backbone}, tmp_path / "files"
+    MlflowClient(registry.tracking_uri).create_model_version(registry.name, files.as_uri(), tags=tags)
+    assert trained_before(task, registry) is None, "its files are lost"
+    files.mkdir()
+    (files / "MLmodel").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert trained_before(task, registry) == registry.version(1), "there are still no weights"
     TORCH.downloads().mkdir(parents=True)
