@@ -87,7 +87,7 @@ class ExportFolder:
     """The folder of an export, on disk or at an fsspec URL."""
 
     url: str
-    entries: set[str] = field(default_factory=set)  # the folders and files directly in it
+    entries: Counter[str] = field(default_factory=Counter)  # the folders and files directly in it: how many files
     _made: set[str] = field(default_factory=set)
 
     def open(self, relative_path: str) -> Any:
@@ -95,7 +95,7 @@ class ExportFolder:
         entry = relative_path.partition("/")[0]
         if entry not in self.entries:
             self._create(f"{STARTED}/{entry}").close()  # so that the next run knows what is left of a killed one
-            self.entries.add(entry)
+        self.entries[entry] += 1
         return self._create(relative_path)
 
     def forget_started(self) -> None:

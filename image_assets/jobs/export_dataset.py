@@ -145,6 +145,12 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
             "the folder, or choose another one"
         )
         raise FileExistsError(f"{folder.url} {problem}")
+    for name, files in mark.get("files", {}).items():  # which no unfinished export has, and none of an earlier release
+        if (found := len(system.find(f"{path}/{name}"))) > files:
+            raise FileExistsError(
+                f"{folder.url}/{name} has {found:,} files, but the export wrote {files:,}, so nothing was written: "
+                "move the files away that somebody put there"
+            )
     # A run that is killed now is repeated by the next one.
     write_mark(folder, {**mark, "entries": sorted(own)}, complete=False)
     for name in names - {MARK, UNFINISHED_MARK}:
@@ -280,7 +286,12 @@ def export(
         if exported.total() % PROGRESS_IMAGES == 0:
             log(f"{exported.total():,} of {sum(contents.images.values()):,} images")
     dataset.finish()
-    counts = {"entries": sorted(folder.entries), "images": dict(exported), "left_out": left_out}
+    counts = {
+        "entries": sorted(folder.entries),
+        "files": dict(folder.entries),
+        "images": dict(exported),
+        "left_out": left_out,
+    }
     write_mark(folder, {**mark, **counts}, complete=True)
     folder.forget_started()
     return Report(exported, left_out, version)

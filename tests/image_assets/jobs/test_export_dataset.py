@@ -288,7 +288,12 @@ def test_a_folder_is_only_replaced_if_it_holds_an_export(home: Home) -> None:
     (home.out / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"also holds notes\.txt, which is not part of the export"):
         home.export(overwrite=True)
-    (home.out / "notes.txt").unlink()
+    (home.out / "notes.txt").rename(home.out / "train" / "notes.txt")
+    with pytest.raises(
+        FileExistsError, match=r"/train has (\d) files, but the export wrote \d, .* move the files away"
+    ):
+        home.export(overwrite=True)
+    (home.out / "train" / "notes.txt").unlink()
     home.export(overwrite=True)
     assert "train/roses/a.png" in home.files()
     assert not any(name.startswith("annotations") for name in home.files())
