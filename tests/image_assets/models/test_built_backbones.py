@@ -110,6 +110,40 @@ def test_a_row_describes_its_network(processes: dict[str, ProcessPoolExecutor], 
     assert np.abs(whole[0] - whole[1]).max() > 0
 
 
+def packaged_embeddings(name: str, framework: str) -> np.ndarray:
+    """Embeddings by a backbone with the weights of its package."""
+    backbone = BACKBONES[name]
+    model, origin = FRAMEWORKS[framework].training.build_model(2, backbone, "imagenet", seed=0)
+    assert origin == "package"
+    pixels = noise(backbone.side_pixels)
+    if framework == "tensorflow":
+        from image_assets.models.tensorflow_backbones import cut_in_two as cut_keras
+
+        embedder, _ = cut_keras(model, backbone, None)
+        assert embedder
+        return np.asarray(embedder(pixels))
+    import torch
+
+    from image_assets.models.torch_backbones import cut_in_two
+
+    with torch.no_grad():
+        return cut_in_two(model, None)[0](torch.from_numpy(pixels)).numpy()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in BACKBONES.items() if row.implementations["torch"].packages_hold_weights]
+)
+def test_weights_of_a_package_make_the_same_embeddings_in_both_frameworks(
+    processes: dict[str, ProcessPoolExecutor], name: str
+) -> None:
+    if packages := lacking(BACKBONES[name], "torch"):
+        pytest.skip(f"{' and '.join(packages)} not installed")
+    answers = [processes[framework].submit(packaged_embeddings, name, framework) for framework in FRAMEWORKS]
+    one, other = (answer.result() for answer in answers)
+    assert np.abs(one - other).max() <= TOLERANCE * np.abs(one).max()
+    assert np.abs(one[0] - one[1]).max() > TOLERANCE
+
+
 def external_embeddings(name: str, folder: str) -> tuple[np.ndarray, bool, list[str]]:
     """Embeddings by a network that has no row, whether other images change them, and the layers of the model."""
     import torch
