@@ -24,7 +24,6 @@ from image_assets.models.backbone_trials import Trial, try_backbone
 from image_assets.models.backbone_weights import backbones_at_hand, require_packages
 from image_assets.models.backbones import (
     BACKBONES,
-    CURRENT_BACKBONE,
     is_external,
     names_of_backbones,
     require_supported,
@@ -103,7 +102,7 @@ def to_compare(config: ComparisonConfig, source: str) -> list[tuple[str, str]]:
     """Backbones and frameworks, without those of named backbones that another of the frameworks has."""
     pairs = []
     for framework in config.frameworks:
-        names = config.backbones or backbones_at_hand(framework, source) or [CURRENT_BACKBONE.name]
+        names = config.backbones or backbones_at_hand(framework, source)
         pairs += [(name, framework) for name in names]
     offered = [(name, framework) for name, framework in pairs if framework in frameworks_of(name)]
     lacking = {name for name, _ in pairs} - {name for name, _ in offered}

@@ -60,7 +60,7 @@ def try_backbone(
     network, origin = module.build_network(plan, collective)
     training, validation, tried = (to_shard(cache, plan, collective) for cache in caches)
     started = time.monotonic()
-    work = RankTraining(network, collective, training, validation, plan, locations, no_report)
+    work = RankTraining(network, collective, training, validation, plan, locations, no_report, origin)
     head = work.train_head()
     training_seconds = time.monotonic() - started
     activations = network.freeze(None, plan.head)

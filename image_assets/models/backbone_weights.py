@@ -7,27 +7,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from image_assets.models.backbones import BACKBONES, Backbone, Implementation
+from image_assets.models.backbones import BACKBONES, Backbone
 from image_assets.models.external_backbones import missing_package
 from image_assets.models.frameworks import FRAMEWORKS
-from resources.weight_files import SOURCES, weights_file
+from resources.weight_files import SOURCES
 
 DOWNLOAD_TIMEOUT_SECONDS = 10
 logger = logging.getLogger(__name__)
-
-
-def folder_weights(folder: str, own: Implementation) -> Path | None:
-    """The backbone's file in the folder; None if the folder has none, and its package has the weights.
-
-    Raises:
-        FileNotFoundError: The folder has no such file; the message lists what it holds instead.
-    """
-    try:
-        return weights_file(folder, own.weight_files)
-    except FileNotFoundError:
-        if own.packages_hold_weights:
-            return None
-        raise
 
 
 def require_packages(backbone: Backbone, framework: str) -> None:

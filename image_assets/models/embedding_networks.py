@@ -92,7 +92,7 @@ class ExportedBackbone:
     onnx: "ModelProto"
     network: Callable[[np.ndarray], np.ndarray]
     weights: State
-    origin: str  # of the weights: folder, imagenet or untrained
+    origin: str  # of the weights: folder, imagenet, package or untrained
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,18 @@ def loaded_network(file: str) -> Network:
     return onnx_network(file)
 
 
+def digest_of(weights: State, backbone: Backbone, framework: str, origin: str) -> str:
+    """What equal weights of a backbone have in common; those of a package are equal in all frameworks."""
+    own = backbone.implementations[framework]
+    return own.url if own.packages_hold_weights and origin != UNTRAINED else state_digest(weights)
+
+
 def backbone_identity(
     framework: str, architecture: Backbone, weights_digest: str, color: Color, reading: Reading = DEFAULT
 ) -> str:
-    """What identifies embeddings: `<backbone>-<framework>-<hash of everything that they depend on>`."""
+    """What identifies embeddings: `<backbone>-<exporting framework>-<hash of everything that they depend on>`."""
     parts = [EMBEDDING_CODE, weights_digest, color, *([] if reading == DEFAULT else map(str, asdict(reading).values()))]
-    return f"{architecture.name}-{framework}-{sha256('/'.join(parts).encode()).hexdigest()[:16]}"
+    return f"{architecture.name}-{architecture.exporter(framework)}-{sha256('/'.join(parts).encode()).hexdigest()[:16]}"
 
 
 def embedding_networks(
@@ -269,4 +275,5 @@ def _export_in_process(export: Export, file: Path) -> ExportRecord:
         onnx.save(made.onnx, file)
         network = onnx_network(str(file))
         require_same_answers(made.network, lambda pixels: network(pixels)[EMBEDDING], export.architecture.side_pixels)
-    return ExportRecord(state_digest(made.weights), made.origin)
+    digest = digest_of(made.weights, export.architecture, export.framework, made.origin)
+    return ExportRecord(digest, made.origin)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from image_assets.data.image_files import IMAGE_KEYS
 from image_assets.images.pixels import Reading
-from image_assets.models.backbones import CURRENT_BACKBONE
+from image_assets.models.backbones import CURRENT_BACKBONE, Backbone
 from image_assets.models.embedding_networks import EmbeddingNetwork, Export, embedding_networks
 from image_assets.models.embeddings import StoredEmbeddings, to_stored
 from image_assets.models.stored_embeddings import embedding_files
@@ -30,17 +30,18 @@ BACKBONES, FAULT = "backbones", "_fault"  # in the metadata: those that embed im
 
 
 def current_networks(
-    caches: PetastormCaches, weights: BackboneWeights
+    caches: PetastormCaches, weights: BackboneWeights, backbone: Backbone = CURRENT_BACKBONE
 ) -> tuple[list[EmbeddingNetwork], dict[str, str]]:
-    """The networks of the backbones that trainings use by default; why a framework has none, unless it is untrained."""
+    """The networks of the backbone that trainings use by default; why a framework has none, unless it is untrained."""
     exports, faults = [], {}
-    for framework in CURRENT_BACKBONE.implementations:
+    for framework in backbone.implementations:
         try:
-            identity = weights_identity(CURRENT_BACKBONE, framework, weights)
+            identity = weights_identity(backbone, framework, weights)
         except FileNotFoundError as error:
             faults[framework] = str(error)
         else:
-            exports.append(Export(framework, CURRENT_BACKBONE.name, weights.source, identity))
+            exports.append(Export(backbone.exporter(framework), backbone.name, weights.source, identity))
+    exports = [*dict.fromkeys(exports)]
     networks, more = embedding_networks(caches.root, exports, caches.color, Reading(caches.page, caches.pixel_limit))
     return networks, faults | more
 

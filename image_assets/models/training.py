@@ -42,6 +42,7 @@ from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import FILES_DIGEST, ModelRegistry, ModelVersion
 from resources.pictures import with_picture_files
 from resources.training import BackboneWeights, Run, TrainingProcesses
+from resources.weight_files import SOURCES
 
 TRAINING_CODE = "2"  # raise it if the same settings would give another model
 CURVES = "loss and accuracy by epoch"
@@ -106,11 +107,16 @@ def weights_identity(backbone: Backbone, framework: str, weights: BackboneWeight
     own = backbone.implementations[framework]
     if own.source == "onnx":
         return sha256(Path(own.model).read_bytes()).hexdigest()
+    if own.packages_hold_weights:
+        if weights.source not in SOURCES and not Path(weights.source).is_dir():
+            raise FileNotFoundError(
+                f"IMAGE_ASSETS_BACKBONE is {weights.source}, which is not a folder: expected a folder, or one of "
+                f"{', '.join(SOURCES)}"
+            )
+        return weights.source if weights.source == "none" else own.url
     try:
         return weights.identity(own.weight_files)
     except FileNotFoundError as error:
-        if own.packages_hold_weights:
-            return "imagenet"
         raise FileNotFoundError(f"{error}. {how_to_get_weights(backbone, framework, weights.source)}") from error
 
 
@@ -250,7 +256,8 @@ def exported_backbone(task: Task, caches: PetastormCaches) -> EmbeddingNetwork |
     plan = task.plan
     if is_external(plan.backbone_name):
         return None
-    export = Export(task.framework, plan.backbone_name, plan.backbone, task.backbone)
+    exporter = plan.architecture.exporter(task.framework)
+    export = Export(exporter, plan.backbone_name, plan.backbone, task.backbone)
     return recorded_network(caches.root, export, plan.color, plan.reading)
 
 

@@ -14,7 +14,6 @@ from image_assets.models.backbone_weights import (
     DOWNLOAD_TIMEOUT_SECONDS,
     backbones_at_hand,
     download_timeout,
-    folder_weights,
     how_to_get_weights,
     require_packages,
 )
@@ -35,9 +34,11 @@ from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import TrainingPlan
 from resources.delta.petastorm_caches import Cache
 from resources.training import BackboneWeights
+from resources.weight_files import weights_file
 from tests.image_assets.conftest import PLAN
 from tests.support.onnx_files import write_onnx
 
+TORCH_LITE = EFFICIENTNET_LITE0.implementations["torch"]
 TORCH_RESNET = RESNET50.implementations["torch"]
 
 
@@ -45,7 +46,7 @@ TORCH_RESNET = RESNET50.implementations["torch"]
 def test_weights_are_found_in_a_folder_under_each_of_their_names(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
 
-    assert folder_weights(str(tmp_path), MOBILENET_V2.implementations["torch"]) == tmp_path / name
+    assert weights_file(str(tmp_path), MOBILENET_V2.implementations["torch"].weight_files) == tmp_path / name
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,15 @@ def test_a_folder_without_weights_is_reported_with_what_is_there(tmp_path: Path,
     (tmp_path / "full" / "other.bin").touch()
 
     with pytest.raises(FileNotFoundError, match=rf"{folder}, which {found}: expected a folder with resnet50-\w+\.pth"):
-        folder_weights(str(tmp_path / folder), TORCH_RESNET)
+        weights_file(str(tmp_path / folder), TORCH_RESNET.weight_files)
 
 
-def test_weights_that_a_package_has_need_no_folder(tmp_path: Path) -> None:
-    own = EFFICIENTNET_LITE0.implementations["torch"]
-    assert folder_weights(str(tmp_path), own) is None
-    assert weights_identity(EFFICIENTNET_LITE0, "torch", BackboneWeights(source=str(tmp_path))) == "imagenet"
+def test_weights_that_a_package_has_need_no_folder_and_are_the_same_for_all_frameworks(tmp_path: Path) -> None:
+    for source, identity in {str(tmp_path): TORCH_LITE.url, "auto": TORCH_LITE.url, "none": "none"}.items():
+        for framework in EFFICIENTNET_LITE0.implementations:
+            assert weights_identity(EFFICIENTNET_LITE0, framework, BackboneWeights(source=source)) == identity
+    with pytest.raises(FileNotFoundError, match="is imagenett, which is not a folder: expected a folder, or one"):
+        weights_identity(EFFICIENTNET_LITE0, "torch", BackboneWeights(source="imagenett"))
 
 
 def test_missing_weights_are_told_with_address_file_setting_and_what_works_now(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_downloaded_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.Monk
     file.parent.mkdir(parents=True)
     file.touch()
     assert "resnet50" in backbones_at_hand("torch", "auto")
-    assert backbones_at_hand("tensorflow", "auto") == []
+    assert backbones_at_hand("tensorflow", "auto") == [name for name in BACKBONES if "_lite" in name], "in packages"
     assert backbones_at_hand("tensorflow", "none") == [
         name for name, row in BACKBONES.items() if "tensorflow" in row.implementations
     ]
@@ -132,7 +135,7 @@ def test_a_framework_without_a_backbone_lists_those_that_it_has() -> None:
     [
         ({"backbone": "resnet"}, "backbone is 'resnet': expected one of mobilenet_v2, .* or onnx:<file>"),
         ({"backbone": "timm:resnet18", "trainable": "all"}, "can only be used as it is: set trainable to 'head'"),
-        ({"trainable": "top_blocks", "top_blocks": 19}, "top_blocks is 19: expected fewer than the 19 blocks"),
+        ({"trainable": "top_blocks", "top_blocks": 18}, "top_blocks is 18: expected fewer than the 18 blocks"),
         ({"trainable": "top_blocks", "top_blocks": 4}, "top_blocks is 4, .* of its last 5 blocks: expected at least 5"),
     ],
 )

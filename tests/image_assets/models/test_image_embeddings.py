@@ -10,6 +10,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from image_assets.models.backbones import MOBILENET_V2_LEVELS
 from image_assets.models.embedding_networks import EmbeddingNetwork
 from image_assets.models.image_embeddings import current_networks, follow_featured_images, image_embeddings
 from image_assets.models.stored_embeddings import newest_backbone, stored_embeddings
@@ -166,9 +167,8 @@ def test_untrained_backbones_have_no_embeddings(tables: DeltaTables, tmp_path: P
 
 
 def test_missing_weights_are_reported_and_stop_nothing(tmp_path: Path) -> None:
-    networks, faults = current_networks(
-        PetastormCaches(root=str(tmp_path)), BackboneWeights(source=str(tmp_path / "nowhere"))
-    )
+    caches, weights = PetastormCaches(root=str(tmp_path)), BackboneWeights(source=str(tmp_path / "nowhere"))
+    networks, faults = current_networks(caches, weights, MOBILENET_V2_LEVELS)
     assert networks == []
     assert len(faults) == 2
     assert all("nowhere, which is not a folder: expected" in fault for fault in faults.values())

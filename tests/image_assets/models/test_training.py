@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from image_assets.images.charts import learning_curves
-from image_assets.models.backbones import CURRENT_BACKBONE
+from image_assets.models.backbones import MOBILENET_V2
 from image_assets.models.calibration import Thresholds
 from image_assets.models.frameworks import TORCH
 from image_assets.models.lineage import log_outcome
@@ -65,7 +65,7 @@ def test_a_version_is_trained_again_if_its_files_are_lost_or_weights_that_it_had
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, backbone: str
 ) -> None:
     cache = Cache("training-v1-0", "file:///caches", 3, (), "original", "rgb")
-    plan = TrainingConfig().plan(2, source, PetastormCaches(root="/caches"))
+    plan = TrainingConfig(backbone=MOBILENET_V2.name).plan(2, source, PetastormCaches(root="/caches"))
     task = Task(TORCH.name, ["a", "b"], cache, replace(cache, name="validation-v1-0"), plan, source, 1)
     assert trained_before(task, registry) is None
     tags, files = {FINGERPRINT: task.fingerprint, "backbone": backbone}, tmp_path / "files"
@@ -76,6 +76,6 @@ def test_a_version_is_trained_again_if_its_files_are_lost_or_weights_that_it_had
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert trained_before(task, registry) == registry.version(1), "there are still no weights"
     TORCH.downloads().mkdir(parents=True)
-    (TORCH.downloads() / CURRENT_BACKBONE.implementations[TORCH.name].weight_files[-1]).touch()
+    (TORCH.downloads() / MOBILENET_V2.implementations[TORCH.name].weight_files[-1]).touch()
     again = (source, backbone) == ("auto", "untrained")
     assert trained_before(task, registry) == (None if again else registry.version(1))
