@@ -157,8 +157,8 @@ class RankTraining:
         self._training = training
         self._validation = validation
         self._plan = plan
-        self._checkpoints = Checkpoints(locations.checkpoints)
         weights = state_digest(network.backbone_weights())
+        self._checkpoints = Checkpoints(locations.checkpoints, weights)
         backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report
