@@ -147,6 +147,11 @@ LABEL_TABLES = (
         "recognized; other columns can be filtered by",
     ),
     Case(
+        "test_one_column_of_0_and_1_per_label_gives_the_labels",
+        "One column of 0 and 1 per label (one-hot)",
+        "recognized; a table with several labels per image is refused",
+    ),
+    Case(
         "test_a_path_finds_the_file_that_it_means",
         "Backslashes, `./`, other folders before, other case, no suffix",
         "matched and counted",

@@ -36,6 +36,9 @@ PATH_NAMES = (
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "label_name", "choice", "choices")
 # A list or an object, as JSON or as pandas writes it; not [other].
 STRUCTURED = re.compile(r"\[([\s\d'\"\[{-].*)?\]|\{(\s*['\"].*)?\}", re.DOTALL)
+# Without a column of labels, each label may have a column, with 1 for its images and 0 for the others ("one-hot").
+ZERO_OR_ONE = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+ODD_ROWS = 0.1  # the share of rows with several 1s, or with none, above which the columns must have another meaning
 NO_LABELS = {"nan", "NaN", "NAN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "NaT"}  # programs write for none
 
 
@@ -50,17 +53,28 @@ class GivenLabel(NamedTuple):
 
 
 class LabelRow(NamedTuple):
-    """A row of a label table, as it is written; `folder` is that of its file, relative to the landing folder."""
+    """A row of a label table, as it is written.
+
+    `folder` is that of its file, relative to the landing folder; `problem` says why the row has no usable label.
+    """
 
     number: int
     path: str
     label: str
     attributes: Mapping[str, str]
     folder: str = ""
+    problem: str = ""
 
 
 UNLABELED = GivenLabel(None, EMPTY, "the label table lists the file without a label")
 NOT_NAMED = GivenLabel(None, UNNAMED, "the label table does not list the file")
+
+
+def usual_columns(names: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """The columns called by one of the usual names: the first one that any column has."""
+    comparable = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in names]
+    wanted = next((name for name in usual if name in comparable), None)
+    return [name for name, of in zip(names, comparable, strict=True) if of == wanted]
 
 
 def to_column(names: Sequence[str], usual: Sequence[str], chosen: str, setting: str) -> str:
@@ -69,17 +83,56 @@ def to_column(names: Sequence[str], usual: Sequence[str], chosen: str, setting: 
     Raises:
         ValueError: There is none, or several columns have the name.
     """
-    comparable = [name.strip().casefold().replace(" ", "_").replace("-", "_") for name in names]
-    if chosen:
-        found = [name for name in names if name.strip() == chosen]
-    else:
-        wanted = next((name for name in usual if name in comparable), None)
-        found = [name for name, of in zip(names, comparable, strict=True) if of == wanted]
+    found = [name for name in names if name.strip() == chosen] if chosen else usual_columns(names, usual)
     if len(found) == 1:
         return found[0]
     expected = f"one column {chosen}" if chosen else f"one column called {', '.join(usual[:5])} or the like"
     remedy = f"set {setting} to the name of yours, or add a first row with names if there is none"
     raise ValueError(f"expected {expected}, found the columns {', '.join(names)}: {remedy}")
+
+
+def label_per_column(
+    columns: Iterable[tuple[str, Sequence[str | None]]], numbers: Sequence[int], setting: str
+) -> list[tuple[str, str]] | None:
+    """Each row's label and problem, from one column of 0 and 1 per label; None if there are no such columns.
+
+    Args:
+        columns: The names and values of all columns but that of the paths; those without name or values are skipped.
+        numbers: The numbers of the rows.
+        setting: Names the column of labels; for messages.
+
+    Raises:
+        ValueError: There are other columns as well, or many rows have several labels or none.
+    """
+    cells = [(name.strip(), [(cell or "").strip().casefold() for cell in column]) for name, column in columns]
+    cells = [(name, column) for name, column in cells if name and any(column)]
+    names = [name for name, column in cells if ZERO_OR_ONE.keys() >= {*column} - {""}]
+    if len(names) < 2 or len({*names}) < len(names):
+        return None
+    remedy = f"or set {setting} to the column with the labels"
+    listed = ", ".join(names[:LISTED_LABELS])
+    if others := [name for name, _ in cells if name not in names]:
+        found = f"found no column of labels, but columns of 0 and 1 ({listed}) and others ({', '.join(others)})"
+        raise ValueError(f"{found}: if the former are the labels, remove the others; {remedy}")
+    labels, none, several = list[tuple[str, str]](), list[int](), list[int]()
+    for number, *row in zip(numbers, *(column for _, column in cells), strict=True):
+        ones = [name for name, cell in zip(names, row, strict=True) if ZERO_OR_ONE.get(cell)]
+        if len(ones) > 1:
+            several.append(number)
+            labels.append(("", f"it has a 1 in several columns ({', '.join(ones[:LISTED_LABELS])}): keep one"))
+        elif not ones and any(row):
+            none.append(number)
+            labels.append(("", "it has no 1 in any column: write one into that of its label"))
+        else:
+            labels.append(("".join(ones), ""))
+    for rows, what, keep in (
+        (several, "several 1s", "keep one in each row, because an image has one label,"),
+        (none, "no 1", "write one into each row, leave the cells of images without a label empty,"),
+    ):
+        if len(rows) > max(1, ODD_ROWS * len(labels)):
+            where = f"with {what} in {len(rows):,} of {len(labels):,} rows, such as row {rows[0]}"
+            raise ValueError(f"found no column of labels, but columns of 0 and 1 ({listed}) {where}: {keep} {remedy}")
+    return labels
 
 
 def label_rows(
@@ -88,24 +141,32 @@ def label_rows(
     """The rows of a label table, with their other columns as attributes; `settings` are named in errors.
 
     Raises:
-        ValueError: It has no column of paths or of labels.
+        ValueError: It has no column of paths, or neither a column of labels nor one column per label.
     """
     names = table.rows.column_names
     path_column = to_column(names, PATH_NAMES, label_table.path_column, settings[0])
-    label_column = None
-    if label_table.label_column != NO_COLUMN:
-        label_column = to_column(names, LABEL_NAMES, label_table.label_column, settings[1])
-    if path_column == label_column:
-        raise ValueError(f"{' and '.join(settings)} both name the column {path_column}: set one of them to another one")
-    columns = {name: table.rows[at].to_pylist() for at, name in enumerate(names)}
-    paths = columns.pop(path_column)
-    labels = columns.pop(label_column) if label_column else [None] * len(paths)
-    others = {name.strip(): column for name, column in columns.items() if name.strip()}
+    paths = table.rows[path_column].to_pylist()
+    others = [(name, table.rows[at].to_pylist()) for at, name in enumerate(names) if name != path_column]
+    labels, chosen = None, label_table.label_column
+    if not chosen and not usual_columns(names, LABEL_NAMES):
+        labels = label_per_column(others, table.numbers, settings[1])
+    if labels:
+        others = []
+    elif chosen == NO_COLUMN:
+        labels = [("", "")] * len(paths)
+    else:
+        label_column = to_column(names, LABEL_NAMES, chosen, settings[1])
+        if path_column == label_column:
+            both = " and ".join(settings)
+            raise ValueError(f"{both} both name the column {path_column}: set one of them to another one")
+        labels = [((label or "").strip(), "") for label in table.rows[label_column].to_pylist()]
+        others = [(name, column) for name, column in others if name != label_column]
+    columns = {name.strip(): column for name, column in others if name.strip()}
     folders = {folder: relative_folder(folder, landing) for folder in set(table.folders)}
-    for at, (path, label) in enumerate(zip(paths, labels, strict=True)):
-        attributes = {name: column[at].strip() for name, column in others.items() if (column[at] or "").strip()}
+    for at, (path, (label, problem)) in enumerate(zip(paths, labels, strict=True)):
+        attributes = {name: column[at].strip() for name, column in columns.items() if (column[at] or "").strip()}
         folder = folders[table.folders[at]] if table.folders else ""
-        yield LabelRow(table.numbers[at], (path or "").strip(), (label or "").strip(), attributes, folder)
+        yield LabelRow(table.numbers[at], (path or "").strip(), label, attributes, folder, problem)
 
 
 def relative_folder(folder: str, landing: str) -> str:
@@ -125,6 +186,8 @@ def numbered(rows: Iterable[LabelRow]) -> str:
 
 def to_given(rows: Sequence[LabelRow]) -> GivenLabel:
     """The label of a file with these rows; none if they contradict each other."""
+    if problems := [f"{numbered([row])}: {row.problem}" for row in rows if row.problem]:
+        return GivenLabel(None, UNUSABLE, "; ".join(problems[:LISTED_ROWS]))
     labels = {row.label for row in rows}
     if len(labels) > 1:
         listed = ", ".join(repr(label[:80]) for label in sorted(labels)[:LISTED_LABELS])
@@ -151,7 +214,7 @@ def read_given(
     """
     by_name: dict[tuple[str, str], list[LabelRow]] = defaultdict(list)
     for row in rows:
-        if row.path or row.label:
+        if row.path or row.label or row.problem:
             by_name[row.path, row.folder].append(row)
     without_path = [row for (path, _), named in by_name.items() if not path for row in named]
     by_name = {name: named for name, named in by_name.items() if name[0]}

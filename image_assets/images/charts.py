@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from image_assets.images.fonts import fonts_for
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -164,10 +166,16 @@ def _draw_curves(axes: "Axes", history: Sequence[Mapping[str, float]], name: str
 
 
 def to_png(figure: "Figure") -> bytes:
-    """A figure as a small PNG."""
+    """A figure as a small PNG, with fonts that have the characters of its names."""
+    from matplotlib.text import Text
+
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    fonts = fonts_for("".join(text.get_text() for text in texts))
+    for text in texts if len(fonts) > 1 else ():
+        text.set_fontfamily([font.family for font in fonts])
     drawn, picture = BytesIO(), BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture itself shows a box for it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # one for each; fonts_for has warned
         figure.savefig(drawn, format="png")
     # 256 colors are enough for lines and letters, and take a third of the bytes.
     Image.open(drawn).convert("RGB").quantize(256).save(picture, "PNG", optimize=True)

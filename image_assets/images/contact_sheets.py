@@ -3,13 +3,13 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
-from importlib.metadata import distribution
 from io import BytesIO
 from typing import TypeVar
 from urllib.parse import unquote
 
 from PIL import Image, ImageDraw, ImageFile, ImageFont
 
+from image_assets.images.fonts import Font, dejavu_sans, fonts_for, lacking
 from image_assets.images.formats import BOMBS, BROKEN, UnreadableImage
 from image_assets.images.isolated_process import GuardedProcess, ItemFailure
 from image_assets.images.large_images import scaled_content
@@ -117,13 +117,15 @@ def _to_sheet(images: Sequence[tuple[bytes, str]], side_pixels: int, columns: in
     width = side_pixels + GAP_PIXELS
     height = side_pixels + CAPTION_LINES * LINE_PIXELS + GAP_PIXELS
     sheet = Image.new("RGB", (columns * width + GAP_PIXELS, rows * height + GAP_PIXELS), "white")
+    fonts = fonts_for("".join(caption for _, caption in images))
     for index, (content, caption) in enumerate(images):
         left = GAP_PIXELS + index % columns * width
         top = GAP_PIXELS + index // columns * height
         _draw_tile(sheet, content, (left, top), side_pixels)
-        text = "\n".join(_to_lines(caption, side_pixels))
+        font = _best(fonts, caption)
+        text = "\n".join(_to_lines(caption, side_pixels, font))
         position = (left + side_pixels / 2, top + side_pixels + 3)
-        ImageDraw.Draw(sheet).text(position, text, "#222222", _font(), anchor="ma", align="center", spacing=2)
+        ImageDraw.Draw(sheet).text(position, text, "#222222", font, anchor="ma", align="center", spacing=2)
     return sheet
 
 
@@ -134,46 +136,52 @@ def _draw_tile(sheet: Image.Image, content: bytes, corner: tuple[int, int], side
     except UnreadableImage as error:
         draw = ImageDraw.Draw(sheet)
         draw.rectangle((left, top, left + side_pixels - 1, top + side_pixels - 1), "#dddddd", "#aaaaaa")
-        text = "\n".join(_to_lines(error.reason.replace("_", " "), side_pixels))
+        font = _to_pillow(dejavu_sans())
+        text = "\n".join(_to_lines(error.reason.replace("_", " "), side_pixels, font))
         center = (left + side_pixels / 2, top + side_pixels / 2)
-        draw.text(center, text, "#777777", _font(), anchor="mm", align="center")
+        draw.text(center, text, "#777777", font, anchor="mm", align="center")
         return
     offset = ((side_pixels - thumbnail.width) // 2, (side_pixels - thumbnail.height) // 2)
     sheet.paste(thumbnail, (left + offset[0], top + offset[1]))
 
 
-def _to_lines(caption: str, width_pixels: int) -> list[str]:
+def _to_lines(caption: str, width_pixels: int, font: ImageFont.FreeTypeFont) -> list[str]:
     """The caption, wrapped at spaces and slashes; lines that are too long end in an ellipsis."""
     lines: list[str] = []
     for paragraph in caption.splitlines():
         line = ""
         for word in re.split(r"(?<=[ /])", paragraph):
-            if line and _font().getlength((line + word).rstrip()) > width_pixels:
+            if line and font.getlength((line + word).rstrip()) > width_pixels:
                 lines.append(line.strip())
                 line = ""
             line += word
         lines.append(line.strip())
     if len(lines) > CAPTION_LINES:
         lines = [*lines[: CAPTION_LINES - 1], " ".join(lines[CAPTION_LINES - 1 :])]
-    return [_cut(line, width_pixels) for line in lines]
+    return [_cut(line, width_pixels, font) for line in lines]
 
 
-def _cut(line: str, width_pixels: int) -> str:
-    if _font().getlength(line) <= width_pixels:
+def _cut(line: str, width_pixels: int, font: ImageFont.FreeTypeFont) -> str:
+    if font.getlength(line) <= width_pixels:
         return line
-    while line and _font().getlength(f"{line}…") > width_pixels:
+    while line and font.getlength(f"{line}…") > width_pixels:
         line = line[:-1]
     return f"{line}…"
 
 
+def _best(fonts: Sequence[Font], caption: str) -> ImageFont.FreeTypeFont:
+    # Pillow takes all characters from one font.
+    if len(fonts) == 1:
+        return _to_pillow(fonts[0])
+    return _to_pillow(min(fonts, key=lambda font: len(lacking(font, frozenset(caption)))))
+
+
 @cache
-def _font() -> ImageFont.FreeTypeFont:
-    # Pillow's own font has Latin letters only. Matplotlib's is located without the slow import of matplotlib.
-    font = distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf")
-    return ImageFont.truetype(str(font), 11)
+def _to_pillow(font: Font) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font.path, 11, font.face)  # Pillow's own font has Latin letters only
 
 
 def _nothing() -> Image.Image:
     sheet = Image.new("RGB", (240, 60), "white")
-    ImageDraw.Draw(sheet).text((120, 30), "nothing to show", "#777777", _font(), anchor="mm")
+    ImageDraw.Draw(sheet).text((120, 30), "nothing to show", "#777777", _to_pillow(dejavu_sans()), anchor="mm")
     return sheet

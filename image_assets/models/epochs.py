@@ -79,9 +79,18 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training: one file per phase."""
+    """The checkpoints of one training: one file per phase and per backbone that it started with.
+
+    They hold only the weights that are trained, and with `auto`, an attempt may have ImageNet weights and the next one
+    none.
+
+    Attributes:
+        folder: The training's own.
+        backbone: The `state_digest` of the weights of the backbone, before the training.
+    """
 
     folder: str
+    backbone: str
 
     def save(self, name: str, parts: Mapping[str, State], values: Mapping[str, Any]) -> None:
         """Replace the phase's checkpoint atomically."""
@@ -95,7 +104,7 @@ class Checkpoints:
         replace_file(unfinished, file)
 
     def load(self, name: str) -> Checkpoint | None:
-        """The phase's last checkpoint; None if there is none."""
+        """The phase's last checkpoint for the backbone; None if there is none."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -110,7 +119,7 @@ class Checkpoints:
             return None
 
     def _file(self, name: str) -> Path:
-        return Path(self.folder) / f"{name}.safetensors"
+        return Path(self.folder) / f"{name}-{self.backbone[:16]}.safetensors"
 
 
 def state_digest(weights: State) -> str:

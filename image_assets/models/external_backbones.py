@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TIMM_PREFIX, ONNX_PREFIX = "timm:", "onnx:"
 PIXELS = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # mean and deviation: colors from 0 to 255 as they are
+TIMM_SECONDS = 300  # its process usually takes a few, but imports a framework, perhaps from a slow disk
 
 # Prints what timm knows of a network, which is built without memory for its weights. In a process of its own, because
 # timm loads a framework, which must not be in the process that schedules runs.
@@ -68,7 +69,14 @@ def timm_description(name: str, side_pixels: int) -> ExternalNetwork:
     """
     if not find_spec("timm"):
         raise ImportError(missing_package(f"{TIMM_PREFIX}{name}", ["timm"]))
-    done = subprocess.run([sys.executable, "-c", TIMM_PROGRAM, name], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", TIMM_PROGRAM, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMM_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(
+            f"timm did not describe {name!r} within {TIMM_SECONDS} seconds: try again when the machine is less busy; "
+            f"if that does not help, `{sys.executable} -c 'import timm'` shows whether the package can be imported"
+        ) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"its process ended with exit code {done.returncode}"]
         raise ValueError(f"timm cannot describe {name!r}: {lines[-1]}")

@@ -158,8 +158,8 @@ class RankTraining:
         self._training = training
         self._validation = validation
         self._plan = plan
-        self._checkpoints = Checkpoints(locations.checkpoints)
         weights = digest_of(network.backbone_weights(), plan.architecture, network.framework, origin)
+        self._checkpoints = Checkpoints(locations.checkpoints, weights)
         backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report

@@ -244,3 +244,12 @@ def test_a_description_by_timm_that_dies_without_a_word_is_an_error_with_its_exi
     timm_of("import os; os._exit(3)")
     with pytest.raises(ValueError, match="timm cannot describe 'silent': its process ended with exit code 3"):
         to_backbone("timm:silent")
+
+
+def test_a_description_by_timm_that_takes_too_long_is_an_error_with_what_to_do(
+    timm_of: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm_of("import time; time.sleep(60)")
+    monkeypatch.setattr("image_assets.models.external_backbones.TIMM_SECONDS", 1)
+    with pytest.raises(ValueError, match="timm did not describe 'slow' within 1 seconds: try again when .* less busy"):
+        to_backbone("timm:slow")

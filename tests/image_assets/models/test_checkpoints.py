@@ -1,6 +1,7 @@
 """Checkpoints of a training."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from image_assets.models.epochs import Checkpoints
 
 
 def test_a_checkpoint_comes_back_as_it_was_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(str(tmp_path / "a training"))
+    checkpoints = Checkpoints(str(tmp_path / "a training"), "0a1b")
     assert checkpoints.load("head") is None
     weights = {"head/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "head/bias": np.zeros(2, np.float32)}
     checkpoints.save("head", {"weights": weights, "optimizer": {"step": np.array(7.0)}}, {"best": [0.5, -1.0]})
@@ -23,21 +24,22 @@ def test_a_checkpoint_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert found.part("optimizer")["step"] == 7
     assert found.values == {"best": [0.5, -1.0]}
     assert checkpoints.load("fine_tuning") is None
+    assert replace(checkpoints, backbone="2c3d").load("head") is None
 
 
 @pytest.mark.parametrize("length", [0, 100])
 def test_a_checkpoint_that_a_power_failure_cut_off_counts_as_missing(
     tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), "0a1b")
     checkpoints.save("head", {"weights": {"bias": np.ones(100)}}, {})
-    os.truncate(tmp_path / "head.safetensors", length)
+    os.truncate(tmp_path / "head-0a1b.safetensors", length)
     assert checkpoints.load("head") is None
-    assert "head.safetensors cannot be read, so this part of the training starts again" in caplog.text
+    assert "head-0a1b.safetensors cannot be read, so this part of the training starts again" in caplog.text
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), "0a1b")
     checkpoints.save("head", {"weights": {"bias": np.ones(2)}}, {})
     with pytest.raises(TypeError):
         checkpoints.save("head", {"weights": {"bias": np.zeros(2)}}, {"not JSON": object()})

@@ -113,7 +113,9 @@ def counted_to(
     schedule = replace(SCHEDULE, epochs=best_of, averaged_epochs=averaged_epochs, patience=9)
     epochs = [] if reported is None else reported
     network, phase = Counter(), Phase("count", schedule, 0, lambda _, __, figures: epochs.append(figures["epoch"]))
-    return network, run_epochs(network, Alone(), ONE, validation, phase=phase, checkpoints=Checkpoints(str(folder)))
+    return network, run_epochs(
+        network, Alone(), ONE, validation, phase=phase, checkpoints=Checkpoints(str(folder), "0a1b")
+    )
 
 
 @pytest.mark.parametrize(

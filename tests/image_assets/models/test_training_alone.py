@@ -107,6 +107,12 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     assert resumed.embedded_images == whole.embedded_images > 0, "the table has none of these images"
 
 
+def test_a_training_goes_on_only_from_checkpoints_of_the_same_backbone(work: Work, trainings: Trainings) -> None:
+    # As with `auto`, whose weights are there in one attempt and not in the other. Untrained ones depend on the seed.
+    untrained, other = trainings("torch", *(work.arguments(seed=seed) for seed in (0, 1)))
+    assert [epoch["loss"] for epoch in other.history] != [epoch["loss"] for epoch in untrained.history]
+
+
 @FRAMEWORKS
 def test_a_head_in_closed_form_takes_one_pass_whatever_the_seed_and_is_fitted_again_after_its_figures_are_known(
     work: Work, trainings: Trainings, framework: str

@@ -83,7 +83,9 @@ def trained(device: str, folder: Path) -> Trained:
         network.set_label_weights(np.ones(plan.labels))
         network.freeze(0, plan.fine_tuning)
         phase = Phase("all", plan.fine_tuning, 0, lambda *_: None)
-        progress = run_epochs(network, collective, images, images, phase=phase, checkpoints=Checkpoints(str(folder)))
+        progress = run_epochs(
+            network, collective, images, images, phase=phase, checkpoints=Checkpoints(str(folder), "0a1b")
+        )
         of_gradients = {parameter.grad.device.type for parameter in model.parameters() if parameter.grad is not None}
         return devices, of_gradients, state_digest(network.weights()), progress.history
 
