@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from hashlib import sha256
 from logging import Logger
 from pathlib import PurePosixPath
 from threading import Lock
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 import pyarrow as pa
@@ -29,24 +29,12 @@ from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, require_file_or_s3
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.listing import NameFilter
-from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
+from resources.files.remote_files import Fetched, NotFetched, RemoteFiles, redacted, was_secret
 from resources.setting_values import FETCH_PERMISSIONS
 from resources.settings import read_settings
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SAME_BUT_FOR_SECRETS = "same_but_for_secrets"  # addresses that differ only in secrets
-# What the words in a query parameter's name say about its value: access_token, accessToken, AWSAccessKeyId, apikey.
-WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-SECRETS = {
-    *("sig", "hmac", "jwt", "passphrase", "pw", "key", "auth", "oauth", "authorization", "bearer"),
-    *("session", "sessionid", "sessid", "jsessionid", "phpsessid"),
-}
-SECRET_ENDING = re.compile(
-    r"(token|secret|passw(or)?d|pwd|signature|credential"
-    r"|(api|app|access|secret|auth|shared|user|subscription|license|sign|private|client|session)key)(s|id)?$"
-)
-FORMER_SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
-OF_SIGNED_URLS = ("x-amz-", "x-goog-")
 NO_NAME = re.compile(r"[^\w .()-]+")  # characters to replace in file names taken from addresses
 MAX_STEM_LENGTH = 100
 ADDRESSES = ("url", "path")  # the first of these columns that is there
@@ -97,27 +85,6 @@ class FetchOutcome:
     def failed(self, error: NotFetched) -> "FetchOutcome":
         """The same image after a failed download; a file from an earlier download stays."""
         return replace(self, state=FAILED, reason=error.reason, message=error.message)
-
-
-def is_secret(parameter: str) -> bool:
-    """Whether a query parameter's name says that its value is a secret."""
-    name = unquote(parameter)
-    words = {*(word.lower() for word in WORDS.findall(name)), re.sub("[^a-z]+", "", name.lower())}
-    return bool(words & SECRETS) or any(map(SECRET_ENDING.search, words)) or name.lower().startswith(OF_SIGNED_URLS)
-
-
-def was_secret(parameter: str) -> bool:
-    """The same as earlier versions decided it, whose rows are still in the table."""
-    return bool(FORMER_SECRET.search(parameter))
-
-
-def redacted(address: str, hides: Callable[[str], bool] = is_secret) -> str:
-    """The address without account, values that look like secrets and, on the web, fragment."""
-    parts = urlsplit(address)
-    pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
-    query = "&".join(f"{name}{sign}{'…' if hides(name) else value}" for name, sign, value in pairs)
-    fragment = "" if parts.scheme in WEB else parts.fragment  # of a file or object, `#` is in the name
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
 
 
 def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:

@@ -18,14 +18,13 @@ from image_assets.data.fetched_images import (
     former_urls,
     merge_outcomes,
     read_table,
-    redacted,
     to_sources,
 )
 from image_assets.schemas import FETCHED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import read_content
 from resources.files.image_folder import PART_PREFIX, ImageFolder
-from resources.files.remote_files import RemoteFiles
+from resources.files.remote_files import RemoteFiles, redacted
 from tests.support.image_server import ImageServer, image_server
 from tests.support.images import jpeg, png, put
 from tests.support.landing import list_files
