@@ -217,8 +217,10 @@ class FetchConfig(dg.Config):
         "`name`."
     )
     at_once: int = Field(default=8, ge=1, le=64, description="Number of parallel downloads.")
-    megabytes: float = Field(default=100, gt=0, description="Maximum file size in MB; larger files are skipped.")
-    seconds: float = Field(default=60, gt=0, description="Time limit per image, in seconds.")
+    megabytes: float = Field(
+        default=100, gt=0, le=1e9, description="Maximum file size in MB; larger files are skipped."
+    )
+    seconds: float = Field(default=60, gt=0, le=1e9, description="Time limit per image, in seconds.")
     attempts: int = Field(default=3, ge=1, le=10, description="Attempts per image if the server does not respond.")
     private_addresses: bool = Field(
         default=False,
