@@ -97,9 +97,16 @@ def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:
         return NotFetched("bad_label", f"{source.label[:80]!r} is not a valid label: {why}")
     if source.name and (why := label_problem(f"{source.name}.jpeg")):
         return NotFetched("bad_name", f"{source.name[:80]!r} is not a valid file name: {why}")
-    if pattern := names.excluding(path := source.relative_path(".jpeg")):
-        return NotFetched("bad_name", f"listings would skip {path} because of {pattern}: choose another label or name")
-    return None
+    # Without a suffix in its name, the content decides.
+    if any(names.takes(source.relative_path(suffix)) for suffix in SUFFIXES):
+        return None
+    return skipped(source.relative_path(".jpeg"), names)
+
+
+def skipped(relative_path: str, names: NameFilter) -> NotFetched | None:
+    """Why a file may not land at this path: no listing would have it. None if it may."""
+    why = names.why_skipped(relative_path)
+    return NotFetched("bad_name", f"{why}: choose another label or name") if why else None
 
 
 def to_sources(rows: pa.Table, names: NameFilter) -> tuple[list[Source], dict[str, NotFetched], int]:
@@ -138,7 +145,7 @@ class Fetching:
 
     def __init__(self, files: RemoteFiles, image_folder: ImageFolder, previous: Mapping[str, FetchOutcome]) -> None:
         self.files, self.previous = files, previous
-        self.root, self.landing = image_folder.root, image_folder.path
+        self.root, self.landing, self.names = image_folder.root, image_folder.path, image_folder.name_filter()
         self.url_by_path = {self.relative_path(outcome): url for url, outcome in previous.items() if outcome.path}
         self.lock = Lock()
 
@@ -181,6 +188,8 @@ class Fetching:
         if stays and previous.image_id == fetched.digest:  # the same bytes: the file keeps its time
             return replace(previous.fetched, stamp=fetched.stamp)
         before, relative_path = self.relative_path(previous), source.relative_path(suffix_of(kind))
+        if error := skipped(relative_path, self.names):
+            raise error
         there = self.claim(source.url, relative_path, fetched.digest)
         try:
             if not there:
