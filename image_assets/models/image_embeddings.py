@@ -41,7 +41,8 @@ def current_networks(
             faults[framework] = str(error)
         else:
             exports.append(Export(framework, CURRENT_BACKBONE.name, weights.source, identity))
-    networks, more = embedding_networks(caches.root, exports, caches.color, Reading(caches.page, caches.pixel_limit))
+    reading, log = Reading(caches.page, caches.pixel_limit), dg.get_dagster_logger().info
+    networks, more = embedding_networks(caches.root, exports, caches.color, reading, log)
     return networks, faults | more
 
 
