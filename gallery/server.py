@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote, unquote
@@ -263,6 +264,8 @@ class Handlers:
         """The page that explains why a request was rejected."""
         if isinstance(error, HTTPException):
             status, message = error.status_code, error.detail
+            if message == HTTPStatus(status).phrase:  # Starlette's own words: it has no route to this address
+                message = "There is no page at this address."
         else:
             status, message = STATUS_CODES[type(error)], str(error)
         return self._page("error.html", {"message": message, "status": status}, status)

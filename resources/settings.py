@@ -264,6 +264,11 @@ def image_folder(settings: Settings) -> ImageFolder:
     )
 
 
+def label_table(settings: Settings) -> ExternalTable:
+    """The table that provides labels, or none."""
+    return ExternalTable(source=settings.labels, path_column=settings.path_column, label_column=settings.label_column)
+
+
 def petastorm_caches(
     settings: Settings, side_pixels: int | None, unnamed_side_pixels: int | None = None
 ) -> PetastormCaches:
@@ -311,9 +316,7 @@ def create_resources(
         ),
         "image_folder": image_folder(settings),
         "events": StorageEvents(queue=settings.events),
-        "label_table": ExternalTable(
-            source=settings.labels, path_column=settings.path_column, label_column=settings.label_column
-        ),
+        "label_table": label_table(settings),
         "duplicate_rules": DuplicateRules(duplicates=settings.duplicates, group_by=settings.group_by),
         "sample_size": SampleSize(per_label=settings.samples_per_label, per_folder=settings.samples_per_folder),
         "petastorm_caches": petastorm_caches(settings, side_pixels, unnamed_side_pixels),

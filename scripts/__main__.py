@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -126,7 +127,9 @@ def home(arguments: Arguments) -> None:
     """Prepare the home folder without running anything, e.g. before Dagster's own commands use it."""
     from scripts.home import open_home
 
-    open_home()
+    settings = open_home()
+    print(f"The home {settings.home} is ready, for images in {settings.landing}. Dagster's own commands find it with")
+    print(f"export DAGSTER_HOME={shlex.quote(str(settings.dagster_home))}")
 
 
 def move_home(arguments: Arguments) -> int:

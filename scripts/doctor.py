@@ -38,6 +38,9 @@ CHECKS = {
     "temporary files": Check(machine_checks.temporary_files, "free space there, or set TMPDIR to another folder"),
     "ports": Check(machine_checks.ports, f"stop the program, or use another port: DAGSTER_PORT=3001 … {PROGRAM} dev"),
     "landing": Check(service_checks.landing, "set IMAGE_ASSETS_LANDING to a folder of images"),
+    "label table": Check(
+        service_checks.labels, "correct IMAGE_ASSETS_LABELS or the table: docs/how_to/labels_from_a_table.md"
+    ),
     "home tables": Check(
         service_checks.tables, "launch the job repair_tables, or restore the home: docs/how_to/restore.md"
     ),

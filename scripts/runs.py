@@ -21,6 +21,7 @@ from resources.run_launcher import RUN_BY
 from scripts.terminal import is_own_raise, printable, remedy, styled
 
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')  # in a stack trace
+NOT_EXECUTED = "Not executing."  # the end of Dagster's error for each step that depends on a failed one
 SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
 LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -111,6 +112,8 @@ def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
     def is_shown(record: logging.LogRecord) -> bool:
         meta = getattr(record, "dagster_meta", {})
+        if str(meta.get("orig_message")).endswith(NOT_EXECUTED):
+            return False
         # Of checks only warnings: a check that was skipped because there was nothing to check is not worth a line.
         is_message = record.levelno >= logging.INFO and meta.get("step_key") in assets
         return record.levelno >= logging.WARNING or is_message or starts_asset(meta.get("dagster_event"))
@@ -188,6 +191,8 @@ def remedy_for(error: ErrorRecord | None) -> str:
 def print_failures(result: dg.ExecuteInProcessResult) -> None:
     """Prints which steps failed, why, and what to do about it."""
     print(styled("\nFailed:", "bad", sys.stderr), *failures(result), sep="\n  ", file=sys.stderr)
+    if waiting := sum(result.is_node_untouched(node.name) for node in result.job_def.nodes):
+        print(f"Steps not executed because of that: {waiting}", file=sys.stderr)
     for action in dict.fromkeys(remedy_for(error) for _, error in failed(result)):
         if action:
             print(f"What to do: {styled(action, 'strong', sys.stderr)}", file=sys.stderr)

@@ -119,11 +119,40 @@ def landing() -> Finding:
 
     settings = read_settings()
     try:
-        files = len(image_folder(settings).list_names().names)
+        listing = image_folder(settings).list_names()
     except FileNotFoundError as error:
         named = os.environ.get("IMAGE_ASSETS_LANDING") or read_landing(settings.home)
         return Finding("failed" if named else "skipped", str(error))
-    return Finding("ok", f"{settings.landing}, {files:,} image files")
+    if not listing.names:
+        skipped = f"; skipped: {listing.skipped}" if str(listing.skipped) else ""
+        return Finding("warning", f"{settings.landing} contains no image files{skipped}")
+    return Finding("ok", f"{settings.landing}, {len(listing.names):,} image files")
+
+
+def labels() -> Finding:
+    """The label table, if one is set: whether it can be read, and lists files that are there."""
+    from image_assets.data.given_labels import label_rows, read_given
+    from resources.files.image_folder import FolderUnavailable
+    from resources.settings import image_folder, label_table, read_settings
+
+    settings = read_settings()
+    if not settings.labels:
+        return Finding("skipped", "labels are the names of folders: IMAGE_ASSETS_LABELS is not set")
+    table, folder = label_table(settings), image_folder(settings)
+    found = table.read_all()
+    rows = list(label_rows(found, table, folder.path))
+    try:
+        files = frozenset(folder.list_names().names)
+    except FolderUnavailable:
+        files = frozenset()
+    listed = len(files & read_given(rows, folder.path, files, found.problems).keys())
+    detail = f"{settings.labels} lists {listed:,} of {len(files):,} image files"
+    if not files:
+        return Finding("warning", f"{detail}; see landing")
+    if not listed:
+        example = f", such as {rows[0].path}" if rows else ""
+        return Finding("failed", f"{detail}: none in {settings.landing} has one of its paths{example}")
+    return Finding("ok", detail)
 
 
 def tables() -> Finding:

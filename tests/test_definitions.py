@@ -8,12 +8,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 import dagster as dg
 import pytest
+from pydantic import ValidationError
 
 from definitions import defs
 from image_assets.jobs.asset_jobs import BEFORE_MODELS
 from image_assets.predictions.image_filters import Filters
 from image_assets.schemas import TABLES
-from scripts.reference import halves
+from resources.files.image_folder import ImageFolder
+from scripts.reference import configs, halves
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "torch", "horovod", "petastorm", "mlflow", "duckdb")
@@ -177,6 +179,17 @@ def test_what_writes_files_into_the_landing_folder_takes_turns() -> None:
     (unpacking,) = defs.resolve_job_def("unpack_parquet").all_node_defs
     assert isinstance(unpacking, dg.OpDefinition)
     assert {unpacking.pool} == defs.resolve_asset_graph().get(dg.AssetKey("fetched_images")).pools
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_a_setting_that_is_no_finite_number_is_an_error(number: float) -> None:
+    for config in (*configs(), ImageFolder):
+        for name, setting in config.model_fields.items():
+            if "float" in str(setting.annotation):
+                value = [number] if "list" in str(setting.annotation) else number
+                with pytest.raises(ValidationError) as caught:
+                    config.model_validate({name: value})
+                assert (name,) in {error["loc"][:1] for error in caught.value.errors()}, config
 
 
 def test_loading_imports_no_framework() -> None:

@@ -3,7 +3,7 @@
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from hashlib import sha256
 from logging import Logger
 from pathlib import PurePosixPath
 from threading import Lock
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 import pyarrow as pa
@@ -29,24 +29,12 @@ from resources.files import image_folder as landed_files
 from resources.files.file_system import SUFFIXES, escaped, require_file_or_s3
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.listing import NameFilter
-from resources.files.remote_files import WEB, Fetched, NotFetched, RemoteFiles
+from resources.files.remote_files import Fetched, NotFetched, RemoteFiles, redacted, was_secret
 from resources.setting_values import FETCH_PERMISSIONS
 from resources.settings import read_settings
 
 FETCHED, FAILED, UNNAMED = "fetched", "failed", "unnamed"
 SAME_BUT_FOR_SECRETS = "same_but_for_secrets"  # addresses that differ only in secrets
-# What the words in a query parameter's name say about its value: access_token, accessToken, AWSAccessKeyId, apikey.
-WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-SECRETS = {
-    *("sig", "hmac", "jwt", "passphrase", "pw", "key", "auth", "oauth", "authorization", "bearer"),
-    *("session", "sessionid", "sessid", "jsessionid", "phpsessid"),
-}
-SECRET_ENDING = re.compile(
-    r"(token|secret|passw(or)?d|pwd|signature|credential"
-    r"|(api|app|access|secret|auth|shared|user|subscription|license|sign|private|client|session)key)(s|id)?$"
-)
-FORMER_SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
-OF_SIGNED_URLS = ("x-amz-", "x-goog-")
 NO_NAME = re.compile(r"[^\w .()-]+")  # characters to replace in file names taken from addresses
 MAX_STEM_LENGTH = 100
 ADDRESSES = ("url", "path")  # the first of these columns that is there
@@ -99,27 +87,6 @@ class FetchOutcome:
         return replace(self, state=FAILED, reason=error.reason, message=error.message)
 
 
-def is_secret(parameter: str) -> bool:
-    """Whether a query parameter's name says that its value is a secret."""
-    name = unquote(parameter)
-    words = {*(word.lower() for word in WORDS.findall(name)), re.sub("[^a-z]+", "", name.lower())}
-    return bool(words & SECRETS) or any(map(SECRET_ENDING.search, words)) or name.lower().startswith(OF_SIGNED_URLS)
-
-
-def was_secret(parameter: str) -> bool:
-    """The same as earlier versions decided it, whose rows are still in the table."""
-    return bool(FORMER_SECRET.search(parameter))
-
-
-def redacted(address: str, hides: Callable[[str], bool] = is_secret) -> str:
-    """The address without account, values that look like secrets and, on the web, fragment."""
-    parts = urlsplit(address)
-    pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
-    query = "&".join(f"{name}{sign}{'…' if hides(name) else value}" for name, sign, value in pairs)
-    fragment = "" if parts.scheme in WEB else parts.fragment  # of a file or object, `#` is in the name
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
-
-
 def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:
     """Why a row of the table cannot be downloaded; None if it can."""
     if not source.address:
@@ -130,9 +97,16 @@ def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:
         return NotFetched("bad_label", f"{source.label[:80]!r} is not a valid label: {why}")
     if source.name and (why := label_problem(f"{source.name}.jpeg")):
         return NotFetched("bad_name", f"{source.name[:80]!r} is not a valid file name: {why}")
-    if pattern := names.excluding(path := source.relative_path(".jpeg")):
-        return NotFetched("bad_name", f"listings would skip {path} because of {pattern}: choose another label or name")
-    return None
+    # Without a suffix in its name, the content decides.
+    if any(names.takes(source.relative_path(suffix)) for suffix in SUFFIXES):
+        return None
+    return skipped(source.relative_path(".jpeg"), names)
+
+
+def skipped(relative_path: str, names: NameFilter) -> NotFetched | None:
+    """Why a file may not land at this path: no listing would have it. None if it may."""
+    why = names.why_skipped(relative_path)
+    return NotFetched("bad_name", f"{why}: choose another label or name") if why else None
 
 
 def to_sources(rows: pa.Table, names: NameFilter) -> tuple[list[Source], dict[str, NotFetched], int]:
@@ -171,7 +145,7 @@ class Fetching:
 
     def __init__(self, files: RemoteFiles, image_folder: ImageFolder, previous: Mapping[str, FetchOutcome]) -> None:
         self.files, self.previous = files, previous
-        self.root, self.landing = image_folder.root, image_folder.path
+        self.root, self.landing, self.names = image_folder.root, image_folder.path, image_folder.name_filter()
         self.url_by_path = {self.relative_path(outcome): url for url, outcome in previous.items() if outcome.path}
         self.lock = Lock()
 
@@ -214,6 +188,8 @@ class Fetching:
         if stays and previous.image_id == fetched.digest:  # the same bytes: the file keeps its time
             return replace(previous.fetched, stamp=fetched.stamp)
         before, relative_path = self.relative_path(previous), source.relative_path(suffix_of(kind))
+        if error := skipped(relative_path, self.names):
+            raise error
         there = self.claim(source.url, relative_path, fetched.digest)
         try:
             if not there:
@@ -250,8 +226,10 @@ class FetchConfig(dg.Config):
         "`name`."
     )
     at_once: int = Field(default=8, ge=1, le=64, description="Number of parallel downloads.")
-    megabytes: float = Field(default=100, gt=0, description="Maximum file size in MB; larger files are skipped.")
-    seconds: float = Field(default=60, gt=0, description="Time limit per image, in seconds.")
+    megabytes: float = Field(
+        default=100, gt=0, le=1e9, description="Maximum file size in MB; larger files are skipped."
+    )
+    seconds: float = Field(default=60, gt=0, le=1e9, description="Time limit per image, in seconds.")
     attempts: int = Field(default=3, ge=1, le=10, description="Attempts per image if the server does not respond.")
     private_addresses: bool = Field(
         default=False,

@@ -181,7 +181,10 @@ class ImageFolderFormat:
     """train/, val/ and test/ with a folder for each label, and images.csv with everything else."""
 
     def __init__(self, folder: ExportFolder, contents: Contents) -> None:
-        self._folder, self._names = folder, FileNames()
+        self._folder = folder
+        # A photo beside the folders of labels may be called like one of them.
+        places = ["", *(f"{split}/" for split in SPLIT_FOLDERS.values())]
+        self._names = FileNames({in_any_case(f"{place}{label}") for place in places for label in contents.labels})
         self._are_split = any(split and images for split, images in contents.images.items())
         self._columns = [*COLUMNS, *(name for name in contents.attribute_names if name not in COLUMNS)]
         self._lines = [self._line(dict(zip(self._columns, self._columns, strict=True)))]

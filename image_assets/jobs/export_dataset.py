@@ -255,12 +255,16 @@ def export(
 
     Raises:
         FileExistsError: The folder is not empty.
-        ValueError: The folder or the filter cannot be used, or no image matches.
+        ValueError: The folder or the filter cannot be used, no image matches, or its version has no predictions.
     """
     filters, folder = to_filters(config.filter), ExportFolder(to_folder(config.folder, image_folder.root))
     contents = read_contents(index, filters, model_name)
     if not contents.images:
         raise ValueError(f"no image matches the filter {config.filter!r}, so nothing was written: change it")
+    versions = [row["version"] for row in index.rows("SELECT DISTINCT version FROM predictions ORDER BY 1")]
+    if filters.version and filters.version not in versions:
+        expected = f"expected {' or '.join(map(str, versions))}" if versions else "no version has any"
+        raise ValueError(f"version {filters.version} has no predictions, so nothing was written: {expected}")
     prepare(folder, overwrite=config.overwrite)
     version = shown_version(index, filters)
     mark: dict[str, Any] = {

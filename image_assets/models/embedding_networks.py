@@ -181,17 +181,20 @@ def backbone_identity(
 
 
 def embedding_networks(
-    caches: str, exports: Sequence[Export], color: Color, reading: Reading
+    caches: str, exports: Sequence[Export], color: Color, reading: Reading, log: Callable[[str], object]
 ) -> tuple[list[EmbeddingNetwork], dict[str, str]]:
     """The networks of exported backbones; those that are not in the caches folder are exported first.
 
     Untrained backbones are left out: their weights, and so their embeddings, differ from training to training.
+    `log` gets a line before each export.
 
     Returns:
         The networks, and for each framework whose backbone could not be exported why.
     """
     lacking = [export for export in exports if export.weights != "none" and not is_recorded(caches, export)]
     faults: dict[str, str] = {}
+    for export in lacking:
+        log(f"exporting {export.backbone_name} from {export.framework} to ONNX, once: it may take a minute")
     with ThreadPoolExecutor(max(1, len(lacking))) as threads:  # each waits for its process
         exporting = {export: threads.submit(write_export, caches, export) for export in lacking}
         for export, done in exporting.items():

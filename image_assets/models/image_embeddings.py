@@ -41,8 +41,8 @@ def current_networks(
             faults[framework] = str(error)
         else:
             exports.append(Export(backbone.exporter(framework), backbone.name, weights.source, identity))
-    exports = [*dict.fromkeys(exports)]
-    networks, more = embedding_networks(caches.root, exports, caches.color, Reading(caches.page, caches.pixel_limit))
+    exports, reading = [*dict.fromkeys(exports)], Reading(caches.page, caches.pixel_limit)
+    networks, more = embedding_networks(caches.root, exports, caches.color, reading, dg.get_dagster_logger().info)
     return networks, faults | more
 
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import dagster as dg
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from image_assets.models.backbones import (
     BACKBONES,
@@ -34,6 +34,8 @@ def distributors_by_framework() -> str:
 
 class TrainingConfig(dg.Config):
     """The settings of a training run, the same for every framework."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     backbone: str = Field(
         default=CURRENT_BACKBONE.name,

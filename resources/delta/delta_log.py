@@ -15,7 +15,7 @@ from deltalake import Field as DeltaField
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from pyarrow.fs import FileSystem, FileType
 
-from resources.delta.parquet_files import exists, file_system_of
+from resources.delta.parquet_files import BOUND_LENGTH, exists, file_system_of
 from resources.delta.table import TABLE_ROW_GROUP_BYTES, Snapshot, Table
 
 STATISTICS_PROPERTY = "delta.dataSkippingStatsColumns"
@@ -273,6 +273,7 @@ def writer_properties(table: Table, rows_per_group: int | None = None) -> Writer
     return WriterProperties(
         compression="UNCOMPRESSED" if table.binary_columns else "ZSTD",
         max_row_group_size=rows_per_group,
+        statistics_truncate_length=BOUND_LENGTH,
         column_properties=dict.fromkeys(table.binary_columns, images) or None,
     )
 

@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 TASK_ROW_GROUP_BYTES = 4 * 1024**2  # small enough that tasks reuse its memory: with 32 MB, writing takes twice as long
 FILE_BYTES = 192 * 1024**2  # no larger than what a compaction makes
 MILLISECOND = timedelta(milliseconds=1)
+BOUND_LENGTH = 1024  # of texts that are a minimum or maximum in the log: more than a path needs
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,10 @@ class Statistics:
     def to_json(self) -> str:
         """In the format of Delta's protocol ("Per-file Statistics"); times are rounded outwards to milliseconds.
 
-        Columns with infinite values have no minimum and maximum, because JSON has no such numbers.
+        Columns with infinite values have no minimum and maximum, because JSON has no such numbers; nor do columns with
+        long texts, such as what a camera may have written into a photo, because every reader loads the log.
         """
-        names = [name for name, smallest in self.smallest.items() if is_finite(smallest, self.largest[name])]
+        names = [name for name, smallest in self.smallest.items() if is_bound(smallest, self.largest[name])]
         return json.dumps(
             {
                 "numRecords": self.rows,
@@ -218,9 +220,12 @@ class Statistics:
         )
 
 
-def is_finite(*values: Any) -> bool:
-    """Whether none of the values is an infinite number or NaN."""
-    return all(math.isfinite(value) for value in values if isinstance(value, float))
+def is_bound(*values: Any) -> bool:
+    """Whether none of the values is an infinite number, NaN or a long text."""
+    return all(
+        math.isfinite(value) if isinstance(value, float) else not isinstance(value, str) or len(value) <= BOUND_LENGTH
+        for value in values
+    )
 
 
 def to_value(value: Any, more: timedelta) -> Any:

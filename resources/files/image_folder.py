@@ -126,7 +126,7 @@ class ImageFolder(dg.ConfigurableResource):
         default="auto", description="Whether first-level folders named `train`, `val` or `test` are splits."
     )
     settle_seconds: float = Field(
-        default=2.0, ge=0, description="How long a file must stay unchanged before it is imported."
+        default=2.0, ge=0, allow_inf_nan=False, description="How long a file must stay unchanged before it is imported."
     )
     content_limit_bytes: int = Field(
         default=512 * MEBIBYTE, gt=0, description="Tables store larger files without their content."
@@ -150,6 +150,7 @@ class ImageFolder(dg.ConfigurableResource):
     decode_seconds: float = Field(
         default=10,
         gt=0,
+        allow_inf_nan=False,
         description="CPU time for decoding an image, plus 1 s per 16 MB; waiting may take ten times that.",
     )
     decode_memory_bytes: int = Field(default=1024 * MEBIBYTE, gt=0, description="Memory limit for decoding an image.")

@@ -73,6 +73,12 @@ class NameFilter:
         """The pattern that excludes a file, or a folder that it is in; empty if there is none."""
         return next(filter(None, map(self.excluded, [name, *folders_of(name)])), "")
 
+    def why_skipped(self, name: str) -> str:
+        """Why a file with this name is not listed; empty if it is."""
+        if pattern := self.excluding(name):
+            return f"listings would skip {name} because of {pattern}"
+        return "" if self.included(name) else f"listings would skip {name}, which IMAGE_ASSETS_INCLUDE does not match"
+
     def keeps(self, name: str, skipped: Skipped) -> bool:
         """Whether to list a file in a folder that is not excluded; counts it as skipped otherwise."""
         if not self.included(name):

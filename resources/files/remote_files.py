@@ -4,8 +4,9 @@ Errors and results never contain a URL, because URLs may contain secrets.
 """
 
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from socket import SHUT_RDWR, socket
 from tempfile import SpooledTemporaryFile
 from threading import Lock, Timer
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from botocore.exceptions import BotoCoreError
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
@@ -34,6 +35,18 @@ TAGS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}  # respon
 TO_ALLOW = "to allow that, see IMAGE_ASSETS_FETCH_ALLOW and"
 TOO_LONG = "the download took longer than {:g} s"
 RETRIED_REASONS = ("timeout", "unreachable", "busy")  # a retry may succeed
+# What the words in a query parameter's name say about its value: access_token, accessToken, AWSAccessKeyId, apikey.
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+SECRETS = {
+    *("sig", "hmac", "jwt", "passphrase", "pw", "key", "auth", "oauth", "authorization", "bearer"),
+    *("session", "sessionid", "sessid", "jsessionid", "phpsessid"),
+}
+SECRET_ENDING = re.compile(
+    r"(token|secret|passw(or)?d|pwd|signature|credential"
+    r"|(api|app|access|secret|auth|shared|user|subscription|license|sign|private|client|session)key)(s|id)?$"
+)
+FORMER_SECRET = re.compile(r"token|sig|secret|passw|pwd|key|credential|auth|session|^x-(amz|goog)-", re.IGNORECASE)
+OF_SIGNED_URLS = ("x-amz-", "x-goog-")
 
 
 class NotFetched(Exception):
@@ -52,6 +65,27 @@ class Fetched:
     file: IO[bytes]
     length: int
     digest: str
+
+
+def is_secret(parameter: str) -> bool:
+    """Whether a query parameter's name says that its value is a secret."""
+    name = unquote(parameter)
+    words = {*(word.lower() for word in WORDS.findall(name)), re.sub("[^a-z]+", "", name.lower())}
+    return bool(words & SECRETS) or any(map(SECRET_ENDING.search, words)) or name.lower().startswith(OF_SIGNED_URLS)
+
+
+def was_secret(parameter: str) -> bool:
+    """The same as earlier versions decided it, whose rows are still in the table."""
+    return bool(FORMER_SECRET.search(parameter))
+
+
+def redacted(address: str, hides: Callable[[str], bool] = is_secret) -> str:
+    """The address without account, values that look like secrets and, on the web, fragment."""
+    parts = urlsplit(address)
+    pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
+    query = "&".join(f"{name}{sign}{'…' if hides(name) else value}" for name, sign, value in pairs)
+    fragment = "" if parts.scheme in WEB else parts.fragment  # of a file or object, `#` is in the name
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, fragment))
 
 
 class Guard:

@@ -104,6 +104,20 @@ def test_the_focus_is_visible_and_can_skip_to_the_images(page: Page) -> None:
     assert page.url.endswith("#main")
 
 
+def test_a_phone_shows_photographs_first_and_the_filters_on_request(page: Page) -> None:
+    unfold, path = page.get_by_text("Filter and sort"), page.get_by_label("Path")
+    expect(unfold).to_be_hidden()
+    expect(path).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(path).to_be_hidden()
+    assert (page.locator(".grid img").first.bounding_box() or {"y": 844})["y"] < 844 / 2
+    press_until_focused(page, "Filter and sort")
+    page.keyboard.press("Enter")
+    expect(path).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(path).to_be_focused()
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_long_labels_wrap_in_the_predictions_of_an_image_and_words_do_not(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})

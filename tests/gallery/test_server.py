@@ -157,6 +157,15 @@ def test_an_invalid_parameter_is_explained(address: str, photographs: SmallHome)
     assert b"at is &#39;-1&#39;" in page
 
 
+@pytest.mark.parametrize(("path", "status"), [("nothing", 404), ("static/nothing.css", 404), ("corrections", 405)])
+def test_an_unknown_address_is_explained_once_and_leads_back(address: str, path: str, status: int) -> None:
+    found, _, page = get(f"{address}/{path}")
+    assert found == status
+    assert b"There is no page at this address." in page
+    assert b"Not" not in page
+    assert b'<a href="/">All images</a>' in page
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80"])
 def test_other_host_names_are_rejected(address: str, host: str) -> None:
     assert get(address, Host=host)[0] == 400

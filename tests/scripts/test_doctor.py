@@ -25,6 +25,7 @@ from scripts.doctor import CHECKS, last_error, to_line
 from scripts.horovod_wheel import wheel_folder
 from scripts.machine_checks import Finding, is_for_gpus
 from scripts.service_checks import to_finding
+from tests.support.images import png, put
 from tests.support.mlflow_server import ADMINISTRATOR, MlflowServer, log_in, password_of
 from tests.support.postgres_server import PASSWORD, postgres_server, programs
 from tests.support.receivers import Quiet, serving
@@ -86,6 +87,28 @@ def test_a_landing_folder_that_was_set_must_exist(tmp_path: Path) -> None:
     assert result_of("landing", tmp_path / "home", IMAGE_ASSETS_LANDING=str(tmp_path / "none"))[0] == "failed"
 
 
+def test_a_landing_folder_without_images_is_a_warning_and_a_label_table_must_list_some(tmp_path: Path) -> None:
+    landing, table = tmp_path / "photos", tmp_path / "labels.csv"
+    put(landing, "notes.docx", b"")
+    settings = {"IMAGE_ASSETS_LANDING": str(landing), "IMAGE_ASSETS_LABELS": str(table)}
+
+    def result(name: str) -> tuple[str, str]:
+        return result_of(name, tmp_path / "home", **settings)
+
+    state, row = result("landing")
+    assert (state, "contains no image files; skipped: 1 other files (.docx 1)" in row) == ("warning", True)
+    assert "does not exist: expected a file ending in .csv" in result("label table")[1]
+    table.write_text("path,label\nday/1.png,roses\n")
+    assert result("label table")[0] == "warning"
+    put(landing, "day/2.png", png(2))
+    assert result("landing")[0] == "ok"
+    state, row = result("label table")
+    assert (state, "none in" in row, "such as day/1.png" in row) == ("failed", True, True)
+    put(landing, "day/1.png", png(1))
+    state, row = result("label table")
+    assert (state, "lists 1 of 2 image files" in row) == ("ok", True)
+
+
 @pytest.mark.parametrize("name", [f"horovod {name}" for name in FRAMEWORKS])
 def test_two_processes_take_a_training_step(name: str) -> None:
     answer = doctor(name, CUDA_VISIBLE_DEVICES="")
@@ -142,7 +165,7 @@ def result_of(name: str, home: Path, **variables: str) -> tuple[str, str]:
     return finding.state, row
 
 
-@pytest.mark.parametrize("name", ["dagster database", "s3", "spark master"])
+@pytest.mark.parametrize("name", ["label table", "dagster database", "s3", "spark master"])
 def test_a_service_that_is_not_in_use_is_skipped(name: str, tmp_path: Path) -> None:
     assert result_of(name, tmp_path)[0] == "skipped"
 

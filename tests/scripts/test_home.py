@@ -27,6 +27,15 @@ def test_a_home_remembers_its_landing_folder(tmp_path: Path) -> None:
     assert (tmp_path / "home" / "dagster" / "dagster.yaml").is_file()
 
 
+def test_the_command_says_where_the_home_is_and_how_dagster_finds_it(tmp_path: Path) -> None:
+    home = tmp_path / "my home"
+    command = [sys.executable, "-m", "scripts", "home"]
+    variables = {**os.environ, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": ""}
+    output = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout
+    assert output.startswith(f"The home {home} is ready, for images in {home}/landing.")
+    assert output.endswith(f"\nexport DAGSTER_HOME='{home}/dagster'\n")
+
+
 def test_tables_of_two_landing_folders_are_not_mixed(tmp_path: Path) -> None:
     prepare(settings(tmp_path / "home", tmp_path / "photographs"))
     (tmp_path / "home" / "tables").mkdir()

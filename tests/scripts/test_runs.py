@@ -8,7 +8,7 @@ import pytest
 
 from resources.delta.external_table import ExternalTable
 from scripts.cluster import free_port
-from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, print_failures, process_tags
+from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, print_failures, process_tags, terminal_logger
 
 
 @dg.job
@@ -75,6 +75,29 @@ def test_a_run_whose_java_process_died_says_so(
 ) -> None:
     print_failures(asking.execute_in_process(instance=instance, raise_on_error=False))
     assert "What to do: Spark's Java process died" in capsys.readouterr().err
+
+
+def test_steps_that_depend_on_a_failed_one_are_counted_in_one_line(
+    instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dg.op
+    def write() -> int:
+        raise ValueError("no photos")
+
+    @dg.op
+    def follow(number: int) -> int:
+        return number
+
+    @dg.job(logger_defs={"console": dg.logger(config_schema={})(terminal_logger)})
+    def following() -> None:
+        follow.alias("last")(follow(write()))
+
+    loggers = {"loggers": {"console": {}}}
+    print_failures(following.execute_in_process(run_config=loggers, instance=instance, raise_on_error=False))
+    printed = capsys.readouterr()
+    assert "Not executing" not in printed.out
+    assert "\n  write: ValueError: no photos\nSteps not executed because of that: 2\n" in printed.err
+    assert 'Execution of step "write" failed.' in printed.out
 
 
 def test_a_failed_run_says_what_this_project_says_about_the_cause(

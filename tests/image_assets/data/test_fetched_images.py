@@ -18,14 +18,13 @@ from image_assets.data.fetched_images import (
     former_urls,
     merge_outcomes,
     read_table,
-    redacted,
     to_sources,
 )
 from image_assets.schemas import FETCHED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.file_system import read_content
 from resources.files.image_folder import PART_PREFIX, ImageFolder
-from resources.files.remote_files import RemoteFiles
+from resources.files.remote_files import RemoteFiles, redacted
 from tests.support.image_server import ImageServer, image_server
 from tests.support.images import jpeg, png, put
 from tests.support.landing import list_files
@@ -251,6 +250,21 @@ def test_files_of_a_run_that_was_killed_before_its_commit_are_taken_over(filled:
     assert filled.fetch(*rows) == {"fetched": 2, "unchanged": 0}
     assert filled.files() == before
     assert filled.fetch(*rows) == {"fetched": 0, "unchanged": 2}
+
+
+def test_nothing_lands_that_a_listing_would_skip(filled: Home, server: ImageServer) -> None:
+    server.images["/without_suffix"] = png(4)
+    folder = ImageFolder(root=str(filled.landing), include=["*.jp*g"], exclude=["drafts"])
+    labels = {"/photo": "roses", "/without_suffix": "roses", "/a/rose.png": "roses", "/photo?2": "drafts"}
+    rows = pa.table({"url": [f"{server.address}{path}" for path in labels], "label": [*labels.values()]})
+    files = RemoteFiles(10**6, 5, private_addresses=True)
+    counts = fetch(filled.tables, folder, files, rows, 2, dg.get_dagster_logger())
+    assert counts == {"fetched": 1, "failed_bad_name": 3}
+    assert len(filled.files()) == len(list_files(folder)) == 1
+    assert len(server.asked) == 2, "of the other two, the names alone say it"
+    messages = {url.rpartition("/")[2]: row["message"] for url, row in filled.rows().items()}
+    assert "which IMAGE_ASSETS_INCLUDE does not match: choose" in messages["without_suffix"]
+    assert "because of drafts: choose" in messages["photo?2"]
 
 
 def test_a_file_of_somebody_else_is_never_written_over(filled: Home, server: ImageServer) -> None:

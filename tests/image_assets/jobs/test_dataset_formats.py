@@ -42,18 +42,20 @@ def test_file_names_are_unique_on_systems_that_ignore_capital_letters() -> None:
 
 
 def test_labels_called_like_files_of_the_export_get_a_folder_beside_them(tmp_path: Path) -> None:
-    labels = [".export", "Export.json", "images.csv", "roses"]
+    labels = [".export", "Export.json", "images.csv", "roses", "a.png"]
     folder = ExportFolder(str(tmp_path))
-    written = ImageFolderFormat(folder, Contents(labels, {None: 4}, {None: 4}, [], "model"))
-    for number, label in enumerate(labels):
+    written = ImageFolderFormat(folder, Contents(labels, {None: 6}, {None: 6}, [], "model"))
+    for number, label in enumerate(["", *labels]):
         keys = {"number": number, "table_path": "", "path": "a.png", "image_id": "0" * 64}
         facts = {"length": 1, "width": 1, "height": 1, "split": None, "attributes": {}}
         unknown = dict.fromkeys(("predicted_label", "probability", "model_version"))
-        written.add(ExportedImage(label=label, **keys, **facts, **unknown), BytesIO(label.encode()))
+        written.add(ExportedImage(label=label or None, **keys, **facts, **unknown), BytesIO(label.encode()))
     written.finish()
     folder.forget_started()
     with (tmp_path / "images.csv").open() as file:
         paths = {row["label"]: row["path"] for row in csv.DictReader(file)}
     assert paths["roses"] == "roses/a.png"
-    assert {label: (tmp_path / path).read_text() for label, path in paths.items()} == {label: label for label in labels}
+    assert paths["a.png"] == "a.png/a.png"
+    read = {label: (tmp_path / path).read_text() for label, path in paths.items()}
+    assert read == {label: label for label in ["", *labels]}
     assert not {"export.json", ".export"} & {entry.name.lower() for entry in tmp_path.iterdir()}

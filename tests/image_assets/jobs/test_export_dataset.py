@@ -266,6 +266,7 @@ def test_a_filter_of_the_gallery_selects_images(home: Home, filter: str, names: 
         ("test", "the filter has 'test': expected"),
         ("split=tests", "the filter cannot be used: split is 'tests'"),
         ("label=daisies", "no image matches the filter 'label=daisies'"),
+        ("version=99", "version 99 has no predictions, so nothing was written: expected 1"),
     ],
 )
 def test_a_filter_that_selects_nothing_is_an_error(home: Home, filter: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Exported backbones give the embeddings that trainings would compute, under the same name."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -40,9 +41,11 @@ class OneRank(Alone):
         return value
 
 
-def networks_of(folder: Path, export: Export) -> list[EmbeddingNetwork]:
-    networks, faults = embedding_networks(str(folder), [export], "rgb", DEFAULT)
-    assert faults == {}
+def networks_of(folder: Path, export: Export, lines: Sequence[str] = ()) -> list[EmbeddingNetwork]:
+    """The networks of the export, which is announced with these lines."""
+    log: list[str] = []
+    networks, faults = embedding_networks(str(folder), [export], "rgb", DEFAULT, log.append)
+    assert (faults, log) == ({}, [*lines])
     return networks
 
 
@@ -64,7 +67,8 @@ def test_an_exported_backbone_is_the_one_that_ranks_freeze(framework: str, tmp_p
     if not WEIGHTS.is_dir():
         pytest.skip(f"no weights in {WEIGHTS}")
     export = Export(framework, CURRENT_BACKBONE.name, str(WEIGHTS), "some weights")
-    (network,) = networks_of(tmp_path, export)
+    line = f"exporting {CURRENT_BACKBONE.name} from {framework} to ONNX, once: it may take a minute"
+    (network,) = networks_of(tmp_path, export, [line])
     pixels = np.stack([np.asarray(opened(noise_jpeg(seed)).resize((SIDE, SIDE))) for seed in range(3)])
     backbone, expected = in_a_process(on_rank, framework, pixels)
     assert network.backbone == backbone

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from pyspark.sql.types import StringType, StructField, StructType
 
 from resources.delta import merging
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.parquet_files import write_files
+from resources.delta.table import Table, file_layout
 from tests.support.tables import SHELLS, add, shell, tables_at
 
 ADDING = {"number": "old.number + new.number"}
@@ -47,6 +51,20 @@ def test_only_files_with_rows_of_these_keys_are_written_again(
     assert delta_tables.version(SHELLS) == version + 1, "in one commit"
     if listed_keys > len(merged):  # of more keys, all in their range are written again
         assert len(before - files(delta_tables)) == rewritten
+
+
+def test_long_texts_are_not_in_the_log_and_found_all_the_same(tmp_path: Path) -> None:
+    columns = StructType([StructField(name, StringType()) for name in ("name", "note")])
+    tables, stones = tables_at(tmp_path), Table("stones", keys=("name",), columns=columns)
+    rows = [{"name": letter, "note": letter * 60_000} for letter in "abc"]
+    tables.create(stones)
+    tables.append_files(stones, list(write_files(rows[:2], tables.uri(stones), file_layout(stones))))
+    tables.merge(pa.Table.from_pylist(rows[1:]), stones, updates={"note": "new.note"})
+    for row in rows:
+        assert tables.read(stones, ["name"], pc.field("note") == row["note"])["name"].to_pylist() == [row["name"]]
+    sizes = [commit.stat().st_size for commit in (tmp_path / "stones" / "_delta_log").glob("*.json")]
+    assert len(sizes) == 3
+    assert max(sizes) < 10_000
 
 
 def test_rows_are_replaced_by_the_first_key_in_one_commit_with_a_note(delta_tables: DeltaTables) -> None:
