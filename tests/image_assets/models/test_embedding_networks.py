@@ -11,21 +11,20 @@ import numpy as np
 import pytest
 
 from image_assets.images.pixels import DEFAULT
-from image_assets.models.backbones import CURRENT_BACKBONE
+from image_assets.models.backbones import CURRENT_BACKBONE, MOBILENET_V2, MOBILENET_V2_LEVELS, Backbone
 from image_assets.models.embedding_networks import (
     RETRY_SECONDS,
     BackboneNotExported,
     EmbeddingNetwork,
     Export,
     backbone_identity,
+    digest_of,
     embedding_networks,
     file_of,
     is_recorded,
     loaded_network,
     write_export,
 )
-from image_assets.models.epochs import state_digest
-from image_assets.models.frameworks import FRAMEWORKS
 from tests.image_assets.conftest import PLAN, in_a_process
 from tests.support.images import noise_jpeg, opened
 from tests.support.photographs import WEIGHTS
@@ -49,29 +48,38 @@ def networks_of(folder: Path, export: Export, lines: Sequence[str] = ()) -> list
     return networks
 
 
-def on_rank(framework: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
+def on_rank(framework: str, backbone: Backbone, weights: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
     """What a training calls its embeddings, and the embeddings of some images."""
     module = import_module(f"image_assets.models.{framework}_training")
-    plan = replace(PLAN, backbone=str(WEIGHTS), backbone_name=CURRENT_BACKBONE.name)
-    network, origin = module.build_network(plan, OneRank())
-    assert origin == "folder"
-    digest = state_digest(network.backbone_weights())
-    return backbone_identity(framework, CURRENT_BACKBONE, digest, "rgb"), network.freeze(None, PLAN.head)(pixels)
+    network, origin = module.build_network(replace(PLAN, backbone=weights, backbone_name=backbone.name), OneRank())
+    assert origin == ("package" if weights == "imagenet" else "folder")
+    digest = digest_of(network.backbone_weights(), backbone, framework, origin)
+    return backbone_identity(framework, backbone, digest, "rgb"), network.freeze(None, PLAN.head)(pixels)
 
 
 @pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_an_exported_backbone_is_the_one_that_ranks_freeze(framework: str, tmp_path: Path) -> None:
-    if not WEIGHTS.is_dir():
+@pytest.mark.parametrize(
+    ("framework", "backbone", "weights"),
+    [
+        ("tensorflow", MOBILENET_V2_LEVELS, str(WEIGHTS)),
+        ("tensorflow", CURRENT_BACKBONE, "imagenet"),
+        ("torch", CURRENT_BACKBONE, "imagenet"),
+    ],
+    ids=["of its own", "shared by tensorflow", "shared by torch"],
+)
+def test_an_exported_backbone_is_the_one_that_ranks_freeze(
+    framework: str, backbone: Backbone, weights: str, tmp_path: Path
+) -> None:
+    if weights != "imagenet" and not WEIGHTS.is_dir():
         pytest.skip(f"no weights in {WEIGHTS}")
-    export = Export(framework, CURRENT_BACKBONE.name, str(WEIGHTS), "some weights")
-    line = f"exporting {CURRENT_BACKBONE.name} from {framework} to ONNX, once: it may take a minute"
+    export = Export(backbone.exporter(framework), backbone.name, weights, "some weights")
+    line = f"exporting {backbone.name} from {export.framework} to ONNX, once: it may take a minute"
     (network,) = networks_of(tmp_path, export, [line])
     pixels = np.stack([np.asarray(opened(noise_jpeg(seed)).resize((SIDE, SIDE))) for seed in range(3)])
-    backbone, expected = in_a_process(on_rank, framework, pixels)
-    assert network.backbone == backbone
+    identity, expected = in_a_process(on_rank, framework, backbone, weights, pixels)
+    assert network.backbone == identity
     np.testing.assert_allclose(loaded_network(network.file)(pixels)["embedding"], expected, atol=1e-4)
     written = Path(network.file).stat().st_mtime_ns
     assert networks_of(tmp_path, export) == [network]
@@ -85,7 +93,7 @@ def test_untrained_weights_are_not_exported(tmp_path: Path) -> None:
 
 @pytest.mark.training
 def test_a_framework_that_cannot_export_says_why_and_leaves_no_file(tmp_path: Path) -> None:
-    export = Export("torch", CURRENT_BACKBONE.name, str(tmp_path / "nowhere"), "lost weights")
+    export = Export("torch", MOBILENET_V2.name, str(tmp_path / "nowhere"), "lost weights")
     with pytest.raises(BackboneNotExported, match="nowhere, which is not a folder: expected a folder with"):
         write_export(str(tmp_path), export)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
