@@ -23,7 +23,7 @@ DEFAULTS: dict[Effort, dict[str, Any]] = {  # Any: settings are of several types
     },
     "good": {
         "trainable": "top_blocks",
-        "top_blocks": 8,
+        "top_blocks": 6,
         "augmentation": True,
         "augmented_views": 4,
         "fine_tuning_epochs": 8,

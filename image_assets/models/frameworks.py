@@ -76,8 +76,8 @@ TENSORFLOW = Framework(
     packages=("tensorflow", "keras"),
     distributors=("horovod", "tensorflow_distributor"),
     gpu_program="import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
-    embedded_per_core_second=33,
-    trained_per_core_second=20,
+    embedded_per_core_second=40,
+    trained_per_core_second=25,
     downloads=keras_downloads,
 )
 TORCH = Framework(
@@ -87,8 +87,8 @@ TORCH = Framework(
     packages=("torch", "torchvision"),
     distributors=("horovod", "torch_distributor"),
     gpu_program="import torch; print(torch.cuda.device_count())",
-    embedded_per_core_second=50,
-    trained_per_core_second=25,
+    embedded_per_core_second=37,
+    trained_per_core_second=17,
     downloads=torch_downloads,
 )
 FRAMEWORKS = {framework.name: framework for framework in (TENSORFLOW, TORCH)}

@@ -116,15 +116,15 @@ def test_the_launchpad_may_leave_settings_out() -> None:
     def training() -> None:
         train()
 
-    training.execute_in_process(run_config={"ops": {"train": {"config": {"effort": "good", "top_blocks": 6}}}})
-    assert received[0].resolved().model_dump().items() >= {**DEFAULTS["good"], "top_blocks": 6}.items()
+    training.execute_in_process(run_config={"ops": {"train": {"config": {"effort": "good", "top_blocks": 7}}}})
+    assert received[0].resolved().model_dump().items() >= {**DEFAULTS["good"], "top_blocks": 7}.items()
 
 
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
         ({}, "the head on 1,799 images"),
-        ({"effort": "good"}, "the head and 8 blocks on 1,799 images, in 8 epochs at most"),
+        ({"effort": "good"}, "the head and 6 blocks on 1,799 images, in 8 epochs at most"),
         ({"effort": "best"}, "the head and 12 blocks on 1,799 images, in 20 epochs at most, then again on 2,185"),
     ],
 )
