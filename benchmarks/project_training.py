@@ -50,10 +50,11 @@ def mlflow_run_in(folder: Path) -> tuple[str, str]:
 
 
 def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, mlflow_run_id: str) -> None:
-    """Train once in this process with the project's default settings, and log the epochs to the MLflow run.
+    """Train once in this process on the recipe's network, and log the epochs to the MLflow run.
 
     With seed 0, the embeddings are computed in memory, as if the home had none.
     """
+    from image_assets.models.backbones import MOBILENET_V2_LEVELS
     from image_assets.models.frameworks import FRAMEWORKS
     from image_assets.models.stored_embeddings import embedding_files
     from image_assets.models.training_config import TrainingConfig
@@ -61,7 +62,8 @@ def train(framework: str, seed: int, home: str, store: str, tracking_uri: str, m
 
     training, validation = cache_in(home, "training"), cache_in(home, "validation")
     backbone = os.environ.get(BACKBONE, "auto")
-    plan = TrainingConfig(seed=seed).plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
+    config = TrainingConfig(seed=seed, backbone=MOBILENET_V2_LEVELS.name)
+    plan = config.plan(labels_in(training), backbone, PetastormCaches(root=f"{home}/caches"))
     tables = DeltaTables(pyspark=DeltaSpark(spark_config={}), root=f"{home}/tables")
     embeddings = embedding_files(tables) if seed else ()
     locations = OutputLocations(tracking_uri, mlflow_run_id, embeddings, f"{store}/checkpoints/{mlflow_run_id}")

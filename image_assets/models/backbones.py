@@ -173,7 +173,7 @@ def lite_implementations(number: int, file: str) -> dict[str, Implementation]:
         packages=(Package("efficientnet_lite_pytorch", "efficientnet_lite_pytorch"), Package(package, package)),
         source="lite",
     )
-    blocks = r"(?P<block>stem|block\d+|top)_(relu|conv\d_norm|add)"
+    blocks = r"(?P<block>block\d+)_(relu\d|conv\d_norm|add)"
     return {"tensorflow": replace(torch, blocks=blocks), "torch": torch}
 
 

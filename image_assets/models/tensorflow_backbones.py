@@ -1,14 +1,16 @@
 """Backbones as Keras has them."""
 
+import os
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from image_assets.models.backbone_weights import (
-    download_timeout,
-    go_on_untrained,
-)
+from image_assets.models.backbone_weights import download_timeout, go_on_untrained
 from image_assets.models.backbones import Backbone, block_ends
 from image_assets.models.frameworks import TENSORFLOW
+from image_assets.models.torch_backbones import lite_layers
+from resources.processes.child_process import end_with_parent
 from resources.weight_files import SOURCES, weights_file
 
 if TYPE_CHECKING:
@@ -83,45 +85,33 @@ def _of_lite_package(backbone: Backbone, weights: str) -> tuple["keras.Model", s
     """The package's network without its top, layer by layer as it is in PyTorch."""
     import keras
     from keras import layers
-    from torch import nn
 
-    from image_assets.models.torch_backbones import lite_network
-
-    # Any: PyTorch has one type for modules of any kind, and Keras's layers return any.
-    def normalized(maps: Any, convolution: Any, norm: Any, name: str) -> Any:
-        settings = {"strides": convolution.stride, "padding": "same", "use_bias": False, "name": name}
-        by_depth = convolution.groups > 1
-        layer = (
-            layers.DepthwiseConv2D(convolution.kernel_size, **settings)
-            if by_depth
-            else layers.Conv2D(convolution.out_channels, convolution.kernel_size, **settings)
-        )
-        normalization = layers.BatchNormalization(epsilon=norm.eps, name=f"{name}_norm")
-        found = normalization(layer(maps))
-        if origin != "untrained":
-            kernel = convolution.weight.detach().numpy()  # (out, in, height, width)
-            layer.set_weights([kernel.transpose(2, 3, 0, 1) if by_depth else kernel.transpose(2, 3, 1, 0)])
-            arrays = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-            normalization.set_weights([array.detach().numpy() for array in arrays])
-        return found
-
-    network, origin = lite_network(backbone.implementations[TENSORFLOW.name], weights)
-    parts = dict(network.named_children())
+    own = backbone.implementations[TENSORFLOW.name]
+    # In another process: two frameworks in one take more memory, and their libraries for GPUs may not get along.
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)) as process:
+        blocks, origin = process.submit(lite_layers, own, weights).result()
     colors = keras.Input(backbone.pixels_shape)
-    maps = normalized(colors, parts["_conv_stem"], parts["_bn0"], "stem")
-    maps = layers.ReLU(6, name="stem_relu")(maps)
-    for number, block in enumerate(parts["_blocks"].children()):
-        start, name = maps, f"block{number}"
-        own = [layer for layer in block.children() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
-        pairs = [*zip(own[::2], own[1::2], strict=True)]
-        for part, (convolution, norm) in enumerate(pairs):
-            maps = normalized(maps, convolution, norm, f"{name}_conv{part}")
-            if part < len(pairs) - 1:  # not after the projection
-                maps = layers.ReLU(6, name=f"{name}_relu{part}")(maps)
+    maps: Any = colors  # Any: Keras's layers return any
+    for number, block in enumerate(blocks):
+        start = maps
+        for part, layer in enumerate(block):
+            name = f"block{number}_conv{part}"
+            settings = {"strides": layer.strides, "padding": "same", "use_bias": False, "name": name}
+            out, _, *size = layer.kernel.shape
+            convolution = (
+                layers.DepthwiseConv2D(size, **settings) if layer.by_depth else layers.Conv2D(out, size, **settings)
+            )
+            normalization = layers.BatchNormalization(epsilon=layer.epsilon, name=f"{name}_norm")
+            maps = normalization(convolution(maps))
+            if origin != "untrained":
+                order = (2, 3, 0, 1) if layer.by_depth else (2, 3, 1, 0)
+                convolution.set_weights([layer.kernel.transpose(order)])
+                normalization.set_weights([*layer.normalization])
+            if part < len(block) - 1 or len(block) == 1:  # not after the projection that ends most blocks
+                maps = layers.ReLU(6, name=f"block{number}_relu{part}")(maps)
         if maps.shape == start.shape:
-            maps = layers.Add(name=f"{name}_add")([start, maps])
-    maps = normalized(maps, parts["_conv_head"], parts["_bn1"], "top")
-    return keras.Model(colors, layers.ReLU(6, name="top_relu")(maps)), origin
+            maps = layers.Add(name=f"block{number}_add")([start, maps])
+    return keras.Model(colors, maps), origin
 
 
 def cut_in_two(

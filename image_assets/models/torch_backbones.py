@@ -3,15 +3,14 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from image_assets.models.backbone_weights import (
-    download_timeout,
-    go_on_untrained,
-    require_packages,
-)
+import numpy as np
+
+from image_assets.models.backbone_weights import download_timeout, go_on_untrained, require_packages
 from image_assets.models.backbones import Backbone, Implementation
 from image_assets.models.external_backbones import input_layout
 from image_assets.models.frameworks import TORCH
@@ -23,6 +22,25 @@ if TYPE_CHECKING:
 
 TRIED_IMAGES = 2  # more than one shows whether a network takes batches
 TOLERANCE = 1e-3  # of an output, relative to the largest one
+
+
+@dataclass(frozen=True)
+class ConvolutionLayer:
+    """A convolution without bias, and the normalization after it.
+
+    Attributes:
+        kernel: (out, in, height, width).
+        strides: Of height and width.
+        by_depth: Whether each channel has a kernel of its own.
+        normalization: Scale, offset, mean and variance of each channel.
+        epsilon: What is added to the variance.
+    """
+
+    kernel: np.ndarray
+    strides: tuple[int, int]
+    by_depth: bool
+    normalization: tuple[np.ndarray, ...]
+    epsilon: float
 
 
 def build_backbone(backbone: Backbone, weights: str) -> tuple["OrderedDict[str, nn.Module]", str]:
@@ -132,6 +150,35 @@ def lite_network(own: Implementation, weights: str) -> tuple["nn.Module", str]:
     weight_file = getattr(packaged, f"{own.model.title().replace('-', '')}ModelFile")
     network.load_state_dict(torch.load(weight_file.get_model_file_path(), weights_only=True))
     return network, "package"
+
+
+def lite_layers(own: Implementation, weights: str) -> tuple[list[list[ConvolutionLayer]], str]:
+    """The convolutions of each block of an EfficientNet-Lite, for other frameworks, and where the weights are from."""
+    from torch import nn
+
+    network, origin = lite_network(own, weights)
+    parts = dict(network.named_children())
+    blocks = [
+        [parts["_conv_stem"], parts["_bn0"]],
+        *(block.children() for block in parts["_blocks"].children()),
+        [parts["_conv_head"], parts["_bn1"]],
+    ]
+    found = []
+    for block in blocks:
+        layers = [layer for layer in block if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
+        found.append([_to_layer(*pair) for pair in zip(layers[::2], layers[1::2], strict=True)])
+    return found, origin
+
+
+def _to_layer(convolution: Any, norm: Any) -> ConvolutionLayer:  # Any: PyTorch has one type for modules of any kind
+    arrays = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return ConvolutionLayer(
+        convolution.weight.detach().numpy(),
+        convolution.stride,
+        convolution.groups > 1,
+        tuple(array.detach().numpy() for array in arrays),
+        norm.eps,
+    )
 
 
 def _of_timm(backbone: Backbone, own: Implementation, weights: str) -> tuple["nn.Sequential", "nn.Module | None", str]:
