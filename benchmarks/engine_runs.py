@@ -25,12 +25,12 @@ def prepare(framework: str, target: Path) -> None:
     """Write a network as an MLflow model and as ONNX; its random head gives different images different labels."""
     import mlflow
 
-    from image_assets.models.backbones import CURRENT_BACKBONE
+    from image_assets.models.backbones import MOBILENET_V2_LEVELS
     from image_assets.models.logged_models import verified_onnx
 
     training = import_module(f"image_assets.models.{framework}_training")
-    model, _ = training.build_model(LABELS, CURRENT_BACKBONE, os.environ[BACKBONE], seed=0)
-    kernel = np.random.default_rng(0).normal(0, 0.15, (CURRENT_BACKBONE.features, LABELS)).astype(np.float32)
+    model, _ = training.build_model(LABELS, MOBILENET_V2_LEVELS, os.environ[BACKBONE], seed=0)
+    kernel = np.random.default_rng(0).normal(0, 0.15, (MOBILENET_V2_LEVELS.features, LABELS)).astype(np.float32)
     if framework == "tensorflow":
         model.get_layer("head").set_weights([kernel, np.zeros(LABELS, np.float32)])
     else:
@@ -40,11 +40,11 @@ def prepare(framework: str, target: Path) -> None:
     uri = f"sqlite:///{target}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     run = client.create_run(client.create_experiment("engines", (target / "artifacts").as_uri()))
-    logged = training.log_model(model, LABELS, CURRENT_BACKBONE, uri, run.info.run_id)
+    logged = training.log_model(model, LABELS, MOBILENET_V2_LEVELS, uri, run.info.run_id)
     folder = mlflow.artifacts.download_artifacts(logged, dst_path=str(target / "logged"))
     (target / "model").write_text(folder)
-    exported, network = training.export_network(model, CURRENT_BACKBONE)
-    (target / "network.onnx").write_bytes(verified_onnx(exported, network, CURRENT_BACKBONE.side_pixels))
+    exported, network = training.export_network(model, MOBILENET_V2_LEVELS)
+    (target / "network.onnx").write_bytes(verified_onnx(exported, network, MOBILENET_V2_LEVELS.side_pixels))
 
 
 def tensorflow_function(folder: str, _: str) -> Network:

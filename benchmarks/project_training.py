@@ -16,6 +16,7 @@ from benchmarks.task import answer, read_task, timed
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.petastorm_caches import PetastormCaches
 from resources.delta.spark_session import DeltaSpark
+from resources.training import BackboneWeights
 
 
 def caches_of(home: Path, target: Path) -> None:
@@ -27,13 +28,19 @@ def caches_of(home: Path, target: Path) -> None:
 
 
 def write_caches(home: Path) -> None:
-    """Write the home's caches and embeddings."""
-    from image_assets.jobs.asset_jobs import CACHES, EMBEDDINGS
+    """Write the home's caches, and embeddings by the recipe's network."""
+    from image_assets.jobs.asset_jobs import CACHES
+    from image_assets.models.backbones import MOBILENET_V2_LEVELS
+    from image_assets.models.image_embeddings import current_networks, follow_featured_images
 
     use_home(home, Path((home / "landing_folder").read_text().strip()))
     start_spark()
     with timed(), dg.DagsterInstance.ephemeral() as instance:
-        materialized((CACHES | EMBEDDINGS).without_checks(), instance)
+        materialized(CACHES.without_checks(), instance)
+        weights = BackboneWeights(source=os.environ.get(BACKBONE, "auto"))
+        networks, _ = current_networks(PetastormCaches(root=f"{home}/caches"), weights, MOBILENET_V2_LEVELS)
+        for network in networks:
+            follow_featured_images(DeltaTables(pyspark=DeltaSpark(spark_config={}), root=f"{home}/tables"), network)
 
 
 def mlflow_run_in(folder: Path) -> tuple[str, str]:

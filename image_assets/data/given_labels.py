@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from image_assets.data.folder_layout import FolderLayout, normalized, read_layout
+from image_assets.data.folder_layout import SPLIT_FOLDERS, FolderLayout, normalized, read_layout
 from image_assets.data.inspection import MISSING
 from image_assets.data.label_corrections import label_problem
 from image_assets.data.label_paths import match_names
@@ -107,8 +107,8 @@ def label_per_column(
     cells = [(name.strip(), [(cell or "").strip().casefold() for cell in column]) for name, column in columns]
     cells = [(name, column) for name, column in cells if name and any(column)]
     names = [name for name, column in cells if ZERO_OR_ONE.keys() >= {*column} - {""}]
-    if len(names) < 2 or len({*names}) < len(names):
-        return None
+    if len(names) < 2 or len({*names}) < len(names) or SPLIT_FOLDERS.keys() >= {normalized(name) for name in names}:
+        return None  # columns called train and test are no labels
     remedy = f"or set {setting} to the column with the labels"
     listed = ", ".join(names[:LISTED_LABELS])
     if others := [name for name, _ in cells if name not in names]:

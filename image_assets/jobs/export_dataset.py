@@ -145,7 +145,7 @@ def prepare(folder: ExportFolder, *, overwrite: bool) -> None:
             "the folder, or choose another one"
         )
         raise FileExistsError(f"{folder.url} {problem}")
-    for name, files in mark.get("files", {}).items():  # which no unfinished export has, and none of an earlier release
+    for name, files in mark.get("files", {}).items():  # of a complete export; earlier releases have none
         if (found := len(system.find(f"{path}/{name}"))) > files:
             raise FileExistsError(
                 f"{folder.url}/{name} has {found:,} files, but the export wrote {files:,}, so nothing was written: "

@@ -127,7 +127,7 @@ def versions_to_follow(delta_tables: DeltaTables, table: Table, live: Iterable[M
     parts: list[tuple[Table, Mapping[str, object]]] = []
     if table == FEATURED_IMAGES:
         parts += [(IMAGE_PREDICTIONS, key_of(version)) for version in live]
-        parts += [(IMAGE_EMBEDDINGS, {"backbone": backbone}) for backbone in stored_backbones(delta_tables)]
+        parts += [(IMAGE_EMBEDDINGS, {"backbone": backbone}) for backbone in followed_backbones(delta_tables)]
     for into, part in parts:
         position = followed_version(delta_tables, table, into, part)
         if position is not None:
@@ -165,6 +165,13 @@ def vacuum(delta_tables: DeltaTables, registry: ModelRegistry, table: Table, con
 def stored_backbones(delta_tables: DeltaTables) -> list[str]:
     """The backbones that image_embeddings has rows of."""
     return sorted(delta_tables.read(IMAGE_EMBEDDINGS, ["backbone"])["backbone"].unique().to_pylist())
+
+
+def followed_backbones(delta_tables: DeltaTables) -> list[str]:
+    """Those of the stored backbones that the last run of image_embeddings used; all of them if that is not known."""
+    last = last_metadata(delta_tables.execution.instance, IMAGE_EMBEDDINGS.name) if delta_tables.execution else {}
+    stored = stored_backbones(delta_tables)
+    return [name for name in stored if BACKBONES not in last or name in str(last[BACKBONES]).split(", ")]
 
 
 def delete_unused_embeddings(

@@ -34,7 +34,7 @@ def has_weights_at_hand(backbone: Backbone, framework: str, source: str) -> bool
     own = backbone.implementations.get(framework)
     if own is None or not all(find_spec(package.module) for package in own.packages):
         return False
-    if source == "none" or own.packages_hold_weights or not own.weight_files:
+    if source == "none" or own.packaged_weights or not own.weight_files:
         return True
     folder = FRAMEWORKS[framework].downloads() if source in SOURCES else Path(source)
     return any((folder / name).is_file() for name in own.weight_files)

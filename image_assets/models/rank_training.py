@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -159,7 +160,7 @@ class RankTraining:
         self._validation = validation
         self._plan = plan
         weights = digest_of(network.backbone_weights(), plan.architecture, network.framework, origin)
-        self._checkpoints = Checkpoints(locations.checkpoints, weights)
+        self._checkpoints = Checkpoints(locations.checkpoints, sha256(weights.encode()).hexdigest())
         backbone = backbone_identity(network.framework, plan.architecture, weights, plan.color, plan.reading)
         self.stored = StoredEmbeddings(locations.embeddings, backbone)
         self._report = report

@@ -6,7 +6,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from image_assets.models.backbone_weights import download_timeout, go_on_untrained
+from image_assets.models.backbone_weights import download_timeout, go_on_untrained, require_packages
 from image_assets.models.backbones import Backbone, block_ends
 from image_assets.models.frameworks import TENSORFLOW
 from image_assets.models.torch_backbones import lite_layers
@@ -87,6 +87,7 @@ def _of_lite_package(backbone: Backbone, weights: str) -> tuple["keras.Model", s
     from keras import layers
 
     own = backbone.implementations[TENSORFLOW.name]
+    require_packages(backbone, TENSORFLOW.name)
     # In another process: two frameworks in one take more memory, and their libraries for GPUs may not get along.
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)) as process:
         blocks, origin = process.submit(lite_layers, own, weights).result()

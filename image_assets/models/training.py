@@ -107,13 +107,13 @@ def weights_identity(backbone: Backbone, framework: str, weights: BackboneWeight
     own = backbone.implementations[framework]
     if own.source == "onnx":
         return sha256(Path(own.model).read_bytes()).hexdigest()
-    if own.packages_hold_weights:
+    if own.packaged_weights:
         if weights.source not in SOURCES and not Path(weights.source).is_dir():
             raise FileNotFoundError(
                 f"IMAGE_ASSETS_BACKBONE is {weights.source}, which is not a folder: expected a folder, or one of "
                 f"{', '.join(SOURCES)}"
             )
-        return weights.source if weights.source == "none" else own.url
+        return weights.source if weights.source == "none" else own.packaged_weights
     try:
         return weights.identity(own.weight_files)
     except FileNotFoundError as error:
@@ -152,6 +152,12 @@ def train_and_register(
 ) -> dg.MaterializeResult:
     """Train and register a version, unless one exists for the same task."""
     task = to_task(framework, config, resources)
+    own, source = task.plan.architecture.implementations[framework.name], resources.backbone.source
+    if own.packaged_weights and source not in SOURCES:
+        dg.get_dagster_logger().warning(
+            f"IMAGE_ASSETS_BACKBONE is {source}, but {task.plan.backbone_name} has the weights of its package. To use "
+            "files in that folder, set the training setting `backbone` to the backbone that they belong to"
+        )
     existing = trained_before(task, resources.registry)
     checkpoints = resources.caches.checkpoints(task.fingerprint)
     if existing:

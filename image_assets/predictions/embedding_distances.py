@@ -76,7 +76,7 @@ def embedded_samples(
 ) -> dict[Any, np.ndarray] | ItemFailure:
     """The embeddings of each sample by the version's network, or why it gave none."""
     found: dict[Any, np.ndarray] = {}
-    with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES["cpu"], name="model") as guarded:
+    with GuardedProcess(embed_images, memory_bytes=MEMORY_BYTES["cpu"], name="model", temporary_files=True) as guarded:
         for name, images in samples.items():
             request = EmbeddingRequest(registry.tracking_uri, version.uri, tuple(images["path"]))
             seconds = LOADING_SECONDS + IMAGE_SECONDS * len(images)

@@ -300,8 +300,8 @@ def test_files_and_promotions_and_a_rollback_lead_to_predictions_by_themselves(
         wait_for(lambda: has_run("new_images", 1), "the predictions for new files", log)
         after = {table.name: len(rows(settings, table.name, [table.keys[0]])) for table in MADE}
         added = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-        followers = ("image_files", "raw_images", "featured_images", "grayscale_images", "image_splits")
-        assert added == dict.fromkeys((*followers, "image_predictions", "current_predictions"), 2)
+        followers = ("raw_images", "featured_images", "grayscale_images", "image_splits", "image_embeddings")
+        assert added == dict.fromkeys(("image_files", *followers, "image_predictions", "current_predictions"), 2)
         assert predicted(settings) == {tensorflow.version: files, torch.version: files + 2}
 
     for version in (tensorflow, torch):  # there and back while nobody looks

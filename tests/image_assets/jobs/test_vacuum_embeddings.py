@@ -4,12 +4,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from deltalake import DeltaTable
 from mlflow import MlflowClient
 
 from image_assets.jobs.vacuum_tables import stored_backbones, vacuum_tables
 from image_assets.models.embedding_networks import EmbeddingNetwork
 from image_assets.models.image_embeddings import follow_featured_images
 from image_assets.models.lineage import EMBEDDING_BACKBONE
+from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.embedded import color_network, feature
@@ -40,13 +42,19 @@ def tables(tmp_path: Path, registry: ModelRegistry, networks: dict[str, Embeddin
     return tables
 
 
-def vacuum(tables: DeltaTables, registry: ModelRegistry, last: dict[str, str], **config: object) -> list[dict]:
+def vacuum(
+    tables: DeltaTables,
+    registry: ModelRegistry,
+    last: dict[str, str],
+    table: str = "image_embeddings",
+    **config: object,
+) -> list[dict]:
     """The report of a vacuum after the last run of image_embeddings had this metadata; none if it is empty."""
     with dg.DagsterInstance.ephemeral() as instance:
         if last:
             instance.report_runless_asset_event(dg.AssetMaterialization("image_embeddings", metadata=last))
         result = vacuum_tables.execute_in_process(
-            run_config={"tables": ["image_embeddings"], "retention_hours": 0, **config},
+            run_config={"tables": [table], "retention_hours": 0, **config},
             resources={"delta_tables": tables, "model_registry": registry},
             instance=instance,
         )
@@ -72,6 +80,22 @@ def test_unused_backbones_are_deleted_and_embedded_again_when_they_come_back(
     assert reported[-1]["files"] >= 2
     assert follow_featured_images(tables, networks[CURRENT]).rows_added == 0
     assert follow_featured_images(tables, networks[FORMER]).rows_added == 2
+
+
+@pytest.mark.parametrize("last", [{}, {"backbones": CURRENT}])
+def test_files_are_kept_for_a_backbone_only_while_it_is_followed(
+    tables: DeltaTables, registry: ModelRegistry, networks: dict[str, EmbeddingNetwork], last: dict[str, str]
+) -> None:
+    client = MlflowClient(registry.tracking_uri, registry.tracking_uri)
+    for version in registry.versions():
+        client.delete_model_version(registry.name, str(version.version))
+    feature(tables, {"file:/c": png(3)})
+    follow_featured_images(tables, networks[CURRENT])
+    files = {*DeltaTable(tables.uri(FEATURED_IMAGES)).file_uris()}
+    DeltaTable(tables.uri(FEATURED_IMAGES)).optimize.compact()
+    vacuum(tables, registry, last, "featured_images", dry_run=False)
+    left = {file for file in files if Path(file.removeprefix("file://")).is_file()}
+    assert bool(left) == (not last)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_folder_without_weights_is_reported_with_what_is_there(tmp_path: Path,
 
 
 def test_weights_that_a_package_has_need_no_folder_and_are_the_same_for_all_frameworks(tmp_path: Path) -> None:
-    for source, identity in {str(tmp_path): TORCH_LITE.url, "auto": TORCH_LITE.url, "none": "none"}.items():
+    for source, identity in {str(tmp_path): TORCH_LITE.weights, "auto": TORCH_LITE.weights, "none": "none"}.items():
         for framework in EFFICIENTNET_LITE0.implementations:
             assert weights_identity(EFFICIENTNET_LITE0, framework, BackboneWeights(source=source)) == identity
     with pytest.raises(FileNotFoundError, match="is imagenett, which is not a folder: expected a folder, or one"):

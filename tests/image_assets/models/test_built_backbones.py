@@ -131,7 +131,7 @@ def packaged_embeddings(name: str, framework: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, row in BACKBONES.items() if row.implementations["torch"].packages_hold_weights]
+    "name", [name for name, row in BACKBONES.items() if row.implementations["torch"].packaged_weights]
 )
 def test_weights_of_a_package_make_the_same_embeddings_in_both_frameworks(
     processes: dict[str, ProcessPoolExecutor], name: str
