@@ -261,10 +261,8 @@ def export(
     contents = read_contents(index, filters, model_name)
     if not contents.images:
         raise ValueError(f"no image matches the filter {config.filter!r}, so nothing was written: change it")
-    versions = [row["version"] for row in index.rows("SELECT DISTINCT version FROM predictions ORDER BY 1")]
-    if filters.version and filters.version not in versions:
-        expected = f"expected {' or '.join(map(str, versions))}" if versions else "no version has any"
-        raise ValueError(f"version {filters.version} has no predictions, so nothing was written: {expected}")
+    if filters.version:
+        require_predictions(index, filters.version)
     prepare(folder, overwrite=config.overwrite)
     version = shown_version(index, filters)
     mark: dict[str, Any] = {
@@ -299,6 +297,14 @@ def export(
     write_mark(folder, {**mark, **counts}, complete=True)
     folder.forget_started()
     return Report(exported, left_out, version)
+
+
+def require_predictions(index: Index, version: int) -> None:
+    """Raises a ValueError that names the versions with predictions, unless the version is one of them."""
+    versions = [row["version"] for row in index.rows("SELECT DISTINCT version FROM predictions ORDER BY 1")]
+    if version not in versions:
+        expected = f"expected {' or '.join(map(str, versions))}" if versions else "no version has any"
+        raise ValueError(f"version {version} has no predictions, so nothing was written: {expected}")
 
 
 @dg.op

@@ -167,11 +167,21 @@ def stored_backbones(delta_tables: DeltaTables) -> list[str]:
     return sorted(delta_tables.read(IMAGE_EMBEDDINGS, ["backbone"])["backbone"].unique().to_pylist())
 
 
+def last_embedded(delta_tables: DeltaTables) -> Mapping[str, object]:
+    """The metadata of the last run of image_embeddings; empty if it is not known."""
+    execution = delta_tables.execution
+    return last_metadata(execution.instance, IMAGE_EMBEDDINGS.name) if execution else {}
+
+
+def backbones_in(last: Mapping[str, object]) -> set[str]:
+    """The backbones that a run of image_embeddings used, from its metadata."""
+    return {*str(last[BACKBONES]).split(", ")}
+
+
 def followed_backbones(delta_tables: DeltaTables) -> list[str]:
     """Those of the stored backbones that the last run of image_embeddings used; all of them if that is not known."""
-    last = last_metadata(delta_tables.execution.instance, IMAGE_EMBEDDINGS.name) if delta_tables.execution else {}
-    stored = stored_backbones(delta_tables)
-    return [name for name in stored if BACKBONES not in last or name in str(last[BACKBONES]).split(", ")]
+    last, stored = last_embedded(delta_tables), stored_backbones(delta_tables)
+    return sorted({*stored} & backbones_in(last)) if BACKBONES in last else stored
 
 
 def delete_unused_embeddings(
@@ -182,12 +192,12 @@ def delete_unused_embeddings(
     Their files are removed like others, after the retention. Nothing is deleted if the last run is not known, or could
     not export a backbone.
     """
-    execution = delta_tables.execution
-    last = last_metadata(execution.instance, IMAGE_EMBEDDINGS.name) if execution else {}
+    last = last_embedded(delta_tables)
     if BACKBONES not in last or any(name.endswith(FAULT) for name in last):
         return []
-    used = {*str(last[BACKBONES]).split(", ")}
-    used |= {version.tags.get(EMBEDDING_BACKBONE, "") for version in registry.versions() if version.live}
+    used = backbones_in(last) | {
+        version.tags.get(EMBEDDING_BACKBONE, "") for version in registry.versions() if version.live
+    }
     stored = stored_backbones(delta_tables)
     unused = [backbone for backbone in stored if backbone not in used]
     if unused and not config.dry_run:

