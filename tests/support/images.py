@@ -20,6 +20,16 @@ def png(number: int, size: tuple[int, int] = (48, 32)) -> bytes:
     return content.getvalue()
 
 
+def png_of_many_pixels() -> bytes:
+    """Return a transparent PNG of few bytes that takes 400 MB to decode.
+
+    A decoder may use what is free in the heap of the test process, whatever its memory limit: this is more.
+    """
+    content = BytesIO()
+    Image.new("RGBA", (7000, 7000)).save(content, "PNG")
+    return content.getvalue()
+
+
 def jpeg(number: int, quality: int = 90) -> bytes:
     """Return the picture as JPEG; another quality gives a near duplicate."""
     content = BytesIO()

@@ -23,7 +23,7 @@ from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import rows_with_keys
 from resources.files.image_folder import ImageFolder
 from tests.gallery.small_home import NOON, append, landed, layout_of, write_photographs
-from tests.support.images import jpeg, png, put
+from tests.support.images import jpeg, png, png_of_many_pixels, put
 from tests.support.landing import list_files
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_changed_meanwhile_is_not_quarantined_for_its_old_bytes(
 def test_an_image_that_could_not_be_decoded_before_is_added_once_also_after_a_killed_run(
     delta_tables: DeltaTables, landing: Path
 ) -> None:
-    put(landing, "many pixels.png", png(1, (4000, 4000)))
+    put(landing, "many pixels.png", png_of_many_pixels())
     put(landing, "small.png", png(2))
     strict = ImageFolder(root=str(landing), settle_seconds=0, decode_memory_bytes=1_000_000)
     usual = ImageFolder(root=str(landing), settle_seconds=0)

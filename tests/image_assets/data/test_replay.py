@@ -1,11 +1,9 @@
 """Quarantined files are checked again on request; those that are images by then get their rows."""
 
-from io import BytesIO
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from PIL import Image
 
 from image_assets.data.audit import check_states
 from image_assets.data.featured_images import featured_images
@@ -19,7 +17,7 @@ from resources.delta.spark_session import DeltaSpark
 from resources.files.image_folder import ImageFolder
 from tests.conftest import tables_in
 from tests.support.data_run import run_data
-from tests.support.images import png, put
+from tests.support.images import png, png_of_many_pixels, put
 
 KNOWN = {
     "file:/photos/roses/a 50%25.jpg": LedgerEntry(QUARANTINED, "too_large", None, 0, 1),
@@ -59,7 +57,7 @@ def test_a_replay_that_finds_no_file_reports_none(home: Path, image_folder: Imag
 def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: DeltaTables, landing: Path) -> None:
     large, wide = (
         put(landing, "large.png", png(1) + bytes(2_000_000)),
-        put(landing, "many pixels.png", blank()),
+        put(landing, "many pixels.png", png_of_many_pixels()),
     )
     put(landing, "text.jpg", b"a text")
     strict = ImageFolder(root=str(landing), settle_seconds=0, size_limit_bytes=1_000_000, decode_memory_bytes=1_000_000)
@@ -91,7 +89,7 @@ def test_a_raised_limit_lets_files_through_and_the_table_tells(delta_tables: Del
 def test_a_file_that_needed_too_much_memory_is_decoded_once_more_by_the_next_run(
     delta_tables: DeltaTables, landing: Path
 ) -> None:
-    put(landing, "many pixels.png", blank())
+    put(landing, "many pixels.png", png_of_many_pixels())
     put(landing, "text.jpg", b"a text")
     strict = ImageFolder(root=str(landing), settle_seconds=0, decode_memory_bytes=1_000_000)
     found = []
@@ -108,7 +106,7 @@ def test_a_file_that_needed_too_much_memory_is_decoded_once_more_by_the_next_run
 
 @pytest.mark.spark
 def test_a_retried_file_that_decodes_gets_its_rows(delta_tables: DeltaTables, landing: Path) -> None:
-    put(landing, "many pixels.png", blank())
+    put(landing, "many pixels.png", png_of_many_pixels())
     strict = ImageFolder(root=str(landing), settle_seconds=0, decode_memory_bytes=1_000_000)
     run_data(delta_tables, strict)
     assert reasons(delta_tables) == {"many pixels.png": "out_of_memory"}
@@ -119,10 +117,3 @@ def test_a_retried_file_that_decodes_gets_its_rows(delta_tables: DeltaTables, la
 
 def reasons(delta_tables: DeltaTables) -> dict[str, str | None]:
     return {Path(path).name: known.reason for path, known in read_ledger(delta_tables).items()}
-
-
-def blank() -> bytes:
-    """Few bytes of many pixels."""
-    content = BytesIO()
-    Image.new("RGB", (7000, 7000)).save(content, "PNG")
-    return content.getvalue()
