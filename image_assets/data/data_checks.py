@@ -21,6 +21,8 @@ from image_assets.data.image_samples import PATHS_PER_GROUP, Group, groups_table
 from image_assets.data.image_splits import training_labels
 from image_assets.data.inspection import QUARANTINED
 from image_assets.data.sound_splits import (
+    LEAKS_CHECK,
+    LEAKS_READ,
     LEAKS_REMEDY,
     LISTED_PROBLEMS,
     MISSING_LABELS_REMEDY,
@@ -358,7 +360,8 @@ def leaks_result(found: Sequence[Leak], remedy: str, severity: dg.AssetCheckSeve
 
 @table_check(
     asset="image_splits",
-    reads=[IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES],
+    name=LEAKS_CHECK,
+    reads=LEAKS_READ,
     blocking=True,
     description="No image is in two splits, not even edited: resized, cropped, mirrored, rotated or brightened. "
     f"If it fails: {LEAKS_REMEDY}.",

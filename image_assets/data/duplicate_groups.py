@@ -66,15 +66,23 @@ def with_equal(values: Column) -> Pairs:
     return np.stack([positions[:-1][linked], positions[1:][linked]])
 
 
-def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.ndarray) -> Pairs:
-    """The pairs with a new image that show the same photograph: hashes propose them, thumbnails decide."""
+def same_photograph_pairs(
+    delta_tables: DeltaTables, image_ids: Column, new: np.ndarray, splits: Column | None = None
+) -> Pairs:
+    """The pairs with a new image that show the same photograph: hashes propose them, thumbnails decide.
+
+    With `splits`, of which some may be null, thumbnails of images in the same split are not compared.
+    """
     if not new.any():
         return NO_PAIRS
-    codes, ids = pd.factorize(image_ids)  # -1 for those that are not compared
+    # Sorted: which of many lookalikes are proposed must not depend on the order of the rows.
+    values = pa.array(image_ids, pa.string(), from_pandas=True)
+    ids = values.unique().drop_null().sort()
+    options = pc.SetLookupOptions(ids)
+    codes = pc.call_function("index_in", [values], options).fill_null(-1).to_numpy(zero_copy_only=False)
     rows = delta_tables.read(FEATURED_IMAGES, [*IMAGE_KEYS, "hashes"])
     # Old rows whose file is gone have no fingerprint, and those of another release could not be compared.
     lengths = pc.call_function("binary_length", [rows["hashes"]]).fill_null(0).to_numpy()
-    options = pc.SetLookupOptions(pa.array(ids, pa.string()))
     found = pc.call_function("index_in", [rows["image_id"]], options).fill_null(-1).to_numpy()
     usable = np.flatnonzero((lengths == 8 * HASHES) & (found >= 0))
     compared, first_rows = np.unique(found[usable], return_index=True)
@@ -87,9 +95,13 @@ def same_photograph_pairs(delta_tables: DeltaTables, image_ids: Column, new: np.
     is_new[codes[new & (codes >= 0)]] = True
     backwards = np.flatnonzero(codes >= 0)[::-1]
     positions[codes[backwards]] = backwards  # the first of equal images is written last
-    candidates = to_candidates(hashes.reshape(-1, HASHES), is_new[compared])
-    same = candidates.of(verified(delta_tables, candidates, rows.select(IMAGE_KEYS)))
     positions = positions[compared]
+    candidates = to_candidates(hashes.reshape(-1, HASHES), is_new[compared])
+    if splits is not None:
+        of_images = pd.factorize(splits)[0][positions]
+        first, second = of_images[candidates.first], of_images[candidates.second]
+        candidates = candidates.of((first >= 0) & (second >= 0) & (first != second))
+    same = candidates.of(verified(delta_tables, candidates, rows.select(IMAGE_KEYS)))
     return np.stack([positions[same.first], positions[same.second]])
 
 

@@ -12,9 +12,12 @@ import pyarrow.compute as pc
 from image_assets.data.duplicate_groups import Column, Pairs, same_photograph_pairs, to_groups, with_equal
 from image_assets.data.folder_layout import SPLITS
 from image_assets.data.image_files import IMAGE_KEYS, current_keys
-from image_assets.schemas import IMAGE_SPLITS
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
+from resources.delta.unchanged import has_passed
 
+LEAKS_CHECK = "groups_in_one_split"  # the asset check of image_splits
+LEAKS_READ = (IMAGE_SPLITS, FEATURED_IMAGES, IMAGE_FILES)  # the tables that it reads
 LISTED_PROBLEMS = 10
 LEAK_PATHS = 3  # listed for each split
 LEAKS_REMEDY = (
@@ -75,10 +78,12 @@ def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
 def find_leaks(delta_tables: DeltaTables, assigned: pd.DataFrame) -> list[Leak]:
     """The leaks among current images; near duplicates are looked for again, whatever the table says about them."""
     images = in_splits(assigned)
-    # Those in the smaller splits are compared with all images: a leak has an image in one of these.
-    sought = (images["split"] != "training") & compared_by(images, "near")
-    near = same_photograph_pairs(delta_tables, images["image_id"].where(compared_by(images, "near")), sought.to_numpy())
-    return leaks(images, near)
+    # Among all images ever assigned, as in the assignment: of many lookalikes, hashes propose only the nearest pairs,
+    # which would be others among fewer images.
+    everything = delta_tables.read(IMAGE_SPLITS, ["image_id"]).to_pandas()
+    ids = pd.concat([images["image_id"], everything["image_id"]], ignore_index=True)
+    splits = images["split"].where(compared_by(images, "near")).reindex(ids.index)
+    return leaks(images, same_photograph_pairs(delta_tables, ids, np.full(len(ids), True), splits))
 
 
 def in_splits(assigned: pd.DataFrame) -> pd.DataFrame:
@@ -149,12 +154,13 @@ def to_bullets(found: Sequence[object]) -> str:
 def require_sound_splits(delta_tables: DeltaTables) -> None:
     """Raises UnsoundSplits, with the remedy, if splits leak, or if fewer than two labels are in all of them.
 
-    Leaks between splits that folders give are for the user to decide.
+    Leaks between splits that folders give are for the user to decide. Others are not looked for again if the asset
+    check found none in the same tables.
     """
     assigned = current_assignments(delta_tables)
     problems = []
-    _, leaking = given_and_other_leaks(delta_tables, assigned)
-    if leaking:
+    checked = has_passed(delta_tables, IMAGE_SPLITS.name, LEAKS_CHECK, LEAKS_READ)
+    if not checked and (leaking := given_and_other_leaks(delta_tables, assigned)[1]):
         problems.append(
             f"{len(leaking):,} group(s) of near duplicates are in several splits:\n"
             f"{to_bullets(leaking)}\n"

@@ -131,19 +131,21 @@ def table_check(
     return decorate
 
 
+def has_passed(delta_tables: DeltaTables, asset: str, name: str, reads: Sequence[Table]) -> bool:
+    """Whether a `table_check` has passed on what the tables are now, in this run or an earlier one."""
+    key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+    return _passed_before(delta_tables, key, inputs_digest(delta_tables, reads)) is not None
+
+
 def _passed_before(delta_tables: DeltaTables, key: dg.AssetCheckKey, digest: str) -> dg.AssetCheckResult | None:
     """The result of the last evaluation; None if it failed, was cut short, or had other inputs."""
     execution = delta_tables.execution
     if execution is None or not shows_again(execution.run):
         return None
-    # The newest record may be that of this run, which has no evaluation yet.
+    # The newest record may be that of this run, which may have no evaluation yet.
     records = execution.instance.event_log_storage.get_asset_check_execution_history(key, limit=2)
-    evaluations = [
-        record.event.asset_check_evaluation if record.event else None
-        for record in records
-        if record.run_id != execution.run.run_id
-    ]
-    last = evaluations[0] if evaluations else None
+    evaluations = [(record.run_id, record.event and record.event.asset_check_evaluation) for record in records]
+    last = next((found for run_id, found in evaluations if found or run_id != execution.run.run_id), None)
     if last is None or not last.passed or last.metadata.get(INPUTS) != dg.MetadataValue.text(digest):
         return None
     return dg.AssetCheckResult(

@@ -1,46 +1,19 @@
 """Duplicate groups: of the same photograph, of the same file, or of the same value in a column."""
 
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from benchmarks.photographs import to_noise
 from image_assets.data.duplicate_groups import given_groups, spanning, to_bursts, to_groups, to_pairs, with_equal
-from image_assets.images.fingerprints import to_fingerprint, to_thumbnail
-from image_assets.schemas import FEATURED_IMAGES
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.parquet_files import write_files
-from resources.delta.table import file_layout
 from resources.duplicates import DuplicateRules, Duplicates
+from tests.support.fingerprints import write_fingerprints
 from tests.support.shots import EDITS, compressed, part_under_a_camera
 from tests.support.tables import tables_at
-
-
-def write(delta_tables: DeltaTables, images: dict[str, Image.Image | None]) -> pd.DataFrame:
-    """Rows of featured_images by name, with fingerprints where there is an image; returns their keys."""
-    rows = []
-    for name, image in images.items():
-        fingerprint = None if image is None else to_fingerprint(to_thumbnail(image))
-        content = name.encode() if image is None else image.tobytes()
-        rows.append(
-            {
-                **dict.fromkeys(FEATURED_IMAGES.columns.fieldNames()),
-                "path": f"file:/{name}",
-                "image_id": sha256(content).hexdigest(),
-                "format": name[:1],
-                "hashes": fingerprint and fingerprint.hashes,
-                "thumbnail": fingerprint and fingerprint.thumbnail,
-            }
-        )
-    delta_tables.create(FEATURED_IMAGES)
-    files = write_files(rows, delta_tables.uri(FEATURED_IMAGES), file_layout(FEATURED_IMAGES))
-    delta_tables.append_files(FEATURED_IMAGES, list(files))
-    return pd.DataFrame(rows, columns=["path", "image_id"])
 
 
 def groups(delta_tables: DeltaTables, images: pd.DataFrame, rules: DuplicateRules, new: int | None = None) -> list[int]:
@@ -54,7 +27,7 @@ def photographs(tmp_path: Path) -> tuple[DeltaTables, pd.DataFrame]:
     tables = tables_at(tmp_path)
     first, second = to_noise(0), to_noise(1)
     edits = {"c": EDITS["cropped"](first), "d": EDITS["mirrored"](first), "e": second}
-    return tables, write(tables, {"a": first, "b": second, **edits, "f": None, "g": None})
+    return tables, write_fingerprints(tables, {"a": first, "b": second, **edits, "f": None, "g": None})
 
 
 @pytest.mark.parametrize(
@@ -80,7 +53,7 @@ def test_of_many_copies_and_lookalikes_only_the_copies_are_grouped(tmp_path: Pat
     others = [part_under_a_camera(number, scratched=False, ground="gradient") for number in range(4)]
     images = {f"copy {number}": compressed(photograph, 80 + number) for number in range(12)}
     images |= {f"other {number}": other for number, other in enumerate(others)}
-    found = groups(tables, write(tables, images), DuplicateRules())
+    found = groups(tables, write_fingerprints(tables, images), DuplicateRules())
     assert found == [0] * 12 + [1, 2, 3, 4]
 
 
@@ -91,7 +64,7 @@ def test_pairs_that_span_groups_have_no_cycle_and_come_first() -> None:
 
 def test_images_with_the_same_value_in_a_column_are_grouped(photographs: tuple[DeltaTables, pd.DataFrame]) -> None:
     tables, images = photographs
-    more = pd.concat([images, write(tables, {"a2": to_noise(7)})], ignore_index=True)
+    more = pd.concat([images, write_fingerprints(tables, {"a2": to_noise(7)})], ignore_index=True)
     by_format = DuplicateRules(duplicates="off", group_by="format")  # the first letter of the name
     assert groups(tables, more, by_format) == [0, 1, 2, 3, 4, 5, 6, 0]
 

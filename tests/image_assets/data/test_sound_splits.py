@@ -9,12 +9,24 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
+from image_assets.data.duplicate_groups import to_groups, to_pairs
 from image_assets.data.image_splits import read_split, split_digest, split_rows, training_labels, with_content
-from image_assets.data.sound_splits import UnsoundSplits, in_splits, leaks, missing_labels, require_sound_splits
+from image_assets.data.sound_splits import (
+    UnsoundSplits,
+    current_assignments,
+    find_leaks,
+    in_splits,
+    leaks,
+    missing_labels,
+    require_sound_splits,
+)
 from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES, IMAGE_SPLITS
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.parquet_files import write_files
 from resources.delta.table import file_layout
+from resources.duplicates import DuplicateRules
+from tests.support.fingerprints import write_fingerprints
+from tests.support.shots import compressed, cropped, part_under_a_camera
 from tests.support.tables import tables_at
 
 
@@ -166,3 +178,21 @@ def test_100000_images_are_looked_through_in_seconds() -> None:
     assert len(leaks(images, near)) == 50_000
     assert len(missing_labels(images)) == 1
     assert time.process_time() - started < 30
+
+
+@pytest.mark.parametrize("state", ["current", "missing"])
+def test_edits_that_the_assignment_could_not_find_among_many_lookalikes_are_no_leak(tmp_path: Path, state: str) -> None:
+    tables = tables_at(tmp_path)
+    part, *others = (part_under_a_camera(number, scratched=True, ground="rough") for number in (103, *range(60)))
+    edit = compressed(cropped(part, 1, 1, 0.95))
+    keys = write_fingerprints(tables, {"part": part, "edit": edit, **{f"{n}": one for n, one in enumerate(others)}})
+    together, apart = (
+        to_groups(len(some), to_pairs(tables, some, np.full(len(some), True), DuplicateRules()))
+        for some in (keys[:2], keys)
+    )
+    assert (together[0] == together[1], apart[0] == apart[1]) == (True, False)
+    images = assignments(np.where(apart == apart[1], "test", "training").tolist())
+    images = images.assign(**keys, duplicate_group=apart.astype(str))
+    write(tables, images[:2])
+    write(tables, images[2:], state)
+    assert find_leaks(tables, current_assignments(tables)) == []

@@ -9,7 +9,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from image_assets.images.charts import picture_markdown
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.unchanged import INPUTS, RECOMPUTE, describe_once, table_check
+from resources.delta.unchanged import INPUTS, RECOMPUTE, describe_once, has_passed, table_check
 from resources.pictures import linked
 from tests.support.images import png
 from tests.support.tables import SHELLS, add, shell, tables_at
@@ -23,7 +23,7 @@ class Counted:
     def __init__(self) -> None:
         self.described = self.checked = 0
         self.value = "a setting"
-        self.passes = True
+        self.passes, self.found_passed = True, False
 
 
 @pytest.fixture
@@ -53,17 +53,22 @@ def run(tmp_path: Path, counted: Counted, delta_tables: DeltaTables) -> Run:
             metadata=describe_once(delta_tables, "shells", describe, tables=[SHELLS], values=[counted.value])
         )
 
-    @table_check(asset="shells", reads=[SHELLS], description="Whether shells are fine.")
+    @table_check(asset="shells", reads=[SHELLS], description="Whether shells are fine.", blocking=True)
     def fine(delta_tables: DeltaTables) -> dg.AssetCheckResult:
         counted.checked += 1
         return dg.AssetCheckResult(passed=counted.passes, metadata={"evaluation": counted.checked})
 
-    defs = dg.Definitions([shells], asset_checks=[fine], resources={"delta_tables": delta_tables})
+    @dg.asset(deps=[shells])
+    def necklaces(delta_tables: DeltaTables) -> None:
+        counted.found_passed = has_passed(delta_tables, "shells", "fine", [SHELLS])
+
+    defs = dg.Definitions([shells, necklaces], asset_checks=[fine], resources={"delta_tables": delta_tables})
     jobs = dg.Definitions.merge(
         defs,
         dg.Definitions(
             jobs=[
                 dg.define_asset_job("everything"),
+                dg.define_asset_job("necklaces", "necklaces"),
                 dg.define_asset_job("checks", dg.AssetSelection.all_asset_checks(), tags={RECOMPUTE: "true"}),
             ]
         ),
@@ -78,7 +83,9 @@ def run(tmp_path: Path, counted: Counted, delta_tables: DeltaTables) -> Run:
 
 
 def described(result: dg.ExecuteInProcessResult) -> dict[str, dg.MetadataValue]:
-    (event,) = result.get_asset_materialization_events()
+    (event,) = (
+        event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey("shells")
+    )
     return dict(event.step_materialization_data.materialization.metadata)
 
 
@@ -130,6 +137,23 @@ def test_a_deleted_picture_is_drawn_again(run: Run, tmp_path: Path, counted: Cou
     run()
     assert counted.described == 2
     assert picture.is_file()
+
+
+def test_an_asset_can_tell_that_a_check_has_passed_on_the_same_table(
+    run: Run, counted: Counted, delta_tables: DeltaTables
+) -> None:
+    run("necklaces")
+    assert not counted.found_passed, "it never ran"
+    run()
+    assert counted.found_passed, "in the same run"
+    counted.found_passed = False
+    run("necklaces")
+    assert counted.found_passed, "in an earlier run"
+    run("necklaces", tags={RECOMPUTE: "true"})
+    assert not counted.found_passed, "everything is to be computed again"
+    add(delta_tables, shell("whelk"))
+    run("necklaces")
+    assert not counted.found_passed, "the table has changed"
 
 
 def test_a_failed_check_is_evaluated_again(run: Run, counted: Counted) -> None:
