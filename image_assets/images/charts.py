@@ -25,6 +25,7 @@ MIME_TYPES = {
 DOTS_PER_INCH = 100
 SHOWN_BARS, SHOWN_PARTS = 60, 9
 NAMED_BARS = 12  # with more bars, only every nth one is named
+NAMED_ROWS = 100  # of a confusion matrix; the names of more would overlap, and take minutes to draw
 MAX_NAME_LENGTH = 20
 COLORS = {"": "#1f77b4", "validation_": "#ff7f0e"}
 
@@ -51,7 +52,8 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
 def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
     """PNG of a confusion matrix: true labels in rows, predicted labels in columns.
 
-    Colors are shares of the row. With more than 20 labels, cells have no numbers, which would be illegible.
+    Colors are shares of the row. With more than 20 labels, cells have no numbers, which would be illegible; with more
+    than NAMED_ROWS, only every nth row and column has its name.
     """
     from matplotlib.figure import Figure
 
@@ -61,11 +63,12 @@ def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> 
     axes = figure.subplots()
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [short(label) for label in labels]
+    step = -(-len(labels) // NAMED_ROWS)
+    named, names = range(0, len(labels), step), [short(label) for label in labels[::step]]
     size = 10 if len(labels) <= 12 else 8 if len(labels) <= 40 else 5
     plain = {"fontsize": size, "parse_math": False}  # a label may hold dollar signs
-    axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor", **plain)
-    axes.set_yticks(range(len(labels)), names, **plain)
+    axes.set_xticks(named, names, rotation=45, ha="right", rotation_mode="anchor", **plain)
+    axes.set_yticks(named, names, **plain)
     axes.set(xlabel="predicted label", ylabel="true label")
     axes.spines[:].set_visible(False)
     if len(labels) <= 20:

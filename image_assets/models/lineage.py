@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TABLE_VERSIONS = "table_versions"
 CACHE_SETTINGS = "cache_settings"  # the tag that records how the training caches stored images
+MAX_LABELS_TAG_LENGTH = 100_000  # MLflow refuses a version with a longer tag
 THRESHOLDS = "thresholds"  # the tag of a version that abstains: `Thresholds` as JSON
 
 CURVES_FILE = "learning_curves.png"
@@ -185,7 +186,7 @@ def log_task(task: "Task", origin: Origin, delta_tables: DeltaTables) -> None:
     mlflow.log_dict({"labels": task.labels}, "labels.json")
     mlflow.log_dict({name: version(name) for name in LIBRARIES}, "library_versions.json")
     mlflow.log_dict(hardware(), "hardware.json")
-    mlflow.set_tags({**to_origin_tags(origin), "labels": json.dumps(task.labels), "framework": task.framework})
+    mlflow.set_tags({**to_origin_tags(origin), "labels": labels_tag(task.labels), "framework": task.framework})
     for table in (table for table in INPUTS if table.name in origin.table_versions):
         delta_version = origin.table_versions[table.name]
         source = DeltaDatasetSource(path=delta_tables.uri(table), delta_table_version=delta_version)
@@ -211,7 +212,7 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
     return {
         **to_origin_tags(origin),
         "framework": task.framework,
-        "labels": json.dumps(task.labels),
+        "labels": labels_tag(task.labels),
         "backbone": trained.backbone,
         "backbone_identity": task.backbone,
         "backbone_name": task.plan.backbone_name,
@@ -234,6 +235,17 @@ def to_tags(task: "Task", trained: TrainingResult, origin: Origin, settings: dic
         **({THRESHOLDS: json.dumps(asdict(trained.thresholds))} if trained.thresholds else {}),
         **({EMBEDDING_BACKBONE: trained.embedding_backbone} if trained.embedding_backbone else {}),
     }
+
+
+def labels_tag(labels: Sequence[str]) -> str:
+    """The labels as the tag of a version; a ValueError if they are too long for it."""
+    tag = json.dumps(labels, ensure_ascii=False)  # escaped, a letter of some scripts would be six
+    if len(tag) > MAX_LABELS_TAG_LENGTH:
+        raise ValueError(
+            f"the names of the {len(labels):,} labels need {len(tag):,} characters in MLflow, which stores "
+            f"{MAX_LABELS_TAG_LENGTH:,} with a version: shorten them, or use fewer"
+        )
+    return tag
 
 
 def to_origin_tags(origin: Origin) -> dict[str, str]:

@@ -75,6 +75,11 @@ def test_a_confusion_matrix_of_any_size_is_a_png_that_fits(labels: int) -> None:
     assert len(matrix) <= 100_000
 
 
+def test_a_confusion_matrix_of_many_labels_has_the_names_that_fit() -> None:
+    labels, counts = [str(number) for number in range(101)], np.eye(101, dtype=int).tolist()
+    assert confusion_matrix(counts, labels) == confusion_matrix(counts, [labels[0], "another", *labels[2:]])
+
+
 @pytest.mark.filterwarnings("error")
 def test_labels_without_images_math_in_names_and_letters_without_a_glyph_can_be_drawn() -> None:
     assert opened(confusion_matrix([[0, 0], [0, 3]], ["$x_{$", "\N{CJK UNIFIED IDEOGRAPH-82B1}"])).format == "PNG"

@@ -11,7 +11,7 @@ from image_assets.images.charts import learning_curves
 from image_assets.models.backbones import MOBILENET_V2
 from image_assets.models.calibration import Thresholds
 from image_assets.models.frameworks import TORCH
-from image_assets.models.lineage import log_outcome
+from image_assets.models.lineage import MAX_LABELS_TAG_LENGTH, labels_tag, log_outcome
 from image_assets.models.training import FINGERPRINT, LoggedTraining, Task, combined, to_metadata, trained_before
 from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import TrainingResult
@@ -58,6 +58,15 @@ def test_a_run_in_mlflow_has_the_figures_of_the_version_and_not_only_those_of_it
     logged = MlflowClient(registry.tracking_uri).get_run(run.info.run_id).data.metrics
     names = ("best_validation_accuracy", "validation_coverage", "validation_precision")
     assert [logged[name] for name in names] == [0.9, 0.6, 0.95]
+
+
+def test_the_names_of_labels_are_stored_in_any_script_or_refused_before_the_training(registry: ModelRegistry) -> None:
+    label = "\N{CJK UNIFIED IDEOGRAPH-82B1}" * (MAX_LABELS_TAG_LENGTH - len('[""]'))
+    tags = {"labels": labels_tag([label])}
+    MlflowClient(registry.tracking_uri).create_model_version(registry.name, "file:///nowhere", tags=tags)
+    assert registry.version(1).labels == [label]
+    with pytest.raises(ValueError, match=r"the names of the 1 labels need 100,001 characters.* shorten them"):
+        labels_tag([f"{label}."])
 
 
 @pytest.mark.parametrize(("source", "backbone"), [("auto", "untrained"), ("auto", "imagenet"), ("none", "untrained")])
