@@ -28,6 +28,8 @@ BLANK_LEVELS = 8  # a page whose gray levels differ by less, averaged over squar
 MAX_BLANK_PAGES = 50  # looked through for one that is not blank
 NO_END_MARKER = "the end marker is missing; all pixels are there"
 BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
+# Sides twice as long are reduced first: the resizer needs 16 bytes per pixel of a side, and grows before it shrinks.
+LONG_SIDE_PIXELS = 100_000
 
 
 PageChoice = Literal["non_blank", "first"]
@@ -59,6 +61,8 @@ class Crop:
 
         SIMD instructions make it several times as fast; each value differs from Pillow's by one level at most.
         """
+        if max(image.size) >= 2 * LONG_SIDE_PIXELS:
+            image = image.reduce((max(1, image.width // LONG_SIDE_PIXELS), max(1, image.height // LONG_SIDE_PIXELS)))
         width, height = image.size
         left, top = self.left * width, self.top * height
         box = CropBox(left, top, min(self.right * width, width) - left, min(self.bottom * height, height) - top)

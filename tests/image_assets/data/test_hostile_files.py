@@ -154,6 +154,8 @@ CASES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "infinite window.dcm": (lambda: dicom(LEVELS, WindowCenter="0", WindowWidth="1e400"), None),
     "ten thousand frames.gif": (lambda: gif_of_frames(10_000), None),
     "a thousand scans.jpg": (lambda: jpeg_of_scans(64, 1_000), None),
+    "very wide.png": (lambda: black_png(9_000_000, 1), None),
+    "very high.png": (lambda: black_png(1, 9_000_000), None),
     "large, many scans.jpg": (lambda: jpeg_of_scans(5_000, 50_000), "timeout"),
     "more memory than allowed.png": (lambda: black_png(7_000, 7_000, alpha=True), "out_of_memory"),
     "901 million pixels.png": (lambda: black_png(30_016, 30_016), "too_many_pixels"),

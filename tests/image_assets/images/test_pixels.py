@@ -182,6 +182,15 @@ def test_resized_parts_are_pillows_up_to_rounding(mode: str) -> None:
         assert np.abs(np.asarray(crop.resized(image, 24)).astype(int) - np.asarray(expected)).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(250_001, 3), (3, 1_000_007), (199_999, 2)])
+def test_images_with_a_very_long_side_are_resized_as_by_pillow(size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, size[::-1], np.uint8))
+    crop = Crop(0.1, 0.3, 0.9, 1)
+    box = (crop.left * size[0], crop.top * size[1], crop.right * size[0], crop.bottom * size[1])
+    expected = image.resize((24, 24), Image.Resampling.BILINEAR, box=box)
+    assert np.abs(np.asarray(crop.resized(image, 24)).astype(int) - np.asarray(expected)).max() <= 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("name", "size"), [("JPEG", SIZE), ("JPEG", (1210, 905)), ("PNG", (301, 200)), ("TIFF", SIZE)])
 def test_gray_pixels_of_an_image_and_of_its_gray_png_are_the_same(
