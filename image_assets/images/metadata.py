@@ -16,6 +16,7 @@ TIMES = (  # the tags of a time, its fraction of a second and its zone, the best
     (ExifTags.Base.DateTimeDigitized, ExifTags.Base.SubsecTimeDigitized, ExifTags.Base.OffsetTimeDigitized),
 )
 ZONE = re.compile(r"([+-])(\d\d):?(\d\d)")
+MAX_LENGTH = 200  # characters; a longer text, of up to 64 KB, names no camera, lens or time
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,13 @@ def _camera(make: str | None, model: str | None) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """A tag's text without the zero bytes and spaces that fill it up."""
+    """A tag's text without the zero bytes and spaces that fill it up; None if it is too long to be a name."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if not isinstance(value, str):
         return None
-    return " ".join(value.partition("\0")[0].split()) or None
+    text = " ".join(value.partition("\0")[0].split())
+    return text if 0 < len(text) <= MAX_LENGTH else None
 
 
 def _degrees(place: Mapping[int, Any], tag: int, reference: int, *, limit: float) -> float | None:

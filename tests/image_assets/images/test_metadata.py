@@ -78,3 +78,9 @@ def test_a_model_that_begins_with_the_make_is_not_doubled() -> None:
     assert read_camera_data(exif({}, Make="Canon", Model="Canon EOS R5\0\0")).camera == "Canon EOS R5"
     assert read_camera_data(exif({}, Model="EOS")).camera == "EOS"
     assert read_camera_data(Image.Exif()) == CameraData()
+
+
+def test_a_text_too_long_to_be_a_name_is_left_out() -> None:
+    found = read_camera_data(exif({36867: NOON, 42036: "lens " * 12_000}, Make="Canon", Model="x" * 60_000))
+    assert (found.camera, found.lens, found.captured_at) == ("Canon", None, datetime(2024, 6, 1, 12, 30, 5, tzinfo=UTC))
+    assert read_camera_data(exif({}, Model=f"EOS{' ' * 60_000}\0")).camera == "EOS"
