@@ -15,7 +15,7 @@ from benchmarks.page import PAGE, PICTURE, write_page
 from benchmarks.photographs import Photographs
 from benchmarks.predictions import predictions
 from benchmarks.processes import processes
-from benchmarks.promotion import promotion
+from benchmarks.promotion import LEAST_IMAGES, promotion
 from benchmarks.report import conditions
 from benchmarks.results import RESULTS, save
 from benchmarks.sensor import sensor
@@ -39,6 +39,11 @@ SIZES = {
     "predictions": 5_000,
     "promotion": 10_000,
 }
+LEAST = {  # where it is more than one image: some also measure a tenth or a hundredth of them
+    **dict.fromkeys(("following", "growth", "sensor"), 100),
+    **dict.fromkeys(("training", "accuracy", "promotion"), LEAST_IMAGES),
+    "processes": 10 * LEAST_IMAGES,
+}
 ON_PHOTOGRAPHS = {
     "caches": caches,
     "loader": loader,
@@ -61,7 +66,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="number of images (each benchmark has its own default)")
     parser.add_argument("--repeats", type=int, default=3, help="runs per contestant")
     parser.add_argument("--photographs", help="a folder of photographs to use instead of generated ones")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    for benchmark in SIZES if chosen.only is None else (chosen.only,):
+        if chosen.size is not None and chosen.size < LEAST.get(benchmark, 1):
+            parser.error(f"--size {chosen.size}: {benchmark} needs {LEAST.get(benchmark, 1)} or more")
+    return chosen
 
 
 def main() -> None:
