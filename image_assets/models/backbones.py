@@ -74,6 +74,7 @@ class Backbone:
     # embedding has the means of the last block's channels as they are.
     levels: int = 1
     compared_from: int = 0  # the first feature of an embedding that says how alike two images are
+    cost: float = 1.0  # CPU time for an image, measured in PyTorch on one core; EfficientNet-Lite0 is 1
 
     @property
     def pixels_shape(self) -> tuple[int, int, int]:
@@ -100,6 +101,7 @@ MOBILENET_V2 = Backbone(
     features=1280,
     blocks=19,  # the first convolution, 17 inverted residuals, the last convolution
     max_onnx_bytes=15_000_000,  # float32 weights take 9 MB
+    cost=0.7,
     implementations={
         "tensorflow": Implementation(
             model="MobileNetV2",
@@ -137,6 +139,7 @@ MOBILENET_V3_LARGE = Backbone(
     features=960,
     blocks=17,
     max_onnx_bytes=20_000_000,
+    cost=0.55,
     implementations={
         "tensorflow": Implementation(
             model="MobileNetV3Large",
@@ -194,6 +197,7 @@ EFFICIENTNET_LITE2_LEVELS = Backbone(
     features=3 * 208 + 352 + 1280,
     blocks=23,
     max_onnx_bytes=27_000_000,
+    cost=2.0,
     implementations=lite_implementations(2, "efficientnet-lite2-9656183e.pth"),
     levels=5,
     compared_from=3 * 208,
@@ -204,6 +208,7 @@ EFFICIENTNET_V2_S = Backbone(
     features=1280,
     blocks=42,
     max_onnx_bytes=100_000_000,
+    cost=7.0,
     implementations={
         "tensorflow": Implementation(
             model="EfficientNetV2S",
@@ -230,6 +235,7 @@ CONVNEXT_TINY = Backbone(
     features=768,
     blocks=22,  # the stem, 18 blocks in four stages, three convolutions between these
     max_onnx_bytes=130_000_000,
+    cost=2.8,
     implementations={
         # Keras's cannot be exported: tf2onnx knows neither its grouped convolutions nor its activation.
         "torch": Implementation(
@@ -249,6 +255,7 @@ RESNET50 = Backbone(
     features=2048,
     blocks=20,  # the first convolution, its normalization, activation and pooling, and 16 residual blocks
     max_onnx_bytes=115_000_000,
+    cost=3.0,
     implementations={
         "tensorflow": Implementation(
             model="ResNet50",

@@ -3,6 +3,7 @@
 import os
 from typing import Any, Literal
 
+from image_assets.models.backbones import CURRENT_BACKBONE, EFFICIENTNET_LITE2_LEVELS
 from image_assets.models.frameworks import Framework
 from image_assets.models.training_plan import TrainingPlan
 
@@ -13,6 +14,7 @@ Effort = Literal["quick", "good", "best"]
 # somebody sets `trainable` alone, and are the defaults of releases without the setting.
 DEFAULTS: dict[Effort, dict[str, Any]] = {  # Any: settings are of several types
     "quick": {
+        "backbone": CURRENT_BACKBONE.name,
         "trainable": "head",
         "top_blocks": 8,
         "augmentation": False,
@@ -22,6 +24,7 @@ DEFAULTS: dict[Effort, dict[str, Any]] = {  # Any: settings are of several types
         "averaged_epochs": 1,
     },
     "good": {
+        "backbone": CURRENT_BACKBONE.name,
         "trainable": "top_blocks",
         "top_blocks": 6,
         "augmentation": True,
@@ -31,13 +34,14 @@ DEFAULTS: dict[Effort, dict[str, Any]] = {  # Any: settings are of several types
         "averaged_epochs": 4,
     },
     "best": {
+        "backbone": EFFICIENTNET_LITE2_LEVELS.name,
         "trainable": "top_blocks",
         "top_blocks": 12,
         "augmentation": True,
-        "augmented_views": 8,
-        "fine_tuning_epochs": 20,
+        "augmented_views": 6,
+        "fine_tuning_epochs": 12,
         "fine_tuning_learning_rate": 2.5e-4,
-        "averaged_epochs": 8,
+        "averaged_epochs": 6,
     },
 }
 
@@ -79,7 +83,7 @@ def expected_seconds(
         if plan.refit:
             again = training_images if plan.augmentation and not plan.augmented_views else 0  # views are kept
             seconds += (validation_images + again) * views * frozen + images * plan.fine_tuning.epochs * trained
-    return START_SECONDS + seconds / cores
+    return START_SECONDS + seconds * plan.architecture.cost / cores
 
 
 def announcement(plan: TrainingPlan, training_images: int, validation_images: int) -> str:

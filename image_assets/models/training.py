@@ -131,6 +131,7 @@ def cache_for(backbone: Backbone, resources: TrainingResources, split: str, labe
 
 def to_task(framework: Framework, config: TrainingConfig, resources: TrainingResources) -> Task:
     """The task for the current tables and settings; a ValueError if they cannot be trained on."""
+    config = config.resolved()
     require_supported(config.backbone, framework.name)
     if config.distributor not in framework.distributors:
         raise ValueError(

@@ -7,7 +7,6 @@ from pydantic import ConfigDict, Field, model_validator
 
 from image_assets.models.backbones import (
     BACKBONES,
-    CURRENT_BACKBONE,
     IMPLIED_BACKBONE,
     can_be_fine_tuned,
     is_external,
@@ -38,10 +37,10 @@ class TrainingConfig(dg.Config):
     model_config = ConfigDict(allow_inf_nan=False)
 
     backbone: str = Field(
-        default=CURRENT_BACKBONE.name,
+        default="auto",
         description="The pretrained network below the head: "
         f"{', '.join(f'`{name}`' for name in BACKBONES)}; or, to train only a head on it, `timm:<name>` for a network "
-        "of the package timm, or `onnx:<file>`.",
+        f"of the package timm, or `onnx:<file>`. `auto`: what the effort says. {defaults_of('backbone')}",
     )
     effort: Effort = Field(
         default="quick",
@@ -168,27 +167,28 @@ class TrainingConfig(dg.Config):
 
     @model_validator(mode="after")
     def _trains_what_the_backbone_has(self) -> "TrainingConfig":
-        if self.backbone not in BACKBONES and not is_external(self.backbone):
-            raise ValueError(f"backbone is {self.backbone!r}: expected one of {names_of_backbones()}")
-        trainable = self.resolved().trainable
+        resolved = self.resolved()
+        backbone, trainable = resolved.backbone, resolved.trainable
+        if backbone not in BACKBONES and not is_external(backbone):
+            raise ValueError(f"backbone is {backbone!r}: expected 'auto', or one of {names_of_backbones()}")
         if trainable == "head":
             return self
-        if not can_be_fine_tuned(self.backbone):
+        if not can_be_fine_tuned(backbone):
             raise ValueError(
-                f"effort is {self.effort!r} and trainable is {trainable!r}, but {self.backbone} can only be used as it "
+                f"effort is {self.effort!r} and trainable is {trainable!r}, but {backbone} can only be used as it "
                 f"is: set trainable to 'head', or choose one of {', '.join(filter(can_be_fine_tuned, BACKBONES))}"
             )
         if trainable != "top_blocks" or self.top_blocks is None:
             return self
-        row = BACKBONES[self.backbone]
+        row = BACKBONES[backbone]
         if self.top_blocks >= row.blocks:
             raise ValueError(
-                f"top_blocks is {self.top_blocks}: expected fewer than the {row.blocks} blocks of {self.backbone}; to "
+                f"top_blocks is {self.top_blocks}: expected fewer than the {row.blocks} blocks of {backbone}; to "
                 "train them all, set trainable to 'all'"
             )
         if self.top_blocks < row.levels:
             raise ValueError(
-                f"top_blocks is {self.top_blocks}, but {self.backbone} makes embeddings of its last {row.levels} "
+                f"top_blocks is {self.top_blocks}, but {backbone} makes embeddings of its last {row.levels} "
                 f"blocks: expected at least {row.levels}, or another backbone, such as {IMPLIED_BACKBONE}"
             )
         return self
@@ -218,8 +218,9 @@ class TrainingConfig(dg.Config):
         trainable = defaults["trainable"] if self.trainable == "auto" else self.trainable
         refit = self.head_fit == "closed_form" and (trainable == "head" or self.effort == "best")
         defaults = {**defaults, "refit": refit}
-        if self.backbone in BACKBONES:
-            defaults["top_blocks"] = min(defaults["top_blocks"], BACKBONES[self.backbone].blocks - 1)
+        backbone = defaults["backbone"] if self.backbone == "auto" else self.backbone
+        if backbone in BACKBONES:
+            defaults["top_blocks"] = min(defaults["top_blocks"], BACKBONES[backbone].blocks - 1)
         unset = {name: of for name, of in defaults.items() if getattr(self, name) in (None, "auto")}
         return self.model_copy(update=unset)
 
@@ -254,7 +255,7 @@ class TrainingConfig(dg.Config):
             backbone=weights,
             head=head,
             fine_tuning=fine_tuning,
-            backbone_name=self.backbone,
+            backbone_name=own["backbone"],
             **content,
             **others,
         )

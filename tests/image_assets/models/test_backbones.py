@@ -133,7 +133,7 @@ def test_a_framework_without_a_backbone_lists_those_that_it_has() -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"backbone": "resnet"}, "backbone is 'resnet': expected one of mobilenet_v2, .* or onnx:<file>"),
+        ({"backbone": "resnet"}, "backbone is 'resnet': expected 'auto', or one of mobilenet_v2, .* or onnx:<file>"),
         ({"backbone": "timm:resnet18", "trainable": "all"}, "can only be used as it is: set trainable to 'head'"),
         ({"trainable": "top_blocks", "top_blocks": 18}, "top_blocks is 18: expected fewer than the 18 blocks"),
         ({"trainable": "top_blocks", "top_blocks": 4}, "top_blocks is 4, .* of its last 5 blocks: expected at least 5"),

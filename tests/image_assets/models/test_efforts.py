@@ -33,6 +33,24 @@ def test_each_effort_takes_longer_than_the_one_before() -> None:
     assert [plan({"effort": effort}).trainable for effort in DEFAULTS] == ["head", "top_blocks", "top_blocks"]
 
 
+def test_a_larger_backbone_takes_longer() -> None:
+    seconds = [
+        expected_seconds(FRAMEWORKS["torch"], plan({"effort": "good", "backbone": backbone}), 2000, 400)
+        for backbone in ("mobilenet_v2_levels", "efficientnet_lite0_levels", "efficientnet_lite2_levels", "resnet50")
+    ]
+    assert seconds == sorted(set(seconds))
+
+
+def test_best_trains_a_larger_backbone_unless_another_one_is_chosen() -> None:
+    assert [plan({"effort": effort}).backbone_name for effort in DEFAULTS] == [
+        "efficientnet_lite0_levels",
+        "efficientnet_lite0_levels",
+        "efficientnet_lite2_levels",
+    ]
+    assert plan({"effort": "best", "backbone": "resnet50"}).backbone_name == "resnet50"
+    assert plan({"effort": "best", "trainable": "head"}).backbone_name == plan({}).backbone_name
+
+
 @pytest.mark.parametrize("effort", DEFAULTS)
 def test_a_setting_that_is_set_wins_over_the_effort(effort: Effort) -> None:
     chosen = plan({"effort": effort, "trainable": "all", "fine_tuning_epochs": 3, "augmentation": False})
@@ -125,7 +143,7 @@ def test_the_launchpad_may_leave_settings_out() -> None:
     [
         ({}, "the head on 1,799 images"),
         ({"effort": "good"}, "the head and 6 blocks on 1,799 images, in 8 epochs at most"),
-        ({"effort": "best"}, "the head and 12 blocks on 1,799 images, in 20 epochs at most, then again on 2,185"),
+        ({"effort": "best"}, "the head and 12 blocks on 1,799 images, in 12 epochs at most, then again on 2,185"),
     ],
 )
 def test_a_training_announces_what_it_trains(settings: dict[str, Any], what: str) -> None:
