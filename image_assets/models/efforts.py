@@ -3,7 +3,7 @@
 import os
 from typing import Any, Literal
 
-from image_assets.models.backbones import CURRENT_BACKBONE, EFFICIENTNET_LITE2_LEVELS
+from image_assets.models.backbones import CURRENT_BACKBONE, LARGER_BACKBONE
 from image_assets.models.frameworks import Framework
 from image_assets.models.training_plan import TrainingPlan
 
@@ -34,7 +34,7 @@ DEFAULTS: dict[Effort, dict[str, Any]] = {  # Any: settings are of several types
         "averaged_epochs": 4,
     },
     "best": {
-        "backbone": EFFICIENTNET_LITE2_LEVELS.name,
+        "backbone": LARGER_BACKBONE.name,
         "trainable": "top_blocks",
         "top_blocks": 12,
         "augmentation": True,
