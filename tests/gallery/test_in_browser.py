@@ -40,8 +40,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SmallHome:
 def page(request: pytest.FixtureRequest, browser: Browser, home: SmallHome) -> Iterator[Page]:
     """The gallery in a window of its own, light by default; console messages and page errors fail the test."""
     with served(home.home, home.landing) as address:
+        # Without transitions between pages: the browser reports each one that it skips as an error of the page.
         window = browser.new_context(
-            viewport={"width": 1280, "height": 800}, color_scheme=getattr(request, "param", "light")
+            viewport={"width": 1280, "height": 800},
+            color_scheme=getattr(request, "param", "light"),
+            reduced_motion="reduce",
         )
         page = window.new_page()
         messages: list[str] = []
