@@ -39,7 +39,7 @@ SIZES = {
     "predictions": 5_000,
     "promotion": 10_000,
 }
-LEAST = {  # where it is more than one image: some also measure a tenth or a hundredth of them
+LEAST = {  # images, where one is too few: some benchmarks also measure a tenth or a hundredth of them
     **dict.fromkeys(("following", "growth", "sensor"), 100),
     **dict.fromkeys(("training", "accuracy", "promotion"), LEAST_IMAGES),
     "processes": 10 * LEAST_IMAGES,
@@ -67,9 +67,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs per contestant")
     parser.add_argument("--photographs", help="a folder of photographs to use instead of generated ones")
     chosen = parser.parse_args()
-    for benchmark in SIZES if chosen.only is None else (chosen.only,):
-        if chosen.size is not None and chosen.size < LEAST.get(benchmark, 1):
-            parser.error(f"--size {chosen.size}: {benchmark} needs {LEAST.get(benchmark, 1)} or more")
+    for benchmark in SIZES:
+        least = LEAST.get(benchmark, 1)
+        if chosen.only in (None, benchmark) and chosen.size is not None and chosen.size < least:
+            parser.error(f"--size {chosen.size}: {benchmark} needs {least} or more")
     return chosen
 
 

@@ -71,7 +71,7 @@ def same_photograph_pairs(
 ) -> Pairs:
     """The pairs with a new image that show the same photograph: hashes propose them, thumbnails decide.
 
-    With `splits`, of which some may be null, thumbnails of images in the same split are not compared.
+    With `splits`, only images in different splits are compared; those without a split are compared with none.
     """
     if not new.any():
         return NO_PAIRS

@@ -78,8 +78,8 @@ def current_assignments(delta_tables: DeltaTables) -> pd.DataFrame:
 def find_leaks(delta_tables: DeltaTables, assigned: pd.DataFrame) -> list[Leak]:
     """The leaks among current images; near duplicates are looked for again, whatever the table says about them."""
     images = in_splits(assigned)
-    # Among all images ever assigned, as in the assignment: of many lookalikes, hashes propose only the nearest pairs,
-    # which would be others among fewer images.
+    # Among all images ever assigned, as in the assignment: hashes propose only each image's nearest lookalikes, and
+    # with some images left out, these would be others.
     everything = delta_tables.read(IMAGE_SPLITS, ["image_id"]).to_pandas()
     ids = pd.concat([images["image_id"], everything["image_id"]], ignore_index=True)
     splits = images["split"].where(compared_by(images, "near")).reindex(ids.index)

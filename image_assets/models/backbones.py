@@ -291,7 +291,7 @@ BACKBONES = {
     )
 }
 CURRENT_BACKBONE = EFFICIENTNET_LITE0_LEVELS  # what versions are trained with unless the run config names another one
-LARGER_BACKBONE = EFFICIENTNET_LITE2_LEVELS  # what those with the most effort are trained with
+LARGER_BACKBONE = EFFICIENTNET_LITE2_LEVELS  # what `effort: best` trains unless the run config names another one
 
 
 def to_backbone(name: str) -> Backbone:

@@ -16,8 +16,8 @@ def write_fingerprints(delta_tables: DeltaTables, images: dict[str, Image.Image 
     """Rows of featured_images by name, with fingerprints where there is an image; returns their keys."""
     rows = []
     for name, image in images.items():
-        fingerprint = None if image is None else to_fingerprint(to_thumbnail(image))
-        content = name.encode() if image is None else image.tobytes()
+        fingerprint = to_fingerprint(to_thumbnail(image)) if image else None
+        content = image.tobytes() if image else name.encode()
         rows.append(
             {
                 **dict.fromkeys(FEATURED_IMAGES.columns.fieldNames()),
