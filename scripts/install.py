@@ -114,7 +114,7 @@ def list_missing() -> list[Missing]:
     system = missing_system()
     if system:
         return [system]
-    missing = [missing_python(), missing_java()]
+    missing = [missing_python(), missing_java(), missing_own_environment()]
     if missing[0] or not is_installed():
         missing += [missing_access(ROOT), missing_access(wheel_folder().parent)]
         if find_wheel() is None:
@@ -122,6 +122,14 @@ def list_missing() -> list[Missing]:
         if not PYTHON.exists():
             missing.append(missing_disk(ROOT))
     return [one for one in missing if one]
+
+
+def missing_own_environment() -> Missing | None:
+    """An environment of this folder's own: a linked one of another folder would be emptied for its users as well."""
+    if VENV.is_symlink() and (VENV / "pyvenv.cfg").is_file() and not is_reusable():
+        remedy = f"Remove the link {VENV} (not what it leads to), and run the command again."
+        return Missing(f"a virtual environment of its own: {VENV} is a link to {VENV.resolve()}", remedy=remedy)
+    return None
 
 
 def run(command: list[str], gigabytes: float = 0) -> None:

@@ -203,8 +203,10 @@ def added_files(delta_tables: DeltaTables, table: Table, after: int) -> AddedFil
         return None
     uri = delta_tables.uri(table)
     found: AddedFiles = []
+    last, now = None, set[DataFile]()
     for version in versions:
-        now, before = (set(table_files(uri, version - back).files) for back in (0, 1))
+        before = now if last == version - 1 else set(table_files(uri, version - 1).files)
+        last, now = version, set(table_files(uri, version).files)
         found.append((version, sorted(now - before, key=lambda file: file.url)))
     gone = any(not exists(file.url) for _, files in found for file in files)
     return None if gone else found

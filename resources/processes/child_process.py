@@ -32,6 +32,16 @@ def gpus_found(program: str) -> int:
     """The number of GPUs that a Python program prints; 0 if it fails, as when the framework is not installed.
 
     It runs in another process: a Python worker that has looked for GPUs cannot be restricted to one afterwards.
+
+    Raises:
+        TimeoutError: The program does not end, as when the GPU's driver hangs.
     """
-    probe = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PROBE_SECONDS)
+    command = [sys.executable, "-c", program]
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(
+            f"looking for GPUs took longer than {PROBE_SECONDS} s: check whether nvidia-smi answers on this machine, "
+            "or set IMAGE_ASSETS_DEVICE=cpu"
+        ) from error
     return int(probe.stdout) if probe.returncode == 0 else 0

@@ -8,6 +8,7 @@ import pytest
 
 from resources.delta.spark_session import DeltaSpark
 from resources.devices import Device, InferenceDevice
+from resources.processes import child_process
 
 NO_GPU, FAILS = "print(0)", "import nowhere"  # programs that count GPUs
 SPARK = DeltaSpark(spark_config={"spark.master": "local[1]"})  # never started
@@ -30,3 +31,9 @@ def test_a_driver_alone_is_no_gpu_that_the_framework_finds(tmp_path: Path, monke
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_asked() -> None:
     with pytest.raises(ValueError, match="'cuda', but tensorflow finds no GPU where tasks run: fix that"):
         InferenceDevice(choice="cuda").resolve(SPARK, "tensorflow", FAILS)
+
+
+def test_a_driver_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "PROBE_SECONDS", 1)
+    with pytest.raises(TimeoutError, match="took longer than 1 s: check whether nvidia-smi answers"):
+        child_process.gpus_found("import time; time.sleep(60)")

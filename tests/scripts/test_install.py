@@ -284,3 +284,17 @@ def test_packages_that_were_left_incomplete_are_installed_again_from_the_start(h
         _, errors = answer.communicate()
     assert answer.returncode == 1
     assert errors == "The installation was interrupted. Run the same command again.\n"
+
+
+def test_an_environment_of_another_folder_is_not_emptied(half_installed: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (half_installed / ".venv").rename(other)
+    (other / "pyvenv.cfg").write_text(f"command = python3.11 -m venv {other}\n")
+    (half_installed / ".venv").symlink_to(other)
+    files = sorted(other.rglob("*"))
+    answer = subprocess.run(
+        [sys.executable, "-m", "scripts.install"], cwd=half_installed, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1
+    assert f".venv is a link to {other}" in answer.stderr
+    assert sorted(other.rglob("*")) == files
