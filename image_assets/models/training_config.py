@@ -66,11 +66,11 @@ class TrainingConfig(dg.Config):
         description="Randomly crop and mirror images in each epoch of fine-tuning; slower. "
         f"{defaults_of('augmentation')}",
     )
-    augmented_views: int | None = Field(
-        default=None,
+    augmented_views: int = Field(
+        default=0,
         ge=0,
         description="How many augmented views of each image to compute and store; later epochs use them again, which "
-        f"takes less time. 0: another one in each epoch. {defaults_of('augmented_views')}",
+        "takes less time. 0: another one in each epoch, stored nowhere.",
     )
     head_fit: HeadFit = Field(
         default="closed_form",

@@ -77,7 +77,11 @@ def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, .
 
 @pytest.mark.parametrize(
     ("framework", "views", "killed_in", "changes", "epochs"),
-    [("tensorflow", 0, "fine_tuning", {}, 4), ("torch", 1, "refit", {"head_fit": "closed_form", "refit": True}, 3)],
+    [
+        ("tensorflow", 0, "fine_tuning", {}, 4),
+        ("torch", 0, "refit", {"head_fit": "closed_form", "refit": True}, 3),
+        ("torch", 1, "refit", {"head_fit": "closed_form", "refit": True}, 3),
+    ],
 )
 def test_a_killed_training_goes_on_to_the_very_same_weights(
     work: Work,
