@@ -98,12 +98,16 @@ def is_installed(*groups: str) -> bool:
     return PYTHON.exists() and all(stamp.is_file() and stamp.read_text() == digest() for stamp in stamps)
 
 
+def is_own() -> bool:
+    """Whether .venv was created at this path, which its programs contain."""
+    settings = VENV / "pyvenv.cfg"
+    command = rf"^command = .* {re.escape(str(VENV))}$"
+    return settings.is_file() and re.search(command, settings.read_text(), re.MULTILINE) is not None
+
+
 def is_reusable() -> bool:
     """Whether .venv can be updated: created at this path, for Python 3.11, and not left half installed."""
-    settings = VENV / "pyvenv.cfg"
-    if UNFINISHED.exists() or not settings.is_file() or not PYTHON.exists():
-        return False
-    if not re.search(rf"^command = .* {re.escape(str(VENV))}$", settings.read_text(), re.MULTILINE):
+    if UNFINISHED.exists() or not PYTHON.exists() or not is_own():
         return False
     process = subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True, text=True, check=False)
     return process.returncode == 0 and "(python 3.11)" in process.stdout
@@ -126,7 +130,7 @@ def list_missing() -> list[Missing]:
 
 def missing_own_environment() -> Missing | None:
     """An environment of this folder's own: a linked one of another folder would be emptied for its users as well."""
-    if VENV.is_symlink() and (VENV / "pyvenv.cfg").is_file() and not is_reusable():
+    if VENV.is_symlink() and (VENV / "pyvenv.cfg").is_file() and not is_own():
         remedy = f"Remove the link {VENV} (not what it leads to), and run the command again."
         return Missing(f"a virtual environment of its own: {VENV} is a link to {VENV.resolve()}", remedy=remedy)
     return None
