@@ -9,7 +9,7 @@ the following table already has.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import and_
 from typing import Any
 
@@ -202,11 +202,11 @@ def added_files(delta_tables: DeltaTables, table: Table, after: int) -> AddedFil
     if versions is None:
         return None
     uri = delta_tables.uri(table)
+    # Most versions follow each other, so that what was before one of them has just been read.
+    files_at = lru_cache(maxsize=2)(lambda version: set(table_files(uri, version).files))
     found: AddedFiles = []
-    last, now = None, set[DataFile]()
     for version in versions:
-        before = now if last == version - 1 else set(table_files(uri, version - 1).files)
-        last, now = version, set(table_files(uri, version).files)
+        before, now = (files_at(at) for at in (version - 1, version))
         found.append((version, sorted(now - before, key=lambda file: file.url)))
     gone = any(not exists(file.url) for _, files in found for file in files)
     return None if gone else found

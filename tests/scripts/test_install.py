@@ -298,3 +298,12 @@ def test_an_environment_of_another_folder_is_not_emptied(half_installed: Path, t
     assert answer.returncode == 1
     assert f".venv is a link to {other}" in answer.stderr
     assert sorted(other.rglob("*")) == files
+
+
+def test_an_interrupted_installation_through_a_link_may_be_run_again(half_installed: Path, tmp_path: Path) -> None:
+    (half_installed / ".venv").rename(tmp_path / "larger disk")
+    (half_installed / ".venv").symlink_to(tmp_path / "larger disk")
+    (half_installed / ".venv" / "unfinished").touch()
+    with finish(half_installed) as answer:
+        _, errors = answer.communicate()
+    assert errors == "The installation was interrupted. Run the same command again.\n"

@@ -79,8 +79,7 @@ def killed_after(epoch: int, phase: str, framework: str, arguments: tuple[Any, .
     ("framework", "views", "killed_in", "changes", "epochs"),
     [
         ("tensorflow", 0, "fine_tuning", {}, 4),
-        ("torch", 0, "refit", {"head_fit": "closed_form", "refit": True}, 3),
-        ("torch", 1, "refit", {"head_fit": "closed_form", "refit": True}, 3),
+        *(("torch", views, "refit", {"head_fit": "closed_form", "refit": True}, 3) for views in (0, 1)),
     ],
 )
 def test_a_killed_training_goes_on_to_the_very_same_weights(
