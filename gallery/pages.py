@@ -44,7 +44,7 @@ from resources.mlflow.model_registry import ModelVersion
 
 MAX_LABELS = 12  # in the table of probabilities
 UNITS = ("bytes", "KB", "MB", "GB")
-cached_choices = lru_cache(maxsize=1)(read_choices)  # counted once per index; every refresh makes another index
+cached_choices = lru_cache(maxsize=1)(read_choices)  # of one index only; every refresh makes another
 Option = tuple[Any, str]  # the value of a filter, and its text
 
 
@@ -52,22 +52,24 @@ def images_page(index: Index, filters: Filters) -> dict[str, Any]:
     """The values of the template `images.html`."""
     page = read_page(index, filters)
     version = shown_version(index, filters)
+    choices = cached_choices(index, version, filters.state)
+    files = dict(choices["state"])
     return {
         "index": index,
         "filters": filters,
         "page": page,
         "page_urls": page_urls(page, filters),
-        "total": index.value("SELECT count(*) FROM files WHERE state = ?", [filters.state]),
+        "total": files.pop(filters.state),
+        "others": [(state, count, Filters(state=state).url()) for state, count in files.items() if count],
         "version": version,
-        "framework": dict(cached_choices(index)["framework"]).get(version),
-        "options": options(index),
+        "framework": dict(choices["framework"]).get(version),
+        "options": options(choices),
         "image_url": partial(image_url, filters),
     }
 
 
-def options(index: Index) -> dict[str, list[Option]]:
-    """The options of each filter."""
-    choices = cached_choices(index)
+def options(choices: Mapping[str, list[Option]]) -> dict[str, list[Option]]:
+    """The options of each filter, from the values to choose from."""
     frameworks = dict(choices["framework"])
     counted = ("label", "predicted", "format", "attribute", "state", "reason")
     return {
@@ -227,12 +229,17 @@ def replays(delta_tables: DeltaTables, image: Row) -> Sequence[Row]:
 
 def nearest_by_embedding(index: Index, embeddings: LiveEmbeddings, image: Row) -> dict[str, Any]:
     """Current images with the most similar embeddings and their cosine `similarity`; None without an embedding."""
-    stored = embeddings.current() if image["image_id"] else None
-    # Twice as many as are shown, because some of them may have been deleted.
-    similar = stored.nearest(image["image_id"], 2 * NEIGHBORS) if stored else []
-    files = current_images(index, [image_id for image_id, _ in similar])
-    rows = [{**files[image_id], "similarity": cosine} for image_id, cosine in similar if image_id in files]
-    return {"nearest_by_embedding": rows[:NEIGHBORS] or None, "embedded_by": stored.backbone if stored else None}
+    stored = embeddings.current()
+    if stored is None or image["image_id"] not in stored.row_numbers:
+        return {"nearest_by_embedding": None}
+    # Twice as many as are shown, because some of them may have been deleted; all if that is not enough.
+    for count in (2 * NEIGHBORS, len(stored.image_ids)):
+        similar = stored.nearest(image["image_id"], count)
+        files = current_images(index, [image_id for image_id, _ in similar])
+        rows = [{**files[image_id], "similarity": cosine} for image_id, cosine in similar if image_id in files]
+        if len(rows) >= NEIGHBORS:
+            break
+    return {"nearest_by_embedding": rows[:NEIGHBORS], "embedded_by": stored.backbone}
 
 
 def file_name(path: str) -> str:

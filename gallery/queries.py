@@ -1,10 +1,17 @@
 """The queries of the pages."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
-from image_assets.predictions.image_filters import IMAGES_WITH_PREDICTIONS, Filters, Row, read_images, shown_version
+from image_assets.predictions.image_filters import (
+    IMAGES_WITH_PREDICTIONS,
+    Filters,
+    Row,
+    State,
+    read_images,
+    shown_version,
+)
 from image_assets.predictions.image_index import Index
 
 PAGE_IMAGES = 60
@@ -81,35 +88,50 @@ def all_labels(index: Index) -> list[str]:
 
 def current_images(index: Index, image_ids: list[str]) -> dict[str, Row]:
     """One current file per image_id, the first by path; without image_ids that no current file has."""
-    query = "SELECT * FROM images WHERE state = 'current' AND list_contains(?, image_id) ORDER BY n DESC"
+    query = "SELECT * FROM images WHERE state = 'current' AND image_id IN (SELECT unnest(?)) ORDER BY n DESC"
     return {row["image_id"]: row for row in index.rows(query, [image_ids])}
 
 
-def value_counts(index: Index, column: str) -> list[tuple[str, int]]:
-    """The values of a column, with the number of files that have each."""
-    query = f"SELECT {column} AS value, count(*) AS files FROM images WHERE value IS NOT NULL GROUP BY value ORDER BY 1"
-    return [(row["value"], row["files"]) for row in index.rows(query)]
+def value_counts(index: Index, column: str, state: State) -> list[tuple[str, int]]:
+    """The values of a column, with the number of files in this state that have each."""
+    query = (
+        f"SELECT {column} AS value, count(*) FILTER (state = ?) AS files FROM images WHERE value IS NOT NULL "
+        "GROUP BY value ORDER BY 1"
+    )
+    return [(row["value"], row["files"]) for row in index.rows(query, [state])]
 
 
-def read_choices(index: Index) -> dict[str, list[tuple[Any, Any]]]:
-    """The values to choose from in each filter, with their number of files or predictions; each version's framework."""
+def read_choices(index: Index, version: int | None, state: State) -> dict[str, list[tuple[Any, Any]]]:
+    """The values to choose from in each filter, with their number of files or predictions; each version's framework.
+
+    Args:
+        index: The index.
+        version: The version whose predictions are counted.
+        state: The state of the files that are counted. With `current`, reasons are counted among quarantined ones,
+            because choosing one shows these.
+    """
     versions = index.rows(
         "SELECT version, any_value(framework) AS framework, count(*) AS predictions FROM predictions "
         "GROUP BY version ORDER BY version DESC"
     )
     predicted = (
-        "SELECT label, count(DISTINCT n) AS files FROM predictions WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1"
+        "SELECT predictions.label, count(*) FILTER (version = ? AND state = ?) AS files FROM predictions "
+        "JOIN files USING (n) WHERE predictions.label IS NOT NULL GROUP BY 1 ORDER BY 1"
     )
     attributes = (
-        "SELECT key || '=' || value AS attribute, count(*) AS files FROM (SELECT unnest(map_entries(attributes), "
-        "recursive := true) FROM images) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
+        "SELECT key || '=' || value AS attribute, count(*) FILTER (state = ?) AS files FROM (SELECT state, "
+        "unnest(map_entries(attributes), recursive := true) FROM images) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?"
     )
+    files = dict.fromkeys(get_args(State), 0)
+    files |= {row["state"]: row["files"] for row in index.rows("SELECT state, count(*) AS files FROM files GROUP BY 1")}
     return {
-        **{name: value_counts(index, name) for name in ("label", "state", "reason", "format")},
+        **{name: value_counts(index, name, state) for name in ("label", "format")},
+        "reason": value_counts(index, "reason", "quarantined" if state == "current" else state),
+        "state": [*files.items()],
         "version": [(row["version"], row["predictions"]) for row in versions],
         "framework": [(row["version"], row["framework"] or "unknown framework") for row in versions],
-        "predicted": [(row["label"], row["files"]) for row in index.rows(predicted)],
-        "attribute": [(row["attribute"], row["files"]) for row in index.rows(attributes, [LISTED_ATTRIBUTES])],
+        "predicted": [(row["label"], row["files"]) for row in index.rows(predicted, [version, state])],
+        "attribute": [(row["attribute"], row["files"]) for row in index.rows(attributes, [state, LISTED_ATTRIBUTES])],
     }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from gallery.explanations import Explanations, Question
 from gallery.neighbors import LiveEmbeddings
 from gallery.pages import TEMPLATE_FILTERS, image_page, images_page
-from gallery.queries import read_image
+from gallery.queries import all_labels, read_image
 from gallery.thumbnails import (
     SIDE_PIXELS,
     Content,
@@ -90,7 +90,7 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], layout: Fo
         raise InvalidInput("corrected_by is empty: expected your name")
     undo = form.get("kind") == UNDO
     copies = "SELECT path, label, corrected FROM images WHERE image_id = ? AND (state = 'current' OR path = ?)"
-    label = None if undo else chosen_label(form)
+    label = None if undo else chosen_label(form, all_labels(index))
     label = label and layout.merge(label)
     files = index.rows(copies, [image["image_id"], image["path"]])
     changed = [file for file in files if (file["corrected"] if undo else file["label"] != label)]
@@ -111,12 +111,15 @@ def to_corrections(index: Index, image: Row, form: Mapping[str, str], layout: Fo
     ]
 
 
-def chosen_label(form: Mapping[str, str]) -> str | None:
-    """The label that a form sets: a new label takes precedence over a selected one. None for no label."""
+def chosen_label(form: Mapping[str, str], existing: Collection[str]) -> str | None:
+    """The label that a form sets: a new label takes precedence over a selected one. None for no label.
+
+    Existing labels may be any that folders have, such as those that end with a space.
+    """
     if form.get("kind") == NO_LABEL:
         return None
     label = form.get("new_label", "").strip() or form.get("label", "")
-    if problem := label_problem(label):
+    if label not in existing and (problem := label_problem(label)):
         raise InvalidInput(f"label is {label[:80]!r}: {problem}")
     return label
 

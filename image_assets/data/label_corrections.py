@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unicodedata import category
 
 import dagster as dg
 
@@ -17,6 +18,9 @@ from resources.files.file_system import EPOCH
 LISTED_CORRECTIONS = 20
 MICROSECOND = timedelta(microseconds=1)
 MAX_LABEL_BYTES = 255  # the limit for a folder name
+# Unicode categories: control characters, halves of surrogate pairs, separators of lines and paragraphs. Others that
+# print nothing are part of words, such as the joiners of Persian or of emoji.
+NOT_IN_NAMES = {"Cc", "Cs", "Zl", "Zp"}
 
 ImageKey = tuple[str, str]  # path and image_id: different bytes at the same path are a different image
 
@@ -34,19 +38,15 @@ class Correction:
     withdrawn: bool = False
     corrected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def __post_init__(self) -> None:
-        if self.label is not None and label_problem(self.label):
-            raise ValueError(f"{self.label[:80]!r} is not a valid label: {label_problem(self.label)}")
-
 
 def label_problem(label: str) -> str:
     """Why this cannot be the name of a label, and of its folder; empty if it can."""
     if not label or label != label.strip():
         return "it must not be empty or start or end with spaces"
+    if "/" in label or label in (".", "..") or NOT_IN_NAMES.intersection(map(category, label)):
+        return "it must be a valid folder name, without slashes and control characters"
     if len(label.encode()) > MAX_LABEL_BYTES:
         return f"it may have at most {MAX_LABEL_BYTES} bytes"
-    if "/" in label or label in (".", "..") or not label.isprintable():
-        return "it must be a valid folder name, without slashes and control characters"
     return ""
 
 

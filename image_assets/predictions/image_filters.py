@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from image_assets.predictions.image_index import Index
 
@@ -82,6 +82,13 @@ class Filters(BaseModel):
     sort: Sort = "name"
     page: Annotated[int, Field(ge=1, le=10**9)] = 1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_state(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Current files have no reason: with a reason, the files are quarantined unless another state is given."""
+        current = values.get("state", "current") == "current"
+        return values | {"state": "quarantined"} if current and values.get("reason") else values
+
     @classmethod
     def read(cls, parameters: Mapping[str, str]) -> "Filters":
         """The filters of a URL's parameters.
@@ -117,7 +124,7 @@ class Filters(BaseModel):
         equal = {"label": self.label, "predicted": self.predicted, "reason": self.reason, "format": self.format}
         clauses += [(f"{name} = ?", [value]) for name, value in equal.items() if value]
         if self.text:
-            clauses.append(("contains(lower_path, lower(?))", [self.text]))
+            clauses.append(("contains(lower_path, lower(nfc_normalize(?)))", [self.text]))
         if self.label_status:
             clauses.append((LABEL_STATUSES[self.label_status][1], []))
         if self.split:
@@ -162,8 +169,9 @@ class Filters(BaseModel):
             "drift": "unlike the training images",
         }
         values, defaults = self.model_dump(by_alias=True), Filters().model_dump(by_alias=True)
+        implied = defaults | {"state": Filters(reason=self.reason).state}
         return [
-            (text, self.url(**{name: defaults[name]})) for name, text in texts.items() if values[name] != defaults[name]
+            (text, self.url(**{name: defaults[name]})) for name, text in texts.items() if values[name] != implied[name]
         ]
 
 

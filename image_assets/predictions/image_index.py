@@ -70,7 +70,7 @@ FILES = """
 CREATE TABLE files AS
 SELECT row_number() OVER (ORDER BY ledger.path) AS n, ledger.*, featured.* EXCLUDE (path, image_id, length,
     modification_time), split.duplicate_group, split.split, split.reason AS split_reason,
-    lower(ledger.path) AS lower_path, width::BIGINT * height AS pixels
+    lower(nfc_normalize(ledger.path)) AS lower_path, width::BIGINT * height AS pixels
 FROM ledger LEFT JOIN featured USING (path, image_id) LEFT JOIN split USING (path, image_id)
 """
 # One row per file and version. Rows of another registry's version with the same number do not count. Rows of earlier
@@ -100,7 +100,7 @@ FROM predictions GROUP BY n
 OUTLIERS = """
 CREATE TABLE outliers AS
 WITH measured AS (
-    SELECT *, width / height AS aspect, length / (width * height) AS density FROM files WHERE width > 0
+    SELECT *, width / height AS aspect, length / pixels AS density FROM files WHERE width > 0
 ),
 training AS (SELECT * FROM measured WHERE split = 'training' AND state = 'current'),
 bounds AS (SELECT count(*) AS images, {bounds} FROM training)

@@ -16,6 +16,7 @@ from image_assets.predictions.image_index import read_index
 from image_assets.schemas import FEATURED_IMAGES, GIVEN_LABELS, IMAGE_FILES, LABEL_CORRECTIONS
 from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import append, featured, landed, layout_of, served
+from tests.support.images import png
 
 FORM = {"label": "tulips", "corrected_by": "Ada", "comment": "it <b>is</b> one", "kind": "label"}
 
@@ -109,6 +110,21 @@ def test_labels_that_are_merged_in_the_tables_are_merged_here_too(own_home: Smal
         assert b"The label is big tulips already" in form.send(0, new_label=" BIG tulips")[1]
         form.send(0, kind="folder")
     assert read_labels(delta_tables, layout).of((image["path"], image["image_id"])) == shown() == "red tulips"
+
+
+@pytest.mark.parametrize("folder", ["گربه\u200cها", "cats ", "green\u00a0tea"])
+def test_any_label_that_a_folder_has_can_be_chosen_and_restored(own_home: SmallHome, folder: str) -> None:
+    file = landed(own_home.landing, f"{folder}/one.png", png(80), 80)
+    append(own_home.delta_tables, IMAGE_FILES, [file])
+    append(own_home.delta_tables, FEATURED_IMAGES, [image := featured(file, png(80), own_home.landing)])
+    own_home.images.append(image)
+    with served(own_home.home, own_home.landing) as address:
+        form = Form(address, own_home)
+        assert form.send(0, label=folder)[0] == 200
+        assert form.send(24, label="roses")[0] == 200
+        assert form.labels() == [folder, "roses"]
+        assert form.send(24, kind="folder")[0] == 200
+    assert (read_image(own_home.index(), file["path"]) or {})["label"] == folder
 
 
 @pytest.mark.parametrize("fields", [{}, {"new_label": "tulips"}, {"kind": "folder"}])

@@ -127,6 +127,11 @@ def test_long_labels_wrap_in_the_predictions_of_an_image_and_words_do_not(page: 
     page.set_viewport_size({"width": width, "height": 800})
     page.locator(".grid a").first.click()
     page.locator("td .prediction bdi").first.evaluate("label => label.textContent = 'a long name '.repeat(10)")
+    page.locator(".current .label").evaluate("label => label.textContent = 'w'.repeat(120)")
+    # As if twenty-four versions had predicted.
+    page.locator(".numbers tr").evaluate_all(
+        "rows => rows.forEach(row => Array(22).fill().forEach(() => row.append(row.lastElementChild.cloneNode(true))))"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     lines = page.locator("thead th:first-child, .numbers td").evaluate_all(LINES)
     assert set(lines) == {1}

@@ -38,6 +38,15 @@ def test_outliers_are_found_with_their_traits(own_home: SmallHome) -> None:
     assert {"wide", "wide for its height", "short"} <= set(found["wide.png"])
 
 
+def test_an_image_of_billions_of_pixels_is_an_image_like_others(own_home: SmallHome) -> None:
+    file = landed(own_home.landing, "roses/scan.png", png(91), 91)
+    append(own_home.delta_tables, IMAGE_FILES, [file])
+    image = featured(file, png(91), own_home.landing) | {"width": 50_000, "height": 45_000}
+    append(own_home.delta_tables, FEATURED_IMAGES, [image])
+    page = read_page(own_home.index(), Filters(sort="large"))
+    assert (page.images[0]["path"], page.count) == (file["path"], 25)
+
+
 def test_few_training_images_make_no_outliers(tmp_path: Path) -> None:
     delta_tables = tables_at(tmp_path / "tables")
     file = landed(tmp_path, "roses/one.png", png(1), 1)
@@ -56,10 +65,15 @@ def test_pages_never_overlap_and_omit_nothing(index: Index) -> None:
 
 
 def test_choices_count_files_and_predictions(index: Index) -> None:
-    choices = read_choices(index)
+    choices = read_choices(index, 2, "current")
     assert choices["label"] == [("roses", 12), ("tulips", 12)]
+    assert choices["predicted"] == [("roses", 12), ("tulips", 12)], "of version 2; version 1 predicts 13 roses"
+    assert choices["state"] == [("current", 24), ("quarantined", 0), ("pending", 0), ("missing", 0)]
     assert choices["version"] == [(2, 24), (1, 24)]
     assert choices["framework"] == [(2, "tensorflow"), (1, "torch")]
+    assert read_choices(index, 1, "current")["predicted"] == [("roses", 13), ("tulips", 11)]
+    assert read_choices(index, 1, "missing")["predicted"] == [("roses", 0), ("tulips", 0)]
+    assert read_choices(index, 1, "missing")["label"] == [("roses", 0), ("tulips", 0)]
 
 
 def test_new_rows_are_in_the_index_after_a_refresh(own_home: SmallHome) -> None:

@@ -1,17 +1,21 @@
 """The images that are most like another one."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from gallery.neighbors import LiveEmbeddings, nearest_by_hash, read_embeddings
+from gallery.pages import nearest_by_embedding
 from gallery.queries import read_image
 from gallery.server import gallery_of
 from image_assets.models.image_embeddings import follow_featured_images
-from image_assets.predictions.image_index import Index
+from image_assets.predictions.image_index import Index, read_index
+from image_assets.schemas import FEATURED_IMAGES, IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.settings import read_settings
 from tests.gallery.conftest import SmallHome
+from tests.gallery.small_home import append, featured, landed
 from tests.support.embedded import BACKBONE, color_network, embed, feature
 from tests.support.images import png
 from tests.support.tables import tables_at
@@ -71,6 +75,25 @@ def test_the_nearest_of_many_are_those_that_numpy_finds(tmp_path: Path) -> None:
     cosines[7] = -1
     nearest = found.nearest("7", 12)
     np.testing.assert_allclose([cosine for _, cosine in nearest], np.sort(cosines)[:-13:-1], atol=1e-3)
+
+
+def test_only_current_images_are_neighbors_however_many_others_are_nearer(own_home: SmallHome) -> None:
+    tables, image = own_home.delta_tables, own_home.images[0]
+    contents = [image["content"] + bytes([number]) for number in range(40)]  # the same pixels, and bytes after the end
+    former = [image | {"image_id": sha256(content).hexdigest(), "content": content} for content in contents]
+    append(tables, FEATURED_IMAGES, former)
+    follow_featured_images(tables, color_network(own_home.home))
+    found = nearest_by_embedding(own_home.index(), LiveEmbeddings(tables), image)["nearest_by_embedding"]
+    assert len({one["path"] for one in found} - {image["path"]}) == 12
+
+
+def test_a_single_image_has_no_neighbors_and_one_without_an_embedding_has_none(tmp_path: Path) -> None:
+    tables, file = tables_at(tmp_path / "tables"), landed(tmp_path, "roses/one.png", png(1), 1)
+    append(tables, IMAGE_FILES, [file])
+    append(tables, FEATURED_IMAGES, [featured(file, png(1), tmp_path)])
+    assert nearest_by_embedding(read_index(tables), LiveEmbeddings(tables), file)["nearest_by_embedding"] is None
+    follow_featured_images(tables, color_network(tmp_path))
+    assert nearest_by_embedding(read_index(tables), LiveEmbeddings(tables), file)["nearest_by_embedding"] == []
 
 
 def test_the_nearest_by_hash_are_sorted_by_bits(photographs: SmallHome, index: Index) -> None:

@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from typing import Literal
+from unicodedata import normalize
 from urllib.parse import parse_qsl
 
 import pytest
@@ -112,6 +114,14 @@ def test_an_invalid_filter_is_rejected_by_name(parameters: dict[str, str]) -> No
         Filters.read(parameters)
 
 
+@pytest.mark.parametrize("text", ["café", "CAFÉ", "고양이"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_the_path_is_found_in_any_unicode_form(own_home: SmallHome, text: str, form: Literal["NFC", "NFD"]) -> None:
+    files = [landed(own_home.landing, normalize(of, "roses/café 고양이.png"), png(70), 70) for of in ("NFC", "NFD")]
+    append(own_home.delta_tables, IMAGE_FILES, files)
+    assert read_page(own_home.index(), Filters(text=normalize(form, text))).count == 2
+
+
 @pytest.mark.parametrize("name", ["label", "predicted", "reason", "format", "text"])
 def test_texts_never_become_part_of_the_query(index: Index, name: str) -> None:
     assert read_page(index, Filters.read({name: "' OR '1' = '1"})).count == 0
@@ -173,5 +183,5 @@ def test_columns_of_a_label_table_filter_images(own_home: SmallHome) -> None:
         images = read_page(index, Filters.read({"attribute": attribute})).images
         assert [image["path"] for image in images] == [paths[number] for number in expected], attribute
     assert read_image(index, paths[0])["attributes"] == {"part": "a=b", "day": "Monday"}
-    assert read_choices(index)["attribute"] == [("day=Monday", 1), ("part=17", 1), ("part=a=b", 1)]
-    assert read_choices(index)["label"] == [("roses", 12), ("tulips", 12)]
+    assert read_choices(index, None, "current")["attribute"] == [("day=Monday", 1), ("part=17", 1), ("part=a=b", 1)]
+    assert read_choices(index, None, "current")["label"] == [("roses", 12), ("tulips", 12)]

@@ -19,6 +19,7 @@ from tests.gallery.conftest import SmallHome
 from tests.gallery.small_home import HOSTILE, NOON, append, featured, landed, predicted, served
 from tests.support.embedded import color_network
 from tests.support.images import png
+from tests.support.tables import tables_at
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +224,22 @@ def test_a_quarantined_file_is_shown_with_its_reason_and_never_decoded(own_home:
         assert b"it begins with" in one
         assert b"re-validated: was quarantined as empty, now quarantined: not_an_image" in one
         assert get(f"{address}/images/{file['image_id']}/view")[0] == 404
+
+
+def test_a_home_of_quarantined_files_leads_to_them(tmp_path: Path) -> None:
+    file = landed(tmp_path, "roses/broken.png", b"not an image", 1)
+    append(
+        tables_at(tmp_path / "home" / "tables"),
+        IMAGE_FILES,
+        [{**file, "state": "quarantined", "reason": "not_an_image"}],
+    )
+    with served(tmp_path / "home", tmp_path) as address:
+        page = get(address)[2]
+        assert b"No current files" in page
+        assert b"No images yet" not in page
+        assert b"1 quarantined" in page
+        assert "/?state=quarantined" in Parsed(page).links("/?")
+        assert b"<strong>1</strong> of 1 quarantined files" in get(f"{address}/?state=current&reason=not_an_image")[2]
 
 
 def test_an_image_whose_bytes_are_gone_gets_a_placeholder_that_is_not_cached(own_home: SmallHome) -> None:

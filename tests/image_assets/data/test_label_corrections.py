@@ -12,7 +12,7 @@ from image_assets.data.folder_layout import FolderLayout
 from image_assets.data.grayscale_images import grayscale_images
 from image_assets.data.image_samples import image_samples
 from image_assets.data.image_splits import image_splits, read_split, training_labels
-from image_assets.data.label_corrections import Correction, append_corrections, label_corrections
+from image_assets.data.label_corrections import Correction, append_corrections, label_corrections, label_problem
 from image_assets.data.labels import outdated_labels, read_labels
 from image_assets.data.raw_images import raw_images
 from image_assets.data.sound_splits import require_sound_splits
@@ -35,10 +35,14 @@ def correction(path: str, image_id: str, label: str | None, **more: bool) -> Cor
     return Correction(path, image_id, label, former_label=None, corrected_by="Ada", **more)
 
 
-@pytest.mark.parametrize("label", ["", " roses", "a/b", "..", "a\nb", "x" * 256, "é" * 128])
+@pytest.mark.parametrize("label", ["", " roses", "a/b", "..", "a\nb", "a\u2028b", "\udcff", "x" * 256, "é" * 128])
 def test_what_no_folder_can_be_called_is_no_label(label: str) -> None:
-    with pytest.raises(ValueError, match="is not a valid label: it"):
-        correction("file:/a.png", "0", label)
+    assert label_problem(label).startswith("it m")
+
+
+@pytest.mark.parametrize("label", ["roses", "گربه\u200cها", "green\u00a0tea", "👩\u200d🌾", "क्\u200dष", "a\u00adb"])
+def test_whatever_else_a_folder_can_be_called_is_a_label(label: str) -> None:
+    assert label_problem(label) == ""
 
 
 def test_the_newest_correction_of_the_very_image_counts(delta_tables: DeltaTables) -> None:
