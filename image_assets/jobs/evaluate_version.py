@@ -33,7 +33,8 @@ from image_assets.models.evaluation_report import (
 from image_assets.models.lineage import image_side, reading_of
 from image_assets.models.model_evaluations import damage_of, evaluation_row, merge_evaluations
 from image_assets.models.scoring import UNREADABLE, predicted_rows, resolve_device
-from image_assets.schemas import IMAGE_SPLITS
+from image_assets.models.version_ids import of_version
+from image_assets.schemas import IMAGE_SPLITS, MODEL_EVALUATIONS
 from resources.delta.arrow_rows import Row
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalTable
@@ -333,6 +334,12 @@ def evaluate_on_images(
         }
         for corruption, evaluation in found.results.items()
     ]
+    same_name = of_version(version) & (pc.field("dataset") == config.name) & (pc.field("rows_digest") != digest)
+    if delta_tables.read(MODEL_EVALUATIONS, ["rows_digest"], same_name).num_rows:
+        context.log.warning(
+            f"the results replace those on other images that were also called {config.name!r}: to keep both, set "
+            "`dataset` to a name of their own and evaluate again"
+        )
     merge_evaluations(delta_tables, rows)
     title = f"version {version.version} on {config.name}, accuracy {found.results[None].accuracy:.3f}"
     metadata = to_metadata(found, images, title)

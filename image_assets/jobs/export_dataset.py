@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -224,11 +224,11 @@ def read_contents(index: Index, filters: Filters, model_name: str) -> Contents:
 
 
 @contextmanager
-def opened(image: ExportedImage, delta_tables: DeltaTables) -> Iterator[BinaryIO | None]:
+def opened(image: ExportedImage, delta_tables: DeltaTables, link_roots: Sequence[str]) -> Iterator[BinaryIO | None]:
     """Opens an image: its file or, if that has changed, its bytes in the table; None without either."""
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open_file(image.table_path))
+            file = stack.enter_context(open_file(image.table_path, link_roots))
             source = file if image.length > LARGE_BYTES else BytesIO(file.read(LARGE_BYTES + 1))
             same = file_digest(cast(BufferedReader, source), "sha256").hexdigest() == image.image_id
         except OSError:
@@ -279,7 +279,7 @@ def export(
         if config.format == "hugging_face" and image.length > MAX_PARQUET_BYTES:
             left_out[image.table_path] = TOO_LARGE
             continue
-        with opened(image, delta_tables) as source:
+        with opened(image, delta_tables, image_folder.real_link_roots) as source:
             if source is None:
                 left_out[image.table_path] = UNREADABLE
                 continue

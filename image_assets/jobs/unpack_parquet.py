@@ -1,5 +1,6 @@
 """Images from Hugging Face's Parquet files as files in the landing folder."""
 
+import errno
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from resources.files.file_system import SUFFIXES, escaped, open_file, require_fi
 from resources.files.image_folder import ImageFolder
 from resources.files.listing import NameFilter
 
+LEADS_ELSEWHERE = (errno.ELOOP, errno.ENOTDIR)  # a file or folder is a link that is not followed
 BATCH_ROWS = 16  # images in memory at once, besides the row group
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "training"),
@@ -164,9 +166,13 @@ def place(
         return "excluded"
     digest = sha256(image.content).hexdigest()
     while landed_files.exists(landing.root, path := names.unique(folder, name, digest)):
-        with open_file(f"{landing.path}/{escaped(path)}") as file:
-            if file.read(len(image.content) + 1) == image.content:
-                return "unchanged"
+        try:
+            with open_file(f"{landing.path}/{escaped(path)}", landing.real_link_roots) as file:
+                if file.read(len(image.content) + 1) == image.content:
+                    return "unchanged"
+        except OSError as error:
+            if error.errno not in LEADS_ELSEWHERE:
+                raise
     landed_files.put(landing.root, path, BytesIO(image.content))
     return "written"
 

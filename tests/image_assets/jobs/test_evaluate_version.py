@@ -21,6 +21,7 @@ from resources.mlflow.mlflow_tracking import MlflowTracking
 from resources.mlflow.model_registry import ModelRegistry
 from tests.support.brightness_version import LABELS, saved_brightness
 from tests.support.image_files import saved
+from tests.support.images import put
 from tests.support.registered_versions import registered
 from tests.support.tables import tables_at
 
@@ -128,6 +129,16 @@ def test_a_folder_is_evaluated_as_it_is_and_corrupted(
         registry.version(1).mlflow_run_id, "evaluation/my test set"
     )
     assert "accuracy_by_corruption.png" in {Path(file.path).name for file in logged}
+
+
+def test_results_on_other_images_of_the_same_name_are_not_replaced_in_silence(
+    tmp_path: Path, registry: ModelRegistry, landing: ImageFolder, test_set: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    register(registry, tmp_path)
+    others = put(tmp_path / "others" / test_set.name, "bright/5.png", gray(250)).parents[1]
+    for folder, warnings in ((test_set, 0), (test_set, 0), (others, 1)):
+        assert run(tmp_path, registry, landing, version=1, folder=str(folder)).success
+        assert capfd.readouterr().err.count("images that were also called 'my test set'") == warnings
 
 
 def test_a_version_that_abstains_has_coverage(

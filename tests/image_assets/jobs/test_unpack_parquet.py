@@ -139,6 +139,19 @@ def test_what_a_listing_would_skip_is_left_out_and_counted(tmp_path: Path) -> No
     assert len(landing.list_names().names) == 1
 
 
+def test_a_link_that_leads_elsewhere_is_another_file_of_that_name(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.parquet", ("a.png", png(0), 0), ("b.png", png(1), 0))
+    linked, landing = tmp_path / "linked", tmp_path / "landing"
+    for name, content in {"a.png": png(0), "b.png": png(1)}.items():
+        put(linked, name, content)
+        (landing / "roses").mkdir(parents=True, exist_ok=True)
+        (landing / "roses" / name).symlink_to(linked / name)
+    folder = ImageFolder(root=str(landing), link_roots=[str(linked)])
+    assert unpack(str(tmp_path / "data" / "a.parquet"), folder) == {"unchanged": 2}
+    assert unpack(str(tmp_path / "data" / "a.parquet"), ImageFolder(root=str(landing))) == {"written": 2}
+    assert len(files(landing)) == 4
+
+
 @pytest.mark.parametrize(
     "image", [{"bytes": "text", "path": "a"}, {"bytes": [1, 2], "path": "a"}, {"bytes": b"a", "path": 1}]
 )
