@@ -505,7 +505,7 @@ PREDICTION_ALERTS = Table(
         PROBABILITY,
         PREDICTED_AT,
         _time("matched_at", "When a run found that the prediction matches the rule, UTC."),
-        _text("state", "waiting, sending, sent or unclear."),
+        _text("state", "waiting, sending, sent, unclear or dropped."),
         _text("message_id", "The message that contains the alert; null before the first attempt."),
         _integer("attempts", "How many times that message was sent."),
         _text("note", "Why the alert is waiting or unclear, as a sentence."),

@@ -30,14 +30,17 @@ NOT_REACHED = re.compile(
 )
 MAIL_NOT_BEGUN = "Connection error while submitting email"
 
+REJECTED = ("400", "413", "415", "422")  # HTTP statuses that are about the content of a message
+
 LogLines = Sequence[tuple[str, str]]  # pairs of logger name and message
+Outcome = Literal["accepted", "refused", "rejected", "unclear"]
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
     """The result of sending a message, with a reason that does not contain an address."""
 
-    outcome: Literal["accepted", "refused", "unclear"]
+    outcome: Outcome
     reason: str = ""
 
 
@@ -70,13 +73,15 @@ def to_delivery_result(log_lines: LogLines) -> DeliveryResult:
     """The result of a message that apprise does not report as accepted, from the log of sending it.
 
     It is `refused` if the receiver was never reached or returned an error, including a gateway's (502, 504): services
-    usually fail that way when they are down. Otherwise it is `unclear`, because it may have arrived.
+    usually fail that way when they are down. It is `rejected` if the error is about this message. Otherwise it is
+    `unclear`, because it may have arrived.
     """
     result = UNANSWERED
     for logger, line in log_lines:
         if logger.startswith("urllib3"):
             if found := HTTP_STATUS.search(line):
-                result = DeliveryResult("refused", f"the receiver returned HTTP status {found[1]}")
+                outcome = "rejected" if found[1] in REJECTED else "refused"
+                result = DeliveryResult(outcome, f"the receiver returned HTTP status {found[1]}")
         elif line.startswith(MAIL_NOT_BEGUN):
             return UNREACHED
         elif FAILURE.match(line) or "was refused: " in line:

@@ -70,6 +70,7 @@ ops:
     config:
       arrived: [] # message_ids of unclear messages that arrived
       not_arrived: [] # message_ids to send again; "*" for all other unclear ones
+      dropped: [] # receivers, or message_ids, whose waiting alerts are not sent any more
 """,
     "promote_model": """\
 ops:

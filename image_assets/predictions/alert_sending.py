@@ -14,10 +14,10 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.predictions.alert_rules import AlertRules
 from image_assets.schemas import PREDICTION_ALERTS
-from resources.alerts import ID_HEADER, WEBHOOKS, AlertSender, DeliveryResult, Receiver
+from resources.alerts import ID_HEADER, WEBHOOKS, AlertSender, DeliveryResult, Outcome, Receiver
 from resources.delta.delta_tables import DeltaTables
 
-WAITING, SENDING, SENT, UNCLEAR = "waiting", "sending", "sent", "unclear"
+WAITING, SENDING, SENT, UNCLEAR, DROPPED = "waiting", "sending", "sent", "unclear", "dropped"
 UNSENT = (WAITING, SENDING, UNCLEAR)
 COLUMNS = PREDICTION_ALERTS.columns.fieldNames()
 ALL_OTHERS = "*"  # all unclear messages that are not listed
@@ -110,6 +110,21 @@ def settle_unclear(delta_tables: DeltaTables, arrived: Sequence[str], not_arrive
         note="reported as not arrived by a person",
         next_attempt_at=None,
     )
+
+
+def drop_waiting(delta_tables: DeltaTables, receivers_or_messages: Sequence[str]) -> None:
+    """Marks waiting alerts as dropped, as a person decided: those to some receivers, and those in some messages.
+
+    Raises:
+        ValueError: No alert is waiting for a receiver of that name, or in a message with that id.
+    """
+    alerts = read_alerts(delta_tables, [WAITING])
+    if unknown := sorted({*receivers_or_messages} - {*alerts["receiver"], *alerts["message_id"]}):
+        raise ValueError(
+            f"no alert is waiting for {', '.join(unknown)}: expected receivers or message_ids of waiting alerts"
+        )
+    dropped = alerts["receiver"].isin(receivers_or_messages) | alerts["message_id"].isin(receivers_or_messages)
+    merge_alerts(delta_tables, alerts.loc[dropped], state=DROPPED, note="dropped by a person", next_attempt_at=None)
 
 
 def is_paused(alerts: pd.DataFrame, now: datetime) -> bool:
@@ -223,8 +238,8 @@ def columns_after(result: DeliveryResult, attempts: int, now: datetime, *, dedup
 
 def deliver(
     delta_tables: DeltaTables, receiver: Receiver, message: Message, now: datetime, *, deduplicates: bool
-) -> int:
-    """Claims a message, sends it, records the result, and returns the number of accepted alerts.
+) -> tuple[Outcome | None, int]:
+    """Claims a message, sends it, records the result, and returns it with the number of alerts in the message.
 
     Only a kill between claim and record leaves it unclear whether the message arrived, so nothing but sending happens
     there.
@@ -232,11 +247,11 @@ def deliver(
     attempts = message.attempts + 1
     claimed = claim(delta_tables, message.alerts, message.message_id, attempts)
     if claimed.empty:
-        return 0  # another run claimed them first
+        return None, 0  # another run claimed them first
     claimed_message = replace(message, alerts=claimed)
     result = receiver.send(claimed_message.message_id, claimed_message.title, claimed_message.text)
     merge_alerts(delta_tables, claimed, SAME_ATTEMPT, **columns_after(result, attempts, now, deduplicates=deduplicates))
-    return len(claimed) if result.outcome == "accepted" else 0
+    return result.outcome, len(claimed)
 
 
 def send_waiting(
@@ -246,7 +261,10 @@ def send_waiting(
     rules: AlertRules,
     now: datetime,
 ) -> int:
-    """Sends waiting alerts, the oldest message first, until a receiver fails; returns the number of accepted alerts."""
+    """Sends waiting alerts, the oldest message first, until a receiver fails; returns the number of accepted alerts.
+
+    A receiver that rejects one message still gets the next one.
+    """
     sent = 0
     for name, alerts in read_alerts(delta_tables, [WAITING, UNCLEAR]).groupby("receiver"):
         waiting = alerts.loc[alerts["state"] == WAITING]
@@ -258,8 +276,9 @@ def send_waiting(
             merge_alerts(delta_tables, waiting, note=str(error), next_attempt_at=now + pause(len(PAUSES_MINUTES)))
             continue
         for message in to_messages(waiting, receiver.room):
-            accepted = deliver(delta_tables, receiver, message, now, deduplicates=rules.deduplicates(str(name)))
-            if not accepted:
+            again = rules.deduplicates(str(name))
+            outcome, delivered = deliver(delta_tables, receiver, message, now, deduplicates=again)
+            if outcome not in ("accepted", "rejected"):
                 break
-            sent += accepted
+            sent += delivered if outcome == "accepted" else 0
     return sent

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from image_assets.data.image_files import IMAGE_KEYS, current_keys
 from image_assets.images.charts import by_label, of_labels, picture_markdown, stacked_bars
 from image_assets.images.large_images import with_scaled_content, with_scaled_contents
 from image_assets.models.lineage import reading_of
@@ -169,12 +170,18 @@ def score(delta_tables: DeltaTables, registry: ModelRegistry, version: ModelVers
 
 
 def fault_metadata(delta_tables: DeltaTables, versions: Sequence[ModelVersion]) -> dict[str, dg.MetadataValue]:
-    """Images that versions could read but failed to predict, as metadata: the count, and the first of them."""
-    failed = of_versions(versions) & pc.field("fault").is_valid() & (pc.field("fault") != UNREADABLE)
-    rows = delta_tables.read(IMAGE_PREDICTIONS, ["path", "model_version", "fault"], failed)
-    found: dict[str, dg.MetadataValue] = {"faults": dg.MetadataValue.int(rows.num_rows)}
-    if rows.num_rows:
-        shown = rows.slice(0, SHOWN_FAULTS).to_pylist()
+    """Images that versions failed to predict, as metadata: the count, and the first of them.
+
+    Files that nobody could read count only while they are current: others were deleted or replaced.
+    """
+    failed = of_versions(versions) & pc.field("fault").is_valid()
+    rows = delta_tables.read(IMAGE_PREDICTIONS, [*IMAGE_KEYS, "model_version", "fault"], failed).to_pylist()
+    if any(row["fault"] == UNREADABLE for row in rows):
+        current = set(current_keys(delta_tables).itertuples(index=False, name=None))
+        rows = [row for row in rows if row["fault"] != UNREADABLE or (row["path"], row["image_id"]) in current]
+    found: dict[str, dg.MetadataValue] = {"faults": dg.MetadataValue.int(len(rows))}
+    if rows:
+        shown = rows[:SHOWN_FAULTS]
         listed = [f"- `{row['path']}`, version {row['model_version']}: {row['fault']}" for row in shown]
         found["images_with_faults"] = dg.MetadataValue.md("\n".join(listed))
     return found

@@ -16,6 +16,7 @@ from image_assets.predictions.alert_rules import AlertRule, AlertRules, to_rules
 from image_assets.predictions.alert_sending import (
     UNCLEAR,
     WAITING,
+    drop_waiting,
     merge_alerts,
     read_alerts,
     send_waiting,
@@ -96,11 +97,14 @@ def new_alerts(
 
 
 class AlertsConfig(dg.Config):
-    """Whether unclear messages arrived."""
+    """Whether unclear messages arrived, and which alerts are not sent any more."""
 
     arrived: list[str] = Field(default=[], description="The message_ids of those that arrived; `*` for all others.")
     not_arrived: list[str] = Field(
         default=[], description="The message_ids of those that did not, which are sent again; `*` for all others."
+    )
+    dropped: list[str] = Field(
+        default=[], description="Receivers, or message_ids, whose waiting alerts are not sent any more."
     )
 
 
@@ -156,6 +160,7 @@ def prediction_alerts(
     rules = to_rules(rules_file.text(), rules_file.path)
     before = delta_tables.snapshot(PREDICTION_ALERTS)
     settle_unclear(delta_tables, config.arrived, config.not_arrived)
+    drop_waiting(delta_tables, config.dropped)
     counts = record_and_send(delta_tables, rules, alert_sender, model_registry, datetime.now(UTC))
     delta_tables.compact_without_spark(PREDICTION_ALERTS)
     after = delta_tables.snapshot(PREDICTION_ALERTS)

@@ -121,7 +121,10 @@ def what_to_do(alerts: pd.DataFrame) -> Iterator[str]:
         notes, times = together["note"].dropna(), together["next_attempt_at"].dropna()
         why = f": {notes.iloc[0]}" if len(notes) else ""
         when = f" after {times.max():%Y-%m-%d %H:%M} UTC" if len(times) else ""
-        yield f"waiting alerts to {receiver} ({len(together)}){why}. A later run sends them{when}"
+        yield (
+            f"waiting alerts to {receiver} ({len(together)}){why}. A later run sends them{when}; if it should not, "
+            f"materialize prediction_alerts with `dropped: [{receiver}]`"
+        )
 
 
 @dg.asset_check(

@@ -56,7 +56,7 @@ ARRIVALS = """
             row_number() OVER (PARTITION BY path ORDER BY min(predicted_at), image_id) AS number
         FROM predicted GROUP BY path, image_id
     )
-    SELECT path, image_id, (CASE WHEN number > 1 THEN predicted_at ELSE first_seen END)::TIMESTAMP::DATE AS day
+    SELECT path, image_id, (CASE WHEN number > 1 THEN predicted_at ELSE first_seen END AT TIME ZONE 'UTC')::DATE AS day
     FROM images JOIN files USING (path)
 """
 # What a version would have answered counts, too: thresholds do not change what it sees.

@@ -60,6 +60,7 @@ def test_a_mail_arrives(mailbox: Inbox) -> None:
         (500, DeliveryResult("refused", "the receiver returned HTTP status 500")),
         (404, DeliveryResult("refused", "the receiver returned HTTP status 404")),
         (302, DeliveryResult("refused", "the receiver returned HTTP status 302")),
+        (413, DeliveryResult("rejected", "the receiver returned HTTP status 413")),
         (DROP, DeliveryResult("unclear", "the receiver did not respond, so the message may or may not have arrived")),
         (HANG, DeliveryResult("unclear", "the receiver did not respond, so the message may or may not have arrived")),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from image_assets.predictions.alert_sending import due_alerts, settle_unclear
+from image_assets.predictions.alert_sending import drop_waiting, due_alerts, settle_unclear
 from image_assets.predictions.prediction_alerts import prediction_alerts
 from image_assets.predictions.prediction_checks import every_alert_sent
 from resources.alerts import AlertSender, RulesFile
@@ -97,6 +97,36 @@ def test_alerts_wait_for_a_receiver_that_is_down(delta_tables: DeltaTables) -> N
         assert counts(run(delta_tables, ROSES, address(back), 122)) == (0, 0, 1, 0), "an hour has not gone by"
         assert counts(run(delta_tables, ROSES, address(back), 123)) == (0, 1, 0, 0)
         assert len(back.accepted) == 1
+
+
+def test_a_message_that_is_refused_for_good_keeps_no_other_one_waiting_until_it_is_dropped(
+    delta_tables: DeltaTables, inbox: Inbox
+) -> None:
+    inbox.answers = [400, 400, 200]
+    predict(delta_tables, ("a.jpg", "roses", 1))
+    assert counts(run(delta_tables, ROSES, address(inbox))) == (1, 0, 1, 0)
+    predict(delta_tables, ("b.jpg", "roses", 1))
+    assert counts(run(delta_tables, ROSES, address(inbox), 1)) == (1, 1, 1, 0)
+    assert "b.jpg" in inbox.texts()
+    drop_waiting(delta_tables, [inbox.messages[0]["id"]])
+    assert alerts(delta_tables, "path", "state") == [("a.jpg", "dropped"), ("b.jpg", "sent")]
+    assert run(delta_tables, ROSES, address(inbox), 100) == NOTHING
+    answer = every_alert_sent(delta_tables)
+    assert isinstance(answer, dg.AssetCheckResult)
+    assert answer.passed
+
+
+def test_alerts_to_a_receiver_that_is_gone_are_dropped_by_its_name(delta_tables: DeltaTables, inbox: Inbox) -> None:
+    inbox.answers = [500]
+    predict(delta_tables, ("a.jpg", "roses", 1))
+    run(delta_tables, ROSES, address(inbox))
+    with pytest.raises(ValueError, match="no alert is waiting for team: expected receivers or message_ids"):
+        drop_waiting(delta_tables, ["oncall", "team"])
+    answer = every_alert_sent(delta_tables)
+    assert isinstance(answer, dg.AssetCheckResult)
+    assert "`dropped: [oncall]`" in str(answer.description)
+    drop_waiting(delta_tables, ["oncall"])
+    assert alerts(delta_tables, "state") == ["dropped"]
 
 
 @pytest.mark.parametrize("silence", [DROP, HANG])

@@ -29,7 +29,7 @@ from image_assets.predictions.prediction_drift import (
 )
 from image_assets.schemas import IMAGE_FILES, IMAGE_PREDICTIONS, IMAGE_SPLITS, PREDICTION_DRIFT
 from resources.delta.delta_tables import DeltaTables
-from resources.delta.queries import query, querying
+from resources.delta.queries import querying
 from resources.delta.table import Table
 from resources.mlflow.model_registry import ModelRegistry, ModelVersion
 from tests.support.registered_versions import registered, saved_model, saved_pickle
@@ -103,13 +103,16 @@ def test_the_distance_is_zero_for_the_same_answers_and_one_for_none_in_common() 
     assert only["answer_distance"] == pytest.approx(1)
 
 
-def test_an_image_arrives_when_its_file_does_and_what_replaces_it_when_it_is_predicted() -> None:
+@pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Pacific/Auckland"])
+def test_an_image_arrives_when_its_file_does_and_what_replaces_it_when_it_is_predicted(zone: str) -> None:
     later = [MONDAY + timedelta(days=number) for number in range(4)]
     predicted = [("a", "1", later[1]), ("a", "1", later[2]), ("a", "2", later[3]), ("b", "3", later[3])]
     columns = dict(zip(("path", "image_id", "predicted_at"), zip(*predicted, strict=True), strict=True))
     files = pa.table({"path": ["a", "b"], "first_seen": [MONDAY, later[2]]})
-    found = query(ARRIVALS, predicted=pa.table(columns), files=files).to_pylist()
-    assert {row["image_id"]: row["day"] for row in found} == {
+    with querying(predicted=pa.table(columns), files=files) as connection:
+        connection.execute(f"SET TimeZone = '{zone}'")  # that of the machine, unless it is set
+        found = connection.execute(ARRIVALS).fetchall()
+    assert {image_id: day for _, image_id, day in found} == {
         "1": date(2026, 3, 2),
         "2": date(2026, 3, 5),
         "3": date(2026, 3, 4),
