@@ -163,7 +163,7 @@ def raw_images(
     try:
         changes = ingest(delta_tables, image_folder, config, context.log)
     except FolderUnavailable as error:
-        if not is_continuous(context.instance, context.run_id):
+        if not is_continuous(context.instance, context.run.run_id):
             raise
         context.log.warning(f"This pass ingests no files. {error}")
     if changes and (config.replay_reason or config.replay_path):

@@ -40,7 +40,10 @@ def picture_markdown(picture: bytes, caption: str) -> str:
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
-    """PNG of training and validation loss and accuracy by epoch."""
+    """PNG of training and validation loss and accuracy by epoch.
+
+    Epochs are counted over all parts of a training: the head, then fine-tuning. A line shows where a part begins.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=DOTS_PER_INCH, layout="constrained")
@@ -154,14 +157,20 @@ def _draw_counts(axes: "Axes", counts: Mapping[str, int], title: str) -> None:
 def _draw_curves(axes: "Axes", history: Sequence[Mapping[str, float]], name: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [row["epoch"] for row in history]
+    # Each part counts its epochs from 1.
+    begin = [0, *(place for place, row in enumerate(history) if place and row["epoch"] == 1)]
+    parts = [range(*ends) for ends in zip(begin, [*begin[1:], len(history)], strict=True)]
     for prefix, color in COLORS.items():
-        values = [row.get(prefix + name, float("nan")) for row in history]
-        # With markers, so that a single epoch shows.
-        axes.plot(epochs, values, "o-", color=color, markersize=4, label="validation" if prefix else "training")
+        for part in parts:
+            values = [history[place].get(prefix + name, float("nan")) for place in part]
+            name_in_legend = "_" if part.start else "validation" if prefix else "training"  # with _: not in it
+            # With markers, so that a single epoch shows.
+            axes.plot([place + 1 for place in part], values, "o-", color=color, markersize=4, label=name_in_legend)
+    for part in parts[1:]:
+        axes.axvline(part.start + 0.5, color="#999999", linestyle=":")
     axes.set(title=name, xlabel="epoch")
     axes.set_ylim(0, 1.02 if name == "accuracy" else 1.05 * axes.get_ylim()[1])
-    axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
+    axes.set_xlim(0.5, max(len(history), 1) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)

@@ -308,7 +308,7 @@ def reproduce_op(
         delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry
     )
     version = model_registry.version(config.version)
-    context.add_output_metadata(reproduce(version, resources, inference_device, context.run_id))
+    context.add_output_metadata(reproduce(version, resources, inference_device, context.run.run_id))
 
 
 @dg.job(

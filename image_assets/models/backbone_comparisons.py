@@ -296,7 +296,7 @@ def backbone_comparisons(
     resources = ComparisonResources(delta_tables, petastorm_caches, training_processes, backbone)
     delta_tables.create(BACKBONE_COMPARISONS)
     before = delta_tables.snapshot(BACKBONE_COMPARISONS)
-    rows, metadata = comparison(config, resources, context.run_id)
+    rows, metadata = comparison(config, resources, context.run.run_id)
     best = rows[0]
     return delta_tables.materialized(
         BACKBONE_COMPARISONS,

@@ -1,5 +1,6 @@
 """Calibrated probabilities: one temperature for all labels, and thresholds below which a version does not answer."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,9 @@ def choose_thresholds(
     if precision is not None:
         for label in range(len(thresholds)):
             of_label = (answers == label) & (confidence >= least)
-            thresholds[label] = lowest_with(precision, confidence[of_label], right[of_label])
+            lowest = lowest_with(precision, confidence[of_label], right[of_label])
+            # Rounded down to six digits: those of thousands of labels have to fit into a tag.
+            thresholds[label] = None if lowest is None else max(least, math.floor(1e6 * lowest) / 1e6)
     needed = np.array([np.inf if of is None else of for of in thresholds])
     answered = confidence >= needed[answers]
     return Thresholds(thresholds, float(answered.mean()), float(right[answered].mean()) if answered.any() else None)

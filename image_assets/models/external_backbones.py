@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any  # Any: JSON
@@ -123,6 +124,19 @@ def onnx_description(path: str, side_pixels: int) -> ExternalNetwork:
     mean = _color(stated.get("mean", mean), path, "mean")
     deviation = _color(stated.get("std", deviation), path, "std")
     return ExternalNetwork(layout.side_pixels or side_pixels, shape[1], mean, deviation, pools=len(shape) == 2)
+
+
+def onnx_digest(path: str) -> str:
+    """SHA-256 of an ONNX file; if some of its weights are in files beside it, of all these files together."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    weights = onnx.load(path, load_external_data=False).graph.initializer
+    beside = {ExternalDataInfo(tensor).location for tensor in weights if uses_external_data(tensor)}
+    digest = sha256()
+    for file in (Path(path), *(Path(path).with_name(name) for name in sorted(beside))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

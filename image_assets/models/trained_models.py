@@ -36,7 +36,7 @@ def model_asset(framework: Framework) -> dg.AssetsDefinition:
         resources = TrainingResources(
             delta_tables, petastorm_caches, training_processes, backbone, mlflow_tracking, model_registry
         )
-        return train_and_register(framework, config, resources, dagster_run_id=context.run_id)
+        return train_and_register(framework, config, resources, dagster_run_id=context.run.run_id)
 
     return trained_model
 

@@ -25,6 +25,7 @@ from image_assets.models.backbones import (
 )
 from image_assets.models.efforts import announcement, duration, expected_seconds
 from image_assets.models.embedding_networks import UNTRAINED, EmbeddingNetwork, Export, recorded_network
+from image_assets.models.external_backbones import onnx_digest
 from image_assets.models.frameworks import FRAMEWORKS, Framework
 from image_assets.models.lineage import logged_pictures
 from image_assets.models.logged_models import TrainedClassifier, log_classifier
@@ -106,7 +107,7 @@ def weights_identity(backbone: Backbone, framework: str, weights: BackboneWeight
     """
     own = backbone.implementations[framework]
     if own.source == "onnx":
-        return sha256(Path(own.model).read_bytes()).hexdigest()
+        return onnx_digest(own.model)
     if own.packaged_weights:
         if weights.source not in SOURCES and not Path(weights.source).is_dir():
             raise FileNotFoundError(

@@ -66,6 +66,13 @@ def test_learning_curves_are_a_png_that_fits(history: list[dict[str, float]]) ->
     assert len(curves) <= 100_000
 
 
+def test_the_parts_of_a_training_are_drawn_one_after_another() -> None:
+    parts = [EPOCH, *(EPOCH | {"epoch": float(epoch)} for epoch in range(1, 4))]
+    in_one = [EPOCH | {"epoch": float(epoch)} for epoch in range(1, 5)]
+    assert learning_curves(parts) != learning_curves(parts[1:]), "not over each other"
+    assert learning_curves(parts) != learning_curves(in_one), "with a line between them"
+
+
 @pytest.mark.parametrize("labels", [1, 2, 5, 20, 60])
 def test_a_confusion_matrix_of_any_size_is_a_png_that_fits(labels: int) -> None:
     counts = np.random.default_rng(labels).poisson(3, (labels, labels))

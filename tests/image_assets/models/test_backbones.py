@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from image_assets.models.backbones import (
     to_backbone,
 )
 from image_assets.models.embedding_networks import backbone_identity
+from image_assets.models.external_backbones import onnx_digest
 from image_assets.models.training import Task, weights_identity
 from image_assets.models.training_config import TrainingConfig
 from image_assets.models.training_plan import TrainingPlan
@@ -67,6 +69,24 @@ def test_weights_that_a_package_has_need_no_folder_and_are_the_same_for_all_fram
             assert weights_identity(EFFICIENTNET_LITE0, framework, BackboneWeights(source=source)) == identity
     with pytest.raises(FileNotFoundError, match="is imagenett, which is not a folder: expected a folder, or one"):
         weights_identity(EFFICIENTNET_LITE0, "torch", BackboneWeights(source="imagenett"))
+
+
+def test_an_onnx_file_is_other_weights_if_those_beside_it_are(tmp_path: Path) -> None:
+    import onnx
+
+    written, identities = tmp_path / "whole.onnx", set()
+    write_onnx(written, ["n", 3, 32, 32], ["n", 8, 8, 8])
+    for name in ("first", "second"):
+        model = onnx.load(written)
+        kernel = model.graph.initializer[0]
+        kernel.raw_data = bytes(reversed(kernel.raw_data)) if name == "second" else kernel.raw_data
+        file = tmp_path / name / "network.onnx"
+        file.parent.mkdir()
+        onnx.save_model(model, file, save_as_external_data=True, location="weights", size_threshold=0)
+        identities.add(onnx_digest(str(file)))
+    assert len({(tmp_path / name / "network.onnx").read_bytes() for name in ("first", "second")}) == 1
+    assert len({*identities, sha256(written.read_bytes()).hexdigest()}) == 3
+    assert onnx_digest(str(written)) == sha256(written.read_bytes()).hexdigest()
 
 
 def test_missing_weights_are_told_with_address_file_setting_and_what_works_now(tmp_path: Path) -> None:

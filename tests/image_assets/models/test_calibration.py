@@ -84,6 +84,16 @@ def test_equal_probabilities_are_answered_together() -> None:
     assert found.by_label == [0.95, None], "of both images at 0.9 only one is right, whichever comes first"
 
 
+def test_thresholds_are_short_and_answer_the_images_that_they_come_from() -> None:
+    sure = np.array([2 / 3, 0.9123456789])
+    found = choose_thresholds(np.stack([sure, 1 - sure], axis=1), np.array([0, 0]), precision=1)
+    assert (found.by_label[0], found.coverage) == (0.666666, 1)
+    bounded = choose_thresholds(
+        np.stack([sure, 1 - sure], axis=1), np.array([0, 0]), precision=1, minimum_probability=2 / 3
+    )
+    assert bounded.by_label[0] == 2 / 3, "never below the minimum"
+
+
 def test_a_minimum_probability_is_the_threshold_of_every_label() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     found = choose_thresholds(probabilities, np.array([0, 1, 0]), minimum_probability=0.7)
