@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import dagster as dg
 
@@ -255,6 +255,11 @@ def to_home(name: str) -> Path:
     home = to_folder(name)
     if home.exists() and not home.is_dir():
         raise ValueError(f"IMAGE_ASSETS_HOME is {name!r}, which is a file: expected a folder")
+    if "?" in str(home) or unquote(str(home)) != str(home):
+        raise ValueError(
+            f"IMAGE_ASSETS_HOME is {str(home)!r}: expected a folder without a question mark, and without codes such as "
+            "%20, in its path, because addresses of SQLite databases cannot contain them. Choose another folder"
+        )
     return home
 
 

@@ -54,6 +54,8 @@ def test_an_address_with_a_password_is_rejected_without_repeating_it(
         ("IMAGE_ASSETS_HOME", "s3://bucket/home", "expected a folder on this machine"),
         ("IMAGE_ASSETS_CACHES", "s3://bucket/caches", "expected a folder, which all machines share"),
         ("IMAGE_ASSETS_HOME", __file__, "which is a file: expected a folder"),
+        ("IMAGE_ASSETS_HOME", "/ci/feature%2Fone/home", "expected a folder without a question mark"),
+        ("IMAGE_ASSETS_HOME", "/what?/home", "addresses of SQLite databases cannot contain them"),
         ("IMAGE_ASSETS_HOME", "file:///home", "begins with 'file:': expected a folder such as /photos"),
         (
             "IMAGE_ASSETS_STORAGE",
