@@ -50,6 +50,7 @@ class RequestState:
 
     key: RequestKey
     status: dg.DagsterRunStatus | None = None  # of the requested run; None if there is no such run
+    by_another_run: bool = False  # the requested run did not succeed, but a later run of the same jobs did
     active_run_id: str | None = None  # a run of the same jobs, whoever launched it
     active_trigger: str | None = None  # how often that run makes a pass, if it is continuous
 
@@ -66,7 +67,7 @@ def read_state(
         instance: The Dagster instance.
         sensor_name: The sensor.
         job_names: The jobs that do this sensor's work. While any of them runs, the sensor waits. A failed or canceled
-            run counts as successful once a later run of any of them succeeds.
+            run counts as successful once a later run of any of them succeeds; that one may have done other work.
         cursor: The text of a `RequestKey`; any other text counts as missing.
     """
     key = RequestKey.from_text(cursor)
@@ -77,14 +78,15 @@ def read_state(
     records = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)
     runs = [record.dagster_run for record in records]
     status = runs[0].status if runs else None
-    if status in UNSUCCESSFUL and succeeded_since(records[0], instance, job_names):
+    by_another_run = status in UNSUCCESSFUL and succeeded_since(records[0], instance, job_names)
+    if by_another_run:
         status = dg.DagsterRunStatus.SUCCESS
     if key is None:
         key = (RequestKey.from_text(runs[0].tags.get(RUN_KEY_TAG)) if runs else None) or RequestKey()
         if status in UNSUCCESSFUL:
             key = key.without_digest()
     run_id, trigger = (active[0].run_id, active[0].tags.get(TRIGGER_TAG)) if active else (None, None)
-    return RequestState(key, status, run_id, trigger)
+    return RequestState(key, status, by_another_run, run_id, trigger)
 
 
 def succeeded_since(unsuccessful: dg.RunRecord, instance: dg.DagsterInstance, job_names: Sequence[str]) -> bool:

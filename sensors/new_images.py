@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 
 import dagster as dg
@@ -110,6 +111,8 @@ def request_ingest(
         return dg.SkipReason(str(error))
     summary = f"{image_folder.root}: {changes}." + (f" Label table: {labels}." if labels else "")
     state = read_state(context.instance, sensor_name=context.sensor_name, job_names=JOB_NAMES, cursor=cursor)
+    if state.by_another_run:  # it may have read other files only: any that are left count as a change
+        state = replace(state, key=state.key.without_digest())
     digest = changes.digest() if not labels else sha256(f"{changes.digest()} {labels}".encode()).hexdigest()[:32]
     # Each tick checks the next slice. While there is work to do the slice stays, because the run re-checks that slice.
     next_part = part if digest else part + 1

@@ -112,7 +112,7 @@ def storage_events(*, on: bool) -> dg.SensorDefinition:
             return dg.SkipReason(f"{len(pending.receipts):,} messages are waiting. {request}")
         if state.active_run_id:
             return dg.SkipReason(f"Messages stay in the queue. {next_request(state, '')}")
-        if pending.receipts:
+        if pending.receipts and not state.by_another_run:  # which may have ingested other files: they arrive again
             events.delete(pending.receipts)
         messages = sort_messages(events.receive(MAX_MESSAGES), image_folder, delta_tables)
         events.delete([message.receipt for message in messages.unchanged])

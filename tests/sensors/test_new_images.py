@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import dagster as dg
@@ -23,9 +23,9 @@ from tests.support.permissions import obeying_modes
 from tests.support.tables import tables_at
 
 
-def write_ledger(image_folder: ImageFolder, home: Path) -> None:
-    """Write the ledger as it is once everything in the folder has been ingested."""
-    files = list_files(image_folder)
+def write_ledger(image_folder: ImageFolder, home: Path, paths: Collection[str] = ()) -> None:
+    """Write the ledger as it is once these files, by default all in the folder, have been ingested."""
+    files = [file for file in list_files(image_folder) if not paths or file.path in paths]
     columns = {
         "path": pa.array([file.path for file in files], pa.string()),
         "state": pa.array(["current"] * len(files), pa.string()),
@@ -47,7 +47,7 @@ def raw_images(
     """Updates the ledger and the label table's version as the real assets do, or fails on purpose."""
     if context.run.tags.get("fails"):
         raise ValueError("no Spark")
-    write_ledger(image_folder, Path(context.run.tags["home"]))
+    write_ledger(image_folder, Path(context.run.tags["home"]), config.paths)
     metadata = {"label_table_version": label_table.version()}
     context.instance.report_runless_asset_event(dg.AssetMaterialization("given_labels", metadata=metadata))
     if context.run.tags.get("fails_late"):
@@ -260,6 +260,17 @@ def test_a_run_that_failed_after_recording_the_files_is_retried(daemon: Daemon, 
     assert reason(daemon.tick()).endswith("no changes.")
     put(landing, "cube/b.png", png(2))
     assert [daemon.launched(fails="fails_late"), daemon.launched(), daemon.launched()] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("failures", [1, ATTEMPTS])
+def test_files_whose_run_failed_are_ingested_after_a_run_for_other_files_succeeded(
+    daemon: Daemon, landing: Path, failures: int
+) -> None:
+    assert [daemon.launched(fails="fails") for _ in range(failures)] == [1] * failures
+    event = put(landing, "cube/b.png", png(2))
+    daemon.ingest(config={"ops": {"raw_images": {"config": {"paths": [f"file:{event}"]}}}})  # as storage_events does
+    assert [daemon.launched(), daemon.launched()] == [1, 0]
+    assert reason(daemon.tick()).endswith("2 files, 2 checked: no changes.")
 
 
 def test_an_active_run_that_has_recorded_the_files_may_still_fail(daemon: Daemon) -> None:

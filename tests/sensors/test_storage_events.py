@@ -188,6 +188,15 @@ def test_messages_stay_until_a_run_has_ingested_their_files(daemon: Daemon) -> N
     assert daemon.waiting() == 0
 
 
+def test_messages_stay_after_a_run_for_other_files_succeeded(daemon: Daemon) -> None:
+    daemon.put("photos/a.png", 1)
+    assert daemon.launched(fails=True) == ["a.png"]
+    daemon.put("photos/b.png", 2)
+    daemon.run({"ops": {"raw_images": {"config": {"paths": [f"s3://{BUCKET}/photos/b.png"]}}}}, {})
+    assert [daemon.launched(), daemon.launched()] == [["a.png"], []]
+    assert daemon.waiting() == 0
+
+
 def test_a_canceled_run_holds_up_the_queue_only_until_somebody_launches_the_job(daemon: Daemon) -> None:
     daemon.put("photos/a.png", 1)
     answer = daemon.tick()
