@@ -15,6 +15,8 @@ import dagster as dg
 
 SENSOR_TAG = "dagster/sensor_name"
 RUN_BY = "image_assets/process"  # the process that runs it, if no code server started it: machine, id, start time
+LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
+MACHINE = "image_assets/machine"  # the machine of that code server, if the two share a socket
 SOCKET_FILE = "run_worker.sock"
 ANSWER_SECONDS = 5.0
 MAX_ADDRESS = 100  # characters; a Unix socket's address has at most 103 on macOS and 107 on Linux
@@ -58,6 +60,17 @@ def receive(connection: socket.socket) -> dict[str, object]:
     return json.loads(received)
 
 
+def other_machine(run: dg.DagsterRun) -> str | None:
+    """The machine that runs it, if that is another one and nobody else can reach the run's process or code server."""
+    if run.tags.get(RUN_BY):
+        machine = json.loads(run.tags[RUN_BY])[0]
+    elif "socket" in json.loads(run.tags.get(LAUNCHED_BY, "{}")):
+        machine = run.tags.get(MACHINE)
+    else:
+        return None
+    return None if machine == socket.gethostname() else machine
+
+
 class WarmRunLauncher(dg.DefaultRunLauncher):
     """Dagster's default launcher, except for runs that sensors request while the run worker is free."""
 
@@ -69,6 +82,7 @@ class WarmRunLauncher(dg.DefaultRunLauncher):
         tagged = self._instance.get_run_by_id(run.run_id)
         if tagged and tagged.tags.get(RUN_BY):  # copied from the parent of a re-execution, or a hand-over failed
             self._instance.add_run_tags(run.run_id, {RUN_BY: ""})
+        self._instance.add_run_tags(run.run_id, {MACHINE: socket.gethostname()})
         super().launch_run(context)
 
     def terminate(self, run_id: str) -> bool:

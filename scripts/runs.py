@@ -17,13 +17,12 @@ import dagster as dg
 import psutil
 
 from resources.progress import ProgressLine, is_terminal
-from resources.run_launcher import RUN_BY
+from resources.run_launcher import LAUNCHED_BY, RUN_BY, other_machine
 from scripts.terminal import is_own_raise, printable, remedy, styled
 
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')  # in a stack trace
 NOT_EXECUTED = "Not executing."  # the end of Dagster's error for each step that depends on a failed one
 SHOWN_LINES = 12  # of an error; the run's page in Dagster has all of it
-LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -230,10 +229,15 @@ def process_tags() -> dict[str, str]:
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
-    """Whether the process that runs it is gone, or the code server that started it (its runs end with it)."""
+    """Whether the process that runs it is gone, or the code server that started it (its runs end with it).
+
+    Runs of other machines that use the same database are not lost: this machine cannot see their processes.
+    """
+    if other_machine(run):
+        return False
     if run.tags.get(RUN_BY):
-        machine, process_id, start_time = json.loads(run.tags[RUN_BY])
-        return machine == socket.gethostname() and not is_running(process_id, start_time)
+        _, process_id, start_time = json.loads(run.tags[RUN_BY])
+        return not is_running(process_id, start_time)
     path = json.loads(run.tags.get(LAUNCHED_BY, "{}")).get("socket")
     if path is None:
         return False

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from resources.run_launcher import RUN_BY, SENSOR_TAG, SOCKET_FILE, connected, receive, send
+from resources.run_launcher import MACHINE, RUN_BY, SENSOR_TAG, SOCKET_FILE, connected, receive, send
 from scripts.home import DAGSTER_SETTINGS
 from scripts.runs import end_lost_runs
 from tests.support import worker_jobs
@@ -128,7 +129,9 @@ def test_other_runs_and_runs_without_a_worker_go_to_dagsters_launcher(home: Home
     home.start_worker()
     with pytest.raises(dg.DagsterInvariantViolationError, match=NO_WORKER):
         home.launch(tags={RUN_BY: "a re-execution has the tags of its parent"})
-    assert [run.tags.get(RUN_BY) for run in home.instance.get_runs()] == ["", None]
+    runs = home.instance.get_runs()
+    assert [run.tags.get(RUN_BY) for run in runs] == ["", None]
+    assert {run.tags.get(MACHINE) for run in runs} == {socket.gethostname()}
     assert home.executed_by() == []
 
 

@@ -7,8 +7,9 @@ import dagster as dg
 import pytest
 
 from resources.delta.external_table import ExternalTable
+from resources.run_launcher import LAUNCHED_BY, MACHINE, RUN_BY
 from scripts.cluster import free_port
-from scripts.runs import LAUNCHED_BY, RUN_BY, end_lost_runs, print_failures, process_tags, terminal_logger
+from scripts.runs import end_lost_runs, print_failures, process_tags, terminal_logger
 
 
 @dg.job
@@ -22,13 +23,16 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
-def started(instance: dg.DagsterInstance, path: Path) -> str:
-    tags = {LAUNCHED_BY: json.dumps({"host": "localhost", "socket": str(path)})}
+def started(instance: dg.DagsterInstance, path: Path, tags: dict[str, str]) -> str:
+    tags = {LAUNCHED_BY: json.dumps({"host": "localhost", "socket": str(path)}), **tags}
     return instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id
 
 
-def test_a_run_whose_code_server_is_gone_is_recorded_as_failed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    dagster_run_id = started(instance, tmp_path / "gone")
+@pytest.mark.parametrize("tags", [{MACHINE: socket.gethostname()}, {}], ids=["this release", "an earlier one"])
+def test_a_run_whose_code_server_is_gone_is_recorded_as_failed(
+    instance: dg.DagsterInstance, tmp_path: Path, tags: dict[str, str]
+) -> None:
+    dagster_run_id = started(instance, tmp_path / "gone", tags)
     assert end_lost_runs(instance) == [dagster_run_id]
     assert instance.get_run_by_id(dagster_run_id).status == dg.DagsterRunStatus.FAILURE
 
@@ -37,8 +41,16 @@ def test_a_run_whose_code_server_is_up_continues(instance: dg.DagsterInstance, t
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()
-        started(instance, tmp_path / "s")
+        started(instance, tmp_path / "s", {MACHINE: socket.gethostname()})
         assert end_lost_runs(instance) == []
+
+
+@pytest.mark.parametrize("tags", [{MACHINE: "another"}, {RUN_BY: json.dumps(["another", 2**22 + 1, 0.0])}])
+def test_a_run_of_another_machine_is_left_alone(
+    instance: dg.DagsterInstance, tmp_path: Path, tags: dict[str, str]
+) -> None:
+    started(instance, tmp_path / "gone", tags)
+    assert end_lost_runs(instance) == []
 
 
 def test_a_run_inside_another_program_is_left_alone(instance: dg.DagsterInstance) -> None:
