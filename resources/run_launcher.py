@@ -6,12 +6,14 @@ Unix socket next to Dagster's settings, in lines of JSON that hold nothing but i
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import dagster as dg
+import psutil
 
 SENSOR_TAG = "dagster/sensor_name"
 RUN_BY = "image_assets/process"  # the process that runs it, if no code server started it: machine, id, start time
@@ -60,6 +62,20 @@ def receive(connection: socket.socket) -> dict[str, object]:
     return json.loads(received)
 
 
+def process_identity() -> list[str | int | float]:
+    """This process: machine, process id, and start time, because ids are reused."""
+    process = psutil.Process()
+    return [socket.gethostname(), process.pid, process.create_time()]
+
+
+def is_running(process_id: int, start_time: float) -> bool:
+    """Whether the process with this id is still the one that started at that time."""
+    try:
+        return abs(psutil.Process(process_id).create_time() - start_time) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
 def other_machine(run: dg.DagsterRun) -> str | None:
     """The machine that runs it, if that is another one and nobody else can reach the run's process or code server."""
     if run.tags.get(RUN_BY):
@@ -86,11 +102,25 @@ class WarmRunLauncher(dg.DefaultRunLauncher):
         super().launch_run(context)
 
     def terminate(self, run_id: str) -> bool:
-        """Interrupts a run, wherever it is."""
+        """Interrupts a run, whatever process of this machine runs it."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished or not run.tags.get(RUN_BY):
+        if run is None or run.is_finished:
+            return False
+        if machine := other_machine(run):  # marked as canceling, it would lose its pools after a while, and go on
+            self._instance.report_engine_event(f"Not terminated: only the UI on {machine} can do that.", run)
+            return False
+        if not run.tags.get(RUN_BY):
             return super().terminate(run_id)
         self._instance.report_run_canceling(run)
+        if SENSOR_TAG in run.tags:  # only such runs are handed over
+            return self._interrupt_in_worker(run_id)
+        _, process_id, start_time = json.loads(run.tags[RUN_BY])
+        if running := is_running(process_id, start_time):
+            os.kill(process_id, signal.SIGINT)
+        return running
+
+    def _interrupt_in_worker(self, run_id: str) -> bool:
+        """Whether the worker has the run, and interrupts it."""
         try:
             with connected(self._dagster_home) as connection:
                 send(connection, {"terminate": run_id})

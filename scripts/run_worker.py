@@ -27,9 +27,8 @@ from resources.delta.table import MEBIBYTE
 from resources.locks import locked
 from resources.mlflow.model_registry import RegistryUnavailable
 from resources.processes.child_process import collect_rarely, end_with_parent
-from resources.run_launcher import SOCKET_FILE, receive, send, socket_address
+from resources.run_launcher import SOCKET_FILE, process_identity, receive, send, socket_address
 from resources.settings import read_settings
-from scripts.runs import process_identity
 
 RUNS = 200  # then another process takes over, whatever libraries have piled up by then
 IDLE_SECONDS = 600  # without a run, until another process takes over if that gives back memory

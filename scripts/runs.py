@@ -14,10 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import dagster as dg
-import psutil
 
 from resources.progress import ProgressLine, is_terminal
-from resources.run_launcher import LAUNCHED_BY, RUN_BY, other_machine
+from resources.run_launcher import LAUNCHED_BY, RUN_BY, is_running, other_machine, process_identity
 from scripts.terminal import is_own_raise, printable, remedy, styled
 
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')  # in a stack trace
@@ -217,12 +216,6 @@ def seconds_by_step(result: dg.ExecuteInProcessResult) -> dict[str, float]:
     }
 
 
-def process_identity() -> list[str | int | float]:
-    """This process: machine, process id, and start time, because ids are reused."""
-    process = psutil.Process()
-    return [socket.gethostname(), process.pid, process.create_time()]
-
-
 def process_tags() -> dict[str, str]:
     """The run tags that name this process."""
     return {RUN_BY: json.dumps(process_identity())}
@@ -243,14 +236,6 @@ def is_lost(run: dg.DagsterRun) -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(path) != 0
-
-
-def is_running(process_id: int, start_time: float) -> bool:
-    """Whether the process with this id is still the one that started at that time."""
-    try:
-        return abs(psutil.Process(process_id).create_time() - start_time) < 1
-    except psutil.NoSuchProcess:
-        return False
 
 
 def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs that sensors request are executed in the run worker; without a free one, in a process of their own."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from resources.run_launcher import MACHINE, RUN_BY, SENSOR_TAG, SOCKET_FILE, connected, receive, send
+from resources.run_launcher import LAUNCHED_BY, MACHINE, RUN_BY, SENSOR_TAG, SOCKET_FILE, connected, receive, send
 from scripts.home import DAGSTER_SETTINGS
 from scripts.runs import end_lost_runs
 from tests.support import worker_jobs
@@ -27,6 +28,14 @@ from pathlib import Path
 from scripts.run_worker import serve
 import worker_jobs
 print(serve(Path(sys.argv[1]), limit_bytes=int(sys.argv[2]), runs=int(sys.argv[3])), flush=True)
+"""
+COMMAND = """
+import dagster as dg
+from scripts.runs import process_tags
+from worker_jobs import small_job
+config = {"ops": {"work": {"config": {"seconds": 600.0}}}}
+with dg.DagsterInstance.get() as instance:
+    small_job.execute_in_process(config, instance, tags=process_tags(), raise_on_error=False)
 """
 BY_SENSOR = {SENSOR_TAG: "new_images"}
 NO_WORKER = "requires a workspace"  # what Dagster's own launcher says here, where no code server runs
@@ -46,25 +55,30 @@ class Home:
         monkeypatch.setenv("PROCESSES", str(self.processes))
         monkeypatch.delitem(sys.modules, "worker_jobs", raising=False)
         self.instance = dg.DagsterInstance.from_config(str(self.dagster_home))
-        self.worker: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | None = None
 
-    def start_worker(self, *, limit_bytes: int = 2**40, runs: int = 100) -> subprocess.Popen[str]:
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Starts a process that the fixture kills at the end."""
         environment = os.environ | {
             "DAGSTER_HOME": str(self.dagster_home),
             "PYTHONPATH": f"{self.module.parent}{os.pathsep}{ROOT}",
         }
-        command = [sys.executable, "-c", PROGRAM, str(self.dagster_home), str(limit_bytes), str(runs)]
-        self.worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.worker.stdout
-        assert "ready" in self.worker.stdout.readline()
-        return self.worker
+        command = [sys.executable, "-c", program, *arguments]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        return self.process
+
+    def start_worker(self, *, limit_bytes: int = 2**40, runs: int = 100) -> subprocess.Popen[str]:
+        worker = self.start(PROGRAM, str(self.dagster_home), str(limit_bytes), str(runs))
+        assert worker.stdout
+        assert "ready" in worker.stdout.readline()
+        return worker
 
     def reason(self) -> str:
         """What the worker said when it ended."""
-        assert self.worker
-        assert self.worker.stdout
-        output = self.worker.stdout.read()  # including what was read ahead with the first line
-        assert self.worker.wait(timeout=120) == 0
+        assert self.process
+        assert self.process.stdout
+        output = self.process.stdout.read()  # including what was read ahead with the first line
+        assert self.process.wait(timeout=120) == 0
         return output.strip().splitlines()[-1]
 
     def launch(self, tags: dict[str, str] = BY_SENSOR, **config: object) -> str:
@@ -97,9 +111,9 @@ class Home:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     home = Home(tmp_path, monkeypatch)
     yield home
-    if home.worker and home.worker.poll() is None:
-        home.worker.kill()
-        home.worker.wait()
+    if home.process and home.process.poll() is None:
+        home.process.kill()
+        home.process.wait()
     home.instance.dispose()
 
 
@@ -146,6 +160,34 @@ def test_a_busy_worker_takes_no_run_and_a_terminated_run_is_canceled(home: Home)
     assert home.finished(run_id) is dg.DagsterRunStatus.CANCELED
     assert home.reason() == f"run {run_id} ended as CANCELED"
     assert not home.instance.run_launcher.terminate(run_id)
+
+
+def test_a_run_of_a_command_is_canceled_by_interrupting_its_process(home: Home) -> None:
+    command = home.start(COMMAND)
+    wait_until(home.executed_by, PATIENCE_SECONDS)
+    (run,) = home.instance.get_runs()
+    assert home.instance.run_launcher.terminate(run.run_id)
+    assert command.wait(PATIENCE_SECONDS) == 0
+    assert home.run(run.run_id).status is dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {RUN_BY: json.dumps(["another", 1, 0.0])},
+        {RUN_BY: json.dumps(["another", 1, 0.0]), **BY_SENSOR},
+        {MACHINE: "another", LAUNCHED_BY: json.dumps({"host": "localhost", "socket": "/nowhere"})},
+    ],
+    ids=["command", "worker", "code server"],
+)
+def test_a_run_of_another_machine_can_only_be_terminated_there(home: Home, tags: dict[str, str]) -> None:
+    run_id = home.instance.create_run_for_job(
+        worker_jobs.small_job, tags=tags, status=dg.DagsterRunStatus.STARTED
+    ).run_id
+    assert not home.instance.run_launcher.terminate(run_id)
+    assert home.run(run_id).status is dg.DagsterRunStatus.STARTED, "otherwise, its pools would be released"
+    (event,) = home.instance.all_logs(run_id)
+    assert event.message == "Not terminated: only the UI on another can do that."
 
 
 def test_another_process_takes_over_after_a_failed_run(home: Home) -> None:
