@@ -16,11 +16,12 @@ import dagster as dg
 import psutil
 
 SENSOR_TAG = "dagster/sensor_name"
-RUN_BY = "image_assets/process"  # the process that runs it, if no code server started it: machine, id, start time
+RUN_BY = "image_assets/process"  # the process that runs it, if no code server started it: machine, id, start
 LAUNCHED_BY = ".dagster/grpc_info"  # Dagster's tag: the code server that started the run
 MACHINE = "image_assets/machine"  # the machine of that code server, if the two share a socket
 SOCKET_FILE = "run_worker.sock"
 ANSWER_SECONDS = 5.0
+TICK_SECONDS = 0.01  # the precision of a process's start
 MAX_ADDRESS = 100  # characters; a Unix socket's address has at most 103 on macOS and 107 on Linux
 
 
@@ -63,17 +64,21 @@ def receive(connection: socket.socket) -> dict[str, object]:
 
 
 def process_identity() -> list[str | int | float]:
-    """This process: machine, process id, and start time, because ids are reused."""
+    """This process: machine, process id, and start in seconds after the machine's, because ids are reused.
+
+    A time of day would not do: that of a process changes whenever the clock is set.
+    """
     process = psutil.Process()
-    return [socket.gethostname(), process.pid, process.create_time()]
+    return [socket.gethostname(), process.pid, process.create_time() - psutil.boot_time()]
 
 
-def is_running(process_id: int, start_time: float) -> bool:
-    """Whether the process with this id is still the one that started at that time."""
+def is_running(process_id: int, start: float) -> bool:
+    """Whether the process with this id is still the one that started then; earlier releases recorded a time of day."""
     try:
-        return abs(psutil.Process(process_id).create_time() - start_time) < 1
+        created = psutil.Process(process_id).create_time()
     except psutil.NoSuchProcess:
         return False
+    return min(abs(created - psutil.boot_time() - start), abs(created - start)) < TICK_SECONDS
 
 
 def other_machine(run: dg.DagsterRun) -> str | None:
@@ -114,8 +119,8 @@ class WarmRunLauncher(dg.DefaultRunLauncher):
         self._instance.report_run_canceling(run)
         if SENSOR_TAG in run.tags:  # only such runs are handed over
             return self._interrupt_in_worker(run_id)
-        _, process_id, start_time = json.loads(run.tags[RUN_BY])
-        if running := is_running(process_id, start_time):
+        _, process_id, start = json.loads(run.tags[RUN_BY])
+        if running := is_running(process_id, start):
             os.kill(process_id, signal.SIGINT)
         return running
 

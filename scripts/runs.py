@@ -229,8 +229,8 @@ def is_lost(run: dg.DagsterRun) -> bool:
     if other_machine(run):
         return False
     if run.tags.get(RUN_BY):
-        _, process_id, start_time = json.loads(run.tags[RUN_BY])
-        return not is_running(process_id, start_time)
+        _, process_id, start = json.loads(run.tags[RUN_BY])
+        return not is_running(process_id, start)
     path = json.loads(run.tags.get(LAUNCHED_BY, "{}")).get("socket")
     if path is None:
         return False

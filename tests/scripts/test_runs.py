@@ -1,15 +1,18 @@
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from resources.delta.external_table import ExternalTable
-from resources.run_launcher import LAUNCHED_BY, MACHINE, RUN_BY
+from resources.run_launcher import LAUNCHED_BY, MACHINE, RUN_BY, process_identity
 from scripts.cluster import free_port
 from scripts.runs import end_lost_runs, print_failures, process_tags, terminal_logger
+from tests.support.images import put
 
 
 @dg.job
@@ -58,14 +61,27 @@ def test_a_run_inside_another_program_is_left_alone(instance: dg.DagsterInstance
     assert end_lost_runs(instance) == []
 
 
-def test_a_run_of_a_command_lasts_as_long_as_its_process(instance: dg.DagsterInstance) -> None:
-    here = process_tags()
-    machine, process_id, start_time = json.loads(here[RUN_BY])
-    instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=here)
+@pytest.mark.parametrize(
+    "start", [process_identity()[2], psutil.Process().create_time()], ids=["this release", "an earlier one"]
+)
+def test_a_run_of_a_command_lasts_as_long_as_its_process(instance: dg.DagsterInstance, start: float) -> None:
+    here = [socket.gethostname(), os.getpid(), start]
+    instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags={RUN_BY: json.dumps(here)})
     assert end_lost_runs(instance) == []
-    ended = {RUN_BY: json.dumps([machine, process_id, start_time - 1000])}  # another process has this id now
-    lost = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=ended)
+    ended = [*here[:2], start - 1000]  # another process has this id now
+    lost = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags={RUN_BY: json.dumps(ended)})
     assert end_lost_runs(instance) == [lost.run_id]
+
+
+@pytest.mark.parametrize("seconds", [-3600, 1, 3600])
+def test_a_run_of_a_command_goes_on_when_the_clock_is_set(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=process_tags())
+    put(tmp_path, "stat", f"btime {psutil.boot_time() + seconds:.0f}\n".encode())
+    (tmp_path / str(os.getpid())).symlink_to("/proc/self")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert end_lost_runs(instance) == []
 
 
 @dg.op
