@@ -21,6 +21,7 @@ from image_assets.data import (
     validation_cache,
 )
 from image_assets.jobs.asset_jobs import JOBS
+from image_assets.jobs.continuous import one_pass_executor
 from image_assets.models import (
     backbone_comparisons,
     image_embeddings,
@@ -121,5 +122,5 @@ defs = dg.Definitions(
         waiting_alerts,
     ],
     resources=resources,
-    executor=dg.in_process_executor,  # one Spark session for a run, not one for each step
+    executor=one_pass_executor,  # one Spark session for a run, not one for each step
 )

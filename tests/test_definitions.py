@@ -142,6 +142,14 @@ def test_jobs_and_sensors_are_there() -> None:
     assert running == {"new_images": True, "storage_events": False, "stage_changes": True, "waiting_alerts": True}
 
 
+def test_every_job_waits_for_pools_without_dagsters_busy_loop() -> None:
+    executors = [job.executor_def for job in defs.get_repository_def().get_all_jobs()]
+    assert {executor.name for executor in executors} == {"in_process"}
+    assert dg.in_process_executor not in executors
+    config = {"execution": {"config": {"retries": {"disabled": {}}}}}
+    dg.validate_run_config(defs.resolve_job_def("train_models"), config)
+
+
 def test_only_its_own_job_compares_backbones() -> None:
     steps = {
         job: {node.name for node in defs.resolve_job_def(job).graph.nodes}

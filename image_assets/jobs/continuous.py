@@ -1,4 +1,4 @@
-"""The executor of jobs that process what is new once, or repeat that whenever there is something new."""
+"""The executors of all jobs, and of those that can repeat their work whenever there is something new."""
 
 import re
 import signal
@@ -308,6 +308,19 @@ class ContinuousExecutor(dg.Executor):
                 last_error = str(error)
 
 
+def in_process(context: dg.InitExecutorContext) -> dg.Executor:
+    """Dagster's in-process executor with these settings."""
+    create = dg.in_process_executor.executor_creation_fn
+    assert create
+    return create(context)
+
+
+@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema.as_field())
+def one_pass_executor(context: dg.InitExecutorContext) -> ContinuousExecutor:
+    """Dagster's in-process executor, but a run that waits for a pool uses no CPU time and can be interrupted."""
+    return ContinuousExecutor(in_process(context), AVAILABLE_NOW, ())
+
+
 def continuous_executor(*checks: Check) -> dg.ExecutorDefinition:
     """The executor of a job that makes one pass, or a pass whenever one of the checks finds new work."""
     description = (
@@ -320,9 +333,7 @@ def continuous_executor(*checks: Check) -> dg.ExecutorDefinition:
         config_schema={"trigger": dg.Field(str, default_value=AVAILABLE_NOW, description=description)},
     )
     def executor(context: dg.InitExecutorContext) -> ContinuousExecutor:
-        create = dg.in_process_executor.executor_creation_fn
-        assert create
-        in_process = create(context._replace(executor_config={"retries": {"enabled": {}}}))
-        return ContinuousExecutor(in_process, str(context.executor_config["trigger"]), checks)
+        steps = in_process(context._replace(executor_config={"retries": {"enabled": {}}}))
+        return ContinuousExecutor(steps, str(context.executor_config["trigger"]), checks)
 
     return executor

@@ -98,7 +98,7 @@ class ActiveRun:
 
 
 @contextmanager
-def active_run(create_job: CreateJob, folder: Path, trigger: str) -> Iterator[ActiveRun]:
+def active_run(create_job: CreateJob, folder: Path, trigger: str | None) -> Iterator[ActiveRun]:
     """A run of the folder's job in a new process, which is killed if it still runs at the end of the block."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([create_job.__module__])  # what the module imports is imported once

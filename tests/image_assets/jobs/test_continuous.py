@@ -9,9 +9,16 @@ import dagster as dg
 import psutil
 import pytest
 
-from image_assets.jobs.continuous import CheckFailed, RunResources, continuous_executor, interval_seconds
-from tests.support.job_runs import TIMEOUT_SECONDS, active_run, create_instance, execute
+from image_assets.jobs.continuous import (
+    CheckFailed,
+    RunResources,
+    continuous_executor,
+    interval_seconds,
+    one_pass_executor,
+)
+from tests.support.job_runs import TIMEOUT_SECONDS, ActiveRun, CreateJob, active_run, create_instance, execute
 
+OTHER = "another run"
 CANCELED, SUCCESS, FAILURE = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
@@ -61,6 +68,17 @@ def create_job(folder: str) -> dg.JobDefinition:
 
     job = dg.define_asset_job("write", executor_def=continuous_executor(check))
     return dg.Definitions(assets=[letters, answers], jobs=[job]).resolve_job_def("write")
+
+
+def create_other_job(_: str) -> dg.JobDefinition:
+    """A job without an executor of its own."""
+
+    @dg.asset(pool="letters")
+    def letters() -> None:
+        """Nothing."""
+
+    job = dg.define_asset_job("write")
+    return dg.Definitions(assets=[letters], jobs=[job], executor=one_pass_executor).resolve_job_def("write")
 
 
 @pytest.fixture
@@ -132,36 +150,49 @@ def test_a_signal_cancels_the_run_even_if_a_library_turns_it_into_another_error(
         assert last_status(run.instance) is SUCCESS
 
 
-def test_a_run_that_waits_for_a_pool_uses_no_cpu_and_can_be_canceled(tmp_path: Path) -> None:
-    other = "another run"
-    with create_instance(tmp_path) as instance:
-        storage = instance.event_log_storage
-        storage.initialize_concurrency_limit_to_default("letters")
-        assert storage.claim_concurrency_slot("letters", other, "letters").is_claimed
-    with active_run(create_job, tmp_path, "1 second") as run:
-        storage = run.instance.event_log_storage
+@pytest.fixture
+def pool_of_another_run(instance: dg.DagsterInstance) -> None:
+    """Another run holds the pool of letters."""
+    instance.event_log_storage.initialize_concurrency_limit_to_default("letters")
+    assert instance.event_log_storage.claim_concurrency_slot("letters", OTHER, "letters").is_claimed
 
-        def waiting_runs() -> set[str]:
-            return {step.run_id for step in storage.get_concurrency_info("letters").pending_steps} - {other}
 
-        def blocked() -> int:
-            return sum("blocked by limit for pool letters" in line for line in run.log())
+def blocked(run: ActiveRun) -> int:
+    """How often the run had to wait for the pool."""
+    return sum("blocked by limit for pool letters" in line for line in run.log())
 
-        run.wait_for(blocked, "waiting for the pool")
+
+@pytest.mark.usefixtures("pool_of_another_run")
+@pytest.mark.parametrize(
+    ("create", "trigger", "ended"), [(create_job, "1 second", CANCELED), (create_other_job, None, FAILURE)]
+)
+def test_a_run_that_waits_for_a_pool_uses_no_cpu_and_can_be_interrupted(
+    tmp_path: Path, create: CreateJob, trigger: str | None, ended: dg.DagsterRunStatus
+) -> None:
+    with active_run(create, tmp_path, trigger) as run:
+        run.wait_for(lambda: blocked(run), "waiting for the pool")
         process = psutil.Process(run.process.pid)
         before = process.cpu_times().user
         time.sleep(4)
         assert process.cpu_times().user - before < 0.3
-        storage.free_concurrency_slots_for_run(other)
-        run.wait_for(run.passes, "the first pass, once the pool is free")
+        assert run.stop(signal.SIGINT) is ended
+        pool = run.instance.event_log_storage.get_concurrency_info("letters")
+        assert {step.run_id for step in pool.pending_steps} <= {OTHER}
+        assert [slot.run_id for slot in pool.claimed_slots] == [OTHER]
 
-        assert storage.claim_concurrency_slot("letters", other, "letters").is_claimed
+
+@pytest.mark.usefixtures("pool_of_another_run")
+def test_a_run_goes_on_when_the_pool_is_free_and_can_be_canceled_when_it_waits_again(tmp_path: Path) -> None:
+    with active_run(create_job, tmp_path, "1 second") as run:
+        storage = run.instance.event_log_storage
+        run.wait_for(lambda: blocked(run), "waiting for the pool")
+        storage.free_concurrency_slots_for_run(OTHER)
+        run.wait_for(run.passes, "the first pass, once the pool is free")
+        assert storage.claim_concurrency_slot("letters", OTHER, "letters").is_claimed
         (tmp_path / "letter").touch()
-        run.wait_for(lambda: blocked() == 2, "waiting for the pool again")
+        run.wait_for(lambda: blocked(run) == 2, "waiting for the pool again")
         time.sleep(1)
         assert run.stop(signal.SIGTERM) is CANCELED
-        assert waiting_runs() == set()
-        assert [slot.run_id for slot in storage.get_concurrency_info("letters").claimed_slots] == [other]
 
 
 def test_a_run_that_dagster_has_marked_as_canceled_ends_before_its_next_pass(tmp_path: Path) -> None:
