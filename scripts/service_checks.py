@@ -246,6 +246,7 @@ def web_pages() -> Finding:
 def dagster_database() -> Finding:
     """The database for Dagster's runs and events."""
     import psycopg2
+    from sqlalchemy.engine import make_url
 
     from resources.setting_values import DATABASE_VARIABLE
     from resources.settings import read_settings
@@ -253,8 +254,10 @@ def dagster_database() -> Finding:
     settings = read_settings()
     if not settings.dagster_on_postgres:
         return Finding("skipped", f"SQLite in {settings.dagster_home}")
-    address = os.environ[DATABASE_VARIABLE].replace("+psycopg2", "", 1)
-    connection = psycopg2.connect(address, connect_timeout=TIMEOUT_SECONDS)
+    # As Dagster reads it: libpq would reject a `%` in the password, and repeat the password in its message.
+    address = make_url(os.environ[DATABASE_VARIABLE])
+    _, parts = address.get_dialect()().create_connect_args(address)
+    connection = psycopg2.connect(**{"connect_timeout": TIMEOUT_SECONDS, **parts})
     try:
         parameters = connection.get_dsn_parameters()  # without its password
         with connection.cursor() as cursor:
@@ -267,7 +270,9 @@ def dagster_database() -> Finding:
 
 
 def s3() -> Finding:
-    """S3: Spark's jars, listing the buckets in use, and writing to the storage."""
+    """S3: listing what is in use, writing to the storage, and Spark's jars."""
+    import boto3
+
     from resources.files.file_system import uncached_file_system
     from resources.files.s3 import SCHEME
     from resources.settings import read_settings
@@ -277,15 +282,16 @@ def s3() -> Finding:
     urls = [place for place in (storage, landing) if place.startswith(SCHEME)]
     if not urls:
         return Finding("skipped", "neither the storage nor the landing folder is on S3")
-    if missing := jars.list_missing(jars.spark_home() / "jars", jars.S3):
-        return Finding("failed", f"{len(missing)} of {len(jars.S3.jars)} jars are missing, such as {missing[0]}")
     for url in urls:
-        system, path = uncached_file_system(url)
-        system.ls(path.partition("/")[0])
+        bucket, _, folder = url.removeprefix(SCHEME).partition("/")
+        # An account may be limited to the folder, and the bucket may have millions of objects.
+        boto3.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{folder}/" if folder else "", MaxKeys=1)
     if storage in urls:
         system, path = uncached_file_system(f"{storage}/doctor-{uuid4()}")
         system.pipe_file(path, b"written by make doctor")
         system.rm_file(path)
+    if missing := jars.list_missing(jars.spark_home() / "jars", jars.S3):
+        return Finding("failed", f"{len(missing)} of {len(jars.S3.jars)} jars are missing, such as {missing[0]}")
     return Finding("ok", f"{' and '.join(urls)}; {len(jars.S3.jars)} jars")
 
 

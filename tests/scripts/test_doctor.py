@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -302,9 +303,10 @@ def test_the_dagster_database_is_opened_and_its_password_never_shown(tmp_path: P
         address = addresses["dagster"]
         state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
         assert (state, "dagster on 127.0.0.1 as owner" in row) == ("ok", True)
-        wrong = address.replace(PASSWORD, "wrong-password")
-        state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=wrong)
-        assert (state, "password authentication failed" in row, "wrong-password" in row) == ("failed", True, False)
+        for wrong in ("wrong-password", "100%wrong-password"):
+            named = address.replace(PASSWORD, wrong)
+            state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=named)
+            assert (state, "password authentication failed" in row, wrong in row) == ("failed", True, False)
     state, row = result_of("dagster database", tmp_path, IMAGE_ASSETS_DAGSTER_DATABASE=address)
     assert (state, "onnection refused" in row, PASSWORD in row) == ("failed", True, False)
 
@@ -318,6 +320,25 @@ def test_buckets_are_listed_and_written_to(tmp_path: Path) -> None:
         assert (state, "bucket does not exist" in row, SECRET in row) == ("failed", True, False)
     state, row = result_of("s3", tmp_path, **settings)
     assert (state, "connect" in row, SECRET in row) == ("failed", True, False)
+
+
+def test_an_account_that_may_list_only_its_own_folder_of_a_bucket_is_enough(tmp_path: Path) -> None:
+    listed: list[tuple[str, str]] = []
+
+    class Restricted(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            listed.append((query["prefix"][0], query["max-keys"][0]))
+            self.send_response(200 if listed[-1][0].startswith("photos/") else 403)
+            self.end_headers()
+            self.wfile.write(b"<ListBucketResult/>")
+
+    with Quiet((HOST, 0), Restricted) as server, serving(server):
+        endpoint = {"AWS_ENDPOINT_URL": f"http://{HOST}:{server.server_port}", "AWS_ALLOW_HTTP": "true"}
+        account = {"AWS_ACCESS_KEY_ID": "a-key", "AWS_SECRET_ACCESS_KEY": SECRET}
+        row = result_of("s3", tmp_path, **endpoint, **account, IMAGE_ASSETS_LANDING=f"s3://{BUCKET}/photos")[1]
+    assert listed == [("photos/", "1")]
+    assert "Error" not in row
 
 
 def test_pages_that_accept_requests_of_other_sites_are_reported(accounts_server: MlflowServer, tmp_path: Path) -> None:
