@@ -48,7 +48,6 @@ REMEDIES = (
     (r"No space left on device|database or disk is full|disk I/O error|Disk quota exceeded", DISK),
     (r"Too many open files", FILES),
     (r"JAVA_GATEWAY_EXITED|Java gateway process exited|UnsupportedClassVersionError|java: not found", JAVA),
-    (r"run `make s3`|Cannot write to the home folder", ""),  # the message itself contains the remedy
     (r"out-of-date database schema|Can't locate revision|SchemaOutdated|DELTA_UNSUPPORTED", OTHER_VERSION),
     (r"database is locked", LOCKED),
     (r"file is not a database|database disk image is malformed", BROKEN_DATABASE),
@@ -61,10 +60,10 @@ REMEDIES = (
         r"Answer from Java side is empty|Py4JNetworkError|Connection (refused|reset by peer)[^\n]*\s[^\n]*py4j",
         JAVA_DIED,
     ),
-    (r"psycopg2|PostgreSQL|password authentication failed", DATABASE),
-    (r"/api/2\.0/mlflow|MLFLOW_TRACKING_USERNAME|API request to http", MLFLOW),
+    (r"psycopg2|password authentication failed", DATABASE),
+    (r"/api/2\.0/mlflow|API request to http", MLFLOW),
     (r"EndpointConnectionError|Generic S3 error|S3Exception|endpoint URL|NoCredentials|NoSuchBucket", S3),
-    (r"InvalidAccessKeyId|SignatureDoesNotMatch|Access Key Id you provided|bucket does not exist|AWS_ENDPOINT_URL", S3),
+    (r"InvalidAccessKeyId|SignatureDoesNotMatch|Access Key Id you provided|bucket does not exist", S3),
     (r"All masters are unresponsive|Failed to connect to master|Cannot call methods on a stopped SparkContext", MASTER),
     (r"RankKilled|OutOfMemoryError|Cannot allocate memory|MemoryError", MEMORY),
 )
@@ -99,7 +98,7 @@ def table(title: str, rows: Sequence[tuple[str, ...]], styles: Mapping[str, Styl
 
 
 def remedy(message: str) -> str | None:
-    """What to do about an error: empty if its message says so itself, None if unknown."""
+    """What to do about an error of a library; None if unknown."""
     return next((action for pattern, action in REMEDIES if re.search(pattern, message)), None)
 
 
@@ -122,8 +121,9 @@ def first_line(error: BaseException) -> str:
 def explanation(error: BaseException) -> str | None:
     """What failed and what to do about it; None if only the traceback can explain the error."""
     chain = list(causes(error))
-    action = remedy("\n".join(f"{type(one).__name__}: {one} ({raised_in(one)})" for one in chain))
     own = next((one for one in chain if is_own(one)), None)
+    others = [one for one in chain if not is_own(one)]
+    action = remedy("\n".join(f"{type(one).__name__}: {one} ({raised_in(one)})" for one in others))
     if action is None and own is None:
         return None
     failure = first_line(own or chain[-1])

@@ -107,8 +107,21 @@ def test_a_refused_connection_to_anything_but_java_is_not_blamed_on_java() -> No
     assert remedy("ConnectionRefusedError: [Errno 111] Connection refused (/x/http/client.py)") is None
 
 
-def test_a_message_that_contains_the_remedy_gets_no_other() -> None:
-    assert remedy("OSError: Cannot write to the home folder /home (Read-only file system). Make it writable") == ""
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"IMAGE_ASSETS_LANDING": "s3://me:secret@bucket/photos"}, "Accounts belong in MLFLOW_TRACKING_USERNAME"),
+        ({"IMAGE_ASSETS_DAGSTER_DATABASE": "mysql://host/dagster"}, "expected postgresql+psycopg2://"),
+        ({"IMAGE_ASSETS_STORAGE": "s3://bucket", "AWS_ENDPOINT_URL": "http://host"}, "set AWS_ALLOW_HTTP=true"),
+    ],
+)
+def test_a_message_of_this_project_is_not_taken_for_one_of_a_library(
+    variables: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    answer = run("home", IMAGE_ASSETS_HOME=str(tmp_path), AWS_ALLOW_HTTP="", **variables)
+    assert answer.stderr.startswith(f"ValueError: {next(iter(variables))} ")
+    assert message in answer.stderr
+    assert "What to do" not in answer.stderr
 
 
 def test_an_unknown_error_has_no_remedy() -> None:
