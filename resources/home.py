@@ -1,6 +1,7 @@
 """The home folder: where it is, which version opened it last, its landing folder, and who uses it right now."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from resources.files.file_system import is_url
-from resources.files.replacing import replace_text
+from resources.files.replacing import replace_bytes, replace_text
 from resources.locks import locked
 
 FORMAT = 1  # of a home; raise it when older versions must not open homes of this version anymore
@@ -77,7 +78,7 @@ def stamp(home: Path) -> None:
 def former_path(home: Path) -> Path | None:
     """Where a home without a record was, if it was moved or copied by hand; None if it was not, or nothing tells."""
     file, own = home / LANDING_FILE, home / "landing"
-    landing = Path(file.read_text().strip()) if file.is_file() else own
+    landing = Path(stored_name(file)) if file.is_file() else own
     if own.is_dir() and landing.is_absolute() and landing.name == own.name and landing != own:
         return landing.parent
     database = home / "mlflow.db"
@@ -172,7 +173,7 @@ def read_landing(home: Path) -> str | None:
     file = home / LANDING_FILE
     if not file.is_file():
         return None
-    landing = file.read_text().strip()
+    landing = stored_name(file)
     if is_url(landing):
         return landing
     record = read_record(home)
@@ -181,13 +182,18 @@ def read_landing(home: Path) -> str | None:
     return str(home / landing)
 
 
+def stored_name(file: Path) -> str:
+    """The name in a landing folder's file. Names may end in spaces, or not be UTF-8."""
+    return os.fsdecode(file.read_bytes()).removesuffix("\n")
+
+
 def write_landing(home: Path, landing: Path | str) -> None:
     """Records the landing folder that the home belongs to, if it changes."""
     inside = isinstance(landing, Path) and landing.is_relative_to(home)
-    text = f"{landing.relative_to(home) if isinstance(landing, Path) and inside else landing}\n"
+    content = os.fsencode(f"{landing.relative_to(home) if isinstance(landing, Path) and inside else landing}\n")
     file = home / LANDING_FILE
-    if not file.is_file() or file.read_text() != text:
-        replace_text(file, text)
+    if not file.is_file() or file.read_bytes() != content:
+        replace_bytes(file, content)
 
 
 @contextmanager

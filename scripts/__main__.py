@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from resources.processes.child_process import collect_rarely
-from scripts.terminal import ROOT, explain_errors, table
+from scripts.terminal import ROOT, explain_errors, printable, table
 
 DESCRIPTION = "Turns a folder of images into Delta tables, trained models and predictions that stay current."
 EPILOG = """\
@@ -128,7 +128,8 @@ def home(arguments: Arguments) -> None:
     from scripts.home import open_home
 
     settings = open_home()
-    print(f"The home {settings.home} is ready, for images in {settings.landing}. Dagster's own commands find it with")
+    landing = printable(str(settings.landing))  # its name may not be UTF-8
+    print(f"The home {settings.home} is ready, for images in {landing}. Dagster's own commands find it with")
     print(f"export DAGSTER_HOME={shlex.quote(str(settings.dagster_home))}")
 
 

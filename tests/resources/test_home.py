@@ -101,7 +101,7 @@ def test_a_copy_of_a_home_without_a_record_is_recognized_by_its_registry(home: P
         require_usable(tmp_path / "copy")
 
 
-@pytest.mark.parametrize("landing", ["landing", "photographs/new"])
+@pytest.mark.parametrize("landing", ["landing", "photographs/new", "new "])
 def test_a_landing_folder_inside_the_home_moves_with_it(landing: str, home: Path, tmp_path: Path) -> None:
     create_home(home)
     write_landing(home, home / landing)
@@ -109,7 +109,7 @@ def test_a_landing_folder_inside_the_home_moves_with_it(landing: str, home: Path
     assert read_landing(tmp_path / "moved") == str(tmp_path / "moved" / landing)
 
 
-@pytest.mark.parametrize("landing", [Path("/photographs"), "s3://bucket/photographs"])
+@pytest.mark.parametrize("landing", [Path("/photographs"), Path("/photographs "), "s3://bucket/photographs"])
 def test_a_landing_folder_elsewhere_stays(landing: Path | str, home: Path, tmp_path: Path) -> None:
     create_home(home)
     assert read_landing(home) is None

@@ -14,6 +14,8 @@ from resources.settings import Settings, read_settings
 from scripts.home import prepare
 from tests.support.homes import ROOT, used_by_another_process
 
+NOT_UTF_8 = os.fsdecode(b"caf\xe9")
+
 
 def settings(home: Path, landing: Path | None = None) -> Settings:
     """The settings of a command with these variables."""
@@ -21,18 +23,25 @@ def settings(home: Path, landing: Path | None = None) -> Settings:
     return read_settings(variables)
 
 
-def test_a_home_remembers_its_landing_folder(tmp_path: Path) -> None:
-    prepare(settings(tmp_path / "home", tmp_path / "photographs"))
-    assert settings(tmp_path / "home").landing == tmp_path / "photographs"
+@pytest.mark.parametrize("name", ["photographs", "photographs ", "\nphotographs\n", NOT_UTF_8])
+def test_a_home_remembers_its_landing_folder(name: str, tmp_path: Path) -> None:
+    prepare(settings(tmp_path / "home", tmp_path / name))
+    (tmp_path / "home" / "tables").mkdir()
+    prepare(settings(tmp_path / "home", tmp_path / name))
+    assert settings(tmp_path / "home").landing == tmp_path / name
     assert (tmp_path / "home" / "dagster" / "dagster.yaml").is_file()
 
 
-def test_the_command_says_where_the_home_is_and_how_dagster_finds_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("landing", "shown"), [("", "my home/landing"), (NOT_UTF_8, "caf\N{REPLACEMENT CHARACTER}")])
+def test_the_command_says_where_the_home_is_and_how_dagster_finds_it(landing: str, shown: str, tmp_path: Path) -> None:
     home = tmp_path / "my home"
     command = [sys.executable, "-m", "scripts", "home"]
-    variables = {**os.environ, "IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": ""}
-    output = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout
-    assert output.startswith(f"The home {home} is ready, for images in {home}/landing.")
+    named = str(tmp_path / landing) if landing else ""
+    variables = {"IMAGE_ASSETS_HOME": str(home), "IMAGE_ASSETS_LANDING": named, "PYTHONIOENCODING": "utf-8:strict"}
+    output = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=True
+    ).stdout
+    assert output.startswith(f"The home {home} is ready, for images in {tmp_path}/{shown}.")
     assert output.endswith(f"\nexport DAGSTER_HOME='{home}/dagster'\n")
 
 
