@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 
 import psutil
@@ -104,7 +105,8 @@ def list_services(settings: Settings, folder: Path) -> list[Service]:
     server = [str(BIN / "mlflow"), "server", "--host", HOST, "--port", mlflow.rpartition(":")[2], "--workers", "1"]
     store = ["--backend-store-uri", settings.tracking_uri]
     artifacts = ["--artifacts-destination", settings.artifacts]
-    app = ["--app-name", "image-assets"]  # see scripts/webserver.py
+    # See scripts/webserver.py. By default, uvicorn would look for it in the current folder first.
+    app = ["--app-name", "image-assets", "--uvicorn-opts", f"--app-dir {quote(str(ROOT))}"]
     return [*services, Service("mlflow", [*server, *store, *artifacts, *app], mlflow, f"{mlflow}/health")]
 
 
@@ -112,7 +114,6 @@ def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str
     """Starts the service in its own session (so that Ctrl-C reaches only this program) and forwards its output."""
     process = subprocess.Popen(
         service.command,
-        cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -254,8 +255,9 @@ def to_environment(settings: Settings) -> dict[str, str]:
         # Saves seven processes of 240 MB each, which only MLflow's language-model features need.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
-        # Dagster's own programs import the run launcher by name, and do not look for it in the current folder.
+        # The services run in the current folder, to which settings may be relative, but import no modules from it.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONSAFEPATH": "1",
     }
 
 

@@ -1,6 +1,7 @@
 """Tests each part of the setup for real, each in its own process, and prints what was found and how to fix it."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -86,9 +87,17 @@ def main(names: Sequence[str]) -> int:
 def run_check(name: str) -> Finding:
     """Runs the check in its own process, which may crash or hang without consequences."""
     command = [sys.executable, "-W", "ignore", "-m", "scripts.doctor", name]
+    # As for the services of `dev`: settings may be relative to the current folder, but no module is imported from it.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
         process = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, check=False
+            command,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Finding("failed", f"timed out after {TIMEOUT_SECONDS} s")

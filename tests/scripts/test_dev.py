@@ -32,6 +32,7 @@ from scripts.dev import (
     start,
     stop,
     supervise,
+    to_environment,
 )
 from tests.support.images import put
 from tests.support.receivers import Quiet, serving
@@ -45,6 +46,11 @@ WITH_RANK = (
     f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)\n"
     "print(child.pid, file=open(sys.argv[1], 'w'), flush=True)\n"
     "time.sleep(600)"
+)
+# What a command and its services make of the settings.
+SETTINGS = (
+    "import sys; from pathlib import Path; from resources.settings import read_settings\n"
+    "Path(sys.argv[1]).write_text(f'{Path.cwd()} {read_settings()}')"
 )
 
 
@@ -75,6 +81,19 @@ def test_stopping_reaches_what_the_services_started(tmp_path: Path) -> None:
     stop([process])
     assert process.poll() is not None
     assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
+
+
+def test_services_take_relative_settings_as_the_command_does_and_import_nothing_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, "resources.py", b"raise ImportError('a file of another project')")
+    for name in ("CACHES", "HOME", "LANDING", "STORAGE"):
+        monkeypatch.setenv(f"IMAGE_ASSETS_{name}", name.lower())
+    settings, found = read_settings(), tmp_path / "found"
+    process = start(Service("one", [sys.executable, "-c", SETTINGS, str(found)]), to_environment(settings))
+    assert process.wait(60) == 0
+    assert found.read_text() == f"{tmp_path} {settings}"
 
 
 def test_a_service_that_exits_is_named_and_the_exit_code_is_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +183,8 @@ def test_mlflow_accepts_its_client_but_no_other_host_names_and_no_requests_of_ot
 ) -> None:
     settings, number = read_settings({"IMAGE_ASSETS_HOME": str(tmp_path)}), free_port()
     shutil.copy(empty_store, tmp_path / "mlflow.db")
+    put(tmp_path, "scripts/__init__.py", b"raise ImportError('a file of another project')")
+    monkeypatch.chdir(tmp_path)
     with mlflow_server(settings, number, monkeypatch):
         url = f"http://{HOST}:{number}"
         wait_for(lambda: is_up(f"{url}/health"), "MLflow", empty_store)

@@ -42,12 +42,12 @@ needs_postgres = pytest.mark.skipif(programs() is None, reason="no PostgreSQL: a
 
 
 def doctor(
-    *names: str, before: Callable[[], object] | None = None, **variables: str
+    *names: str, folder: Path = ROOT, before: Callable[[], object] | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """The command, with checks in processes of their own."""
     return subprocess.run(
         [sys.executable, "-m", "scripts", "doctor", *names],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **variables},
         preexec_fn=before,
         capture_output=True,
@@ -81,6 +81,11 @@ def test_an_exception_in_a_check_fails_that_check_only() -> None:
     assert "ValueError: IMAGE_ASSETS_PROCESSES is 'many'" in rows[1]
     assert rows[2].split()[:2] == ["java", "ok"]
     assert answer.returncode == 1
+
+
+def test_settings_are_relative_to_the_folder_of_the_command(tmp_path: Path) -> None:
+    answer = doctor("home", folder=tmp_path, IMAGE_ASSETS_HOME="", PYTHONPATH=str(ROOT))
+    assert f"{tmp_path}/.image_assets (not created yet)" in answer.stdout
 
 
 def test_a_landing_folder_that_was_set_must_exist(tmp_path: Path) -> None:
