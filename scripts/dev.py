@@ -8,8 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +141,9 @@ def wait_for_code(folder: Path, process: subprocess.Popen[str], stopped: threadi
 def is_up(url: str) -> bool:
     """Whether a server responds at this address with status 200."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, OSError):
+        # Unlike urllib, urllib3 sends requests to this machine past the proxy that variables such as http_proxy name.
+        return urllib3.request("GET", url, timeout=5, retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
         return False
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import dagster as dg
@@ -94,6 +94,16 @@ def test_services_take_relative_settings_as_the_command_does_and_import_nothing_
     process = start(Service("one", [sys.executable, "-c", SETTINGS, str(found)]), to_environment(settings))
     assert process.wait(60) == 0
     assert found.read_text() == f"{tmp_path} {settings}"
+
+
+def test_a_proxy_for_other_machines_is_not_asked_for_a_page_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://{HOST}:{free_port()}")  # nothing responds there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Quiet((HOST, 0), SimpleHTTPRequestHandler) as server, serving(server):
+        assert is_up(f"http://{HOST}:{server.server_port}")
+        assert not is_up(f"http://{HOST}:{server.server_port}/nothing")
 
 
 def test_a_service_that_exits_is_named_and_the_exit_code_is_1(capsys: pytest.CaptureFixture[str]) -> None:
