@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ import yaml
 from dagster import DagsterInstance
 
 from resources.mlflow.mlflow_tracking import create_store
+from resources.processes.child_process import end_with_parent
 from resources.settings import Settings
 from resources.web_protection import accepted_from_other_sites
 from scripts.cluster import HOST
@@ -109,7 +111,11 @@ def list_services(settings: Settings, folder: Path) -> list[Service]:
 
 
 def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Starts the service in its own session (so that Ctrl-C reaches only this program) and forwards its output."""
+    """Starts the service in its own session (so that Ctrl-C reaches only this program) and forwards its output.
+
+    The service ends with this process, even if it is killed. Call this in the main thread: Linux takes the end of the
+    thread that started a process for that of its parent.
+    """
     process = subprocess.Popen(
         service.command,
         env=environment,
@@ -119,6 +125,7 @@ def start(service: Service, environment: dict[str, str]) -> subprocess.Popen[str
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=partial(end_with_parent, os.getpid()),
     )
 
     def forward() -> None:

@@ -8,6 +8,7 @@ page on the internet could start jobs.
 requests of every page that another port of this machine serves.
 """
 
+import os
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
@@ -18,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resources.pictures import ADDRESS, FOLDER
+from resources.processes.child_process import end_with_parent
 from resources.settings import read_settings
 from resources.web_protection import SAFE_METHODS, protection
 
@@ -66,6 +68,7 @@ def mlflow_app() -> ASGIApp:
     """MLflow's server; its Python client and other programs may use it as before."""
     from mlflow.server.fastapi_app import app
 
+    end_with_parent(os.getppid())  # `mlflow server` starts this process, and may be killed
     protected: ASGIApp = app
     for middleware in reversed(protection(programs=True)):
         protected = middleware.cls(protected, *middleware.args, **middleware.kwargs)

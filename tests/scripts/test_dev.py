@@ -2,8 +2,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from scripts.dev import (
     CODE_SOCKET,
     FORMS,
     HOST,
+    PORTS,
     Service,
     is_up,
     list_services,
@@ -36,7 +39,8 @@ from scripts.dev import (
 )
 from tests.support.images import put
 from tests.support.receivers import Quiet, serving
-from tests.support.served import free_port, mlflow_server, wait_for
+from tests.support.served import ROOT, free_port, mlflow_server, wait_for
+from tests.support.waiting import wait_until
 from tests.support.worker_jobs import small_job
 
 SLEEP = "import time; time.sleep(600)"
@@ -52,6 +56,18 @@ SETTINGS = (
     "import sys; from pathlib import Path; from resources.settings import read_settings\n"
     "Path(sys.argv[1]).write_text(f'{Path.cwd()} {read_settings()}')"
 )
+# A command that starts MLflow and is killed once it is up.
+KILLED = """
+import os, signal, time
+from resources.settings import read_settings
+from scripts.dev import is_up, list_services, start
+settings = read_settings()
+mlflow = list_services(settings, settings.home)[-1]
+start(mlflow, dict(os.environ))
+while not is_up(mlflow.health):
+    time.sleep(0.2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_port_in_use_is_rejected_with_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +97,20 @@ def test_stopping_reaches_what_the_services_started(tmp_path: Path) -> None:
     stop([process])
     assert process.poll() is not None
     assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
+
+
+def test_services_end_with_a_command_that_is_killed(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    ports = {name: free_port() for name in PORTS}
+    variables = {
+        **os.environ,
+        **ports,
+        "IMAGE_ASSETS_HOME": str(tmp_path),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, env=variables, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    wait_until(lambda: not is_up(f"http://{HOST}:{ports['MLFLOW_PORT']}/health"), 60)
 
 
 def test_services_take_relative_settings_as_the_command_does_and_import_nothing_from_its_folder(
