@@ -34,7 +34,7 @@ from resources.delta.arrow_rows import Row
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.new_rows import NewRows
-from resources.delta.parquet_files import write_files
+from resources.delta.parquet_files import evenly_spaced, write_files
 from resources.delta.table import file_layout
 from resources.delta.unchanged import describe_once
 from resources.delta.writing import collected
@@ -45,6 +45,7 @@ from resources.progress import ProgressLine
 from resources.samples import SampleSize
 
 LISTED_GROUPS = 20
+SHEET_IMAGES = 200  # on the contact sheet of the sample
 SHEET_GROUPS = 8  # on a contact sheet, one per row
 PATHS_PER_GROUP = 4
 STEPS_PER_DOUBLING = 4  # bars in a histogram for each doubling
@@ -135,8 +136,10 @@ def samples_metadata(delta_tables: DeltaTables, link_roots: Sequence[str]) -> di
     """Metadata with a contact sheet of the sample, and with charts and duplicates of all current images."""
     shown = delta_tables.read(IMAGE_SAMPLES, ["path", "label", "thumbnail"]).to_pylist()
     shown.sort(key=lambda row: (row["label"] or "", row["path"]))
-    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in shown]
-    sheet = picture_markdown(contact_sheet(tiles), "a sample of each label") if tiles else ""
+    drawn = evenly_spaced(shown, SHEET_IMAGES)
+    tiles = [(row["thumbnail"] or b"", to_caption(row["path"], row["label"])) for row in drawn]
+    some = f": {len(drawn)} of {len(shown):,} images" if len(drawn) < len(shown) else ""
+    sheet = picture_markdown(contact_sheet(tiles), f"a sample of each label{some}") if tiles else ""
     images = current_images(delta_tables)
     return {
         **({"images": dg.MetadataValue.md(sheet)} if sheet else {}),

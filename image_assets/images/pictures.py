@@ -212,6 +212,8 @@ def _open_rare_jpeg(content: bytes) -> Picture:
         import imagecodecs
 
         values = np.asarray(imagecodecs.jpeg_decode(content))
+        if values.shape[:2] != (height, width):  # no pixels at all, for numbers of bits that no JPEG has
+            raise ValueError(f"{values.shape[1]} x {values.shape[0]} pixels of {bits} bits were decoded")
         values = values[:, :, None] if values.ndim == 2 else values
         return Page(*from_samples(values, bits if bits in range(9, 16) else None))
 

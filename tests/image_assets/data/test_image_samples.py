@@ -23,6 +23,7 @@ from image_assets.data.image_samples import (
     groups_of_several,
     image_samples,
     sample_files,
+    samples_metadata,
     spark_pixels,
 )
 from image_assets.data.labels import Labels
@@ -34,8 +35,9 @@ from resources.files.file_system import to_name, to_path
 from resources.files.image_folder import ImageFolder
 from resources.samples import SampleSize
 from tests.conftest import Ingested, tables_in
+from tests.gallery.small_home import append
 from tests.support.images import opened, picture, png, put
-from tests.support.tables import upsert
+from tests.support.tables import tables_at, upsert
 
 READABLE = ["plain.png", "with a space.png", "a#b+c.png", "Blüte 😀.png"]
 THUMBNAIL_ONLY = ["100%.png", "a[1]*?.png", "{a}.png", "12:30.png"]
@@ -220,6 +222,15 @@ def test_nothing_is_there_to_explore(delta_tables: DeltaTables) -> None:
     images = current_images(delta_tables)
     assert distribution_metadata(images) == {}
     assert "duplicates" not in duplicates_metadata(images, [])
+
+
+def test_the_sheet_of_thousands_of_labels_is_a_part_of_the_sample(tmp_path: Path) -> None:
+    tables = tables_at(tmp_path / "tables")
+    rows = [{"path": f"file:/{number}.png", "label": f"label {number}", "thumbnail": b""} for number in range(4000)]
+    append(tables, IMAGE_SAMPLES, rows)
+    sheet = str(samples_metadata(tables, [])["images"].value)
+    assert sheet.startswith("a sample of each label: 200 of 4,000 images")
+    assert len(sheet) < 200_000
 
 
 @pytest.mark.spark

@@ -219,6 +219,16 @@ def test_broken_content_is_refused_with_a_reason(content: bytes, reason: str) ->
         assert refused.value.reason == reason
 
 
+@pytest.mark.parametrize("bits", [0, 1, 7, 9, 13, 16, 255])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_with_a_number_of_bits_that_no_jpeg_has_is_refused_by_all(mode: str, bits: int) -> None:
+    content = bytearray(encoded(picture().convert(mode), "JPEG"))
+    content[content.index(b"\xff\xc0") + 4] = bits
+    for convert in (to_features, to_grayscale, lambda content: to_pixels(content, 8)):
+        with pytest.raises(UnreadableImage):
+            convert(bytes(content))
+
+
 @pytest.mark.parametrize("content", [JPEG[: len(JPEG) // 2], empty_png(40, 30)])
 def test_headers_are_read_without_decoding_pixels(content: bytes) -> None:
     assert read_header(BytesIO(content)).format in ("JPEG", "PNG")
