@@ -268,6 +268,11 @@ def to_caches(name: str | Path) -> Path:
     require_location("IMAGE_ASSETS_CACHES", str(name))
     if is_url(str(name)):
         raise ValueError(f"IMAGE_ASSETS_CACHES is {str(name)!r}: expected a folder, which all machines share")
+    if "#" in str(to_folder(name)):
+        raise ValueError(
+            f"IMAGE_ASSETS_CACHES is {str(name)!r}: expected a folder without # in its path, where Petastorm would end "
+            "it. By default, the caches are in the home"
+        )
     return to_folder(name)
 
 

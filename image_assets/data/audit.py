@@ -34,7 +34,7 @@ from image_assets.schemas import (
 from resources.delta.delta_log import BrokenTable, LostTable, first_line, table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.executors import executor_for, runs_locally
-from resources.delta.log_repair import log_faults, missing_files
+from resources.delta.log_repair import damaged_files, log_faults
 from resources.delta.new_rows import NewRows
 from resources.delta.queries import Found, missing_keys, repeated_keys
 from resources.delta.table import Table
@@ -116,7 +116,7 @@ def table_faults(delta_tables: DeltaTables, table: Table) -> Found:
     if faults := [*map(str, log_faults(uri))]:
         return Found.of(faults)
     delta_tables.newest_version(table)
-    return Found.of(missing_files(uri))
+    return Found.of(damaged_files(uri))
 
 
 def check_states(delta_tables: DeltaTables, image_folder: ImageFolder) -> Iterator[Rule]:

@@ -1,6 +1,6 @@
 """Faults of a table's Delta log, and their repair: empty, truncated and missing commits, and lost checkpoints.
 
-A repair never deletes: files of the log that cannot be read are moved to a folder beside it. An empty commit takes the
+A repair never deletes: files that cannot be read are moved to a folder beside the log. An empty commit takes the
 place of a commit that is lost, so that its number is not used again. The rows it held are restored by
 `image_assets/jobs/repair_tables.py`.
 """
@@ -19,7 +19,7 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from resources.delta.delta_log import BrokenTable, first_line, is_whole, table_files
-from resources.delta.parquet_files import exists, file_system_of
+from resources.delta.parquet_files import file_system_of, located, size_of
 
 LOG, SET_ASIDE = "_delta_log", "_broken_delta_log"
 HINT = "_last_checkpoint"
@@ -81,16 +81,17 @@ def _checkpoint_faults(system: FileSystem, files: dict[str, FileInfo]) -> Iterat
 def repair_log(uri: str) -> list[str]:
     """Repairs the log of the table at `uri`; returns what was found.
 
-    A log that cannot be repaired is set aside as a whole, so that the table is lost. Files of rows that are gone leave
-    the log.
+    A log that cannot be repaired is set aside as a whole, so that the table is lost. Files of rows that are gone or cut
+    off leave the log.
 
     Raises:
         BrokenTable: The log cannot be read although its files are whole, perhaps because the storage does not answer.
     """
     faults = log_faults(uri)
     system, folder = file_system_of(uri)
+    aside = f"{folder}/{SET_ASIDE}"
     for fault in faults:
-        _set_aside(system, folder, fault.name)
+        _set_aside(system, f"{folder}/{LOG}/{fault.name}", aside)
         if COMMIT.fullmatch(fault.name) and int(fault.name[:20]):
             with system.open_output_stream(f"{folder}/{LOG}/{fault.name}") as file:
                 file.write(_empty_commit())
@@ -98,21 +99,23 @@ def repair_log(uri: str) -> list[str]:
         if not faults:
             raise BrokenTable(f"{uri}: {why}. Its files are whole, so nothing was changed: does the storage answer?")
         for info in _files(system, f"{folder}/{LOG}"):
-            _set_aside(system, folder, info.base_name)
+            _set_aside(system, info.path, aside)
         return [*map(str, faults), why]
     if not DeltaTable.is_deltatable(uri):
         return [*map(str, faults)]
     if any(not COMMIT.fullmatch(fault.name) for fault in faults):
         _write_checkpoint(uri)
-    gone = missing_files(uri)
-    if gone:
+    damaged = damaged_files(uri)
+    for file in damaged:
+        _set_aside(*located(file), aside)
+    if damaged:
         DeltaTable(uri).repair()
-    return [*map(str, faults), *([f"{len(gone)} of its files are gone"] if gone else [])]
+    return [*map(str, faults), *([f"{len(damaged)} of its files are gone or cut off"] if damaged else [])]
 
 
-def missing_files(uri: str) -> list[str]:
-    """The files of rows that are in the log of the table at `uri`, and nowhere else."""
-    return [file.url for file in table_files(uri).files if not exists(file.url)]
+def damaged_files(uri: str) -> list[str]:
+    """The files of rows that are in the log of the table at `uri`, but gone or of another size."""
+    return [file.url for file in table_files(uri).files if size_of(file.url) != file.size_bytes]
 
 
 def _why_unreadable(uri: str) -> str:
@@ -165,8 +168,7 @@ def _empty_commit() -> bytes:
     return json.dumps({"commitInfo": information}).encode() + b"\n"
 
 
-def _set_aside(system: FileSystem, folder: str, name: str) -> None:
-    path = f"{folder}/{LOG}/{name}"
+def _set_aside(system: FileSystem, path: str, folder: str) -> None:
     if system.get_file_info(path).type == FileType.File:
-        system.create_dir(f"{folder}/{SET_ASIDE}")
-        system.move(path, f"{folder}/{SET_ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{name}")
+        system.create_dir(folder)
+        system.move(path, f"{folder}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{path.rpartition('/')[2]}")

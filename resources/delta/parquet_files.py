@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
@@ -51,8 +52,13 @@ def open_parquet(file: str) -> pq.ParquetFile:
 
 def exists(file: str) -> bool:
     """Whether the file is still there."""
+    return size_of(file) is not None
+
+
+def size_of(file: str) -> int | None:
+    """The file's size in bytes; None if it is gone."""
     system, path = located(file)
-    return system.get_file_info(path).type == pafs.FileType.File
+    return system.get_file_info(path).size
 
 
 def file_sizes(folder: str) -> dict[str, int]:
@@ -63,11 +69,12 @@ def file_sizes(folder: str) -> dict[str, int]:
 
 
 def newest_first(folder: str) -> list[str]:
-    """The Parquet files directly in a folder, whether or not a log names them."""
+    """The URLs of the Parquet files directly in a folder, whether or not a log names them."""
     system, path = file_system_of(folder)
     found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     files = [file for file in found if file.type == pafs.FileType.File and file.extension == "parquet"]
-    return [f"{folder}/{file.base_name}" for file in sorted(files, key=lambda file: -file.mtime_ns)]
+    root = folder if "://" in folder else Path(folder).absolute().as_uri()
+    return [f"{root}/{file.base_name}" for file in sorted(files, key=lambda file: -file.mtime_ns)]
 
 
 def is_whole(file: str) -> bool:

@@ -52,7 +52,8 @@ ROW = "_row"  # a temporary column that identifies a row
 MANIFEST = "_cache.json"  # a folder without it is not a cache
 UNFINISHED = ".unfinished-"  # the prefix of folders that are being written or deleted
 CHECKPOINT_SECONDS = 30 * 24 * 3600  # after which nobody resumes a training
-FORMER_EMBEDDINGS = re.compile(r"[a-z]+-[0-9a-f]{16}")  # folders of earlier releases; now image_embeddings has them
+# Folders of earlier releases; now image_embeddings has them.
+FORMER_EMBEDDINGS = re.compile(r"(tensorflow|torch)-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -308,7 +309,7 @@ class PetastormCaches(dg.ConfigurableResource):
 
         The last used cache of each split stays, because a training needs one of each, and so do caches in use. Folders
         in which earlier releases stored embeddings are deleted, too, and old checkpoints of trainings that nobody
-        resumed.
+        resumed. What else is in the folder stays.
 
         Returns:
             The names of the deleted folders.
@@ -316,7 +317,7 @@ class PetastormCaches(dg.ConfigurableResource):
         with locked(Path(self.root)):
             folders = [folder for folder in Path(self.root).glob("[!.]*") if folder.is_dir()]
             former = [folder for folder in folders if FORMER_EMBEDDINGS.fullmatch(folder.name)]
-            folders = [folder for folder in folders if folder not in former]
+            folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
             oldest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime)
             last_used = {split_of(folder): folder for folder in oldest_first}
             numbers = Counter(map(split_of, folders))

@@ -63,6 +63,7 @@ def test_an_address_with_a_password_is_rejected_without_repeating_it(
             "begins with 's3:/': expected a folder such as /photos, or a URL such as",
         ),
         ("IMAGE_ASSETS_CACHES", "file:///caches", "begins with 'file:'"),
+        ("IMAGE_ASSETS_CACHES", "/C# photos/caches", "expected a folder without # in its path"),
         ("IMAGE_ASSETS_LANDING", "https:/ann:tOps3cret@example.com", "begins with 'https:/': expected"),
         ("IMAGE_ASSETS_LABELS", "s3:/bucket/labels.csv", "begins with 's3:/'"),
         (

@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql.pandas.types import to_arrow_schema
 
+from image_assets.data.audit import table_faults
 from image_assets.data.image_files import read_ledger
 from image_assets.jobs.repair_tables import IRREPLACEABLE, Repair, repair, repair_tables
 from image_assets.schemas import (
@@ -129,6 +130,19 @@ def test_a_lost_table_has_all_its_rows_again(home: Home, table: Table, what: str
     put(home.landing, "roses/new.png", png(50))
     append(home.tables, RAW_IMAGES, [{**before[RAW_IMAGES][0], "image_id": "new", "content": png(50)}])
     assert home.follow_all() == [1, 1, 1], "and new rows go on"
+    assert home.repair() == []
+
+
+@pytest.mark.parametrize("left", [0, 200])
+@pytest.mark.parametrize("table", [RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES], ids=lambda t: t.name)
+def test_a_table_with_a_file_that_is_cut_off_has_all_its_rows_again(home: Home, table: Table, left: int) -> None:
+    before = {each: home.rows(each) for each in (RAW_IMAGES, FEATURED_IMAGES, GRAYSCALE_IMAGES)}
+    for file in Path(home.tables.uri(table)).glob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:left])
+    assert table_faults(home.tables, table).count
+    assert any(one.table == table.name and "gone or cut off" in one.found for one in home.repair())
+    home.follow_all()
+    assert {each: home.rows(each) for each in before} == before
     assert home.repair() == []
 
 

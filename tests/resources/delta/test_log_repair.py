@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from resources.delta.delta_log import BrokenTable, remember
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import followed_version
-from resources.delta.log_repair import LOG, SET_ASIDE, log_faults, missing_files, repair_log
+from resources.delta.log_repair import LOG, SET_ASIDE, damaged_files, log_faults, repair_log
 from tests.support.tables import NECKLACES, SHELLS, add, follow_shells, shell, tables_at
 
 NAMES = ("cowrie", "whelk", "limpet")  # one commit each, after that which makes the table
@@ -117,12 +117,17 @@ def test_a_log_of_whole_files_is_left_alone_even_if_it_cannot_be_read(tables: De
     assert sorted(file.name for file in log(tables).iterdir()) == before
 
 
-def test_files_that_are_gone_leave_the_log(tables: DeltaTables) -> None:
-    next(Path(tables.uri(SHELLS)).glob("*.parquet")).unlink()
-    assert len(missing_files(tables.uri(SHELLS))) == 1
-    assert repair_log(tables.uri(SHELLS)) == ["1 of its files are gone"]
+@pytest.mark.parametrize("left", [None, 0, 100])
+def test_files_that_are_gone_or_cut_off_leave_the_log(tables: DeltaTables, left: int | None) -> None:
+    file = next(Path(tables.uri(SHELLS)).glob("*.parquet"))
+    content = file.read_bytes()
+    file.unlink() if left is None else file.write_bytes(content[:left])
+    assert len(damaged_files(tables.uri(SHELLS))) == 1
+    assert repair_log(tables.uri(SHELLS)) == ["1 of its files are gone or cut off"]
     assert len(names(tables)) == 2
-    assert missing_files(tables.uri(SHELLS)) == []
+    assert damaged_files(tables.uri(SHELLS)) == []
+    aside = [one.stat().st_size for one in Path(tables.uri(SHELLS), SET_ASIDE).glob(f"*-{file.name}")]
+    assert aside == ([] if left is None else [left])
 
 
 def test_a_follower_goes_on_after_a_repair(tables: DeltaTables) -> None:

@@ -8,7 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from resources.delta.parquet_files import MAX_FILES, Statistics, codecs, evenly_spaced, row_groups, sample_rows
+from resources.delta.parquet_files import (
+    MAX_FILES,
+    Statistics,
+    codecs,
+    evenly_spaced,
+    is_whole,
+    newest_first,
+    row_groups,
+    sample_rows,
+)
 
 
 def parquet_file(file: Path, codec: str, rows: int = 10) -> Path:
@@ -37,6 +46,8 @@ def test_row_groups_are_counted_over_all_files(tmp_path: Path) -> None:
 def test_a_url_may_hold_escaped_signs(tmp_path: Path, folder: str) -> None:
     file = parquet_file(tmp_path / folder / "a.parquet", "none")
     assert codecs([file.as_uri()], "content") == {"UNCOMPRESSED"}
+    assert newest_first(str(tmp_path / folder)) == [file.as_uri()]
+    assert is_whole(file.as_uri())
 
 
 @pytest.mark.parametrize("values", [[1.0, math.inf], [-math.inf, 1.0], [math.nan], [math.nan, None]])

@@ -309,14 +309,11 @@ def test_old_checkpoints_are_deleted_and_those_of_trainings_that_may_be_resumed_
 
 def test_embeddings_of_earlier_releases_are_deleted_and_unknown_folders_stay(tmp_path: Path) -> None:
     former = "torch-0123456789abcdef"
-    for name in (former, "training-v1-0123456789ab", "torch-notes", ".backbones"):
+    others = [".backbones", *(f"photos-{year}" for year in range(2020, 2026)), "run-0123456789abcdef", "torch-notes"]
+    for name in (former, *others):
         put(tmp_path, f"{name}/file", b"")
-    assert PetastormCaches(root=str(tmp_path)).evict() == [former]
-    assert sorted(folder.name for folder in tmp_path.iterdir() if folder.is_dir()) == [
-        ".backbones",
-        "torch-notes",
-        "training-v1-0123456789ab",
-    ]
+    assert PetastormCaches(root=str(tmp_path), keep=1).evict() == [former]
+    assert sorted(folder.name for folder in tmp_path.iterdir() if folder.is_dir()) == others
 
 
 @pytest.mark.spark
