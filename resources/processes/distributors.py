@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
@@ -49,7 +50,7 @@ def run_in_barrier_job(
     context, tag = spark.sparkContext, f"ranks-{secrets.token_hex(8)}"
     failures = Failures(partial(context.cancelJobsWithTag, tag))
     # The Spark job runs in another thread: cancelling a run would interrupt a Py4J call and mix up later replies.
-    with RankConnections(context.getConf(), failures) as ranks, ThreadPoolExecutor(1) as thread:
+    with RankConnections(context.getConf(), failures, processes) as ranks, ThreadPoolExecutor(1) as thread:
         task = partial(run_rank, call, rank_environment(processes), ranks.address)
         job = thread.submit(run_tagged, context, tag, partial(start, task))
         try:
@@ -102,13 +103,14 @@ def has_gpus(spark: SparkSession) -> bool:
 class RankConnections:
     """The driver's end of the connections to the ranks' tasks."""
 
-    def __init__(self, conf: SparkConf, failures: Failures) -> None:
+    def __init__(self, conf: SparkConf, failures: Failures, processes: int) -> None:
         host, key = str(conf.get("spark.driver.host")), secrets.token_bytes(32)
         bound = str(conf.get("spark.driver.bindAddress", host))
         self._listener = Listener((bound, 0), authkey=key, backlog=128)
         self._bound = (bound, int(self._listener.address[1]))
         self.address = DriverAddress(host, self._bound[1], key)
         self.returned: dict[int, bytes] = {}
+        self._processes, self._all_returned = processes, threading.Event()
         self._failures = failures
         self._outputs = {name: RankOutput(getattr(sys, name), failures) for name in ("stdout", "stderr")}
         self._closed = False
@@ -121,6 +123,7 @@ class RankConnections:
     def __exit__(self, *_: object) -> None:
         """Waits until every rank's task has ended."""
         self._closed = True
+        self._all_returned.set()  # also if some never will
         socket.create_connection(self._bound).close()  # wakes the accepting thread
         for thread in self._threads:
             thread.join(ENDING_SECONDS)
@@ -136,17 +139,29 @@ class RankConnections:
             self._threads[-1].start()
 
     def _read(self, connection: Connection) -> None:
+        has_returned = False
         with connection:
             while True:
                 try:
                     kind, payload = connection.recv()
                 except (EOFError, OSError):
-                    self._failures.add(TASK_ENDED)
+                    if not has_returned:
+                        self._failures.add(TASK_ENDED)
                     return
                 if kind in self._outputs:
                     self._outputs[kind].write(payload)
-                    continue
-                if kind == "returned":
+                elif kind == "returned":
                     rank, pickled = payload
-                    self.returned[rank] = pickled
-                return
+                    self.returned[rank], has_returned = pickled, True
+                    answering = threading.Thread(target=self._answer, args=[connection], daemon=True)
+                    answering.start()
+                else:
+                    return
+
+    def _answer(self, connection: Connection) -> None:
+        """Tells a rank's task that all ranks have returned."""
+        if len(self.returned) == self._processes:
+            self._all_returned.set()
+        self._all_returned.wait()
+        with suppress(OSError):  # its job was canceled
+            connection.send("all returned")

@@ -12,8 +12,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Client
@@ -89,8 +92,11 @@ def reported(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raise SystemExit(1) from error
 
 
-def run_call(call: bytes, returned: Path) -> None:
-    """Makes a pickled call on this rank, writes its result to a file, and ends the process."""
+def run_call(call: bytes, returned: Path, *, waits: bool = False) -> None:
+    """Makes a pickled call on this rank, writes its result to a file, and ends the process.
+
+    With `waits`, a process that has a result does not end until its standard input does.
+    """
     code = 1
     try:
         call_on_rank(write_result, [call, returned], {})
@@ -98,6 +104,8 @@ def run_call(call: bytes, returned: Path) -> None:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        if waits and not code:
+            sys.stdin.read()
         os._exit(code)  # a normal exit may abort, because some libraries leave threads running
 
 
@@ -211,32 +219,39 @@ def to_rank_environment(environment: Mapping[str, str], names: Sequence[str]) ->
 
 
 def run_rank(rank: int, call: bytes, environment: Mapping[str, str], driver: DriverAddress) -> None:
-    """Runs a pickled call in a process, and sends the driver each line and finally the result.
+    """Runs a pickled call in a process, and sends the driver each line and the result.
 
-    The task succeeds even if the rank failed, because Spark would otherwise restart all ranks.
+    The process ends when the driver has the results of all ranks: another one may still be receiving what this one sent
+    in the last exchange. The task succeeds even if the rank failed, because Spark would otherwise restart all ranks.
     """
     sending = threading.Lock()
     with (
         Client((driver.host, driver.port), authkey=driver.key) as connection,
         TemporaryDirectory(prefix="rank") as folder,
+        ThreadPoolExecutor(1) as thread,
     ):
 
-        def send(stream: str, line: str) -> None:
+        def send(kind: str, payload: object) -> None:
             with sending:
-                connection.send((stream, line))
+                connection.send((kind, payload))
 
         Path(folder, "call").write_bytes(call)
-        run_watched(
-            [sys.executable, "-m", "resources.processes.rank_process", folder, str(os.getpid())],
-            environment,
-            threading.Event(),
-            stdout=partial(send, "stdout"),
-            stderr=partial(send, "stderr"),
-        )
-        returned = Path(folder, "returned")
-        connection.send(("returned", (rank, returned.read_bytes())) if returned.exists() else ("failed", None))
+        command = [sys.executable, "-m", "resources.processes.rank_process", folder, str(os.getpid())]
+        process, returned = start(command, environment, subprocess.PIPE), Path(folder, "returned")
+        outputs = {name: partial(send, name) for name in ("stdout", "stderr")}
+        ended = thread.submit(watch, process, threading.Event(), **outputs)
+        while not returned.exists() and not ended.done():
+            time.sleep(POLL_SECONDS)
+        if returned.exists():
+            send("returned", (rank, returned.read_bytes()))
+            with suppress(EOFError, OSError):  # the driver is gone
+                connection.recv()
+        if process.stdin:
+            process.stdin.close()
+        ended.result()
+        send("ended", None)
 
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[2]))
-    run_call(Path(sys.argv[1], "call").read_bytes(), Path(sys.argv[1], "returned"))
+    run_call(Path(sys.argv[1], "call").read_bytes(), Path(sys.argv[1], "returned"), waits=True)

@@ -91,4 +91,6 @@ def test_a_job_is_launched_with_its_example_and_succeeds(page: Page, settings: S
         run = instance.get_run_by_id(run_id)
     assert run is not None
     assert (run.job_name, run.status) == ("send_alerts", dg.DagsterRunStatus.SUCCESS)
-    assert run.run_config == {"ops": {"prediction_alerts": {"config": {"arrived": [], "not_arrived": []}}}}
+    assert run.run_config == {
+        "ops": {"prediction_alerts": {"config": {"arrived": [], "not_arrived": [], "dropped": []}}}
+    }

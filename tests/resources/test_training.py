@@ -21,7 +21,13 @@ from resources.processes.rank_process import Distributor
 from resources.processes.ranks import RankFailure
 from resources.training import TrainingProcesses
 from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
-from tests.support.rank_functions import CONNECTED, die_while_the_other_waits, fail_while_the_other_sleeps, sleep
+from tests.support.rank_functions import (
+    CONNECTED,
+    die_while_the_other_waits,
+    fail_while_the_other_sleeps,
+    is_there_until_the_other_returns,
+    sleep,
+)
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -132,6 +138,11 @@ def test_a_canceled_run_leaves_no_process(delta_spark: DeltaSpark, distributor: 
         run(delta_spark, distributor, sleep, tmp_path)
     assert processes_left(mark) == []
     assert delta_spark.spark_session.range(3).count() == 3
+
+
+@pytest.mark.parametrize("distributor", ["torch_distributor", "tensorflow_distributor"])
+def test_a_rank_ends_only_when_all_have_returned(delta_spark: DeltaSpark, distributor: str, tmp_path: Path) -> None:
+    assert run(delta_spark, distributor, is_there_until_the_other_returns, tmp_path) == [True, True]
 
 
 @pytest.mark.slow

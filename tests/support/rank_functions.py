@@ -89,6 +89,16 @@ def rank_from_environment() -> int:
     return int(rank or json.loads(os.environ["TF_CONFIG"])["task"]["index"])
 
 
+def is_there_until_the_other_returns(folder: Path) -> bool:
+    """Rank 0 returns late, and tells whether the process of rank 1, which returns at once, is still there."""
+    rank = rank_from_environment()
+    (folder / f"process {rank}").write_text(str(os.getpid()))
+    if rank == 0:
+        time.sleep(3)
+        return Path("/proc", (folder / "process 1").read_text()).exists()
+    return True
+
+
 def fail_while_the_other_sleeps(gone: Path) -> None:
     """The second rank fails; the first never meets it again."""
     if rank_from_environment() == 1:
