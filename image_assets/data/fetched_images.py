@@ -19,7 +19,7 @@ from pydantic import Field
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from image_assets.data.inspection import has_content
-from image_assets.data.label_corrections import label_problem
+from image_assets.data.label_corrections import MAX_LABEL_BYTES, label_problem
 from image_assets.images.formats import SIGNATURE_BYTES, format_of, not_an_image, suffix_of
 from image_assets.schemas import FETCHED_IMAGES
 from resources.delta.delta_log import table_metadata
@@ -58,8 +58,10 @@ class Source:
         if path.suffix.lower() in SUFFIXES:
             file_name, suffix = path.stem, path.suffix
         if not self.name:  # different addresses may end in the same name
+            ending = f"-{sha256(self.url.encode()).hexdigest()[:10]}"
             stem = NO_NAME.sub("_", file_name).strip(" .")[:MAX_STEM_LENGTH] or "image"
-            file_name = f"{stem}-{sha256(self.url.encode()).hexdigest()[:10]}"
+            room = MAX_LABEL_BYTES - len(ending) - len(suffix)  # a letter may have four bytes
+            file_name = f"{stem.encode()[:room].decode(errors='ignore')}{ending}"
         return f"{self.label}/{file_name}{suffix}" if self.label else f"{file_name}{suffix}"
 
 
@@ -95,7 +97,7 @@ def refusal_of(source: Source, names: NameFilter) -> NotFetched | None:
         return NotFetched("password", "the address contains an account or a password: remove it")
     if source.label and (why := label_problem(source.label)):
         return NotFetched("bad_label", f"{source.label[:80]!r} is not a valid label: {why}")
-    if source.name and (why := label_problem(f"{source.name}.jpeg")):
+    if source.name and (why := label_problem(f"{source.name}.jpeg")):  # the longest suffix that may be added
         return NotFetched("bad_name", f"{source.name[:80]!r} is not a valid file name: {why}")
     # Without a suffix in its name, the content decides.
     if any(names.takes(source.relative_path(suffix)) for suffix in SUFFIXES):
@@ -168,8 +170,8 @@ class Fetching:
         previous = self.previous.get(source.url, FetchOutcome(source.url))
         before = self.relative_path(previous)
         stays = bool(before) and source.relative_path(PurePosixPath(before).suffix) == before
-        stays = stays and landed_files.exists(self.root, before)
         try:
+            stays = stays and landed_files.exists(self.root, before)
             fetched = self.files.fetch(source.address, (previous.stamp or "") if stays else "")
             if fetched is None:
                 return previous.fetched
@@ -177,6 +179,9 @@ class Fetching:
                 return self.landed(source, fetched, previous, stays=stays)
         except NotFetched as error:
             return previous.failed(error)
+        except OSError as error:
+            why = f"cannot write to the landing folder: {error.strerror or error}"
+            return previous.failed(NotFetched("not_written", why))
 
     def landed(self, source: Source, fetched: Fetched, previous: FetchOutcome, *, stays: bool) -> FetchOutcome:
         """Moves a downloaded file to its path, and removes an earlier download from another path."""
@@ -190,14 +195,10 @@ class Fetching:
         before, relative_path = self.relative_path(previous), source.relative_path(suffix_of(kind))
         if error := skipped(relative_path, self.names):
             raise error
-        there = self.claim(source.url, relative_path, fetched.digest)
-        try:
-            if not there:
-                landed_files.put(self.root, relative_path, fetched.file)
-            if before and before != relative_path:
-                landed_files.remove(self.root, before)
-        except OSError as error:
-            raise NotFetched("not_written", f"cannot write to the landing folder: {error.strerror or error}") from error
+        if not self.claim(source.url, relative_path, fetched.digest):
+            landed_files.put(self.root, relative_path, fetched.file)
+        if before and before != relative_path:
+            landed_files.remove(self.root, before)
         path, now = f"{self.landing}/{escaped(relative_path)}", datetime.now(UTC)
         file = {"path": path, "image_id": fetched.digest, "length": fetched.length}
         return replace(previous.fetched, **file, stamp=fetched.stamp, fetched_at=now)

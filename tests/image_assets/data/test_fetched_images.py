@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 import dagster as dg
 import pyarrow as pa
@@ -28,6 +29,7 @@ from resources.files.remote_files import RemoteFiles, redacted
 from tests.support.image_server import ImageServer, image_server
 from tests.support.images import jpeg, png, put
 from tests.support.landing import list_files
+from tests.support.permissions import obeying_modes
 from tests.support.s3_server import BUCKET, s3_server
 
 SECRET = "a-token-that-nobody-may-see"
@@ -93,6 +95,8 @@ def test_the_value_of_any_other_parameter_is_shown(name: str) -> None:
         ({"url": "https://example.com/a.png", "label": "thumbnails"}, "bad_name"),
         ({"url": "https://example.com/a.png", "name": "../a.png"}, "bad_name"),
         ({"url": "https://example.com/a.png", "name": ".a.png"}, "bad_name"),
+        ({"url": "https://example.com/a.png", "name": "a" * 251}, "bad_name"),
+        ({"url": "https://example.com/a.png", "name": "花" * 84}, "bad_name"),
     ],
 )
 def test_a_row_that_names_nothing_to_fetch_is_refused(row: dict[str, str], reason: str) -> None:
@@ -281,6 +285,33 @@ def test_a_file_of_somebody_else_is_never_written_over(filled: Home, server: Ima
     failed = {"failed_name_taken": 1, "failed_not_written": 1, "failed_contradictory": 1}
     assert counts == {"fetched": 1, "unchanged": 0, **failed}
     assert filled.files() == {"roses/mine.png": png(50), "roses/theirs.png": png(2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a" * 120, "a" * 100), ("花" * 80, "花" * 80), ("花" * 90, "花" * 80), ("a" + "花" * 90, "a" + "花" * 79)],
+)
+def test_a_long_name_is_cut_to_what_file_systems_store(filled: Home, server: ImageServer, name: str, stem: str) -> None:
+    path = f"/{quote(name)}.png"
+    server.images |= {path: png(4)}
+    rows = [(f"{server.address}{path}", "roses", ""), (f"{server.address}/a/rose.png", "roses", "花" * 83)]
+    assert filled.fetch(*rows) == {"fetched": 2, "unchanged": 0}
+    (landed,) = (file for file in filled.files() if "-" in file)
+    assert landed.removeprefix("roses/").rpartition("-")[0] == stem
+    assert filled.fetch(*rows) == {"fetched": 0, "unchanged": 2}
+
+
+def test_a_folder_that_cannot_be_written_to_costs_its_own_images_only(filled: Home, server: ImageServer) -> None:
+    rows = [(f"{server.address}/a/rose.png", "roses", "a"), (f"{server.address}/b/rose.png", "roses", "b")]
+    filled.fetch(rows[0])
+    (filled.landing / "roses").chmod(0o000)
+    try:
+        with obeying_modes():
+            counts = filled.fetch(*rows, (f"{server.address}/photo", "tulips", "c"))
+    finally:
+        (filled.landing / "roses").chmod(0o755)
+    assert counts == {"fetched": 1, "unchanged": 0, "failed_not_written": 2}
+    assert filled.fetch(*rows) == {"fetched": 1, "unchanged": 1}
 
 
 def test_many_images_come_at_the_same_time_and_a_slow_one_costs_itself_only(filled: Home, server: ImageServer) -> None:
