@@ -93,9 +93,9 @@ class FolderLayout:
 
 
 def folder_names(path: str, landing: str) -> list[str]:
-    """The folders from the landing folder to the file, escaped as in the path."""
+    """The folders from the landing folder to the file, escaped as in the path; `//` in an object's key is no folder."""
     below = path.removeprefix(f"{landing}/")
-    return [] if below == path else below.split("/")[:-1]
+    return [] if below == path else [name for name in below.split("/")[:-1] if name]
 
 
 def to_folder_name(name: str) -> str:
@@ -121,8 +121,7 @@ def to_given_splits(paths: Iterable[str], landing: str, setting: str, before: fr
     it: its files get a label, and a split like any image. `on` needs no more than one such folder; `off` never takes
     folders for splits.
     """
-    start = len(landing) + 1
-    folders = {path[start:].partition("/")[0] for path in paths if "/" in path[start:]}
+    folders = {names[0] for path in paths if (names := folder_names(path, landing))}
     splits = {to_split(to_folder_name(folder)) for folder in folders}
     given = frozenset(split for split in splits if split)
     if setting == "off":

@@ -55,8 +55,9 @@ FILES_PER_JOB = 32  # bounds the memory for pixels; with more, Spark starts anot
 COMPARED_COLUMNS = ["path", "image_id", "label"]
 PIXELS = ("height", "width", "channels", "mode", "data")
 OPENCV_COLOR = 16  # OpenCV's number for three bytes per pixel
-# Spark's image source treats such names as patterns or addresses; these files get a thumbnail, but no pixels.
-UNSUPPORTED_NAME = re.compile(r"[%*?\[\]{}\\:]")
+# Spark's image source treats such names as patterns or addresses, and drops slashes; these files get a thumbnail, but
+# no pixels.
+UNSUPPORTED_NAME = re.compile(r"[%*?\[\]{}\\:]|.//")
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def list_objects(url: str, names: NameFilter) -> Listing:
         return excluded[folder]
 
     for name, info in system.find(root, detail=True).items():
-        relative_path = name.removeprefix(root.rstrip("/")).lstrip("/")
+        relative_path = name.removeprefix(f"{root.rstrip('/')}/")  # a further slash belongs to the object's key
         if not is_excluded(relative_path.rpartition("/")[0]) and names.keeps(relative_path, skipped):
             path = f"{to_url_path(url)}/{escaped(relative_path)}"
             found[path] = to_image_file(path, info)

@@ -133,8 +133,9 @@ def test_added_changed_and_deleted_objects_are_ingested_once(daemon: Daemon) -> 
     daemon.put("photos/roses/a b.png", 1)
     daemon.put("photos/roses/100%25.png", 2)
     daemon.put("photos/notes.txt", 3)
+    daemon.put("photos//d.png", 6)
     daemon.put("elsewhere/c.png", 4)
-    assert daemon.launched() == ["roses/100%2525.png", "roses/a b.png"]
+    assert daemon.launched() == ["/d.png", "roses/100%2525.png", "roses/a b.png"]
     assert daemon.launched() == []
     assert daemon.waiting() == 0
     daemon.put("photos/roses/a b.png", 5)

@@ -37,6 +37,8 @@ def paths(*names: str) -> list[str]:
         ("file:/photos/ball/of 2024/a.png", "ball"),
         ("file:/photos/a ball (red)/a.png", "a ball (red)"),
         ("file:/photos/a.png", None),
+        ("file:/photos//a.png", None),
+        ("file:/photos//ball//a.png", "ball"),
         ("file:/photos of others/ball/a.png", None),
         ("file:/elsewhere/file:/photos/ball/a.png", None),
         ("file:/photos/line%0Abreak/a.png", "line\nbreak"),
@@ -109,6 +111,7 @@ def test_levels_are_counted_below_split_folders() -> None:
     ("folders", "setting", "before", "given"),
     [
         (["train", "val", "test"], "auto", "", "training validation test"),
+        (["/train", "val"], "auto", "", "training validation"),
         (["Train", "VALID"], "auto", "", "training validation"),
         (["training", "testing"], "auto", "", "training test"),
         (["train", "training"], "auto", "", ""),  # one split only
@@ -129,7 +132,7 @@ def test_levels_are_counted_below_split_folders() -> None:
 def test_first_level_folders_are_splits_if_all_are_named_so(
     folders: list[str], setting: str, before: str, given: str
 ) -> None:
-    files = paths(*(f"{folder}/daisy/a.png" for folder in folders), "directly.png")
+    files = paths(*(f"{folder}/daisy/a.png" for folder in folders), "directly.png", "/directly.png")
     assert to_given_splits(files, LANDING, setting, frozenset(before.split())) == frozenset(given.split())
 
 

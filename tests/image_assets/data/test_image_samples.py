@@ -24,6 +24,7 @@ from image_assets.data.image_samples import (
     image_samples,
     sample_files,
     samples_metadata,
+    spark_name,
     spark_pixels,
 )
 from image_assets.data.labels import Labels
@@ -98,6 +99,20 @@ def test_pixels_and_thumbnails_are_those_of_the_files_also_under_odd_names(
     sample(without_spark, image_folder)
     del rows[names[0]]
     assert rows_of(without_spark) == rows, "other rows stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("file:/photos/a b.png", "file:///photos/a b.png"),
+        ("file://photos/a.png", "file:////photos/a.png"),
+        ("s3://photos/roses/a.png", "s3://photos/roses/a.png"),
+        ("s3://photos//roses/a.png", None),
+        ("s3://photos/roses//a.png", None),
+    ],
+)
+def test_spark_reads_only_names_that_it_does_not_change(path: str, name: str | None) -> None:
+    assert spark_name(path) == name
 
 
 def test_nothing_is_left_of_deleted_files(home: Path, landing: Path, image_folder: ImageFolder) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import fsspec
 import pytest
 
@@ -16,6 +17,7 @@ from resources.files.image_folder import ImageFolder, to_matcher
 from resources.files.listing import NO_SUFFIX, Skipped, suffix_of
 from tests.support.images import png, put
 from tests.support.landing import list_files
+from tests.support.s3_server import BUCKET, s3_server
 
 PHOTOGRAPHS = ["a.JPG", "daisy/b.HEIC", "daisy/deep/c.jfif", "roses/d.dcm"]
 LITTER = {  # by the name under which it is counted
@@ -87,6 +89,22 @@ def test_litter_is_configurable(littered: ImageFolder) -> None:
     assert {"daisy/._b.jpg", ".git/a.png"} <= set(names_of(some))
     assert some.list_names().skipped.folders == Counter({"@eaDir": 2, "roses": 1})
     assert len(names_of(littered.model_copy(update={"litter": []}))) == len(PHOTOGRAPHS) + 3 + 13
+
+
+@pytest.mark.parametrize("prefix", ["", "/photos"])
+def test_keys_with_several_slashes_are_ingested(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    names = ["/a.png", "//b.png", "/roses/c.png", "roses//d.png", "e.png"]
+    folder = ImageFolder(root=f"s3://{BUCKET}{prefix}")
+    with s3_server() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        for number, name in enumerate(names):
+            key = f"{prefix}/{name}".removeprefix("/")
+            boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=png(number))
+        files = list_files(folder)
+        contents = {file.path: inspect_file(file.path, file.length, Limits()).content for file in files}
+        assert folder.list_paths(contents).names == folder.list_names().names
+    assert contents == {f"{folder.path}/{name}": png(number) for number, name in enumerate(names)}
 
 
 def test_a_folder_with_nothing_but_videos_says_so(tmp_path: Path) -> None:
