@@ -24,7 +24,7 @@ from image_assets.data.image_files import (
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
-from resources.files.file_system import FileChanged, ImageFile, read_content
+from resources.files.file_system import FileChanged, ImageFile, is_url, read_content
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.listing import Listing, Skipped
 from resources.progress import ProgressLine
@@ -90,8 +90,8 @@ def folder_changes(
     """Compares the folder with the ledger.
 
     Lists all names and checks those that are not in the ledger. Of the files in the ledger, a slice of about
-    `sweep_files` is checked for a changed size or time, and about `sweep_bytes` of content are hashed to find files
-    that were rewritten with the same size and time. Successive values of `part` cover the whole folder.
+    `sweep_files` is checked for a changed size or time, and about `sweep_bytes` of content on disk are hashed to find
+    files that were rewritten with the same size and time. Successive values of `part` cover the whole folder.
 
     Args:
         image_folder: The landing folder.
@@ -119,7 +119,9 @@ def folder_changes(
     folders = (NOT_REGULAR, UNREADABLE_FOLDER)  # no file name pattern would include their names
     excluded = image_folder.filtered_out(path for path, entry in newly_absent.items() if entry.reason not in folders)
     missing = tuple(path for path in newly_absent if path not in excluded)
-    swept = [] if part is None else list(find_rewritten_files(listing, some, part, image_folder))
+    # Every write to an object changes its time, so downloading it again would find nothing.
+    no_sweep = is_url(image_folder.root)
+    swept = [] if part is None or no_sweep else list(find_rewritten_files(listing, some, part, image_folder))
     return FolderChanges(
         listed=len(listing.names),
         checked=len(to_check),

@@ -145,7 +145,7 @@ class ImageFolder(dg.ConfigurableResource):
     sweep_bytes: int = Field(
         default=16 * MEBIBYTE,
         gt=0,
-        description="Bytes of known files that a tick reads again, to find changes with the same size and time.",
+        description="Bytes of known files on disk that a tick rereads, to find changes with the same size and time.",
     )
     decode_seconds: float = Field(
         default=10,

@@ -144,6 +144,18 @@ def test_replaced_files_are_found_when_the_parts_have_gone_round(
     assert names(folder_changes(folder, known, part=None)) == (["03.png"], [], [])
 
 
+def test_known_objects_are_not_downloaded_again() -> None:
+    system, folder = fsspec.filesystem("memory"), ImageFolder(root="memory://swept/photos")
+    system.pipe_file("/swept/photos/a.png", png(1))
+    try:
+        (file,) = list_files(folder)
+        time = to_microseconds(file.modification_time)
+        ledger = {file.path: LedgerEntry(CURRENT, None, "of other bytes", time, file.length)}
+        assert folder_changes(folder, ledger, part=0).to_read == ()
+    finally:
+        system.store.clear()
+
+
 @pytest.mark.parametrize("state", [PENDING, MISSING])
 def test_a_file_that_was_not_whole_or_not_there_is_read(
     folder: ImageFolder, known: dict[str, LedgerEntry], state: str
