@@ -114,7 +114,10 @@ def storage_events(*, on: bool) -> dg.SensorDefinition:
             return dg.SkipReason(f"Messages stay in the queue. {next_request(state, '')}")
         if pending.receipts and not state.by_another_run:  # which may have ingested other files: they arrive again
             events.delete(pending.receipts)
-        messages = sort_messages(events.receive(MAX_MESSAGES), image_folder, delta_tables)
+        try:
+            messages = sort_messages(events.receive(MAX_MESSAGES), image_folder, delta_tables)
+        except FolderUnavailable as error:
+            return dg.SkipReason(f"Messages stay in the queue. {error}")
         events.delete([message.receipt for message in messages.unchanged])
         done = PendingRequest(str(state.key.without_digest()))
         summary = (

@@ -26,7 +26,7 @@ from resources.delta.delta_log import table_metadata
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.external_table import ExternalRows, ExternalTable
 from resources.files import image_folder as landed_files
-from resources.files.file_system import SUFFIXES, escaped, require_file_or_s3
+from resources.files.file_system import SUFFIXES, UNREACHABLE, escaped, require_file_or_s3
 from resources.files.image_folder import MEBIBYTE, ImageFolder
 from resources.files.listing import NameFilter
 from resources.files.remote_files import Fetched, NotFetched, RemoteFiles, redacted, was_secret
@@ -179,8 +179,8 @@ class Fetching:
                 return self.landed(source, fetched, previous, stays=stays)
         except NotFetched as error:
             return previous.failed(error)
-        except OSError as error:
-            why = f"cannot write to the landing folder: {error.strerror or error}"
+        except UNREACHABLE as error:
+            why = f"cannot write to the landing folder: {getattr(error, 'strerror', None) or error}"
             return previous.failed(NotFetched("not_written", why))
 
     def landed(self, source: Source, fetched: Fetched, previous: FetchOutcome, *, stays: bool) -> FetchOutcome:

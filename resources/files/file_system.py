@@ -15,8 +15,10 @@ from typing import Any, BinaryIO, Self, cast
 from urllib.parse import unquote, unquote_to_bytes
 
 import pyarrow.fs as pafs
+from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
+UNREACHABLE = (OSError, BotoCoreError)  # s3fs raises botocore's errors if S3 does not answer, or without credentials
 SCHEME = "file:"
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),
@@ -129,7 +131,7 @@ def stat_file(path: str, link_roots: Sequence[str] = ()) -> ImageFile | None:
 
 
 def stat_object(path: str) -> ImageFile | None:
-    """An object's current state, or None if it is gone."""
+    """An object's current state, or None if it is gone; a BotoCoreError if S3 does not answer."""
     system, name = uncached_file_system(unquote(path))
     try:
         info = system.info(name)

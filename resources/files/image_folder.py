@@ -18,6 +18,7 @@ from pydantic import Field
 from resources.delta.row_groups import MEBIBYTE, Page
 from resources.files.file_system import (
     SUFFIXES,
+    UNREACHABLE,
     ImageFile,
     is_url,
     stat_file,
@@ -192,11 +193,14 @@ class ImageFolder(dg.ConfigurableResource):
                 f"The landing folder {self.root} {found}. Create it, with one subfolder of photos per label, "
                 "or set IMAGE_ASSETS_LANDING to another folder."
             ) from error
-        except OSError as error:
-            raise FolderUnavailable(
-                f"The landing folder {self.root} cannot be listed: {error}. Check that it is mounted or reachable, and "
-                "that this account may read it."
-            ) from error
+        except UNREACHABLE as error:
+            raise self._not_listed(error) from error
+
+    def _not_listed(self, error: Exception) -> FolderUnavailable:
+        return FolderUnavailable(
+            f"The landing folder {self.root} cannot be listed: {error}. Check that it is mounted or reachable, and "
+            "that this account may read it."
+        )
 
     def filtered_out(self, paths: Iterable[str]) -> set[str]:
         """Those of the paths that no listing has, whether or not the files exist: the filters skip them."""
@@ -208,7 +212,11 @@ class ImageFolder(dg.ConfigurableResource):
         return None if is_url(self.root) else os.statvfs(self.root).f_fsid % 2**63  # Delta logs signed numbers
 
     def list_paths(self, paths: Iterable[str]) -> Listing:
-        """Lists only the files with these paths, as far as they exist and `list_names` would list them."""
+        """Lists only the files with these paths, as far as they exist and `list_names` would list them.
+
+        Raises:
+            FolderUnavailable: S3 does not answer.
+        """
         names, skipped, excluded = self.name_filter(), Skipped(), set[str]()
         found: dict[str, ImageFile] = {}
         stat = stat_object if is_url(self.root) else partial(stat_file, link_roots=self.real_link_roots)
@@ -219,7 +227,10 @@ class ImageFolder(dg.ConfigurableResource):
             if folder := next(filter(names.excluded, folders_of(name)), None):
                 excluded.add(folder)
             elif names.keeps(name, skipped):
-                file = stat(path)
+                try:
+                    file = stat(path)
+                except UNREACHABLE as error:
+                    raise self._not_listed(error) from error
                 found |= {path: file} if file else {}
         skipped.folders.update(folder.rpartition("/")[2] for folder in excluded)
         return Listing({path: file.regular for path, file in found.items()}, found.get, {}, skipped)

@@ -19,13 +19,12 @@ from threading import Lock, Timer
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from botocore.exceptions import BotoCoreError
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, TimeoutError
 
 from resources.files import file_system
-from resources.files.file_system import to_time, uncached_file_system
+from resources.files.file_system import UNREACHABLE, to_time, uncached_file_system
 
 WEB, STORES = ("http", "https"), ("s3", "gs", "az", "abfs")
 BLOCK_BYTES = 1024 * 1024
@@ -335,7 +334,7 @@ def errors_as_not_fetched() -> Iterator[None]:
         late = isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError)
         reason = "timeout" if late else "unreachable"
         raise NotFetched(reason, f"its server did not respond completely: {type(cause).__name__}") from None
-    except (OSError, BotoCoreError) as error:
+    except UNREACHABLE as error:
         raise NotFetched("unreachable", f"it could not be read: {type(error).__name__}") from None
     except ImportError as error:
         raise NotFetched("no_library", f"the library for this URL is not installed: {error.name}") from None

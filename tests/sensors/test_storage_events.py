@@ -11,6 +11,7 @@ import pytest
 from deltalake import write_deltalake
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
+from s3fs import S3FileSystem
 
 from image_assets.data.folder_changes import folder_changes, require_plausible
 from image_assets.data.image_files import read_ledger
@@ -19,6 +20,7 @@ from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.files.image_folder import FolderUnavailable, ImageFolder
 from resources.files.s3 import StorageEvents
+from scripts.cluster import HOST, free_port
 from sensors.attempts import ATTEMPTS
 from sensors.storage_events import PendingRequest, storage_events
 from tests.support.images import png
@@ -175,6 +177,17 @@ def test_an_emptied_prefix_and_a_bucket_that_is_gone_are_not_believed(daemon: Da
         gone()
         with pytest.raises(FolderUnavailable, match="landing folder s3://a-bucket/photos"):
             require_plausible(folder_changes(image_folder, read_ledger(delta_tables), None), image_folder, delta_tables)
+
+
+def test_messages_stay_while_the_bucket_does_not_answer(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.put("photos/a.png", 1)
+    with monkeypatch.context() as outage:
+        outage.setenv("AWS_ENDPOINT_URL_S3", f"http://{HOST}:{free_port()}")
+        outage.setenv("AWS_MAX_ATTEMPTS", "1")
+        S3FileSystem.clear_instance_cache()
+        assert "Messages stay in the queue. The landing folder s3://a-bucket/photos cannot" in reason(daemon.tick())
+    S3FileSystem.clear_instance_cache()
+    assert daemon.launched() == ["a.png"]
 
 
 def test_messages_stay_until_a_run_has_ingested_their_files(daemon: Daemon) -> None:

@@ -384,7 +384,7 @@ def test_images_land_in_a_bucket(
         return dict(fetch(delta_tables, folder, files, rows, 2, dg.get_dagster_logger()))
 
     with s3_server() as variables:
-        for name, value in variables.items():
+        for name, value in {**variables, "AWS_MAX_ATTEMPTS": "1"}.items():
             monkeypatch.setenv(name, value)
         assert [fetched(label) for label in ("roses", "roses", "tulips")] == [
             {"fetched": 1},
@@ -400,3 +400,4 @@ def test_images_land_in_a_bucket(
         many = pa.table({"url": [f"{server.address}{path}" for path in server.images]})
         assert fetch(delta_tables, folder, files, many, 8, dg.get_dagster_logger()) == {"fetched": 24}
         assert len(list_files(folder)) == 25, "whatever was written at the same time"
+    assert fetched("tulips") == {"failed_not_written": 1}, "the bucket no longer answers"

@@ -13,9 +13,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from resources.files import image_folder
 from resources.files.file_system import read_content
-from resources.files.image_folder import ImageFolder
+from resources.files.image_folder import FolderUnavailable, ImageFolder
 from tests.support.images import png, put
 from tests.support.landing import list_files
+from tests.support.s3_server import BUCKET, s3_server
 
 HOUR = 3600.0
 
@@ -116,6 +117,18 @@ def test_a_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(FileNotFoundError, match=r"photo.jpg is not a folder.*IMAGE_ASSETS_LANDING"):
         list_files(ImageFolder(root=str(tmp_path / "photo.jpg")))
+
+
+def test_a_bucket_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ImageFolder(root=f"s3://{BUCKET}/photos")
+    with s3_server() as variables:
+        for name, value in {**variables, "AWS_MAX_ATTEMPTS": "1"}.items():
+            monkeypatch.setenv(name, value)
+        image_folder.put(folder.root, "a.png", BytesIO(png(1)))
+        (file,) = list_files(folder)
+    for list_again in (folder.list_names, lambda: folder.list_paths([file.path])):
+        with pytest.raises(FolderUnavailable, match=r"cannot be listed: Could not connect .* mounted or reachable"):
+            list_again()
 
 
 def test_a_folder_without_images_is_reported_with_what_was_expected(tmp_path: Path, folder: ImageFolder) -> None:
