@@ -33,11 +33,14 @@ EXCLUDED = "excluded"  # a reason of missing files: they may be there, but the f
 UNREADABLE_FOLDER, UNREADABLE_FILE = "unreadable_folder", "unreadable_file"  # reasons
 # The message of a current file whose bytes had a row in raw_images before: featured_images may lack it.
 SEEN_BEFORE = "these bytes were imported before; the next run of featured_images adds them if they are missing there"
-# Reasons that may lie in the machine instead of the file: another run decodes such files once more.
-RETRIED = ("timeout", "out_of_memory", "decoder_crash")
+# Reasons that may lie in the machine instead of the file: another run reads such files once more.
+RETRIED = ("timeout", "out_of_memory", "decoder_crash", UNREADABLE_FILE)
+RETRY_UNREADABLE_AFTER = timedelta(minutes=10)  # sensors start a run within seconds: an outage would not be over yet
 FAILED_TWICE = " (a second attempt failed too)"  # the end of the message after that
-# How a decision updates a row of the ledger; nulls leave the old value.
-IS_SECOND_FAILURE = f"""new.reason IN {RETRIED} AND new.image_id = old.image_id AND (
+# How a decision updates a row of the ledger; nulls leave the old value. A file that cannot be read has no image_id.
+SAME_FILE = """(new.image_id = old.image_id OR new.image_id IS NULL
+    AND new.length = old.length AND new.modification_time = old.modification_time)"""
+IS_SECOND_FAILURE = f"""new.reason IN {RETRIED} AND {SAME_FILE} AND (
     old.state = '{QUARANTINED}' AND old.reason IN {RETRIED} OR old.state = '{CURRENT}' AND old.message = '{SEEN_BEFORE}'
 )"""
 LEDGER_UPDATES = {
@@ -111,7 +114,7 @@ class LedgerEntry(NamedTuple):
     image_id: str | None
     modified_microseconds: int | None
     length: int | None  # None if it could not be read, as of folders
-    retry: bool = False  # whether to decode the quarantined file once more
+    retry: bool = False  # whether to read the quarantined file once more
 
     def is_unchanged(self, file: ImageFile) -> bool:
         """Whether the file has the same size and time."""
@@ -225,11 +228,13 @@ def to_entries(rows: pa.Table) -> dict[str, LedgerEntry]:
 
 def read_ledger(delta_tables: DeltaTables, where: pc.Expression | None = None) -> Ledger:
     """The ledger's entries, or some of them."""
-    columns = ["path", "state", "reason", "image_id", "modification_time", "length", "message"]
+    columns = ["path", "state", "reason", "image_id", "modification_time", "length", "message", "last_seen"]
     rows = delta_tables.read(IMAGE_FILES, columns, where)
     times = rows["modification_time"].cast(pa.timestamp("us")).cast(pa.int64())
     ends = pc.call_function("ends_with", [rows["message"]], pc.MatchSubstringOptions(FAILED_TWICE))
     is_retried = is_among(rows["reason"], RETRIED) & is_among(rows["state"], [QUARANTINED])
+    has_waited = pc.call_function("less", [rows["last_seen"], pa.scalar(datetime.now(UTC) - RETRY_UNREADABLE_AFTER)])
+    is_retried &= ~is_among(rows["reason"], [UNREADABLE_FILE]) | has_waited.to_numpy().astype(bool)
     retry = pa.array(is_retried & ~ends.fill_null(False).to_numpy().astype(bool))
     facts = [rows[name] for name in ("path", "state", "reason", "image_id")]
     return Ledger(pa.table([*facts, times, rows["length"], retry], schema=LEDGER_SCHEMA))

@@ -84,7 +84,10 @@ def inspect_file(path: str, length: int, limits: Limits, open_folders: OpenFolde
     except FileNotFoundError:
         return Inspection(MISSING)
     except OSError as error:
-        message = f"{error}: the file cannot be read; check the links and permissions of its folder"
+        message = (
+            f"{error}: the file cannot be read. A run after ten minutes reads it once more; if its folder's links or "
+            "permissions are the cause, correct them and launch replay_quarantine"
+        )
         return Inspection(QUARANTINED, reason="unreadable_file", message=message)
     if not length:
         message = "0 bytes: expected an image; copy the file again"

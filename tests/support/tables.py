@@ -1,11 +1,12 @@
 """Delta tables without Spark, and small tables of shells (without Spark) and flowers (with Spark)."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType, LongType, StringType, StructField, StructType, TimestampType
 
+from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.following import new_rows
 from resources.delta.parquet_files import write_files
@@ -39,6 +40,13 @@ def upsert(rows: DataFrame, delta_tables: DeltaTables, table: Table) -> None:
     """Update the rows whose keys the table has, and insert the others."""
     updates = {name: f"new.{name}" for name in table.columns.fieldNames()}
     delta_tables.merge(rows.select(table.columns.fieldNames()).toArrow(), table, updates=updates)
+
+
+def pass_time(delta_tables: DeltaTables, time: timedelta) -> None:
+    """Make it as if so much more time had passed since each file of the ledger was last seen."""
+    rows = delta_tables.read(IMAGE_FILES, IMAGE_FILES.columns.fieldNames())
+    earlier = f"old.last_seen - INTERVAL '{time.total_seconds():.0f} seconds'"
+    delta_tables.merge(rows, IMAGE_FILES, updates={"last_seen": earlier})
 
 
 def shell(name: str | None, number: int | None = 1, content: bytes | None = b"\x00" * 500) -> dict:

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from image_assets.data.image_files import (
     EXCLUDED,
     FAILED_TWICE,
+    RETRY_UNREADABLE_AFTER,
     SEEN_BEFORE,
+    UNREADABLE_FILE,
     Decision,
     Ledger,
     LedgerEntry,
@@ -25,7 +27,7 @@ from image_assets.schemas import IMAGE_FILES
 from resources.delta.delta_log import table_files
 from resources.delta.delta_tables import DeltaTables
 from resources.delta.table import Snapshot
-from tests.support.tables import tables_at
+from tests.support.tables import pass_time, tables_at
 
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123457, UTC)
 
@@ -114,6 +116,25 @@ def test_a_result_that_may_lie_in_the_machine_is_retried_once(tmp_path: Path) ->
     assert not decide(QUARANTINED, "timeout", "too slow"), "decoded by raw_images, but not by featured_images"
     assert decide(QUARANTINED, "timeout", "too slow", image_id="2e"), "other bytes"
     assert not decide(QUARANTINED, "undecodable", "cut short", image_id="2e")
+
+
+def test_a_file_that_could_not_be_read_is_retried_once_after_a_while(tmp_path: Path) -> None:
+    ledger = tables_at(tmp_path / "a home")
+
+    def fail(time: datetime = NOON) -> tuple[bool, bool]:
+        """Whether the file is retried after another failure, at once and later."""
+        unreadable = Decision("file:/a.png", QUARANTINED, UNREADABLE_FILE, "Input/output error", None, 10, time)
+        merge_decisions(ledger, [unreadable])
+        now = read_ledger(ledger)["file:/a.png"].retry
+        pass_time(ledger, RETRY_UNREADABLE_AFTER)
+        return now, read_ledger(ledger)["file:/a.png"].retry
+
+    assert fail() == (False, True)
+    assert fail() == (False, False)
+    assert fail() == (False, False), "not even after a replay"
+    assert fail(NOON + timedelta(seconds=1)) == (False, True), "it was copied again"
+    merge_decisions(ledger, [Decision("file:/a.png", CURRENT, None, None, "1d", 10, NOON)])
+    assert [fail(), fail()] == [(False, True), (False, False)], "though its image_id is known"
 
 
 ENTRIES = {

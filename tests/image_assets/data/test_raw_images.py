@@ -11,7 +11,7 @@ import pytest
 
 from image_assets.data.featured_images import featured_images
 from image_assets.data.folder_changes import FolderChanges
-from image_assets.data.image_files import Ledger, read_ledger
+from image_assets.data.image_files import RETRY_UNREADABLE_AFTER, Ledger, read_ledger
 from image_assets.data.ingestion import append_new_files, to_limits
 from image_assets.data.inspection import CURRENT, MISSING, PENDING, QUARANTINED
 from image_assets.data.raw_images import IngestConfig, ingest
@@ -23,6 +23,8 @@ from resources.files.image_folder import ImageFolder
 from tests.support.data_run import run_data
 from tests.support.images import jpeg, png, put
 from tests.support.landing import list_files
+from tests.support.permissions import obeying_modes
+from tests.support.tables import pass_time
 
 pytestmark = pytest.mark.spark
 
@@ -216,6 +218,21 @@ def test_bytes_replaced_under_the_same_size_and_time_are_found_by_the_sweep_also
         (known,) = read_ledger(delta_tables).values()
         assert (known.state, known.image_id) == (CURRENT, digest(content))
         assert delta_tables.dataframe(RAW_IMAGES).count() == rows
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_ingested_later(
+    delta_tables: DeltaTables, image_folder: ImageFolder, landing: Path
+) -> None:
+    file = put(landing, "a.png", png(1))
+    file.chmod(0o000)
+    with obeying_modes():
+        take_in(delta_tables, image_folder)
+    file.chmod(0o644)
+    assert states(delta_tables) == {"a.png": (QUARANTINED, "unreadable_file")}
+    assert take_in(delta_tables, image_folder).digest() == "", "not at once"
+    pass_time(delta_tables, RETRY_UNREADABLE_AFTER)
+    take_in(delta_tables, image_folder)
+    assert states(delta_tables) == {"a.png": (CURRENT, None)}
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="ext4 keeps no time that is far enough from now; tmpfs does")
