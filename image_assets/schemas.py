@@ -98,7 +98,9 @@ FETCHED_IMAGES = Table(
     columns=_columns(
         _text("url", "The URL, without passwords, keys and signatures."),
         _text("path", "The file in the landing folder; null until it is downloaded."),
-        _text("state", "fetched, failed (the next run retries it), or unnamed (failed and no longer listed)."),
+        _text(
+            "state", "fetched, failed (the next run retries it), or unnamed (no longer listed, and failed or replaced)."
+        ),
         _text("reason", "Why the download failed, as one word."),
         _text("message", "The reason as a sentence."),
         IMAGE_ID,

@@ -143,12 +143,23 @@ def to_sources(rows: pa.Table, names: NameFilter) -> tuple[list[Source], dict[st
 
 
 class Fetching:
-    """Downloads sources into the landing folder in parallel; `previous` holds earlier results by url."""
+    """Downloads sources into the landing folder in parallel.
 
-    def __init__(self, files: RemoteFiles, image_folder: ImageFolder, previous: Mapping[str, FetchOutcome]) -> None:
+    `previous` holds earlier results by url; of those whose url is not `named` in the table, the files may be replaced.
+    """
+
+    def __init__(
+        self,
+        files: RemoteFiles,
+        image_folder: ImageFolder,
+        previous: Mapping[str, FetchOutcome],
+        named: Collection[str],
+    ) -> None:
         self.files, self.previous = files, previous
         self.root, self.landing, self.names = image_folder.root, image_folder.path, image_folder.name_filter()
-        self.url_by_path = {self.relative_path(outcome): url for url, outcome in previous.items() if outcome.path}
+        landed = [(self.relative_path(outcome), outcome) for outcome in previous.values() if outcome.path]
+        self.replaceable = {path: outcome for path, outcome in landed if outcome.url not in named}
+        self.url_by_path = {path: outcome.url for path, outcome in landed if outcome.url in named}
         self.lock = Lock()
 
     def relative_path(self, outcome: FetchOutcome) -> str:
@@ -210,10 +221,13 @@ class Fetching:
             if self.url_by_path.get(relative_path) == url:
                 return False
             exists = landed_files.exists(self.root, relative_path)
-            if relative_path in self.url_by_path or (exists and not has_content(path, digest)):
+            is_there = exists and has_content(path, digest)
+            former = self.replaceable.get(relative_path)
+            is_own = is_there or (former is not None and has_content(path, former.image_id or ""))
+            if relative_path in self.url_by_path or (exists and not is_own):
                 raise NotFetched("name_taken", f"{relative_path} is used by another file: choose another name, or none")
             self.url_by_path[relative_path] = url
-            return exists
+            return is_there
 
 
 OUTCOME_COLUMNS = [of.name for of in fields(FetchOutcome)]
@@ -276,7 +290,8 @@ def merge_outcomes(
     delta_tables: DeltaTables, outcomes: Sequence[FetchOutcome], previous: Mapping[str, FetchOutcome]
 ) -> None:
     """Merges the results that differ from the previous ones into fetched_images, in one commit, if there are any."""
-    if changed := [vars(outcome) for outcome in outcomes if previous.get(outcome.url) != outcome]:
+    newest = {outcome.url: outcome for outcome in outcomes}
+    if changed := [vars(outcome) for url, outcome in newest.items() if previous.get(url) != outcome]:
         rows = pa.Table.from_pylist(changed, to_arrow_schema(FETCHED_IMAGES.columns))
         delta_tables.merge(rows, FETCHED_IMAGES, updates={name: f"new.{name}" for name in OUTCOME_COLUMNS[1:]})
 
@@ -306,14 +321,18 @@ def fetch(
         )
     waiting = [previous.get(url, FetchOutcome(url)).failed(error) for url, error in refused.items()]
     former = former_urls(previous, sources)
-    waiting += no_longer_named(previous, {*refused, *former.values(), *(source.url for source in sources)})
+    named = {*refused, *(source.url for source in sources)}
+    waiting += no_longer_named(previous, {*named, *former.values()})
     earlier = renamed(previous, former)
+    moved = {outcome.path: url for url, outcome in earlier.items() if url not in named and outcome.path}
     started = committed = time.monotonic()
-    for number, outcome in enumerate(Fetching(files, image_folder, earlier).all(sources, at_once), 1):
+    for number, outcome in enumerate(Fetching(files, image_folder, earlier, named).all(sources, at_once), 1):
         counts[count_key(outcome, earlier.get(outcome.url))] += 1
         waiting.append(outcome)
         if outcome.url in former:
             waiting.append(FetchOutcome(former[outcome.url], UNNAMED))
+        if outcome.path in moved:  # the file of a url that is no longer in the table is now this one's
+            waiting.append(FetchOutcome(moved[outcome.path], UNNAMED))
         if len(waiting) >= COMMIT_ROWS or time.monotonic() - committed > COMMIT_SECONDS:
             merge_outcomes(delta_tables, waiting, previous)
             waiting, committed = [], time.monotonic()

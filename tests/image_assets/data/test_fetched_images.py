@@ -301,6 +301,24 @@ def test_a_long_name_is_cut_to_what_file_systems_store(filled: Home, server: Ima
     assert filled.fetch(*rows) == {"fetched": 0, "unchanged": 2}
 
 
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_an_image_whose_url_changes_keeps_its_name(filled: Home, server: ImageServer, fails_first: bool) -> None:
+    before, after, third = (f"{server.address}{path}" for path in ("/a/rose.png", "/b/rose.png", "/photo"))
+    filled.fetch((before, "roses", "first.png"))
+    if fails_first:
+        del server.images["/a/rose.png"]
+        filled.fetch((before, "roses", "first.png"))
+    for url, content in ((after, png(2)), (third, jpeg(3))):
+        assert filled.fetch((url, "roses", "first.png")) == {"fetched": 1, "unchanged": 0}
+        assert filled.files() == {"roses/first.png": content}
+    states = {url: (row["state"], bool(row["path"])) for url, row in filled.rows().items()}
+    assert states == {before: ("unnamed", False), after: ("unnamed", False), third: ("fetched", True)}
+    assert filled.fetch((third, "roses", "first.png")) == {"fetched": 0, "unchanged": 1}
+    put(filled.landing, "roses/first.png", png(50))
+    assert filled.fetch((after, "roses", "first.png")) == {"fetched": 0, "unchanged": 0, "failed_name_taken": 1}
+    assert filled.files() == {"roses/first.png": png(50)}, "a file that somebody put there stays"
+
+
 def test_a_folder_that_cannot_be_written_to_costs_its_own_images_only(filled: Home, server: ImageServer) -> None:
     rows = [(f"{server.address}/a/rose.png", "roses", "a"), (f"{server.address}/b/rose.png", "roses", "b")]
     filled.fetch(rows[0])
