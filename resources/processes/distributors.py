@@ -155,7 +155,9 @@ class RankConnections:
                     self.returned[rank], has_returned = pickled, True
                     answering = threading.Thread(target=self._answer, args=[connection], daemon=True)
                     answering.start()
-                else:
+                else:  # it has ended
+                    if not has_returned:
+                        self._all_returned.set()  # they never will
                     return
 
     def _answer(self, connection: Connection) -> None:

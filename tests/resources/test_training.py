@@ -24,6 +24,7 @@ from scripts.cluster import CLUSTER_ENVIRONMENT, standalone_cluster
 from tests.support.rank_functions import (
     CONNECTED,
     die_while_the_other_waits,
+    end_without_a_word,
     fail_while_the_other_sleeps,
     is_there_until_the_other_returns,
     sleep,
@@ -143,6 +144,11 @@ def test_a_canceled_run_leaves_no_process(delta_spark: DeltaSpark, distributor: 
 @pytest.mark.parametrize("distributor", ["torch_distributor", "tensorflow_distributor"])
 def test_a_rank_ends_only_when_all_have_returned(delta_spark: DeltaSpark, distributor: str, tmp_path: Path) -> None:
     assert run(delta_spark, distributor, is_there_until_the_other_returns, tmp_path) == [True, True]
+
+
+def test_a_rank_that_ends_without_a_word_keeps_no_other_one_waiting(delta_spark: DeltaSpark) -> None:
+    with pytest.raises(RankFailure):
+        run(delta_spark, "tensorflow_distributor", end_without_a_word)
 
 
 @pytest.mark.slow

@@ -99,6 +99,12 @@ def is_there_until_the_other_returns(folder: Path) -> bool:
     return True
 
 
+def end_without_a_word() -> None:
+    """Rank 1 ends without a result or an error."""
+    if rank_from_environment() == 1:
+        os._exit(3)
+
+
 def fail_while_the_other_sleeps(gone: Path) -> None:
     """The second rank fails; the first never meets it again."""
     if rank_from_environment() == 1:
